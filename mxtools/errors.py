@@ -1,0 +1,45 @@
+"""The one tree of exceptions; each class carries the exit status that a command ends with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MxError(Exception):
+    """An error that a user can act on, as one line: what is wrong, where: what to do."""
+
+    status: ClassVar[int] = 3
+
+    def __str__(self) -> str:
+        """Give the message on one line, whatever an underlying library put into it."""
+        return " ".join(super().__str__().split())
+
+
+class CheckFailed(MxError):
+    """The question was understood and the answer is no: a check failed, a difference was found."""
+
+    status: ClassVar[int] = 1
+
+
+class UsageError(MxError):
+    """Wrong options, or a selector that matches nothing."""
+
+    status: ClassVar[int] = 2
+
+
+class InputError(MxError):
+    """A file, a model or a sidecar that cannot be read or is invalid."""
+
+    status: ClassVar[int] = 3
+
+
+class OutputError(MxError):
+    """A place that cannot be written to."""
+
+    status: ClassVar[int] = 3
+
+
+class AbsentError(MxError):
+    """The module existed, but the graph no longer holds it as something that can be cut out."""
+
+    status: ClassVar[int] = 4

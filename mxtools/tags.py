@@ -1,0 +1,62 @@
+"""Tags: scopes written with class names, for people: `/BertModel/BertEncoder/BertLayer.0/BertAttention`.
+
+Each level is the class; the last part of the attribute name is added where it is an index or where a sibling of the
+same class makes it needed (more parts where siblings would still look alike), and then the call suffix of the scope.
+Scope and tag map to each other one to one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from mxtools.scope import ROOT, escape
+
+
+def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
+    """Give the tag of each call, given as (scope, position of its parent or None, class name), parents first."""
+    calls = list(calls)
+    children: dict[int, list[int]] = defaultdict(list)
+    for index, (_, parent, _) in enumerate(calls):
+        if parent is not None:
+            children[parent].append(index)
+    tags = [f"/{_class(calls[0][2])}"] if calls else []
+    tags += [""] * (len(calls) - 1)
+    for parent, below in sorted(children.items()):
+        locals_ = [_local(calls[i][0], calls[parent][0]) for i in below]
+        for i, level in zip(below, _levels(locals_, [calls[i][2] for i in below]), strict=True):
+            tags[i] = f"{tags[parent]}/{level}"
+    return tags
+
+
+def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Give the tag level of each of some siblings."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for local, name in zip(locals_, classes, strict=True):
+        names[name].add(local.partition("@")[0])
+    levels = []
+    for local, name in zip(locals_, classes, strict=True):
+        base, at, count = local.partition("@")
+        level = _class(name)
+        if len(names[name]) > 1 or base.rpartition(".")[2].isdecimal():
+            level += "." + _shortest(base, names[name])
+        levels.append(level + at + count)
+    return levels
+
+
+def _shortest(local: str, siblings: set[str]) -> str:
+    """Give the last parts of a local name, as many as it takes to tell it apart from its siblings' last parts."""
+    parts = local.split(".")
+    for length in range(1, len(parts)):
+        tail = parts[-length:]
+        if sum(other.split(".")[-length:] == tail for other in siblings) == 1:
+            return ".".join(tail)
+    return local
+
+
+def _local(scope: str, parent: str) -> str:
+    return scope if parent == ROOT else scope[len(parent) + 1 :]
+
+
+def _class(name: str) -> str:
+    return escape(name).replace(".", "%2E")
