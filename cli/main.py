@@ -1,0 +1,117 @@
+"""The entry point: finds the command, imports just that one, and renders every error as one line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from mxtools import __version__
+from mxtools.errors import MxError
+
+COMMANDS = {
+    "trace": "Run a model once and write the scopes of its modules to a sidecar.",
+    "export": "Export a model to raw ONNX, with nothing added.",
+    "tag": "Project the module hierarchy onto every node of an ONNX graph.",
+    "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
+    "tree": "Show the module tree of a tagged ONNX graph.",
+    "run": "Run a pipeline of passes over an ONNX graph, in one process.",
+    "passes": "List the passes and their options.",
+}
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Commands(TyperGroup):
+    """A group that knows its commands by name and imports one only to run it or to show its own help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - typer's own signature
+        """Give the names in the order of work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002
+        """Give a command that has its first line of help, for lists."""
+        return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+        """Give the real command."""
+        if args and args[0] in COMMANDS:
+            return args[0], load(args[0]), args[1:]
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str) -> Any:  # noqa: ANN401
+    """Import a command's file and give the click command of its function `command`."""
+    module = import_module(f".{name}", __package__)
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=f"{COMMANDS[name]}\n\n{module.command.__doc__}")(_guarded(name, module.command))
+    return typer.main.get_command(app)
+
+
+app = typer.Typer(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mx {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback(epilog="Any command takes --debug: on an error it shows the traceback.")
+def mx(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version.")) -> None:  # noqa: ARG001
+    """Give ONNX graphs their PyTorch module hierarchy back.
+
+    mx trace MODEL -o model.trace.json
+
+    mx export MODEL | mx tag --trace model.trace.json | mx filter --scope 'encoder.layer.0' > layer0.onnx
+    """
+
+
+def main() -> None:
+    """Run `mx`."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:
+        os.environ["MX_DEBUG"] = "1"
+    try:
+        status = typer.main.get_command(app)(arguments, prog_name="mx", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "mx"
+        _say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
+        status = 2
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that turns errors into one line and an exit status."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except MxError as error:
+            if os.environ.get("MX_DEBUG"):
+                traceback.print_exc()
+            _say(f"mx {name}: {error}")
+            raise typer.Exit(error.status) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from None
+
+    return guarded
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201

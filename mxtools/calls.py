@@ -1,0 +1,153 @@
+"""From what an exporter says of a node to the call that it belongs to.
+
+Exporters name modules, not calls. The candidates of a node are the calls of the module that it names, under the modules
+that it names above it; where a module is called several times, the order of the nodes tells its calls apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from mxtools.graph import Graph
+from mxtools.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.sidecar import Sidecar
+
+Candidates = tuple[int, ...]
+
+_COUNT = re.compile(r"_\d+$")
+
+
+class CallIndex:
+    """Finds the calls of a trace by what exporters write."""
+
+    def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
+        """Index a trace's calls by module and by their names in TorchScript's node names."""
+        self.hierarchy = hierarchy
+        self.module = [call.module for call in sidecar.calls]
+        self.canonical = {name: m.path for m in sidecar.modules for name in (*m.aliases, m.path)}
+        self._by_module: dict[str, list[int]] = defaultdict(list)
+        self._below: list[dict[str, int]] = [{}]
+        self._at: list[list[int]] = [[]]
+        states: list[int] = []
+        for number, call in enumerate(sidecar.calls):
+            self._by_module[call.module].append(number)
+            state = 0 if call.parent is None else self._step(states[call.parent], component(call.module))
+            states.append(state)
+            self._at[state].append(number)
+        self.by_paths = cache(self._by_paths)
+        self.by_components = cache(self._by_components)
+
+    def _step(self, state: int, name: str) -> int:
+        if name not in self._below[state]:
+            self._below[state][name] = len(self._below)
+            self._below.append({})
+            self._at.append([])
+        return self._below[state][name]
+
+    def _by_paths(self, paths: tuple[str, ...]) -> Candidates:
+        """Give the calls of the last of some module paths, outermost first; none where that is no module.
+
+        A module that the trace did not see called is left out: its work counts as its caller's.
+        """
+        if any(path not in self.canonical for path in paths[-1:]):
+            return ()
+        chain = [self.canonical[path] for path in paths if path in self.canonical]
+        while chain and chain[-1] not in self._by_module:
+            chain.pop()
+        if not chain:
+            return (ROOT_CALL,)
+        calls = self._by_module[chain[-1]]
+        above = set(chain)
+        fitting = [c for c in calls if above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
+        return tuple(fitting or calls)
+
+    def _by_components(self, names: tuple[str, ...]) -> Candidates:
+        """Give the calls that a TorchScript node name's components lead to; none where not even the first is known."""
+        states, known = [0], not names
+        for name in names:
+            following = [self._below[s][n] for s in states for n in (name, _COUNT.sub("", name)) if n in self._below[s]][:1]
+            if not following:
+                break
+            states, known = following, True
+        return tuple(self._at[states[0]]) if known else ()
+
+
+def component(path: str) -> str:
+    """Give a module's part of a TorchScript node name: its path from the last part that is no number on."""
+    parts = path.split(".")
+    start = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isdecimal()), len(parts) - 1)
+    return ".".join(parts[start:])
+
+
+def assign(graph: Graph, hierarchy: Hierarchy, found: dict[int, Candidates]) -> dict[int, int]:
+    """Choose one call for each node among its candidates; `found` is by node number."""
+    chosen = {node: calls[0] for node, calls in found.items() if len(calls) == 1}
+    _place(graph, hierarchy, ROOT_CALL, sorted((n, c) for n, c in found.items() if len(c) > 1), chosen)
+    return chosen
+
+
+def _place(graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[tuple[int, Candidates]], chosen: dict[int, int]) -> None:
+    """Choose for nodes whose candidates all lie below the call `at`: first among its direct children, then below."""
+    groups: dict[Candidates, list[tuple[int, Candidates]]] = defaultdict(list)
+    for node, calls in items:
+        if len(calls) == 1 or at in calls:
+            chosen[node] = at if at in calls else calls[0]
+        else:
+            groups[tuple(sorted({_child(hierarchy, c, at) for c in calls}))].append((node, calls))
+    for children, group in groups.items():
+        shares = [group] if len(children) == 1 else _divide(graph, hierarchy, children, group)
+        for child, share in zip(children, shares, strict=True):
+            below = [(node, tuple(c for c in calls if hierarchy.within(c, child))) for node, calls in share]
+            _place(graph, hierarchy, child, below, chosen)
+
+
+def _child(hierarchy: Hierarchy, call: int, at: int) -> int:
+    return next(c for c in hierarchy.lineage(call) if hierarchy.parent[c] == at)
+
+
+def _divide(
+    graph: Graph, hierarchy: Hierarchy, children: Candidates, items: Sequence[tuple[int, Candidates]]
+) -> list[list[tuple[int, Candidates]]]:
+    """Divide nodes, in list order, among calls of one module, in the order of the calls.
+
+    Calls of one module do the same work: where the nodes repeat themselves as often as there are calls, each call gets
+    one repetition. Else a node goes to the first call that is not over yet when the nodes before it are done.
+    """
+    count = len(children)
+    keys = [(calls, graph.nodes[node].op_type) for node, calls in items]
+    period, rest = divmod(len(items), count)
+    if not rest and keys == keys[:period] * count:
+        return [list(items[i * period : (i + 1) * period]) for i in range(count)]
+    shares: list[list[tuple[int, Candidates]]] = [[] for _ in children]
+    last = {c: _last(hierarchy, c) for _, calls in items for c in calls}
+    now = which = 0
+    for node, calls in items:
+        following = next((c for c in calls if last[c] >= now), calls[-1])
+        which = max(which, children.index(_child(hierarchy, following, hierarchy.parent[children[0]])))
+        now = max(now, following)
+        shares[which].append((node, calls))
+    return shares
+
+
+def _last(hierarchy: Hierarchy, call: int) -> int:
+    """Give the last call within a call; calls are numbered in execution order, so theirs are consecutive."""
+    last = call
+    while last + 1 < len(hierarchy) and hierarchy.within(last + 1, call):
+        last += 1
+    return last
+
+
+def join_components(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Give the steps of a scope for a TorchScript node name's components, without a trace: (attribute name, class '').
+
+    A module repeats its container's name (`layers/layers.0`); an attribute name stands in for the class.
+    """
+    steps: list[tuple[str, str]] = []
+    before = ""
+    for name in names:
+        steps.append((name.removeprefix(before + ".") if before else name, ""))
+        before = name
+    return steps

@@ -1,0 +1,68 @@
+"""What a pass is, and what it is given besides the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onnx import ModelProto
+
+from mxtools.annotations import Annotations
+from mxtools.graph import Graph
+from mxtools.hierarchy import Hierarchy
+from mxtools.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.weights import WeightStore
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One step over a model. Fields are its options, made with `option`; the docstring's first line is its help."""
+
+    name: ClassVar[str]
+    annotates: ClassVar[bool] = False
+    """True when it changes nothing but `context.annotations`, so that the graph index stays valid."""
+
+    @abstractmethod
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Change the model in place."""
+
+
+def option(text: str, default: Any = None) -> Any:  # noqa: ANN401 - the type is the field's
+    """Make a field of a pass: `text` is its help. Types: str, int, float, bool, their `| None`, tuple[str, ...]."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Context:
+    """What is known besides the model, and what is computed from it once for several passes."""
+
+    weights: WeightStore
+    sidecar: Sidecar | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    """What passes found out, for the command to print; keys are documented by the pass."""
+    _graph: Graph | None = None
+    _annotations: Annotations | None = None
+
+    def graph(self, model: ModelProto) -> Graph:
+        """Give the index of the model, built when it is first asked for."""
+        if self._graph is None:
+            self._graph = Graph(model)
+        return self._graph
+
+    def annotations(self, model: ModelProto) -> Annotations:
+        """Give the annotations of the model's nodes, read when they are first asked for."""
+        if self._annotations is None:
+            self._annotations = Annotations(model, self.graph(model), Hierarchy(self.sidecar))
+        return self._annotations
+
+    def save(self) -> None:
+        """Write changed annotations to the model."""
+        if self._annotations is not None:
+            self._annotations.save()
+
+    def forget(self) -> None:
+        """Drop what was computed from the model, because it changes."""
+        self._graph = self._annotations = None

@@ -1,0 +1,207 @@
+"""Cutting nodes out of a model, as a model that runs on its own.
+
+Kept are the chosen nodes, and what they need: constants and what is computed from constants alone, and shape chains whose
+tensors are at hand. All other tensors that they read are inputs; the tensors that the rest reads are outputs. O(nodes + edges).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx
+from onnx import GraphProto, ModelProto, ValueInfoProto
+
+from mxtools.errors import AbsentError, InputError
+from mxtools.graph import NOWHERE, Graph, bodies
+
+SHAPE_READERS = frozenset({"Shape", "Size"})
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
+
+
+class Cut:
+    """A cut through the main graph around some of its nodes.
+
+    Attributes: `nodes`, those kept, in list order; `inputs`, `outputs`, `initializers`, values of the index.
+    """
+
+    def __init__(self, graph: Graph, chosen: set[int]) -> None:
+        """Find the boundary around the chosen nodes (of the main graph, by number)."""
+        self.graph = graph
+        self.chosen = chosen
+        self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
+        self._needs = self._captures()
+        self._constant = self._constants()
+        kept = chosen | self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
+        kept |= self._shape_chains(kept)
+        self.nodes = [n for n in self._main if n in kept]
+        made = {v for n in self.nodes for v in graph.writes[n]}
+        needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
+        self.initializers = {v for v in needed if v in graph.initializers}
+        whole = len(chosen) == len(self._main)
+        self.inputs = self._ordered(graph.inputs, {v: None for v in needed if v not in made and v not in self.initializers})
+        self.outputs = self._returned()
+        if whole:
+            self.inputs = list(graph.inputs)
+            self.outputs = list(graph.outputs)
+            self.initializers |= {v for v in {*graph.outputs, *graph.inputs} if v in graph.initializers}
+
+    def _captures(self) -> dict[int, tuple[int, ...]]:
+        """Give for each node of the main graph the values of the main graph that it or its bodies read."""
+        graph = self.graph
+        needs = {n: dict.fromkeys(v for v in graph.reads[n] if graph.home[v] == NOWHERE) for n in self._main}
+        for node, owner in enumerate(graph.owner):
+            if owner != NOWHERE and graph.region[node] == 0:
+                needs[graph.top(node)].update(dict.fromkeys(v for v in graph.reads[node] if graph.home[v] == NOWHERE))
+        return {n: tuple(values) for n, values in needs.items()}
+
+    def _constants(self) -> set[int]:
+        """Give the values that depend on no input of the graph, initializers left out."""
+        graph, inner_random = self.graph, {self.graph.top(n) for n, p in enumerate(self.graph.nodes) if p.op_type in RANDOM}
+        found: set[int] = set()
+        for node in self._main:
+            if node not in inner_random and all(v in found or v in graph.initializers for v in self._needs[node]):
+                found.update(graph.writes[node])
+        return found
+
+    def _behind(self, values: set[int], within: set[int]) -> set[int]:
+        """Give the nodes that make some values, back to where the values are not `within`."""
+        found: set[int] = set()
+        open_ = [v for v in values if v in within]
+        while open_:
+            node = self.graph.producer[open_.pop()]
+            if node not in found:
+                found.add(node)
+                open_.extend(v for v in self._needs[node] if v in within)
+        return found
+
+    def _shape_derived(self) -> set[int]:
+        """Give the values that depend on inputs only through shapes."""
+        graph, found = self.graph, set[int]()
+        for node in self._main:
+            asks = graph.nodes[node].op_type in SHAPE_READERS
+            needs = [v for v in self._needs[node] if v not in graph.initializers and v not in self._constant]
+            if needs and (asks or all(v in found for v in needs)):
+                found.update(graph.writes[node])
+        return found
+
+    def _shape_chains(self, kept: set[int]) -> set[int]:
+        """Give the nodes of the shape chains that the kept nodes read and whose tensors are at hand."""
+        graph, derived = self.graph, self._shape_derived()
+        made = {v for n in kept for v in graph.writes[n]}
+        read = {v for n in kept for v in self._needs[n]} - made
+        at_hand = made | {v for v in read if v not in derived}
+        free: set[int] = set()
+        for node in self._main:
+            asks = graph.nodes[node].op_type in SHAPE_READERS
+            if any(v in derived for v in graph.writes[node]) and all(
+                v in free or v in graph.initializers or v in self._constant or (v in at_hand and (asks or v in derived))
+                for v in self._needs[node]
+            ):
+                free.update(graph.writes[node])
+        chains = self._behind(read & free, free - made)
+        return chains | self._behind({v for n in chains for v in self._needs[n]}, self._constant)
+
+    def _returned(self) -> list[int]:
+        """Give the outputs: what others read; constants and shapes, which others get for themselves, only if there is no more."""
+        graph = self.graph
+        results = set(graph.outputs)
+        outside = dict.fromkeys(
+            v
+            for n in self._main
+            if n in self.chosen
+            for v in graph.writes[n]
+            if v in results or any(graph.top(r) not in self.chosen for r in graph.readers[v])
+        )
+        derived = self._shape_derived()
+        live = {v: None for v in outside if v in results or (v not in self._constant and v not in derived)}
+        live = live or {v: None for v in outside if v not in self._constant} or outside
+        return self._ordered(graph.outputs, live)
+
+    @staticmethod
+    def _ordered(first: Iterable[int], values: dict[int, None]) -> list[int]:
+        """Put values that stand in `first` before the others."""
+        head = [v for v in dict.fromkeys(first) if v in values]
+        return list(dict.fromkeys([*head, *values]))
+
+
+def extract(model: ModelProto, graph: Graph, chosen: set[int]) -> None:
+    """Reduce a model, in place, to a cut around the chosen nodes of its main graph.
+
+    Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
+    neither in the file nor can be inferred.
+    """
+    cut = Cut(graph, chosen)
+    if not cut.outputs:
+        raise AbsentError("what is selected computes nothing that the rest of the graph reads: select the module that calls it")
+    types = _types(model, [graph.names[v] for v in (*cut.inputs, *cut.outputs)])
+    inputs = [types[graph.names[v]] for v in cut.inputs]
+    outputs = [types[graph.names[v]] for v in cut.outputs]
+    _reduce(model.graph, cut, inputs, outputs)
+    _reduce_functions(model)
+    del model.training_info[:]
+
+
+def _types(model: ModelProto, names: list[str]) -> dict[str, ValueInfoProto]:
+    """Give the value infos of some values, from the file, else inferred."""
+    known = _value_infos(model.graph)
+    if any(not _is_typed(known.get(name)) for name in names):
+        try:
+            inferred = _value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            inferred = {}
+        known = {**inferred, **{name: info for name, info in known.items() if _is_typed(info)}}
+    for name in names:
+        if not _is_typed(known.get(name)):
+            raise InputError(f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info")
+    return {name: onnx.ValueInfoProto.FromString(known[name].SerializeToString()) for name in names}
+
+
+def _value_infos(graph: GraphProto) -> dict[str, ValueInfoProto]:
+    return {info.name: info for info in (*graph.value_info, *graph.output, *graph.input)}
+
+
+def _is_typed(info: ValueInfoProto | None) -> bool:
+    """Tell whether a value info has a type, for a tensor with a shape."""
+    if info is None or info.type.WhichOneof("value") is None:
+        return False
+    return not info.type.HasField("tensor_type") or info.type.tensor_type.HasField("shape")
+
+
+def _reduce(graph: GraphProto, cut: Cut, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> None:
+    """Leave in a graph just what a cut keeps, to the byte."""
+    index = cut.graph
+    nodes = {id(index.nodes[n]) for n in cut.nodes}
+    weights = {index.names[v] for v in cut.initializers}
+    boundary = {info.name for info in (*inputs, *outputs)}
+    inner = {index.names[v] for n in cut.nodes for v in index.writes[n]} | weights
+    _keep(graph.node, lambda node: id(node) in nodes)
+    _keep(graph.initializer, lambda tensor: tensor.name in weights)
+    _keep(graph.sparse_initializer, lambda tensor: tensor.values.name in weights)
+    _keep(graph.value_info, lambda info: info.name in inner and info.name not in boundary)
+    _keep(graph.quantization_annotation, lambda note: note.tensor_name in inner or note.tensor_name in boundary)
+    for field, infos in ((graph.input, inputs), (graph.output, outputs)):
+        del field[:]
+        field.extend(infos)
+
+
+def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:
+    """Delete from a repeated field all messages but the wanted ones, which are not touched."""
+    for index in range(len(field) - 1, -1, -1):
+        if not wanted(field[index]):
+            del field[index]
+
+
+def _reduce_functions(model: ModelProto) -> None:
+    """Leave in a model just the functions that its nodes use, directly or through another."""
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    used: set[tuple[str, str, str]] = set()
+    open_ = list(model.graph.node)
+    while open_:
+        node = open_.pop()
+        key = (node.domain, node.op_type, node.overload)
+        open_.extend(inner for body in bodies(node) for inner in body.node)
+        if key in functions and key not in used:
+            used.add(key)
+            open_.extend(functions[key].node)
+    _keep(model.functions, lambda f: (f.domain, f.name, f.overload) in used)

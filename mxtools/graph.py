@@ -1,0 +1,149 @@
+"""The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
+
+Nodes and values are numbered. Nodes come in list order, but the nodes of a body (of If, Loop, Scan …) come before the
+node that holds it, so that the numbering is topological wherever the file is. A value is one name in one graph: the same
+name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator, MutableMapping, Sequence
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+NOWHERE = -1
+
+Environment = MutableMapping[str, int]
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Give the graphs that a node holds in its attributes."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+class Graph:
+    """The index of one model. It does not follow later changes of the model.
+
+    Attributes, by node: `nodes`; `reads` and `writes`, the values of its inputs and outputs, empty ones left out, what the
+    bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in the
+    main graph, i + 1 in the i-th function.
+    Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`, the nodes that read it, each once for each
+    reading; `home`, the node whose body it belongs to, or NOWHERE.
+    Besides: `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `returned`, function
+    key to the values that it returns.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        """Index a model; the model must outlive the index."""
+        self.nodes: list[NodeProto] = []
+        self.reads: list[tuple[int, ...]] = []
+        self.writes: list[tuple[int, ...]] = []
+        self.owner: list[int] = []
+        self.region: list[int] = []
+        self.names: list[str] = []
+        self.producer: list[int] = []
+        self.readers: list[list[int]] = []
+        self.home: list[int] = []
+        self.initializers: dict[int, TensorProto] = {}
+        self.functions = [(f.domain, f.name, f.overload) for f in model.functions]
+        main: Environment = {}
+        self.outputs = self._graph(model.graph, main, 0)[0]
+        self.inputs = [main[i.name] for i in model.graph.input]
+        self.main = main
+        self.returned = {key: self._function(f, i + 1) for i, (key, f) in enumerate(zip(self.functions, model.functions, strict=True))}
+
+    def sources(self, node: int) -> Iterator[int]:
+        """Give the nodes that make what a node reads, each once for each reading."""
+        for value in self.reads[node]:
+            if self.producer[value] != NOWHERE:
+                yield self.producer[value]
+
+    def targets(self, node: int) -> Iterator[int]:
+        """Give the nodes that read what a node makes, each once for each reading."""
+        for value in self.writes[node]:
+            yield from self.readers[value]
+
+    def top(self, node: int) -> int:
+        """Give the node of the main graph, or of a function's, that a node is, or that holds it at some depth."""
+        while self.owner[node] != NOWHERE:
+            node = self.owner[node]
+        return node
+
+    def _graph(self, graph: GraphProto, names: Environment, region: int) -> tuple[list[int], list[int], list[int]]:
+        """Index one graph; give the values that it returns, its own nodes and its own values."""
+        own = [self._value(names, i.name) for i in graph.input]
+        for tensor in graph.initializer:
+            value = self._value(names, tensor.name)
+            self.initializers[value] = tensor
+            own.append(value)
+        for sparse in graph.sparse_initializer:
+            value = self._value(names, sparse.values.name)
+            self.initializers[value] = sparse.values
+            own.append(value)
+        nodes, made = self._nodes(graph.node, names, region)
+        return [self._lookup(names, o.name) for o in graph.output], nodes, own + made
+
+    def _function(self, function: FunctionProto, region: int) -> list[int]:
+        names: Environment = {}
+        for name in function.input:
+            self._value(names, name)
+        self._nodes(function.node, names, region)
+        return [self._lookup(names, name) for name in function.output]
+
+    def _nodes(self, nodes: Sequence[NodeProto], names: Environment, region: int) -> tuple[list[int], list[int]]:
+        indices, made = [], []
+        for node in nodes:
+            reads = [self._lookup(names, name) for name in node.input if name]
+            inner: list[int] = []
+            if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+                reads += self._bodies(node, names, region, inner)
+            index = len(self.nodes)
+            self.nodes.append(node)
+            self.reads.append(tuple(reads))
+            for value in reads:
+                self.readers[value].append(index)
+            writes = tuple(self._value(names, name) for name in node.output if name)
+            for value in writes:
+                self.producer[value] = index
+            self.writes.append(writes)
+            self.owner.append(NOWHERE)
+            self.region.append(region)
+            for i in inner:
+                self.owner[i] = index
+            indices.append(index)
+            made.extend(writes)
+        return indices, made
+
+    def _bodies(self, node: NodeProto, names: Environment, region: int, inner: list[int]) -> list[int]:
+        """Index the bodies of a node; give what they return, and add their nodes to `inner`."""
+        returned: list[int] = []
+        home: list[int] = []
+        for body in bodies(node):
+            results, nodes, values = self._graph(body, ChainMap({}, names), region)
+            returned += results
+            inner += nodes
+            home += values
+        holder = len(self.nodes)
+        for value in home:
+            self.home[value] = holder
+        return returned
+
+    def _lookup(self, names: Environment, name: str) -> int:
+        found = names.get(name)
+        return self._value(names, name) if found is None else found
+
+    def _value(self, names: Environment, name: str) -> int:
+        value = names.get(name) if not isinstance(names, ChainMap) else names.maps[0].get(name)
+        if value is None or self.producer[value] != NOWHERE:
+            value = len(self.names)
+            self.names.append(name)
+            self.producer.append(NOWHERE)
+            self.readers.append([])
+            self.home.append(NOWHERE)
+            names[name] = value
+        return value

@@ -1,0 +1,37 @@
+"""The keys that mxtools reads and writes in `metadata_props`, and access to them; the one place that knows the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import ModelProto, NodeProto
+
+SCOPE = "pkg.mxtools.scope"
+TAG = "pkg.mxtools.tag"
+EVIDENCE = "pkg.mxtools.evidence"
+MERGED = "pkg.mxtools.merged"
+NODE_KEYS = frozenset({SCOPE, TAG, EVIDENCE, MERGED})
+
+VERSION = "pkg.mxtools.version"
+ABSENT = "pkg.mxtools.absent"
+MODEL_KEYS = frozenset({VERSION, ABSENT})
+
+TORCH_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
+
+FIRST_IR_WITH_NODE_METADATA = 10
+
+
+def props(proto: NodeProto | ModelProto) -> dict[str, str]:
+    """Give the metadata of a node or a model as a dictionary; of a key that stands there twice, the last value."""
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: Mapping[str, str]) -> None:
+    """Remove the entries of `keys` and append `values`; foreign entries stay as they are, in their order."""
+    entries = proto.metadata_props
+    for index in range(len(entries) - 1, -1, -1):
+        if entries[index].key in keys:
+            del entries[index]
+    for key, value in values.items():
+        entries.add(key=key, value=value)

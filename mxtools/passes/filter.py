@@ -1,0 +1,74 @@
+"""The pass `filter`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx import ModelProto
+
+from mxtools.annotations import Annotations, read_absent
+from mxtools.context import Context, Pass, option
+from mxtools.cut import extract
+from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.graph import NOWHERE, Graph
+from mxtools.select import Selection
+
+
+@dataclass(frozen=True)
+class Filter(Pass):
+    """Cut the selected modules out, as a model that runs."""
+
+    name: ClassVar[str] = "filter"
+
+    scope: tuple[str, ...] = option("scopes: a glob selects itself and all below it; '.' is everything", ())
+    tag: tuple[str, ...] = option("tags: a glob, '/BertModel/**/BertAttention'", ())
+    class_: tuple[str, ...] = option("class names: 'BertAttention'", ())
+    op: tuple[str, ...] = option("of what is selected, only these operators", ())
+    exclude: tuple[str, ...] = option("scopes to leave out: a glob", ())
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Reduce the model to the selected nodes and what they need.
+
+        Raises UsageError where nothing is selected, AbsentError where the module is there no more or in part.
+        """
+        graph, annotations = context.graph(model), context.annotations(model)
+        if not any(annotations.evidence):
+            raise InputError("no node has a scope: run `mx tag` first")
+        if not (self.scope or self.tag or self.class_ or self.op):
+            raise UsageError("nothing is selected: give --scope, --tag, --class or --op")
+        extract(model, graph, self._chosen(graph, annotations, read_absent(model)))
+
+    def _chosen(self, graph: Graph, annotations: Annotations, absent: dict[str, str]) -> set[int]:
+        """Give the selected nodes of the main graph."""
+        hierarchy = annotations.hierarchy
+        borne = {call for call in annotations.call if call is not None}
+        selection = Selection(self.scope, self.tag, self.class_, self.exclude)
+        scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in borne}, absent)
+        calls = {c for c in borne if hierarchy.scopes[c] in scopes}
+        nodes = {n for n, call in enumerate(annotations.call) if call in calls and self._takes(graph, n)}
+        if not nodes:
+            raise UsageError(f"no selected node is a {' or '.join(self.op)}: see `mx tree`")
+        _refuse_merged(annotations, calls)
+        chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
+        if not chosen:
+            holder = graph.nodes[graph.top(min(nodes))]
+            raise AbsentError(f"what is selected lies in the body of {holder.op_type} {holder.name!r}: select the module that holds it")
+        return chosen
+
+    def _takes(self, graph: Graph, node: int) -> bool:
+        return not self.op or graph.nodes[node].op_type in self.op
+
+
+def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
+    """Refuse a selection that ends inside a node that does other modules' work too."""
+    hierarchy = annotations.hierarchy
+    for node, merged in annotations.merged.items():
+        call = annotations.call[node]
+        inside = [c for c in merged if any(a in calls for a in hierarchy.lineage(c))]
+        if call is not None and call not in calls and inside:
+            proto = annotations.graph.nodes[node]
+            raise AbsentError(
+                f"{hierarchy.scopes[inside[0]]} ends inside {proto.op_type} {proto.name!r}, which is merged into "
+                f"{hierarchy.scopes[call]}: select that too, or export with --keep-modules"
+            )

@@ -1,0 +1,72 @@
+"""The pass `project-metadata`."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx import ModelProto, NodeProto
+
+from mxtools import keys
+from mxtools.annotations import Evidence
+from mxtools.calls import CallIndex, assign
+from mxtools.context import Context, Pass
+from mxtools.hierarchy import Hierarchy
+from mxtools.scope import ROOT, escape
+
+
+@dataclass(frozen=True)
+class ProjectMetadata(Pass):
+    """Scopes from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`)."""
+
+    name: ClassVar[str] = "project-metadata"
+    annotates: ClassVar[bool] = True
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Annotate the nodes that bear the path of a module; a path that is no module of the trace says nothing."""
+        graph, annotations = context.graph(model), context.annotations(model)
+        hierarchy = annotations.hierarchy
+        said = {node: paths for node, proto in enumerate(graph.nodes) if (paths := _paths(proto))}
+        if hierarchy.sidecar:
+            index = CallIndex(hierarchy, hierarchy.sidecar)
+            found = {node: calls for node, paths in said.items() if (calls := index.by_paths(paths))}
+            chosen = assign(graph, hierarchy, found)
+        else:
+            chosen = {node: _enter(hierarchy, paths, graph.nodes[node]) for node, paths in said.items()}
+        for node, call in chosen.items():
+            annotations.set(node, call, Evidence.METADATA)
+
+
+def _paths(node: NodeProto) -> tuple[str, ...]:
+    """Give the module paths, outermost first, that a node bears; the last item, its FX node, is left out."""
+    for entry in node.metadata_props:
+        if entry.key == keys.TORCH_NAME_SCOPES:
+            return tuple(path or ROOT for path in _listed(entry.value)[:-1])
+    return ()
+
+
+def _listed(text: str) -> list[str]:
+    """Read the `repr` of a list of strings; anything else gives an empty list."""
+    if "\\" not in text and '"' not in text and text[:2] == "['" and text[-2:] == "']":
+        return text[2:-2].split("', '")
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [str(item) for item in items] if isinstance(items, list) else []
+
+
+def _enter(hierarchy: Hierarchy, paths: tuple[str, ...], node: NodeProto) -> int:
+    """Enter the scope that a node bears into an open hierarchy."""
+    classes = _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
+    names = [c.rpartition(".")[2] for c in classes[: len(paths)]] if len(classes) > len(paths) else [""] * len(paths)
+    steps, before = [], ROOT
+    for path, name in zip(paths, names, strict=True):
+        if path == ROOT:
+            hierarchy.name_root(name)
+            continue
+        local = path if before == ROOT else path.removeprefix(before + ".")
+        steps.append((escape(local), name))
+        before = path
+    return hierarchy.add(steps)

@@ -1,0 +1,47 @@
+"""The pass `project-parameters`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx import ModelProto
+
+from mxtools.annotations import Evidence
+from mxtools.calls import CallIndex, assign
+from mxtools.context import Context, Pass
+from mxtools.scope import ROOT
+
+
+@dataclass(frozen=True)
+class ProjectParameters(Pass):
+    """Scopes of nodes that use a module's parameter or buffer, known by its name (`encoder.layer.0.dense.weight`)."""
+
+    name: ClassVar[str] = "project-parameters"
+    annotates: ClassVar[bool] = True
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Annotate nodes without evidence that read an initializer named as a weight of a traced module.
+
+        Without a trace there is nothing to tell weights from other constants, and nothing is done. A weight that several
+        modules own tells them apart no more than a repeated call is: by order.
+        """
+        graph, annotations = context.graph(model), context.annotations(model)
+        hierarchy = annotations.hierarchy
+        if not hierarchy.sidecar:
+            return
+        index = CallIndex(hierarchy, hierarchy.sidecar)
+        owner = {
+            weight.name if module.path == ROOT else f"{module.path}.{weight.name}": module.path
+            for module in hierarchy.sidecar.modules
+            for weight in module.weights
+        }
+        found = {}
+        for value in graph.initializers:
+            module = owner.get(graph.names[value])
+            calls = index.by_paths((module,)) if module is not None else ()
+            for node in graph.readers[value]:
+                if calls and annotations.call[node] is None:
+                    found[node] = calls
+        for node, call in assign(graph, hierarchy, found).items():
+            annotations.set(node, call, Evidence.PARAMETER)

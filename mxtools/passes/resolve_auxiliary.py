@@ -1,0 +1,66 @@
+"""The pass `resolve-auxiliary`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnx import ModelProto
+
+from mxtools.absent import absent_scopes
+from mxtools.annotations import Annotations, Evidence, write_absent
+from mxtools.context import Context, Pass
+from mxtools.graph import NOWHERE, Graph
+from mxtools.hierarchy import ROOT_CALL
+
+
+@dataclass(frozen=True)
+class ResolveAuxiliary(Pass):
+    """Scopes of all other nodes, by data flow: the lowest common ancestor of what reads them, else of what feeds them."""
+
+    name: ClassVar[str] = "resolve-auxiliary"
+    annotates: ClassVar[bool] = True
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Annotate every node that has no annotation yet, and record the scopes that no node bears."""
+        graph, annotations = context.graph(model), context.annotations(model)
+        _by_readers(graph, annotations)
+        _by_sources(graph, annotations)
+        _by_readers(graph, annotations)
+        _by_holder(graph, annotations)
+        for node, call in enumerate(annotations.call):
+            if call is None:
+                annotations.set(node, ROOT_CALL, Evidence.ROOT)
+        write_absent(model, absent_scopes(graph, annotations))
+
+
+def _by_readers(graph: Graph, annotations: Annotations) -> None:
+    """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
+    outputs = set(graph.outputs)
+    for node in range(len(graph.nodes) - 1, -1, -1):
+        if annotations.call[node] is None:
+            inside = not outputs.intersection(graph.writes[node])
+            _resolve(annotations, node, graph.targets(node), () if inside else (ROOT_CALL,))
+
+
+def _by_sources(graph: Graph, annotations: Annotations) -> None:
+    """Go through the open nodes along the data flow: what nobody known reads gets the scope of what feeds it."""
+    for node in range(len(graph.nodes)):
+        if annotations.call[node] is None:
+            _resolve(annotations, node, graph.sources(node))
+
+
+def _by_holder(graph: Graph, annotations: Annotations) -> None:
+    """Give the open nodes of a body the scope of the node that holds it, outermost first."""
+    for node in range(len(graph.nodes) - 1, -1, -1):
+        if annotations.call[node] is None and graph.owner[node] != NOWHERE:
+            _resolve(annotations, node, (graph.owner[node],))
+
+
+def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:
+    """Give a node the lowest common ancestor of its neighbours' calls, where any is known."""
+    calls = {call for n in neighbours if (call := annotations.call[n]) is not None}
+    calls.update(known)
+    if calls:
+        annotations.set(node, annotations.hierarchy.common(calls), Evidence.DATAFLOW)
