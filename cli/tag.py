@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .common import DataDir, Json, Output, Source, Trace, check_json, emit, process, say
 
-PIPELINE = "untag,project-metadata,project-names,project-parameters,resolve-auxiliary"
+PIPELINE = "untag,project-metadata,project-names,project-parameters,resolve-auxiliary,settle-merged,settle-shared,record-absent"
 
 
 def command(source: Source = "-", output: Output = "-", trace: Trace = None, data_dir: DataDir = None, json: Json = False) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import onnx
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.graph import NOWHERE, Graph, bodies
+from mxtools.graph import NOWHERE, Graph, bodies, constants
+from mxtools.shapes import inferred_infos, is_typed, value_infos
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
 
 
 class Cut:
@@ -30,8 +29,8 @@ class Cut:
         self.graph = graph
         self.chosen = chosen
         self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
-        self._needs = self._captures()
-        self._constant = self._constants()
+        self._needs = graph.needs
+        self._constant = constants(graph)
         kept = chosen | self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
         kept |= self._shape_chains(kept)
         self.nodes = [n for n in self._main if n in kept]
@@ -45,24 +44,6 @@ class Cut:
             self.inputs = list(graph.inputs)
             self.outputs = list(graph.outputs)
             self.initializers |= {v for v in {*graph.outputs, *graph.inputs} if v in graph.initializers}
-
-    def _captures(self) -> dict[int, tuple[int, ...]]:
-        """Give for each node of the main graph the values of the main graph that it or its bodies read."""
-        graph = self.graph
-        needs = {n: dict.fromkeys(v for v in graph.reads[n] if graph.home[v] == NOWHERE) for n in self._main}
-        for node, owner in enumerate(graph.owner):
-            if owner != NOWHERE and graph.region[node] == 0:
-                needs[graph.top(node)].update(dict.fromkeys(v for v in graph.reads[node] if graph.home[v] == NOWHERE))
-        return {n: tuple(values) for n, values in needs.items()}
-
-    def _constants(self) -> set[int]:
-        """Give the values that depend on no input of the graph, initializers left out."""
-        graph, inner_random = self.graph, {self.graph.top(n) for n, p in enumerate(self.graph.nodes) if p.op_type in RANDOM}
-        found: set[int] = set()
-        for node in self._main:
-            if node not in inner_random and all(v in found or v in graph.initializers for v in self._needs[node]):
-                found.update(graph.writes[node])
-        return found
 
     def _behind(self, values: set[int], within: set[int]) -> set[int]:
         """Give the nodes that make some values, back to where the values are not `within`."""
@@ -143,29 +124,14 @@ def extract(model: ModelProto, graph: Graph, chosen: set[int]) -> None:
 
 
 def _types(model: ModelProto, names: list[str]) -> dict[str, ValueInfoProto]:
-    """Give the value infos of some values, from the file, else inferred."""
-    known = _value_infos(model.graph)
-    if any(not _is_typed(known.get(name)) for name in names):
-        try:
-            inferred = _value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-            inferred = {}
-        known = {**inferred, **{name: info for name, info in known.items() if _is_typed(info)}}
+    """Give copies of the value infos of some tensors, from the file, else inferred."""
+    known = value_infos(model)
+    if not all(is_typed(known.get(name)) for name in names):
+        known = inferred_infos(model)
     for name in names:
-        if not _is_typed(known.get(name)):
+        if not is_typed(known.get(name)):
             raise InputError(f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info")
-    return {name: onnx.ValueInfoProto.FromString(known[name].SerializeToString()) for name in names}
-
-
-def _value_infos(graph: GraphProto) -> dict[str, ValueInfoProto]:
-    return {info.name: info for info in (*graph.value_info, *graph.output, *graph.input)}
-
-
-def _is_typed(info: ValueInfoProto | None) -> bool:
-    """Tell whether a value info has a type, for a tensor with a shape."""
-    if info is None or info.type.WhichOneof("value") is None:
-        return False
-    return not info.type.HasField("tensor_type") or info.type.tensor_type.HasField("shape")
+    return {name: ValueInfoProto.FromString(known[name].SerializeToString()) for name in names}
 
 
 def _reduce(graph: GraphProto, cut: Cut, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping, Sequence
+from functools import cached_property
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -73,6 +74,19 @@ class Graph:
         while self.owner[node] != NOWHERE:
             node = self.owner[node]
         return node
+
+    @cached_property
+    def needs(self) -> list[tuple[int, ...]]:
+        """What each node reads, each value once; of a node that holds bodies also what these capture, and nothing inner."""
+        needs = [dict.fromkeys(reads) for reads in self.reads]
+        for node, owner in enumerate(self.owner):
+            if owner != NOWHERE:
+                needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
+        inner = {v for v, home in enumerate(self.home) if home != NOWHERE}
+        return [
+            tuple(values) if owner != NOWHERE or not inner else tuple(v for v in values if v not in inner)
+            for values, owner in zip(needs, self.owner, strict=True)
+        ]
 
     def _graph(self, graph: GraphProto, names: Environment, region: int) -> tuple[list[int], list[int], list[int]]:
         """Index one graph; give the values that it returns, its own nodes and its own values."""
@@ -147,3 +161,18 @@ class Graph:
             self.home.append(NOWHERE)
             names[name] = value
         return value
+
+
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
+"""Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
+
+
+def constants(graph: Graph) -> set[int]:
+    """Give the values of nodes that depend on no input: of the model, of a function, or of a body."""
+    found: set[int] = set()
+    varying = {graph.top(node) for node, proto in enumerate(graph.nodes) if proto.op_type in RANDOM}
+    for node in range(len(graph.nodes)):
+        known = all(value in found or value in graph.initializers for value in graph.needs[node])
+        if known and graph.top(node) not in varying:
+            found.update(graph.writes[node])
+    return found

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.absent import absent_scopes
-from mxtools.annotations import Annotations, Evidence, write_absent
+from mxtools.annotations import Annotations, Evidence
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph
 from mxtools.hierarchy import ROOT_CALL
@@ -23,7 +22,7 @@ class ResolveAuxiliary(Pass):
     annotates: ClassVar[bool] = True
 
     def apply(self, model: ModelProto, context: Context) -> None:
-        """Annotate every node that has no annotation yet, and record the scopes that no node bears."""
+        """Annotate every node that has no annotation yet."""
         graph, annotations = context.graph(model), context.annotations(model)
         _by_readers(graph, annotations)
         _by_sources(graph, annotations)
@@ -32,7 +31,6 @@ class ResolveAuxiliary(Pass):
         for node, call in enumerate(annotations.call):
             if call is None:
                 annotations.set(node, ROOT_CALL, Evidence.ROOT)
-        write_absent(model, absent_scopes(graph, annotations))
 
 
 def _by_readers(graph: Graph, annotations: Annotations) -> None:

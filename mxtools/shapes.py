@@ -1,0 +1,65 @@
+"""Types and shapes of the tensors of a graph, from the file where it has them, else inferred."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import ModelProto, ValueInfoProto
+
+from mxtools.sidecar import Tensor
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """What is known of a tensor: kind of its elements ('f', 'i', 'b' …, as numpy's) and its dimensions, None where unknown."""
+
+    kind: str
+    dims: tuple[int | None, ...] | None
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Tell whether this can be a traced tensor, up to a reshape."""
+        if self.kind != _torch_kind(tensor.dtype):
+            return False
+        if self.dims is None:
+            return True
+        known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
+        return known == count if None not in self.dims else known == 0 or count % known == 0
+
+
+def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Give what the file says of its main graph's tensors, by name."""
+    return {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
+
+
+def inferred_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
+    """Give what the file says and what can be inferred of its main graph's tensors, by name; the file goes first."""
+    said = {name: info for name, info in value_infos(model).items() if is_typed(info)}
+    try:
+        found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        found = {}
+    return {**found, **said}
+
+
+def is_typed(info: ValueInfoProto | None) -> bool:
+    """Tell whether a value info has a type, for a tensor with a shape."""
+    if info is None or info.type.WhichOneof("value") is None:
+        return False
+    return not info.type.HasField("tensor_type") or info.type.tensor_type.HasField("shape")
+
+
+def shaped(info: ValueInfoProto | None) -> Shaped | None:
+    """Give kind and dimensions of a tensor, None for what is no tensor or unknown."""
+    if info is None or not info.type.HasField("tensor_type") or not info.type.tensor_type.elem_type:
+        return None
+    tensor = info.type.tensor_type
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).kind
+    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim) if tensor.HasField("shape") else None
+    return Shaped("i" if kind == "u" else kind.replace("V", "f"), dims)
+
+
+def _torch_kind(dtype: str) -> str:
+    return "b" if dtype == "bool" else "c" if dtype.startswith("complex") else "i" if "int" in dtype and "float" not in dtype else "f"
