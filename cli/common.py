@@ -17,6 +17,7 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from mxtools.context import Context, Pass
     from mxtools.pipeline import Pipeline
+    from mxtools.pytorch.subject import Subject
     from mxtools.sidecar import Sidecar
 
 Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
@@ -134,3 +135,19 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def loading(
+    model: str, given: list[str] | None, inputs: Path | None, task: str | None, trust_remote_code: bool
+) -> Subject:
+    """Load a model with its inputs; UsageError where PyTorch is not installed."""
+    import importlib.util
+
+    from mxtools.errors import UsageError
+
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("this needs PyTorch: pip install 'mxtools[torch]'")
+    with progress(f"loading {model}"):
+        from mxtools.pytorch.inputs import load_subject
+
+        return load_subject(model, given or (), inputs, task, trust_remote_code)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mxtools.passes.filter import Filter
 
 from .common import DataDir, Json, Output, Source, check_json, emit, process, takes
 
-if TYPE_CHECKING:
-    from mxtools.context import Pass
-
 
 @takes(Filter)
 def command(
-    steps: tuple[Pass, ...], source: Source = "-", output: Output = "-", data_dir: DataDir = None, json: Json = False
+    steps: tuple[Any, ...], source: Source = "-", output: Output = "-", data_dir: DataDir = None, json: Json = False
 ) -> None:
     """The result holds the selected nodes and the constants and shape chains that they need, and loads in ONNX Runtime.
 

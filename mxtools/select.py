@@ -50,7 +50,7 @@ def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> se
         removed = [scope for scope in absent if matches(scope)]
         if removed:
             raise AbsentError(_removed(removed[0], absent[removed[0]]))
-        raise UsageError(_nothing("scope", pattern, known))
+        raise UsageError(_nothing("scope", pattern, _with_ancestors(known)))
     return found
 
 
@@ -83,9 +83,13 @@ def _removed(scope: str, reason: str) -> str:
 
 def _nothing(what: str, wanted: str, known: Iterable[str]) -> str:
     choices = sorted(set(known))
-    plain = wanted.replace("*", "")
-    near = difflib.get_close_matches(plain, choices, n=3, cutoff=0.5) or [c for c in choices if c.endswith(plain)][:3] or choices[:3]
+    near = difflib.get_close_matches(wanted.replace("*", ""), choices, n=3, cutoff=0.5) or choices[:3]
     return f"no node has a {what} that matches {wanted!r}: the nearest are {', '.join(near)} (see `mx tree`)"
+
+
+def _with_ancestors(scopes: Iterable[str]) -> set[str]:
+    """Give scopes with all that they lie below."""
+    return {".".join(parts[: n + 1]) for scope in scopes for parts in [scope.split(".")] for n in range(len(parts))} - {""}
 
 
 def _matcher(pattern: str, separator: str) -> Callable[[str], object]:

@@ -28,7 +28,7 @@ class Filter(Pass):
     exclude: tuple[str, ...] = option("scopes to leave out: a glob", ())
 
     def apply(self, model: ModelProto, context: Context) -> None:
-        """Reduce the model to the selected nodes and what they need.
+        """Reduce the model to the selected nodes and what they need; report, under "filter": nodes, inputs, outputs.
 
         Raises UsageError where nothing is selected, AbsentError where the module is there no more or in part.
         """
@@ -38,6 +38,11 @@ class Filter(Pass):
         if not (self.scope or self.tag or self.class_ or self.op):
             raise UsageError("nothing is selected: give --scope, --tag, --class or --op")
         extract(model, graph, self._chosen(graph, annotations, read_absent(model)))
+        context.report["filter"] = {
+            "nodes": len(model.graph.node),
+            "inputs": [value.name for value in model.graph.input],
+            "outputs": [value.name for value in model.graph.output],
+        }
 
     def _chosen(self, graph: Graph, annotations: Annotations, absent: dict[str, str]) -> set[int]:
         """Give the selected nodes of the main graph."""

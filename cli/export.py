@@ -1,0 +1,64 @@
+"""`mx export`."""
+
+from __future__ import annotations
+
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from .common import DataDir, Inputs, InputsFile, Output, Spec, Task, TrustRemoteCode, is_pipe, loading, progress, say
+
+
+class Exporter(StrEnum):
+    """An exporter of torch, or the choice between them."""
+
+    AUTO = "auto"
+    TORCHSCRIPT = "torchscript"
+    DYNAMO = "dynamo"
+
+
+def command(
+    model: Spec,
+    output: Output = "-",
+    exporter: Annotated[Exporter, Option(help="auto: dynamo, and torchscript where that fails.")] = Exporter.AUTO,
+    opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
+    dynamic: Annotated[list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")] = None,
+    keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
+    log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
+    input: Inputs = None,  # noqa: A002 - the option's name
+    inputs: InputsFile = None,
+    task: Task = None,
+    trust_remote_code: TrustRemoteCode = False,
+    data_dir: DataDir = None,
+) -> None:
+    """The inputs are the same as those of `mx trace` with the same options.
+
+    Example: mx export ./bert -o bert.onnx
+    """
+    from mxtools import modelio
+
+    if is_pipe(output):
+        modelio.refuse_terminal()
+    else:
+        modelio.check_writable(output)
+    subject = loading(model, input, inputs, task, trust_remote_code)
+    from mxtools.pytorch.export import ExportError, export
+
+    with tempfile.TemporaryDirectory(prefix="mx-export-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        try:
+            with progress(f"exporting {model}"):
+                attempts = export(subject, path, exporter, opset, dynamic or (), keep_modules)
+        except ExportError as error:
+            attempts = error.attempts
+            raise
+        finally:
+            if log and "attempts" in locals():
+                modelio.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
+        loaded = modelio.read_model(path)
+        modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
+    for attempt in attempts[:-1]:
+        say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")

@@ -1,0 +1,48 @@
+"""`mx trace`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Option
+
+from .common import Inputs, InputsFile, Output, Spec, Task, TrustRemoteCode, is_pipe, loading, progress, say
+
+
+def command(
+    model: Spec,
+    output: Output = "-",
+    input: Inputs = None,  # noqa: A002 - the option's name
+    inputs: InputsFile = None,
+    task: Task = None,
+    trust_remote_code: TrustRemoteCode = False,
+    record: Annotated[bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")] = False,
+) -> None:
+    """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
+
+    Example: mx trace ./bert -o bert.trace.json
+    """
+    from pathlib import Path
+
+    from mxtools import modelio, sidecar
+    from mxtools.errors import UsageError
+
+    if record and is_pipe(output):
+        raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
+    if not is_pipe(output):
+        modelio.check_writable(output)
+    subject = loading(model, input, inputs, task, trust_remote_code)
+    from mxtools.pytorch.trace import trace
+
+    values = {} if record else None
+    with progress(f"tracing {model}"):
+        traced = trace(subject, values)
+    if values is not None:
+        from safetensors.torch import save
+
+        beside = Path(output).with_suffix(".safetensors")
+        with modelio.atomic_output(beside) as file:
+            file.write(save(values))
+        traced = traced.model_copy(update={"record": beside.name})
+    modelio.write_text(sidecar.dumps(traced), output)
+    say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")

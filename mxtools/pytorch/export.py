@@ -1,0 +1,203 @@
+"""Raw export: what torch's two exporters make of a model, with nothing added."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mxtools.errors import InputError, UsageError
+from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.quiet import quiet
+from mxtools.pytorch.settle import copied, settled
+from mxtools.pytorch.subject import Subject
+
+INLINE_LIMIT = 1_900_000_000
+"""Bytes of weights up to which an exporter writes one file."""
+
+Axes = dict[str, dict[int, str]]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One exporter's try: its name, the cause of its failure in one line or None, and all it said."""
+
+    exporter: str
+    error: str | None
+    log: str
+
+
+def export(
+    subject: Subject, path: Path, exporter: str = "auto", opset: int | None = None, dynamic: Sequence[str] = (), keep_modules: bool = False
+) -> list[Attempt]:
+    """Write raw ONNX to `path`; give the attempts, the last of which succeeded.
+
+    `exporter` is torchscript, dynamo or auto. Auto begins with dynamo, which says of each node which module it comes from
+    and so leaves least to be inferred, and takes torchscript where that fails. `dynamic` names axes: `x=0:batch,2`. With
+    `keep_modules` nothing is folded across modules. Raises InputError, whose `attempts` hold the logs, when nothing works.
+    """
+    axes = dict(map(_parse_axes, dynamic))
+    unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
+    if unknown:
+        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {', '.join(subject.inputs)}")
+    attempts = []
+    for name in ("dynamo", "torchscript") if exporter == "auto" else (exporter,):
+        attempts.append(_attempt(name, subject, path, opset, axes, keep_modules))
+        if attempts[-1].error is None:
+            return attempts
+    raise ExportError(subject, attempts)
+
+
+class ExportError(InputError):
+    """No exporter could do it."""
+
+    def __init__(self, subject: Subject, attempts: list[Attempt]) -> None:
+        """Say the cause of each failure and what to try next."""
+        self.attempts = attempts
+        causes = "; ".join(f"{attempt.exporter}: {attempt.error}" for attempt in attempts)
+        tried = {attempt.exporter for attempt in attempts}
+        left = [name for name in EXPORTERS if name not in tried]
+        remedy = f"try --exporter {left[0]}" if left else "try other inputs (--input) or --opset"
+        super().__init__(f"{type(subject.model).__name__} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE")
+
+
+def _attempt(name: str, subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> Attempt:
+    log, error, trail = None, None, ""
+    with quiet() as log:
+        try:
+            with settled(subject.model), _random_kept():
+                EXPORTERS[name](subject, path, opset, axes, keep_modules)
+        except Exception as problem:
+            error, trail = _cause(problem), traceback.format_exc()
+    return Attempt(name, error, log.text + trail)
+
+
+@contextmanager
+def _random_kept() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
+    """Export by tracing. The exporter takes positional inputs only, so `forward` is called by name for the while."""
+    inputs = {name: value for name, value in copied(subject.inputs).items() if value is not None}
+    names = [name for name, _ in tensors(inputs)]
+    given = tuple(inputs.values())
+    with _forward_by_name(subject.model, list(inputs)) as results:
+        torch.onnx.export(
+            subject.model,
+            given,
+            str(path),
+            dynamo=False,
+            verbose=False,
+            input_names=names,
+            output_names=results(given),
+            opset_version=opset,
+            dynamic_axes=axes or None,
+            do_constant_folding=not keep_modules,
+            training=torch.onnx.TrainingMode.PRESERVE if keep_modules else torch.onnx.TrainingMode.EVAL,
+        )
+
+
+def _dynamo(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
+    """Export the graph of torch.export."""
+    shapes = _dynamic_shapes(subject.inputs, axes) if axes else None
+    weights = sum(p.numel() * p.element_size() for p in (*subject.model.parameters(), *subject.model.buffers()))
+    torch.onnx.export(
+        subject.model,
+        (),
+        str(path),
+        kwargs=copied(subject.inputs),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        dynamic_shapes=shapes,
+        external_data=weights > INLINE_LIMIT,
+        optimize=not keep_modules,
+    )
+
+
+EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = {"torchscript": _torchscript, "dynamo": _dynamo}
+
+
+@contextmanager
+def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[tuple[Any, ...]], list[str]]]:
+    """Let a model take its inputs by position and return a flat tuple of tensors; give what tells the names of these.
+
+    A wrapper module would add a scope; an instance's own `forward` adds none.
+    """
+    forward, own = model.forward, "forward" in vars(model)
+
+    def by_position(*values: Any) -> Any:  # noqa: ANN401
+        result = forward(**dict(zip(names, values, strict=True)))
+        found = tuple(tensor for _, tensor in tensors(result))
+        return found[0] if len(found) == 1 else found
+
+    def results(values: tuple[Any, ...]) -> list[str]:
+        result = forward(**dict(zip(names, copied(values), strict=True)))
+        return _unique([f"output{'_' + name if len(name) < 2 else ''}" if name.isdecimal() else name for name, _ in tensors(result)], names)
+
+    model.forward = by_position
+    try:
+        yield results
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+def _unique(names: list[str], taken: list[str]) -> list[str]:
+    """Make names of outputs that differ from each other and from the inputs'."""
+    found: list[str] = []
+    for name in names:
+        new, count = name, 0
+        while new in found or new in taken:
+            count += 1
+            new = f"{name}_{count}"
+        found.append(new)
+    return found
+
+
+def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
+    """Read `x=0:batch,2` as the input's name with its axes and their symbols."""
+    name, _, axes = text.partition("=")
+    found = [re.fullmatch(r"(\d+)(?::(\w+))?", part) for part in axes.split(",")]
+    if not name or not all(found):
+        raise UsageError(f"--dynamic {text!r} is not NAME=AXIS[:SYMBOL],…: write input_ids=0:batch,1:sequence")
+    return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
+
+
+def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:
+    """Give the structure that torch.export wants: for each tensor its dynamic axes; axes of one symbol are one dimension."""
+
+    def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
+        if isinstance(value, torch.Tensor):
+            return {axis: torch.export.Dim(symbol) for axis, symbol in axes.get(name, {}).items()} or None
+        if isinstance(value, dict):
+            return {key: shapes(item, f"{name}.{key}") for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(shapes(item, f"{name}.{i}") for i, item in enumerate(value))
+        return None
+
+    return {name: shapes(value, name) for name, value in inputs.items()}
+
+
+def _cause(error: BaseException) -> str:
+    """Give the cause of a failed export in one line: the innermost error that says something."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None and inner not in chain:
+        chain.append(inner)
+    for problem in reversed(chain):
+        lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+        if lines:
+            return f"{type(problem).__name__}: {lines[0][:200]}".rstrip(".:")
+    return type(error).__name__

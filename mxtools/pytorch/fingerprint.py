@@ -1,0 +1,37 @@
+"""Fingerprints of tensors: a few numbers that do not depend on the order of the elements."""
+
+from __future__ import annotations
+
+import torch
+
+from mxtools.sidecar import Fingerprint
+
+BLOCK = 1 << 18
+"""Elements taken at a time, so that a block stays in the cache for all its reductions and no large copy is made."""
+
+
+def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
+    """Give count, minimum, maximum, sum and sum of squares of a tensor's finite elements.
+
+    Sums are of float64 over blocks that are summed in the tensor's own precision, at least float32. None for complex,
+    quantised, sparse, meta and other tensors without plain elements.
+    """
+    if tensor.is_meta or tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided or not tensor.numel():
+        return (0, 0.0, 0.0, 0.0, 0.0) if not tensor.numel() and not tensor.is_meta else None
+    with torch._C.DisableTorchFunction():
+        flat = tensor.detach().cpu().reshape(-1)
+        low, high, total, squares = zip(*(_block(part) for part in flat.split(BLOCK)), strict=True)
+    return (flat.numel(), min(low), max(high), sum(total), sum(squares))
+
+
+def _block(part: torch.Tensor) -> tuple[float, float, float, float]:
+    if part.dtype != torch.float32:
+        part = part.to(torch.float64) if part.dtype != torch.bool else part.to(torch.float32)
+    squares = float(torch.dot(part, part))
+    if squares != squares or squares == float("inf"):
+        part = part[part.isfinite()].to(torch.float64)
+        if not part.numel():
+            return (0.0, 0.0, 0.0, 0.0)
+        squares = float(torch.dot(part, part))
+    low, high = torch.aminmax(part)
+    return (float(low), float(high), float(part.sum()), squares)

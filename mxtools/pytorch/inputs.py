@@ -1,0 +1,191 @@
+"""Example inputs: given, or made from a model's configuration and the signature of its `forward`; deterministic."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mxtools.errors import InputError, UsageError
+from mxtools.pytorch.quiet import described
+from mxtools.pytorch.subject import Subject, by_name, forward_parameters, load_model
+
+SEED = 20
+TEXT_LENGTH = 16
+IMAGE_SIZE = 224
+WAVE_LENGTH = 16_000
+FRAMES = 128
+
+_GIVEN = re.compile(r"(?P<name>[^=:]+)=(?P<shape>[0-9]*(?:[x,][0-9]+)*)(?::(?P<dtype>\w+))?")
+
+
+def load_subject(
+    spec: str, given: Sequence[str] = (), file: Path | None = None, task: str | None = None, trust_remote_code: bool = False
+) -> Subject:
+    """Give the model that a spec names with inputs: from a file, else given by shape, else the code's own, else made.
+
+    Raises InputError when the model or a file cannot be loaded, UsageError when an input is missing or has no place.
+    """
+    model, own = load_model(spec, task, trust_remote_code)
+    inputs = dict(own) if own is not None and file is None else {}
+    inputs.update(_read(file) if file else {})
+    shapes = dict(map(_parse, given))
+    _check_names(model, [*inputs, *shapes])
+    if own is None and file is None:
+        inputs.update(_made(model, shapes))
+    generator = _generator()
+    for name, (shape, dtype) in shapes.items():
+        like = inputs.get(name)
+        inputs[name] = _tensor(shape, dtype or (like.dtype if isinstance(like, torch.Tensor) else torch.float32), generator, model, like)
+    missing = [n for n in _required(model) if n not in inputs]
+    if missing:
+        raise UsageError(f"forward of {type(model).__name__} needs {missing[0]!r}: give --input {missing[0]}=1,3,224,224 with its shape")
+    return Subject(model, by_name(model, inputs), spec)
+
+
+def _parse(text: str) -> tuple[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    found = _GIVEN.fullmatch(text)
+    dtype = getattr(torch, found["dtype"], None) if found and found["dtype"] else None
+    if not found or (found["dtype"] and not isinstance(dtype, torch.dtype)):
+        raise UsageError(f"--input {text!r} is not NAME=SHAPE[:DTYPE]: write x=1,3,224,224 or ids=1x16:int64")
+    shape = tuple(int(n) for n in re.split("[x,]", found["shape"]) if n)
+    return found["name"], (shape, dtype)
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """Read named tensors from .npz, .safetensors or .json (nested lists; whole numbers become int64, others float32)."""
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(file))
+        if file.suffix == ".json":
+            return {name: torch.tensor(value) for name, value in json.loads(file.read_text()).items()}
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}: give .npz, .safetensors or .json") from None
+    except Exception as error:
+        raise InputError(f"{file} cannot be read as inputs ({described(error)}): give names with tensors") from error
+    raise UsageError(f"--inputs {file}: give a .npz, .safetensors or .json file")
+
+
+def _check_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse inputs that `forward` does not take."""
+    taken = forward_parameters(model)
+    open_ = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
+    unknown = [name for name in names if name not in taken]
+    if unknown and not open_:
+        raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}: it takes {', '.join(taken)}")
+
+
+def _required(model: nn.Module) -> list[str]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
+
+
+def _tensor(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, model: nn.Module, like: Any) -> torch.Tensor:  # noqa: ANN401
+    """Give random values: normal ones, whole numbers that can be token ids, or ones where the made input is all ones."""
+    if isinstance(like, torch.Tensor) and not like.is_floating_point() and bool((like == 1).all()):
+        return torch.ones(shape, dtype=dtype)
+    if dtype == torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).bool()
+    if not dtype.is_floating_point:
+        return torch.randint(0, _vocabulary(model), shape, generator=generator).to(dtype)
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def _vocabulary(model: nn.Module) -> int:
+    """Give the number of tokens: of the configuration, else of the smallest embedding, else 2."""
+    size = _field(getattr(model, "config", None), "vocab_size")
+    return size or min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=2)
+
+
+def _field(config: Any, *names: str) -> Any:  # noqa: ANN401
+    """Give the first of some fields that a configuration, or one of those nested in it, has."""
+    if config is None:
+        return None
+    nested = [v for v in vars(config).values() if hasattr(v, "model_type")]
+    for name in names:
+        for place in (config, *nested):
+            value = getattr(place, name, None)
+            if value is not None:
+                return value
+    return None
+
+
+def _made(model: nn.Module, shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Make inputs for a model with a Hugging Face configuration: those of its main input's kind, and others that it takes."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return {}
+    takes = forward_parameters(model)
+    main = getattr(model, "main_input_name", "input_ids")
+    wanted = {main, *_required(model)} | {n for n in ("input_ids", "pixel_values") if n in takes and _is_multimodal(config, takes)}
+    if getattr(config, "is_encoder_decoder", False):
+        wanted.add("decoder_input_ids")
+    makers = {name: maker for name, maker in _MAKERS.items() if name in takes and name in wanted and name not in shapes}
+    generator = _generator()
+    made = {name: maker(config, generator) for name, maker in makers.items()}
+    if "input_ids" in made or "input_ids" in shapes:
+        shape = shapes["input_ids"][0] if "input_ids" in shapes else made["input_ids"].shape
+        made.update({n: torch.ones(shape, dtype=torch.int64) for n in ("attention_mask",) if n in takes})
+        made.update({n: torch.zeros(shape, dtype=torch.int64) for n in ("token_type_ids",) if n in takes})
+    for name in set(shapes) & set(_MAKERS):
+        made[name] = _MAKERS[name](config, generator)
+    return made
+
+
+def _is_multimodal(config: Any, takes: list[str]) -> bool:  # noqa: ANN401
+    return {"input_ids", "pixel_values"} <= set(takes) and hasattr(config, "vision_config")
+
+
+def _token_ids(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
+    size = int(_field(config, "vocab_size") or 2)
+    special = {getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    low = max([i for i in special if isinstance(i, int) and i < min(8, size // 2)], default=-1) + 1
+    length = min(TEXT_LENGTH, int(_field(config, "max_position_embeddings", "n_positions") or TEXT_LENGTH) - 2)
+    return torch.randint(low, size, (1, max(length, 1)), generator=generator)
+
+
+def _pixels(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
+    size = _field(config, "image_size") or IMAGE_SIZE
+    height, width = (size if isinstance(size, (list, tuple)) else (size, size))[:2]
+    return torch.randn((1, int(_field(config, "num_channels") or 3), height, width), generator=generator)
+
+
+def _wave(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401, ARG001
+    return torch.randn((1, WAVE_LENGTH), generator=generator)
+
+
+def _spectrum(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
+    bins = int(_field(config, "num_mel_bins", "input_feat_per_channel", "feature_size") or 80)
+    positions = _field(config, "max_source_positions")
+    return torch.randn((1, bins, 2 * positions) if positions and hasattr(config, "num_mel_bins") else (1, FRAMES, bins), generator=generator)
+
+
+def _values(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
+    """Give a wave, or a spectrum of frames by bins where the configuration has bins."""
+    bins, length = _field(config, "num_mel_bins"), _field(config, "max_length")
+    return torch.randn((1, length, bins), generator=generator) if bins and length else _wave(config, generator)
+
+
+_MAKERS: dict[str, Callable[[Any, torch.Generator], torch.Tensor]] = {
+    "input_ids": _token_ids,
+    "decoder_input_ids": _token_ids,
+    "pixel_values": _pixels,
+    "input_values": _values,
+    "input_features": _spectrum,
+}

@@ -1,0 +1,96 @@
+"""Keeping libraries' noise from the user, and for the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+
+class Log:
+    """What was written to stdout and stderr meanwhile."""
+
+    text = ""
+
+
+@contextmanager
+def quiet() -> Iterator[Log]:
+    """Catch what Python and native code write to stdout and stderr; `text` has it afterwards, on every path."""
+    log = Log()
+    with tempfile.TemporaryFile() as sink, ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(_environment({"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}))
+        stack.enter_context(_hub_logging_off())
+        for descriptor in (1, 2):
+            stack.enter_context(_redirected(descriptor, sink.fileno()))
+        try:
+            yield log
+        finally:
+            _flush()
+            sink.seek(0)
+            log.text = sink.read().decode(errors="replace")
+
+
+@contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    _flush()
+    kept = os.dup(descriptor)
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _hub_logging_off() -> Iterator[None]:
+    """Silence the transformers library's own logger, which writes to a stream of its own."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def where_raised(error: BaseException) -> str:
+    """Give file name and line of the innermost frame of an exception, '' where there is none."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else ""
+
+
+def described(error: BaseException, limit: int = 300) -> str:
+    """Give an exception as one short line: its class and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__

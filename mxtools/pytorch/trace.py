@@ -1,0 +1,203 @@
+"""Tracing: one forward pass, recorded call by call."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from mxtools import __version__, sidecar
+from mxtools.errors import InputError
+from mxtools.pytorch.fingerprint import fingerprint
+from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.quiet import described, quiet, where_raised
+from mxtools.pytorch.settle import copied, settled
+from mxtools.pytorch.subject import Subject
+from mxtools.scope import ROOT, escape, join
+from mxtools.sidecar import Call, Module, Sidecar, Tensor, Weight
+from mxtools.tags import tags_of
+
+
+def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:
+    """Run the model once on its inputs and give the sidecar.
+
+    `values`, where given, is filled with a copy of every tensor that went into a call or came out of one, under
+    `str(tensor.id)`, and of the model's inputs under their own names. Raises InputError when the forward pass raises.
+    """
+    model = subject.model
+    recorder = _Recorder(model, values)
+    inputs = copied(subject.inputs)
+    given = [recorder.tensor(name, tensor) for name, tensor in tensors(inputs)]
+    if values is not None:
+        values.update({name: tensor.detach().clone() for name, tensor in tensors(inputs)})
+    with settled(model), ExitStack() as hooks, quiet():
+        recorder.hook(hooks)
+        try:
+            model(**inputs)
+        except Exception as error:
+            raise InputError(
+                f"the forward pass of {type(model).__name__} raised {described(error)} ({where_raised(error)}): "
+                "give fitting inputs with --input or --inputs"
+            ) from error
+    return Sidecar(
+        producer=_producer(),
+        model=sidecar.Model(**{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)),
+        modules=tuple(_modules(model)),
+        calls=tuple(recorder.calls()),
+    )
+
+
+@dataclass
+class _Frame:
+    """One call while it is open and after."""
+
+    module: nn.Module
+    path: str
+    scope: str
+    parent: int | None
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class _Recorder:
+    """Follows module calls through hooks."""
+
+    def __init__(self, model: nn.Module, values: dict[str, torch.Tensor] | None) -> None:
+        self._model = model
+        self._values = values
+        self._names: dict[nn.Module, list[str]] = defaultdict(list)
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._names[module].append(name or ROOT)
+        self._frames: list[_Frame] = []
+        self._open: list[int] = []
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Tensor]] = {}
+        self._next = 0
+        self._parameters: dict[type, list[str]] = {}
+
+    def hook(self, stack: ExitStack) -> None:
+        """Register hooks on all modules, removed when the stack is left."""
+        for module in self._names:
+            before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            stack.callback(before.remove)
+            after = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
+            stack.callback(after.remove)
+
+    def tensor(self, name: str, tensor: torch.Tensor) -> Tensor:
+        """Describe a tensor; the same object in the same state has the same id, and is looked at once."""
+        known = self._known.get(id(tensor))
+        version = _version(tensor)
+        if known and known[0]() is tensor and known[1] == version:
+            return known[2] if known[2].name == name else known[2].model_copy(update={"name": name})
+        described_ = Tensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
+        self._next += 1
+        self._known[id(tensor)] = (weakref.ref(tensor), version, described_)
+        if self._values is not None:
+            self._values[str(described_.id)] = tensor.detach().clone().contiguous()
+        return described_
+
+    def calls(self) -> Iterator[Call]:
+        """Give the finished calls."""
+        tags = tags_of((f.scope, f.parent, type(f.module).__name__) for f in self._frames)
+        for frame, tag in zip(self._frames, tags, strict=True):
+            module = self._names[frame.module][0]
+            yield Call(scope=frame.scope, tag=tag, module=module, parent=frame.parent, inputs=frame.inputs, outputs=frame.outputs)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        parent = self._frames[self._open[-1]] if self._open else None
+        path, scope = self._place(module, parent)
+        inputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(self._named(module, args, kwargs)))
+        self._frames.append(_Frame(module, path, scope, self._open[-1] if self._open else None, inputs))
+        self._open.append(len(self._frames) - 1)
+
+    def _leave(self, module: nn.Module, args: object, kwargs: object, output: Any) -> None:  # noqa: ANN401, ARG002
+        """Close the call; a call inside that raised and was caught may not have been told of its end."""
+        while self._open and self._frames[self._open[-1]].module is not module:
+            self._open.pop()
+        if self._open:
+            frame = self._frames[self._open.pop()]
+            frame.outputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(output))
+
+    def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
+        """Give the name by which the caller knows a module, and the scope of this call of it."""
+        names = self._names[module]
+        if parent is None:
+            return ROOT, ROOT
+        prefix = "" if parent.path == ROOT else parent.path + "."
+        path = next((name for name in names if name.startswith(prefix)), names[0])
+        scope = join(parent.scope, escape(path.removeprefix(prefix)))
+        count = parent.counts[scope]
+        parent.counts[scope] += 1
+        return path, f"{scope}@{count}" if count else scope
+
+    def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the arguments of a call by the names of `forward`; surplus ones by their position."""
+        kind = type(module)
+        if kind not in self._parameters:
+            self._parameters[kind] = _positional(module.forward)
+        names = self._parameters[kind]
+        return {**{names[i] if i < len(names) else str(i): value for i, value in enumerate(args)}, **kwargs}
+
+
+def _positional(function: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Give the count of in-place changes; tensors made in inference mode have none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _type(tensor: torch.Tensor) -> dict[str, Any]:
+    return {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def _modules(model: nn.Module) -> Iterator[Module]:
+    """Describe the modules with the weights that they own themselves."""
+    aliases: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        aliases[module].append(name or ROOT)
+    first: dict[object, str] = {}
+    for path, module in model.named_modules():
+        yield Module(
+            **{"class": type(module).__name__},
+            path=path or ROOT,
+            qualified_class=_qualified(module),
+            aliases=tuple(aliases[module][1:]),
+            weights=tuple(_weights(module, path, first)),
+        )
+
+
+def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator[Weight]:
+    """Describe a module's own parameters and buffers; `first` maps storage to the first weight seen there."""
+    parameters = [(name, "parameter", tensor) for name, tensor in module.named_parameters(recurse=False, remove_duplicate=False)]
+    buffers = [(name, "buffer", tensor) for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False)]
+    for name, kind, tensor in (*parameters, *buffers):
+        full = f"{path}.{name}" if path else name
+        key = id(tensor) if tensor.is_meta or not tensor.numel() else (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        tied = first.get(key)
+        first.setdefault(key, full)
+        yield Weight(name=name, kind=kind, fingerprint=None if tied else fingerprint(tensor), tied=tied, **_type(tensor))
+
+
+def _qualified(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _producer() -> dict[str, str]:
+    versions = {"mxtools": __version__, "torch": torch.__version__}
+    if "transformers" in sys.modules:
+        versions["transformers"] = sys.modules["transformers"].__version__
+    return versions

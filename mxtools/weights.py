@@ -1,0 +1,157 @@
+"""Where the bytes of a model's tensors lie: in the message, in the file that it came from, or in a file beside it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
+
+from mxtools import wire
+from mxtools.errors import InputError
+
+_REFERENCE = wire.REFERENCE.decode()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where external data lie: file, offset and length in bytes."""
+
+    file: Path
+    offset: int
+    length: int
+
+
+@dataclass
+class WeightStore:
+    """Gives the bytes of tensors without reading more of them than is asked for."""
+
+    source: memoryview = field(default_factory=lambda: memoryview(b""))
+    """The model file, which references in deferred tensors point into."""
+    folder: Path = Path()
+    """What the locations of external data are relative to."""
+    _maps: dict[Path, memoryview] = field(default_factory=dict)
+
+    def data(self, tensor: TensorProto) -> memoryview:
+        """Give the bytes of a tensor, little-endian, without a copy where they lie in a file."""
+        if is_deferred(tensor):
+            offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
+            return self.source[offset : offset + length]
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self.view(self.place(tensor))
+        return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
+
+    def array(self, tensor: TensorProto) -> np.ndarray:
+        """Give a tensor's values as an array of its shape and type."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return numpy_helper.to_array(tensor)
+        inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=bytes(self.data(tensor)))
+        return numpy_helper.to_array(inline)
+
+    def view(self, place: Place) -> memoryview:
+        """Give the bytes at a place, without a copy."""
+        return self._map(place.file)[place.offset : place.offset + place.length]
+
+    def place(self, tensor: TensorProto) -> Place:
+        """Find the file and range of an external tensor.
+
+        Raises InputError when the location leaves the folder, is no file, or is shorter than the tensor says.
+        """
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        file = self._file(said.get("location", ""), tensor.name)
+        size = file.stat().st_size
+        offset, length = (_number(said.get(key), tensor.name, key) for key in ("offset", "length"))
+        offset = offset or 0
+        length = size - offset if length is None else length
+        if offset + length > size:
+            raise InputError(f"external data of {tensor.name!r} end after {file.name} does ({size} bytes): the file is truncated")
+        return Place(file, offset, length)
+
+    def _file(self, location: str, name: str) -> Path:
+        if not location or "\0" in location or Path(location).is_absolute():
+            raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model: refused")
+        base = self.folder.resolve()
+        file = Path(os.path.realpath(base / location))
+        if not file.is_relative_to(base):
+            raise InputError(f"external data of {name!r} at {location!r} leave the folder {self.folder}: give --data-dir")
+        try:
+            found = file.stat()
+        except OSError:
+            raise InputError(f"external data of {name!r} are missing, at {self.folder / location}: put the file there or give --data-dir") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"external data of {name!r} at {location!r} are no regular file: refused")
+        return file
+
+    def _map(self, file: Path) -> memoryview:
+        if file not in self._maps:
+            self._maps[file] = mapped(file)
+        return self._maps[file]
+
+
+def mapped(file: Path) -> memoryview:
+    """Give a file's bytes, read when they are used."""
+    with file.open("rb") as opened:
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)) if file.stat().st_size else memoryview(b"")
+
+
+def is_deferred(tensor: TensorProto) -> bool:
+    """Tell whether a tensor's bytes were left in the file that the model came from."""
+    return tensor.data_location == TensorProto.EXTERNAL and len(tensor.external_data) == 1 and tensor.external_data[0].key == _REFERENCE
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Tell whether a tensor's bytes lie in a file beside the model."""
+    return tensor.data_location == TensorProto.EXTERNAL and not is_deferred(tensor)
+
+
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
+    """Give every tensor of a model: initializers and attributes, of graphs, bodies, functions and training."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_nodes(function)
+    for training in model.training_info:
+        yield from _of_graph(training.initialization)
+        yield from _of_graph(training.algorithm)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph)
+
+
+def _of_nodes(holder: GraphProto | FunctionProto) -> Iterator[TensorProto]:
+    for node in holder.node:
+        for attribute in node.attribute:
+            yield from _of_attribute(attribute)
+    if isinstance(holder, FunctionProto):
+        for attribute in holder.attribute_proto:
+            yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
+    if attribute.type == AttributeProto.TENSOR:
+        yield attribute.t
+    yield from attribute.tensors
+    sparse = [attribute.sparse_tensor] if attribute.type == AttributeProto.SPARSE_TENSOR else []
+    for tensor in (*sparse, *attribute.sparse_tensors):
+        yield from (tensor.values, tensor.indices)
+    graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else []
+    for graph in (*graphs, *attribute.graphs):
+        yield from _of_graph(graph)
+
+
+def _number(text: str | None, name: str, key: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise InputError(f"external data of {name!r} have {key} {text[:40]!r}, no number: the file is damaged")
+    return int(text[:30])
+
+
