@@ -21,20 +21,36 @@ if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar
 
 Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
-Output = Annotated[str, Option("--output", "-o", metavar="FILE", help="Where to write; '-' or nothing is stdout.", show_default=False)]
+Output = Annotated[
+    str, Option("--output", "-o", metavar="FILE", help="Where to write; '-' or nothing is stdout.", show_default=False)
+]
 DataDir = Annotated[
-    Path | None, Option(metavar="DIR", help="Folder of the external data, where it is not the model's own (on pipes: the working directory).")
+    Path | None,
+    Option(
+        metavar="DIR",
+        help="Folder of the external data, where it is not the model's own (on pipes: the working directory).",
+    ),
 ]
 Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.")]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 Spec = Annotated[
-    str, Argument(metavar="MODEL", help="Hugging Face folder or hub id, or FILE.py:NAME, or package.module:NAME.", show_default=False)
+    str,
+    Argument(
+        metavar="MODEL",
+        help="Hugging Face folder or hub id, or FILE.py:NAME, or package.module:NAME.",
+        show_default=False,
+    ),
 ]
 Inputs = Annotated[
-    list[str] | None, Option("--input", metavar="NAME=SHAPE[:DTYPE]", help="An example input to make: x=1,3,224,224:float32.")
+    list[str] | None,
+    Option("--input", metavar="NAME=SHAPE[:DTYPE]", help="An example input to make: x=1,3,224,224:float32."),
 ]
-InputsFile = Annotated[Path | None, Option("--inputs", metavar="FILE", help="Example inputs: .npz, .safetensors or .json.")]
-Task = Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the class, else the config's architecture.")]
+InputsFile = Annotated[
+    Path | None, Option("--inputs", metavar="FILE", help="Example inputs: .npz, .safetensors or .json.")
+]
+Task = Annotated[
+    str | None, Option(metavar="TASK", help="Hugging Face task that picks the class, else the config's architecture.")
+]
 TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run code that comes with a hub model.")]
 
 
@@ -47,7 +63,7 @@ def takes(*passes: type[Pass]) -> Callable[[Callable[..., None]], Callable[..., 
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def with_passes(**values: Any) -> None:  # noqa: ANN401
+        def with_passes(**values: Any) -> None:
             given: dict[type[Pass], dict[str, Any]] = {cls: {} for cls in passes}
             for cls, item in fields:
                 value = values.pop(item.name)
@@ -79,7 +95,9 @@ def _is_list(hint: object) -> bool:
     return getattr(hint, "__origin__", None) is tuple
 
 
-def process(pipeline: Pipeline, source: str, output: str, data_dir: Path | None = None, trace: str | None = None) -> Context:
+def process(
+    pipeline: Pipeline, source: str, output: str, data_dir: Path | None = None, trace: str | None = None
+) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
     from mxtools import modelio
     from mxtools.context import Context

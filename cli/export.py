@@ -25,7 +25,9 @@ def command(
     output: Output = "-",
     exporter: Annotated[Exporter, Option(help="auto: dynamo, and torchscript where that fails.")] = Exporter.AUTO,
     opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
-    dynamic: Annotated[list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")] = None,
+    dynamic: Annotated[
+        list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
+    ] = None,
     keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
     log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
     input: Inputs = None,  # noqa: A002 - the option's name

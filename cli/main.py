@@ -32,22 +32,22 @@ BROKEN_PIPE = 141
 class Commands(TyperGroup):
     """A group that knows its commands by name and imports one only to run it or to show its own help."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - typer's own signature
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own signature
         """Give the names in the order of work."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Give a command that has its first line of help, for lists."""
         return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Give the real command."""
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
         return super().resolve_command(ctx, args)
 
 
-def load(name: str) -> Any:  # noqa: ANN401
+def load(name: str) -> Any:
     """Import a command's file and give the click command of its function `command`."""
     module = import_module(f".{name}", __package__)
     app = typer.Typer(add_completion=False)
@@ -65,7 +65,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(epilog="Any command takes --debug: on an error it shows the traceback.")
-def mx(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version.")) -> None:  # noqa: ARG001
+def mx(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
     """Give ONNX graphs their PyTorch module hierarchy back.
 
     mx trace MODEL -o model.trace.json
@@ -95,7 +97,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that turns errors into one line and an exit status."""
 
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
             sys.stdout.flush()

@@ -19,8 +19,12 @@ def command(json: Json = False) -> None:
     def describe(item: Field[Any]) -> dict[str, Any]:
         return {"name": key_of(item), "help": item.metadata.get("help", ""), "required": item.default is MISSING}
 
-    listed = [
-        {"name": name, "help": _first_line(load(name).__doc__), "options": [describe(item) for item in fields(load(name))]}
+    listed: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "help": _first_line(load(name).__doc__),
+            "options": [describe(item) for item in fields(load(name))],
+        }
         for name in names()
     ]
     if json:

@@ -10,7 +10,9 @@ from .common import DataDir, Json, Output, Source, Trace, check_json, emit, proc
 
 
 def command(
-    pipeline: Annotated[str, Option("--pipeline", "-p", metavar="PASSES", help="Passes: 'name{key=value,key=value},name2'.")],
+    pipeline: Annotated[
+        str, Option("--pipeline", "-p", metavar="PASSES", help="Passes: 'name{key=value,key=value},name2'.")
+    ],
     source: Source = "-",
     output: Output = "-",
     trace: Trace = None,

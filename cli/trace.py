@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -16,7 +16,9 @@ def command(
     inputs: InputsFile = None,
     task: Task = None,
     trust_remote_code: TrustRemoteCode = False,
-    record: Annotated[bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")] = False,
+    record: Annotated[
+        bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
+    ] = False,
 ) -> None:
     """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
 
@@ -34,7 +36,7 @@ def command(
     subject = loading(model, input, inputs, task, trust_remote_code)
     from mxtools.pytorch.trace import trace
 
-    values = {} if record else None
+    values: dict[str, Any] | None = {} if record else None
     with progress(f"tracing {model}"):
         traced = trace(subject, values)
     if values is not None:

@@ -20,7 +20,7 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Each line is a call of a module: its scope, its class, and, with all below it, its nodes, the elements of the weights that these use, and their operators.
+    """Each line is a call of a module, with all below it: nodes, elements of the weights that they use, operators.
 
     Example: mx tree bert.tagged.onnx --depth 2
     """
@@ -42,11 +42,14 @@ def command(
     class_width = max(len(name) for _, name, _ in rows)
     for name, class_name, branch in rows:
         operators = " ".join(f"{op}:{count}" for op, count in branch.operators.most_common(4))
-        line = f"{name:<{width}}  {class_name:<{class_width}}  {branch.nodes:>6} nodes  {_short(branch.parameters):>7}  {operators}"
+        counts = f"{branch.nodes:>6} nodes  {_short(branch.parameters):>7}  {operators}"
+        line = f"{name:<{width}}  {class_name:<{class_width}}  {counts}"
         sys.stdout.write(line.rstrip() + "\n")
 
 
-def _rows(branch: Branch, depth: int | None, lead: str = "", tail: str = "", above: str = "") -> Iterator[tuple[str, str, Branch]]:
+def _rows(
+    branch: Branch, depth: int | None, lead: str = "", tail: str = "", above: str = ""
+) -> Iterator[tuple[str, str, Branch]]:
     """Give a branch and those below it with their drawn names and classes."""
     local = branch.scope.removeprefix(above + ".") if above not in ("", ".") else branch.scope
     yield lead + local, branch.tag.rpartition("/")[2].partition("@")[0].partition(".")[0], branch
@@ -55,7 +58,11 @@ def _rows(branch: Branch, depth: int | None, lead: str = "", tail: str = "", abo
     for child in branch.children:
         last = child is branch.children[-1]
         yield from _rows(
-            child, None if depth is None else depth - 1, tail + ("└─ " if last else "├─ "), tail + ("   " if last else "│  "), branch.scope
+            child,
+            None if depth is None else depth - 1,
+            tail + ("└─ " if last else "├─ "),
+            tail + ("   " if last else "│  "),
+            branch.scope,
         )
 
 

@@ -22,7 +22,7 @@ def borne_calls(annotations: Annotations) -> set[int]:
 
 
 def absent_scopes(annotations: Annotations) -> dict[str, str]:
-    """Give the scopes of the trace that no node bears, itself or below it, each with its reason; empty without a trace."""
+    """Give the scopes of the trace that no node bears, with the reason for each; empty without a trace."""
     hierarchy = annotations.hierarchy
     if not hierarchy.sidecar:
         return {}
@@ -40,7 +40,7 @@ def absent_scopes(annotations: Annotations) -> dict[str, str]:
 
 
 def reason(sidecar: Sidecar, call: int) -> str:
-    """Say why a call that is merged nowhere has no node: `vacuous`, it returned just what it was given; else `folded`."""
+    """Say why a call that is merged nowhere has no node: `vacuous`, it returned what it was given; else `folded`."""
     record = sidecar.calls[call]
     given = {tensor.id for tensor in record.inputs}
     values = {tensor.fingerprint for tensor in record.inputs if tensor.fingerprint}

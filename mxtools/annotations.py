@@ -88,7 +88,9 @@ class Annotations:
             scopes = json.loads(merged)
         except ValueError:
             return ()
-        found = [self._find(scope, None) for scope in scopes if isinstance(scope, str)] if isinstance(scopes, list) else []
+        found = (
+            [self._find(scope, None) for scope in scopes if isinstance(scope, str)] if isinstance(scopes, list) else []
+        )
         return tuple(call for call in found if call is not None)
 
 

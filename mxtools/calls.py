@@ -68,7 +68,9 @@ class CallIndex:
         """Give the calls that a TorchScript node name's components lead to; none where not even the first is known."""
         states, known = [0], not names
         for name in names:
-            following = [self._below[s][n] for s in states for n in (name, _COUNT.sub("", name)) if n in self._below[s]][:1]
+            following = [
+                self._below[s][n] for s in states for n in (name, _COUNT.sub("", name)) if n in self._below[s]
+            ][:1]
             if not following:
                 break
             states, known = following, True
@@ -89,7 +91,9 @@ def assign(graph: Graph, hierarchy: Hierarchy, found: dict[int, Candidates]) -> 
     return chosen
 
 
-def _place(graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[tuple[int, Candidates]], chosen: dict[int, int]) -> None:
+def _place(
+    graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[tuple[int, Candidates]], chosen: dict[int, int]
+) -> None:
     """Choose for nodes whose candidates all lie below the call `at`: first among its direct children, then below."""
     groups: dict[Candidates, list[tuple[int, Candidates]]] = defaultdict(list)
     for node, calls in items:

@@ -1,7 +1,8 @@
 """Cutting nodes out of a model, as a model that runs on its own.
 
-Kept are the chosen nodes, and what they need: constants and what is computed from constants alone, and shape chains whose
-tensors are at hand. All other tensors that they read are inputs; the tensors that the rest reads are outputs. O(nodes + edges).
+Kept are the chosen nodes, and what they need: constants and what is computed from constants alone, and shape chains
+whose tensors are at hand. All other tensors that they read are inputs; the tensors that the rest reads are outputs.
+O(nodes + edges).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Cut:
         needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
         self.initializers = {v for v in needed if v in graph.initializers}
         whole = len(chosen) == len(self._main)
-        self.inputs = self._ordered(graph.inputs, {v: None for v in needed if v not in made and v not in self.initializers})
+        self.inputs = self._ordered(
+            graph.inputs, {v: None for v in needed if v not in made and v not in self.initializers}
+        )
         self.outputs = self._returned()
         if whole:
             self.inputs = list(graph.inputs)
@@ -84,7 +87,7 @@ class Cut:
         return chains | self._behind({v for n in chains for v in self._needs[n]}, self._constant)
 
     def _returned(self) -> list[int]:
-        """Give the outputs: what others read; constants and shapes, which others get for themselves, only if there is no more."""
+        """Give the outputs: what others read; constants and shapes, which others copy, only if there is no more."""
         graph = self.graph
         results = set(graph.outputs)
         outside = dict.fromkeys(
@@ -114,7 +117,9 @@ def extract(model: ModelProto, graph: Graph, chosen: set[int]) -> None:
     """
     cut = Cut(graph, chosen)
     if not cut.outputs:
-        raise AbsentError("what is selected computes nothing that the rest of the graph reads: select the module that calls it")
+        raise AbsentError(
+            "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
+        )
     types = _types(model, [graph.names[v] for v in (*cut.inputs, *cut.outputs)])
     inputs = [types[graph.names[v]] for v in cut.inputs]
     outputs = [types[graph.names[v]] for v in cut.outputs]
@@ -130,7 +135,9 @@ def _types(model: ModelProto, names: list[str]) -> dict[str, ValueInfoProto]:
         known = inferred_infos(model)
     for name in names:
         if not is_typed(known.get(name)):
-            raise InputError(f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info")
+            raise InputError(
+                f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info"
+            )
     return {name: ValueInfoProto.FromString(known[name].SerializeToString()) for name in names}
 
 
@@ -151,7 +158,7 @@ def _reduce(graph: GraphProto, cut: Cut, inputs: list[ValueInfoProto], outputs: 
         field.extend(infos)
 
 
-def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:
+def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:  # noqa: ANN401 - protobuf's container
     """Delete from a repeated field all messages but the wanted ones, which are not touched."""
     for index in range(len(field) - 1, -1, -1):
         if not wanted(field[index]):

@@ -15,7 +15,7 @@ class MxError(Exception):
         return " ".join(super().__str__().split())
 
 
-class CheckFailed(MxError):
+class CheckError(MxError):
     """The question was understood and the answer is no: a check failed, a difference was found."""
 
     status: ClassVar[int] = 1

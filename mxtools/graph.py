@@ -1,8 +1,8 @@
 """The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
 
 Nodes and values are numbered. Nodes come in list order, but the nodes of a body (of If, Loop, Scan …) come before the
-node that holds it, so that the numbering is topological wherever the file is. A value is one name in one graph: the same
-name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
+node that holds it, so that the numbering is topological wherever the file is. A value is one name in one graph: the
+same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
 class Graph:
     """The index of one model. It does not follow later changes of the model.
 
-    Attributes, by node: `nodes`; `reads` and `writes`, the values of its inputs and outputs, empty ones left out, what the
-    bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in the
-    main graph, i + 1 in the i-th function.
-    Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`, the nodes that read it, each once for each
-    reading; `home`, the node whose body it belongs to, or NOWHERE.
-    Besides: `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `returned`, function
-    key to the values that it returns.
+    Attributes, by node: `nodes`; `reads` and `writes`, the values of its inputs and outputs, empty ones left out, what
+    the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
+    the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
+    the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
+    `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `returned`, function key
+    to the values that it returns.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -56,7 +55,10 @@ class Graph:
         self.outputs = self._graph(model.graph, main, 0)[0]
         self.inputs = [main[i.name] for i in model.graph.input]
         self.main = main
-        self.returned = {key: self._function(f, i + 1) for i, (key, f) in enumerate(zip(self.functions, model.functions, strict=True))}
+        self.returned = {
+            key: self._function(f, i + 1)
+            for i, (key, f) in enumerate(zip(self.functions, model.functions, strict=True))
+        }
 
     def sources(self, node: int) -> Iterator[int]:
         """Give the nodes that make what a node reads, each once for each reading."""
@@ -77,7 +79,7 @@ class Graph:
 
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
-        """What each node reads, each value once; of a node that holds bodies also what these capture, and nothing inner."""
+        """What each node reads, each value once; of a holder of bodies also what these capture, and nothing inner."""
         needs = [dict.fromkeys(reads) for reads in self.reads]
         for node, owner in enumerate(self.owner):
             if owner != NOWHERE:
@@ -110,7 +112,8 @@ class Graph:
         return [self._lookup(names, name) for name in function.output]
 
     def _nodes(self, nodes: Sequence[NodeProto], names: Environment, region: int) -> tuple[list[int], list[int]]:
-        indices, made = [], []
+        indices: list[int] = []
+        made: list[int] = []
         for node in nodes:
             reads = [self._lookup(names, name) for name in node.input if name]
             inner: list[int] = []
@@ -163,7 +166,9 @@ class Graph:
         return value
 
 
-RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 """Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
 
 

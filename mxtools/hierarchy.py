@@ -44,7 +44,7 @@ class Hierarchy:
         return self._number.get(scope)
 
     def add(self, steps: Iterable[tuple[str, str]]) -> int:
-        """Enter a path of (attribute name as it stands in a scope, class name or '') below the root; give its number."""
+        """Enter a path of (attribute name as in a scope, class name or '') below the root; give its number."""
         at = ROOT_CALL
         for local, class_name in steps:
             scope = join(self.scopes[at], local)
@@ -65,7 +65,8 @@ class Hierarchy:
     def adopt(self, scope: str, tag: str) -> int:
         """Enter a scope and its tag as a tagged file bears them; give its number.
 
-        A tag has as many levels as the scope has calls, but one call can be several attribute names (`layer.0`): numbers go
+        A tag has as many levels as the scope has calls, but one call can be several attribute names (`layer.0`):
+        numbers go
         with the name before them, and where that does not give as many the scope hangs below the nearest one known.
         """
         known = self._number.get(scope)

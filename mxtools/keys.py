@@ -1,4 +1,4 @@
-"""The keys that mxtools reads and writes in `metadata_props`, and access to them; the one place that knows the names."""
+"""The keys that mxtools reads and writes in `metadata_props`; the one place that knows the names."""
 
 from __future__ import annotations
 

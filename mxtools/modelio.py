@@ -74,7 +74,9 @@ def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
     if skeleton.count(wire.REFERENCE) != deferred:
         raise InputError(f"{name} uses the name {wire.REFERENCE.decode()!r}, which is reserved: rename it")
     if not proto.HasField("graph") or not proto.ir_version or (proto.ir_version >= 3 and not proto.opset_import):
-        raise InputError(f"{name} is no ONNX model, or only the beginning of one: it lacks graph, IR version or operator sets")
+        raise InputError(
+            f"{name} is no ONNX model, or only the beginning of one: it lacks graph, IR version or operator sets"
+        )
     return proto, skeleton
 
 
@@ -142,9 +144,13 @@ def _write_parts(file: BinaryIO, proto: ModelProto, weights: WeightStore) -> Non
     try:
         parts = wire.joined(proto.SerializeToString(), weights.source)
     except (ValueError, DecodeError) as error:
-        raise UsageError(f"the graph cannot be serialised ({error}): it is larger than 2 GiB without its weights") from None
+        raise UsageError(
+            f"the graph cannot be serialised ({error}): it is larger than 2 GiB without its weights"
+        ) from None
     if sum(map(len, parts)) > PROTOBUF_LIMIT:
-        raise UsageError("the model with its weights is larger than 2 GiB, which no ONNX file can be: keep its weights external")
+        raise UsageError(
+            "the model with its weights is larger than 2 GiB, which no ONNX file can be: keep its weights external"
+        )
     for part in parts:
         file.write(part)
 
@@ -166,7 +172,7 @@ def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelPr
 
 
 def _moved(proto: ModelProto, weights: WeightStore, location: str) -> tuple[ModelProto, list[tuple[int, Place]]]:
-    """Give a copy whose external tensors lie one after the other in one file, and what to write there; shared ones once."""
+    """Give a copy whose external tensors lie in one file, shared ones once, and what to write there."""
     copy = ModelProto()
     copy.CopyFrom(proto)
     offsets: dict[Place, int] = {}
@@ -231,7 +237,9 @@ def check_writable(target: Target) -> None:
     if path.is_dir():
         raise OutputError(f"{target} is a folder: give the name of a file")
     if not path.parent.is_dir():
-        raise OutputError(f"{target} cannot be written, its folder {path.parent} does not exist: make it or give another -o")
+        raise OutputError(
+            f"{target} cannot be written, its folder {path.parent} does not exist: make it or give another -o"
+        )
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{target} cannot be written, its folder {path.parent} is not writable: give another -o")
 

@@ -1,7 +1,8 @@
 """Pipelines: the registry of passes, the spec text `a{x=1},b`, and running.
 
-Grammar: `PIPELINE = PASS ("," PASS)*`, `PASS = name ["{" KEY "=" VALUE ("," KEY "=" VALUE)* "}"]`. A value is a bare word or
-a JSON string in double quotes; a key given several times makes a list. `str(Pipeline.parse(text))` parses to the same.
+Grammar: `PIPELINE = PASS ("," PASS)*`, `PASS = name ["{" KEY "=" VALUE ("," KEY "=" VALUE)* "}"]`. A value is a bare
+word or a JSON string in double quotes; a key given several times makes a list. `str(Pipeline.parse(text))` parses to
+the same.
 """
 
 from __future__ import annotations
@@ -46,21 +47,29 @@ def load(name: str) -> type[Pass]:
     """
     if any(module.name == name.replace("-", "_") for module in pkgutil.iter_modules(mxtools.passes.__path__)):
         module = importlib.import_module(f"mxtools.passes.{name.replace('-', '_')}")
-        return next(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == module.__name__)
+        return next(
+            v
+            for v in vars(module).values()
+            if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == module.__name__
+        )
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
         try:
             found = entry.load()
         except Exception as error:
-            raise UsageError(f"pass {name!r} of {entry.value} cannot be imported ({error}): repair or remove that package") from error
+            raise UsageError(
+                f"pass {name!r} of {entry.value} cannot be imported ({error}): repair or remove that package"
+            ) from error
         if not (isinstance(found, type) and issubclass(found, Pass)):
-            raise UsageError(f"pass {name!r} of {entry.value} is no subclass of mxtools.Pass: repair or remove that package")
+            raise UsageError(
+                f"pass {name!r} of {entry.value} is no subclass of mxtools.Pass: repair or remove that package"
+            )
         return found
     near = difflib.get_close_matches(name, names(), n=3) or names()
     raise UsageError(f"no pass is called {name!r}: there are {', '.join(near)} (see `mx passes`)")
 
 
 def key_of(item: Field[Any]) -> str:
-    """Give the name of an option in a spec or on a command line: `class_` is `class`, `from_tensor` is `from-tensor`."""
+    """Give an option's name in a spec or on a command line: of `class_` `class`, of `from_tensor` `from-tensor`."""
     return item.name.rstrip("_").replace("_", "-")
 
 
@@ -115,7 +124,10 @@ class _Parser:
             position = found.end()
 
     def _error(self, position: int) -> UsageError:
-        return UsageError(f"pipeline {self.text!r} is wrong at {self.text[position : position + 20]!r} (column {position + 1}): write 'name{{key=value,key=value}},name2'")
+        found = self.text[position : position + 20]
+        return UsageError(
+            f"pipeline {self.text!r} is wrong at {found!r} (column {position + 1}): write 'name{{key=value}},name2'"
+        )
 
     def take(self, *kinds: str) -> str:
         """Give the next token, which must be of one of the kinds: word, string, or the mark itself."""
@@ -140,7 +152,8 @@ class _Parser:
             yield self.pass_()
 
     def pass_(self) -> tuple[str, list[tuple[str, str]]]:
-        name, options = self.take("word"), []
+        name = self.take("word")
+        options: list[tuple[str, str]] = []
         if self.peek("{"):
             self.take("{")
             while not self.peek("}"):

@@ -63,7 +63,10 @@ def _by_tag(pattern: str, known: dict[str, str]) -> set[str]:
 
 
 def _by_class(name: str, known: dict[str, str]) -> set[str]:
-    levels = {scope: [level.partition("@")[0].partition(".")[0] for level in tag.split("/")[1:]] for scope, tag in known.items()}
+    levels = {
+        scope: [level.partition("@")[0].partition(".")[0] for level in tag.split("/")[1:]]
+        for scope, tag in known.items()
+    }
     found = {scope for scope in known if name in levels[scope]}
     if not found:
         raise UsageError(_nothing("class", name, {c for classes in levels.values() for c in classes}))
@@ -89,7 +92,9 @@ def _nothing(what: str, wanted: str, known: Iterable[str]) -> str:
 
 def _with_ancestors(scopes: Iterable[str]) -> set[str]:
     """Give scopes with all that they lie below."""
-    return {".".join(parts[: n + 1]) for scope in scopes for parts in [scope.split(".")] for n in range(len(parts))} - {""}
+    return {".".join(parts[: n + 1]) for scope in scopes for parts in [scope.split(".")] for n in range(len(parts))} - {
+        ""
+    }
 
 
 def _matcher(pattern: str, separator: str) -> Callable[[str], object]:

@@ -14,7 +14,7 @@ from mxtools.sidecar import Tensor
 
 @dataclass(frozen=True)
 class Shaped:
-    """What is known of a tensor: kind of its elements ('f', 'i', 'b' …, as numpy's) and its dimensions, None where unknown."""
+    """What is known of a tensor: kind of its elements ('f', 'i', 'b' …) and its dimensions, None where unknown."""
 
     kind: str
     dims: tuple[int | None, ...] | None
@@ -57,9 +57,21 @@ def shaped(info: ValueInfoProto | None) -> Shaped | None:
         return None
     tensor = info.type.tensor_type
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).kind
-    dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim) if tensor.HasField("shape") else None
+    dims = (
+        tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        if tensor.HasField("shape")
+        else None
+    )
     return Shaped("i" if kind == "u" else kind.replace("V", "f"), dims)
 
 
 def _torch_kind(dtype: str) -> str:
-    return "b" if dtype == "bool" else "c" if dtype.startswith("complex") else "i" if "int" in dtype and "float" not in dtype else "f"
+    return (
+        "b"
+        if dtype == "bool"
+        else "c"
+        if dtype.startswith("complex")
+        else "i"
+        if "int" in dtype and "float" not in dtype
+        else "f"
+    )

@@ -27,7 +27,9 @@ Fingerprint = tuple[int, float, float, float, float]
 class Tensor(_Record):
     """A tensor that went into a call or came out of it."""
 
-    name: Annotated[str, Field(description="where it stands in the arguments or in the result: 'hidden_states', '0.mu'")]
+    name: Annotated[
+        str, Field(description="where it stands in the arguments or in the result: 'hidden_states', '0.mu'")
+    ]
     id: Annotated[int, Field(ge=0, description="the same tensor object in the same state has the same id in all calls")]
     shape: tuple[Annotated[int, Field(ge=0)], ...]
     dtype: Annotated[str, Field(description="torch's name without the prefix: 'float32', 'int64', 'bool'")]
@@ -51,7 +53,9 @@ class Module(_Record):
     path: str
     class_name: Annotated[str, Field(alias="class")]
     qualified_class: str
-    aliases: Annotated[tuple[str, ...], Field(description="its further names, in named_modules(remove_duplicate=False)")] = ()
+    aliases: Annotated[
+        tuple[str, ...], Field(description="its further names, in named_modules(remove_duplicate=False)")
+    ] = ()
     weights: tuple[Weight, ...] = ()
 
 
@@ -78,7 +82,7 @@ class Model(_Record):
 class Sidecar(_Record):
     """One traced forward pass."""
 
-    schema_: Annotated[Literal["mxtools.trace/1"], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal["mxtools.trace/1"], Field(alias="schema")] = "mxtools.trace/1"
     producer: Annotated[dict[str, str], Field(description="versions: mxtools, torch, transformers")]
     model: Model
     modules: tuple[Module, ...]
@@ -138,9 +142,9 @@ def _explain(error: ValidationError, text: str | bytes, where: str) -> str:
     try:
         found = json.loads(text)["schema"]
     except (ValueError, TypeError, KeyError):
-        return f"{where} is JSON but no sidecar, it has no \"schema\": give the file that `mx trace` wrote"
+        return f'{where} is JSON but no sidecar, it has no "schema": give the file that `mx trace` wrote'
     if found != SCHEMA:
-        return f"{where} has schema {str(found)[:60]!r}, this mxtools reads {SCHEMA!r}: run `mx trace` of this version again"
+        return f"{where} has schema {str(found)[:60]!r}, this version reads {SCHEMA!r}: run `mx trace` again"
     place = ".".join(map(str, first["loc"]))
     return f"{where} is not a valid sidecar, at {place}: {first['msg']}: run `mx trace` again"
 

@@ -35,7 +35,7 @@ class Branch:
 
 
 def tree(annotations: Annotations) -> Branch:
-    """Build the tree of the calls that nodes bear, in the order of their first nodes; weights shared below count once."""
+    """Build the tree of the calls that nodes bear, in the order of their first nodes; shared weights count once."""
     graph, hierarchy = annotations.graph, annotations.hierarchy
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}

@@ -69,7 +69,9 @@ class WeightStore:
         offset = offset or 0
         length = size - offset if length is None else length
         if offset + length > size:
-            raise InputError(f"external data of {tensor.name!r} end after {file.name} does ({size} bytes): the file is truncated")
+            raise InputError(
+                f"external data of {tensor.name!r} end after {file.name} does ({size} bytes): the file is truncated"
+            )
         return Place(file, offset, length)
 
     def _file(self, location: str, name: str) -> Path:
@@ -78,11 +80,15 @@ class WeightStore:
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
-            raise InputError(f"external data of {name!r} at {location!r} leave the folder {self.folder}: give --data-dir")
+            raise InputError(
+                f"external data of {name!r} at {location!r} leave the folder {self.folder}: give --data-dir"
+            )
         try:
             found = file.stat()
         except OSError:
-            raise InputError(f"external data of {name!r} are missing, at {self.folder / location}: put the file there or give --data-dir") from None
+            raise InputError(
+                f"external data of {name!r} are missing, {self.folder / location}: put them there or give --data-dir"
+            ) from None
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"external data of {name!r} at {location!r} are no regular file: refused")
         return file
@@ -96,12 +102,20 @@ class WeightStore:
 def mapped(file: Path) -> memoryview:
     """Give a file's bytes, read when they are used."""
     with file.open("rb") as opened:
-        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)) if file.stat().st_size else memoryview(b"")
+        return (
+            memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+            if file.stat().st_size
+            else memoryview(b"")
+        )
 
 
 def is_deferred(tensor: TensorProto) -> bool:
     """Tell whether a tensor's bytes were left in the file that the model came from."""
-    return tensor.data_location == TensorProto.EXTERNAL and len(tensor.external_data) == 1 and tensor.external_data[0].key == _REFERENCE
+    return (
+        tensor.data_location == TensorProto.EXTERNAL
+        and len(tensor.external_data) == 1
+        and tensor.external_data[0].key == _REFERENCE
+    )
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -153,5 +167,3 @@ def _number(text: str | None, name: str, key: str) -> int | None:
     if not (text.isascii() and text.isdecimal()):
         raise InputError(f"external data of {name!r} have {key} {text[:40]!r}, no number: the file is damaged")
     return int(text[:30])
-
-

@@ -20,8 +20,8 @@ DEFERRED_BYTES = 1024
 """Raw data of at most so many bytes stays in the skeleton, where shape inference can see it."""
 
 REFERENCE = b"mxtools.bytes"
-"""Key of the external_data entry that stands for deferred bytes; its value is `offset:length`, with `:0` added where the
-tensor said explicitly that its data are not external."""
+"""Key of the external_data entry that stands for deferred bytes. Its value is `offset:length`, with `:0` added where
+the tensor said explicitly that its data are not external."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

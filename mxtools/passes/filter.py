@@ -58,7 +58,9 @@ class Filter(Pass):
         chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
         if not chosen:
             holder = graph.nodes[graph.top(min(nodes))]
-            raise AbsentError(f"what is selected lies in the body of {holder.op_type} {holder.name!r}: select the module that holds it")
+            raise AbsentError(
+                f"what is selected is in the body of {holder.op_type} {holder.name!r}: select the module that holds it"
+            )
         return chosen
 
     def _takes(self, graph: Graph, node: int) -> bool:

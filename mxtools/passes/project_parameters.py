@@ -23,8 +23,8 @@ class ProjectParameters(Pass):
     def apply(self, model: ModelProto, context: Context) -> None:
         """Annotate nodes without evidence that read an initializer named as a weight of a traced module.
 
-        Without a trace there is nothing to tell weights from other constants, and nothing is done. A weight that several
-        modules own tells them apart no more than a repeated call is: by order.
+        Without a trace there is nothing to tell weights from other constants, and nothing is done. A weight that
+        several modules own tells them apart no more than a repeated call is: by order.
         """
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy

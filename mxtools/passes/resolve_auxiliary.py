@@ -16,7 +16,7 @@ from mxtools.hierarchy import ROOT_CALL
 
 @dataclass(frozen=True)
 class ResolveAuxiliary(Pass):
-    """Scopes of all other nodes, by data flow: the lowest common ancestor of what reads them, else of what feeds them."""
+    """Scopes of all other nodes by data flow: the lowest common ancestor of what reads, else of what feeds them."""
 
     name: ClassVar[str] = "resolve-auxiliary"
     annotates: ClassVar[bool] = True

@@ -85,7 +85,7 @@ class _Merging:
     def _move(self, node: int, source: int, call: int) -> None:
         annotations = self.annotations
         annotations.merged[node] = (*annotations.merged.get(node, (source,)), call)
-        annotations.set(node, call, annotations.evidence[node])
+        annotations.call[node] = call
         self.nodes[source].remove(node)
         self.nodes[call] = [node]
         self.borne.update(annotations.hierarchy.lineage(call))

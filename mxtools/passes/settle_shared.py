@@ -17,7 +17,7 @@ from mxtools.sidecar import Sidecar
 
 @dataclass(frozen=True)
 class SettleShared(Pass):
-    """Move what several modules share (common subexpressions) from the first of them to their lowest common ancestor."""
+    """Move what modules share (common subexpressions) from the first of them to their lowest common ancestor."""
 
     name: ClassVar[str] = "settle-shared"
     annotates: ClassVar[bool] = True
@@ -53,11 +53,12 @@ class _Returns:
     def __init__(self, annotations: Annotations, sidecar: Sidecar) -> None:
         self.annotations = annotations
         self.left = [
-            list({t.id: t for t in call.outputs if t.id not in {i.id for i in call.inputs}}.values()) for call in sidecar.calls
+            list({t.id: t for t in call.outputs if t.id not in {i.id for i in call.inputs}}.values())
+            for call in sidecar.calls
         ]
 
     def settle(self, node: int, readers: set[int], shape: Shaped | None) -> None:
-        """Move a node out of the calls that a value of it leaves, to readers in other calls, without being returned by them."""
+        """Move a node out of the calls that a value of it leaves without being returned by them."""
         annotations, hierarchy = self.annotations, self.annotations.hierarchy
         call = annotations.call[node]
         if call is None or shape is None:
@@ -66,7 +67,9 @@ class _Returns:
         for at in hierarchy.lineage(call):
             if at == common:
                 return
-            fitting = min((t for t in self.left[at] if shape.fits(t)), key=lambda t: t.shape != shape.dims, default=None)
+            fitting = min(
+                (t for t in self.left[at] if shape.fits(t)), key=lambda t: t.shape != shape.dims, default=None
+            )
             if fitting is None:
                 annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
                 return

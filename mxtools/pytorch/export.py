@@ -35,13 +35,19 @@ class Attempt:
 
 
 def export(
-    subject: Subject, path: Path, exporter: str = "auto", opset: int | None = None, dynamic: Sequence[str] = (), keep_modules: bool = False
+    subject: Subject,
+    path: Path,
+    exporter: str = "auto",
+    opset: int | None = None,
+    dynamic: Sequence[str] = (),
+    keep_modules: bool = False,
 ) -> list[Attempt]:
     """Write raw ONNX to `path`; give the attempts, the last of which succeeded.
 
-    `exporter` is torchscript, dynamo or auto. Auto begins with dynamo, which says of each node which module it comes from
-    and so leaves least to be inferred, and takes torchscript where that fails. `dynamic` names axes: `x=0:batch,2`. With
-    `keep_modules` nothing is folded across modules. Raises InputError, whose `attempts` hold the logs, when nothing works.
+    `exporter` is torchscript, dynamo or auto. Auto begins with dynamo, which says of each node which module it comes
+    from and so leaves least to be inferred, and takes torchscript where that fails. `dynamic` names axes:
+    `x=0:batch,2`. With `keep_modules` nothing is folded across modules. Raises InputError, whose `attempts` hold the
+    logs, when nothing works.
     """
     axes = dict(map(_parse_axes, dynamic))
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
@@ -65,11 +71,13 @@ class ExportError(InputError):
         tried = {attempt.exporter for attempt in attempts}
         left = [name for name in EXPORTERS if name not in tried]
         remedy = f"try --exporter {left[0]}" if left else "try other inputs (--input) or --opset"
-        super().__init__(f"{type(subject.model).__name__} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE")
+        super().__init__(
+            f"{type(subject.model).__name__} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE"
+        )
 
 
 def _attempt(name: str, subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> Attempt:
-    log, error, trail = None, None, ""
+    error, trail = None, ""
     with quiet() as log:
         try:
             with settled(subject.model), _random_kept():
@@ -125,7 +133,10 @@ def _dynamo(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_mo
     )
 
 
-EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = {"torchscript": _torchscript, "dynamo": _dynamo}
+EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = {
+    "torchscript": _torchscript,
+    "dynamo": _dynamo,
+}
 
 
 @contextmanager
@@ -143,7 +154,13 @@ def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[t
 
     def results(values: tuple[Any, ...]) -> list[str]:
         result = forward(**dict(zip(names, copied(values), strict=True)))
-        return _unique([f"output{'_' + name if len(name) < 2 else ''}" if name.isdecimal() else name for name, _ in tensors(result)], names)
+        return _unique(
+            [
+                f"output{'_' + name if len(name) < 2 else ''}" if name.isdecimal() else name
+                for name, _ in tensors(result)
+            ],
+            names,
+        )
 
     model.forward = by_position
     try:
@@ -177,7 +194,7 @@ def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:
-    """Give the structure that torch.export wants: for each tensor its dynamic axes; axes of one symbol are one dimension."""
+    """Give the structure that torch.export wants: for each tensor its dynamic axes, by symbol."""
 
     def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
         if isinstance(value, torch.Tensor):

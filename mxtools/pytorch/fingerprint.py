@@ -16,11 +16,17 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
     Sums are of float64 over blocks that are summed in the tensor's own precision, at least float32. None for complex,
     quantised, sparse, meta and other tensors without plain elements.
     """
-    if tensor.is_meta or tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided or not tensor.numel():
+    if (
+        tensor.is_meta
+        or tensor.is_complex()
+        or tensor.is_quantized
+        or tensor.layout != torch.strided
+        or not tensor.numel()
+    ):
         return (0, 0.0, 0.0, 0.0, 0.0) if not tensor.numel() and not tensor.is_meta else None
     with torch._C.DisableTorchFunction():
         flat = tensor.detach().cpu().reshape(-1)
-        low, high, total, squares = zip(*(_block(part) for part in flat.split(BLOCK)), strict=True)
+        low, high, total, squares = zip(*(_block(part) for part in torch.split(flat, BLOCK)), strict=True)
     return (flat.numel(), min(low), max(high), sum(total), sum(squares))
 
 

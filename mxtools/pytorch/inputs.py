@@ -27,7 +27,11 @@ _GIVEN = re.compile(r"(?P<name>[^=:]+)=(?P<shape>[0-9]*(?:[x,][0-9]+)*)(?::(?P<d
 
 
 def load_subject(
-    spec: str, given: Sequence[str] = (), file: Path | None = None, task: str | None = None, trust_remote_code: bool = False
+    spec: str,
+    given: Sequence[str] = (),
+    file: Path | None = None,
+    task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Subject:
     """Give the model that a spec names with inputs: from a file, else given by shape, else the code's own, else made.
 
@@ -43,10 +47,14 @@ def load_subject(
     generator = _generator()
     for name, (shape, dtype) in shapes.items():
         like = inputs.get(name)
-        inputs[name] = _tensor(shape, dtype or (like.dtype if isinstance(like, torch.Tensor) else torch.float32), generator, model, like)
+        inputs[name] = _tensor(
+            shape, dtype or (like.dtype if isinstance(like, torch.Tensor) else torch.float32), generator, model, like
+        )
     missing = [n for n in _required(model) if n not in inputs]
     if missing:
-        raise UsageError(f"forward of {type(model).__name__} needs {missing[0]!r}: give --input {missing[0]}=1,3,224,224 with its shape")
+        raise UsageError(
+            f"forward of {type(model).__name__} needs {missing[0]!r}: give --input {missing[0]}=1,3,224,224"
+        )
     return Subject(model, by_name(model, inputs), spec)
 
 
@@ -60,7 +68,7 @@ def _parse(text: str) -> tuple[str, tuple[tuple[int, ...], torch.dtype | None]]:
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """Read named tensors from .npz, .safetensors or .json (nested lists; whole numbers become int64, others float32)."""
+    """Read named tensors from .npz, .safetensors or .json (nested lists: whole numbers as int64, others float32)."""
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
@@ -89,15 +97,21 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
 
 def _required(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
 
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
 
 
-def _tensor(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, model: nn.Module, like: Any) -> torch.Tensor:  # noqa: ANN401
-    """Give random values: normal ones, whole numbers that can be token ids, or ones where the made input is all ones."""
+def _tensor(
+    shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, model: nn.Module, like: object
+) -> torch.Tensor:
+    """Give random values: normal ones, or whole numbers that can be token ids; a mask of ones stays one."""
     if isinstance(like, torch.Tensor) and not like.is_floating_point() and bool((like == 1).all()):
         return torch.ones(shape, dtype=dtype)
     if dtype == torch.bool:
@@ -127,13 +141,15 @@ def _field(config: Any, *names: str) -> Any:  # noqa: ANN401
 
 
 def _made(model: nn.Module, shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Make inputs for a model with a Hugging Face configuration: those of its main input's kind, and others that it takes."""
+    """Make inputs for a model with a Hugging Face configuration: its main input and what belongs to it."""
     config = getattr(model, "config", None)
     if config is None:
         return {}
     takes = forward_parameters(model)
     main = getattr(model, "main_input_name", "input_ids")
-    wanted = {main, *_required(model)} | {n for n in ("input_ids", "pixel_values") if n in takes and _is_multimodal(config, takes)}
+    wanted = {main, *_required(model)} | {
+        n for n in ("input_ids", "pixel_values") if n in takes and _is_multimodal(config, takes)
+    }
     if getattr(config, "is_encoder_decoder", False):
         wanted.add("decoder_input_ids")
     makers = {name: maker for name, maker in _MAKERS.items() if name in takes and name in wanted and name not in shapes}
@@ -173,7 +189,10 @@ def _wave(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN
 def _spectrum(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
     bins = int(_field(config, "num_mel_bins", "input_feat_per_channel", "feature_size") or 80)
     positions = _field(config, "max_source_positions")
-    return torch.randn((1, bins, 2 * positions) if positions and hasattr(config, "num_mel_bins") else (1, FRAMES, bins), generator=generator)
+    return torch.randn(
+        (1, bins, 2 * positions) if positions and hasattr(config, "num_mel_bins") else (1, FRAMES, bins),
+        generator=generator,
+    )
 
 
 def _values(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401

@@ -10,7 +10,7 @@ import torch
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 - any nesting
-    """Give the tensors of a nesting of mappings, sequences and dataclasses in order, each named by its place: `past.0.key`."""
+    """Give the tensors of nested mappings, sequences and dataclasses in order, named by place: `past.0.key`."""
     if isinstance(value, torch.Tensor):
         yield name or "0", value
     elif isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode without gradients and without a key-value cache; restore all of it, and random state."""
+    """Run a model in evaluation mode without gradients and key-value cache; restore that and random state."""
     training = {module: module.training for module in model.modules()}
     configs = [c for c in _configs(model) if getattr(c, "use_cache", False)]
     random = torch.random.get_rng_state()

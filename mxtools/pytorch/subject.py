@@ -33,7 +33,9 @@ class Subject:
     spec: str
 
 
-def load_model(spec: str, task: str | None = None, trust_remote_code: bool = False) -> tuple[nn.Module, dict[str, Any] | None]:
+def load_model(
+    spec: str, task: str | None = None, trust_remote_code: bool = False
+) -> tuple[nn.Module, dict[str, Any] | None]:
     """Give the module that a spec names, and the inputs where the spec's code gives some.
 
     Raises InputError when there is no such model, or when its code raises.
@@ -47,15 +49,21 @@ def load_model(spec: str, task: str | None = None, trust_remote_code: bool = Fal
 
 def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
     """Load a Hugging Face model from a folder or the hub, with the library's own loading code."""
-    if not Path(spec).is_dir() and (Path(spec).exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec)):
-        raise InputError(f"there is no model {spec!r}: give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME")
+    if not Path(spec).is_dir() and (
+        Path(spec).exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec)
+    ):
+        raise InputError(
+            f"there is no model {spec!r}: give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
+        )
     with quiet():
         from mxtools.pytorch import pretrained
 
         try:
             return pretrained.load(spec, task, trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
-            raise InputError(f"{spec} cannot be loaded as a Hugging Face model ({described(error)}): check the folder or the id") from error
+            raise InputError(
+                f"{spec} cannot be loaded as a Hugging Face model ({described(error)}): check the folder or the id"
+            ) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -101,7 +109,9 @@ def _named(module: ModuleType, name: str, spec: str) -> Any:  # noqa: ANN401
         if not hasattr(found, part):
             known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
-            raise InputError(f"{spec} names nothing: the nearest are {', '.join(near) or 'none, the file defines nothing'}")
+            raise InputError(
+                f"{spec} names nothing: the nearest are {', '.join(near) or 'none, the file defines nothing'}"
+            )
         found = getattr(found, part)
     return found
 
@@ -112,17 +122,25 @@ def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  #
         found = _called(found, spec)
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
-        raise InputError(f"{spec} gives a {type(model).__name__}, no torch.nn.Module: let it give a module, or (module, inputs)")
+        raise InputError(
+            f"{spec} gives a {type(model).__name__}, no torch.nn.Module: let it give a module, or (module, inputs)"
+        )
     return model.eval(), None if inputs is None else by_name(model, inputs)
 
 
 def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401
     try:
-        needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+        needed = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.default is p.empty and p.kind < p.VAR_POSITIONAL
+        ]
     except (TypeError, ValueError):
         needed = []
     if needed:
-        raise InputError(f"{spec} needs arguments ({', '.join(needed)}): name a function without any that gives the module")
+        raise InputError(
+            f"{spec} needs arguments ({', '.join(needed)}): name a function without any that gives the module"
+        )
     try:
         with quiet():
             return function()
@@ -134,11 +152,17 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
     """Give inputs, a dictionary or positional ones, by the names of `forward`, in its order."""
     names = forward_parameters(model)
     if isinstance(inputs, Mapping):
-        return {name: inputs[name] for name in sorted(inputs, key=lambda n: names.index(n) if n in names else len(names))}
+        return {
+            name: inputs[name] for name in sorted(inputs, key=lambda n: names.index(n) if n in names else len(names))
+        }
     values = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     return dict(zip(names, values, strict=False))
 
 
 def forward_parameters(model: nn.Module) -> list[str]:
     """Give the names of `forward`'s parameters."""
-    return [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [
+        p.name
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -49,7 +49,9 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
             ) from error
     return Sidecar(
         producer=_producer(),
-        model=sidecar.Model(**{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)),
+        model=sidecar.Model(
+            **{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)
+        ),
         modules=tuple(_modules(model)),
         calls=tuple(recorder.calls()),
     )
@@ -109,7 +111,14 @@ class _Recorder:
         tags = tags_of((f.scope, f.parent, type(f.module).__name__) for f in self._frames)
         for frame, tag in zip(self._frames, tags, strict=True):
             module = self._names[frame.module][0]
-            yield Call(scope=frame.scope, tag=tag, module=module, parent=frame.parent, inputs=frame.inputs, outputs=frame.outputs)
+            yield Call(
+                scope=frame.scope,
+                tag=tag,
+                module=module,
+                parent=frame.parent,
+                inputs=frame.inputs,
+                outputs=frame.outputs,
+            )
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parent = self._frames[self._open[-1]] if self._open else None
@@ -182,14 +191,22 @@ def _modules(model: nn.Module) -> Iterator[Module]:
 
 def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator[Weight]:
     """Describe a module's own parameters and buffers; `first` maps storage to the first weight seen there."""
-    parameters = [(name, "parameter", tensor) for name, tensor in module.named_parameters(recurse=False, remove_duplicate=False)]
-    buffers = [(name, "buffer", tensor) for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False)]
-    for name, kind, tensor in (*parameters, *buffers):
+    owned: list[tuple[str, Literal["parameter", "buffer"], torch.Tensor]] = [
+        *((name, "parameter", t) for name, t in module.named_parameters(recurse=False, remove_duplicate=False)),
+        *((name, "buffer", t) for name, t in module.named_buffers(recurse=False, remove_duplicate=False)),
+    ]
+    for name, kind, tensor in owned:
         full = f"{path}.{name}" if path else name
-        key = id(tensor) if tensor.is_meta or not tensor.numel() else (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        key = (
+            id(tensor)
+            if tensor.is_meta or not tensor.numel()
+            else (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        )
         tied = first.get(key)
         first.setdefault(key, full)
-        yield Weight(name=name, kind=kind, fingerprint=None if tied else fingerprint(tensor), tied=tied, **_type(tensor))
+        yield Weight(
+            name=name, kind=kind, fingerprint=None if tied else fingerprint(tensor), tied=tied, **_type(tensor)
+        )
 
 
 def _qualified(module: nn.Module) -> str:
