@@ -23,7 +23,9 @@ class Exporter(StrEnum):
 def command(
     model: Spec,
     output: Output = "-",
-    exporter: Annotated[Exporter, Option(help="auto: dynamo, and torchscript where that fails.")] = Exporter.AUTO,
+    exporter: Annotated[
+        Exporter, Option(metavar="auto|torchscript|dynamo", help="auto: dynamo, and torchscript where that fails.")
+    ] = Exporter.AUTO,
     opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
+from mxtools.errors import InputError
 from mxtools.graph import Graph
 from mxtools.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.sidecar import Sidecar
@@ -48,7 +49,7 @@ class CallIndex:
         return self._below[state][name]
 
     def _by_paths(self, paths: tuple[str, ...]) -> Candidates:
-        """Give the calls of the last of some module paths, outermost first; none where that is no module.
+        """Give the calls of the last of some module paths, under the others; none where it is no module.
 
         A module that the trace did not see called is left out: its work counts as its caller's.
         """
@@ -62,7 +63,8 @@ class CallIndex:
         calls = self._by_module[chain[-1]]
         above = set(chain)
         fitting = [c for c in calls if above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
-        return tuple(fitting or calls)
+        nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
+        return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
     def _by_components(self, names: tuple[str, ...]) -> Candidates:
         """Give the calls that a TorchScript node name's components lead to; none where not even the first is known."""
@@ -75,6 +77,19 @@ class CallIndex:
                 break
             states, known = following, True
         return tuple(self._at[states[0]]) if known else ()
+
+
+def check_model(sidecar: Sidecar, said: Collection[int], found: Collection[int], example: Callable[[int], str]) -> None:
+    """Refuse a trace of another model: most of the nodes that name a module name one that it does not have.
+
+    `said` are the nodes that name a module, `found` those of them that the trace knows. Raises InputError.
+    """
+    if 2 * len(found) < len(said):
+        unknown = next(node for node in said if node not in found)
+        raise InputError(
+            f"the sidecar is of another model: {sidecar.model.class_name} has no module {example(unknown)!r}, "
+            "which nodes of this graph name: trace the model that was exported"
+        )
 
 
 def component(path: str) -> str:

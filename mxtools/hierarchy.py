@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from mxtools.scope import ROOT, join
 from mxtools.sidecar import Call, Sidecar
-from mxtools.tags import tags_of
+from mxtools.tags import align, tags_of
 
 ROOT_CALL = 0
-
-_LOCAL = re.compile(r"[^.]+(?:\.\d+(?:@\d+)?(?=\.|$))*")
 
 
 class Hierarchy:
@@ -63,29 +60,16 @@ class Hierarchy:
         return at
 
     def adopt(self, scope: str, tag: str) -> int:
-        """Enter a scope and its tag as a tagged file bears them; give its number.
-
-        A tag has as many levels as the scope has calls, but one call can be several attribute names (`layer.0`):
-        numbers go
-        with the name before them, and where that does not give as many the scope hangs below the nearest one known.
-        """
+        """Enter a scope and its tag as a tagged file bears them, with the levels above; give its number."""
         known = self._number.get(scope)
+        levels = tag.split("/")[1:]
         if known is None:
-            classes = [level.partition("@")[0].partition(".")[0] for level in tag.split("/")[2:]]
-            steps = _LOCAL.findall(scope) if scope != ROOT else []
-            if len(steps) != len(classes):
-                parts = scope.split(".")
-                near = next(n for n in range(len(parts) - 1, -1, -1) if ".".join(parts[:n]) in self._number or not n)
-                self.scopes.append(scope)
-                self.parent.append(self._number.get(".".join(parts[:near]), ROOT_CALL))
-                self.depth.append(self.depth[self.parent[-1]] + 1)
-                self._classes.append(classes[-1] if classes else "")
-                known = self._number[scope] = len(self.scopes) - 1
-            else:
-                known = self.add(zip(steps, classes, strict=True))
-        if tag:
-            self._borne[known] = tag
-            self.name_root(tag.split("/")[1].partition("@")[0] if "/" in tag else tag)
+            steps = align(scope, tag) or [(scope, levels[-1] if levels else "")]
+            known = self.add((local, level.partition("@")[0].partition(".")[0]) for local, level in steps)
+        if levels:
+            self.name_root(levels[0].partition(".")[0])
+            for call in self.lineage(known):
+                self._borne.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known
 
     def name_root(self, class_name: str) -> None:

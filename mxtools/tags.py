@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from mxtools.scope import ROOT, escape
 
@@ -27,6 +28,40 @@ def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
         for i, level in zip(below, _levels(locals_, [calls[i][2] for i in below]), strict=True):
             tags[i] = f"{tags[parent]}/{level}"
     return tags
+
+
+def align(scope: str, tag: str) -> list[tuple[str, str]]:
+    """Divide a scope into the levels of its tag, below the root; give each level's part of the scope and of the tag.
+
+    A level can be several attribute names (`layer.0`). What a tag's level says of its name decides; where that leaves a
+    choice, numbers stay with the name before them. Empty where they do not fit together.
+    """
+    names, levels = ([] if scope == ROOT else scope.split(".")), tag.split("/")[2:]
+
+    @cache
+    def divide(at: int, level: int) -> tuple[int, ...] | None:
+        """Give the ends of the levels from a name and a level on."""
+        if level == len(levels):
+            return () if at == len(names) else None
+        ends = range(at + 1, len(names) - (len(levels) - level - 1) + 1)
+        for end in sorted(ends, key=lambda e: e < len(names) and names[e].partition("@")[0].isdecimal()):
+            rest = divide(end, level + 1) if _fits(names[at:end], levels[level]) else None
+            if rest is not None:
+                return (end, *rest)
+        return None
+
+    found = divide(0, 0) or ()
+    return [(".".join(names[i:j]), level) for i, j, level in zip((0, *found), found, levels, strict=False)]
+
+
+def _fits(names: list[str], level: str) -> bool:
+    """Tell whether a tag's level can be that of a call with these attribute names."""
+    base, _, count = level.partition("@")
+    suffix = base.partition(".")[2]
+    local, _, local_count = ".".join(names).partition("@")
+    if suffix:
+        return count == local_count and (local == suffix or local.endswith("." + suffix))
+    return count == local_count and not local.rpartition(".")[2].isdecimal()
 
 
 def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:

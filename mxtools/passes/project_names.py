@@ -8,7 +8,7 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.calls import CallIndex, assign, join_components
+from mxtools.calls import CallIndex, assign, check_model, join_components
 from mxtools.context import Context, Pass
 
 
@@ -31,6 +31,7 @@ class ProjectNames(Pass):
         if hierarchy.sidecar:
             index = CallIndex(hierarchy, hierarchy.sidecar)
             found = {node: calls for node, names in said.items() if (calls := index.by_components(names))}
+            check_model(hierarchy.sidecar, said, found, lambda node: "/".join(said[node]))
             chosen = assign(graph, hierarchy, found)
         else:
             chosen = {node: hierarchy.add(join_components(names)) for node, names in said.items()}

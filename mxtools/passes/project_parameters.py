@@ -10,6 +10,7 @@ from onnx import ModelProto
 from mxtools.annotations import Evidence
 from mxtools.calls import CallIndex, assign
 from mxtools.context import Context, Pass
+from mxtools.errors import InputError
 from mxtools.scope import ROOT
 
 
@@ -32,14 +33,21 @@ class ProjectParameters(Pass):
             return
         index = CallIndex(hierarchy, hierarchy.sidecar)
         owner = {
-            weight.name if module.path == ROOT else f"{module.path}.{weight.name}": module.path
+            weight.name if module.path == ROOT else f"{module.path}.{weight.name}": (module.path, weight)
             for module in hierarchy.sidecar.modules
             for weight in module.weights
         }
         found = {}
-        for value in graph.initializers:
-            module = owner.get(graph.names[value])
-            calls = index.by_paths((module,)) if module is not None else ()
+        for value, tensor in graph.initializers.items():
+            if tensor.name not in owner:
+                continue
+            module, weight = owner[tensor.name]
+            if sorted(tensor.dims) != sorted(weight.shape):
+                raise InputError(
+                    f"the sidecar is of another model: its {tensor.name!r} is of shape {list(weight.shape)}, here "
+                    f"{list(tensor.dims)}: trace the model that was exported"
+                )
+            calls = index.by_paths((module,))
             for node in graph.readers[value]:
                 if calls and annotations.call[node] is None:
                     found[node] = calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -116,21 +118,22 @@ def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, ke
 
 
 def _dynamo(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
-    """Export the graph of torch.export."""
+    """Export the graph of torch.export, which knows tuples, lists and dictionaries as results, and no other classes."""
     shapes = _dynamic_shapes(subject.inputs, axes) if axes else None
     weights = sum(p.numel() * p.element_size() for p in (*subject.model.parameters(), *subject.model.buffers()))
-    torch.onnx.export(
-        subject.model,
-        (),
-        str(path),
-        kwargs=copied(subject.inputs),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        dynamic_shapes=shapes,
-        external_data=weights > INLINE_LIMIT,
-        optimize=not keep_modules,
-    )
+    with _flat_results(subject.model):
+        torch.onnx.export(
+            subject.model,
+            (),
+            str(path),
+            kwargs=copied(subject.inputs),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            dynamic_shapes=shapes,
+            external_data=weights > INLINE_LIMIT,
+            optimize=not keep_modules,
+        )
 
 
 EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = {
@@ -141,11 +144,8 @@ EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = 
 
 @contextmanager
 def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[tuple[Any, ...]], list[str]]]:
-    """Let a model take its inputs by position and return a flat tuple of tensors; give what tells the names of these.
-
-    A wrapper module would add a scope; an instance's own `forward` adds none.
-    """
-    forward, own = model.forward, "forward" in vars(model)
+    """Let a model take its inputs by position and return a flat tuple of tensors; give what names these."""
+    forward = model.forward
 
     def by_position(*values: Any) -> Any:  # noqa: ANN401
         result = forward(**dict(zip(names, values, strict=True)))
@@ -162,14 +162,37 @@ def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[t
             names,
         )
 
-    model.forward = by_position
-    try:
+    with _forward(model, by_position):
         yield results
+
+
+@contextmanager
+def _flat_results(model: nn.Module) -> Iterator[None]:
+    """Let a model return a tuple of tensors where it would return a dataclass that torch.export does not know."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def flat(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        result = forward(*args, **kwargs)
+        strange = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if dataclasses.is_dataclass(leaf)]
+        return tuple(tensor for _, tensor in tensors(result)) if strange else result
+
+    with _forward(model, flat):
+        yield
+
+
+@contextmanager
+def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Give a model another `forward` for the while. A wrapper module would add a scope; this adds none."""
+    before = vars(model).get("forward")
+    model.forward = function
+    try:
+        yield
     finally:
-        if own:
-            model.forward = forward
-        else:
+        if before is None:
             del model.forward
+        else:
+            model.forward = before
 
 
 def _unique(names: list[str], taken: list[str]) -> list[str]:

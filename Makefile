@@ -1,0 +1,48 @@
+# Everything sets itself up: a virtual environment in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format docs bench clean
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(VENV)/.installed  ## install mxtools and all that its development needs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mxtools needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## run the README's pipe on a small BERT and compare with PyTorch
+	mkdir -p $(DEMO)
+	$(BIN)/python examples/make_bert.py $(DEMO)/bert
+	cd $(DEMO) && PATH="$(BIN):$$PATH" sh $(abspath examples/pipe.sh) bert
+	$(BIN)/python examples/compare.py $(DEMO)/bert encoder.layer.0 $(DEMO)/layer0.onnx $(DEMO)/bert.tagged.onnx
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## format, lint, types, and generated files up to date
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m docs.generate --check
+
+format: setup  ## format the code
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+docs: setup  ## write the generated parts of docs/
+	$(BIN)/python -m docs.generate
+
+bench: setup  ## run the benchmarks
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/trace_overhead.py
+
+clean:  ## remove what was made, but for the environment
+	rm -rf build dist *.egg-info

@@ -1,0 +1,48 @@
+"""What tests share: models, their exports and sidecars, and the `mx` command in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "fixtures" / "models.py"
+
+Mx = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="session")
+def mx() -> Mx:
+    """Run `mx` with arguments; the result has returncode, stdout and stderr (bytes)."""
+    command = Path(sys.executable).with_name("mx")
+
+    def run(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([command, *map(str, arguments)], input=stdin, capture_output=True, cwd=cwd, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def built(mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give the folder with a model of `fixtures/models.py` traced, exported and tagged, made when first asked for."""
+    folders: dict[tuple[str, str], Path] = {}
+
+    def make(name: str, exporter: str = "torchscript") -> Path:
+        if (name, exporter) not in folders:
+            folder = tmp_path_factory.mktemp(f"{name}-{exporter}")
+            spec = f"{MODELS}:{name}"
+            for arguments in (
+                ("trace", spec, "-o", folder / "trace.json"),
+                ("export", spec, "--exporter", exporter, "-o", folder / "raw.onnx"),
+                ("tag", folder / "raw.onnx", "--trace", folder / "trace.json", "-o", folder / "tagged.onnx"),
+            ):
+                done = mx(*arguments)
+                assert done.returncode == 0, done.stderr.decode()
+            folders[name, exporter] = folder
+        return folders[name, exporter]
+
+    return make

@@ -1,0 +1,122 @@
+"""Scopes and tags."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxtools.scope import common_ancestor, contains, escape, join
+from mxtools.select import Selection
+from mxtools.tags import align, tags_of
+
+
+def test_escape_keeps_separators_out() -> None:
+    assert escape("a%b@c/d") == "a%25b%40c%2Fd"
+
+
+@pytest.mark.parametrize(
+    ("ancestor", "scope", "expected"),
+    [
+        (".", "a", True),
+        ("a", "a", True),
+        ("a", "a.b", True),
+        ("layer.1", "layer.10", False),
+        ("a", "a@1", False),
+        ("a.b", "a", False),
+    ],
+)
+def test_contains(ancestor: str, scope: str, expected: bool) -> None:
+    assert contains(ancestor, scope) is expected
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"), [("a.b.c", "a.b.d", "a.b"), ("a", "b", "."), (".", "a", "."), ("a.b", "a.b", "a.b")]
+)
+def test_common_ancestor(a: str, b: str, expected: str) -> None:
+    assert common_ancestor(a, b) == common_ancestor(b, a) == expected
+
+
+def test_join() -> None:
+    assert join(".", "a") == "a"
+    assert join("a", "b.0") == "a.b.0"
+
+
+def test_tags_name_what_classes_leave_open() -> None:
+    calls = [
+        (".", None, "Net"),
+        ("layer.0", 0, "Block"),
+        ("layer.0.a", 1, "Linear"),
+        ("layer.0.b", 1, "Linear"),
+        ("layer.0.a@1", 1, "Linear"),
+        ("layer.0.norm", 1, "Norm"),
+    ]
+    assert tags_of(calls) == [
+        "/Net",
+        "/Net/Block.0",
+        "/Net/Block.0/Linear.a",
+        "/Net/Block.0/Linear.b",
+        "/Net/Block.0/Linear.a@1",
+        "/Net/Block.0/Norm",
+    ]
+
+
+@st.composite
+def call_trees(draw: st.DrawFn) -> list[tuple[str, int | None, str]]:
+    calls: list[tuple[str, int | None, str]] = [(".", None, "Root")]
+    seen = {"."}
+    for _ in range(draw(st.integers(0, 12))):
+        parent = draw(st.integers(0, len(calls) - 1))
+        local = ".".join(draw(st.lists(st.sampled_from(["a", "b", "0", "1", "x.0"]), min_size=1, max_size=2)))
+        scope = join(calls[parent][0], local + draw(st.sampled_from(["", "@1", "@2"])))
+        if scope not in seen:
+            seen.add(scope)
+            calls.append((scope, parent, draw(st.sampled_from(["A", "B", "<lambda>", "A.B"]))))
+    return calls
+
+
+@given(call_trees())
+def test_scope_and_tag_map_one_to_one(calls: list[tuple[str, int | None, str]]) -> None:
+    tags = tags_of(calls)
+    assert len(set(tags)) == len(calls)
+
+
+KNOWN = {
+    s: f"/M/{s}" for s in ("enc.layer.0", "enc.layer.0.attn", "enc.layer.1", "enc.layer.10", "enc@1.layer.0", "head")
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("enc.layer.1", {"enc.layer.1"}),
+        ("enc.layer.0", {"enc.layer.0", "enc.layer.0.attn"}),
+        ("enc", {"enc.layer.0", "enc.layer.0.attn", "enc.layer.1", "enc.layer.10"}),
+        ("enc*.layer.0", {"enc.layer.0", "enc.layer.0.attn", "enc@1.layer.0"}),
+        ("**.attn", {"enc.layer.0.attn"}),
+        ("enc.layer.1[0]", {"enc.layer.10"}),
+        ("enc.layer.?", {"enc.layer.0", "enc.layer.0.attn", "enc.layer.1"}),
+        (".", set(KNOWN)),
+    ],
+)
+def test_selectors(pattern: str, expected: set[str]) -> None:
+    assert Selection(scopes=(pattern,)).places(KNOWN, {}) == expected
+
+
+def test_exclusion() -> None:
+    assert Selection(scopes=("enc",), exclude=("enc.layer.0",)).places(KNOWN, {}) == {"enc.layer.1", "enc.layer.10"}
+
+
+@given(call_trees())
+def test_a_scope_is_divided_into_as_many_levels_as_its_tag(calls: list[tuple[str, int | None, str]]) -> None:
+    for (scope, _, _), tag in zip(calls, tags_of(calls), strict=True):
+        steps = align(scope, tag)
+        assert len(steps) == tag.count("/") - 1
+        assert ".".join(local for local, _ in steps) == ("" if scope == "." else scope)
+
+
+def test_numbers_stay_with_their_container() -> None:
+    steps = align("encoder.layer.0.attn@1.q", "/M/Encoder/Layer.0/Attention@1/Linear.q")
+    assert [local for local, _ in steps] == ["encoder", "layer.0", "attn@1", "q"]
+    assert [local for local, _ in align("layer.0", "/M/Sequential/Linear.0")] == ["layer", "0"]
+    assert align("a.b", "/M") == []
