@@ -1,0 +1,213 @@
+"""Cutting out: the parts run and compute what PyTorch's modules computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import parser
+
+from mxtools import keys
+from mxtools.context import Context
+from mxtools.errors import AbsentError, UsageError
+from mxtools.passes.filter import Filter
+from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.nested import tensors
+from mxtools.weights import WeightStore
+
+from .conftest import MODELS, Mx
+
+Build = Callable[..., Path]
+
+
+def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
+    """Give the value of every tensor of the main graph."""
+    model = onnx.load(path)
+    known = {o.name for o in model.graph.output}
+    names = [o for n in model.graph.node for o in n.output if o and o not in known]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    wanted = [o.name for o in session.get_outputs()]
+    return feeds | dict(
+        zip(wanted, session.run(wanted, {i.name: feeds[i.name] for i in session.get_inputs()}), strict=True)
+    )
+
+
+def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Give what each module returned in its first call, by path, and the inputs, as arrays."""
+    subject = load_subject(spec)
+    returned: dict[str, list[Any]] = {}
+
+    def note(name: str, result: Any) -> None:
+        returned.setdefault(name, [tensor.clone().numpy() for _, tensor in tensors(result)])
+
+    for name, module in subject.model.named_modules():
+        module.register_forward_hook(lambda _module, _inputs, result, name=name or ".": note(name, result))
+    with torch.no_grad():
+        subject.model(**subject.inputs)
+    return returned, {name: t.numpy() for name, t in tensors(subject.inputs)}
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize(
+    ("name", "scopes"),
+    [
+        ("bert", [".", "encoder", "encoder.layer.0", "encoder.layer.1.attention", "embeddings", "pooler"]),
+        ("llama", ["layers.0", "layers.1.mlp", "layers.0.self_attn", "layers.1.input_layernorm", "norm"]),
+        ("convnet", ["stem", "stem.1", "head"]),
+        ("repeated", ["layer", "layer.0", "heads.main"]),
+        ("outputs", ["a", "b"]),
+    ],
+)
+def test_module_round_trip(built: Build, mx: Mx, tmp_path: Path, name: str, scopes: list[str], exporter: str) -> None:
+    folder = built(name, exporter)
+    returned, feeds = returned_by_module(f"{MODELS}:{name}")
+    values = run_whole(folder / "tagged.onnx", feeds)
+    for scope in scopes:
+        part = tmp_path / "part.onnx"
+        done = mx("filter", folder / "tagged.onnx", "--scope", scope, "-o", part)
+        assert done.returncode == 0, done.stderr.decode()
+        onnx.checker.check_model(part, full_check=True)
+        session = onnxruntime.InferenceSession(part)
+        results = session.run(None, {i.name: values[i.name] for i in session.get_inputs()})
+        assert results, scope
+        for result in results:
+            close = [
+                w
+                for w in returned[scope]
+                if w.size == result.size and np.allclose(result.ravel(), w.ravel(), 1e-3, 1e-4)
+            ]
+            assert close, f"{scope} returns something else than PyTorch's module"
+
+
+def tagged(text: str, scopes: dict[str, str], absent: dict[str, str] | None = None) -> onnx.ModelProto:
+    """Give a model from text with the scopes of its nodes by output."""
+    model = parser.parse_model(text)
+    for node in model.graph.node:
+        values = {keys.SCOPE: scopes.get(node.output[0], "."), keys.TAG: "", keys.EVIDENCE: "name"}
+        keys.replace_props(node, keys.NODE_KEYS, values)
+    if absent:
+        keys.replace_props(model, keys.MODEL_KEYS, {keys.ABSENT: json.dumps(absent)})
+    return model
+
+
+def cut(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
+    Filter(**options).apply(model, Context(WeightStore()))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
+SHARED = (
+    HEAD
+    + """ g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}, float[4] unused = {0, 0, 0, 0}> {
+        k = Constant <value = float {2}> ()
+        kk = Neg(k)
+        a = Mul(x, kk)
+        b = Add(a, w)
+        s = Shape(b)
+        r = Reshape(b, s)
+        e = Expand(r, s)
+        y = Relu(e)
+    }"""
+)
+
+
+def test_constants_are_copied_in_and_the_rest_left_out() -> None:
+    part = cut(tagged(SHARED, {"a": "m", "b": "m"}), scope=("m",))
+    assert [n.output[0] for n in part.graph.node] == ["k", "kk", "a", "b"]
+    assert [i.name for i in part.graph.initializer] == ["w"]
+    assert [i.name for i in part.graph.input] == ["x"]
+    assert [o.name for o in part.graph.output] == ["b"]
+
+
+def test_shape_chains_are_copied_in_when_their_tensor_is_at_hand() -> None:
+    part = cut(tagged(SHARED, {"r": "m"}), scope=("m",))
+    assert [n.output[0] for n in part.graph.node] == ["s", "r"]
+    assert [i.name for i in part.graph.input] == ["b"]
+
+
+def test_shapes_whose_tensor_is_not_at_hand_are_inputs() -> None:
+    part = cut(tagged(SHARED, {"e": "m"}), scope=("m",))
+    assert [i.name for i in part.graph.input] == ["s", "r"] or [i.name for i in part.graph.input] == ["r", "s"]
+    assert [n.output[0] for n in part.graph.node] == ["e"]
+
+
+def test_symbolic_dimensions_keep_their_names() -> None:
+    part = cut(tagged(SHARED, {"a": "m", "b": "m"}), scope=("m",))
+    for value in (*part.graph.input, *part.graph.output):
+        assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] == ["N", 4]
+
+
+def test_everything_is_the_whole_model() -> None:
+    model = tagged(SHARED, {"a": "m"})
+    nodes = [n.SerializeToString() for n in model.graph.node]
+    part = cut(model, scope=(".",))
+    assert [n.SerializeToString() for n in part.graph.node] == nodes
+    assert [o.name for o in part.graph.output] == ["y"]
+
+
+BODIES = (
+    HEAD
+    + """ g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
+        a = Neg(x)
+        b = If (c) <
+            then_branch = t () => (float[2] p) { p = Add(a, w) },
+            else_branch = e () => (float[2] q) { q = Abs(x) }
+        >
+        y = Relu(b)
+    }"""
+)
+
+
+def test_what_bodies_capture_is_an_input_or_comes_along() -> None:
+    part = cut(tagged(BODIES, {"b": "m"}), scope=("m",))
+    assert {i.name for i in part.graph.input} == {"c", "x", "a"}
+    assert [i.name for i in part.graph.initializer] == ["w"]
+
+
+def test_functions_that_are_used_come_along() -> None:
+    model = tagged(
+        """<ir_version: 10, opset_import: ["" : 21, "own" : 1]> g (float[2] x) => (float[2] y) {
+            a = own.outer(x)
+            y = own.other(a)
+        }
+        <domain: "own", opset_import: ["" : 21, "own" : 1]> outer (p) => (q) { q = own.inner(p) }
+        <domain: "own", opset_import: ["" : 21]> inner (p) => (q) { q = Neg(p) }
+        <domain: "own", opset_import: ["" : 21]> other (p) => (q) { q = Abs(p) }""",
+        {"a": "m"},
+    )
+    part = cut(model, scope=("m",))
+    assert sorted(f.name for f in part.functions) == ["inner", "outer"]
+
+
+def test_operators_and_exclusions() -> None:
+    part = cut(tagged(SHARED, {"a": "m", "b": "m.n"}), scope=("m",), op=("Add",))
+    assert [n.output[0] for n in part.graph.node] == ["b"]
+    part = cut(tagged(SHARED, {"a": "m", "b": "m.n"}), scope=("m",), exclude=("m.n",))
+    assert [n.output[0] for n in part.graph.node] == ["k", "kk", "a"]
+
+
+def test_what_is_absent_says_why() -> None:
+    model = tagged(SHARED, {"a": "m"}, {"gone.bn": "merged: m", "gone.drop": "vacuous"})
+    with pytest.raises(AbsentError, match="merged it into m"):
+        cut(model, scope=("gone.bn",))
+    with pytest.raises(AbsentError, match="returns just what it is given"):
+        cut(model, scope=("gone.drop",))
+
+
+@pytest.mark.parametrize(
+    "options", [{"scope": ("mm",)}, {"tag": ("/x",)}, {"class_": ("Y",)}, {"scope": ("m",), "op": ("Z",)}, {}]
+)
+def test_nothing_selected(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        cut(tagged(SHARED, {"a": "m"}), **options)
