@@ -1,0 +1,94 @@
+"""The docs: generated parts are up to date, examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from mxtools import pipeline, sidecar
+
+from .conftest import ROOT
+
+Build = Callable[..., Path]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a working directory with the Hugging Face folder `bert`."""
+    folder = tmp_path_factory.mktemp("readme")
+    subprocess.run(
+        [sys.executable, ROOT / "examples" / "make_bert.py", folder / "bert"], check=True, capture_output=True
+    )
+    return folder
+
+
+def test_generated_files_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.generate", "--check"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_sidecars_fit_the_committed_schema(built: Build) -> None:
+    schema = json.loads((ROOT / "docs" / "trace.schema.json").read_text())
+    assert schema == sidecar.schema()
+    for name in ("bert", "repeated", "outputs"):
+        jsonschema.validate(json.loads((built(name) / "trace.json").read_text()), schema)
+
+
+def test_readme_runs(bert_folder: Path) -> None:
+    pipe, _, cut, theirs = blocks("README.md", "sh")
+    script = "set -eu\n" + pipe + cut + "cp bert.tagged.onnx theirs.onnx\n" + theirs
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert "encoder" in done.stdout.decode()
+    compare = [
+        sys.executable,
+        ROOT / "examples" / "compare.py",
+        "bert",
+        "encoder.layer.0",
+        "layer0.onnx",
+        "bert.tagged.onnx",
+    ]
+    done = subprocess.run(compare, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_makefile_example_runs_once(bert_folder: Path) -> None:
+    make = ["make", "-f", ROOT / "examples" / "makefile" / "Makefile", "layer1.onnx", "MODEL=bert"]
+    first = subprocess.run(make, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "mx filter" in first.stdout
+    again = subprocess.run(make, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "up to date" in again.stdout
+
+
+def test_the_pass_of_the_page_is_a_pass() -> None:
+    code = blocks("docs/writing-a-pass.md", "python")[0]
+    namespace: dict[str, object] = {"__name__": "page"}
+    exec(compile(code, "page", "exec", dont_inherit=True), namespace)
+    cls = namespace["DropDocStrings"]
+    assert isinstance(cls, type)
+    assert issubclass(cls, pipeline.Pass)
+    assert str(pipeline.Pipeline((cls(op=("Gemm",)),))) == "drop-doc-strings{op=Gemm}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert link.startswith("http") or (page.parent / link).exists(), link
