@@ -158,7 +158,13 @@ def _made(model: nn.Module, shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
     if "input_ids" in made or "input_ids" in shapes:
         shape = shapes["input_ids"][0] if "input_ids" in shapes else made["input_ids"].shape
         made.update({n: torch.ones(shape, dtype=torch.int64) for n in ("attention_mask",) if n in takes})
-        made.update({n: torch.zeros(shape, dtype=torch.int64) for n in ("token_type_ids",) if n in takes})
+        made.update(
+            {
+                n: torch.zeros(shape, dtype=torch.int64)
+                for n in ("token_type_ids",)
+                if n in takes and _field(config, "type_vocab_size")
+            }
+        )
     for name in set(shapes) & set(_MAKERS):
         made[name] = _MAKERS[name](config, generator)
     return made
