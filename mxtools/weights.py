@@ -68,7 +68,7 @@ class WeightStore:
         offset, length = (_number(said.get(key), tensor.name, key) for key in ("offset", "length"))
         offset = offset or 0
         length = size - offset if length is None else length
-        if offset + length > size:
+        if offset > size or offset + length > size:
             raise InputError(
                 f"external data of {tensor.name!r} end after {file.name} does ({size} bytes): the file is truncated"
             )
