@@ -9,7 +9,22 @@ from typing import Annotated
 
 from typer import Option
 
-from .common import DataDir, Inputs, InputsFile, Output, Spec, Task, TrustRemoteCode, is_pipe, loading, progress, say
+from .common import (
+    DataDir,
+    Inputs,
+    InputsFile,
+    Json,
+    Output,
+    Spec,
+    Task,
+    TrustRemoteCode,
+    check_json,
+    emit,
+    is_pipe,
+    loading,
+    progress,
+    say,
+)
 
 
 class Exporter(StrEnum):
@@ -37,6 +52,7 @@ def command(
     task: Task = None,
     trust_remote_code: TrustRemoteCode = False,
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """The inputs are the same as those of `mx trace` with the same options.
 
@@ -44,6 +60,7 @@ def command(
     """
     from mxtools import modelio
 
+    check_json(json, output)
     if is_pipe(output):
         modelio.refuse_terminal()
     else:
@@ -64,5 +81,8 @@ def command(
                 modelio.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
         loaded = modelio.read_model(path)
         modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
+    if json:
+        emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])
+        return
     for attempt in attempts[:-1]:
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")

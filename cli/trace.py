@@ -6,7 +6,21 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from .common import Inputs, InputsFile, Output, Spec, Task, TrustRemoteCode, is_pipe, loading, progress, say
+from .common import (
+    Inputs,
+    InputsFile,
+    Json,
+    Output,
+    Spec,
+    Task,
+    TrustRemoteCode,
+    check_json,
+    emit,
+    is_pipe,
+    loading,
+    progress,
+    say,
+)
 
 
 def command(
@@ -19,6 +33,7 @@ def command(
     record: Annotated[
         bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
 
@@ -29,6 +44,7 @@ def command(
     from mxtools import modelio, sidecar
     from mxtools.errors import UsageError
 
+    check_json(json, output)
     if record and is_pipe(output):
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
     if not is_pipe(output):
@@ -47,4 +63,7 @@ def command(
             file.write(save(values))
         traced = traced.model_copy(update={"record": beside.name})
     modelio.write_text(sidecar.dumps(traced), output)
-    say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")
+    if json:
+        emit({"model": traced.model.class_name, "modules": len(traced.modules), "calls": len(traced.calls)})
+    else:
+        say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")

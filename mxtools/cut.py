@@ -25,13 +25,13 @@ class Cut:
     Attributes: `nodes`, those kept, in list order; `inputs`, `outputs`, `initializers`, values of the index.
     """
 
-    def __init__(self, graph: Graph, chosen: set[int]) -> None:
-        """Find the boundary around the chosen nodes (of the main graph, by number)."""
+    def __init__(self, graph: Graph, chosen: set[int], foreign: set[int]) -> None:
+        """Find the boundary around the chosen nodes of the main graph; what `foreign` nodes compute is not copied."""
         self.graph = graph
         self.chosen = chosen
         self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
         self._needs = graph.needs
-        self._constant = constants(graph)
+        self._constant = constants(graph, foreign)
         kept = chosen | self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
         kept |= self._shape_chains(kept)
         self.nodes = [n for n in self._main if n in kept]
@@ -109,13 +109,13 @@ class Cut:
         return list(dict.fromkeys([*head, *values]))
 
 
-def extract(model: ModelProto, graph: Graph, chosen: set[int]) -> None:
+def extract(model: ModelProto, graph: Graph, chosen: set[int], foreign: set[int]) -> None:
     """Reduce a model, in place, to a cut around the chosen nodes of its main graph.
 
     Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
     neither in the file nor can be inferred.
     """
-    cut = Cut(graph, chosen)
+    cut = Cut(graph, chosen, foreign)
     if not cut.outputs:
         raise AbsentError(
             "what is selected computes nothing that the rest of the graph reads: select the module that calls it"

@@ -7,8 +7,8 @@ same name in two bodies is two values. O(nodes + edges) in time and memory; weig
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from functools import cached_property
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -34,8 +34,8 @@ class Graph:
     the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
     the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
     the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
-    `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `returned`, function key
-    to the values that it returns.
+    `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `sites`, region of
+    a function to the nodes that call it.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -50,15 +50,18 @@ class Graph:
         self.readers: list[list[int]] = []
         self.home: list[int] = []
         self.initializers: dict[int, TensorProto] = {}
-        self.functions = [(f.domain, f.name, f.overload) for f in model.functions]
         main: Environment = {}
         self.outputs = self._graph(model.graph, main, 0)[0]
         self.inputs = [main[i.name] for i in model.graph.input]
-        self.main = main
-        self.returned = {
-            key: self._function(f, i + 1)
-            for i, (key, f) in enumerate(zip(self.functions, model.functions, strict=True))
-        }
+        functions: dict[tuple[str, str, str], int] = {}
+        for region, function in enumerate(model.functions, 1):
+            functions[function.domain, function.name, function.overload] = region
+            self._function(function, region)
+        self.sites: dict[int, list[int]] = defaultdict(list)
+        for node, proto in enumerate(self.nodes if functions else ()):
+            region_called = functions.get((proto.domain, proto.op_type, proto.overload))
+            if region_called is not None:
+                self.sites[region_called].append(node)
 
     def sources(self, node: int) -> Iterator[int]:
         """Give the nodes that make what a node reads, each once for each reading."""
@@ -104,12 +107,11 @@ class Graph:
         nodes, made = self._nodes(graph.node, names, region)
         return [self._lookup(names, o.name) for o in graph.output], nodes, own + made
 
-    def _function(self, function: FunctionProto, region: int) -> list[int]:
+    def _function(self, function: FunctionProto, region: int) -> None:
         names: Environment = {}
         for name in function.input:
             self._value(names, name)
         self._nodes(function.node, names, region)
-        return [self._lookup(names, name) for name in function.output]
 
     def _nodes(self, nodes: Sequence[NodeProto], names: Environment, region: int) -> tuple[list[int], list[int]]:
         indices: list[int] = []
@@ -172,12 +174,12 @@ RANDOM = frozenset(
 """Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
 
 
-def constants(graph: Graph) -> set[int]:
-    """Give the values of nodes that depend on no input: of the model, of a function, or of a body."""
+def constants(graph: Graph, without: Collection[int] = ()) -> set[int]:
+    """Give the values of nodes that depend on no input, of the model, a function, or a body, nor on nodes `without`."""
     found: set[int] = set()
     varying = {graph.top(node) for node, proto in enumerate(graph.nodes) if proto.op_type in RANDOM}
     for node in range(len(graph.nodes)):
         known = all(value in found or value in graph.initializers for value in graph.needs[node])
-        if known and graph.top(node) not in varying:
+        if known and node not in without and graph.top(node) not in varying:
             found.update(graph.writes[node])
     return found

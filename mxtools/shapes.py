@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from mxtools.sidecar import Tensor
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
 from mxtools import wire
@@ -46,7 +47,7 @@ class WeightStore:
             return self.view(self.place(tensor))
         return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
 
-    def array(self, tensor: TensorProto) -> np.ndarray:
+    def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
         """Give a tensor's values as an array of its shape and type."""
         if tensor.data_location != TensorProto.EXTERNAL:
             return numpy_helper.to_array(tensor)

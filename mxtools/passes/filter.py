@@ -37,7 +37,8 @@ class Filter(Pass):
             raise InputError("no node has a scope: run `mx tag` first")
         if not (self.scope or self.tag or self.class_ or self.op):
             raise UsageError("nothing is selected: give --scope, --tag, --class or --op")
-        extract(model, graph, self._chosen(graph, annotations, read_absent(model)))
+        chosen = self._chosen(graph, annotations, read_absent(model))
+        extract(model, graph, chosen, _foreign(graph, annotations, chosen))
         context.report["filter"] = {
             "nodes": len(model.graph.node),
             "inputs": [value.name for value in model.graph.input],
@@ -65,6 +66,14 @@ class Filter(Pass):
 
     def _takes(self, graph: Graph, node: int) -> bool:
         return not self.op or graph.nodes[node].op_type in self.op
+
+
+def _foreign(graph: Graph, annotations: Annotations, chosen: set[int]) -> set[int]:
+    """Give the nodes whose results the selected modules take from others: those in calls beside them."""
+    hierarchy = annotations.hierarchy
+    calls = {call for n in chosen if (call := annotations.call[n]) is not None}
+    near = calls | {ancestor for call in calls for ancestor in hierarchy.lineage(call)}
+    return {n for n, call in enumerate(annotations.call) if call is not None and call not in near and graph.reads[n]}
 
 
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:

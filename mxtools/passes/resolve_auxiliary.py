@@ -28,6 +28,7 @@ class ResolveAuxiliary(Pass):
         _by_sources(graph, annotations)
         _by_readers(graph, annotations)
         _by_holder(graph, annotations)
+        _by_sites(graph, annotations)
         for node, call in enumerate(annotations.call):
             if call is None:
                 annotations.set(node, ROOT_CALL, Evidence.ROOT)
@@ -54,6 +55,13 @@ def _by_holder(graph: Graph, annotations: Annotations) -> None:
     for node in range(len(graph.nodes) - 1, -1, -1):
         if annotations.call[node] is None and graph.owner[node] != NOWHERE:
             _resolve(annotations, node, (graph.owner[node],))
+
+
+def _by_sites(graph: Graph, annotations: Annotations) -> None:
+    """Give the open nodes of a function the lowest common ancestor of its calls; a function's body has one scope."""
+    for node, region in enumerate(graph.region):
+        if annotations.call[node] is None and region:
+            _resolve(annotations, node, graph.sites[region])
 
 
 def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, Evidence
+from mxtools.annotations import Evidence
+from mxtools.constants import constant_arrays, fingerprint
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, constants
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.shapes import Shaped, inferred_infos, shaped
-from mxtools.sidecar import Sidecar
+from mxtools.sidecar import Call, Sidecar, Tensor, same_fingerprint
+from mxtools.weights import WeightStore
 
 
 @dataclass(frozen=True)
@@ -32,45 +36,75 @@ class SettleShared(Pass):
         hierarchy = annotations.hierarchy
         if not hierarchy.sidecar:
             return
-        infos = inferred_infos(model)
-        shapes = [shaped(infos.get(name)) for name in graph.names]
-        constant = constants(graph)
-        outputs = set(graph.outputs)
-        returns = _Returns(annotations, hierarchy.sidecar)
+        settling = _Settling(model, context, hierarchy.sidecar)
         for node in range(len(graph.nodes) - 1, -1, -1):
-            if graph.owner[node] != NOWHERE or graph.region[node]:
-                continue
-            for value in graph.writes[node]:
-                readers = {call for n in graph.readers[value] if (call := annotations.call[n]) is not None}
-                readers |= {ROOT_CALL} if value in outputs else set()
-                if value not in constant and readers:
-                    returns.settle(node, readers, shapes[value])
+            if graph.owner[node] == NOWHERE and not graph.region[node]:
+                for value in graph.writes[node]:
+                    settling.settle(node, value)
 
 
-class _Returns:
-    """The tensors that calls returned and that no value of the graph stands for yet."""
+class _Settling:
+    """Which tensors calls returned, and which of them values of the graph do not stand for yet."""
 
-    def __init__(self, annotations: Annotations, sidecar: Sidecar) -> None:
-        self.annotations = annotations
-        self.left = [
-            list({t.id: t for t in call.outputs if t.id not in {i.id for i in call.inputs}}.values())
-            for call in sidecar.calls
-        ]
+    def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar) -> None:
+        self.graph, self.annotations = context.graph(model), context.annotations(model)
+        infos = inferred_infos(model)
+        self.shapes = [shaped(infos.get(name)) for name in self.graph.names]
+        self.constant = constants(self.graph)
+        self.outputs = set(self.graph.outputs)
+        self.returned = [_own(call) for call in sidecar.calls]
+        folded = self._folded(model, context.weights, sidecar)
+        self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
-    def settle(self, node: int, readers: set[int], shape: Shaped | None) -> None:
-        """Move a node out of the calls that a value of it leaves without being returned by them."""
-        annotations, hierarchy = self.annotations, self.annotations.hierarchy
-        call = annotations.call[node]
-        if call is None or shape is None:
+    def settle(self, node: int, value: int) -> None:
+        """Move a node out of the calls that a value of it leaves without being returned by them.
+
+        A constant takes no returned tensor from another value, and one that nothing computes is never returned.
+        """
+        hierarchy, shape = self.annotations.hierarchy, self.shapes[value]
+        readers = {call for n in self.graph.readers[value] if (call := self.annotations.call[n]) is not None}
+        readers |= {ROOT_CALL} if value in self.outputs else set()
+        call = self.annotations.call[node]
+        if call is None or shape is None or not readers:
             return
         common = hierarchy.common({call, *readers})
         for at in hierarchy.lineage(call):
             if at == common:
                 return
-            fitting = min(
-                (t for t in self.left[at] if shape.fits(t)), key=lambda t: t.shape != shape.dims, default=None
-            )
-            if fitting is None:
-                annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
+            if value not in self.constant:
+                fits = self._take(at, shape)
+            else:
+                fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[at])
+            if not fits:
+                self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
                 return
-            self.left[at].remove(fitting)
+
+    def _take(self, call: int, shape: Shaped) -> bool:
+        """Let a value stand for a tensor that a call returned, of the same shape rather than of the same size."""
+        left = self.left[call]
+        fitting = min((t for t in left if shape.fits(t)), key=lambda t: t.shape != shape.dims, default=None)
+        if fitting is not None:
+            left.remove(fitting)
+        return fitting is not None
+
+    def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
+        """Give the ids of the returned tensors that are constants of the graph."""
+        by_shape: dict[tuple[int | None, ...], list[Tensor]] = defaultdict(list)
+        for tensor in {t.id: t for tensors in self.returned for t in tensors if math.prod(t.shape) > 1}.values():
+            by_shape[tensor.shape].append(tensor)
+        named = {f"{module.path}.{weight.name}" for module in sidecar.modules for weight in module.weights}
+        wanted = [v for v, t in self.graph.initializers.items() if tuple(t.dims) in by_shape and t.name not in named]
+        wanted += [v for v in self.constant if (s := self.shapes[v]) and s.dims in by_shape]
+        found = set()
+        for array in constant_arrays(model, self.graph, weights, self.constant, wanted).values():
+            summary = fingerprint(array)
+            for tensor in by_shape.get(array.shape, ()):
+                if summary and tensor.fingerprint and same_fingerprint(summary, tensor.fingerprint):
+                    found.add(tensor.id)
+        return found
+
+
+def _own(call: Call) -> list[Tensor]:
+    """Give the tensors that a call returned and was not given, each once."""
+    given = {tensor.id for tensor in call.inputs}
+    return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())

@@ -97,11 +97,14 @@ def _random_kept() -> Iterator[None]:
 
 
 def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
-    """Export by tracing. The exporter takes positional inputs only, so `forward` is called by name for the while."""
+    """Export by tracing. The exporter takes positional inputs only, so `forward` is called by name for the while.
+
+    Gradients are on, as in torch's own examples: without them modules take fused paths that have no ONNX operators.
+    """
     inputs = {name: value for name, value in copied(subject.inputs).items() if value is not None}
     names = [name for name, _ in tensors(inputs)]
     given = tuple(inputs.values())
-    with _forward_by_name(subject.model, list(inputs)) as results:
+    with torch.enable_grad(), _forward_by_name(subject.model, list(inputs)) as results:
         torch.onnx.export(
             subject.model,
             given,
