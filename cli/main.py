@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
     "passes": "List the passes and their options.",
 }
+RUNNING = ("trace", "export")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -78,6 +79,7 @@ def mx(
 
 def main() -> None:
     """Run `mx`."""
+    _same_order_of_sets()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["MX_DEBUG"] = "1"
@@ -91,6 +93,15 @@ def main() -> None:
         _say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
         status = 2
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _same_order_of_sets() -> None:
+    """Start again with fixed string hashing where a model is run: some iterate over sets of strings.
+
+    A trace and an export of one model would differ in the order of calls, and two exports in their bytes.
+    """
+    if sys.argv[1:2] and sys.argv[1] in RUNNING and "PYTHONHASHSEED" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
 
 def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:

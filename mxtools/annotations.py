@@ -37,7 +37,7 @@ class Annotations:
         self.hierarchy = hierarchy
         self.call: list[int | None] = []
         self.evidence: list[Evidence | None] = []
-        self.merged: dict[int, tuple[int, ...]] = {}
+        merged: dict[int, str] = {}
         self._model = model
         self._saved: list[tuple[str, str, str, str] | None] = []
         for node, proto in enumerate(graph.nodes):
@@ -46,8 +46,9 @@ class Annotations:
             self.call.append(call)
             self.evidence.append(None if call is None else _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
             if call is not None and keys.MERGED in props:
-                self.merged[node] = self._calls(props[keys.MERGED])
+                merged[node] = props[keys.MERGED]
             self._saved.append(_entry(props))
+        self.merged = {node: self._calls(text) for node, text in merged.items()}
 
     def set(self, node: int, call: int, evidence: Evidence) -> None:
         """Give a node its call."""

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from mxtools.annotations import Annotations
 from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
+from mxtools.shapes import Shaped, inferred_infos, shaped
 from mxtools.sidecar import Sidecar
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Context:
     """What passes found out, for the command to print; keys are documented by the pass."""
     _graph: Graph | None = None
     _annotations: Annotations | None = None
+    _shapes: list[Shaped | None] | None = None
 
     def graph(self, model: ModelProto) -> Graph:
         """Give the index of the model, built when it is first asked for."""
@@ -58,6 +60,13 @@ class Context:
             self._annotations = Annotations(model, self.graph(model), Hierarchy(self.sidecar))
         return self._annotations
 
+    def shapes(self, model: ModelProto) -> list[Shaped | None]:
+        """Give what is known of each value's shape, by number in the index, inferred when it is first asked for."""
+        if self._shapes is None:
+            infos = inferred_infos(model)
+            self._shapes = [shaped(infos.get(name)) for name in self.graph(model).names]
+        return self._shapes
+
     def save(self) -> None:
         """Write changed annotations to the model."""
         if self._annotations is not None:
@@ -65,4 +74,4 @@ class Context:
 
     def forget(self) -> None:
         """Drop what was computed from the model, because it changes."""
-        self._graph = self._annotations = None
+        self._graph = self._annotations = self._shapes = None

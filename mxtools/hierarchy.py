@@ -47,25 +47,41 @@ class Hierarchy:
             scope = join(self.scopes[at], local)
             number = self._number.get(scope)
             if number is None:
-                number = self._number[scope] = len(self.scopes)
-                self.scopes.append(scope)
-                self.parent.append(at)
-                self.depth.append(self.depth[at] + 1)
-                self._classes.append(class_name)
-                self.__dict__.pop("tags", None)
+                number = self._enter(scope, at, class_name)
             elif class_name and not self._classes[number]:
                 self._classes[number] = class_name
                 self.__dict__.pop("tags", None)
             at = number
         return at
 
+    def _enter(self, scope: str, parent: int, class_name: str) -> int:
+        self.scopes.append(scope)
+        self.parent.append(parent)
+        self.depth.append(self.depth[parent] + 1)
+        self._classes.append(class_name)
+        self.__dict__.pop("tags", None)
+        self._number[scope] = len(self.scopes) - 1
+        return self._number[scope]
+
+    def _nearest(self, scope: str) -> int:
+        """Give the call with the longest known scope that a scope lies below."""
+        while "." in scope:
+            scope = scope.rpartition(".")[0]
+            if scope in self._number:
+                return self._number[scope]
+        return ROOT_CALL
+
     def adopt(self, scope: str, tag: str) -> int:
         """Enter a scope and its tag as a tagged file bears them, with the levels above; give its number."""
         known = self._number.get(scope)
         levels = tag.split("/")[1:]
         if known is None:
-            steps = align(scope, tag) or [(scope, levels[-1] if levels else "")]
-            known = self.add((local, level.partition("@")[0].partition(".")[0]) for local, level in steps)
+            steps = align(scope, tag)
+            known = (
+                self.add((local, level.partition("@")[0].partition(".")[0]) for local, level in steps)
+                if steps or scope == ROOT
+                else self._enter(scope, self._nearest(scope), levels[-1] if levels else "")
+            )
         if levels:
             self.name_root(levels[0].partition(".")[0])
             for call in self.lineage(known):

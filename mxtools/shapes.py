@@ -24,13 +24,22 @@ class Shaped:
     dims: tuple[int | None, ...] | None
 
     def fits(self, tensor: Tensor) -> bool:
-        """Tell whether this can be a traced tensor, up to a reshape."""
+        """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
         if self.kind != _torch_kind(tensor.dtype):
             return False
         if self.dims is None:
             return True
+        if self.is_transposed(tensor):
+            return False
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0
+
+    def is_transposed(self, tensor: Tensor) -> bool:
+        """Tell whether this has the dimensions of a traced tensor in another order, and so its elements too."""
+        if self.dims is None or None in self.dims:
+            return False
+        mine, its = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
+        return mine != its and sorted(mine, key=str) == sorted(its, key=str)
 
 
 def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
+from mxtools.scope import ROOT
 
 SCHEMA = "mxtools.trace/1"
 
@@ -88,6 +89,11 @@ class Sidecar(_Record):
     modules: tuple[Module, ...]
     calls: tuple[Call, ...]
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
+
+
+def full_name(module: Module, weight: Weight) -> str:
+    """Give a weight's name in the model's state dict."""
+    return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
 
 
 def dumps(sidecar: Sidecar) -> str:

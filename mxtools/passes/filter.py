@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 from onnx import ModelProto
@@ -49,13 +50,17 @@ class Filter(Pass):
         """Give the selected nodes of the main graph."""
         hierarchy = annotations.hierarchy
         borne = {call for call in annotations.call if call is not None}
+        known = (
+            borne | {a for call in borne for a in hierarchy.lineage(call)} | set(chain(*annotations.merged.values()))
+        )
         selection = Selection(self.scope, self.tag, self.class_, self.exclude)
-        scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in borne}, absent)
-        calls = {c for c in borne if hierarchy.scopes[c] in scopes}
+        known = {call for call in known if hierarchy.scopes[call] not in absent}
+        scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
+        calls = {c for c in known if hierarchy.scopes[c] in scopes}
         nodes = {n for n, call in enumerate(annotations.call) if call in calls and self._takes(graph, n)}
+        _refuse_merged(annotations, calls)
         if not nodes:
             raise UsageError(f"no selected node is a {' or '.join(self.op)}: see `mx tree`")
-        _refuse_merged(annotations, calls)
         chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
         if not chosen:
             holder = graph.nodes[graph.top(min(nodes))]
@@ -77,14 +82,14 @@ def _foreign(graph: Graph, annotations: Annotations, chosen: set[int]) -> set[in
 
 
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
-    """Refuse a selection that ends inside a node that does other modules' work too."""
+    """Refuse a selection that ends inside a node outside of it, which does other modules' work too."""
     hierarchy = annotations.hierarchy
+    outermost = {call for call in calls if hierarchy.parent[call] not in calls}
     for node, merged in annotations.merged.items():
-        call = annotations.call[node]
-        inside = [c for c in merged if any(a in calls for a in hierarchy.lineage(c))]
-        if call is not None and call not in calls and inside:
+        ending = outermost.intersection(merged)
+        if ending and annotations.call[node] not in calls:
             proto = annotations.graph.nodes[node]
             raise AbsentError(
-                f"{hierarchy.scopes[inside[0]]} ends inside {proto.op_type} {proto.name!r}, which is merged into "
-                f"{hierarchy.scopes[call]}: select that too, or export with --keep-modules"
+                f"{hierarchy.scopes[min(ending)]} ends inside {proto.op_type} {proto.name!r}, which does the work of "
+                f"{hierarchy.scopes[annotations.call[node] or 0]} too: select that, or export with --keep-modules"
             )

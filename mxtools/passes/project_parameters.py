@@ -11,7 +11,7 @@ from mxtools.annotations import Evidence
 from mxtools.calls import CallIndex, assign
 from mxtools.context import Context, Pass
 from mxtools.errors import InputError
-from mxtools.scope import ROOT
+from mxtools.sidecar import full_name
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ProjectParameters(Pass):
             return
         index = CallIndex(hierarchy, hierarchy.sidecar)
         owner = {
-            weight.name if module.path == ROOT else f"{module.path}.{weight.name}": (module.path, weight)
+            full_name(module, weight): (module.path, weight)
             for module in hierarchy.sidecar.modules
             for weight in module.weights
         }

@@ -11,7 +11,8 @@ from mxtools.absent import VACUOUS, borne_calls, reason
 from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph, constants
-from mxtools.sidecar import Sidecar
+from mxtools.shapes import Shaped
+from mxtools.sidecar import Sidecar, full_name
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SettleMerged(Pass):
         sidecar = annotations.hierarchy.sidecar
         if not sidecar:
             return
-        merging = _Merging(context.graph(model), annotations, sidecar)
+        merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar)
         for call in range(len(sidecar.calls)):
             if call not in merging.borne and reason(sidecar, call) != VACUOUS:
                 merging.into_source(call)
@@ -42,11 +43,12 @@ class SettleMerged(Pass):
 class _Merging:
     """Which call made each tensor of the trace and which took it, and which calls nodes bear."""
 
-    def __init__(self, graph: Graph, annotations: Annotations, sidecar: Sidecar) -> None:
-        self.graph, self.annotations, self.sidecar = graph, annotations, sidecar
+    def __init__(self, graph: Graph, annotations: Annotations, shapes: list[Shaped | None], sidecar: Sidecar) -> None:
+        self.graph, self.annotations, self.shapes, self.sidecar = graph, annotations, shapes, sidecar
         self.constant = constants(graph)
         self.borne = borne_calls(annotations)
-        self.owns = {module.path: bool(module.weights) for module in sidecar.modules}
+        self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
+        self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
         self.maker: dict[int, int] = {}
         self.takers: dict[int, list[int]] = {}
         for number, call in enumerate(sidecar.calls):
@@ -65,22 +67,25 @@ class _Merging:
         lineage = set(self.annotations.hierarchy.lineage(call))
         for source in makers - lineage:
             if len(makers) == 1 and self.nodes.get(source) and self._altered(source):
-                self._move(self.nodes[source][-1], source, call)
+                node = self.nodes[source][-1]
+                made = [shape for v in self.graph.writes[node] if (shape := self.shapes[v])]
+                if any(shape.fits(t) for t in self.sidecar.calls[call].outputs for shape in made):
+                    self._move(node, source, call)
 
     def into_reader(self, call: int) -> None:
         """Where just one other call works on what an absent call made, that one's first node does its work too."""
         record = self.sidecar.calls[call]
         takers = {taker for t in record.outputs for taker in self.takers.get(t.id, ()) if taker in self.borne}
         innermost = [t for t in takers if not any(u != t and self.annotations.hierarchy.within(u, t) for u in takers)]
-        if len(innermost) == 1 and self.owns[record.module] and len(self.nodes.get(innermost[0], ())) == 1:
+        if len(innermost) == 1 and self.weights[record.module] and len(self.nodes.get(innermost[0], ())) == 1:
             node = self.nodes[innermost[0]][0]
             self.annotations.merged[node] = (call, *self.annotations.merged.get(node, (innermost[0],)))
 
     def _altered(self, call: int) -> bool:
         """Tell whether a call's nodes no longer use its module's weights as they are."""
-        path = self.sidecar.calls[call].module
-        used = {self.graph.names[v] for n in self.nodes[call] for v in self.graph.reads[n]}
-        return self.owns[path] and not any(name.startswith(path + ".") for name in used)
+        used = {self.first.get(self.graph.names[v]) for n in self.nodes[call] for v in self.graph.reads[n]}
+        weights = self.weights[self.sidecar.calls[call].module]
+        return bool(weights) and not weights & used
 
     def _move(self, node: int, source: int, call: int) -> None:
         annotations = self.annotations

@@ -14,8 +14,8 @@ from mxtools.constants import constant_arrays, fingerprint
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, constants
 from mxtools.hierarchy import ROOT_CALL
-from mxtools.shapes import Shaped, inferred_infos, shaped
-from mxtools.sidecar import Call, Sidecar, Tensor, same_fingerprint
+from mxtools.shapes import Shaped
+from mxtools.sidecar import Call, Sidecar, Tensor, full_name, same_fingerprint
 from mxtools.weights import WeightStore
 
 
@@ -48,8 +48,7 @@ class _Settling:
 
     def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar) -> None:
         self.graph, self.annotations = context.graph(model), context.annotations(model)
-        infos = inferred_infos(model)
-        self.shapes = [shaped(infos.get(name)) for name in self.graph.names]
+        self.shapes = context.shapes(model)
         self.constant = constants(self.graph)
         self.outputs = set(self.graph.outputs)
         self.returned = [_own(call) for call in sidecar.calls]
@@ -72,7 +71,7 @@ class _Settling:
             if at == common:
                 return
             if value not in self.constant:
-                fits = self._take(at, shape)
+                fits = self._take(at, shape) or self._take_transposed(at, shape, value)
             else:
                 fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[at])
             if not fits:
@@ -87,12 +86,26 @@ class _Settling:
             left.remove(fitting)
         return fitting is not None
 
+    def _take_transposed(self, call: int, shape: Shaped, value: int) -> bool:
+        """Let a value stand for a returned tensor whose transposition its readers do: the call ends inside them."""
+        left = self.left[call]
+        fitting = next((t for t in left if shape.is_transposed(t)), None)
+        if fitting is None:
+            return False
+        left.remove(fitting)
+        annotations = self.annotations
+        for reader in self.graph.readers[value]:
+            at = annotations.call[reader]
+            if at is not None and not annotations.hierarchy.within(at, call):
+                annotations.merged[reader] = (*annotations.merged.get(reader, (at,)), call)
+        return True
+
     def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
         """Give the ids of the returned tensors that are constants of the graph."""
         by_shape: dict[tuple[int | None, ...], list[Tensor]] = defaultdict(list)
         for tensor in {t.id: t for tensors in self.returned for t in tensors if math.prod(t.shape) > 1}.values():
             by_shape[tensor.shape].append(tensor)
-        named = {f"{module.path}.{weight.name}" for module in sidecar.modules for weight in module.weights}
+        named = {full_name(module, weight) for module in sidecar.modules for weight in module.weights}
         wanted = [v for v, t in self.graph.initializers.items() if tuple(t.dims) in by_shape and t.name not in named]
         wanted += [v for v in self.constant if (s := self.shapes[v]) and s.dims in by_shape]
         found = set()
