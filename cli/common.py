@@ -101,12 +101,14 @@ def process(
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
     from mxtools import modelio
     from mxtools.context import Context
+    from mxtools.record import recorded
 
     if is_pipe(output):
         modelio.refuse_terminal()
     sidecar = read_sidecar(trace) if trace else None
+    values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent) if sidecar else None
     loaded = modelio.read_model(source, data_dir)
-    context = Context(loaded.weights, sidecar)
+    context = Context(loaded.weights, sidecar, values)
     pipeline.run(loaded.proto, context)
     modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
     return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .common import DataDir, Json, Output, Source, Trace, check_json, emit, process, say
 
 PIPELINE = (
-    "untag,project-metadata,project-names,project-parameters,resolve-auxiliary,"
+    "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"
     "settle-merged,settle-shared,record-absent"
 )
 

@@ -15,6 +15,7 @@ from mxtools.shapes import Shaped, inferred_infos, shaped
 from mxtools.sidecar import Sidecar
 
 if TYPE_CHECKING:
+    from mxtools.record import Values
     from mxtools.weights import WeightStore
 
 
@@ -42,6 +43,8 @@ class Context:
 
     weights: WeightStore
     sidecar: Sidecar | None = None
+    values: Values | None = None
+    """The recorded values of the sidecar's tensors, where there are any."""
     report: dict[str, Any] = field(default_factory=dict)
     """What passes found out, for the command to print; keys are documented by the pass."""
     _graph: Graph | None = None

@@ -34,7 +34,8 @@ class Graph:
     the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
     the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
     the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
-    `inputs` and `outputs`, the main graph's; `initializers`, value to tensor, of all graphs; `sites`, region of
+    `inputs` and `outputs`, the main graph's; `by_name`, of the main graph;
+    `initializers`, value to tensor, of all graphs; `sites`, region of
     a function to the nodes that call it.
     """
 
@@ -50,7 +51,8 @@ class Graph:
         self.readers: list[list[int]] = []
         self.home: list[int] = []
         self.initializers: dict[int, TensorProto] = {}
-        main: Environment = {}
+        self.by_name: dict[str, int] = {}
+        main = self.by_name
         self.outputs = self._graph(model.graph, main, 0)[0]
         self.inputs = [main[i.name] for i in model.graph.input]
         functions: dict[tuple[str, str, str], int] = {}

@@ -25,7 +25,7 @@ class Shaped:
 
     def fits(self, tensor: Tensor) -> bool:
         """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
-        if self.kind != _torch_kind(tensor.dtype):
+        if self.kind != torch_kind(tensor.dtype):
             return False
         if self.dims is None:
             return True
@@ -78,7 +78,8 @@ def shaped(info: ValueInfoProto | None) -> Shaped | None:
     return Shaped("i" if kind == "u" else kind.replace("V", "f"), dims)
 
 
-def _torch_kind(dtype: str) -> str:
+def torch_kind(dtype: str) -> str:
+    """Give the kind of elements of a torch dtype, given by name: 'f', 'i', 'b' or 'c'."""
     return (
         "b"
         if dtype == "bool"

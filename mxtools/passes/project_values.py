@@ -1,0 +1,124 @@
+"""The pass `project-values`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import ClassVar
+
+from onnx import ModelProto
+
+from mxtools.annotations import Evidence
+from mxtools.context import Context, Pass
+from mxtools.graph import NOWHERE, Graph
+from mxtools.matching import Matcher
+from mxtools.record import feeds
+from mxtools.sidecar import Sidecar
+
+
+@dataclass(frozen=True)
+class ProjectValues(Pass):
+    """Scopes by value: a node lies in a module if it lies between tensors that are the module's inputs and outputs."""
+
+    name: ClassVar[str] = "project-values"
+    annotates: ClassVar[bool] = True
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
+
+        Needs a sidecar with recorded values; without, nothing is done. Raises InputError where the graph does not run.
+        """
+        graph, annotations = context.graph(model), context.annotations(model)
+        sidecar = annotations.hierarchy.sidecar
+        if not sidecar or not context.values or all(call is not None for call in annotations.call):
+            return
+        matches = _matches(model, context, sidecar)
+        inside: dict[int, list[int]] = defaultdict(list)
+        for call, nodes in enumerate(_between(graph, sidecar, matches)):
+            for node in nodes:
+                inside[node].append(call)
+        for node, calls in inside.items():
+            if annotations.call[node] is None:
+                hierarchy = annotations.hierarchy
+                innermost = [a for a, b in pairwise(calls) if not hierarchy.within(b, a)] + calls[-1:]
+                annotations.set(node, annotations.hierarchy.common(innermost), Evidence.VALUE)
+
+
+def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int, list[int]]:
+    """Give the values of the graph that are each tensor of the trace, in the order in which they are made."""
+    from mxtools.runtime import inner_values
+
+    graph, shapes = context.graph(model), context.shapes(model)
+    assert context.values is not None
+    matcher = Matcher(sidecar, context.values)
+    sizes = matcher.sizes()
+    given = feeds(
+        sidecar, context.values, [i.name for i in model.graph.input if graph.by_name[i.name] not in graph.initializers]
+    )
+    wanted = {}
+    for node, values in enumerate(graph.writes):
+        for value in values if graph.owner[node] == NOWHERE and not graph.region[node] else ():
+            shape = shapes[value]
+            known = shape is not None and shape.dims is not None and None not in shape.dims
+            size = prod(d or 0 for d in shape.dims) if known and shape and shape.dims is not None else 0
+            if not known or size in sizes:
+                wanted[graph.names[value]] = 8 * size
+    found: dict[int, list[int]] = defaultdict(list)
+    arrays = [
+        *given.items(),
+        *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
+    ]
+    for name, array in (*arrays, *inner_values(model, context.weights, given, wanted)):
+        for tensor in matcher.find(array):
+            found[tensor].append(graph.by_name[name])
+    return {tensor: sorted(values, key=lambda v: graph.producer[v]) for tensor, values in found.items()}
+
+
+def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
+    """Give for each call the nodes of the main graph between what was there when it began and what it returned."""
+    begun, born = _times(sidecar)
+    inside: list[set[int]] = []
+    first: dict[int, int] = {}
+    for tensor, values in matches.items():
+        for value in values:
+            first[value] = min(first.get(value, born[tensor]), born[tensor])
+    for number, call in enumerate(sidecar.calls):
+        given = {tensor.id for tensor in call.inputs}
+        returned = [matches[t.id][0] for t in call.outputs if t.id in matches and t.id not in given]
+        nodes: set[int] = set()
+        open_ = [v for v in returned if first[v] > begun[number]]
+        while open_:
+            node = graph.producer[open_.pop()]
+            if node != NOWHERE and node not in nodes:
+                nodes.add(node)
+                open_.extend(v for v in graph.needs[node] if first.get(v, begun[number] + 1) > begun[number])
+        inside.append(nodes)
+    return inside
+
+
+def _times(sidecar: Sidecar) -> tuple[list[int], dict[int, int]]:
+    """Give when each call began, and when each tensor was first seen, counted in beginnings and ends of calls."""
+    begun: list[int] = []
+    born: dict[int, int] = {}
+    open_: list[int] = []
+    clock = 0
+
+    def end() -> None:
+        for tensor in sidecar.calls[open_.pop()].outputs:
+            born.setdefault(tensor.id, clock)
+
+    for number, call in enumerate(sidecar.calls):
+        while open_ and open_[-1] != call.parent:
+            clock += 1
+            end()
+        clock += 1
+        begun.append(clock)
+        for tensor in call.inputs:
+            born.setdefault(tensor.id, clock)
+        open_.append(number)
+    while open_:
+        clock += 1
+        end()
+    return begun, born
