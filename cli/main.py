@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -79,7 +80,10 @@ def mx(
 
 def main() -> None:
     """Run `mx`."""
-    _same_order_of_sets()
+    if sys.argv[1:2] and sys.argv[1] in RUNNING:
+        _same_order_of_sets()
+    else:
+        gc.disable()  # a graph is millions of small objects that live as long as the process
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["MX_DEBUG"] = "1"
@@ -100,7 +104,7 @@ def _same_order_of_sets() -> None:
 
     A trace and an export of one model would differ in the order of calls, and two exports in their bytes.
     """
-    if sys.argv[1:2] and sys.argv[1] in RUNNING and "PYTHONHASHSEED" not in os.environ:
+    if "PYTHONHASHSEED" not in os.environ:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
 

@@ -67,10 +67,12 @@ class Annotations:
             if call is None or evidence is None:
                 continue
             merged = json.dumps([scopes[c] for c in self.merged[node]]) if node in self.merged else ""
-            entry = (scopes[call], tags[call], str(evidence), merged)
+            entry = (scopes[call], tags[call], evidence, merged)
             if entry != self._saved[node]:
-                values = dict(zip((keys.SCOPE, keys.TAG, keys.EVIDENCE, keys.MERGED), entry, strict=True))
-                keys.replace_props(self.graph.nodes[node], keys.NODE_KEYS, {k: v for k, v in values.items() if v})
+                values = {keys.SCOPE: scopes[call], keys.TAG: tags[call], keys.EVIDENCE: evidence}
+                if merged:
+                    values[keys.MERGED] = merged
+                keys.replace_props(self.graph.nodes[node], keys.NODE_KEYS, values)
                 self._saved[node] = entry
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)

@@ -27,6 +27,7 @@ class CallIndex:
     def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
         """Index a trace's calls by module and by their names in TorchScript's node names."""
         self.hierarchy = hierarchy
+        self.sidecar = sidecar
         self.module = [call.module for call in sidecar.calls]
         self.canonical = {name: m.path for m in sidecar.modules for name in (*m.aliases, m.path)}
         self._by_module: dict[str, list[int]] = defaultdict(list)

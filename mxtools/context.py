@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations
+from mxtools.calls import CallIndex
 from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
-from mxtools.shapes import Shaped, inferred_infos, shaped
+from mxtools.shapes import Shapes, inferred_infos
 from mxtools.sidecar import Sidecar
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Context:
     """What passes found out, for the command to print; keys are documented by the pass."""
     _graph: Graph | None = None
     _annotations: Annotations | None = None
-    _shapes: list[Shaped | None] | None = None
+    _shapes: Shapes | None = None
+    _calls: CallIndex | None = None
 
     def graph(self, model: ModelProto) -> Graph:
         """Give the index of the model, built when it is first asked for."""
@@ -63,11 +65,17 @@ class Context:
             self._annotations = Annotations(model, self.graph(model), Hierarchy(self.sidecar))
         return self._annotations
 
-    def shapes(self, model: ModelProto) -> list[Shaped | None]:
-        """Give what is known of each value's shape, by number in the index, inferred when it is first asked for."""
+    def calls(self, model: ModelProto) -> CallIndex | None:
+        """Give the index of the traced calls, None without a trace."""
+        hierarchy = self.annotations(model).hierarchy
+        if hierarchy.sidecar and self._calls is None:
+            self._calls = CallIndex(hierarchy, hierarchy.sidecar)
+        return self._calls
+
+    def shapes(self, model: ModelProto) -> Shapes:
+        """Give what is known of the shapes of the main graph's values, inferred when it is first asked for."""
         if self._shapes is None:
-            infos = inferred_infos(model)
-            self._shapes = [shaped(infos.get(name)) for name in self.graph(model).names]
+            self._shapes = Shapes(inferred_infos(model), self.graph(model).names)
         return self._shapes
 
     def save(self) -> None:
@@ -75,6 +83,10 @@ class Context:
         if self._annotations is not None:
             self._annotations.save()
 
+    def forget_annotations(self) -> None:
+        """Drop the annotations, because what the nodes bear changes; the index of the graph stays."""
+        self._annotations = self._calls = None
+
     def forget(self) -> None:
         """Drop what was computed from the model, because it changes."""
-        self._graph = self._annotations = self._shapes = None
+        self._graph = self._annotations = self._shapes = self._calls = None

@@ -7,15 +7,24 @@ same name in two bodies is two values. O(nodes + edges) in time and memory; weig
 
 from __future__ import annotations
 
-from collections import ChainMap, defaultdict
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 NOWHERE = -1
 
-Environment = MutableMapping[str, int]
+_WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+class Names(dict[str, int]):
+    """The values of one graph by name; those of the graph around it are known in it too."""
+
+    def __init__(self, around: Names | None = None) -> None:
+        """Begin without any."""
+        super().__init__()
+        self.around = around
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
@@ -34,9 +43,8 @@ class Graph:
     the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
     the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
     the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
-    `inputs` and `outputs`, the main graph's; `by_name`, of the main graph;
-    `initializers`, value to tensor, of all graphs; `sites`, region of
-    a function to the nodes that call it.
+    `inputs` and `outputs`, the main graph's; `by_name`, its values by name; `initializers`, value to tensor, of all
+    graphs; `sites`, region of a function to the nodes that call it.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -51,8 +59,7 @@ class Graph:
         self.readers: list[list[int]] = []
         self.home: list[int] = []
         self.initializers: dict[int, TensorProto] = {}
-        self.by_name: dict[str, int] = {}
-        main = self.by_name
+        self.by_name = main = Names()
         self.outputs = self._graph(model.graph, main, 0)[0]
         self.inputs = [main[i.name] for i in model.graph.input]
         functions: dict[tuple[str, str, str], int] = {}
@@ -95,7 +102,7 @@ class Graph:
             for values, owner in zip(needs, self.owner, strict=True)
         ]
 
-    def _graph(self, graph: GraphProto, names: Environment, region: int) -> tuple[list[int], list[int], list[int]]:
+    def _graph(self, graph: GraphProto, names: Names, region: int) -> tuple[list[int], list[int], list[int]]:
         """Index one graph; give the values that it returns, its own nodes and its own values."""
         own = [self._value(names, i.name) for i in graph.input]
         for tensor in graph.initializer:
@@ -110,42 +117,42 @@ class Graph:
         return [self._lookup(names, o.name) for o in graph.output], nodes, own + made
 
     def _function(self, function: FunctionProto, region: int) -> None:
-        names: Environment = {}
+        names = Names()
         for name in function.input:
             self._value(names, name)
         self._nodes(function.node, names, region)
 
-    def _nodes(self, nodes: Sequence[NodeProto], names: Environment, region: int) -> tuple[list[int], list[int]]:
+    def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> tuple[list[int], list[int]]:
         indices: list[int] = []
         made: list[int] = []
         for node in nodes:
             reads = [self._lookup(names, name) for name in node.input if name]
             inner: list[int] = []
-            if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+            if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
                 reads += self._bodies(node, names, region, inner)
             index = len(self.nodes)
-            self.nodes.append(node)
-            self.reads.append(tuple(reads))
             for value in reads:
                 self.readers[value].append(index)
-            writes = tuple(self._value(names, name) for name in node.output if name)
+            writes = [self._value(names, name) for name in node.output if name]
             for value in writes:
                 self.producer[value] = index
-            self.writes.append(writes)
+            self.nodes.append(node)
+            self.reads.append(tuple(reads))
+            self.writes.append(tuple(writes))
             self.owner.append(NOWHERE)
             self.region.append(region)
             for i in inner:
                 self.owner[i] = index
             indices.append(index)
-            made.extend(writes)
+            made += writes
         return indices, made
 
-    def _bodies(self, node: NodeProto, names: Environment, region: int, inner: list[int]) -> list[int]:
+    def _bodies(self, node: NodeProto, names: Names, region: int, inner: list[int]) -> list[int]:
         """Index the bodies of a node; give what they return, and add their nodes to `inner`."""
         returned: list[int] = []
         home: list[int] = []
         for body in bodies(node):
-            results, nodes, values = self._graph(body, ChainMap({}, names), region)
+            results, nodes, values = self._graph(body, Names(names), region)
             returned += results
             inner += nodes
             home += values
@@ -154,19 +161,25 @@ class Graph:
             self.home[value] = holder
         return returned
 
-    def _lookup(self, names: Environment, name: str) -> int:
-        found = names.get(name)
-        return self._value(names, name) if found is None else found
+    def _lookup(self, names: Names, name: str) -> int:
+        """Give the value that a name means, here or around."""
+        at: Names | None = names
+        while at is not None:
+            value = at.get(name)
+            if value is not None:
+                return value
+            at = at.around
+        return self._value(names, name)
 
-    def _value(self, names: Environment, name: str) -> int:
-        value = names.get(name) if not isinstance(names, ChainMap) else names.maps[0].get(name)
+    def _value(self, names: Names, name: str) -> int:
+        """Give the value of a name that is made here; a name that is made twice is two values."""
+        value = names.get(name)
         if value is None or self.producer[value] != NOWHERE:
-            value = len(self.names)
+            value = names[name] = len(self.names)
             self.names.append(name)
             self.producer.append(NOWHERE)
             self.readers.append([])
             self.home.append(NOWHERE)
-            names[name] = value
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,21 @@ class Shaped:
             return False
         mine, its = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
         return mine != its and sorted(mine, key=str) == sorted(its, key=str)
+
+
+class Shapes:
+    """What is known of the shapes of values, by number."""
+
+    def __init__(self, infos: dict[str, ValueInfoProto], names: Sequence[str]) -> None:
+        """Take value infos by name, and the names of the values."""
+        self._infos, self._names = infos, names
+        self._known: dict[int, Shaped | None] = {}
+
+    def __getitem__(self, value: int) -> Shaped | None:
+        """Give kind and dimensions of a value, None where it is no tensor or unknown."""
+        if value not in self._known:
+            self._known[value] = shaped(self._infos.get(self._names[value]))
+        return self._known[value]
 
 
 def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from mxtools import keys
 from mxtools.annotations import Evidence
-from mxtools.calls import CallIndex, assign, check_model
+from mxtools.calls import assign, check_model
 from mxtools.context import Context, Pass
 from mxtools.hierarchy import Hierarchy
 from mxtools.scope import ROOT, escape
@@ -28,10 +28,10 @@ class ProjectMetadata(Pass):
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy
         said = {node: paths for node, proto in enumerate(graph.nodes) if (paths := _paths(proto))}
-        if hierarchy.sidecar:
-            index = CallIndex(hierarchy, hierarchy.sidecar)
+        index = context.calls(model)
+        if index:
             found = {node: calls for node, paths in said.items() if (calls := index.by_paths(paths))}
-            check_model(hierarchy.sidecar, said, found, lambda node: said[node][-1])
+            check_model(index.sidecar, said, found, lambda node: said[node][-1])
             chosen = assign(graph, hierarchy, found)
         else:
             chosen = {node: _enter(hierarchy, paths, graph.nodes[node]) for node, paths in said.items()}

@@ -8,7 +8,7 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.calls import CallIndex, assign, check_model, join_components
+from mxtools.calls import assign, check_model, join_components
 from mxtools.context import Context, Pass
 
 
@@ -28,10 +28,10 @@ class ProjectNames(Pass):
             for node, proto in enumerate(graph.nodes)
             if proto.name.startswith("/") and annotations.call[node] is None
         }
-        if hierarchy.sidecar:
-            index = CallIndex(hierarchy, hierarchy.sidecar)
+        index = context.calls(model)
+        if index:
             found = {node: calls for node, names in said.items() if (calls := index.by_components(names))}
-            check_model(hierarchy.sidecar, said, found, lambda node: "/".join(said[node]))
+            check_model(index.sidecar, said, found, lambda node: "/".join(said[node]))
             chosen = assign(graph, hierarchy, found)
         else:
             chosen = {node: hierarchy.add(join_components(names)) for node, names in said.items()}

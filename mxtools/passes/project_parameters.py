@@ -8,7 +8,7 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.calls import CallIndex, assign
+from mxtools.calls import assign
 from mxtools.context import Context, Pass
 from mxtools.errors import InputError
 from mxtools.sidecar import full_name
@@ -29,12 +29,12 @@ class ProjectParameters(Pass):
         """
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy
-        if not hierarchy.sidecar:
+        index = context.calls(model)
+        if not index:
             return
-        index = CallIndex(hierarchy, hierarchy.sidecar)
         owner = {
             full_name(module, weight): (module.path, weight)
-            for module in hierarchy.sidecar.modules
+            for module in index.sidecar.modules
             for weight in module.weights
         }
         found = {}

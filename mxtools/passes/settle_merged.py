@@ -11,7 +11,7 @@ from mxtools.absent import VACUOUS, borne_calls, reason
 from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph, constants
-from mxtools.shapes import Shaped
+from mxtools.shapes import Shapes
 from mxtools.sidecar import Sidecar, full_name
 
 
@@ -31,22 +31,27 @@ class SettleMerged(Pass):
         sidecar = annotations.hierarchy.sidecar
         if not sidecar:
             return
-        merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar)
-        for call in range(len(sidecar.calls)):
-            if call not in merging.borne and reason(sidecar, call) != VACUOUS:
-                merging.into_source(call)
-        for call in range(len(sidecar.calls) - 1, -1, -1):
-            if call not in merging.borne and reason(sidecar, call) != VACUOUS:
+        borne = borne_calls(annotations)
+        open_ = [c for c in range(len(sidecar.calls)) if c not in borne and reason(sidecar, c) != VACUOUS]
+        if not open_:
+            return
+        merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar, borne)
+        for call in open_:
+            merging.into_source(call)
+        for call in reversed(open_):
+            if call not in merging.borne:
                 merging.into_reader(call)
 
 
 class _Merging:
     """Which call made each tensor of the trace and which took it, and which calls nodes bear."""
 
-    def __init__(self, graph: Graph, annotations: Annotations, shapes: list[Shaped | None], sidecar: Sidecar) -> None:
+    def __init__(
+        self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, borne: set[int]
+    ) -> None:
         self.graph, self.annotations, self.shapes, self.sidecar = graph, annotations, shapes, sidecar
         self.constant = constants(graph)
-        self.borne = borne_calls(annotations)
+        self.borne = borne
         self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
         self.maker: dict[int, int] = {}

@@ -60,13 +60,16 @@ class _Settling:
 
         A constant takes no returned tensor from another value, and one that nothing computes is never returned.
         """
-        hierarchy, shape = self.annotations.hierarchy, self.shapes[value]
-        readers = {call for n in self.graph.readers[value] if (call := self.annotations.call[n]) is not None}
-        readers |= {ROOT_CALL} if value in self.outputs else set()
-        call = self.annotations.call[node]
-        if call is None or shape is None or not readers:
+        hierarchy, calls = self.annotations.hierarchy, self.annotations.call
+        call = calls[node]
+        readers = {at for n in self.graph.readers[value] if (at := calls[n]) is not None}
+        if value in self.outputs:
+            readers.add(ROOT_CALL)
+        if call is None or not readers or readers == {call}:
             return
-        common = hierarchy.common({call, *readers})
+        common, shape = hierarchy.common({call, *readers}), self.shapes[value]
+        if common == call or shape is None:
+            return
         for at in hierarchy.lineage(call):
             if at == common:
                 return

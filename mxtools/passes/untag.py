@@ -16,6 +16,7 @@ class Untag(Pass):
     """Remove all that mxtools wrote on nodes and model."""
 
     name: ClassVar[str] = "untag"
+    annotates: ClassVar[bool] = True
 
     def apply(self, model: ModelProto, context: Context) -> None:
         """Remove our keys; foreign ones stay."""
@@ -23,3 +24,4 @@ class Untag(Pass):
             if node.metadata_props:
                 keys.replace_props(node, keys.NODE_KEYS, {})
         keys.replace_props(model, keys.MODEL_KEYS, {})
+        context.forget_annotations()
