@@ -96,17 +96,24 @@ def _is_list(hint: object) -> bool:
 
 
 def process(
-    pipeline: Pipeline, source: str, output: str, data_dir: Path | None = None, trace: str | None = None
+    pipeline: Pipeline,
+    source: str,
+    output: str,
+    data_dir: Path | None = None,
+    trace: str | None = None,
+    inputs: Path | None = None,
 ) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
     from mxtools import modelio
     from mxtools.context import Context
-    from mxtools.record import recorded
+    from mxtools.record import Values, recorded
 
     if is_pipe(output):
         modelio.refuse_terminal()
     sidecar = read_sidecar(trace) if trace else None
-    values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent) if sidecar else None
+    values = Values.open(inputs) if inputs else None
+    if sidecar and not values:
+        values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent)
     loaded = modelio.read_model(source, data_dir)
     context = Context(loaded.weights, sidecar, values)
     pipeline.run(loaded.proto, context)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
 from .common import DataDir, Json, Output, Source, Trace, check_json, emit, process, say
 
 PIPELINE = (
@@ -11,23 +17,43 @@ PIPELINE = (
 
 
 def command(
-    source: Source = "-", output: Output = "-", trace: Trace = None, data_dir: DataDir = None, json: Json = False
+    source: Source = "-",
+    output: Output = "-",
+    trace: Trace = None,
+    inputs: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Inputs of the traced model: run the graph on them and compare values."),
+    ] = None,
+    strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Each node gets its scope, tag and evidence in its metadata; nothing else of the model changes.
 
-    With --trace the hierarchy is the traced model's. Without, it is what the file itself tells.
+    With --trace the hierarchy is the traced model's, and where that was recorded (mx trace --record), or with --inputs,
+    values are evidence too. Without, the hierarchy is what the file itself tells.
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
     from mxtools.pipeline import Pipeline
 
     check_json(json, output)
-    report = process(Pipeline.parse(PIPELINE), source, output, data_dir, trace).report["tag"]
+    pipeline = Pipeline.parse(PIPELINE + ("{strict=true}" if strict else ""))
+    report = process(pipeline, source, output, data_dir, trace, inputs).report["tag"]
     if json:
         emit(report)
     else:
-        evidence = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
-        say(
-            f"mx tag: {report['nodes']} nodes: {evidence}"
-            + (f"; {len(report['absent'])} scopes without nodes" if report["absent"] else "")
-        )
+        say(f"mx tag: {_summary(report)}")
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
+    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
+    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
+    if report["merged"]:
+        parts.append(f"{report['merged']} merged")
+    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
+    if reasons:
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
+    return "; ".join(parts)

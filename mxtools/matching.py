@@ -46,7 +46,7 @@ class Matcher:
         return {t.id for t in near if self._equal(array, t)}
 
     def _equal(self, array: Array, tensor: Tensor) -> bool:
-        recorded = self._values.tensor(tensor.id) if self._values else None
+        recorded = self._values.get(str(tensor.id)) if self._values else None
         if recorded is None:
             return True
         a, b = array.ravel(), recorded.ravel()

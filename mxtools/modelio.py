@@ -6,6 +6,7 @@ reference on a pipe, where locations are relative to the working directory, or t
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import shutil
@@ -138,6 +139,20 @@ def write_model(proto: ModelProto, weights: WeightStore, target: Target, data_di
                 for offset, place in places:
                     data.write(bytes(offset - data.tell()))
                     data.write(weights.view(place))
+
+
+def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
+    """Give a copy that holds its weights itself; UsageError where that would be more than 2 GiB."""
+    buffer = io.BytesIO()
+    _write_parts(buffer, proto, weights)
+    copy = ModelProto()
+    copy.ParseFromString(buffer.getvalue())
+    for tensor in tensors_of(copy):
+        if is_external(tensor):
+            tensor.raw_data = bytes(weights.data(tensor))
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return copy
 
 
 def _write_parts(file: BinaryIO, proto: ModelProto, weights: WeightStore) -> None:

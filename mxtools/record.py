@@ -1,49 +1,60 @@
-"""Recorded values: the model's inputs by name, and every tensor of the calls by id."""
+"""Values of tensors: recorded ones of a trace (its inputs by name, those of the calls by id), or just given inputs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mxtools.errors import InputError
+import numpy as np
+
+from mxtools.errors import InputError, UsageError
 from mxtools.shapes import Array
-from mxtools.sidecar import Sidecar, Tensor
+from mxtools.sidecar import Sidecar
 
 
 class Values:
-    """Reads values when they are asked for, each from its place in the file."""
+    """Arrays by name, each read when it is asked for."""
 
-    def __init__(self, file: Path) -> None:
-        """Open a `.safetensors` file; InputError where it is not there or is none."""
-        from safetensors import SafetensorError, safe_open
-
-        self._file: Any = None
-        try:
-            self._file = safe_open(file, framework="numpy")
-            self._names = set(self._file.keys())
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{file} cannot be read as recorded values ({error}): run `mx trace --record` again"
-            ) from None
-        self.tensor = cache(self._tensor)
-
-    def _tensor(self, tensor: int) -> Array | None:
-        """Give the value of a tensor of a call by its id, None where it was not recorded."""
-        return self._get(str(tensor))
-
-    def input(self, name: str) -> Array | None:
-        """Give the value of a model's input by its name."""
-        return self._get(name)
+    def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
+        """Take the names and what reads one of them; a type that numpy does not have reads as a TypeError."""
+        self._names, self._read = names, read
+        self.get = cache(self._get)
 
     def _get(self, name: str) -> Array | None:
+        """Give the array of a name, None where there is none."""
         if name not in self._names:
             return None
         try:
-            array: Array = self._file.get_tensor(name)
-        except TypeError:  # a type that numpy does not have
+            return self._read(name)
+        except TypeError:
             return None
-        return array
+
+    @classmethod
+    def open(cls, file: Path) -> Values:
+        """Open a `.safetensors`, `.npz` or `.json` file; InputError where it is not there or is none."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if file.suffix == ".safetensors":
+                opened: Any = safe_open(file, framework="numpy")
+                return cls(set(opened.keys()), opened.get_tensor)
+            if file.suffix == ".npz":
+                arrays = np.load(file, allow_pickle=False)
+                return cls(set(arrays.files), arrays.__getitem__)
+            if file.suffix == ".json":
+                return cls._of_lists(json.loads(file.read_bytes()))
+        except (OSError, ValueError, AttributeError, SafetensorError) as error:
+            raise InputError(f"{file} cannot be read as values by name ({error}): record or save it again") from None
+        raise UsageError(f"{file} is no .safetensors, .npz or .json file: give one of these")
+
+    @classmethod
+    def _of_lists(cls, lists: dict[str, list[object]]) -> Values:
+        arrays = {name: np.asarray(value) for name, value in lists.items()}
+        single = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+        return cls(single.keys(), single.__getitem__)
 
 
 def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
@@ -52,13 +63,13 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
         return None
     if Path(sidecar.record).name != sidecar.record:
         raise InputError(f"the sidecar's record {sidecar.record!r} is no file name: it must lie beside the sidecar")
-    return Values(folder / sidecar.record)
+    return Values.open(folder / sidecar.record)
 
 
 def feeds(sidecar: Sidecar, values: Values, names: list[str]) -> dict[str, Array]:
-    """Give the values of a graph's inputs, by name, or in order where the graph has other names."""
-    traced: list[Tensor] = list(sidecar.model.inputs)
-    by_name = {t.name: array for t in traced if (array := values.input(t.name)) is not None}
-    if set(names) <= set(by_name):
-        return {name: by_name[name] for name in names}
-    return dict(zip(names, by_name.values(), strict=False)) if len(names) == len(by_name) else {}
+    """Give the values of a graph's inputs, by name, or in the order of the trace where the graph has other names."""
+    by_name = {name: array for name in names if (array := values.get(name)) is not None}
+    if len(by_name) == len(names):
+        return by_name
+    traced = [array for tensor in sidecar.model.inputs if (array := values.get(tensor.name)) is not None]
+    return dict(zip(names, traced, strict=True)) if len(traced) == len(names) else by_name

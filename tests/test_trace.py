@@ -200,3 +200,18 @@ def test_damaged_sidecars(change: dict[str, Any], message: str) -> None:
     data = json.loads(sidecar.dumps(trace(load_subject(f"{MODELS}:repeated"))))
     with pytest.raises(InputError, match=message):
         sidecar.loads(json.dumps(data | change), "x.json")
+
+
+class Reaching(nn.Module):
+    """A caller that reaches below a module that it also calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[0](self.body(x))
+
+
+def test_scopes_stay_unique() -> None:
+    assert list(traced(Reaching(), x=torch.ones(1, 2))) == [".", "body", "body.0", "body.0@1"]

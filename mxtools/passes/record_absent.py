@@ -8,8 +8,9 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.absent import absent_scopes
-from mxtools.annotations import write_absent
-from mxtools.context import Context, Pass
+from mxtools.annotations import Evidence, write_absent
+from mxtools.context import Context, Pass, option
+from mxtools.errors import CheckError
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,21 @@ class RecordAbsent(Pass):
     name: ClassVar[str] = "record-absent"
     annotates: ClassVar[bool] = True
 
+    strict: bool = option("refuse a model with nodes of which nothing is known", False)
+
     def apply(self, model: ModelProto, context: Context) -> None:
-        """Write the model's metadata and report, under "tag": nodes, nodes by evidence, merged nodes, absent scopes."""
+        """Write the model's metadata and report, under "tag": nodes, nodes by evidence, merged nodes, absent scopes.
+
+        Raises CheckError under `strict` when a node has the root as its scope because nothing is known of it.
+        """
         annotations = context.annotations(model)
+        unknown = [node for node, word in enumerate(annotations.evidence) if word is Evidence.ROOT]
+        if self.strict and unknown:
+            proto = annotations.graph.nodes[unknown[0]]
+            raise CheckError(
+                f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}: "
+                "give a trace of the model (--trace), with values (mx trace --record)"
+            )
         absent = absent_scopes(annotations)
         write_absent(model, absent)
         context.report["tag"] = {

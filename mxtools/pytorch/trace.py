@@ -8,7 +8,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -67,7 +67,6 @@ class _Frame:
     parent: int | None
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...] = ()
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 class _Recorder:
@@ -81,6 +80,7 @@ class _Recorder:
             self._names[module].append(name or ROOT)
         self._frames: list[_Frame] = []
         self._open: list[int] = []
+        self._counts: Counter[str] = Counter()
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Tensor]] = {}
         self._next = 0
         self._parameters: dict[type, list[str]] = {}
@@ -136,15 +136,18 @@ class _Recorder:
             frame.outputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(output))
 
     def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
-        """Give the name by which the caller knows a module, and the scope of this call of it."""
+        """Give the name by which the caller knows a module, and the scope of this call of it.
+
+        Calls are counted by scope: a caller that reaches below a module that it also calls makes a second one there.
+        """
         names = self._names[module]
         if parent is None:
             return ROOT, ROOT
         prefix = "" if parent.path == ROOT else parent.path + "."
         path = next((name for name in names if name.startswith(prefix)), names[0])
         scope = join(parent.scope, escape(path.removeprefix(prefix)))
-        count = parent.counts[scope]
-        parent.counts[scope] += 1
+        count = self._counts[scope]
+        self._counts[scope] += 1
         return path, f"{scope}@{count}" if count else scope
 
     def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,344 @@
+"""What each pass does, on graphs small enough to see it.
+
+A line of a trace is `scope  module class  inputs -> outputs`, tensors are `name:shape`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from mxtools import keys
+from mxtools.annotations import read_absent
+from mxtools.context import Context
+from mxtools.errors import CheckError, InputError
+from mxtools.pipeline import Pipeline
+from mxtools.record import Values
+from mxtools.scope import contains
+from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.tags import tags_of
+from mxtools.weights import WeightStore
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
+
+
+def trace_of(
+    text: str, weights: dict[str, list[int]] | None = None, arrays: dict[str, np.ndarray] | None = None
+) -> Sidecar:
+    """Give a trace from lines `scope class inputs -> outputs`; the weights are by full name."""
+    ids: dict[str, int] = {}
+
+    def tensors(words: Iterable[str]) -> tuple[Tensor, ...]:
+        found = []
+        for word in words:
+            name, _, shape = word.partition(":")
+            number = ids.setdefault(name, len(ids))
+            array = (arrays or {}).get(name)
+            summary = None
+            if array is not None:
+                flat = array.astype(np.float64).ravel()
+                summary = (flat.size, flat.min(), flat.max(), flat.sum(), float(flat @ flat))
+            dims = tuple(int(d) for d in shape.split("x"))
+            found.append(Tensor(name=name, id=number, shape=dims, dtype="float32", fingerprint=summary))
+        return tuple(found)
+
+    rows = []
+    for line in text.strip().splitlines():
+        before, _, after = line.partition("->")
+        scope, class_name, *given = before.split()
+        rows.append((scope, class_name, tensors(given), tensors(after.split())))
+    scopes = [row[0] for row in rows]
+    parents = [
+        max((i for i, above in enumerate(scopes[:n]) if contains(above, scope)), default=None)
+        for n, scope in enumerate(scopes)
+    ]
+    tags = tags_of(zip(scopes, parents, (row[1] for row in rows), strict=True))
+    calls = [
+        Call(scope=s, tag=t, module=_module(s), parent=p, inputs=i, outputs=o)
+        for (s, _, i, o), t, p in zip(rows, tags, parents, strict=True)
+    ]
+    owned: dict[str, list[Weight]] = {}
+    for name, shape in (weights or {}).items():
+        module, _, own = name.rpartition(".")
+        owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=tuple(shape), dtype="float32"))
+    modules = {
+        _module(s): Module(path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ())))
+        for s, c, _, _ in reversed(rows)
+    }
+    model = Model(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
+    return Sidecar(producer={}, model=model, modules=tuple(modules.values()), calls=tuple(calls))
+
+
+def _module(scope: str) -> str:
+    return ".".join(part.partition("@")[0] for part in scope.split(".")) if scope != "." else "."
+
+
+def run(
+    passes: str, text: str, sidecar: Sidecar | None, names: dict[str, str] | None = None, **more: object
+) -> dict[str, tuple[str, str]]:
+    """Run passes on a model from text with node names by output; give scope and evidence by output."""
+    return annotations(tagged(passes, text, sidecar, names, **more))
+
+
+def tagged(
+    passes: str,
+    text: str,
+    sidecar: Sidecar | None,
+    names: dict[str, str] | None = None,
+    metadata: dict[str, list[str]] | None = None,
+    values: Values | None = None,
+) -> onnx.ModelProto:
+    model = parser.parse_model(text)
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.replace("__", ".")
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        node.input[:] = [name.replace("__", ".") for name in node.input]
+        node.name = (names or {}).get(node.output[0], "")
+        if node.output[0] in (metadata or {}):
+            node.metadata_props.add(key=keys.TORCH_NAME_SCOPES, value=repr((metadata or {})[node.output[0]]))
+    Pipeline.parse(passes).run(model, Context(WeightStore(), sidecar, values))
+    return model
+
+
+def annotations(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    found = {}
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        props = keys.props(node)
+        found[node.output[0]] = (props.get(keys.SCOPE, ""), props.get(keys.EVIDENCE, ""))
+    return found
+
+
+CHAIN = f"{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{ a = Neg(x) b = Abs(a) c = Relu(b) d = Exp(c) }}"
+TWO = trace_of(
+    """
+    .      Net    x:2x4 -> d:2x4
+    one    Block  x:2x4 -> b:2x4
+    one.n  Neg    x:2x4 -> a:2x4
+    two    Block  b:2x4 -> d:2x4
+    """
+)
+
+
+def test_project_metadata() -> None:
+    said = {
+        "a": ["", "one", "one.n", "neg"],
+        "b": ["", "one", "abs"],
+        "c": ["", "nowhere", "relu"],
+        "d": ["", "two", "exp"],
+    }
+    assert run("project-metadata", CHAIN, TWO, metadata=said) == {
+        "a": ("one.n", "metadata"),
+        "b": ("one", "metadata"),
+        "c": ("", ""),
+        "d": ("two", "metadata"),
+    }
+
+
+def test_project_metadata_refuses_another_model() -> None:
+    said = {"a": ["", "x", "f"], "b": ["", "y", "f"], "c": ["", "one", "f"]}
+    with pytest.raises(InputError, match="another model"):
+        run("project-metadata", CHAIN, TWO, metadata=said)
+
+
+def test_project_names() -> None:
+    names = {"a": "/one/n/Neg", "b": "/one/Abs", "c": "Relu_3", "d": "/two/Exp_1"}
+    found = run("project-names", CHAIN, TWO, names)
+    assert [scope for scope, _ in found.values()] == ["one.n", "one", "", "two"]
+
+
+def test_project_names_without_a_trace() -> None:
+    names = {"a": "/layer/layer.0/Neg", "b": "/layer/layer.0/attn/Abs", "c": "/Relu", "d": "Exp"}
+    found = run("project-names", CHAIN, None, names)
+    assert [scope for scope, _ in found.values()] == ["layer.0", "layer.0.attn", ".", ""]
+
+
+def test_repeated_calls_are_divided_where_the_nodes_repeat_themselves() -> None:
+    twice = trace_of(
+        """
+        .    Net    x:2x4 -> d:2x4
+        m    Block  x:2x4 -> b:2x4
+        m@1  Block  b:2x4 -> d:2x4
+        """
+    )
+    text = f"{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{ a = Neg(x) b = Abs(a) c = Neg(b) d = Abs(c) }}"
+    names = {output: f"/m/{output}" for output in "abcd"}
+    assert [scope for scope, _ in run("project-names", text, twice, names).values()] == ["m", "m", "m@1", "m@1"]
+
+
+def test_repeated_calls_are_divided_by_what_is_over() -> None:
+    twice = trace_of(
+        """
+        .      Net    x:2x4 -> d:2x4
+        m      Block  x:2x4 -> b:2x4
+        m.p    P      x:2x4 -> a:2x4
+        m.q    Q      a:2x4 -> b:2x4
+        m@1    Block  b:2x4 -> d:2x4
+        m@1.p  P      b:2x4 -> c:2x4
+        m@1.q  Q      c:2x4 -> d:2x4
+        """
+    )
+    names = {"a": "/m/p/Neg", "b": "/m/q/Abs", "c": "/m/p/Relu", "d": "/m/q/Exp"}
+    assert [scope for scope, _ in run("project-names", CHAIN, twice, names).values()] == [
+        "m.p",
+        "m.q",
+        "m@1.p",
+        "m@1.q",
+    ]
+
+
+WEIGHTED = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] b)
+    <float[4] one__w = {{1, 2, 3, 4}}, float[4] k = {{5, 6, 7, 8}}> {{ a = Mul(x, one__w) b = Add(a, k) }}"""
+
+
+def test_project_parameters() -> None:
+    sidecar = trace_of(".  Net x:2x4 -> b:2x4\none L x:2x4 -> a:2x4", {"one.w": [4]})
+    assert run("project-parameters", WEIGHTED, sidecar) == {"a": ("one", "parameter"), "b": ("", "")}
+
+
+def test_project_parameters_refuses_another_model() -> None:
+    sidecar = trace_of(".  Net x:2x4 -> b:2x4\none L x:2x4 -> a:2x4", {"one.w": [5]})
+    with pytest.raises(InputError, match="another model"):
+        run("project-parameters", WEIGHTED, sidecar)
+
+
+def test_resolve_auxiliary_takes_the_common_ancestor_of_the_readers() -> None:
+    text = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{
+        k = Constant <value = float {{2}}> ()
+        a = Mul(x, k)
+        b = Mul(a, k)
+        s = Shape(b)
+        r = Cast <to = 1> (s)
+        d = Neg(b)
+    }}"""
+    sidecar = trace_of(".  Net x:2x4 -> d:2x4\nm M x:2x4 -> b:2x4\nm.p P x:2x4 -> a:2x4\nm.q Q a:2x4 -> b:2x4")
+    found = run("project-names,resolve-auxiliary", text, sidecar, {"a": "/m/p/Mul", "b": "/m/q/Mul"})
+    assert found["k"] == ("m", "dataflow")
+    assert found["s"] == found["r"] == ("m.q", "dataflow")
+    assert found["d"] == (".", "dataflow")
+
+
+def test_resolve_auxiliary_in_bodies_and_functions() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
+        g (float[2, 4] x, bool c) => (float[2, 4] d) {
+            a = own.f(x)
+            d = If (c) <
+                then_branch = t () => (float[2, 4] p) { p = Neg(a) },
+                else_branch = e () => (float[2, 4] q) { q = Abs(a) }
+            >
+        }
+        <domain: "own", opset_import: ["" : 21]> f (i) => (o) { o = Exp(i) }"""
+    model = tagged("project-names,resolve-auxiliary", text, TWO, {"a": "/one/f", "d": "/two/If"})
+    assert annotations(model)["o"] == ("one", "dataflow")
+    inner = [keys.props(n)[keys.SCOPE] for a in model.graph.node[1].attribute for n in a.g.node]
+    assert inner == ["two", "two"]
+
+
+def test_what_nothing_is_known_of_is_said() -> None:
+    model = tagged("resolve-auxiliary,record-absent", f"{HEAD} g (float[2] x) => (float[2] x) {{ a = Neg(x) }}", None)
+    assert annotations(model)["a"] == (".", "root")
+    with pytest.raises(CheckError, match="nothing is known of 1 nodes"):
+        tagged(
+            "resolve-auxiliary,record-absent{strict=true}",
+            f"{HEAD} g (float[2] x) => (float[2] x) {{ a = Neg(x) }}",
+            None,
+        )
+
+
+SHARED = f"""{HEAD} g (float[2, 4] x, float[2, 3] y) => (float[2, 4] d) {{
+    m = Neg(y)
+    r = ReduceSum <keepdims = 1> (m)
+    a = Mul(x, r)
+    d = Mul(a, r)
+}}"""
+
+
+def test_settle_shared_moves_what_was_not_returned() -> None:
+    sidecar = trace_of(".  Net x:2x4 y:2x3 -> d:2x4\none L x:2x4 y:2x3 -> a:2x4\ntwo L a:2x4 y:2x3 -> d:2x4")
+    names = {"m": "/one/Neg", "r": "/one/ReduceSum", "a": "/one/Mul", "d": "/two/Mul"}
+    found = run("project-names,settle-shared", SHARED, sidecar, names)
+    assert found["r"] == (".", "dataflow")
+    assert found["m"] == (".", "dataflow")
+    assert found["a"] == ("one", "name")
+
+
+FOLDED = f"""{HEAD} g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y)
+<float[4, 3, 1, 1] fused = {{{", ".join("1" * 12)}}}> {{
+    c = Conv(x, fused)
+    y = Relu(c)
+}}"""
+CONV_BN = trace_of(
+    """
+    .    Net   x:1x3x8x8 -> y:1x4x8x8
+    conv Conv  x:1x3x8x8 -> c:1x4x8x8
+    bn   BN    c:1x4x8x8 -> b:1x4x8x8
+    act  ReLU  b:1x4x8x8 -> y:1x4x8x8
+    """,
+    {"conv.weight": [4, 3, 1, 1], "bn.weight": [4]},
+)
+
+
+@pytest.mark.parametrize("named", ["conv", "bn"])
+def test_settle_merged_gives_a_node_to_the_module_whose_output_it_makes(named: str) -> None:
+    names = {"c": f"/{named}/Conv", "y": "/act/Relu"}
+    model = tagged("project-names,settle-merged,record-absent", FOLDED, CONV_BN, names)
+    assert annotations(model)["c"] == ("bn", "name")
+    assert json.loads(keys.props(model.graph.node[0])[keys.MERGED]) == ["conv", "bn"]
+    assert read_absent(model) == {"conv": "merged: bn"}
+
+
+def test_record_absent_tells_why() -> None:
+    sidecar = trace_of(
+        """
+        .     Net   x:2x4 -> d:2x4
+        one   L     x:2x4 -> b:2x4
+        drop  D     b:2x4 -> b:2x4
+        pos   P     i:4 -> p:4
+        two   L     b:2x4 -> d:2x4
+        """
+    )
+    names = {"a": "/one/a", "b": "/one/b", "c": "/two/c", "d": "/two/d"}
+    model = tagged("project-names,record-absent", CHAIN, sidecar, names)
+    assert read_absent(model) == {"drop": "vacuous", "pos": "folded"}
+
+
+def test_project_values_needs_no_names() -> None:
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    a, b = -x, np.abs(x)
+    arrays = {"x": x, "a": a, "b": b, "d": np.exp(b)}
+    recorded = {"x": x} | {str(i): array for i, array in enumerate((x, np.exp(b), b, a))}
+    values = Values(recorded.keys(), recorded.__getitem__)
+    sidecar = trace_of(
+        """
+        .      Net    x:2x4 -> d:2x4
+        one    Block  x:2x4 -> b:2x4
+        one.n  Neg    x:2x4 -> a:2x4
+        two    Block  b:2x4 -> d:2x4
+        """,
+        arrays=arrays,
+    )
+    text = f"""{HEAD} g (float[2, 4] other) => (float[2, 4] t4) {{
+        t1 = Neg(other) t2 = Abs(t1) t3 = Exp(t2) t4 = Identity(t3)
+    }}"""
+    found = run("project-values,resolve-auxiliary", text, sidecar, values=values)
+    assert [scope for scope, _ in found.values()] == ["one.n", "one", "two", "."]
+    assert [word for _, word in found.values()] == ["value", "value", "value", "dataflow"]
+
+
+def test_untag_leaves_foreign_metadata() -> None:
+    model = tagged(
+        "project-names,resolve-auxiliary,record-absent,untag", CHAIN, TWO, {"a": "/one/a"}, {"a": ["", "one", "f"]}
+    )
+    assert [p.key for p in model.graph.node[0].metadata_props] == [keys.TORCH_NAME_SCOPES]
+    assert not model.metadata_props
+
+
+def test_weights_that_are_deferred_are_no_matter() -> None:
+    model = parser.parse_model(CHAIN)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "unused"))
+    Pipeline.parse("project-names,resolve-auxiliary").run(model, Context(WeightStore(), TWO))
+    assert all(keys.props(node)[keys.SCOPE] for node in model.graph.node)
