@@ -90,15 +90,16 @@ class Cut:
         """Give the outputs: what others read; constants and shapes, which others copy, only if there is no more."""
         graph = self.graph
         results = set(graph.outputs)
-        outside = dict.fromkeys(
-            v
+        readers = {
+            v: [r for r in graph.readers[v] if graph.top(r) not in self.chosen]
             for n in self._main
             if n in self.chosen
             for v in graph.writes[n]
-            if v in results or any(graph.top(r) not in self.chosen for r in graph.readers[v])
-        )
+        }
+        outside = {v: None for v, nodes in readers.items() if nodes or v in results}
+        asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
         derived = self._shape_derived()
-        live = {v: None for v in outside if v in results or (v not in self._constant and v not in derived)}
+        live = {v: None for v in outside if v in results or v not in self._constant | derived | asked}
         live = live or {v: None for v in outside if v not in self._constant} or outside
         return self._ordered(graph.outputs, live)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 from onnx import ModelProto
@@ -58,7 +59,8 @@ class _Settling:
     def settle(self, node: int, value: int) -> None:
         """Move a node out of the calls that a value of it leaves without being returned by them.
 
-        A constant takes no returned tensor from another value, and one that nothing computes is never returned.
+        What its own call returned stays there, even if it leaves calls further out by a side channel. A constant takes
+        no returned tensor from another value, and one that nothing computes is never returned.
         """
         hierarchy, calls = self.annotations.hierarchy, self.annotations.call
         call = calls[node]
@@ -70,16 +72,14 @@ class _Settling:
         common, shape = hierarchy.common({call, *readers}), self.shapes[value]
         if common == call or shape is None:
             return
-        for at in hierarchy.lineage(call):
-            if at == common:
-                return
-            if value not in self.constant:
-                fits = self._take(at, shape) or self._take_transposed(at, shape, value)
-            else:
-                fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[at])
-            if not fits:
-                self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
-                return
+        if value in self.constant:
+            fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[call])
+        else:
+            left = takewhile(lambda at: at != common, hierarchy.lineage(call))
+            taken = [self._take(at, shape) or self._take_transposed(at, shape, value) for at in left]
+            fits = taken[0]
+        if not fits:
+            self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
 
     def _take(self, call: int, shape: Shaped) -> bool:
         """Let a value stand for a tensor that a call returned, of the same shape rather than of the same size."""
