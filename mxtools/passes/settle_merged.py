@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,10 +39,7 @@ class SettleMerged(Pass):
             return
         merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar, borne)
         for call in open_:
-            merging.into_source(call)
-        for call in reversed(open_):
-            if call not in merging.borne:
-                merging.into_reader(call)
+            merging.place(call)
 
 
 class _Merging:
@@ -54,6 +53,7 @@ class _Merging:
         self.borne = borne
         self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
+        self.shapes_of = {m.path: [tuple(sorted(w.shape)) for w in m.weights] for m in sidecar.modules}
         self.maker: dict[int, int] = {}
         self.takers: dict[int, list[int]] = {}
         for number, call in enumerate(sidecar.calls):
@@ -66,25 +66,48 @@ class _Merging:
             if at is not None and graph.owner[node] == NOWHERE and not set(graph.writes[node]) <= self.constant:
                 self.nodes.setdefault(at, []).append(node)
 
-    def into_source(self, call: int) -> None:
-        """Where an absent call works on just what another call made, that one's last node makes its output too."""
-        makers = {self.maker[t.id] for t in self.sidecar.calls[call].inputs if t.id in self.maker}
-        lineage = set(self.annotations.hierarchy.lineage(call))
-        for source in makers - lineage:
-            if len(makers) == 1 and self.nodes.get(source) and self._altered(source):
-                node = self.nodes[source][-1]
-                made = [shape for v in self.graph.writes[node] if (shape := self.shapes[v])]
-                if any(shape.fits(t) for t in self.sidecar.calls[call].outputs for shape in made):
-                    self._move(node, source, call)
+    def place(self, call: int) -> None:
+        """Find the node that does the work of an absent call: of the call before it, or of the one after.
 
-    def into_reader(self, call: int) -> None:
-        """Where just one other call works on what an absent call made, that one's first node does its work too."""
+        It is the node with a weight that fits the largest of the call and that no other module accounts for. A node before
+        that no longer uses its own weights as they are will do, where there is none after.
+        """
+        before, after = self._before(call), self._after(call)
+        if before is not None and (self._fits(before, call) or after is None or not self._fits(after, call)):
+            self._move(before, call)
+        elif after is not None and self._fits(after, call):
+            at = self.annotations.call[after]
+            self.annotations.merged[after] = (call, *self.annotations.merged.get(after, () if at is None else (at,)))
+
+    def _before(self, call: int) -> int | None:
+        """Give the last node of the call that made all that a call works on, if its weights are altered and it fits."""
         record = self.sidecar.calls[call]
-        takers = {taker for t in record.outputs for taker in self.takers.get(t.id, ()) if taker in self.borne}
-        innermost = [t for t in takers if not any(u != t and self.annotations.hierarchy.within(u, t) for u in takers)]
-        if len(innermost) == 1 and self.weights[record.module] and len(self.nodes.get(innermost[0], ())) == 1:
-            node = self.nodes[innermost[0]][0]
-            self.annotations.merged[node] = (call, *self.annotations.merged.get(node, (innermost[0],)))
+        makers = {self.maker[t.id] for t in record.inputs if t.id in self.maker}
+        makers -= set(self.annotations.hierarchy.lineage(call))
+        source = makers.pop() if len(makers) == 1 else None
+        if source is None or not self.nodes.get(source) or not self._altered(source):
+            return None
+        node = self.nodes[source][-1]
+        shapes = [shape for value in self.graph.writes[node] if (shape := self.shapes[value])]
+        return node if any(shape.fits(t) for t in record.outputs for shape in shapes) else None
+
+    def _after(self, call: int) -> int | None:
+        """Give the only node of the only call that works on what a call made."""
+        hierarchy = self.annotations.hierarchy
+        takers = {taker for t in self.sidecar.calls[call].outputs for taker in self.takers.get(t.id, ())} & self.borne
+        innermost = [t for t in takers if not any(u != t and hierarchy.within(u, t) for u in takers)]
+        nodes = self.nodes.get(innermost[0], []) if len(innermost) == 1 else []
+        return nodes[0] if len(nodes) == 1 else None
+
+    def _fits(self, node: int, call: int) -> bool:
+        """Tell whether a node has a weight of the shape of a call's largest, besides those of its own modules."""
+        at = self.annotations.call[node]
+        modules = self.annotations.merged.get(node, () if at is None else (at,))
+        tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
+        left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
+        left.subtract(shape for module in modules for shape in self.shapes_of[self.sidecar.calls[module].module])
+        largest = max(self.shapes_of[self.sidecar.calls[call].module], key=math.prod, default=None)
+        return largest is not None and left[largest] > 0
 
     def _altered(self, call: int) -> bool:
         """Tell whether a call's nodes no longer use its module's weights as they are."""
@@ -92,10 +115,13 @@ class _Merging:
         weights = self.weights[self.sidecar.calls[call].module]
         return bool(weights) and not weights & used
 
-    def _move(self, node: int, source: int, call: int) -> None:
+    def _move(self, node: int, call: int) -> None:
+        """Give a node to a call whose output it makes."""
         annotations = self.annotations
-        annotations.merged[node] = (*annotations.merged.get(node, (source,)), call)
+        at = annotations.call[node]
+        assert at is not None
+        annotations.merged[node] = (*annotations.merged.get(node, (at,)), call)
         annotations.call[node] = call
-        self.nodes[source].remove(node)
+        self.nodes[at].remove(node)
         self.nodes[call] = [node]
         self.borne.update(annotations.hierarchy.lineage(call))
