@@ -69,8 +69,8 @@ class _Merging:
     def place(self, call: int) -> None:
         """Find the node that does the work of an absent call: of the call before it, or of the one after.
 
-        It is the node with a weight that fits the largest of the call and that no other module accounts for. A node before
-        that no longer uses its own weights as they are will do, where there is none after.
+        It is the node with a weight of the shape of the call's largest that no other module accounts for. Failing that,
+        the node before, if it no longer uses its own module's weights as they are.
         """
         before, after = self._before(call), self._after(call)
         if before is not None and (self._fits(before, call) or after is None or not self._fits(after, call)):
