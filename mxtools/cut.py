@@ -98,8 +98,8 @@ class Cut:
         }
         outside = {v: None for v, nodes in readers.items() if nodes or v in results}
         asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
-        derived = self._shape_derived()
-        live = {v: None for v in outside if v in results or v not in self._constant | derived | asked}
+        copied = self._constant | self._shape_derived() | asked
+        live = {v: None for v in outside if v in results or v not in copied}
         live = live or {v: None for v in outside if v not in self._constant} or outside
         return self._ordered(graph.outputs, live)
 

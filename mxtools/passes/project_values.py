@@ -39,11 +39,13 @@ class ProjectValues(Pass):
         for call, nodes in enumerate(_between(graph, sidecar, matches)):
             for node in nodes:
                 inside[node].append(call)
+        equal = {value for values in matches.values() for value in values}
+        hierarchy = annotations.hierarchy
         for node, calls in inside.items():
             if annotations.call[node] is None:
-                hierarchy = annotations.hierarchy
                 innermost = [a for a, b in pairwise(calls) if not hierarchy.within(b, a)] + calls[-1:]
-                annotations.set(node, annotations.hierarchy.common(innermost), Evidence.VALUE)
+                word = Evidence.VALUE if equal.intersection(graph.writes[node]) else Evidence.DATAFLOW
+                annotations.set(node, hierarchy.common(innermost), word)
 
 
 def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int, list[int]]:
