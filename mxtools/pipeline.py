@@ -61,7 +61,7 @@ def load(name: str) -> type[Pass]:
             ) from error
         if not (isinstance(found, type) and issubclass(found, Pass)):
             raise UsageError(
-                f"pass {name!r} of {entry.value} is no subclass of mxtools.Pass: repair or remove that package"
+                f"pass {name!r} of {entry.value} is no subclass of mxtools.context.Pass: repair or remove that package"
             )
         return found
     near = difflib.get_close_matches(name, names(), n=3) or names()

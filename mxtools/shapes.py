@@ -24,6 +24,14 @@ class Shaped:
     kind: str
     dims: tuple[int | None, ...] | None
 
+    @property
+    def count(self) -> int | None:
+        """The number of elements, None where unknown."""
+        if self.dims is None:
+            return None
+        known = [d for d in self.dims if d is not None]
+        return math.prod(known) if len(known) == len(self.dims) else None
+
     def fits(self, tensor: Tensor) -> bool:
         """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
         if self.kind != torch_kind(tensor.dtype):

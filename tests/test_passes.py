@@ -342,3 +342,19 @@ def test_weights_that_are_deferred_are_no_matter() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "unused"))
     Pipeline.parse("project-names,resolve-auxiliary").run(model, Context(WeightStore(), TWO))
     assert all(keys.props(node)[keys.SCOPE] for node in model.graph.node)
+
+
+def test_a_graph_cannot_make_tagging_compute_much() -> None:
+    text = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{
+        n = Constant <value = int64[2] {{1000000, 1000000}}> ()
+        huge = ConstantOfShape (n)
+        two = Constant <value = int64[1] {{0}}> ()
+        four = ReduceMax (huge)
+        a = Add(x, four)
+        d = Neg(a)
+    }}"""
+    sidecar = trace_of(
+        ".  Net x:2x4 -> d:2x4\none L x:2x4 -> a:2x4\ntwo L a:2x4 -> d:2x4", arrays={"a": np.arange(8.0)}
+    )
+    names = {"huge": "/one/a", "four": "/one/b", "a": "/one/c", "d": "/two/d"}
+    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["a"] == ("one", "name")

@@ -62,11 +62,9 @@ def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int,
     wanted = {}
     for node, values in enumerate(graph.writes):
         for value in values if graph.owner[node] == NOWHERE and not graph.region[node] else ():
-            shape = shapes[value]
-            known = shape is not None and shape.dims is not None and None not in shape.dims
-            size = prod(d or 0 for d in shape.dims) if known and shape and shape.dims is not None else 0
-            if not known or size in sizes:
-                wanted[graph.names[value]] = 8 * size
+            count = shape.count if (shape := shapes[value]) else None
+            if count is None or count in sizes:
+                wanted[graph.names[value]] = 8 * (count or 0)
     found: dict[int, list[int]] = defaultdict(list)
     arrays = [
         *given.items(),

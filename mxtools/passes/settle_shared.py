@@ -112,7 +112,7 @@ class _Settling:
         wanted = [v for v, t in self.graph.initializers.items() if tuple(t.dims) in by_shape and t.name not in named]
         wanted += [v for v in self.constant if (s := self.shapes[v]) and s.dims in by_shape]
         found = set()
-        for array in constant_arrays(model, self.graph, weights, self.constant, wanted).values():
+        for array in constant_arrays(model, self.graph, weights, self.shapes, wanted).values():
             summary = fingerprint(array)
             for tensor in by_shape.get(array.shape, ()):
                 if summary and tensor.fingerprint and same_fingerprint(summary, tensor.fingerprint):
