@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mxtools.annotations import Annotations
 from mxtools.hierarchy import ROOT_CALL
-from mxtools.sidecar import Sidecar
+from mxtools.sidecar import Call
 
 VACUOUS = "vacuous"
+UNUSED = "unused"
 FOLDED = "folded"
 
 
@@ -22,26 +23,44 @@ def borne_calls(annotations: Annotations) -> set[int]:
 
 
 def absent_scopes(annotations: Annotations) -> dict[str, str]:
-    """Give the scopes of the trace that no node bears, with the reason for each; empty without a trace."""
+    """Give the scopes of the trace that no node bears, with the reason for each; empty without a trace.
+
+    `merged: SCOPE`, a node there does its work too; `vacuous`, it returned what it was given; `unused`, nobody takes
+    what it returned; else `folded`, it is a constant.
+    """
     hierarchy = annotations.hierarchy
     if not hierarchy.sidecar:
         return {}
     borne = borne_calls(annotations)
     merged: dict[int, int] = {}
-    for node, calls in annotations.merged.items():
+    for node, together in annotations.merged.items():
         into = annotations.call[node]
         if into is not None:
-            merged.update({call: into for call in calls if call != into})
-    return {
-        scope: f"merged: {hierarchy.scopes[merged[call]]}" if call in merged else reason(hierarchy.sidecar, call)
-        for call, scope in enumerate(hierarchy.scopes)
-        if call not in borne
-    }
+            merged.update({call: into for call in together if call != into})
+    calls = hierarchy.sidecar.calls
+    passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
+    live = {t.id for call in borne for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
+    absent = {}
+    for number, scope in enumerate(hierarchy.scopes):
+        if number in borne:
+            continue
+        if number in merged:
+            absent[scope] = f"merged: {hierarchy.scopes[merged[number]]}"
+        elif is_vacuous(calls[number]):
+            absent[scope] = VACUOUS
+        else:
+            absent[scope] = UNUSED if _is_unused(calls[number], passed, live) else FOLDED
+    return absent
 
 
-def reason(sidecar: Sidecar, call: int) -> str:
-    """Say why a call that is merged nowhere has no node: `vacuous`, it returned what it was given; else `folded`."""
-    record = sidecar.calls[call]
-    given = {tensor.id for tensor in record.inputs}
-    values = {tensor.fingerprint for tensor in record.inputs if tensor.fingerprint}
-    return VACUOUS if all(t.id in given or t.fingerprint in values for t in record.outputs) else FOLDED
+def is_vacuous(call: Call) -> bool:
+    """Tell whether a call returned just what it was given."""
+    given = {tensor.id for tensor in call.inputs}
+    values = {tensor.fingerprint for tensor in call.inputs if tensor.fingerprint}
+    return all(t.id in given or t.fingerprint in values for t in call.outputs)
+
+
+def _is_unused(call: Call, passed: set[int], live: set[int]) -> bool:
+    """Tell whether nobody was seen to use what a call returned, though it is no constant: it works on live tensors."""
+    returned = {tensor.id for tensor in call.outputs}
+    return not returned & passed and any(tensor.id in live for tensor in call.inputs)

@@ -21,11 +21,15 @@ from mxtools.errors import AbsentError
 from mxtools.passes.filter import Filter
 from mxtools.pipeline import Pipeline
 from mxtools.pytorch.export import export
+from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
 from mxtools.weights import WeightStore
 from mxtools_cli.tag import PIPELINE
+
+from .conftest import MODELS as FIXTURES
+from .conftest import Mx
 
 X = torch.linspace(-1, 1, 12).reshape(2, 6)
 
@@ -188,3 +192,28 @@ def test_calls_in_parallel_are_told_apart_by_order(exporter: str, tmp_path: Path
         True: "a",
         False: "a@1",
     }
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_dynamic_shapes(exporter: str, mx: Mx, tmp_path: Path) -> None:
+    spec, dynamic = f"{FIXTURES}:bert", [f"--dynamic={name}=0:batch,1:seq" for name in ("input_ids", "attention_mask")]
+    shapes = ["--input", "input_ids=2,12", "--input", "attention_mask=2,12"]
+    raw, sidecar, tagged_, part = (tmp_path / name for name in ("raw.onnx", "t.json", "tagged.onnx", "part.onnx"))
+    for arguments in (
+        ("export", spec, *shapes, *dynamic, "--exporter", exporter, "-o", raw),
+        ("trace", spec, *shapes, "-o", sidecar),
+        ("tag", raw, "--trace", sidecar, "-o", tagged_),
+        ("filter", tagged_, "--scope", "encoder.layer.1.output", "-o", part),
+    ):
+        done = mx(*arguments)
+        assert done.returncode == 0, done.stderr.decode()
+    session = onnxruntime.InferenceSession(part)
+    assert all(isinstance(i.shape[0], str) for i in session.get_inputs())
+    model = load_subject(spec).model.encoder.layer[1].output
+    hidden, given = torch.randn(3, 5, 64), torch.randn(3, 5, 32)
+    by_width = {64: hidden.numpy(), 32: given.numpy()}
+    feeds = {i.name: by_width[i.shape[-1]] for i in session.get_inputs()}
+    with torch.no_grad():
+        expected = model(hidden, given).numpy()
+    (result,) = session.run(None, feeds)
+    assert np.allclose(result, expected, atol=1e-5)

@@ -298,12 +298,13 @@ def test_record_absent_tells_why() -> None:
         one   L     x:2x4 -> b:2x4
         drop  D     b:2x4 -> b:2x4
         pos   P     i:4 -> p:4
+        aux   A     b:2x4 -> u:2x4
         two   L     b:2x4 -> d:2x4
         """
     )
     names = {"a": "/one/a", "b": "/one/b", "c": "/two/c", "d": "/two/d"}
     model = tagged("project-names,record-absent", CHAIN, sidecar, names)
-    assert read_absent(model) == {"drop": "vacuous", "pos": "folded"}
+    assert read_absent(model) == {"drop": "vacuous", "pos": "folded", "aux": "unused"}
 
 
 def test_project_values_needs_no_names() -> None:

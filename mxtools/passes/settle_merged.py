@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.absent import VACUOUS, borne_calls, reason
+from mxtools.absent import borne_calls, is_vacuous
 from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph, constants
@@ -34,7 +34,7 @@ class SettleMerged(Pass):
         if not sidecar:
             return
         borne = borne_calls(annotations)
-        open_ = [c for c in range(len(sidecar.calls)) if c not in borne and reason(sidecar, c) != VACUOUS]
+        open_ = [c for c in range(len(sidecar.calls)) if c not in borne and not is_vacuous(sidecar.calls[c])]
         if not open_:
             return
         merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar, borne)
