@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxtools.annotations import Annotations
+from mxtools.graph import constants
 from mxtools.scope import ROOT
 
 
@@ -35,12 +36,14 @@ class Branch:
 
 
 def tree(annotations: Annotations) -> Branch:
-    """Build the tree of the calls that nodes bear, in the order of their first nodes; shared weights count once."""
+    """Build the tree of the calls that nodes bear, in the order of their first nodes that are no constants."""
     graph, hierarchy = annotations.graph, annotations.hierarchy
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
     used: dict[int, set[int]] = {}
-    for node, call in enumerate(annotations.call):
+    constant = constants(graph)
+    for node in sorted(range(len(graph.nodes)), key=lambda n: constant.issuperset(graph.writes[n])):
+        call = annotations.call[node]
         if call is None:
             continue
         weights = [value for value in graph.reads[node] if value in sizes]
