@@ -5,26 +5,12 @@ from __future__ import annotations
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
-from .common import (
-    DataDir,
-    Inputs,
-    InputsFile,
-    Json,
-    Output,
-    Spec,
-    Task,
-    TrustRemoteCode,
-    check_json,
-    emit,
-    is_pipe,
-    loading,
-    progress,
-    say,
-)
+from .common import check_json, emit, is_pipe, progress, say
+from .options import DataDir, Json, Output, takes_model
 
 
 class Exporter(StrEnum):
@@ -35,8 +21,9 @@ class Exporter(StrEnum):
     DYNAMO = "dynamo"
 
 
+@takes_model
 def command(
-    model: Spec,
+    load: Any,
     output: Output = "-",
     exporter: Annotated[
         Exporter, Option(metavar="auto|torchscript|dynamo", help="auto: dynamo, and torchscript where that fails.")
@@ -47,10 +34,6 @@ def command(
     ] = None,
     keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
     log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
-    input: Inputs = None,  # noqa: A002 - the option's name
-    inputs: InputsFile = None,
-    task: Task = None,
-    trust_remote_code: TrustRemoteCode = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -65,13 +48,13 @@ def command(
         modelio.refuse_terminal()
     else:
         modelio.check_writable(output)
-    subject = loading(model, input, inputs, task, trust_remote_code)
+    subject = load()
     from mxtools.pytorch.export import ExportError, export
 
     with tempfile.TemporaryDirectory(prefix="mx-export-") as scratch:
         path = Path(scratch) / "model.onnx"
         try:
-            with progress(f"exporting {model}"):
+            with progress(f"exporting {subject.spec}"):
                 attempts = export(subject, path, exporter, opset, dynamic or (), keep_modules)
         except ExportError as error:
             attempts = error.attempts

@@ -6,7 +6,8 @@ from typing import Any
 
 from mxtools.passes.filter import Filter
 
-from .common import DataDir, Json, Output, Source, check_json, emit, process, takes
+from .common import check_json, emit, process
+from .options import DataDir, Json, Output, Source, takes
 
 
 @takes(Filter)

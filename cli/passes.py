@@ -6,7 +6,8 @@ import sys
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from .common import Json, emit
+from .common import emit
+from .options import Json
 
 
 def command(json: Json = False) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from typer import Option
 
-from .common import DataDir, Json, Output, Source, Trace, check_json, emit, process
+from .common import check_json, emit, process
+from .options import DataDir, Json, Output, Source, Trace
 
 
 def command(

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from .common import DataDir, Json, Output, Source, Trace, check_json, emit, process, say
+from .common import check_json, emit, process, say
+from .options import DataDir, Json, Output, Source, Trace
 
 PIPELINE = (
     "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"

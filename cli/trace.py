@@ -6,30 +6,14 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from .common import (
-    Inputs,
-    InputsFile,
-    Json,
-    Output,
-    Spec,
-    Task,
-    TrustRemoteCode,
-    check_json,
-    emit,
-    is_pipe,
-    loading,
-    progress,
-    say,
-)
+from .common import check_json, emit, is_pipe, progress, say
+from .options import Json, Output, takes_model
 
 
+@takes_model
 def command(
-    model: Spec,
+    load: Any,
     output: Output = "-",
-    input: Inputs = None,  # noqa: A002 - the option's name
-    inputs: InputsFile = None,
-    task: Task = None,
-    trust_remote_code: TrustRemoteCode = False,
     record: Annotated[
         bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
     ] = False,
@@ -49,11 +33,11 @@ def command(
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
     if not is_pipe(output):
         modelio.check_writable(output)
-    subject = loading(model, input, inputs, task, trust_remote_code)
+    subject = load()
     from mxtools.pytorch.trace import trace
 
     values: dict[str, Any] | None = {} if record else None
-    with progress(f"tracing {model}"):
+    with progress(f"tracing {subject.spec}"):
         traced = trace(subject, values)
     if values is not None:
         from safetensors.torch import save

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from .common import DataDir, Json, Source, emit
+from .common import emit
+from .options import DataDir, Json, Source
 
 if TYPE_CHECKING:
     from mxtools.tree import Branch

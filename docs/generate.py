@@ -55,7 +55,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _parameters(command: Any) -> Iterator[str]:
-    for parameter in command.params:
+    for parameter in sorted(command.params, key=lambda p: p.param_type_name != "argument"):
         if parameter.name == "help":
             continue
         is_argument = parameter.param_type_name == "argument"

@@ -1,0 +1,123 @@
+"""Parameters that several commands have, each said once, and those that come from elsewhere: passes, models."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from .common import progress
+
+if TYPE_CHECKING:
+    from mxtools.context import Pass
+
+Command = Callable[..., None]
+
+Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
+Output = Annotated[
+    str, Option("--output", "-o", metavar="FILE", help="Where to write; '-' or nothing is stdout.", show_default=False)
+]
+DataDir = Annotated[
+    Path | None,
+    Option(
+        metavar="DIR",
+        help="Folder of the external data, where it is not the model's own (on pipes: the working directory).",
+    ),
+]
+Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.")]
+Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
+
+
+def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
+    """Give a command the options of some passes: it gets them as `steps`, a tuple of the passes made from them."""
+    from mxtools.pipeline import key_of, types_of
+
+    fields = [(cls, item, types_of(cls)[item.name]) for cls in passes for item in dataclasses.fields(cls)]
+    added = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if _is_list(hint) else item.default,
+            annotation=Annotated[
+                list[str] | None if _is_list(hint) else hint, Option(f"--{key_of(item)}", help=item.metadata["help"])
+            ],
+        )
+        for cls, item, hint in fields
+    ]
+
+    def steps(values: dict[str, Any]) -> tuple[Pass, ...]:
+        given: dict[type[Pass], dict[str, Any]] = {cls: {} for cls in passes}
+        for cls, item, hint in fields:
+            given[cls][item.name] = tuple(values[item.name] or ()) if _is_list(hint) else values[item.name]
+        return tuple(cls(**options) for cls, options in given.items())
+
+    return lambda command: _extended(command, "steps", added, steps)
+
+
+def takes_model(command: Command) -> Command:
+    """Give a command the parameters of `load`: it gets them as `load`, a function that loads the model."""
+    added = inspect.signature(load, eval_str=True).parameters.values()
+    return _extended(command, "load", added, lambda values: functools.partial(load, **values))
+
+
+def load(
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL",
+            help="Hugging Face folder or hub id, or FILE.py:NAME, or package.module:NAME.",
+            show_default=False,
+        ),
+    ],
+    input: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        Option("--input", metavar="NAME=SHAPE[:DTYPE]", help="An example input to make: x=1,3,224,224:float32."),
+    ] = None,
+    inputs: Annotated[
+        Path | None, Option("--inputs", metavar="FILE", help="Example inputs: .npz, .safetensors or .json.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        Option(metavar="TASK", help="Hugging Face task that picks the class, else the config's architecture."),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, Option("--trust-remote-code", help="Run code that comes with a hub model.")
+    ] = False,
+) -> Any:
+    """Give the `Subject` of a model spec; UsageError where PyTorch is not installed."""
+    import importlib.util
+
+    from mxtools.errors import UsageError
+
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("this needs PyTorch: pip install 'mxtools[torch]'")
+    with progress(f"loading {model}"):
+        from mxtools.pytorch.inputs import load_subject
+
+        return load_subject(model, input or (), inputs, task, trust_remote_code)
+
+
+def _extended(
+    command: Command, name: str, added: Iterable[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
+) -> Command:
+    """Give a command that takes `added` parameters and hands what `make` makes of them to its own parameter `name`."""
+    extra = {p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in added}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != name]
+
+    @functools.wraps(command)
+    def extended(**values: Any) -> None:
+        command(**{name: make({key: values.pop(key) for key in extra})}, **values)
+
+    parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *extra.values()]
+    extended.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    extended.__annotations__ = {p.name: p.annotation for p in parameters}
+    return extended
+
+
+def _is_list(hint: object) -> bool:
+    return getattr(hint, "__origin__", None) is tuple
