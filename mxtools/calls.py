@@ -7,6 +7,7 @@ that it names above it; where a module is called several times, the order of the
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
@@ -39,8 +40,13 @@ class CallIndex:
             state = 0 if call.parent is None else self._step(states[call.parent], component(call.module))
             states.append(state)
             self._at[state].append(number)
-        self.by_paths = cache(self._by_paths)
-        self.by_components = cache(self._by_components)
+        self._one: dict[Candidates, Candidates] = {}
+        self.by_paths = cache(lambda paths: self._shared(self._by_paths(paths)))
+        self.by_components = cache(lambda names: self._shared(self._by_components(names)))
+
+    def _shared(self, calls: Candidates) -> Candidates:
+        """Give the one tuple of its kind, so that candidates can be compared by identity."""
+        return self._one.setdefault(calls, calls)
 
     def _step(self, state: int, name: str) -> int:
         if name not in self._below[state]:
@@ -100,53 +106,68 @@ def component(path: str) -> str:
     return ".".join(parts[start:])
 
 
+Item = tuple[int, Candidates]
+"""A node with its candidates; equal candidates are one object."""
+
+
 def assign(graph: Graph, hierarchy: Hierarchy, found: dict[int, Candidates]) -> dict[int, int]:
     """Choose one call for each node among its candidates; `found` is by node number."""
     chosen = {node: calls[0] for node, calls in found.items() if len(calls) == 1}
-    _place(graph, hierarchy, ROOT_CALL, sorted((n, c) for n, c in found.items() if len(c) > 1), chosen)
+    _place(graph, hierarchy, ROOT_CALL, [(n, found[n]) for n in sorted(found) if len(found[n]) > 1], chosen)
     return chosen
 
 
-def _place(
-    graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[tuple[int, Candidates]], chosen: dict[int, int]
-) -> None:
+def _place(graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[Item], chosen: dict[int, int]) -> None:
     """Choose for nodes whose candidates all lie below the call `at`: first among its direct children, then below."""
-    groups: dict[Candidates, list[tuple[int, Candidates]]] = defaultdict(list)
+    children: dict[int, Candidates] = {}
+    groups: dict[Candidates, list[Item]] = defaultdict(list)
     for node, calls in items:
         if len(calls) == 1 or at in calls:
             chosen[node] = at if at in calls else calls[0]
-        else:
-            groups[tuple(sorted({_child(hierarchy, c, at) for c in calls}))].append((node, calls))
-    for children, group in groups.items():
-        shares = [group] if len(children) == 1 else _divide(graph, hierarchy, children, group)
-        for child, share in zip(children, shares, strict=True):
-            below = [(node, tuple(c for c in calls if hierarchy.within(c, child))) for node, calls in share]
-            _place(graph, hierarchy, child, below, chosen)
+            continue
+        if id(calls) not in children:
+            children[id(calls)] = tuple(sorted({_child(hierarchy, c, at) for c in calls}))
+        groups[children[id(calls)]].append((node, calls))
+    for below, group in groups.items():
+        shares = [group] if len(below) == 1 else _divide(graph, hierarchy, below, group)
+        for child, share in zip(below, shares, strict=True):
+            _place(graph, hierarchy, child, _narrowed(hierarchy, child, share), chosen)
+
+
+def _narrowed(hierarchy: Hierarchy, child: int, items: Sequence[Item]) -> list[Item]:
+    """Leave to nodes only the candidates within a call."""
+    within: dict[int, Candidates] = {}
+    one: dict[Candidates, Candidates] = {}
+    for _, calls in items:
+        if id(calls) not in within:
+            narrowed = tuple(c for c in calls if hierarchy.within(c, child))
+            within[id(calls)] = one.setdefault(narrowed, narrowed)
+    return [(node, within[id(calls)]) for node, calls in items]
 
 
 def _child(hierarchy: Hierarchy, call: int, at: int) -> int:
     return next(c for c in hierarchy.lineage(call) if hierarchy.parent[c] == at)
 
 
-def _divide(
-    graph: Graph, hierarchy: Hierarchy, children: Candidates, items: Sequence[tuple[int, Candidates]]
-) -> list[list[tuple[int, Candidates]]]:
+def _divide(graph: Graph, hierarchy: Hierarchy, children: Candidates, items: Sequence[Item]) -> list[list[Item]]:
     """Divide nodes, in list order, among calls of one module, in the order of the calls.
 
     Calls of one module do the same work: where the nodes repeat themselves as often as there are calls, each call gets
     one repetition. Else a node goes to the first call that is not over yet when the nodes before it are done.
     """
     count = len(children)
-    keys = [(calls, graph.nodes[node].op_type) for node, calls in items]
+    keys = [(id(calls), graph.nodes[node].op_type) for node, calls in items]
     period, rest = divmod(len(items), count)
     if not rest and keys == keys[:period] * count:
         return [list(items[i * period : (i + 1) * period]) for i in range(count)]
-    shares: list[list[tuple[int, Candidates]]] = [[] for _ in children]
-    last = {c: _last(hierarchy, c) for _, calls in items for c in calls}
+    shares: list[list[Item]] = [[] for _ in children]
+    ends: dict[int, list[int]] = {}
     now = which = 0
     for node, calls in items:
-        following = next((c for c in calls if last[c] >= now), calls[-1])
-        which = max(which, children.index(_child(hierarchy, following, hierarchy.parent[children[0]])))
+        if id(calls) not in ends:
+            ends[id(calls)] = [_last(hierarchy, call) for call in calls]
+        following = calls[min(bisect_left(ends[id(calls)], now), len(calls) - 1)]
+        which = max(which, bisect_right(children, following) - 1)
         now = max(now, following)
         shares[which].append((node, calls))
     return shares
