@@ -96,6 +96,28 @@ def full_name(module: Module, weight: Weight) -> str:
     return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
 
 
+def times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
+    """Give when each call began and ended, and when each tensor was first seen, in beginnings and ends of calls."""
+    calls, open_ = sidecar.calls, list[int]()
+    begun, ended = [0] * len(calls), [0] * len(calls)
+    born: dict[int, int] = {}
+    clock = 0
+    for number in range(len(calls) + 1):
+        parent = calls[number].parent if number < len(calls) else None
+        while open_ and open_[-1] != parent:
+            clock += 1
+            ended[open_[-1]] = clock
+            for tensor in calls[open_.pop()].outputs:
+                born.setdefault(tensor.id, clock)
+        if number < len(calls):
+            clock += 1
+            begun[number] = clock
+            open_.append(number)
+            for tensor in calls[number].inputs:
+                born.setdefault(tensor.id, clock)
+    return begun, ended, born
+
+
 def dumps(sidecar: Sidecar) -> str:
     """Give the sidecar as JSON text, deterministic, one module or call a line so that files can be compared."""
     data = sidecar.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -15,7 +15,7 @@ from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph
 from mxtools.matching import Matcher
 from mxtools.record import feeds
-from mxtools.sidecar import Sidecar
+from mxtools.sidecar import Sidecar, times
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int,
 
 def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
     """Give for each call the nodes of the main graph between what was there when it began and what it returned."""
-    begun, born = _times(sidecar)
+    begun, _, born = times(sidecar)
     inside: list[set[int]] = []
     first: dict[int, int] = {}
     for tensor, values in matches.items():
@@ -96,29 +96,3 @@ def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> l
                 open_.extend(v for v in graph.needs[node] if first.get(v, begun[number] + 1) > begun[number])
         inside.append(nodes)
     return inside
-
-
-def _times(sidecar: Sidecar) -> tuple[list[int], dict[int, int]]:
-    """Give when each call began, and when each tensor was first seen, counted in beginnings and ends of calls."""
-    begun: list[int] = []
-    born: dict[int, int] = {}
-    open_: list[int] = []
-    clock = 0
-
-    def end() -> None:
-        for tensor in sidecar.calls[open_.pop()].outputs:
-            born.setdefault(tensor.id, clock)
-
-    for number, call in enumerate(sidecar.calls):
-        while open_ and open_[-1] != call.parent:
-            clock += 1
-            end()
-        clock += 1
-        begun.append(clock)
-        for tensor in call.inputs:
-            born.setdefault(tensor.id, clock)
-        open_.append(number)
-    while open_:
-        clock += 1
-        end()
-    return begun, born

@@ -16,7 +16,7 @@ from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, constants
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.shapes import Shaped
-from mxtools.sidecar import Call, Sidecar, Tensor, full_name, same_fingerprint
+from mxtools.sidecar import Call, Sidecar, Tensor, full_name, same_fingerprint, times
 from mxtools.weights import WeightStore
 
 
@@ -52,6 +52,9 @@ class _Settling:
         self.shapes = context.shapes(model)
         self.constant = constants(self.graph)
         self.outputs = set(self.graph.outputs)
+        self.moved: dict[int, set[int]] = {}
+        self.calls = sidecar.calls
+        _, self.ended, self.born = times(sidecar)
         self.returned = [_own(call) for call in sidecar.calls]
         folded = self._folded(model, context.weights, sidecar)
         self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
@@ -76,18 +79,42 @@ class _Settling:
             fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[call])
         else:
             left = takewhile(lambda at: at != common, hierarchy.lineage(call))
-            taken = [self._take(at, shape) or self._take_transposed(at, shape, value) for at in left]
+            users = self._users(value)
+            taken = [self._take(at, shape, users) or self._take_transposed(at, shape, value) for at in left]
             fits = taken[0]
         if not fits:
+            self.moved[node] = {call} | self._users(value)
             self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
 
-    def _take(self, call: int, shape: Shaped) -> bool:
+    def _users(self, value: int) -> set[int]:
+        """Give the calls that read a value; a node that was moved counts for the call it was in and for its users."""
+        users = {ROOT_CALL} if value in self.outputs else set[int]()
+        for node in self.graph.readers[value]:
+            call = self.annotations.call[node]
+            users |= self.moved.get(node, set() if call is None else {call})
+        return users
+
+    def _take(self, call: int, shape: Shaped, users: set[int]) -> bool:
         """Let a value stand for a tensor that a call returned, of the same shape rather than of the same size."""
         left = self.left[call]
-        fitting = min((t for t in left if shape.fits(t)), key=lambda t: t.shape != shape.dims, default=None)
+        candidates = [t for t in left if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
+        fitting = min(candidates, key=lambda t: t.shape != shape.dims, default=None)
         if fitting is not None:
             left.remove(fitting)
         return fitting is not None
+
+    def _reaches(self, tensor: Tensor, call: int, shape: Shaped, reader: int) -> bool:
+        """Tell whether what a call returned came to a reader outside: by their caller, as it is or made into another.
+
+        Calls whose inputs were not seen could have got anything.
+        """
+        hierarchy = self.annotations.hierarchy
+        meet = hierarchy.meet(call, reader)
+        if meet in (call, reader):
+            return meet != call
+        entered = next(at for at in hierarchy.lineage(reader) if hierarchy.parent[at] == meet)
+        given, end = self.calls[entered].inputs, self.ended[call]
+        return not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given)
 
     def _take_transposed(self, call: int, shape: Shaped, value: int) -> bool:
         """Let a value stand for a returned tensor whose transposition its readers do: the call ends inside them."""
