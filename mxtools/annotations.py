@@ -25,6 +25,9 @@ class Evidence(StrEnum):
     ROOT = "root"
 
 
+INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
+"""The evidence of auxiliary operators."""
+
 _WORDS = {str(word): word for word in Evidence}
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, read_absent
+from mxtools.annotations import INDIRECT, Annotations, read_absent
 from mxtools.context import Context, Pass, option
 from mxtools.cut import extract
 from mxtools.errors import AbsentError, InputError, UsageError
@@ -74,11 +74,18 @@ class Filter(Pass):
 
 
 def _foreign(graph: Graph, annotations: Annotations, chosen: set[int]) -> set[int]:
-    """Give the nodes whose results the selected modules take from others: those in calls beside them."""
+    """Give the nodes whose results the selected modules were given: those of calls beside them, and of their callers.
+
+    A caller's node without direct evidence says nothing of who computed it: exporters share constants that way.
+    """
     hierarchy = annotations.hierarchy
-    calls = {call for n in chosen if (call := annotations.call[n]) is not None}
-    near = calls | {ancestor for call in calls for ancestor in hierarchy.lineage(call)}
-    return {n for n, call in enumerate(annotations.call) if call is not None and call not in near and graph.reads[n]}
+    inside = {call for n in chosen if (call := annotations.call[n]) is not None}
+    callers = {ancestor for call in inside for ancestor in hierarchy.lineage(call)} - inside
+    return {
+        n
+        for n, (call, word) in enumerate(zip(annotations.call, annotations.evidence, strict=True))
+        if call is not None and call not in inside and graph.reads[n] and (call not in callers or word not in INDIRECT)
+    }
 
 
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:

@@ -87,11 +87,15 @@ class _Settling:
             self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
 
     def _users(self, value: int) -> set[int]:
-        """Give the calls that read a value; a node that was moved counts for the call it was in and for its users."""
+        """Give the calls that read a value; a node that was moved counts for the call it was in and for its users.
+
+        One that is merged counts for all its calls.
+        """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
         for node in self.graph.readers[value]:
             call = self.annotations.call[node]
-            users |= self.moved.get(node, set() if call is None else {call})
+            own = self.annotations.merged.get(node, () if call is None else (call,))
+            users |= self.moved.get(node, set(own))
         return users
 
     def _take(self, call: int, shape: Shaped, users: set[int]) -> bool:
