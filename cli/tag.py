@@ -12,7 +12,7 @@ from .common import check_json, emit, process, say
 from .options import DataDir, Json, Output, Source, Trace
 
 PIPELINE = (
-    "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"
+    "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,settle-given,"
     "settle-merged,settle-shared,record-absent"
 )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -14,12 +17,24 @@ from mxtools.sidecar import Sidecar, Tensor, same_fingerprint
 
 CLOSE = 1e-3
 """Relative tolerance of one value against another: exporters reorder sums."""
+MOST_DIMENSIONS = 5
+"""Dimensions up to which an array is compared with a tensor in all their orders."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Ids of the tensors of a trace that an array is: to the element, transposed, or of its shape and all one value."""
+
+    equal: Collection[int] = ()
+    transposed: Collection[int] = ()
+    alike: Collection[int] = ()
 
 
 class Matcher:
     """Finds the tensors of a trace that have an array's values, in the same order; reshapes do not matter.
 
-    Tensors of one element or of equal elements are left out: too much looks like them.
+    Of tensors of equal elements the shape has to be the same too, and those of one element are left out: too much looks
+    like them.
     """
 
     def __init__(self, sidecar: Sidecar, values: Values | None) -> None:
@@ -28,22 +43,37 @@ class Matcher:
         self._known: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
         unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
         for tensor in unique.values():
-            if tensor.fingerprint and tensor.fingerprint[1] != tensor.fingerprint[2]:
+            if tensor.fingerprint and tensor.fingerprint[0] > 1:
                 self._known[math.prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)
 
     def sizes(self) -> set[int]:
         """Give the numbers of elements of the tensors."""
         return {size for size, _ in self._known}
 
-    def find(self, array: Array) -> set[int]:
+    def find(self, array: Array) -> Found:
         """Give the ids of the tensors that an array is."""
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         candidates = self._known.get((array.size, kind), [])
         summary = fingerprint(array) if candidates else None
         if summary is None:
-            return set()
+            return Found()
         near = [t for t in candidates if t.fingerprint and same_fingerprint(summary, t.fingerprint, CLOSE)]
-        return {t.id for t in near if self._equal(array, t)}
+        if summary[1] == summary[2]:
+            return Found(alike={t.id for t in near if t.shape == array.shape})
+        equal = {t.id for t in near if self._equal(array, t)}
+        transposed = {t.id for t in near if t.id not in equal and self._is_transposed(array, t)}
+        return Found(equal, transposed)
+
+    def _is_transposed(self, array: Array, tensor: Tensor) -> bool:
+        """Tell whether an array is a tensor with its dimensions in another order."""
+        dims = [d for d in tensor.shape if d != 1]
+        plain = array.reshape([d for d in array.shape if d != 1])
+        if not 1 < len(dims) <= MOST_DIMENSIONS or sorted(plain.shape) != sorted(dims):
+            return False
+        orders = permutations(range(len(dims)))
+        return any(
+            [plain.shape[i] for i in order] == dims and self._equal(plain.transpose(order), tensor) for order in orders
+        )
 
     def _equal(self, array: Array, tensor: Tensor) -> bool:
         recorded = self._values.get(str(tensor.id)) if self._values else None

@@ -90,10 +90,11 @@ def test_module_round_trip(built: Build, mx: Mx, tmp_path: Path, name: str, scop
 
 
 def tagged(text: str, scopes: dict[str, str], absent: dict[str, str] | None = None) -> onnx.ModelProto:
-    """Give a model from text with the scopes of its nodes by output."""
+    """Give a model from text with the scopes of its nodes by output; the others are auxiliary and the root's."""
     model = parser.parse_model(text)
     for node in model.graph.node:
-        values = {keys.SCOPE: scopes.get(node.output[0], "."), keys.TAG: "", keys.EVIDENCE: "name"}
+        scope = scopes.get(node.output[0])
+        values = {keys.SCOPE: scope or ".", keys.TAG: "", keys.EVIDENCE: "name" if scope else "dataflow"}
         keys.replace_props(node, keys.NODE_KEYS, values)
     if absent:
         keys.replace_props(model, keys.MODEL_KEYS, {keys.ABSENT: json.dumps(absent)})
@@ -128,6 +129,13 @@ def test_constants_are_copied_in_and_the_rest_left_out() -> None:
     assert [i.name for i in part.graph.initializer] == ["w"]
     assert [i.name for i in part.graph.input] == ["x"]
     assert [o.name for o in part.graph.output] == ["b"]
+
+
+def test_constants_that_another_module_computed_are_given() -> None:
+    for scope in (".", "other"):
+        part = cut(tagged(SHARED, {"kk": scope, "a": "m", "b": "m"}), scope=("m",))
+        assert [n.output[0] for n in part.graph.node] == ["a", "b"]
+        assert [i.name for i in part.graph.input] == ["x", "kk"]
 
 
 def test_shape_chains_are_copied_in_when_their_tensor_is_at_hand() -> None:

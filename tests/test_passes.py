@@ -266,6 +266,54 @@ def test_settle_shared_moves_what_was_not_returned() -> None:
     assert found["a"] == ("one", "name")
 
 
+def test_settle_shared_reads_a_merged_node_as_all_its_modules() -> None:
+    sidecar = trace_of(
+        """
+        .   Net  x:2x4 -> d:2x4
+        se  SE   x:2x4 -> b:2x4
+        cv  Conv b:2x4 -> c:2x4
+        bn  BN   c:2x4 -> d:2x4
+        """
+    )
+    text = f"{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{ a = Neg(x) b = Abs(a) d = Exp(b) }}"
+    model = tagged("project-names", text, sidecar, {"a": "/se/a", "b": "/se/b", "d": "/bn/d"})
+    model.graph.node[2].metadata_props.add(key=keys.MERGED, value='["cv", "bn"]')
+    Pipeline.parse("settle-shared").run(model, Context(WeightStore(), sidecar))
+    assert annotations(model)["b"] == ("se", "name")
+
+
+GIVEN = f"""{HEAD} g (float[1, 5, 4] x) => (float[1, 1, 4] d) <int64[2] sizes = {{4, 1}}> {{
+    a = Neg(x)
+    rest, first = Split <axis = 1> (a, sizes)
+    d = Exp(first)
+}}"""
+
+
+def test_settle_given_leaves_to_the_caller_what_it_gave() -> None:
+    sidecar = trace_of(
+        """
+        .       Net   x:1x5x4 -> d:1x1x4
+        stage   Stage x:1x5x4 -> r:1x4x4 f:1x1x4
+        stage.l Layer x:1x5x4 -> a:1x5x4
+        norm    Norm  f:1x1x4 -> d:1x1x4
+        """
+    )
+    names = {"a": "/stage/l/Neg", "d": "/norm/Exp"}
+    assert run("project-names,resolve-auxiliary", GIVEN, sidecar, names)["rest"] == ("norm", "dataflow")
+    found = run("project-names,resolve-auxiliary,settle-given,settle-shared", GIVEN, sidecar, names)
+    assert found == {
+        "a": ("stage.l", "name"),
+        "rest": ("stage", "dataflow"),
+        "d": ("norm", "name"),
+    }
+
+
+def test_settle_given_leaves_what_a_module_makes_of_what_it_was_given() -> None:
+    sidecar = trace_of(".    Net   x:1x5x4 -> d:1x1x4\nnorm Norm  x:1x5x4 -> d:1x1x4")
+    found = run("project-names,resolve-auxiliary,settle-given", GIVEN, sidecar, {"d": "/norm/Exp"})
+    assert found["rest"] == ("norm", "dataflow")
+
+
 FOLDED = f"""{HEAD} g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y)
 <float[4, 3, 1, 1] fused = {{{", ".join("1" * 12)}}}> {{
     c = Conv(x, fused)
@@ -328,6 +376,40 @@ def test_project_values_needs_no_names() -> None:
     found = run("project-values,resolve-auxiliary", text, sidecar, values=values)
     assert [scope for scope, _ in found.values()] == ["one.n", "one", "two", "."]
     assert [word for _, word in found.values()] == ["value", "value", "value", "dataflow"]
+
+
+def recorded(arrays: dict[str, np.ndarray], names: str) -> Values:
+    """Give the values of a trace's tensors, whose names are in the order of their numbers, and of its inputs."""
+    found = arrays | {str(i): arrays[name] for i, name in enumerate(names.split())}
+    return Values(found.keys(), found.__getitem__)
+
+
+def test_project_values_knows_a_transposed_result() -> None:
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 2, 3)
+    arrays = {"x": x, "b": np.exp(x.transpose(0, 2, 1)), "d": np.sqrt(np.exp(x))}
+    sidecar = trace_of(
+        """
+        .   Net  x:1x2x3 -> d:1x2x3
+        one L    x:1x2x3 -> b:1x3x2
+        two L    b:1x3x2 -> d:1x2x3
+        """,
+        arrays=arrays,
+    )
+    text = f"{HEAD} g (float[1, 2, 3] x) => (float[1, 2, 3] t2) {{ t1 = Exp(x) t2 = Sqrt(t1) }}"
+    passes = "project-values,resolve-auxiliary,settle-shared"
+    model = tagged(passes, text, sidecar, values=recorded(arrays, "x d b"))
+    assert [scope for scope, _ in annotations(model).values()] == ["one", "two"]
+    assert json.loads(keys.props(model.graph.node[1])[keys.MERGED]) == ["two", "one"]
+
+
+@pytest.mark.parametrize(("last", "scope"), [("Exp", "mask"), ("Identity", ".")])
+def test_project_values_takes_equal_elements_only_where_nothing_else_looks_so(last: str, scope: str) -> None:
+    ones = np.ones((2, 3), np.float32)
+    arrays = {"x": np.linspace(1, 2, 6, dtype=np.float32).reshape(2, 3), "m": ones, "d": np.exp(ones)}
+    sidecar = trace_of(".    Net  x:2x3 -> d:2x3\nmask Mask x:2x3 -> m:2x3", arrays=arrays)
+    text = f"{HEAD} g (float[2, 3] x) => (float[2, 3] t2) {{ t1 = Div(x, x) t2 = {last}(t1) }}"
+    found = run("project-values,resolve-auxiliary", text, sidecar, values=recorded(arrays, "x d m"))
+    assert found["t1"][0] == scope
 
 
 def test_untag_leaves_foreign_metadata() -> None:

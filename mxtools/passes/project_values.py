@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import ClassVar
 
@@ -65,15 +65,25 @@ def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int,
             count = shape.count if (shape := shapes[value]) else None
             if count is None or count in sizes:
                 wanted[graph.names[value]] = 8 * (count or 0)
-    found: dict[int, list[int]] = defaultdict(list)
+    found: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in ("equal", "transposed", "alike")}
     arrays = [
         *given.items(),
         *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
     ]
-    for name, array in (*arrays, *inner_values(model, context.weights, given, wanted)):
-        for tensor in matcher.find(array):
-            found[tensor].append(graph.by_name[name])
-    return {tensor: sorted(values, key=lambda v: graph.producer[v]) for tensor, values in found.items()}
+    for name, array in chain(arrays, inner_values(model, context.weights, given, wanted)):
+        for kind, tensors in vars(matcher.find(array)).items():
+            for tensor in tensors:
+                found[kind][tensor].append(graph.by_name[name])
+    matches = found["equal"]
+    matches.update(_one_to_one(found["alike"]))
+    matches.update({tensor: values for tensor, values in found["transposed"].items() if tensor not in matches})
+    return {tensor: sorted(values, key=lambda v: graph.producer[v]) for tensor, values in matches.items()}
+
+
+def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Leave of what merely looks alike the tensors that just one value looks like, which looks like no other."""
+    times_ = Counter(value for values in found.values() for value in values)
+    return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}
 
 
 def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
