@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from enum import StrEnum
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from mxtools import __version__, keys
 from mxtools.graph import Graph
@@ -28,6 +28,9 @@ class Evidence(StrEnum):
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
 
+_Entry = tuple[str, str, str, str]
+"""Scope, tag, evidence and merged scopes, as a node bears them."""
+
 _WORDS = {str(word): word for word in Evidence}
 
 
@@ -42,9 +45,14 @@ class Annotations:
         self.evidence: list[Evidence | None] = []
         merged: dict[int, str] = {}
         self._model = model
-        self._saved: list[tuple[str, str, str, str] | None] = []
+        self._saved: list[_Entry | None] = []
         for node, proto in enumerate(graph.nodes):
             props = keys.props(proto) if proto.metadata_props else {}
+            if keys.SCOPE not in props:
+                self.call.append(None)
+                self.evidence.append(None)
+                self._saved.append(None)
+                continue
             call = self._find(props.get(keys.SCOPE), props.get(keys.TAG))
             self.call.append(call)
             self.evidence.append(None if call is None else _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
@@ -66,17 +74,20 @@ class Annotations:
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
         scopes, tags = self.hierarchy.scopes, self.hierarchy.tags
+        written: dict[_Entry, NodeProto] = {}
         for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
             if call is None or evidence is None:
                 continue
             merged = json.dumps([scopes[c] for c in self.merged[node]]) if node in self.merged else ""
-            entry = (scopes[call], tags[call], evidence, merged)
-            if entry != self._saved[node]:
-                values = {keys.SCOPE: scopes[call], keys.TAG: tags[call], keys.EVIDENCE: evidence}
-                if merged:
-                    values[keys.MERGED] = merged
-                keys.replace_props(self.graph.nodes[node], keys.NODE_KEYS, values)
-                self._saved[node] = entry
+            entry = (scopes[call], tags[call], str(evidence), merged)
+            if entry == self._saved[node]:
+                continue
+            if entry not in written:
+                written[entry] = _written(entry)
+            if self._saved[node] is not None:
+                keys.replace_props(self.graph.nodes[node], keys.NODE_KEYS, {})
+            self.graph.nodes[node].MergeFrom(written[entry])
+            self._saved[node] = entry
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 
@@ -100,9 +111,15 @@ class Annotations:
         return tuple(call for call in found if call is not None)
 
 
-def _entry(props: dict[str, str]) -> tuple[str, str, str, str] | None:
-    if keys.SCOPE not in props:
-        return None
+def _written(entry: _Entry) -> NodeProto:
+    """Give a node with nothing but an entry in its metadata: merging it adds all at once."""
+    proto = NodeProto()
+    named = zip((keys.SCOPE, keys.TAG, keys.EVIDENCE, keys.MERGED), entry, strict=True)
+    keys.replace_props(proto, keys.NODE_KEYS, {key: value for key, value in named if value or key != keys.MERGED})
+    return proto
+
+
+def _entry(props: dict[str, str]) -> _Entry:
     return (props[keys.SCOPE], props.get(keys.TAG, ""), props.get(keys.EVIDENCE, ""), props.get(keys.MERGED, ""))
 
 

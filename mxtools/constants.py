@@ -40,7 +40,7 @@ def constant_arrays(
     and of tensors of known, small sizes, so that no graph can make it run long or take much memory.
     """
     found = {v: weights.array(t) for v in wanted if (t := graph.initializers.get(v)) is not None and _is_small(t)}
-    simple = _simple(graph, shapes)
+    simple = _simple(graph, shapes) if len(found) < len(wanted) else set[int]()
     computed = [v for v in wanted if v in simple]
     nodes: set[int] = set()
     open_ = list(computed)

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.graph import NOWHERE, Graph, bodies, constants
+from mxtools.graph import NOWHERE, Graph, bodies
 from mxtools.shapes import inferred_infos, is_typed, value_infos
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -31,7 +31,7 @@ class Cut:
         self.chosen = chosen
         self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
         self._needs = graph.needs
-        self._constant = constants(graph, foreign)
+        self._constant = graph.constants(foreign)
         kept = chosen | self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
         kept |= self._shape_chains(kept)
         self.nodes = [n for n in self._main if n in kept]

@@ -8,7 +8,7 @@ same name in two bodies is two values. O(nodes + edges) in time and memory; weig
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -16,6 +16,11 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 NOWHERE = -1
 
 _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+"""Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
 
 
 class Names(dict[str, int]):
@@ -52,12 +57,12 @@ class Graph:
         self.nodes: list[NodeProto] = []
         self.reads: list[tuple[int, ...]] = []
         self.writes: list[tuple[int, ...]] = []
-        self.owner: list[int] = []
         self.region: list[int] = []
         self.names: list[str] = []
         self.producer: list[int] = []
         self.readers: list[list[int]] = []
-        self.home: list[int] = []
+        self._holders: dict[int, int] = {}
+        self._homes: dict[int, int] = {}
         self.initializers: dict[int, TensorProto] = {}
         self.by_name = main = Names()
         self.outputs = self._graph(model.graph, main, 0)[0]
@@ -66,6 +71,8 @@ class Graph:
         for region, function in enumerate(model.functions, 1):
             functions[function.domain, function.name, function.overload] = region
             self._function(function, region)
+        self.owner = _filled(len(self.nodes), self._holders)
+        self.home = _filled(len(self.names), self._homes)
         self.sites: dict[int, list[int]] = defaultdict(list)
         for node, proto in enumerate(self.nodes if functions else ()):
             region_called = functions.get((proto.domain, proto.op_type, proto.overload))
@@ -91,16 +98,36 @@ class Graph:
 
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
-        """What each node reads, each value once; of a holder of bodies also what these capture, and nothing inner."""
+        """What each node reads; of a holder of bodies also what these capture, each value once, and nothing inner."""
+        if not self._holders:
+            return self.reads
         needs = [dict.fromkeys(reads) for reads in self.reads]
-        for node, owner in enumerate(self.owner):
-            if owner != NOWHERE:
-                needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
+        for node in self._holders:
+            needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
         inner = {v for v, home in enumerate(self.home) if home != NOWHERE}
         return [
-            tuple(values) if owner != NOWHERE or not inner else tuple(v for v in values if v not in inner)
+            tuple(values) if owner != NOWHERE else tuple(v for v in values if v not in inner)
             for values, owner in zip(needs, self.owner, strict=True)
         ]
+
+    @cached_property
+    def constant(self) -> set[int]:
+        """The values of nodes that depend on no input, of the model, a function, or a body."""
+        return self.constants(())
+
+    def constants(self, without: Collection[int]) -> set[int]:
+        """Give the values of nodes that depend on no input of model, function or body, nor on nodes `without`."""
+        found: set[int] = set()
+        varying = {self.top(node) for node, proto in enumerate(self.nodes) if proto.op_type in RANDOM}
+        known = self.initializers
+        for node, needs in enumerate(self.needs):
+            for value in needs:
+                if value not in found and value not in known:
+                    break
+            else:
+                if node not in without and self.top(node) not in varying:
+                    found.update(self.writes[node])
+        return found
 
     def _graph(self, graph: GraphProto, names: Names, region: int) -> tuple[list[int], list[int], list[int]]:
         """Index one graph; give the values that it returns, its own nodes and its own values."""
@@ -125,26 +152,29 @@ class Graph:
     def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> tuple[list[int], list[int]]:
         indices: list[int] = []
         made: list[int] = []
+        known, readers = names.get, self.readers
+        add_node, add_reads, add_writes = self.nodes.append, self.reads.append, self.writes.append
         for node in nodes:
-            reads = [self._lookup(names, name) for name in node.input if name]
+            reads = []
+            for name in node.input:
+                if name:
+                    value = known(name)
+                    reads.append(self._lookup(names, name) if value is None else value)
             inner: list[int] = []
             if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
                 reads += self._bodies(node, names, region, inner)
             index = len(self.nodes)
             for value in reads:
-                self.readers[value].append(index)
-            writes = [self._value(names, name) for name in node.output if name]
-            for value in writes:
-                self.producer[value] = index
-            self.nodes.append(node)
-            self.reads.append(tuple(reads))
-            self.writes.append(tuple(writes))
-            self.owner.append(NOWHERE)
-            self.region.append(region)
+                readers[value].append(index)
+            writes = [self._value(names, name, index) for name in node.output if name]
+            add_node(node)
+            add_reads(tuple(reads))
+            add_writes(tuple(writes))
             for i in inner:
-                self.owner[i] = index
+                self._holders[i] = index
             indices.append(index)
             made += writes
+        self.region += [region] * (len(self.nodes) - len(self.region))
         return indices, made
 
     def _bodies(self, node: NodeProto, names: Names, region: int, inner: list[int]) -> list[int]:
@@ -158,7 +188,7 @@ class Graph:
             home += values
         holder = len(self.nodes)
         for value in home:
-            self.home[value] = holder
+            self._homes[value] = holder
         return returned
 
     def _lookup(self, names: Names, name: str) -> int:
@@ -171,30 +201,22 @@ class Graph:
             at = at.around
         return self._value(names, name)
 
-    def _value(self, names: Names, name: str) -> int:
-        """Give the value of a name that is made here; a name that is made twice is two values."""
+    def _value(self, names: Names, name: str, producer: int = NOWHERE) -> int:
+        """Give the value of a name that is made here, by a node or by none; a name that is made twice is two values."""
         value = names.get(name)
         if value is None or self.producer[value] != NOWHERE:
             value = names[name] = len(self.names)
             self.names.append(name)
-            self.producer.append(NOWHERE)
+            self.producer.append(producer)
             self.readers.append([])
-            self.home.append(NOWHERE)
+        elif producer != NOWHERE:
+            self.producer[value] = producer
         return value
 
 
-RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-"""Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
-
-
-def constants(graph: Graph, without: Collection[int] = ()) -> set[int]:
-    """Give the values of nodes that depend on no input, of the model, a function, or a body, nor on nodes `without`."""
-    found: set[int] = set()
-    varying = {graph.top(node) for node, proto in enumerate(graph.nodes) if proto.op_type in RANDOM}
-    for node in range(len(graph.nodes)):
-        known = all(value in found or value in graph.initializers for value in graph.needs[node])
-        if known and node not in without and graph.top(node) not in varying:
-            found.update(graph.writes[node])
+def _filled(count: int, known: Mapping[int, int]) -> list[int]:
+    """Give a list of so many numbers from those that are known; NOWHERE for the others."""
+    found = [NOWHERE] * count
+    for at, number in known.items():
+        found[at] = number
     return found

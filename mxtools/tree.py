@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mxtools.annotations import Annotations
-from mxtools.graph import constants
 from mxtools.scope import ROOT
 
 
@@ -41,7 +40,7 @@ def tree(annotations: Annotations) -> Branch:
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
     used: dict[int, set[int]] = {}
-    constant = constants(graph)
+    constant = graph.constant
     for node in sorted(range(len(graph.nodes)), key=lambda n: constant.issuperset(graph.writes[n])):
         call = annotations.call[node]
         if call is None:

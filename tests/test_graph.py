@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from mxtools.graph import NOWHERE, Graph, constants
+from mxtools.graph import NOWHERE, Graph
 
 NESTED = """
 <ir_version: 10, opset_import: ["" : 21, "own" : 1]>
@@ -61,7 +61,7 @@ def test_what_a_body_returns_leads_to_its_holder(graph: Graph) -> None:
 
 
 def test_constants(graph: Graph) -> None:
-    assert {graph.names[v] for v in constants(graph)} == {"k", "kk"}
+    assert {graph.names[v] for v in graph.constant} == {"k", "kk"}
 
 
 def test_random_is_no_constant() -> None:
@@ -71,7 +71,7 @@ def test_random_is_no_constant() -> None:
             y = Neg(r)
         }"""
     )
-    assert constants(Graph(model)) == set()
+    assert Graph(model).constant == set()
 
 
 def test_one_name_in_two_bodies_is_two_values() -> None:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, constants
+from mxtools.graph import NOWHERE
 from mxtools.shapes import Shaped
 from mxtools.sidecar import Sidecar, Tensor
 
@@ -33,11 +33,10 @@ class SettleGiven(Pass):
         if not hierarchy.sidecar:
             return
         auxiliary = [n for n, word in enumerate(annotations.evidence) if word is Evidence.DATAFLOW]
-        constant = constants(graph) if auxiliary else set[int]()
         given = _Given(hierarchy.sidecar)
         for node in auxiliary:
             call = annotations.call[node]
-            live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in constant]
+            live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in graph.constant]
             sources = {at for v in live if (at := annotations.call[graph.producer[v]]) is not None}
             if not call or graph.owner[node] != NOWHERE or not sources:
                 continue

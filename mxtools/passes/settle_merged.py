@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mxtools.absent import borne_calls, is_vacuous
 from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, Graph, constants
+from mxtools.graph import NOWHERE, Graph
 from mxtools.shapes import Shapes
 from mxtools.sidecar import Sidecar, full_name
 
@@ -49,7 +49,7 @@ class _Merging:
         self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, borne: set[int]
     ) -> None:
         self.graph, self.annotations, self.shapes, self.sidecar = graph, annotations, shapes, sidecar
-        self.constant = constants(graph)
+        self.constant = graph.constant
         self.borne = borne
         self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from mxtools.annotations import Evidence
 from mxtools.constants import constant_arrays, fingerprint
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, constants
+from mxtools.graph import NOWHERE
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.shapes import Shaped
 from mxtools.sidecar import Call, Sidecar, Tensor, full_name, same_fingerprint, times
@@ -37,11 +37,13 @@ class SettleShared(Pass):
         hierarchy = annotations.hierarchy
         if not hierarchy.sidecar:
             return
-        settling = _Settling(model, context, hierarchy.sidecar)
+        settling, calls, outputs = _Settling(model, context, hierarchy.sidecar), annotations.call, set(graph.outputs)
         for node in range(len(graph.nodes) - 1, -1, -1):
-            if graph.owner[node] == NOWHERE and not graph.region[node]:
-                for value in graph.writes[node]:
-                    settling.settle(node, value)
+            for value in graph.writes[node]:
+                call = calls[node]
+                leaves = value in outputs or any(calls[reader] != call for reader in graph.readers[value])
+                if leaves and call is not None and graph.owner[node] == NOWHERE and not graph.region[node]:
+                    settling.settle(node, call, value)
 
 
 class _Settling:
@@ -50,7 +52,7 @@ class _Settling:
     def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar) -> None:
         self.graph, self.annotations = context.graph(model), context.annotations(model)
         self.shapes = context.shapes(model)
-        self.constant = constants(self.graph)
+        self.constant = self.graph.constant
         self.outputs = set(self.graph.outputs)
         self.moved: dict[int, set[int]] = {}
         self.calls = sidecar.calls
@@ -59,18 +61,17 @@ class _Settling:
         folded = self._folded(model, context.weights, sidecar)
         self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
-    def settle(self, node: int, value: int) -> None:
-        """Move a node out of the calls that a value of it leaves without being returned by them.
+    def settle(self, node: int, call: int, value: int) -> None:
+        """Move a node of a call out of the calls that a value of it leaves without being returned by them.
 
         What its own call returned stays there, even if it leaves calls further out by a side channel. A constant takes
         no returned tensor from another value, and one that nothing computes is never returned.
         """
         hierarchy, calls = self.annotations.hierarchy, self.annotations.call
-        call = calls[node]
         readers = {at for n in self.graph.readers[value] if (at := calls[n]) is not None}
         if value in self.outputs:
             readers.add(ROOT_CALL)
-        if call is None or not readers or readers == {call}:
+        if not readers:
             return
         common, shape = hierarchy.common({call, *readers}), self.shapes[value]
         if common == call or shape is None:
