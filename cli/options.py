@@ -30,6 +30,10 @@ DataDir = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.")]
+Inputs = Annotated[
+    Path | None,
+    Option("--inputs", metavar="FILE", help="Inputs to run the graph on: .npz, .safetensors or .json."),
+]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
 from .common import check_json, emit, process, say
-from .options import DataDir, Json, Output, Source, Trace
+from .options import DataDir, Inputs, Json, Output, Source, Trace
 
 PIPELINE = (
     "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,settle-given,"
@@ -21,10 +20,7 @@ def command(
     source: Source = "-",
     output: Output = "-",
     trace: Trace = None,
-    inputs: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="Inputs of the traced model: run the graph on them and compare values."),
-    ] = None,
+    inputs: Inputs = None,
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
     data_dir: DataDir = None,
     json: Json = False,

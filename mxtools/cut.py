@@ -7,7 +7,7 @@ O(nodes + edges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -25,15 +25,28 @@ class Cut:
     Attributes: `nodes`, those kept, in list order; `inputs`, `outputs`, `initializers`, values of the index.
     """
 
-    def __init__(self, graph: Graph, chosen: set[int], foreign: set[int]) -> None:
-        """Find the boundary around the chosen nodes of the main graph; what `foreign` nodes compute is not copied."""
+    def __init__(
+        self,
+        graph: Graph,
+        chosen: set[int],
+        foreign: Collection[int] = (),
+        outputs: Collection[int] = (),
+        copying: bool = True,
+    ) -> None:
+        """Find the boundary around the chosen nodes of the main graph.
+
+        What `foreign` nodes compute is not copied in, and nothing at all where `copying` is false. `outputs` are the
+        values to give instead of those that the rest of the graph reads.
+        """
         self.graph = graph
         self.chosen = chosen
         self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
         self._needs = graph.needs
         self._constant = graph.constants(foreign)
-        kept = chosen | self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
-        kept |= self._shape_chains(kept)
+        kept = set(chosen)
+        if copying:
+            kept |= self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
+            kept |= self._shape_chains(kept)
         self.nodes = [n for n in self._main if n in kept]
         made = {v for n in self.nodes for v in graph.writes[n]}
         needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
@@ -42,8 +55,8 @@ class Cut:
         self.inputs = self._ordered(
             graph.inputs, {v: None for v in needed if v not in made and v not in self.initializers}
         )
-        self.outputs = self._returned()
-        if whole:
+        self.outputs = self._ordered(graph.outputs, dict.fromkeys(outputs)) if outputs else self._returned()
+        if whole and not outputs:
             self.inputs = list(graph.inputs)
             self.outputs = list(graph.outputs)
             self.initializers |= {v for v in {*graph.outputs, *graph.inputs} if v in graph.initializers}
@@ -110,20 +123,20 @@ class Cut:
         return list(dict.fromkeys([*head, *values]))
 
 
-def extract(model: ModelProto, graph: Graph, chosen: set[int], foreign: set[int]) -> None:
-    """Reduce a model, in place, to a cut around the chosen nodes of its main graph.
+def extract(model: ModelProto, cut: Cut) -> None:
+    """Reduce a model, in place, to a cut through its main graph.
 
     Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
     neither in the file nor can be inferred.
     """
-    cut = Cut(graph, chosen, foreign)
     if not cut.outputs:
         raise AbsentError(
             "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
         )
-    types = _types(model, [graph.names[v] for v in (*cut.inputs, *cut.outputs)])
-    inputs = [types[graph.names[v]] for v in cut.inputs]
-    outputs = [types[graph.names[v]] for v in cut.outputs]
+    names = cut.graph.names
+    types = _types(model, [names[v] for v in (*cut.inputs, *cut.outputs)])
+    inputs = [types[names[v]] for v in cut.inputs]
+    outputs = [types[names[v]] for v in cut.outputs]
     _reduce(model.graph, cut, inputs, outputs)
     _reduce_functions(model)
     del model.training_info[:]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 from onnx import ModelProto, ValueInfoProto
 
 from mxtools import wire
-from mxtools.errors import InputError, MxError
+from mxtools.errors import InputError
 from mxtools.shapes import Array
 from mxtools.weights import WeightStore
 
@@ -24,29 +26,53 @@ def inner_values(
     The graph is run as often as it takes to hold only some of the tensors at a time. Raises InputError when ONNX
     Runtime cannot load or run it.
     """
-    import onnxruntime
-
     probe = ModelProto()
     probe.CopyFrom(model)
     known = {value.name for value in probe.graph.output}
     probe.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
-    try:
-        session = onnxruntime.InferenceSession(
-            b"".join(wire.joined(probe.SerializeToString(), weights.source)), options
-        )
-        missing = [value.name for value in session.get_inputs() if value.name not in feeds]
+    run = _Session(probe, weights, feeds).run
+    for names in _batches(wanted):
+        yield from zip(names, run(names), strict=True)
+
+
+def computed(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Give the outputs of a model by name; InputError when ONNX Runtime cannot load or run it."""
+    names = [value.name for value in model.graph.output]
+    return dict(zip(names, _Session(model, weights, feeds).run(names), strict=True))
+
+
+class _Session:
+    """A model in ONNX Runtime, not optimised, with its inputs."""
+
+    def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        folder = os.fspath(weights.folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        with _one_line():
+            self._session = onnxruntime.InferenceSession(
+                b"".join(wire.joined(model.SerializeToString(), weights.source)), options
+            )
+        missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
         if missing:
             raise InputError(f"no value for the graph's input {missing[0]!r}: give --inputs with the model's inputs")
-        given = {value.name: feeds[value.name] for value in session.get_inputs()}
-        for names in _batches(wanted):
-            yield from zip(names, session.run(names, given), strict=True)
-    except MxError:
-        raise
-    except Exception as error:  # its exceptions have no class of their own in common
+        self._feeds = {value.name: feeds[value.name] for value in self._session.get_inputs()}
+
+    def run(self, names: Sequence[str]) -> Sequence[Array]:
+        """Give some outputs."""
+        with _one_line():
+            return cast(Sequence[Array], self._session.run(list(names), self._feeds))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what ONNX Runtime raises, which has no class of its own in common, into one line."""
+    try:
+        yield
+    except Exception as error:
         raise InputError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
 
 

@@ -1,0 +1,142 @@
+"""From selectors to nodes: which nodes of a model's main graph are to be cut out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from itertools import chain
+
+from mxtools.annotations import INDIRECT, Annotations
+from mxtools.errors import AbsentError, UsageError
+from mxtools.graph import NOWHERE, Graph
+from mxtools.select import Selection
+
+
+def calls_of(annotations: Annotations, selection: Selection, absent: dict[str, str]) -> set[int]:
+    """Give the selected calls, each with all below it that nodes bear.
+
+    Raises UsageError where a selector matches nothing, AbsentError where what it names is in `absent`, or ends inside a
+    node that does the work of modules that are not selected.
+    """
+    hierarchy = annotations.hierarchy
+    borne = {call for call in annotations.call if call is not None}
+    known = borne | {a for call in borne for a in hierarchy.lineage(call)} | set(chain(*annotations.merged.values()))
+    known = {call for call in known if hierarchy.scopes[call] not in absent}
+    scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
+    calls = {call for call in known if hierarchy.scopes[call] in scopes}
+    _refuse_merged(annotations, calls)
+    return calls
+
+
+def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
+    """Give the nodes of the main graph in some calls, only of some operators where these are given.
+
+    Raises UsageError where there is none, AbsentError where there is none but in bodies.
+    """
+    graph = annotations.graph
+    nodes = {
+        n
+        for n, call in enumerate(annotations.call)
+        if call in calls and (not operators or graph.nodes[n].op_type in operators)
+    }
+    if not nodes:
+        raise UsageError(f"no selected node is a {' or '.join(operators)}: see `mx tree`")
+    chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
+    if not chosen:
+        holder = graph.nodes[graph.top(min(nodes))]
+        raise AbsentError(
+            f"what is selected is in the body of {holder.op_type} {holder.name!r}: select the module that holds it"
+        )
+    return chosen
+
+
+def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
+    """Give the nodes on the ways from some tensors to others, and the others; without any, from inputs or to outputs.
+
+    Raises UsageError where the graph has no such tensor, or no way leads from the ones to the others.
+    """
+    begin = _values(graph, first) or set(graph.inputs) - graph.initializers.keys()
+    end = _values(graph, last) or set(graph.outputs)
+    after = set(begin)
+    for node, needs in enumerate(graph.needs):
+        if not after.isdisjoint(needs):
+            after.update(graph.writes[node])
+    nodes: set[int] = set()
+    open_ = list(end - begin)
+    while open_:
+        value = open_.pop()
+        node = graph.producer[value]
+        if value in after and node not in nodes:
+            nodes.add(node)
+            open_ += [v for v in graph.needs[node] if v not in begin]
+    if not nodes:
+        raise UsageError("no way leads from the tensors of --from-tensor to those of --to-tensor: exchange them")
+    return nodes, end
+
+
+def _values(graph: Graph, names: Iterable[str]) -> set[int]:
+    found = set()
+    for name in names:
+        if name not in graph.by_name:
+            near = difflib.get_close_matches(name, graph.by_name, n=3) or list(graph.by_name)[:3]
+            raise UsageError(f"no tensor is called {name!r}: the nearest are {', '.join(near)}")
+        found.add(graph.by_name[name])
+    return found
+
+
+def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:
+    """Give the nodes whose results chosen modules were given: those of calls beside them, and of their callers.
+
+    A caller's node without direct evidence says nothing of who computed it: exporters share constants that way.
+    """
+    graph, hierarchy = annotations.graph, annotations.hierarchy
+    inside = {call for n in chosen if (call := annotations.call[n]) is not None}
+    callers = {ancestor for call in inside for ancestor in hierarchy.lineage(call)} - inside
+    return {
+        n
+        for n, (call, word) in enumerate(zip(annotations.call, annotations.evidence, strict=True))
+        if call is not None and call not in inside and graph.reads[n] and (call not in callers or word not in INDIRECT)
+    }
+
+
+def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[int]:
+    """Give the auxiliary nodes that lead to the chosen ones by way of auxiliary nodes alone."""
+    graph = annotations.graph
+    found: set[int] = set()
+    open_ = [v for n in chosen for v in graph.needs[n]]
+    while open_:
+        node = graph.producer[open_.pop()]
+        if node != NOWHERE and node not in found and node not in chosen and annotations.evidence[node] in INDIRECT:
+            found.add(node)
+            open_ += graph.needs[node]
+    return found
+
+
+def pieces(graph: Graph, chosen: Collection[int]) -> int:
+    """Give the number of pieces of a selection that no tensor of its own connects; constants do not connect."""
+    left = {n for n in chosen if not graph.constant.issuperset(graph.writes[n])} or set(chosen)
+    count = 0
+    while left:
+        count += 1
+        open_ = [left.pop()]
+        while open_:
+            node = open_.pop()
+            made = [graph.producer[v] for v in graph.needs[node]]
+            near = left.intersection([*made, *(graph.top(reader) for reader in graph.targets(node))])
+            left -= near
+            open_ += near
+    return count
+
+
+def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
+    """Refuse a selection that ends inside a node outside of it, which does other modules' work too."""
+    hierarchy = annotations.hierarchy
+    outermost = {call for call in calls if hierarchy.parent[call] not in calls}
+    for node, merged in annotations.merged.items():
+        ending = outermost.intersection(merged)
+        if ending and annotations.call[node] not in calls:
+            proto = annotations.graph.nodes[node]
+            raise AbsentError(
+                f"{hierarchy.scopes[min(ending)]} ends inside {proto.op_type} {proto.name!r}, which does the work of "
+                f"{hierarchy.scopes[annotations.call[node] or 0]} too: select that, or export with --keep-modules"
+            )

@@ -1,0 +1,101 @@
+"""Comparing what parts compute with what the whole model computes at the same tensors, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from mxtools.context import Context
+from mxtools.errors import CheckError, InputError
+from mxtools.record import feeds
+from mxtools.runtime import computed, inner_values
+from mxtools.shapes import Array
+from mxtools.sidecar import Sidecar
+
+TOLERANCE = 1e-5
+"""Of a part that was cut out, relative to the largest value of the tensor: the same kernels compute it."""
+SYMBOLIC = 8
+"""The size that a symbolic dimension gets in made inputs."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a tensor is from another of its name: largest absolute difference, and that over the largest value."""
+
+    output: str
+    max_abs: float
+    max_rel: float
+
+
+def check_part(whole: ModelProto, part: ModelProto, context: Context) -> list[dict[str, Any]]:
+    """Run a model and a part of it, feed the part from the whole, and give the differences of its outputs.
+
+    Raises CheckError where one is above TOLERANCE, InputError where ONNX Runtime cannot run one of them.
+    """
+    given = whole_inputs(whole, context)
+    names = {value.name for value in (*part.graph.input, *part.graph.output)}
+    values = dict(inner_values(whole, context.weights, given, dict.fromkeys(names - given.keys(), 0))) | given
+    found = computed(part, context.weights, {v.name: values[v.name] for v in part.graph.input})
+    differences = [difference(name, array, values[name]) for name, array in found.items()]
+    refuse(differences, TOLERANCE)
+    return [asdict(d) for d in differences]
+
+
+def refuse(differences: list[Difference], tolerance: float) -> None:
+    """Raise CheckError where a relative difference is above a tolerance, or is no number."""
+    wrong = next((d for d in differences if not d.max_rel <= tolerance), None)
+    if wrong:
+        raise CheckError(
+            f"output {wrong.output!r} differs from the whole model's by {wrong.max_abs:.3g} "
+            f"({wrong.max_rel:.3g} of its largest value): see that nothing in it is random, else report it"
+        )
+
+
+def difference(name: str, found: Any, wanted: Any) -> Difference:  # noqa: ANN401 - sequences and maps are possible
+    """Compare a value with another; what is no number is equal or infinitely different."""
+    a, b = np.asarray(found), np.asarray(wanted)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return Difference(name, float("inf"), float("inf"))
+    if a.dtype.kind not in "fiub":
+        same = bool(np.all(a == b))
+        return Difference(name, 0.0 if same else float("inf"), 0.0 if same else float("inf"))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    distance = float(np.abs(a[~equal] - b[~equal]).max(initial=0.0))
+    return Difference(name, distance, distance / largest if largest else distance)
+
+
+def whole_inputs(model: ModelProto, context: Context) -> dict[str, Array]:
+    """Give inputs for a model: the recorded or given ones, else made ones; InputError where one cannot be made."""
+    graph = model.graph
+    fixed = {tensor.name for tensor in graph.initializer}
+    wanted = [value for value in graph.input if value.name not in fixed]
+    sidecar = context.sidecar
+    names = [value.name for value in wanted]
+    given: Mapping[str, Array] = {}
+    if context.values and sidecar:
+        given = feeds(sidecar, context.values, names)
+    elif context.values:
+        given = {name: array for name in names if (array := context.values.get(name)) is not None}
+    return dict(given) | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
+
+
+def _made(value: Any, sidecar: Sidecar | None) -> Array:  # noqa: ANN401 - onnx's ValueInfoProto
+    """Make an input of its type: normal numbers, zeros and ones for integers; of the traced shape, if any."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.elem_type:
+        raise InputError(f"input {value.name!r} is no tensor, none can be made: give --inputs")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    traced = next((t.shape for t in sidecar.model.inputs if t.name == value.name), None) if sidecar else None
+    shape = traced or tuple(d.dim_value if d.HasField("dim_value") else SYMBOLIC for d in kind.shape.dim)
+    generator = np.random.default_rng(sum(value.name.encode()))
+    if dtype.kind in "iub":
+        return generator.integers(0, 2, shape).astype(dtype)
+    if dtype.kind not in "fV":
+        raise InputError(f"input {value.name!r} is of type {dtype}, none can be made: give --inputs")
+    return generator.standard_normal(shape).astype(dtype)
