@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import chain, permutations
+from math import prod
 
 import numpy as np
+from onnx import ModelProto
 
 from mxtools.constants import fingerprint
-from mxtools.record import Values
+from mxtools.context import Context
+from mxtools.graph import NOWHERE
+from mxtools.record import Values, feeds
 from mxtools.shapes import Array, torch_kind
 from mxtools.sidecar import Sidecar, Tensor, same_fingerprint
 
@@ -44,7 +47,7 @@ class Matcher:
         unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
         for tensor in unique.values():
             if tensor.fingerprint and tensor.fingerprint[0] > 1:
-                self._known[math.prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)
+                self._known[prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)
 
     def sizes(self) -> set[int]:
         """Give the numbers of elements of the tensors."""
@@ -84,3 +87,43 @@ class Matcher:
             return bool(np.array_equal(a, b))
         scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
         return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
+
+
+def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
+    """Run the graph on the traced inputs; give its values that are each tensor of the trace, in the order of making.
+
+    Raises InputError where the graph does not run.
+    """
+    from mxtools.runtime import inner_values
+
+    graph, shapes = context.graph(model), context.shapes(model)
+    matcher = Matcher(sidecar, values)
+    sizes = matcher.sizes()
+    given = feeds(
+        sidecar, values, [i.name for i in model.graph.input if graph.by_name[i.name] not in graph.initializers]
+    )
+    wanted = {}
+    for node, made in enumerate(graph.writes):
+        for value in made if graph.owner[node] == NOWHERE and not graph.region[node] else ():
+            count = shape.count if (shape := shapes[value]) else None
+            if count is None or count in sizes:
+                wanted[graph.names[value]] = 8 * (count or 0)
+    found: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in ("equal", "transposed", "alike")}
+    arrays = [
+        *given.items(),
+        *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
+    ]
+    for name, array in chain(arrays, inner_values(model, context.weights, given, wanted)):
+        for kind, tensors in vars(matcher.find(array)).items():
+            for tensor in tensors:
+                found[kind][tensor].append(graph.by_name[name])
+    matches = found["equal"]
+    matches.update(_one_to_one(found["alike"]))
+    matches.update({tensor: at for tensor, at in found["transposed"].items() if tensor not in matches})
+    return {tensor: sorted(at, key=lambda v: graph.producer[v]) for tensor, at in matches.items()}
+
+
+def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Leave of what merely looks alike the tensors that just one value looks like, which looks like no other."""
+    times_ = Counter(value for values in found.values() for value in values)
+    return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}

@@ -14,7 +14,10 @@ from mxtools.context import Context, Pass, option
 from mxtools.cut import Cut, extract
 from mxtools.errors import InputError, UsageError
 from mxtools.graph import Graph
+from mxtools.matching import matched_values
+from mxtools.rename import rename_values
 from mxtools.select import Selection
+from mxtools.signature import Signature
 
 
 class Auxiliary(StrEnum):
@@ -23,6 +26,13 @@ class Auxiliary(StrEnum):
     CONTEXT = "context"
     ALL = "all"
     NONE = "none"
+
+
+class Io(StrEnum):
+    """What the inputs and outputs of a part are."""
+
+    TENSORS = "tensors"
+    MODULE = "module"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class Filter(Pass):
         "or nothing besides it (none)",
         Auxiliary.CONTEXT,
     )
+    io: Io = option(
+        "inputs and outputs: the tensors of the graph, or those of the module under the names of its forward",
+        Io.TENSORS,
+    )
     verify: bool = option("run the part and the whole model, and fail where they differ", False)
 
     def apply(self, model: ModelProto, context: Context) -> None:
@@ -56,18 +70,39 @@ class Filter(Pass):
         chosen, outputs = self._chosen(graph, annotations, model)
         if self.auxiliary is Auxiliary.ALL:
             chosen |= auxiliary_behind(annotations, chosen)
+        signature = self._signature(model, context) if self.io is Io.MODULE else None
+        names = signature.outputs() if signature else {}
         given = given_nodes(annotations, chosen)
-        cut = Cut(graph, chosen, given, outputs, copying=self.auxiliary is not Auxiliary.NONE)
+        cut = Cut(graph, chosen, given, names or outputs, copying=self.auxiliary is not Auxiliary.NONE)
+        names |= signature.inputs(cut.inputs) if signature else {}
         separate = pieces(graph, chosen)
         whole = ModelProto.FromString(model.SerializeToString()) if self.verify else None
         extract(model, cut)
+        differences = {"verify": _differences(whole, model, context)} if whole else {}
+        rename_values(model.graph, {graph.names[value]: name for value, name in names.items()})
         context.report["filter"] = {
             "nodes": len(model.graph.node),
             "inputs": [value.name for value in model.graph.input],
             "outputs": [value.name for value in model.graph.output],
             "pieces": separate,
-            **({"verify": _differences(whole, model, context)} if whole else {}),
+            **differences,
         }
+
+    def _signature(self, model: ModelProto, context: Context) -> Signature:
+        """Give the signature of the one call that is selected; UsageError where there is no trace or are several."""
+        annotations = context.annotations(model)
+        sidecar = annotations.hierarchy.sidecar
+        if not sidecar:
+            raise UsageError("--io module needs to know what the module was given: give --trace")
+        calls = calls_of(annotations, self._selection(), read_absent(model))
+        outermost = [call for call in calls if annotations.hierarchy.parent[call] not in calls]
+        if len(outermost) != 1 or self.op or self.from_tensor or self.to_tensor:
+            raise UsageError("--io module takes one whole module: select one with --scope")
+        matches = matched_values(model, context, sidecar, context.values) if context.values else None
+        return Signature(annotations, context.shapes(model), sidecar, outermost[0], matches)
+
+    def _selection(self) -> Selection:
+        return Selection(self.scope, self.tag, self.class_, self.exclude)
 
     def _chosen(self, graph: Graph, annotations: Annotations, model: ModelProto) -> tuple[set[int], set[int]]:
         """Give the selected nodes, and the values that are to be the outputs where these are said."""
@@ -79,8 +114,7 @@ class Filter(Pass):
             raise InputError("no node has a scope: run `mx tag` first")
         chosen, outputs = between(graph, self.from_tensor, self.to_tensor) if ranged else (set[int](), set[int]())
         if selected or self.exclude:
-            selection = Selection(self.scope, self.tag, self.class_, self.exclude)
-            nodes = nodes_of(annotations, calls_of(annotations, selection, read_absent(model)), self.op)
+            nodes = nodes_of(annotations, calls_of(annotations, self._selection(), read_absent(model)), self.op)
             chosen = chosen & nodes if ranged else nodes
         if not chosen:
             raise UsageError("no selected node lies between --from-tensor and --to-tensor: select more")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from math import prod
+from itertools import pairwise
 from typing import ClassVar
 
 from onnx import ModelProto
@@ -13,8 +12,7 @@ from onnx import ModelProto
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph
-from mxtools.matching import Matcher
-from mxtools.record import feeds
+from mxtools.matching import matched_values
 from mxtools.sidecar import Sidecar, times
 
 
@@ -34,7 +32,7 @@ class ProjectValues(Pass):
         sidecar = annotations.hierarchy.sidecar
         if not sidecar or not context.values or all(call is not None for call in annotations.call):
             return
-        matches = _matches(model, context, sidecar)
+        matches = matched_values(model, context, sidecar, context.values)
         inside: dict[int, list[int]] = defaultdict(list)
         for call, nodes in enumerate(_between(graph, sidecar, matches)):
             for node in nodes:
@@ -46,44 +44,6 @@ class ProjectValues(Pass):
                 innermost = [a for a, b in pairwise(calls) if not hierarchy.within(b, a)] + calls[-1:]
                 word = Evidence.VALUE if equal.intersection(graph.writes[node]) else Evidence.DATAFLOW
                 annotations.set(node, hierarchy.common(innermost), word)
-
-
-def _matches(model: ModelProto, context: Context, sidecar: Sidecar) -> dict[int, list[int]]:
-    """Give the values of the graph that are each tensor of the trace, in the order in which they are made."""
-    from mxtools.runtime import inner_values
-
-    graph, shapes = context.graph(model), context.shapes(model)
-    assert context.values is not None
-    matcher = Matcher(sidecar, context.values)
-    sizes = matcher.sizes()
-    given = feeds(
-        sidecar, context.values, [i.name for i in model.graph.input if graph.by_name[i.name] not in graph.initializers]
-    )
-    wanted = {}
-    for node, values in enumerate(graph.writes):
-        for value in values if graph.owner[node] == NOWHERE and not graph.region[node] else ():
-            count = shape.count if (shape := shapes[value]) else None
-            if count is None or count in sizes:
-                wanted[graph.names[value]] = 8 * (count or 0)
-    found: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in ("equal", "transposed", "alike")}
-    arrays = [
-        *given.items(),
-        *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
-    ]
-    for name, array in chain(arrays, inner_values(model, context.weights, given, wanted)):
-        for kind, tensors in vars(matcher.find(array)).items():
-            for tensor in tensors:
-                found[kind][tensor].append(graph.by_name[name])
-    matches = found["equal"]
-    matches.update(_one_to_one(found["alike"]))
-    matches.update({tensor: values for tensor, values in found["transposed"].items() if tensor not in matches})
-    return {tensor: sorted(values, key=lambda v: graph.producer[v]) for tensor, values in matches.items()}
-
-
-def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
-    """Leave of what merely looks alike the tensors that just one value looks like, which looks like no other."""
-    times_ = Counter(value for values in found.values() for value in values)
-    return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}
 
 
 def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:

@@ -1,0 +1,101 @@
+"""`--io module`: parts with the inputs and outputs of the module's `forward` return what that returned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from mxtools import modelio, sidecar
+from mxtools.context import Context
+from mxtools.errors import AbsentError, UsageError
+from mxtools.passes.filter import Filter, Io
+from mxtools.record import Values
+from mxtools.weights import WeightStore
+from tests.conftest import MODELS, Mx
+from tests.test_choose import LADDER
+from tests.test_filter import cut, tagged
+from tests.test_passes import trace_of
+
+SCOPES = {
+    "bert": ["encoder.layer.0", "encoder.layer.1.attention.self", "embeddings", "pooler", "."],
+    "llama": ["layers.0", "layers.1.self_attn", "layers.0.mlp", "norm"],
+    "convnet": ["stem", "head", "stem.2"],
+    "repeated": ["layer", "layer@2", "heads.main"],
+}
+
+
+@pytest.fixture(scope="module", params=SCOPES)
+def recorded(request: pytest.FixtureRequest, mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Give a model's name, and the folder of its recorded trace."""
+    folder = tmp_path_factory.mktemp(f"{request.param}-recorded")
+    done = mx("trace", f"{MODELS}:{request.param}", "--record", "-o", folder / "trace.json")
+    assert done.returncode == 0, done.stderr.decode()
+    return request.param, folder
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("by", ["values", "structure"])
+def test_parts_have_the_names_of_forward(recorded: tuple[str, Path], built: Any, exporter: str, by: str) -> None:
+    name, folder = recorded
+    trace = sidecar.loads((folder / "trace.json").read_bytes(), "trace")
+    values = Values.open(folder / "trace.safetensors")
+    for scope in SCOPES[name]:
+        loaded = modelio.read_model(built(name, exporter) / "tagged.onnx")
+        context = Context(loaded.weights, trace, values if by == "values" else None)
+        Filter(scope=(scope,), io=Io.MODULE).apply(loaded.proto, context)
+        part = modelio.materialise(loaded.proto, loaded.weights)
+        onnx.checker.check_model(part, full_check=True)
+        call = next(call for call in trace.calls if call.scope == scope)
+        session = onnxruntime.InferenceSession(part.SerializeToString())
+        given = {t.name: values.get(str(t.id)) for t in call.inputs}
+        named = {i.name for i in session.get_inputs()} & given.keys()
+        assert named or not session.get_inputs()
+        if named != {i.name for i in session.get_inputs()}:
+            assert by == "structure" or scope != "."
+            continue
+        results = session.run(None, {n: given[n].reshape(_shape(session, n)) for n in named})
+        returned = {t.id: values.get(str(t.id)) for t in call.outputs}
+        for result, wanted in zip(results, returned.values(), strict=True):
+            assert np.allclose(result.ravel(), wanted.ravel(), atol=1e-5)
+
+
+def _shape(session: onnxruntime.InferenceSession, name: str) -> list[int]:
+    """Give the shape that a part wants of an input: exporters reshape."""
+    return next(i.shape for i in session.get_inputs() if i.name == name)
+
+
+TRACE = trace_of(
+    """
+    .  Net x:2 z:2 -> d:2 e:2
+    m  M   h:2 z:2 -> b:2 c:2
+    """
+)
+
+
+def test_outputs_are_those_of_the_module_and_names_never_clash() -> None:
+    model = tagged(LADDER, {"b": "m", "c": "m"})
+    Filter(scope=("m",), io=Io.MODULE).apply(model, Context(WeightStore(), TRACE))
+    assert [i.name for i in model.graph.input] == ["z", "h"]
+    assert [o.name for o in model.graph.output] == ["b", "c"]
+    swapped = trace_of(".  Net x:2 z:2 -> d:2 e:2\nm  M   z:2 -> c:2 b:2")
+    model = tagged(LADDER, {"b": "m", "c": "m"})
+    Filter(scope=("m",), io=Io.MODULE).apply(model, Context(WeightStore(), swapped))
+    onnx.checker.check_model(model, full_check=True)
+    assert sorted(o.name for o in model.graph.output) == ["b", "c"]
+
+
+def test_what_has_no_signature_is_refused() -> None:
+    with pytest.raises(UsageError, match="give --trace"):
+        cut(tagged(LADDER, {"b": "m"}), scope=("m",), io=Io.MODULE)
+    context = Context(WeightStore(), TRACE)
+    for options in ({"scope": ("m",), "op": ("Add",)}, {"scope": ("m",), "to_tensor": ("b",)}):
+        with pytest.raises(UsageError, match="one whole module"):
+            Filter(io=Io.MODULE, **options).apply(tagged(LADDER, {"b": "m"}), context)
+        context = Context(WeightStore(), TRACE)
+    with pytest.raises(AbsentError, match="returned 'c'"):
+        Filter(scope=("m",), io=Io.MODULE).apply(tagged(LADDER, {"b": "m"}), context)
