@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from itertools import chain
 
@@ -31,7 +32,7 @@ def calls_of(annotations: Annotations, selection: Selection, absent: dict[str, s
 def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
     """Give the nodes of the main graph in some calls, only of some operators where these are given.
 
-    Raises UsageError where there is none, AbsentError where there is none but in bodies.
+    Raises UsageError where there is none, AbsentError where one is in a body or function outside of the selection.
     """
     graph = annotations.graph
     nodes = {
@@ -42,12 +43,43 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
     if not nodes:
         raise UsageError(f"no selected node is a {' or '.join(operators)}: see `mx tree`")
     chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
-    if not chosen:
-        holder = graph.nodes[graph.top(min(nodes))]
-        raise AbsentError(
-            f"what is selected is in the body of {holder.op_type} {holder.name!r}: select the module that holds it"
-        )
+    _refuse_inner(annotations, nodes, chosen)
     return chosen
+
+
+def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -> None:
+    """Refuse a selection of which a part is in a body or a function that no chosen node holds or calls.
+
+    What only data flow put there does not count, unless nothing else is selected.
+    """
+    graph = annotations.graph
+    here, elsewhere = _called(graph, chosen), _called(graph, set(range(len(graph.nodes))) - chosen)
+    for node in sorted(nodes - chosen):
+        region = graph.region[node]
+        held = region in here or region not in elsewhere if region else graph.top(node) in chosen
+        if not held and (not chosen or annotations.evidence[node] not in INDIRECT):
+            holder = graph.nodes[next(iter(graph.sites.get(region, ())), graph.top(node))]
+            place = f"the function {holder.op_type!r}" if region else f"the body of {holder.op_type} {holder.name!r}"
+            scope = annotations.hierarchy.scopes[annotations.call[node] or 0]
+            raise AbsentError(f"{scope} is in {place}: select the module that {'calls' if region else 'holds'} it")
+
+
+def _called(graph: Graph, chosen: set[int]) -> set[int]:
+    """Give the regions of the functions that some nodes of the main graph call, directly or through another."""
+    calls: dict[int, set[int]] = defaultdict(set)
+    open_: list[int] = []
+    for region, sites in graph.sites.items():
+        for site in sites:
+            calls[graph.region[site]].add(region)
+            if graph.region[site] == 0 and graph.top(site) in chosen:
+                open_.append(region)
+    found: set[int] = set()
+    while open_:
+        region = open_.pop()
+        if region not in found:
+            found.add(region)
+            open_ += calls[region]
+    return found
 
 
 def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
@@ -55,7 +87,7 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
 
     Raises UsageError where the graph has no such tensor, or no way leads from the ones to the others.
     """
-    begin = _values(graph, first) or set(graph.inputs) - graph.initializers.keys()
+    begin = _values(graph, first) or set(graph.inputs) - graph.stored
     end = _values(graph, last) or set(graph.outputs)
     after = set(begin)
     for node, needs in enumerate(graph.needs):

@@ -8,13 +8,16 @@ O(nodes + edges).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
 from typing import Any
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.graph import NOWHERE, Graph, bodies
-from mxtools.shapes import inferred_infos, is_typed, value_infos
+from mxtools.graph import NOWHERE, Graph, bodies, graphs_in
+from mxtools.runtime import runtime_infos
+from mxtools.shapes import inferred_infos, is_shaped, is_typed, value_infos
+from mxtools.weights import WeightStore
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
 
@@ -50,16 +53,15 @@ class Cut:
         self.nodes = [n for n in self._main if n in kept]
         made = {v for n in self.nodes for v in graph.writes[n]}
         needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
-        self.initializers = {v for v in needed if v in graph.initializers}
+        self.initializers = graph.stored & needed.keys()
         whole = len(chosen) == len(self._main)
-        self.inputs = self._ordered(
-            graph.inputs, {v: None for v in needed if v not in made and v not in self.initializers}
-        )
+        given = (needed.keys() - made - graph.stored) | (needed.keys() & graph.inputs)
+        self.inputs = self._ordered(graph.inputs, {v: None for v in needed if v in given})
         self.outputs = self._ordered(graph.outputs, dict.fromkeys(outputs)) if outputs else self._returned()
         if whole and not outputs:
             self.inputs = list(graph.inputs)
             self.outputs = list(graph.outputs)
-            self.initializers |= {v for v in {*graph.outputs, *graph.inputs} if v in graph.initializers}
+            self.initializers |= graph.stored.intersection(graph.outputs + graph.inputs)
 
     def _behind(self, values: set[int], within: set[int]) -> set[int]:
         """Give the nodes that make some values, back to where the values are not `within`."""
@@ -72,19 +74,20 @@ class Cut:
                 open_.extend(v for v in self._needs[node] if v in within)
         return found
 
+    @cached_property
     def _shape_derived(self) -> set[int]:
-        """Give the values that depend on inputs only through shapes."""
+        """The values that depend on inputs only through shapes."""
         graph, found = self.graph, set[int]()
         for node in self._main:
             asks = graph.nodes[node].op_type in SHAPE_READERS
-            needs = [v for v in self._needs[node] if v not in graph.initializers and v not in self._constant]
-            if needs and (asks or all(v in found for v in needs)):
+            needs = [v for v in self._needs[node] if v not in graph.stored and v not in self._constant]
+            if needs and node not in graph.varying and (asks or all(v in found for v in needs)):
                 found.update(graph.writes[node])
         return found
 
     def _shape_chains(self, kept: set[int]) -> set[int]:
         """Give the nodes of the shape chains that the kept nodes read and whose tensors are at hand."""
-        graph, derived = self.graph, self._shape_derived()
+        graph, derived = self.graph, self._shape_derived
         made = {v for n in kept for v in graph.writes[n]}
         read = {v for n in kept for v in self._needs[n]} - made
         at_hand = made | {v for v in read if v not in derived}
@@ -92,7 +95,7 @@ class Cut:
         for node in self._main:
             asks = graph.nodes[node].op_type in SHAPE_READERS
             if any(v in derived for v in graph.writes[node]) and all(
-                v in free or v in graph.initializers or v in self._constant or (v in at_hand and (asks or v in derived))
+                v in free or v in graph.stored or v in self._constant or (v in at_hand and (asks or v in derived))
                 for v in self._needs[node]
             ):
                 free.update(graph.writes[node])
@@ -111,7 +114,7 @@ class Cut:
         }
         outside = {v: None for v, nodes in readers.items() if nodes or v in results}
         asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
-        copied = self._constant | self._shape_derived() | asked
+        copied = self._constant | self._shape_derived | asked
         live = {v: None for v in outside if v in results or v not in copied}
         live = live or {v: None for v in outside if v not in self._constant} or outside
         return self._ordered(graph.outputs, live)
@@ -123,7 +126,7 @@ class Cut:
         return list(dict.fromkeys([*head, *values]))
 
 
-def extract(model: ModelProto, cut: Cut) -> None:
+def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """Reduce a model, in place, to a cut through its main graph.
 
     Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
@@ -134,7 +137,7 @@ def extract(model: ModelProto, cut: Cut) -> None:
             "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
         )
     names = cut.graph.names
-    types = _types(model, [names[v] for v in (*cut.inputs, *cut.outputs)])
+    types = _types(model, weights, [names[v] for v in (*cut.inputs, *cut.outputs)])
     inputs = [types[names[v]] for v in cut.inputs]
     outputs = [types[names[v]] for v in cut.outputs]
     _reduce(model.graph, cut, inputs, outputs)
@@ -142,12 +145,18 @@ def extract(model: ModelProto, cut: Cut) -> None:
     del model.training_info[:]
 
 
-def _types(model: ModelProto, names: list[str]) -> dict[str, ValueInfoProto]:
-    """Give copies of the value infos of some tensors, from the file, else inferred."""
+def _types(model: ModelProto, weights: WeightStore, names: list[str]) -> dict[str, ValueInfoProto]:
+    """Give copies of the value infos of some tensors: from the file, else inferred by ONNX, else by ONNX Runtime.
+
+    ONNX Runtime knows operators that ONNX does not; it is asked last because it loads the weights.
+    """
     known = value_infos(model)
-    if not all(is_typed(known.get(name)) for name in names):
+    if not all(is_shaped(known.get(name)) for name in names):
         known = inferred_infos(model)
-    for name in names:
+    missing = [name for name in names if not is_typed(known.get(name))]
+    if missing:
+        known |= runtime_infos(model, weights, missing)
+    for name in missing:
         if not is_typed(known.get(name)):
             raise InputError(
                 f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info"
@@ -162,11 +171,12 @@ def _reduce(graph: GraphProto, cut: Cut, inputs: list[ValueInfoProto], outputs: 
     weights = {index.names[v] for v in cut.initializers}
     boundary = {info.name for info in (*inputs, *outputs)}
     inner = {index.names[v] for n in cut.nodes for v in index.writes[n]} | weights
+    _keep(graph.quantization_annotation, lambda note: note.tensor_name in inner or note.tensor_name in boundary)
+    weights.update(entry.value for note in graph.quantization_annotation for entry in note.quant_parameter_tensor_names)
     _keep(graph.node, lambda node: id(node) in nodes)
     _keep(graph.initializer, lambda tensor: tensor.name in weights)
     _keep(graph.sparse_initializer, lambda tensor: tensor.values.name in weights)
     _keep(graph.value_info, lambda info: info.name in inner and info.name not in boundary)
-    _keep(graph.quantization_annotation, lambda note: note.tensor_name in inner or note.tensor_name in boundary)
     for field, infos in ((graph.input, inputs), (graph.output, outputs)):
         del field[:]
         field.extend(infos)
@@ -191,4 +201,5 @@ def _reduce_functions(model: ModelProto) -> None:
         if key in functions and key not in used:
             used.add(key)
             open_.extend(functions[key].node)
+            open_.extend(inner for default in graphs_in(functions[key].attribute_proto) for inner in default.node)
     _keep(model.functions, lambda f: (f.domain, f.name, f.overload) in used)

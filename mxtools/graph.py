@@ -8,10 +8,10 @@ same name in two bodies is two values. O(nodes + edges) in time and memory; weig
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 NOWHERE = -1
 
@@ -34,7 +34,12 @@ class Names(dict[str, int]):
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """Give the graphs that a node holds in its attributes."""
-    for attribute in node.attribute:
+    yield from graphs_in(node.attribute)
+
+
+def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
+    """Give the graphs that some attributes hold."""
+    for attribute in attributes:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g
         elif attribute.type == AttributeProto.GRAPHS:
@@ -48,8 +53,8 @@ class Graph:
     the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
     the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
     the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
-    `inputs` and `outputs`, the main graph's; `by_name`, its values by name; `initializers`, value to tensor, of all
-    graphs; `sites`, region of a function to the nodes that call it.
+    `inputs` and `outputs`, the main graph's; `by_name`, its values by name; `initializers` and `sparse`, value to
+    tensor, of all graphs; `stored`, the values of both; `sites`, region of a function to the nodes that call it.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -64,6 +69,7 @@ class Graph:
         self._holders: dict[int, int] = {}
         self._homes: dict[int, int] = {}
         self.initializers: dict[int, TensorProto] = {}
+        self.sparse: dict[int, SparseTensorProto] = {}
         self.by_name = main = Names()
         self.outputs = self._graph(model.graph, main, 0)[0]
         self.inputs = [main[i.name] for i in model.graph.input]
@@ -71,6 +77,7 @@ class Graph:
         for region, function in enumerate(model.functions, 1):
             functions[function.domain, function.name, function.overload] = region
             self._function(function, region)
+        self.stored = self.initializers.keys() | self.sparse.keys()
         self.owner = _filled(len(self.nodes), self._holders)
         self.home = _filled(len(self.names), self._homes)
         self.sites: dict[int, list[int]] = defaultdict(list)
@@ -111,6 +118,18 @@ class Graph:
         ]
 
     @cached_property
+    def varying(self) -> set[int]:
+        """The nodes, of the main graph and of functions, that are random, hold what is, or call it."""
+        found: set[int] = set()
+        open_ = [self.top(node) for node, proto in enumerate(self.nodes) if proto.op_type in RANDOM]
+        while open_:
+            node = open_.pop()
+            if node not in found:
+                found.add(node)
+                open_ += map(self.top, self.sites.get(self.region[node], ()))
+        return found
+
+    @cached_property
     def constant(self) -> set[int]:
         """The values of nodes that depend on no input, of the model, a function, or a body."""
         return self.constants(())
@@ -118,8 +137,7 @@ class Graph:
     def constants(self, without: Collection[int]) -> set[int]:
         """Give the values of nodes that depend on no input of model, function or body, nor on nodes `without`."""
         found: set[int] = set()
-        varying = {self.top(node) for node, proto in enumerate(self.nodes) if proto.op_type in RANDOM}
-        known = self.initializers
+        varying, known = self.varying, self.stored
         for node, needs in enumerate(self.needs):
             for value in needs:
                 if value not in found and value not in known:
@@ -138,7 +156,7 @@ class Graph:
             own.append(value)
         for sparse in graph.sparse_initializer:
             value = self._value(names, sparse.values.name)
-            self.initializers[value] = sparse.values
+            self.sparse[value] = sparse
             own.append(value)
         nodes, made = self._nodes(graph.node, names, region)
         return [self._lookup(names, o.name) for o in graph.output], nodes, own + made

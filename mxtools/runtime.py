@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mxtools import wire
 from mxtools.errors import InputError
@@ -16,6 +17,8 @@ from mxtools.weights import WeightStore
 
 BATCH_BYTES = 1 << 29
 """Bytes of tensors that are held at a time."""
+
+_TENSOR = re.compile(r"tensor\((\w+)\)")
 
 
 def inner_values(
@@ -26,11 +29,7 @@ def inner_values(
     The graph is run as often as it takes to hold only some of the tensors at a time. Raises InputError when ONNX
     Runtime cannot load or run it.
     """
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    known = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in known)
-    run = _Session(probe, weights, feeds).run
+    run = _Session(_giving(model, wanted), weights, feeds).run
     for names in _batches(wanted):
         yield from zip(names, run(names), strict=True)
 
@@ -45,17 +44,7 @@ class _Session:
     """A model in ONNX Runtime, not optimised, with its inputs."""
 
     def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        folder = os.fspath(weights.folder)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        with _one_line():
-            self._session = onnxruntime.InferenceSession(
-                b"".join(wire.joined(model.SerializeToString(), weights.source)), options
-            )
+        self._session = _loaded(model, weights)
         missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
         if missing:
             raise InputError(f"no value for the graph's input {missing[0]!r}: give --inputs with the model's inputs")
@@ -65,6 +54,45 @@ class _Session:
         """Give some outputs."""
         with _one_line():
             return cast(Sequence[Array], self._session.run(list(names), self._feeds))
+
+
+def runtime_infos(model: ModelProto, weights: WeightStore, names: Iterable[str]) -> dict[str, ValueInfoProto]:
+    """Give types and shapes of tensors of the main graph, those that ONNX Runtime can tell; none where it cannot load.
+
+    It tells scalars and tensors of unknown rank alike: both have no shape here.
+    """
+    try:
+        outputs = _loaded(_giving(model, names), weights).get_outputs()
+    except InputError:
+        return {}
+    found = {}
+    for value in outputs:
+        element = _TENSOR.fullmatch(value.type)
+        if element:
+            type_ = TensorProto.DataType.Value(element[1].upper())
+            found[value.name] = helper.make_tensor_value_info(value.name, type_, value.shape or None)
+    return {name: found[name] for name in names if name in found}
+
+
+def _giving(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Give a copy of a model that has some of its tensors as outputs too."""
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    known = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
+    return probe
+
+
+def _loaded(model: ModelProto, weights: WeightStore) -> Any:  # noqa: ANN401 - an untyped library's session
+    """Load a model into ONNX Runtime, not optimised."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
+    with _one_line():
+        return onnxruntime.InferenceSession(b"".join(wire.joined(model.SerializeToString(), weights.source)), options)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from mxtools.sidecar import Tensor
 
@@ -72,20 +72,32 @@ def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
 
 
 def inferred_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Give what the file says and what can be inferred of its main graph's tensors, by name; the file goes first."""
-    said = {name: info for name, info in value_infos(model).items() if is_typed(info)}
+    """Give what the file says and what can be inferred of its main graph's tensors, by name; the file goes first.
+
+    Some have a type without a shape: those of which the rank is known to nobody.
+    """
+    said = value_infos(model)
     try:
         found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         found = {}
-    return {**found, **said}
+    return {**said, **found, **{name: info for name, info in said.items() if is_shaped(info)}}
 
 
 def is_typed(info: ValueInfoProto | None) -> bool:
-    """Tell whether a value info has a type, for a tensor with a shape."""
+    """Tell whether a value info has a type, for a tensor that of its elements."""
     if info is None or info.type.WhichOneof("value") is None:
         return False
-    return not info.type.HasField("tensor_type") or info.type.tensor_type.HasField("shape")
+    return not info.type.HasField("tensor_type") or info.type.tensor_type.elem_type != TensorProto.UNDEFINED
+
+
+def is_shaped(info: ValueInfoProto | None) -> bool:
+    """Tell whether a value info has a type, for a tensor with a shape."""
+    return (
+        info is not None
+        and is_typed(info)
+        and info.type.tensor_type.HasField("shape") == info.type.HasField("tensor_type")
+    )
 
 
 def shaped(info: ValueInfoProto | None) -> Shaped | None:

@@ -38,6 +38,7 @@ def tree(annotations: Annotations) -> Branch:
     """Build the tree of the calls that nodes bear, in the order of their first nodes that are no constants."""
     graph, hierarchy = annotations.graph, annotations.hierarchy
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
+    sizes |= {value: math.prod(tensor.dims) for value, tensor in graph.sparse.items()}
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
     used: dict[int, set[int]] = {}
     constant = graph.constant

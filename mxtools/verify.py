@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
@@ -37,9 +37,10 @@ def check_part(whole: ModelProto, part: ModelProto, context: Context) -> list[di
     Raises CheckError where one is above TOLERANCE, InputError where ONNX Runtime cannot run one of them.
     """
     given = whole_inputs(whole, context)
-    names = {value.name for value in (*part.graph.input, *part.graph.output)}
+    asked = inputs_of(part)
+    names = {value.name for value in (*asked, *part.graph.output)}
     values = dict(inner_values(whole, context.weights, given, dict.fromkeys(names - given.keys(), 0))) | given
-    found = computed(part, context.weights, {v.name: values[v.name] for v in part.graph.input})
+    found = computed(part, context.weights, {v.name: values[v.name] for v in asked})
     differences = [difference(name, array, values[name]) for name, array in found.items()]
     refuse(differences, TOLERANCE)
     return [asdict(d) for d in differences]
@@ -72,10 +73,7 @@ def difference(name: str, found: Any, wanted: Any) -> Difference:  # noqa: ANN40
 
 def whole_inputs(model: ModelProto, context: Context) -> dict[str, Array]:
     """Give inputs for a model: the recorded or given ones, else made ones; InputError where one cannot be made."""
-    graph = model.graph
-    fixed = {tensor.name for tensor in graph.initializer}
-    wanted = [value for value in graph.input if value.name not in fixed]
-    sidecar = context.sidecar
+    wanted, sidecar = inputs_of(model), context.sidecar
     names = [value.name for value in wanted]
     given: Mapping[str, Array] = {}
     if context.values and sidecar:
@@ -83,6 +81,12 @@ def whole_inputs(model: ModelProto, context: Context) -> dict[str, Array]:
     elif context.values:
         given = {name: array for name in names if (array := context.values.get(name)) is not None}
     return dict(given) | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
+
+
+def inputs_of(model: ModelProto) -> list[ValueInfoProto]:
+    """Give a model's inputs that have to be given: initializers that are inputs too have a value."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
 
 
 def _made(value: Any, sidecar: Sidecar | None) -> Array:  # noqa: ANN401 - onnx's ValueInfoProto

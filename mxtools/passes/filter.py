@@ -77,7 +77,7 @@ class Filter(Pass):
         names |= signature.inputs(cut.inputs) if signature else {}
         separate = pieces(graph, chosen)
         whole = ModelProto.FromString(model.SerializeToString()) if self.verify else None
-        extract(model, cut)
+        extract(model, cut, context.weights)
         differences = {"verify": _differences(whole, model, context)} if whole else {}
         rename_values(model.graph, {graph.names[value]: name for value, name in names.items()})
         context.report["filter"] = {

@@ -38,14 +38,15 @@ class ProjectParameters(Pass):
             for weight in module.weights
         }
         found = {}
-        for value, tensor in graph.initializers.items():
-            if tensor.name not in owner:
+        sparse = ((value, tensor.values.name, tensor.dims) for value, tensor in graph.sparse.items())
+        for value, name, dims in (*((v, t.name, t.dims) for v, t in graph.initializers.items()), *sparse):
+            if name not in owner:
                 continue
-            module, weight = owner[tensor.name]
-            if sorted(tensor.dims) != sorted(weight.shape):
+            module, weight = owner[name]
+            if sorted(dims) != sorted(weight.shape):
                 raise InputError(
-                    f"the sidecar is of another model: its {tensor.name!r} is of shape {list(weight.shape)}, here "
-                    f"{list(tensor.dims)}: trace the model that was exported"
+                    f"the sidecar is of another model: its {name!r} is of shape {list(weight.shape)}, here "
+                    f"{list(dims)}: trace the model that was exported"
                 )
             calls = index.by_paths((module,))
             for node in graph.readers[value]:
