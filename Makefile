@@ -43,6 +43,7 @@ docs: setup  ## write the generated parts of docs/
 bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/trace_overhead.py
+	$(BIN)/python benchmarks/onnx_models.py
 
 clean:  ## remove what was made, but for the environment
 	rm -rf build dist *.egg-info
