@@ -37,7 +37,7 @@ from mxtools.weights import WeightStore
 from mxtools_cli.tag import PIPELINE
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
-SHIPPED = ("light", "simple", "pytorch-converted", "pytorch-operator")
+SHIPPED = ("simple", "pytorch-operator", "pytorch-converted", "light")
 STRIDE = 250
 """Of the models of a group one in so many goes through the `mx` command."""
 MX = Path(sys.executable).with_name("mx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from mxtools.graph import bodies
 from mxtools.sidecar import Tensor
 
 Array = npt.NDArray[Any]
@@ -77,11 +78,25 @@ def inferred_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
     Some have a type without a shape: those of which the rank is known to nobody.
     """
     said = value_infos(model)
+    carried = [info for info in _carried(model) if info.name not in said]
+    if carried:
+        model = ModelProto.FromString(model.SerializeToString())
+        model.graph.value_info.extend(carried)
     try:
         found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         found = {}
     return {**said, **found, **{name: info for name, info in said.items() if is_shaped(info)}}
+
+
+def _carried(model: ModelProto) -> Iterator[ValueInfoProto]:
+    """Give the types of what Loops carry where their bodies say that no step changes it: ONNX infers no rank there."""
+    for node in model.graph.node:
+        if node.op_type == "Loop":
+            for body in bodies(node):
+                for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False):
+                    if name and is_shaped(after) and before.type == after.type:
+                        yield ValueInfoProto(name=name, type=after.type)
 
 
 def is_typed(info: ValueInfoProto | None) -> bool:

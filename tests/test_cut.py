@@ -98,7 +98,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[Names, Names, Names, Names]]]
         (["b"], ["c", "x", "a"], ["b"], []),
     ),
     "Loop": (
-        """ g (int64 n, float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] b> {
+        """ g (int64 n, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
             a = Neg(x)
             t = Constant <value = bool {1}> ()
             b, h = Loop (n, t, x) <
