@@ -34,7 +34,10 @@ class Pass(ABC):
 
 
 def option(text: str, default: Any = None) -> Any:  # noqa: ANN401 - the type is the field's
-    """Make a field of a pass: `text` is its help. Types: str, int, float, bool, their `| None`, tuple[str, ...]."""
+    """Make a field of a pass: `text` is its help; with `dataclasses.MISSING` for default it must be given.
+
+    Types: str, int, float, bool, their `| None`, tuple[str, ...].
+    """
     return field(default=default, metadata={"help": text})
 
 

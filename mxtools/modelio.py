@@ -149,9 +149,7 @@ def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
     copy.ParseFromString(buffer.getvalue())
     for tensor in tensors_of(copy):
         if is_external(tensor):
-            tensor.raw_data = bytes(weights.data(tensor))
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+            tensor.CopyFrom(weights.inline(tensor))
     return copy
 
 
@@ -197,9 +195,7 @@ def _moved(proto: ModelProto, weights: WeightStore, location: str) -> tuple[Mode
             continue
         place = weights.place(tensor)
         if place.length < SMALL:
-            tensor.raw_data = bytes(weights.view(place))
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+            tensor.CopyFrom(weights.inline(tensor))
             continue
         if place not in offsets:
             step = PAGE if place.length >= 1 << 20 else ALIGNMENT

@@ -49,10 +49,18 @@ class WeightStore:
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
         """Give a tensor's values as an array of its shape and type."""
+        return numpy_helper.to_array(self.inline(tensor))
+
+    def inline(self, tensor: TensorProto) -> TensorProto:
+        """Give a tensor that holds its bytes itself: the same, or a copy where they lie in a file."""
         if tensor.data_location != TensorProto.EXTERNAL:
-            return numpy_helper.to_array(tensor)
-        inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=bytes(self.data(tensor)))
-        return numpy_helper.to_array(inline)
+            return tensor
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        copy.raw_data = bytes(self.data(tensor))
+        copy.ClearField("external_data")
+        copy.ClearField("data_location")
+        return copy
 
     def view(self, place: Place) -> memoryview:
         """Give the bytes at a place, without a copy."""

@@ -17,9 +17,9 @@ from torch import nn
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pytorch.nested import tensors
-from mxtools.pytorch.quiet import quiet
 from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
+from mxtools.quiet import quiet
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes one file."""

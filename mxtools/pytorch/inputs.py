@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.quiet import described
 from mxtools.pytorch.subject import Subject, by_name, forward_parameters, load_model
+from mxtools.quiet import described
 
 SEED = 20
 TEXT_LENGTH = 16

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from mxtools import script
 from mxtools.errors import InputError
-from mxtools.pytorch.quiet import described, quiet, where_raised
+from mxtools.quiet import described, quiet, where_raised
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -40,11 +35,9 @@ def load_model(
 
     Raises InputError when there is no such model, or when its code raises.
     """
-    place, colon, name = spec.rpartition(":")
-    if Path(spec).is_dir() or not colon:
+    if Path(spec).is_dir() or ":" not in spec:
         return _pretrained(spec, task, trust_remote_code), None
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    return _built(_named(module, name, spec), spec)
+    return _built(script.find(spec), spec)
 
 
 def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
@@ -64,56 +57,6 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             raise InputError(
                 f"{spec} cannot be loaded as a Hugging Face model ({described(error)}): check the folder or the id"
             ) from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import a Python file, with its folder on the path meanwhile."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: give FILE.py:NAME")
-    name = f"_mx_{path.stem}"
-    loader = importlib.util.spec_from_file_location(name, path)
-    assert loader is not None
-    assert loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
-    with _importing(str(path), str(path.parent.resolve())):
-        sys.modules[name] = module
-        loader.loader.exec_module(module)
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    with _importing(name, str(Path.cwd())):
-        return importlib.import_module(name)
-
-
-@contextmanager
-def _importing(what: str, folder: str) -> Iterator[None]:
-    """Put a folder on the module path, keep output quiet, and turn what an import raises into one line."""
-    sys.path.insert(0, folder)
-    try:
-        with quiet():
-            yield
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{what} cannot be imported: {described(error)} ({where_raised(error)}): repair it") from error
-    finally:
-        sys.path.remove(folder)
-
-
-def _named(module: ModuleType, name: str, spec: str) -> Any:  # noqa: ANN401
-    """Find NAME: an entry of the dictionary `zoo`, or an attribute, dotted where it is one of a class."""
-    zoo = getattr(module, "zoo", None)
-    if isinstance(zoo, Mapping) and name in zoo:
-        return zoo[name]
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
-            near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
-            raise InputError(
-                f"{spec} names nothing: the nearest are {', '.join(near) or 'none, the file defines nothing'}"
-            )
-        found = getattr(found, part)
-    return found
 
 
 def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  # noqa: ANN401

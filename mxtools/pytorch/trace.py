@@ -18,9 +18,9 @@ from mxtools import __version__, sidecar
 from mxtools.errors import InputError
 from mxtools.pytorch.fingerprint import fingerprint
 from mxtools.pytorch.nested import tensors
-from mxtools.pytorch.quiet import described, quiet, where_raised
 from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
+from mxtools.quiet import described, quiet, where_raised
 from mxtools.scope import ROOT, escape, join
 from mxtools.sidecar import Call, Module, Sidecar, Tensor, Weight
 from mxtools.tags import tags_of
