@@ -12,8 +12,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from onnx import parser
 
 from mxtools import pipeline, sidecar
+from mxtools.context import Context
+from mxtools.weights import WeightStore
 
 from .conftest import ROOT
 
@@ -86,6 +89,15 @@ def test_the_pass_of_the_page_is_a_pass() -> None:
     assert isinstance(cls, type)
     assert issubclass(cls, pipeline.Pass)
     assert str(pipeline.Pipeline((cls(op=("Gemm",)),))) == "drop-doc-strings{op=Gemm}"
+
+
+def test_the_edit_of_the_page_runs(tmp_path: Path) -> None:
+    (tmp_path / "edit.py").write_text(blocks("docs/writing-a-pass.md", "python")[1])
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { a = Dropout(x) y = Neg(a) }'
+    model = parser.parse_model(text)
+    passes = f"surgeon{{script={tmp_path}/edit.py:without_dropout}}"
+    pipeline.Pipeline.parse(passes).run(model, Context(WeightStore()))
+    assert [node.op_type for node in model.graph.node] == ["Neg"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
