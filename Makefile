@@ -42,6 +42,7 @@ docs: setup  ## write the generated parts of docs/
 
 bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/external.py
 	$(BIN)/python benchmarks/trace_overhead.py
 	$(BIN)/python benchmarks/onnx_models.py
 
