@@ -138,7 +138,7 @@ def write_model(proto: ModelProto, weights: WeightStore, target: Target, data_di
             with atomic_output(path.with_name(path.name + ".data")) as data:
                 for offset, place in places:
                     data.write(bytes(offset - data.tell()))
-                    data.write(weights.view(place))
+                    data.writelines(weights.pieces(place))
 
 
 def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:

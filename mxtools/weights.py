@@ -16,6 +16,8 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 from mxtools import wire
 from mxtools.errors import InputError
 
+PIECE = 1 << 20
+
 _REFERENCE = wire.REFERENCE.decode()
 
 
@@ -37,6 +39,8 @@ class WeightStore:
     folder: Path = Path()
     """What the locations of external data are relative to."""
     _maps: dict[Path, memoryview] = field(default_factory=dict)
+    _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    """Files and their sizes, by location."""
 
     def data(self, tensor: TensorProto) -> memoryview:
         """Give the bytes of a tensor, little-endian, without a copy where they lie in a file."""
@@ -66,14 +70,28 @@ class WeightStore:
         """Give the bytes at a place, without a copy."""
         return self._map(place.file)[place.offset : place.offset + place.length]
 
+    def pieces(self, place: Place) -> Iterator[bytes]:
+        """Give the bytes at a place piece by piece, which is all that memory holds; InputError where some lack."""
+        with place.file.open("rb", buffering=0) as file:
+            file.seek(place.offset)
+            left = place.length
+            while left:
+                piece = file.read(min(left, PIECE))
+                if not piece:
+                    raise InputError(f"{place.file.name} became shorter while it was read: write elsewhere meanwhile")
+                yield piece
+                left -= len(piece)
+
     def place(self, tensor: TensorProto) -> Place:
         """Find the file and range of an external tensor.
 
         Raises InputError when the location leaves the folder, is no file, or is shorter than the tensor says.
         """
         said = {entry.key: entry.value for entry in tensor.external_data}
-        file = self._file(said.get("location", ""), tensor.name)
-        size = file.stat().st_size
+        location = said.get("location", "")
+        if location not in self._files:
+            self._files[location] = self._file(location, tensor.name)
+        file, size = self._files[location]
         offset, length = (_number(said.get(key), tensor.name, key) for key in ("offset", "length"))
         offset = offset or 0
         length = size - offset if length is None else length
@@ -83,7 +101,7 @@ class WeightStore:
             )
         return Place(file, offset, length)
 
-    def _file(self, location: str, name: str) -> Path:
+    def _file(self, location: str, name: str) -> tuple[Path, int]:
         if not location or "\0" in location or Path(location).is_absolute():
             raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model: refused")
         base = self.folder.resolve()
@@ -100,7 +118,7 @@ class WeightStore:
             ) from None
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"external data of {name!r} at {location!r} are no regular file: refused")
-        return file
+        return file, found.st_size
 
     def _map(self, file: Path) -> memoryview:
         if file not in self._maps:

@@ -130,6 +130,55 @@ def test_external_data_move_beside_the_output(tmp_path: Path) -> None:
     assert sorted(p.name for p in target.parent.iterdir()) == ["b.onnx", "b.onnx.data"]
 
 
+def test_only_the_bytes_that_a_part_uses_are_written(tmp_path: Path) -> None:
+    whole = with_data(
+        tmp_path,
+        external("w", "weights.bin", length=8000),
+        external("v", "weights.bin", offset=8000, length=8000),
+        external("u", "weights.bin", offset=4000, length=8000),
+    )
+    tagged = onnx.load(whole, load_external_data=False)
+    for number, node in enumerate(tagged.graph.node):
+        node.metadata_props.add(key="pkg.mxtools.scope", value=f"layers.{number}")
+    whole.write_bytes(tagged.SerializeToString())
+    mx, part = Path(sys.executable).with_name("mx"), tmp_path / "part.onnx"
+    written = set()
+    for scope in ("layers.1", ".", "layers.1", "layers.1"):
+        subprocess.run([mx, "filter", whole, "--scope", scope, "-o", part], check=True)
+        data = (tmp_path / "part.onnx.data").read_bytes()
+        if scope != ".":
+            written.add((part.read_bytes(), data))
+            assert data == BIG.tobytes()
+    assert len(written) == 1
+    assert np.array_equal(numpy_helper.to_array(onnx.load(part).graph.initializer[0]), BIG)
+
+
+def test_data_dir_says_what_locations_are_relative_to(tmp_path: Path) -> None:
+    for name in ("data", "elsewhere"):
+        (tmp_path / name).mkdir()
+    source = with_data(tmp_path / "data", external("w", "weights.bin", length=8000))
+    (tmp_path / "elsewhere" / "a.onnx").write_bytes(source.read_bytes())
+    mx = Path(sys.executable).with_name("mx")
+    run = f"{mx} run -p untag --data-dir data"
+    for script in (
+        f"{run} elsewhere/a.onnx -o out.onnx",
+        f"{run} elsewhere/a.onnx | {run} -o out.onnx",
+        f"{run} < elsewhere/a.onnx | {run} | {run} -o out.onnx",
+    ):
+        subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, check=True)
+        assert np.array_equal(numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[0]), BIG)
+        (tmp_path / "out.onnx").unlink()
+        assert (tmp_path / "out.onnx.data").stat().st_size == 8000
+
+
+def test_data_that_become_shorter_are_told(tmp_path: Path) -> None:
+    loaded = modelio.read_model(with_data(tmp_path, external("w", "weights.bin", length=8000)))
+    os.truncate(tmp_path / "weights.bin", 5000)
+    with pytest.raises(InputError, match="became shorter"):
+        modelio.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "weights.bin"]
+
+
 def test_small_external_data_go_inline(tmp_path: Path) -> None:
     small = external("w", "weights.bin", length=40)
     small.dims[:] = [10]
