@@ -11,11 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 from mxtools.errors import InputError
 from mxtools.graph import Graph
 from mxtools.hierarchy import ROOT_CALL, Hierarchy
-from mxtools.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.sidecar import Sidecar
 
 Candidates = tuple[int, ...]
 

@@ -13,10 +13,10 @@ from mxtools.calls import CallIndex
 from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
 from mxtools.shapes import Shapes, inferred_infos
-from mxtools.sidecar import Sidecar
 
 if TYPE_CHECKING:
     from mxtools.record import Values
+    from mxtools.sidecar import Sidecar
     from mxtools.weights import WeightStore
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mxtools.scope import ROOT, join
-from mxtools.sidecar import Call, Sidecar
 from mxtools.tags import align, tags_of
+
+if TYPE_CHECKING:
+    from mxtools.sidecar import Call, Sidecar
 
 ROOT_CALL = 0
 

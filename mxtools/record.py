@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mxtools.errors import InputError, UsageError
 from mxtools.shapes import Array
-from mxtools.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.sidecar import Sidecar
 
 
 class Values:

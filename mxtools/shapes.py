@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,9 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from mxtools.graph import bodies
-from mxtools.sidecar import Tensor
+
+if TYPE_CHECKING:
+    from mxtools.sidecar import Tensor
 
 Array = npt.NDArray[Any]
 
