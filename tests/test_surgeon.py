@@ -211,6 +211,15 @@ def test_nothing_is_nothing(built: Build, mx: Mx, tmp_path: Path, name: str, exp
         assert (tmp_path / "out.onnx").read_bytes() == tagged.read_bytes(), function
 
 
+def test_every_model_of_the_onnx_package_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "edit.py").write_text(SCRIPT)
+    for file in sorted((Path(onnx.__file__).parent / "backend" / "test" / "data").rglob("*.onnx")):
+        loaded = modelio.read_model(file)
+        before = loaded.proto.SerializeToString()
+        Pipeline.parse(f"surgeon{{script={tmp_path}/edit.py:read}}").run(loaded.proto, Context(loaded.weights))
+        assert loaded.proto.SerializeToString() == before, file
+
+
 FOLD = """
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -313,6 +322,27 @@ def test_inside_of_bodies_and_functions(edit: Edit) -> None:
     after = edit(FUNCTION, "graph.functions[0].nodes[1].inputs[1] = gs.Constant('new', np.ones(1, np.float32))")
     assert [n.output[0] for n in after.functions[0].node] == ["new", "v", "o"]
     assert after.functions[0].node[2].metadata_props == FUNCTION.functions[0].node[1].metadata_props
+    onnx.checker.check_model(after)
+
+
+def test_nodes_that_leave_a_body_keep_their_tags(edit: Edit) -> None:
+    before = dropped()["bodies"]
+    for body in (attribute.g for attribute in before.graph.node[1].attribute):
+        for node in body.node:
+            node.metadata_props.add(key=keys.SCOPE, value="inner")
+    after = edit(
+        before,
+        """
+        graph.nodes[1].inputs[0].to_constant(np.array(True))
+        graph.inputs = graph.inputs[:1]
+        graph.fold_constants().cleanup().toposort()
+        """,
+    )
+    assert [(n.op_type, keys.props(n)[keys.SCOPE]) for n in after.graph.node] == [
+        ("Neg", "at.a"),
+        ("Add", "inner"),
+        ("Mul", "inner"),
+    ]
     onnx.checker.check_model(after)
 
 
