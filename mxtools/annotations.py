@@ -73,23 +73,31 @@ class Annotations:
 
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
-        scopes, tags = self.hierarchy.scopes, self.hierarchy.tags
-        written: dict[_Entry, NodeProto] = {}
+        nodes, written = self.graph.nodes, dict[tuple[int, str], tuple[_Entry, NodeProto]]()
         for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
             if call is None or evidence is None:
                 continue
-            merged = json.dumps([scopes[c] for c in self.merged[node]]) if node in self.merged else ""
-            entry = (scopes[call], tags[call], str(evidence), merged)
-            if entry == self._saved[node]:
-                continue
-            if entry not in written:
-                written[entry] = _written(entry)
-            if self._saved[node] is not None:
-                keys.replace_props(self.graph.nodes[node], keys.NODE_KEYS, {})
-            self.graph.nodes[node].MergeFrom(written[entry])
-            self._saved[node] = entry
+            word = evidence._value_
+            if node in self.merged or (call, word) not in written:
+                entry = self._entry(call, word, self.merged.get(node, ()))
+                made = (entry, _written(entry))
+                if node not in self.merged:
+                    written[call, word] = made
+            else:
+                made = written[call, word]
+            if self._saved[node] != made[0]:
+                if self._saved[node] is not None:
+                    keys.replace_props(nodes[node], keys.NODE_KEYS, {})
+                nodes[node].MergeFrom(made[1])
+                self._saved[node] = made[0]
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
+
+    def _entry(self, call: int, word: str, merged: tuple[int, ...]) -> _Entry:
+        """Give what a node is to bear."""
+        scopes = self.hierarchy.scopes
+        listed = json.dumps([scopes[c] for c in merged]) if merged else ""
+        return (scopes[call], self.hierarchy.tags[call], word, listed)
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
         """Give the call of a scope that a node bears; an open hierarchy takes it in."""

@@ -12,7 +12,7 @@ from mxtools.annotations import Annotations
 from mxtools.calls import CallIndex
 from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
-from mxtools.shapes import Shapes, inferred_infos
+from mxtools.shapes import Shapes
 
 if TYPE_CHECKING:
     from mxtools.record import Values
@@ -78,7 +78,7 @@ class Context:
     def shapes(self, model: ModelProto) -> Shapes:
         """Give what is known of the shapes of the main graph's values, inferred when it is first asked for."""
         if self._shapes is None:
-            self._shapes = Shapes(inferred_infos(model), self.graph(model).names)
+            self._shapes = Shapes(model, self.graph(model).names)
         return self._shapes
 
     def save(self) -> None:

@@ -55,17 +55,23 @@ class Shaped:
 
 
 class Shapes:
-    """What is known of the shapes of values, by number."""
+    """What is known of the shapes of values, by number; no more is inferred than it takes to know what is asked for."""
 
-    def __init__(self, infos: dict[str, ValueInfoProto], names: Sequence[str]) -> None:
-        """Take value infos by name, and the names of the values."""
-        self._infos, self._names = infos, names
+    def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
+        """Take a model and the names of its values."""
+        self._model, self._names = model, names
+        self._infos = inferred_infos(model, propagating=False)
+        self._propagated = False
         self._known: dict[int, Shaped | None] = {}
 
     def __getitem__(self, value: int) -> Shaped | None:
         """Give kind and dimensions of a value, None where it is no tensor or unknown."""
         if value not in self._known:
-            self._known[value] = shaped(self._infos.get(self._names[value]))
+            found = shaped(self._infos.get(self._names[value]))
+            if not self._propagated and (found is None or found.count is None):
+                self._infos, self._propagated = inferred_infos(self._model), True
+                found = shaped(self._infos.get(self._names[value]))
+            self._known[value] = found
         return self._known[value]
 
 
@@ -74,8 +80,10 @@ def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
     return {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
 
 
-def inferred_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
+def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, ValueInfoProto]:
     """Give what the file says and what can be inferred of its main graph's tensors, by name; the file goes first.
+
+    Shapes that are computed in the graph are followed where `propagating`, which takes half as long again.
 
     Some have a type without a shape: those of which the rank is known to nobody.
     """
@@ -85,7 +93,7 @@ def inferred_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
         model = ModelProto.FromString(model.SerializeToString())
         model.graph.value_info.extend(carried)
     try:
-        found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=propagating))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         found = {}
     return {**said, **found, **{name: info for name, info in said.items() if is_shaped(info)}}

@@ -33,14 +33,18 @@ class SettleGiven(Pass):
         if not hierarchy.sidecar:
             return
         auxiliary = [n for n, word in enumerate(annotations.evidence) if word is Evidence.DATAFLOW]
-        given = _Given(hierarchy.sidecar)
+        given, calls = _Given(hierarchy.sidecar), annotations.call
         for node in auxiliary:
             call = annotations.call[node]
-            live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in graph.constant]
-            sources = {at for v in live if (at := annotations.call[graph.producer[v]]) is not None}
-            if not call or graph.owner[node] != NOWHERE or not sources:
+            if (
+                not call
+                or graph.owner[node] != NOWHERE
+                or call in map(annotations.call.__getitem__, graph.sources(node))
+            ):
                 continue
-            if any(hierarchy.within(at, call) for at in sources):
+            live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in graph.constant]
+            sources = {at for v in live if (at := calls[graph.producer[v]]) is not None}
+            if not sources or any(hierarchy.within(at, call) for at in sources):
                 continue
             shapes = context.shapes(model)
             made = given.fitting(call, (shapes[v] for v in graph.writes[node]))
