@@ -279,6 +279,8 @@ def test_initializers_that_are_inputs_stay_both() -> None:
     x = np.array([1, 1], np.float32)
     assert session(part).run(None, {"x": x})[0].tolist() == [1, 2]
     assert session(part).run(None, {"x": x, "w": 3 * x})[0].tolist() == [3, 3]
+    Filter(scope=("m",), verify=True).apply(model, context := Context(WeightStore()))
+    assert context.report["filter"]["verify"] == [{"output": "a", "max_abs": 0, "max_rel": 0}]
 
 
 def sparse_model() -> ModelProto:
