@@ -7,9 +7,8 @@ O(nodes + edges).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
@@ -56,12 +55,12 @@ class Cut:
         self.initializers = graph.stored & needed.keys()
         whole = len(chosen) == len(self._main)
         given = (needed.keys() - made - graph.stored) | (needed.keys() & graph.inputs)
-        self.inputs = self._ordered(graph.inputs, {v: None for v in needed if v in given})
-        self.outputs = self._ordered(graph.outputs, dict.fromkeys(outputs)) if outputs else self._returned()
+        self.inputs = self.ordered(graph.inputs, [v for v in needed if v in given])
+        self.outputs = self.ordered(graph.outputs, outputs) if outputs else self._returned()
         if whole and not outputs:
             self.inputs = list(graph.inputs)
             self.outputs = list(graph.outputs)
-            self.initializers |= graph.stored.intersection(graph.outputs + graph.inputs)
+        self.initializers |= graph.stored.intersection(self.outputs + self.inputs)
 
     def _behind(self, values: set[int], within: set[int]) -> set[int]:
         """Give the nodes that make some values, back to where the values are not `within`."""
@@ -112,18 +111,17 @@ class Cut:
             if n in self.chosen
             for v in graph.writes[n]
         }
-        outside = {v: None for v, nodes in readers.items() if nodes or v in results}
+        outside = [v for v, nodes in readers.items() if nodes or v in results]
         asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
         copied = self._constant | self._shape_derived | asked
-        live = {v: None for v in outside if v in results or v not in copied}
-        live = live or {v: None for v in outside if v not in self._constant} or outside
-        return self._ordered(graph.outputs, live)
+        live = [v for v in outside if v in results or v not in copied]
+        return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
 
     @staticmethod
-    def _ordered(first: Iterable[int], values: dict[int, None]) -> list[int]:
-        """Put values that stand in `first` before the others."""
-        head = [v for v in dict.fromkeys(first) if v in values]
-        return list(dict.fromkeys([*head, *values]))
+    def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:
+        """Put values that stand in `first` before the others, each once."""
+        known = dict.fromkeys(values)
+        return list(dict.fromkeys([*(v for v in first if v in known), *known]))
 
 
 def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
@@ -136,17 +134,31 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
         raise AbsentError(
             "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
         )
-    names = cut.graph.names
-    types = _types(model, weights, [names[v] for v in (*cut.inputs, *cut.outputs)])
-    inputs = [types[names[v]] for v in cut.inputs]
-    outputs = [types[names[v]] for v in cut.outputs]
-    _reduce(model.graph, cut, inputs, outputs)
-    _reduce_functions(model)
-    del model.training_info[:]
+    for part in extracted(model, [cut], weights):
+        model.CopyFrom(part)
 
 
-def _types(model: ModelProto, weights: WeightStore, names: list[str]) -> dict[str, ValueInfoProto]:
-    """Give copies of the value infos of some tensors: from the file, else inferred by ONNX, else by ONNX Runtime.
+def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> Iterator[ModelProto]:
+    """Give for each cut through the main graph of a model a model of just that, made when it is asked for.
+
+    Raises InputError when the type of a tensor at a boundary is neither in the file nor can be inferred.
+    """
+    types = _types(model, weights, dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs)))
+    shell = ModelProto()
+    shell.CopyFrom(model)
+    shell.ClearField("training_info")
+    for field in ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation"):
+        shell.graph.ClearField(field)
+    for cut in cuts:
+        part = ModelProto()
+        part.CopyFrom(shell)
+        _fill(part.graph, model.graph, cut, types)
+        _reduce_functions(part)
+        yield part
+
+
+def _types(model: ModelProto, weights: WeightStore, names: Collection[str]) -> dict[str, ValueInfoProto]:
+    """Give the value infos of some tensors: from the file, else inferred by ONNX, else by ONNX Runtime.
 
     ONNX Runtime knows operators that ONNX does not; it is asked last because it loads the weights.
     """
@@ -161,32 +173,25 @@ def _types(model: ModelProto, weights: WeightStore, names: list[str]) -> dict[st
             raise InputError(
                 f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info"
             )
-    return {name: ValueInfoProto.FromString(known[name].SerializeToString()) for name in names}
+    return known
 
 
-def _reduce(graph: GraphProto, cut: Cut, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> None:
-    """Leave in a graph just what a cut keeps, to the byte."""
+def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
+    """Copy what a cut keeps of a graph, to the byte and in its order, into one without nodes and tensors."""
     index = cut.graph
-    nodes = {id(index.nodes[n]) for n in cut.nodes}
+    inputs, outputs = ([index.names[v] for v in values] for values in (cut.inputs, cut.outputs))
     weights = {index.names[v] for v in cut.initializers}
-    boundary = {info.name for info in (*inputs, *outputs)}
     inner = {index.names[v] for n in cut.nodes for v in index.writes[n]} | weights
-    _keep(graph.quantization_annotation, lambda note: note.tensor_name in inner or note.tensor_name in boundary)
-    weights.update(entry.value for note in graph.quantization_annotation for entry in note.quant_parameter_tensor_names)
-    _keep(graph.node, lambda node: id(node) in nodes)
-    _keep(graph.initializer, lambda tensor: tensor.name in weights)
-    _keep(graph.sparse_initializer, lambda tensor: tensor.values.name in weights)
-    _keep(graph.value_info, lambda info: info.name in inner and info.name not in boundary)
-    for field, infos in ((graph.input, inputs), (graph.output, outputs)):
+    noted, within = inner.union(inputs, outputs), inner.difference(inputs, outputs)
+    part.quantization_annotation.extend(note for note in whole.quantization_annotation if note.tensor_name in noted)
+    weights.update(entry.value for note in part.quantization_annotation for entry in note.quant_parameter_tensor_names)
+    part.node.extend(index.nodes[n] for n in cut.nodes)
+    part.initializer.extend(t for t in whole.initializer if t.name in weights)
+    part.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in weights)
+    part.value_info.extend(i for i in whole.value_info if i.name in within)
+    for field, names in ((part.input, inputs), (part.output, outputs)):
         del field[:]
-        field.extend(infos)
-
-
-def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:  # noqa: ANN401 - protobuf's container
-    """Delete from a repeated field all messages but the wanted ones, which are not touched."""
-    for index in range(len(field) - 1, -1, -1):
-        if not wanted(field[index]):
-            del field[index]
+        field.extend(types[name] for name in names)
 
 
 def _reduce_functions(model: ModelProto) -> None:
@@ -202,4 +207,6 @@ def _reduce_functions(model: ModelProto) -> None:
             used.add(key)
             open_.extend(functions[key].node)
             open_.extend(inner for default in graphs_in(functions[key].attribute_proto) for inner in default.node)
-    _keep(model.functions, lambda f: (f.domain, f.name, f.overload) in used)
+    for index in range(len(model.functions) - 1, -1, -1):
+        if (model.functions[index].domain, model.functions[index].name, model.functions[index].overload) not in used:
+            del model.functions[index]
