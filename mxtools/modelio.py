@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from mxtools import wire
 from mxtools.errors import InputError, OutputError, UsageError
-from mxtools.weights import Place, WeightStore, is_external, tensors_of
+from mxtools.weights import Place, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
 """External tensors of fewer bytes are written inline."""
@@ -131,14 +131,30 @@ def write_model(proto: ModelProto, weights: WeightStore, target: Target, data_di
         with atomic_output(path) as file:
             _write_parts(file, proto, weights)
         return
-    proto, places = _moved(proto, weights, path.name + ".data")
+    data = _DataFile(weights, path.name + ".data")
     with atomic_output(path) as file:
-        _write_parts(file, proto, weights)
-        if places:
-            with atomic_output(path.with_name(path.name + ".data")) as data:
-                for offset, place in places:
-                    data.write(bytes(offset - data.tell()))
-                    data.writelines(weights.pieces(place))
+        _write_parts(file, data.moved(proto), weights)
+        if data:
+            with atomic_output(path.with_name(data.location)) as beside:
+                data.write(beside)
+
+
+def write_models(
+    models: Iterable[tuple[str, ModelProto]], weights: WeightStore, folder: Path, location: str, shared: Container[str]
+) -> bool:
+    """Write models into a new folder, by file name; tell whether they needed the file of external data, `location`.
+
+    It holds what came external, and of what came inline the initializers of the names `shared`, the same bytes once.
+    Raises OutputError where a file cannot be written, UsageError where a model is too large for one.
+    """
+    data = _DataFile(weights, location, shared)
+    for name, proto in models:
+        with atomic_output(folder / name) as file:
+            _write_parts(file, data.moved(proto), weights)
+    if data:
+        with atomic_output(folder / location) as file:
+            data.write(file)
+    return bool(data)
 
 
 def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
@@ -184,25 +200,53 @@ def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelPr
     return copy
 
 
-def _moved(proto: ModelProto, weights: WeightStore, location: str) -> tuple[ModelProto, list[tuple[int, Place]]]:
-    """Give a copy whose external tensors lie in one file, shared ones once, and what to write there."""
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    offsets: dict[Place, int] = {}
-    end = 0
-    for tensor in tensors_of(copy):
-        if not is_external(tensor):
-            continue
-        place = weights.place(tensor)
-        if place.length < SMALL:
-            tensor.CopyFrom(weights.inline(tensor))
-            continue
-        if place not in offsets:
-            step = PAGE if place.length >= 1 << 20 else ALIGNMENT
-            offsets[place] = -(-end // step) * step
-            end = offsets[place] + place.length
-        _set_external(tensor, location=location, offset=str(offsets[place]), length=str(place.length))
-    return copy, [(offset, place) for place, offset in offsets.items()]
+class _DataFile:
+    """One file of external data, for one or several models: the same bytes lie in it once."""
+
+    def __init__(self, weights: WeightStore, location: str, shared: Container[str] = ()) -> None:
+        """Begin an empty file; of what came inline it takes the initializers of the names `shared`."""
+        self.location = location
+        self._weights, self._shared = weights, shared
+        self._offsets: dict[Place | str, int] = {}
+        self._end = 0
+
+    def __len__(self) -> int:
+        """Give the bytes of the file."""
+        return self._end
+
+    def moved(self, proto: ModelProto) -> ModelProto:
+        """Give a copy of a model whose external tensors lie in this file, small ones inline."""
+        copy = ModelProto()
+        copy.CopyFrom(proto)
+        for tensor in tensors_of(copy):
+            if is_external(tensor):
+                place = self._weights.place(tensor)
+                if place.length < SMALL:
+                    tensor.CopyFrom(self._weights.inline(tensor))
+                else:
+                    self._move(tensor, place, place.length)
+            elif is_deferred(tensor) and tensor.name in self._shared:
+                reference = tensor.external_data.pop().value
+                self._move(tensor, reference, wire.parse_reference(reference)[1])
+        return copy
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the bytes of all tensors that were moved."""
+        for place, offset in self._offsets.items():
+            file.write(bytes(offset - file.tell()))
+            if isinstance(place, Place):
+                file.writelines(self._weights.pieces(place))
+            else:
+                start, length, _ = wire.parse_reference(place)
+                file.write(self._weights.source[start : start + length])
+
+    def _move(self, tensor: TensorProto, place: Place | str, length: int) -> None:
+        """Let a tensor lie in this file, given where its bytes are: in a file, or, as a reference, in the model's."""
+        if place not in self._offsets:
+            step = PAGE if length >= 1 << 20 else ALIGNMENT
+            self._offsets[place] = -(-self._end // step) * step
+            self._end = self._offsets[place] + length
+        _set_external(tensor, location=self.location, offset=str(self._offsets[place]), length=str(length))
 
 
 def _set_external(tensor: TensorProto, **values: str) -> None:
