@@ -45,7 +45,7 @@ def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> se
     if pattern == ROOT:
         return set(known)
     matches = _matcher(pattern, ".")
-    found = {scope for scope in known if matches(scope)}
+    found = {scope for scope in known if matches(scope) and (scope != ROOT or "**" in pattern)}
     if not found:
         removed = [scope for scope in absent if matches(scope)]
         if removed:
