@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from mxtools.context import Context
     from mxtools.pipeline import Pipeline
     from mxtools.sidecar import Sidecar
@@ -25,20 +27,29 @@ def process(
 ) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
     from mxtools import modelio
-    from mxtools.context import Context
-    from mxtools.record import Values, recorded
 
     if is_pipe(output):
         modelio.refuse_terminal()
+    model, context = opened(source, data_dir, trace, inputs)
+    pipeline.run(model, context)
+    modelio.write_model(model, context.weights, output, data_dir)
+    return context
+
+
+def opened(
+    source: str, data_dir: Path | None = None, trace: str | None = None, inputs: Path | None = None
+) -> tuple[ModelProto, Context]:
+    """Read a model and what is known besides it: a sidecar and its recorded values, or given inputs."""
+    from mxtools import modelio
+    from mxtools.context import Context
+    from mxtools.record import Values, recorded
+
     sidecar = read_sidecar(trace) if trace else None
     values = Values.open(inputs) if inputs else None
     if sidecar and not values:
         values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent)
     loaded = modelio.read_model(source, data_dir)
-    context = Context(loaded.weights, sidecar, values)
-    pipeline.run(loaded.proto, context)
-    modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
-    return context
+    return loaded.proto, Context(loaded.weights, sidecar, values)
 
 
 def read_sidecar(source: str) -> Sidecar:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools import sidecar
+from mxtools import manifest, sidecar
 from mxtools.pipeline import key_of, load, names
 from mxtools_cli.main import COMMANDS
 from mxtools_cli.main import load as load_command
@@ -27,6 +27,7 @@ def main() -> int:
     files = {
         "cli.md": _cli(),
         "passes.md": _passes(),
+        "split.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
         "trace.schema.json": json.dumps(sidecar.schema(), indent=1) + "\n",
     }
     stale = [name for name, text in files.items() if not (HERE / name).is_file() or (HERE / name).read_text() != text]

@@ -29,6 +29,49 @@ def calls_of(annotations: Annotations, selection: Selection, absent: dict[str, s
     return calls
 
 
+def separate_calls(
+    annotations: Annotations,
+    selections: Iterable[Selection],
+    depth: int | None,
+    exclude: tuple[str, ...],
+    absent: dict[str, str],
+) -> dict[int, set[int]]:
+    """Give the outermost calls of each selection, each with all below it that is not excluded.
+
+    With `depth` also the calls that many levels below the root, and leaves above that. Raises UsageError where one lies
+    in another, AbsentError where one ends inside a node of others.
+    """
+    hierarchy = annotations.hierarchy
+    chosen = _at_depth(annotations, depth) if depth is not None else set[int]()
+    for selection in selections:
+        calls = calls_of(annotations, selection, absent)
+        chosen |= {call for call in calls if hierarchy.parent[call] not in calls}
+    kept = calls_of(annotations, Selection(exclude=exclude), absent)
+    within: dict[int, int] = {}
+    for call in sorted(kept):
+        around = within.get(hierarchy.parent[call])
+        if around is not None and call in chosen:
+            names = hierarchy.scopes[call], hierarchy.scopes[around]
+            raise UsageError(f"{names[0]} lies in {names[1]}, and both are selected: select one of them")
+        if around is not None or call in chosen:
+            within[call] = call if around is None else around
+    found: dict[int, set[int]] = {}
+    for call, outer in within.items():
+        found.setdefault(outer, set()).add(call)
+    for calls in found.values():
+        _refuse_merged(annotations, calls)
+    return found
+
+
+def _at_depth(annotations: Annotations, depth: int) -> set[int]:
+    """Give the calls so many levels below the root, and leaves above that, of those with nodes in the main graph."""
+    hierarchy, graph = annotations.hierarchy, annotations.graph
+    borne = {call for n in graph.main if (call := annotations.call[n]) is not None}
+    held = {ancestor for call in borne for ancestor in hierarchy.lineage(call)}
+    inner = {hierarchy.parent[call] for call in held}
+    return {c for c in held if hierarchy.depth[c] == depth or (hierarchy.depth[c] < depth and c not in inner)}
+
+
 def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
     """Give the nodes of the main graph in some calls, only of some operators where these are given.
 
@@ -42,7 +85,7 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
     }
     if not nodes:
         raise UsageError(f"no selected node is a {' or '.join(operators)}: see `mx tree`")
-    chosen = {n for n in nodes if graph.owner[n] == NOWHERE and graph.region[n] == 0}
+    chosen = nodes.intersection(graph.main)
     _refuse_inner(annotations, nodes, chosen)
     return chosen
 

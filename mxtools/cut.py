@@ -13,7 +13,7 @@ from functools import cached_property
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.graph import NOWHERE, Graph, bodies, graphs_in
+from mxtools.graph import Graph, bodies, graphs_in
 from mxtools.runtime import runtime_infos
 from mxtools.shapes import inferred_infos, is_shaped, is_typed, value_infos
 from mxtools.weights import WeightStore
@@ -42,7 +42,7 @@ class Cut:
         """
         self.graph = graph
         self.chosen = chosen
-        self._main = [n for n in range(len(graph.nodes)) if graph.owner[n] == NOWHERE and graph.region[n] == 0]
+        self._main = graph.main
         self._needs = graph.needs
         self._constant = graph.constants(foreign)
         kept = set(chosen)

@@ -104,6 +104,11 @@ class Graph:
         return node
 
     @cached_property
+    def main(self) -> list[int]:
+        """The nodes of the main graph itself, in list order."""
+        return [n for n, region in enumerate(self.region) if region == 0 and self.owner[n] == NOWHERE]
+
+    @cached_property
     def needs(self) -> list[tuple[int, ...]]:
         """What each node reads; of a holder of bodies also what these capture, each value once, and nothing inner."""
         if not self._holders:

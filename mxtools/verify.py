@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
+from mxtools.modelio import read_model
 from mxtools.record import feeds
 from mxtools.runtime import computed, inner_values
 from mxtools.shapes import Array
 from mxtools.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.manifest import Manifest
 
 TOLERANCE = 1e-5
 """Of a part that was cut out, relative to the largest value of the tensor: the same kernels compute it."""
@@ -44,6 +49,19 @@ def check_part(whole: ModelProto, part: ModelProto, context: Context) -> list[di
     differences = [difference(name, array, values[name]) for name, array in found.items()]
     refuse(differences, TOLERANCE)
     return [asdict(d) for d in differences]
+
+
+def check_split(whole: ModelProto, manifest: Manifest, folder: Path, context: Context) -> None:
+    """Run the parts of a model in the order of their manifest and compare the outputs with the model's.
+
+    Raises CheckError where one differs by more than TOLERANCE, InputError where ONNX Runtime cannot run one of them.
+    """
+    values = whole_inputs(whole, context)
+    wanted = computed(whole, context.weights, values)
+    for part in manifest.parts:
+        loaded = read_model(folder / part.file)
+        values |= computed(loaded.proto, loaded.weights, values)
+    refuse([difference(name, values[name], array) for name, array in wanted.items()], TOLERANCE)
 
 
 def refuse(differences: list[Difference], tolerance: float) -> None:

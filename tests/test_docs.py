@@ -54,8 +54,8 @@ def test_sidecars_fit_the_committed_schema(built: Build) -> None:
 
 
 def test_readme_runs(bert_folder: Path) -> None:
-    pipe, _, cut, theirs = blocks("README.md", "sh")
-    script = "set -eu\n" + pipe + cut + "cp bert.tagged.onnx theirs.onnx\n" + theirs
+    pipe, _, cut, split, theirs = blocks("README.md", "sh")
+    script = "set -eu\n" + pipe + cut + split + "cp bert.tagged.onnx theirs.onnx\n" + theirs
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False
     )
