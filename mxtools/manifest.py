@@ -48,7 +48,7 @@ class Link(_Record):
 class PartFile(_Record):
     """One part."""
 
-    file: Annotated[str, Field(pattern=r"^[\w.@-]+\.onnx$", description="file name, beside the manifest")]
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
     scope: Annotated[str | None, Field(description="the call that it is, null for what no selected one covers")]
     inputs: tuple[Link, ...]
     outputs: tuple[str, ...]

@@ -42,8 +42,9 @@ def split(
     """Give the parts of a model, each after those that it needs something of.
 
     The outermost calls of each selection are parts, and with `depth` the calls that many levels below the root and
-    leaves above that, all without what is excluded. Raises UsageError where nothing is selected or one selected call
-    lies in another, AbsentError where a call is not there to be cut out, or is left and entered again.
+    leaves above that, all without what is excluded. Raises InputError where no node has a scope, UsageError where
+    nothing is selected or one selected call lies in another, AbsentError where a call is not there to be cut out, or is
+    left and entered again.
     """
     annotations = context.annotations(model)
     if not any(annotations.evidence):
