@@ -1,0 +1,76 @@
+"""Cutting models with functions, and what is inside of functions and bodies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from mxtools.context import Context
+from mxtools.errors import AbsentError
+from mxtools.passes.filter import Filter
+from mxtools.weights import WeightStore
+
+from .test_cut import CASES, HEAD, cut, session, shape, tagged
+
+FUNCTIONS = """<ir_version: 10, opset_import: ["" : 21, "own" : 1, "other" : 1]> g (float[2] x) => (float[2] y) {
+    a = own.f <alpha = 0.5> (x)
+    y = other.f(a)
+}
+<domain: "own", opset_import: ["" : 21, "own" : 1, "other" : 1]> f <alpha> (p) => (q) {
+    h = LeakyRelu <alpha : float = @alpha> (p)
+    q = own.h(h)
+}
+<domain: "other", opset_import: ["" : 21]> f (p) => (q) { q = Abs(p) }
+<domain: "own", opset_import: ["" : 21, "other" : 1]> h (p) => (q) { q = Neg(p) }"""
+
+
+def test_functions_come_along_by_domain_name_and_overload() -> None:
+    model = tagged(FUNCTIONS, "a")
+    for overload, operator in (("", "Exp"), ("b", "Sin")):
+        function = helper.make_function(
+            "own", "o", ["p"], ["q"], [helper.make_node(operator, ["p"], ["q"])], [helper.make_opsetid("", 21)]
+        )
+        function.overload = overload
+        model.functions.append(function)
+    # read by a node in the body of a function's node: the closure goes through both
+    branch = [
+        helper.make_graph(
+            [helper.make_node("o", ["p"], [name], domain="own", overload="b")],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, 1, None)],
+        )
+        for name in ("t", "e")
+    ]
+    inner = helper.make_node("If", ["c"], ["q"], then_branch=branch[0], else_branch=branch[1])
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(True)))
+    del model.functions[2].node[:]
+    model.functions[2].node.extend([constant, inner])
+    model.functions[2].opset_import.add(domain="own", version=1)
+    kept = [f.SerializeToString() for f in (model.functions[0], model.functions[2], model.functions[4])]
+    part = cut(model)
+    assert [f.SerializeToString() for f in part.functions] == kept
+    (result,) = session(part).run(None, {"x": np.array([-1, 1], np.float32)})
+    assert np.allclose(result, np.sin([-0.5, 1]))
+
+
+def test_functions_in_the_defaults_of_a_functions_attributes_come_along() -> None:
+    model = tagged(FUNCTIONS, "y")
+    body = helper.make_graph(
+        [helper.make_node("h", ["x"], ["r"], domain="own")], "b", [], [helper.make_tensor_value_info("r", 1, [2])]
+    )
+    model.functions[1].attribute_proto.append(helper.make_attribute("body", body))
+    model.functions[1].opset_import.add(domain="own", version=1)
+    Filter(scope=("m",)).apply(model, Context(WeightStore()))
+    assert [f.domain + f.name for f in model.functions] == ["otherf", "ownh"]
+
+
+def test_what_is_in_a_function_or_a_body_alone_is_refused() -> None:
+    with pytest.raises(AbsentError, match="in the function 'f': select the module that calls it"):
+        cut(tagged(FUNCTIONS, "h"))
+    text = HEAD + CASES["a body in a body captures from two levels up"][0]
+    for outputs in (("qq",), ("qq", "z")):  # the second has a part outside
+        with pytest.raises(AbsentError, match="m is in the body of If '': select the module that holds it"):
+            cut(tagged(text, *outputs))
+    assert shape(cut(tagged(text, "qq", "b")))[0] == ["k", "b"]
