@@ -13,7 +13,8 @@ from functools import cached_property
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.graph import Graph, bodies, graphs_in
+from mxtools.functions import used_functions
+from mxtools.graph import Graph
 from mxtools.runtime import runtime_infos
 from mxtools.shapes import inferred_infos, is_shaped, is_typed, value_infos
 from mxtools.weights import WeightStore
@@ -146,14 +147,15 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
     types = _types(model, weights, dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs)))
     shell = ModelProto()
     shell.CopyFrom(model)
-    shell.ClearField("training_info")
+    for field in ("training_info", "functions"):
+        shell.ClearField(field)
     for field in ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation"):
         shell.graph.ClearField(field)
     for cut in cuts:
         part = ModelProto()
         part.CopyFrom(shell)
         _fill(part.graph, model.graph, cut, types)
-        _reduce_functions(part)
+        part.functions.extend(used_functions(model, part.graph.node))
         yield part
 
 
@@ -192,21 +194,3 @@ def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueI
     for field, names in ((part.input, inputs), (part.output, outputs)):
         del field[:]
         field.extend(types[name] for name in names)
-
-
-def _reduce_functions(model: ModelProto) -> None:
-    """Leave in a model just the functions that its nodes use, directly or through another."""
-    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-    used: set[tuple[str, str, str]] = set()
-    open_ = list(model.graph.node)
-    while open_:
-        node = open_.pop()
-        key = (node.domain, node.op_type, node.overload)
-        open_.extend(inner for body in bodies(node) for inner in body.node)
-        if key in functions and key not in used:
-            used.add(key)
-            open_.extend(functions[key].node)
-            open_.extend(inner for default in graphs_in(functions[key].attribute_proto) for inner in default.node)
-    for index in range(len(model.functions) - 1, -1, -1):
-        if (model.functions[index].domain, model.functions[index].name, model.functions[index].overload) not in used:
-            del model.functions[index]
