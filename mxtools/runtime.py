@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from mxtools import wire
 from mxtools.errors import InputError
 from mxtools.shapes import Array
-from mxtools.weights import WeightStore
+from mxtools.weights import WeightStore, is_adopted, tensors_of
 
 BATCH_BYTES = 1 << 29
 """Bytes of tensors that are held at a time."""
@@ -87,6 +87,10 @@ def _loaded(model: ModelProto, weights: WeightStore) -> Any:  # noqa: ANN401 - a
     """Load a model into ONNX Runtime, not optimised."""
     import onnxruntime
 
+    if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime looks into one folder only
+        model = ModelProto.FromString(model.SerializeToString())
+        for tensor in filter(is_adopted, tensors_of(model)):
+            tensor.CopyFrom(weights.inline(tensor))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
@@ -17,6 +18,9 @@ from mxtools import wire
 from mxtools.errors import InputError
 
 PIECE = 1 << 20
+
+_ADOPTED = "\0"
+"""Begins the location of an adopted tensor: no file can be named so, and a model that is read with such is refused."""
 
 _REFERENCE = wire.REFERENCE.decode()
 
@@ -41,6 +45,20 @@ class WeightStore:
     _maps: dict[Path, memoryview] = field(default_factory=dict)
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """Files and their sizes, by location."""
+
+    def adopt(self, tensor: TensorProto, other: WeightStore) -> None:
+        """Make a tensor of another model one of this store's; what lies in a file beside that model stays there.
+
+        Inline bytes are copied into the tensor. The other store can read it still. InputError as for `place`.
+        """
+        if is_deferred(tensor):
+            tensor.CopyFrom(other.inline(tensor))
+        elif is_external(tensor):
+            other.place(tensor)
+            entry = next(entry for entry in tensor.external_data if entry.key == "location")
+            file = other._files[entry.value]
+            entry.value = f"{_ADOPTED}{file[0]}"
+            self._files[entry.value] = other._files[entry.value] = file
 
     def data(self, tensor: TensorProto) -> memoryview:
         """Give the bytes of a tensor, little-endian, without a copy where they lie in a file."""
@@ -148,6 +166,25 @@ def is_deferred(tensor: TensorProto) -> bool:
 def is_external(tensor: TensorProto) -> bool:
     """Tell whether a tensor's bytes lie in a file beside the model."""
     return tensor.data_location == TensorProto.EXTERNAL and not is_deferred(tensor)
+
+
+def is_adopted(tensor: TensorProto) -> bool:
+    """Tell whether a tensor's bytes lie in a file beside another model."""
+    return is_external(tensor) and any(
+        entry.key == "location" and entry.value.startswith(_ADOPTED) for entry in tensor.external_data
+    )
+
+
+def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: WeightStore) -> bool:
+    """Tell whether two tensors have the same type, dimensions and bytes, each read from its own store."""
+    if (one.data_type, list(one.dims)) != (other.data_type, list(other.dims)):
+        return False
+    if one.data_type == TensorProto.STRING:
+        return list(one.string_data) == list(other.string_data)
+    if is_external(one) and is_external(other) and weights.place(one) == others.place(other):
+        return True
+    a, b = weights.data(one), others.data(other)
+    return len(a) == len(b) and (not len(a) or np.array_equal(np.frombuffer(a, "u1"), np.frombuffer(b, "u1")))
 
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
