@@ -23,6 +23,7 @@ COMMANDS = {
     "tag": "Project the module hierarchy onto every node of an ONNX graph.",
     "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
+    "graft": "Put a changed part back in its place in an ONNX graph.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
     "passes": "List the passes and their options.",

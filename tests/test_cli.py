@@ -59,6 +59,7 @@ def test_a_pipe_equals_one_process(built: Build, tmp_path: Path, exporter: str) 
             ["filter", "tagged.onnx", "--scope", "encoder.layer.0", "-o", "OUT"],
             {"torch", "transformers", "onnxruntime"},
         ),
+        (["graft", "tagged.onnx", "tagged.onnx", "-o", "OUT"], {"torch", "transformers", "onnxruntime"}),
         (["tree", "tagged.onnx"], {"torch", "transformers", "onnxruntime"}),
     ],
 )
@@ -117,6 +118,9 @@ BAD = {
     "selector that matches nothing": (["filter", "{bert}/tagged.onnx", "--scope", "encoder.layer.9", "-o", "{out}"], 2),
     "no selector": (["filter", "{bert}/tagged.onnx", "-o", "{out}"], 2),
     "no tags": (["filter", "{bert}/raw.onnx", "--scope", "encoder", "-o", "{out}"], 3),
+    "part that does not exist": (["graft", "{bert}/tagged.onnx", "{dir}/none.onnx", "-o", "{out}"], 3),
+    "part of another model": (["graft", "{bert}/tagged.onnx", "{deep}/tagged.onnx", "-o", "{out}"], 3),
+    "model and part on stdin": (["graft", "-", "-o", "{out}"], 2),
     "unknown option": (["filter", "{bert}/tagged.onnx", "--scop", "encoder", "-o", "{out}"], 2),
     "unknown command": (["flter"], 2),
     "unknown pass": (["run", "{bert}/raw.onnx", "-p", "tagg", "-o", "{out}"], 2),
@@ -148,7 +152,7 @@ def test_bad_input_gives_one_line_and_no_file(built: Build, mx: Mx, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == before
 
 
-@pytest.mark.parametrize("command", [["tag"], ["filter", "--scope", "."], ["tree"]])
+@pytest.mark.parametrize("command", [["tag"], ["filter", "--scope", "."], ["graft", "part.onnx"], ["tree"]])
 def test_empty_stdin(mx: Mx, command: list[str]) -> None:
     done = mx(*command)
     assert done.returncode == 3
