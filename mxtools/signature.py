@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from mxtools.annotations import Annotations
 from mxtools.errors import AbsentError
 from mxtools.graph import NOWHERE
+from mxtools.rename import fresh
 from mxtools.shapes import Shapes
 from mxtools.sidecar import Sidecar, Tensor
 
@@ -48,8 +49,11 @@ class Signature:
                     "the exporter changed its end, give --io tensors"
                 )
             found[value] = tensor.name
-        names = _plain(found.values())
-        return dict(zip(found, _unique(names, {tensor.name for tensor in self._given.values()}), strict=True))
+        taken = {tensor.name for tensor in self._given.values()}
+        for value, name in zip(found, _plain(found.values()), strict=True):
+            found[value] = fresh(name, taken)
+            taken.add(found[value])
+        return found
 
     def inputs(self, values: Iterable[int]) -> dict[int, str]:
         """Give the names of those of some values that the call was given; each name once."""
@@ -118,12 +122,3 @@ def _plain(names: Collection[str]) -> list[str]:
     """Give names for results: of a tuple, `output_0`, `output_1` …, of a single tensor `output`."""
     single = "output" if len(names) == 1 else "output_{}"
     return [single.format(name) if name.isdecimal() else name for name in names]
-
-
-def _unique(names: Iterable[str], taken: Collection[str]) -> list[str]:
-    """Give names that differ from those taken: with `_1`, `_2` … where they must."""
-    found: list[str] = []
-    for name in names:
-        options = (name, *(f"{name}_{count}" for count in range(1, len(taken) + len(found) + 2)))
-        found.append(next(option for option in options if option not in taken and option not in found))
-    return found

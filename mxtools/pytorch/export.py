@@ -20,6 +20,7 @@ from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
 from mxtools.quiet import quiet
+from mxtools.rename import fresh
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes one file."""
@@ -157,13 +158,12 @@ def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[t
 
     def results(values: tuple[Any, ...]) -> list[str]:
         result = forward(**dict(zip(names, copied(values), strict=True)))
-        return _unique(
-            [
-                f"output{'_' + name if len(name) < 2 else ''}" if name.isdecimal() else name
-                for name, _ in tensors(result)
-            ],
-            names,
-        )
+        taken, found = set(names), list[str]()
+        for name, _ in tensors(result):
+            plain = f"output{'_' + name if len(name) < 2 else ''}" if name.isdecimal() else name
+            found.append(fresh(plain, taken))
+            taken.add(found[-1])
+        return found
 
     with _forward(model, by_position):
         yield results
@@ -196,18 +196,6 @@ def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
             del model.forward
         else:
             model.forward = before
-
-
-def _unique(names: list[str], taken: list[str]) -> list[str]:
-    """Make names of outputs that differ from each other and from the inputs'."""
-    found: list[str] = []
-    for name in names:
-        new, count = name, 0
-        while new in found or new in taken:
-            count += 1
-            new = f"{name}_{count}"
-        found.append(new)
-    return found
 
 
 def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
