@@ -73,7 +73,7 @@ class Surgeon(Pass):
 def _check_order(model: ModelProto, spec: str) -> None:
     """Refuse a graph in which a node reads what is not there, or is made only after it."""
     graph = Graph(model)
-    there = {*graph.inputs, *graph.initializers}
+    there = {*graph.inputs, *graph.stored}
     for node, needs in enumerate(graph.needs):
         if graph.owner[node] == NOWHERE and graph.region[node] == 0:
             missing = next((v for v in needs if v not in there and not 0 <= graph.producer[v] < node), None)
