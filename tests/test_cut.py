@@ -155,6 +155,21 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[Names, Names, Names, Names]]]
         ("b",),
         (["b"], ["o"], ["b"], []),
     ),
+    "constants that a shape chain reads come along; of what is only asked for its shape, nothing is returned": (
+        """ g (float[N, 4] x) => (float[4, N] y) {
+            a = Neg(x)
+            b = Abs(a)
+            s = Shape(b)
+            i = Constant <value = int64[2] {1, 0}> ()
+            t = Gather(s, i)
+            c = Reshape(b, t)
+            z = Constant <value = float {0}> ()
+            e = Expand(z, t)
+            y = Add(c, e)
+        }""",
+        ("a", "c"),
+        (["a", "s", "i", "t", "c"], ["x", "b"], ["a", "c"], []),
+    ),
     "random operators are not copied": (
         """ g (float[2] x) => (float[2] y) {
             r = RandomNormal <shape = [2]> ()
