@@ -155,7 +155,17 @@ CASES: dict[str, tuple[str, tuple[str, ...], tuple[Names, Names, Names, Names]]]
         ("b",),
         (["b"], ["o"], ["b"], []),
     ),
-    "constants that a shape chain reads come along; of what is only asked for its shape, nothing is returned": (
+    "a tensor of which only the shape is read is not returned": (
+        """ g (float[N, 4] x) => (float[N, 4] y) {
+            a = Neg(x)
+            b = Abs(a)
+            s = Shape(b)
+            y = Reshape(a, s)
+        }""",
+        ("a", "b"),
+        (["a", "b"], ["x"], ["a"], []),
+    ),
+    "constants that a shape chain reads come along": (
         """ g (float[N, 4] x) => (float[4, N] y) {
             a = Neg(x)
             b = Abs(a)

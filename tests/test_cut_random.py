@@ -17,7 +17,8 @@ from mxtools.errors import AbsentError
 from mxtools.passes.filter import Filter
 from mxtools.weights import WeightStore
 
-KINDS = ("Neg", "Exp", "Add", "Mul", "Constant", "Shape", "Reshape", "If", "own")
+KINDS = ("Neg", "Exp", "Add", "Mul", "Constant", "Shape", "Sizes", "Max", "Reshape", "If", "own")
+OF_SHAPES = ("Shape", "Sizes", "Max")
 SHAPE = (2, 3)
 STEPS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 99), st.integers(0, 99), st.sampled_from("abc")),
@@ -31,6 +32,8 @@ def node_of(kind: str, name: str, one: str, two: str, shape: str) -> NodeProto:
     if kind == "Constant":
         value = np.full(SHAPE, len(name) + 0.5, np.float32)
         return helper.make_node(kind, [], [name], value=numpy_helper.from_array(value))
+    if kind == "Sizes":
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(SHAPE)))
     if kind == "If":
         info = helper.make_tensor_value_info("r", TensorProto.FLOAT, SHAPE)
         then, other = (
@@ -40,7 +43,7 @@ def node_of(kind: str, name: str, one: str, two: str, shape: str) -> NodeProto:
             for op, x in (("Neg", two), ("Abs", "w0"))
         )
         return helper.make_node(kind, ["c"], [name], then_branch=then, else_branch=other)
-    inputs = [one, two] if kind in ("Add", "Mul", "own") else [one, shape] if kind == "Reshape" else [one]
+    inputs = [one, two] if kind in ("Add", "Mul", "Max", "own") else [one, shape] if kind == "Reshape" else [one]
     return helper.make_node(kind, inputs, [name], domain="own" if kind == "own" else "")
 
 
@@ -49,8 +52,9 @@ def model_of(steps: list[tuple[str, int, int, str]], results: list[int]) -> Mode
     floats, shapes, nodes = ["x", "w0", "w1"], ["s0"], []
     for number, (kind, i, j, scope) in enumerate(steps):
         name = f"t{number}"
-        node = node_of(kind, name, floats[i % len(floats)], floats[j % len(floats)], shapes[j % len(shapes)])
-        (shapes if kind == "Shape" else floats).append(name)
+        pool = shapes if kind == "Max" else floats
+        node = node_of(kind, name, pool[i % len(pool)], pool[j % len(pool)], shapes[j % len(shapes)])
+        (shapes if kind in OF_SHAPES else floats).append(name)
         keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: f"/G/{scope}", keys.EVIDENCE: "name"})
         nodes.append(node)
     made = [*floats[3:], *shapes[1:]]
@@ -89,7 +93,7 @@ def read_outside(model: ModelProto, scope: str) -> set[str]:
     return {o.name for o in model.graph.output} | {i for n in (*others, *inner) for i in n.input}
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(STEPS, st.lists(st.integers(0, 99), min_size=1, max_size=3), st.booleans())
 def test_parts_of_random_graphs(steps: list[tuple[str, int, int, str]], results: list[int], condition: bool) -> None:
     model = model_of(steps, results)
