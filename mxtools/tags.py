@@ -7,8 +7,8 @@ Scope and tag map to each other one to one.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from mxtools.scope import ROOT, escape
@@ -69,24 +69,26 @@ def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
     names: dict[str, set[str]] = defaultdict(set)
     for local, name in zip(locals_, classes, strict=True):
         names[name].add(local.partition("@")[0])
+    tails = {name: Counter(tail for local in found for tail in _tails(local)) for name, found in names.items()}
     levels = []
     for local, name in zip(locals_, classes, strict=True):
         base, at, count = local.partition("@")
         level = _class(name)
         if len(names[name]) > 1 or base.rpartition(".")[2].isdecimal():
-            level += "." + _shortest(base, names[name])
+            level += "." + _shortest(base, tails[name])
         levels.append(level + at + count)
     return levels
 
 
-def _shortest(local: str, siblings: set[str]) -> str:
+def _shortest(local: str, siblings: Mapping[str, int]) -> str:
     """Give the last parts of a local name, as many as it takes to tell it apart from its siblings' last parts."""
+    return next((tail for tail in _tails(local) if siblings[tail] == 1), local)
+
+
+def _tails(local: str) -> list[str]:
+    """Give the last part of a local name, the last two, and so on to all."""
     parts = local.split(".")
-    for length in range(1, len(parts)):
-        tail = parts[-length:]
-        if sum(other.split(".")[-length:] == tail for other in siblings) == 1:
-            return ".".join(tail)
-    return local
+    return [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
 
 
 def _local(scope: str, parent: str) -> str:
