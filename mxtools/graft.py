@@ -87,35 +87,38 @@ def _take_out(graph: GraphProto, place: Place, others: Collection[str]) -> None:
     _keep(graph.node, lambda node: id(node) not in dead)
     _keep(graph.initializer, lambda tensor: tensor.name not in weights)
     _keep(graph.sparse_initializer, lambda tensor: tensor.values.name not in weights)
-    _keep(graph.value_info, lambda info: info.name not in gone - replaced)
+    untyped = gone - replaced
+    _keep(graph.value_info, lambda info: info.name not in untyped)
 
 
 def _reduce(part: GraphProto, new: Difference, graph: GraphProto) -> dict[str, str]:
     """Leave in a part what is new, under names that the graph does not use; give the renamed values."""
     nodes = {id(new.index.nodes[n]) for n in new.nodes}
     own = {new.index.names[v] for n in new.nodes for v in new.index.writes[n]} | new.weights
+    inner = own.difference(new.outputs)
     _keep(part.node, lambda node: id(node) in nodes)
     _keep(part.initializer, lambda tensor: tensor.name in new.weights)
     _keep(part.sparse_initializer, lambda tensor: tensor.values.name in new.weights)
-    _keep(part.value_info, lambda info: info.name in own.difference(new.outputs))
+    _keep(part.value_info, lambda info: info.name in inner)
     _keep(part.quantization_annotation, lambda note: note.tensor_name in own)
     _rename_nodes(part, graph)
-    taken, present = names_in(graph), names_in(part)
+    others, present = names_in(graph), names_in(part)
     names: dict[str, str] = {}
-    for name in sorted(taken & present - new.same - set(new.outputs)):
-        names[name] = fresh(name, taken | present)
+    taken = others | present
+    for name in sorted((others & present) - new.same.union(new.outputs)):
+        names[name] = fresh(name, taken)
         taken.add(names[name])
     return rename_values(part, names)
 
 
 def _rename_nodes(part: GraphProto, graph: GraphProto) -> None:
     """Give the nodes of a part names that no node of the graph has."""
-    taken = {node.name for node in every_node(graph.node)}
-    present = {node.name for node in every_node(part.node)}
+    others = {node.name for node in every_node(graph.node)}
+    taken = others.union(node.name for node in every_node(part.node))
     for node in every_node(part.node):
-        if node.name and node.name in taken:
-            node.name = fresh(node.name, taken | present)
-        taken.add(node.name)
+        if node.name and node.name in others:
+            node.name = fresh(node.name, taken)
+            taken.add(node.name)
 
 
 def _insert(graph: GraphProto, place: Place, new: Difference, renamed: dict[str, str]) -> list[int]:

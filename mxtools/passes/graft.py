@@ -81,6 +81,7 @@ def _settle_absent(model: ModelProto, before: Annotations, after: Annotations, s
     had, has = ({a.hierarchy.scopes[call] for call in borne_calls(a)} for a in (before, after))
     was = read_absent(model)
     absent = {name: reason for name, reason in was.items() if name not in has}
-    absent |= {name: f"merged: {scope}" for name in before.hierarchy.scopes if name in had - has and name not in absent}
+    lost = had - has - absent.keys()
+    absent |= {name: f"merged: {scope}" for name in before.hierarchy.scopes if name in lost}
     if absent != was:
         write_absent(model, absent)
