@@ -13,7 +13,6 @@ Prints passed / total per model, exporter and way, and every failure. Exit statu
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mxtools import modelio
+from mxtools import modelio, script
 from mxtools.absent import borne_calls
 from mxtools.context import Context
 from mxtools.errors import MxError
@@ -47,21 +46,11 @@ def main() -> int:
     """Measure the models that are asked for; give the exit status."""
     file, _, listed = sys.argv[1].partition(":")
     failures = 0
-    for name in listed.split(",") if listed else names_of(Path(file)):
+    for name in listed.split(",") if listed else list(script.find(f"{file}:zoo")):
         for exporter in EXPORTERS:
             with tempfile.TemporaryDirectory() as folder:
                 failures += measured(f"{file}:{name}", name, exporter, Path(folder))
     return int(bool(failures))
-
-
-def names_of(file: Path) -> list[str]:
-    """Give the names in a file's `zoo`."""
-    spec = importlib.util.spec_from_file_location("zoo", file)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.zoo)
 
 
 def measured(spec: str, name: str, exporter: str, folder: Path) -> int:

@@ -73,23 +73,20 @@ class Annotations:
 
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
-        nodes, written = self.graph.nodes, dict[tuple[int, str], tuple[_Entry, NodeProto]]()
+        nodes, written = self.graph.nodes, dict[tuple[int, str, tuple[int, ...]], tuple[_Entry, NodeProto]]()
         for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
             if call is None or evidence is None:
                 continue
-            word = evidence._value_
-            if node in self.merged or (call, word) not in written:
-                entry = self._entry(call, word, self.merged.get(node, ()))
-                made = (entry, _written(entry))
-                if node not in self.merged:
-                    written[call, word] = made
-            else:
-                made = written[call, word]
-            if self._saved[node] != made[0]:
+            key = (call, evidence._value_, self.merged.get(node, ()))
+            if key not in written:
+                entry = self._entry(*key)
+                written[key] = entry, _written(entry)
+            entry, proto = written[key]
+            if self._saved[node] != entry:
                 if self._saved[node] is not None:
                     keys.replace_props(nodes[node], keys.NODE_KEYS, {})
-                nodes[node].MergeFrom(made[1])
-                self._saved[node] = made[0]
+                nodes[node].MergeFrom(proto)
+                self._saved[node] = entry
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 

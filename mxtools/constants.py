@@ -96,5 +96,5 @@ def _evaluated(
             warnings.simplefilter("ignore")
             part.graph.output.extend(ValueInfoProto(name=name) for name in names)
             return dict(zip(wanted, map(np.asarray, ReferenceEvaluator(part).run(names, {})), strict=True))
-    except Exception:
+    except Exception:  # the evaluator runs numpy on whatever a file holds, and can raise anything
         return {}

@@ -96,6 +96,21 @@ def full_name(module: Module, weight: Weight) -> str:
     return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
 
 
+def returned(call: Call) -> list[Tensor]:
+    """Give the tensors that a call returned and was not given, each once."""
+    given = {tensor.id for tensor in call.inputs}
+    return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
+
+
+def makers(sidecar: Sidecar) -> dict[int, list[int]]:
+    """Give the calls that returned each tensor without being given it, outermost first, by the tensor's id."""
+    found: dict[int, list[int]] = {}
+    for number, call in enumerate(sidecar.calls):
+        for tensor in returned(call):
+            found.setdefault(tensor.id, []).append(number)
+    return found
+
+
 def times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
     """Give when each call began and ended, and when each tensor was first seen, in beginnings and ends of calls."""
     calls, open_ = sidecar.calls, list[int]()

@@ -9,7 +9,7 @@ from mxtools.errors import AbsentError
 from mxtools.graph import NOWHERE
 from mxtools.rename import fresh
 from mxtools.shapes import Shapes
-from mxtools.sidecar import Sidecar, Tensor
+from mxtools.sidecar import Sidecar, Tensor, makers, returned
 
 Matches = Mapping[int, Sequence[int]]
 """Ids of traced tensors to the values that equal them, in the order in which these are made."""
@@ -29,10 +29,7 @@ class Signature:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call, self._matches = call, matches
         self._given = {tensor.id: tensor for tensor in reversed(sidecar.calls[call].inputs)}
-        self._makers: dict[int, list[int]] = {}
-        for number, record in enumerate(sidecar.calls):
-            for tensor in _own(record.outputs, {t.id for t in record.inputs}):
-                self._makers.setdefault(tensor.id, []).append(number)
+        self._makers = makers(sidecar)
 
     def outputs(self) -> dict[int, str]:
         """Give the values that the call returned, with their names, in its order; what it was given is left out.
@@ -40,8 +37,7 @@ class Signature:
         Raises AbsentError where the graph has no such value.
         """
         found: dict[int, str] = {}
-        returned = _own(self._sidecar.calls[self._call].outputs, self._given)
-        for tensor in returned:
+        for tensor in returned(self._sidecar.calls[self._call]):
             value = self._made(tensor, found)
             if value is None:
                 raise AbsentError(
@@ -111,11 +107,6 @@ class Signature:
     def _has_shape(self, value: int, tensor: Tensor) -> bool:
         shape = self._shapes[value]
         return shape is not None and shape.dims == tensor.shape
-
-
-def _own(tensors: Iterable[Tensor], given: Collection[int]) -> list[Tensor]:
-    """Give the tensors that are not given, each once."""
-    return list({tensor.id: tensor for tensor in tensors if tensor.id not in given}.values())
 
 
 def _plain(names: Collection[str]) -> list[str]:

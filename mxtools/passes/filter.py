@@ -13,7 +13,6 @@ from mxtools.choose import auxiliary_behind, between, calls_of, given_nodes, nod
 from mxtools.context import Context, Pass, option
 from mxtools.cut import Cut, extract
 from mxtools.errors import InputError, UsageError
-from mxtools.graph import Graph
 from mxtools.matching import matched_values
 from mxtools.rename import rename_values
 from mxtools.select import Selection
@@ -67,10 +66,11 @@ class Filter(Pass):
         there no more or in part, CheckError where the part computes something else than the whole.
         """
         graph, annotations = context.graph(model), context.annotations(model)
-        chosen, outputs = self._chosen(graph, annotations, model)
+        calls = self._calls(annotations, read_absent(model))
+        chosen, outputs = self._chosen(annotations, calls)
         if self.auxiliary is Auxiliary.ALL:
             chosen |= auxiliary_behind(annotations, chosen)
-        signature = self._signature(model, context) if self.io is Io.MODULE else None
+        signature = self._signature(model, context, calls or set()) if self.io is Io.MODULE else None
         names = signature.outputs() if signature else {}
         given = given_nodes(annotations, chosen)
         cut = Cut(graph, chosen, given, names or outputs, copying=self.auxiliary is not Auxiliary.NONE)
@@ -88,33 +88,37 @@ class Filter(Pass):
             **differences,
         }
 
-    def _signature(self, model: ModelProto, context: Context) -> Signature:
+    def _signature(self, model: ModelProto, context: Context, calls: set[int]) -> Signature:
         """Give the signature of the one call that is selected; UsageError where there is no trace or are several."""
         annotations = context.annotations(model)
         sidecar = annotations.hierarchy.sidecar
         if not sidecar:
             raise UsageError("--io module needs to know what the module was given: give --trace")
-        calls = calls_of(annotations, self._selection(), read_absent(model))
         outermost = [call for call in calls if annotations.hierarchy.parent[call] not in calls]
         if len(outermost) != 1 or self.op or self.from_tensor or self.to_tensor:
             raise UsageError("--io module takes one whole module: select one with --scope")
         matches = matched_values(model, context, sidecar, context.values) if context.values else None
         return Signature(annotations, context.shapes(model), sidecar, outermost[0], matches)
 
-    def _selection(self) -> Selection:
-        return Selection(self.scope, self.tag, self.class_, self.exclude)
-
-    def _chosen(self, graph: Graph, annotations: Annotations, model: ModelProto) -> tuple[set[int], set[int]]:
-        """Give the selected nodes, and the values that are to be the outputs where these are said."""
+    def _calls(self, annotations: Annotations, absent: dict[str, str]) -> set[int] | None:
+        """Give the selected calls, None where tensors alone tell what is selected."""
         ranged = self.from_tensor or self.to_tensor
         selected = self.scope or self.tag or self.class_ or self.op
         if not (ranged or selected):
             raise UsageError("nothing is selected: give --scope, --tag, --class, --op, --from-tensor or --to-tensor")
-        if not any(annotations.evidence) and (selected or self.exclude):
+        if not (selected or self.exclude):
+            return None
+        if not any(annotations.evidence):
             raise InputError("no node has a scope: run `mx tag` first")
-        chosen, outputs = between(graph, self.from_tensor, self.to_tensor) if ranged else (set[int](), set[int]())
-        if selected or self.exclude:
-            nodes = nodes_of(annotations, calls_of(annotations, self._selection(), read_absent(model)), self.op)
+        return calls_of(annotations, Selection(self.scope, self.tag, self.class_, self.exclude), absent)
+
+    def _chosen(self, annotations: Annotations, calls: set[int] | None) -> tuple[set[int], set[int]]:
+        """Give the selected nodes, and the values that are to be the outputs where these are said."""
+        ranged = self.from_tensor or self.to_tensor
+        found = between(annotations.graph, self.from_tensor, self.to_tensor) if ranged else (set[int](), set[int]())
+        chosen, outputs = found
+        if calls is not None:
+            nodes = nodes_of(annotations, calls, self.op)
             chosen = chosen & nodes if ranged else nodes
         if not chosen:
             raise UsageError("no selected node lies between --from-tensor and --to-tensor: select more")

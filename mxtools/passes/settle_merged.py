@@ -14,7 +14,7 @@ from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE, Graph
 from mxtools.shapes import Shapes
-from mxtools.sidecar import Sidecar, full_name
+from mxtools.sidecar import Sidecar, full_name, makers
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,10 @@ class _Merging:
         self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
         self.shapes_of = {m.path: [tuple(sorted(w.shape)) for w in m.weights] for m in sidecar.modules}
-        self.maker: dict[int, int] = {}
+        self.maker = {tensor: calls[-1] for tensor, calls in makers(sidecar).items()}
         self.takers: dict[int, list[int]] = {}
         for number, call in enumerate(sidecar.calls):
-            given = {tensor.id for tensor in call.inputs}
-            self.maker.update({t.id: number for t in call.outputs if t.id not in given})
-            for tensor in given:
+            for tensor in {tensor.id for tensor in call.inputs}:
                 self.takers.setdefault(tensor, []).append(number)
         self.nodes: dict[int, list[int]] = {}
         for node, at in enumerate(annotations.call):

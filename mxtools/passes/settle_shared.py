@@ -16,7 +16,7 @@ from mxtools.context import Context, Pass
 from mxtools.graph import NOWHERE
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.shapes import Shaped
-from mxtools.sidecar import Call, Sidecar, Tensor, full_name, same_fingerprint, times
+from mxtools.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
 from mxtools.weights import WeightStore
 
 
@@ -57,7 +57,7 @@ class _Settling:
         self.moved: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = times(sidecar)
-        self.returned = [_own(call) for call in sidecar.calls]
+        self.returned = [returned(call) for call in sidecar.calls]
         folded = self._folded(model, context.weights, sidecar)
         self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
@@ -150,9 +150,3 @@ class _Settling:
                 if summary and tensor.fingerprint and same_fingerprint(summary, tensor.fingerprint):
                     found.add(tensor.id)
         return found
-
-
-def _own(call: Call) -> list[Tensor]:
-    """Give the tensors that a call returned and was not given, each once."""
-    given = {tensor.id for tensor in call.inputs}
-    return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
