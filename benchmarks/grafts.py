@@ -25,13 +25,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mxtools import modelio, script
-from mxtools.absent import borne_calls
+from mxtools import script
 from mxtools.context import Context
 from mxtools.errors import MxError
+from mxtools.model import modelio
 from mxtools.passes.filter import Filter
 from mxtools.passes.graft import Graft
 from mxtools.pipeline import Pipeline
+from mxtools.projection.absent import borne_calls
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors

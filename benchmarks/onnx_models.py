@@ -27,14 +27,15 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, OptionalProto, SequenceProto, TensorProto, ValueInfoProto, checker, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from mxtools import keys, modelio
+from mxtools import keys
 from mxtools.context import Context
 from mxtools.errors import AbsentError, MxError
-from mxtools.graph import Graph
+from mxtools.model import modelio
+from mxtools.model.graph import Graph
+from mxtools.model.shapes import is_shaped
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
 from mxtools.pipeline import Pipeline
-from mxtools.shapes import is_shaped
-from mxtools.weights import WeightStore
 from mxtools_cli.tag import PIPELINE
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"

@@ -15,9 +15,9 @@ import onnx
 from onnx import ModelProto, helper
 
 from mxtools.context import Context
+from mxtools.model.weights import WeightStore
 from mxtools.pipeline import Pipeline
 from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
-from mxtools.weights import WeightStore
 from mxtools_cli.tag import PIPELINE
 
 ROUNDS = 3

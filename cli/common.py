@@ -26,7 +26,7 @@ def process(
     inputs: Path | None = None,
 ) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
-    from mxtools import modelio
+    from mxtools.model import modelio
 
     if is_pipe(output):
         modelio.refuse_terminal()
@@ -40,8 +40,8 @@ def opened(
     source: str, data_dir: Path | None = None, trace: str | None = None, inputs: Path | None = None
 ) -> tuple[ModelProto, Context]:
     """Read a model and what is known besides it: a sidecar and its recorded values, or given inputs."""
-    from mxtools import modelio
     from mxtools.context import Context
+    from mxtools.model import modelio
     from mxtools.record import Values, recorded
 
     sidecar = read_sidecar(trace) if trace else None
@@ -54,7 +54,8 @@ def opened(
 
 def read_sidecar(source: str) -> Sidecar:
     """Read a sidecar from a file, or from stdin for '-'."""
-    from mxtools import modelio, sidecar
+    from mxtools import sidecar
+    from mxtools.model import modelio
 
     return sidecar.loads(modelio.read_bytes(source), "stdin" if is_pipe(source) else source)
 

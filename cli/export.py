@@ -41,7 +41,7 @@ def command(
 
     Example: mx export ./bert -o bert.onnx
     """
-    from mxtools import modelio
+    from mxtools.model import modelio
 
     check_json(json, output)
     if is_pipe(output):

@@ -47,10 +47,10 @@ def command(
 
     Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
     """
-    from mxtools import manifest
-    from mxtools.folder import check_folder
+    from mxtools.cutting import manifest
+    from mxtools.cutting.folder import check_folder
+    from mxtools.cutting.split import split
     from mxtools.select import Selection
-    from mxtools.split import split
 
     check_folder(folder)
     manifest.files_of(folder)

@@ -25,8 +25,9 @@ def command(
     """
     from pathlib import Path
 
-    from mxtools import modelio, sidecar
+    from mxtools import sidecar
     from mxtools.errors import UsageError
+    from mxtools.model import modelio
 
     check_json(json, output)
     if record and is_pipe(output):

@@ -25,9 +25,9 @@ def command(
 
     Example: mx tree bert.tagged.onnx --depth 2
     """
-    from mxtools import modelio
     from mxtools.context import Context
     from mxtools.errors import InputError
+    from mxtools.model import modelio
     from mxtools.tree import tree
 
     loaded = modelio.read_model(source, data_dir)

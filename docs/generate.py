@@ -13,7 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools import manifest, sidecar
+from mxtools import sidecar
+from mxtools.cutting import manifest
 from mxtools.pipeline import key_of, load, names
 from mxtools_cli.main import COMMANDS
 from mxtools_cli.main import load as load_command

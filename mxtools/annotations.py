@@ -9,8 +9,8 @@ from enum import StrEnum
 from onnx import ModelProto, NodeProto
 
 from mxtools import __version__, keys
-from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
+from mxtools.model.graph import Graph
 
 
 class Evidence(StrEnum):

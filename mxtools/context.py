@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations
-from mxtools.calls import CallIndex
-from mxtools.graph import Graph
 from mxtools.hierarchy import Hierarchy
-from mxtools.shapes import Shapes
+from mxtools.model.graph import Graph
+from mxtools.model.shapes import Shapes
+from mxtools.projection.calls import CallIndex
 
 if TYPE_CHECKING:
+    from mxtools.model.weights import WeightStore
     from mxtools.record import Values
     from mxtools.sidecar import Sidecar
-    from mxtools.weights import WeightStore
 
 
 @dataclass(frozen=True)

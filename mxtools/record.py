@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtools.errors import InputError, UsageError
-from mxtools.shapes import Array
+from mxtools.model.shapes import Array
 
 if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar

@@ -12,10 +12,10 @@ import pytest
 
 from mxtools import keys
 from mxtools.context import Context
+from mxtools.cutting.verify import check_part, difference
 from mxtools.errors import CheckError, UsageError
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Auxiliary, Filter
-from mxtools.verify import check_part, difference
-from mxtools.weights import WeightStore
 from tests.conftest import Mx
 from tests.test_filter import HEAD, SHARED, cut, tagged
 

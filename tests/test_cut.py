@@ -12,12 +12,13 @@ import onnxruntime
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys, modelio
+from mxtools import keys
 from mxtools.context import Context
-from mxtools.graph import Graph, bodies
+from mxtools.model import modelio
+from mxtools.model.graph import Graph, bodies
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
 from mxtools.tree import tree
-from mxtools.weights import WeightStore
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
 Names = list[str]

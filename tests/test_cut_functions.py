@@ -8,8 +8,8 @@ from onnx import helper, numpy_helper
 
 from mxtools.context import Context
 from mxtools.errors import AbsentError
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.weights import WeightStore
 
 from .test_cut import CASES, HEAD, cut, session, shape, tagged
 

@@ -14,8 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from mxtools import keys
 from mxtools.context import Context
 from mxtools.errors import AbsentError
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.weights import WeightStore
 
 KINDS = ("Neg", "Exp", "Add", "Mul", "Constant", "Shape", "Sizes", "Max", "Reshape", "If", "own")
 OF_SHAPES = ("Shape", "Sizes", "Max")

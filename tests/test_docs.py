@@ -16,7 +16,7 @@ from onnx import parser
 
 from mxtools import pipeline, sidecar
 from mxtools.context import Context
-from mxtools.weights import WeightStore
+from mxtools.model.weights import WeightStore
 
 from .conftest import ROOT
 

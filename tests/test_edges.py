@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mxtools import keys, modelio
+from mxtools import keys
 from mxtools.annotations import read_absent
 from mxtools.context import Context
 from mxtools.errors import AbsentError
+from mxtools.model import modelio
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
 from mxtools.pipeline import Pipeline
 from mxtools.pytorch.export import export
@@ -25,7 +27,6 @@ from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
-from mxtools.weights import WeightStore
 from mxtools_cli.tag import PIPELINE
 
 from .conftest import MODELS as FIXTURES

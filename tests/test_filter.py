@@ -17,10 +17,10 @@ from onnx import parser
 from mxtools import keys
 from mxtools.context import Context
 from mxtools.errors import AbsentError, UsageError
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
-from mxtools.weights import WeightStore
 
 from .conftest import MODELS, Mx
 

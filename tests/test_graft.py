@@ -15,10 +15,10 @@ from mxtools import keys
 from mxtools.annotations import read_absent
 from mxtools.context import Context
 from mxtools.errors import InputError
+from mxtools.model.runtime import computed
+from mxtools.model.weights import WeightStore
 from mxtools.passes.graft import Graft
 from mxtools.pipeline import Pipeline
-from mxtools.runtime import computed
-from mxtools.weights import WeightStore
 
 from .conftest import Mx
 from .test_cli import shell

@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 from benchmarks.grafts import outputs, round_trips, scopes
-from mxtools import keys, modelio
+from mxtools import keys
 from mxtools.context import Context
+from mxtools.model import modelio
 from mxtools.passes.graft import Graft
 from mxtools.pipeline import Pipeline
 from mxtools.pytorch.inputs import load_subject

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mxtools import modelio, wire
 from mxtools.errors import InputError, MxError, OutputError, UsageError
-from mxtools.weights import is_deferred
+from mxtools.model import modelio, wire
+from mxtools.model.weights import is_deferred
 
 BIG = np.arange(2000, dtype=np.float32)
 

@@ -13,8 +13,8 @@ from onnx import ModelProto, parser
 
 from mxtools.context import Context
 from mxtools.errors import InputError
+from mxtools.model.weights import WeightStore
 from mxtools.passes.graft import Graft
-from mxtools.weights import WeightStore
 
 from .test_graft import put, versioned
 

@@ -17,12 +17,12 @@ from mxtools import keys
 from mxtools.annotations import read_absent
 from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
+from mxtools.model.weights import WeightStore
 from mxtools.pipeline import Pipeline
 from mxtools.record import Values
 from mxtools.scope import contains
 from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
 from mxtools.tags import tags_of
-from mxtools.weights import WeightStore
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 

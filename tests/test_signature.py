@@ -10,12 +10,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from mxtools import modelio, sidecar
+from mxtools import sidecar
 from mxtools.context import Context
 from mxtools.errors import AbsentError, UsageError
+from mxtools.model import modelio
+from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter, Io
 from mxtools.record import Values
-from mxtools.weights import WeightStore
 from tests.conftest import MODELS, Mx
 from tests.test_choose import LADDER
 from tests.test_filter import cut, tagged

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtools import keys, manifest, modelio, verify
+from mxtools import keys
 from mxtools.context import Context
+from mxtools.cutting import manifest, verify
+from mxtools.cutting.split import split
 from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputError, UsageError
+from mxtools.model import modelio
+from mxtools.model.weights import WeightStore
 from mxtools.select import Selection
-from mxtools.split import split
-from mxtools.weights import WeightStore
 
 from .conftest import ROOT, Mx
 from .test_filter import BODIES, HEAD, SHARED, tagged

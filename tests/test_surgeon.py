@@ -10,9 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from mxtools import modelio
 from mxtools.context import Context
 from mxtools.errors import MxError
+from mxtools.model import modelio
 from mxtools.pipeline import Pipeline
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors

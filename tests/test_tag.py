@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from mxtools import keys
-from mxtools.graph import bodies
+from mxtools.model.graph import bodies
 
 from .conftest import Mx
 

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys, modelio
+from mxtools import keys
 from mxtools.context import Context
+from mxtools.model import modelio
+from mxtools.model.weights import WeightStore
 from mxtools.passes.surgeon import Surgeon
 from mxtools.pipeline import Pipeline
-from mxtools.weights import WeightStore
 
 Edit = Callable[..., onnx.ModelProto]
 

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations, read_absent
-from mxtools.choose import auxiliary_behind, between, calls_of, given_nodes, nodes_of, pieces
 from mxtools.context import Context, Pass, option
-from mxtools.cut import Cut, extract
+from mxtools.cutting.choose import auxiliary_behind, between, calls_of, given_nodes, nodes_of, pieces
+from mxtools.cutting.cut import Cut, extract
+from mxtools.cutting.signature import Signature
 from mxtools.errors import InputError, UsageError
-from mxtools.matching import matched_values
-from mxtools.rename import rename_values
+from mxtools.model.rename import rename_values
+from mxtools.projection.matching import matched_values
 from mxtools.select import Selection
-from mxtools.signature import Signature
 
 
 class Auxiliary(StrEnum):
@@ -127,6 +127,6 @@ class Filter(Pass):
 
 def _differences(whole: ModelProto, part: ModelProto, context: Context) -> list[dict[str, Any]]:
     """Compare a part with the whole; what that needs is imported only here."""
-    from mxtools.verify import check_part
+    from mxtools.cutting.verify import check_part
 
     return check_part(whole, part, context)

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.absent import borne_calls
 from mxtools.annotations import Annotations, Evidence, read_absent, write_absent
 from mxtools.context import Context, Pass, option
-from mxtools.functions import Key, key_of
-from mxtools.graft import Grafted, graft
+from mxtools.grafting.graft import Grafted, graft
 from mxtools.hierarchy import ROOT_CALL
-from mxtools.modelio import read_model
+from mxtools.model.functions import Key, key_of
+from mxtools.model.modelio import read_model
+from mxtools.projection.absent import borne_calls
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from onnx import ModelProto, NodeProto
 
 from mxtools import keys
 from mxtools.annotations import Evidence
-from mxtools.calls import assign, check_model
 from mxtools.context import Context, Pass
 from mxtools.hierarchy import Hierarchy
+from mxtools.projection.calls import assign, check_model
 from mxtools.scope import ROOT, escape
 
 

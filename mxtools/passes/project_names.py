@@ -8,8 +8,8 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.calls import assign, check_model, join_components
 from mxtools.context import Context, Pass
+from mxtools.projection.calls import assign, check_model, join_components
 
 
 @dataclass(frozen=True)

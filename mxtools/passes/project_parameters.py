@@ -8,9 +8,9 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.calls import assign
 from mxtools.context import Context, Pass
 from mxtools.errors import InputError
+from mxtools.projection.calls import assign
 from mxtools.sidecar import full_name
 
 

@@ -11,8 +11,8 @@ from onnx import ModelProto
 
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, Graph
-from mxtools.matching import matched_values
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.projection.matching import matched_values
 from mxtools.sidecar import Sidecar, times
 
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.absent import absent_scopes
 from mxtools.annotations import Evidence, write_absent
 from mxtools.context import Context, Pass, option
 from mxtools.errors import CheckError
+from mxtools.projection.absent import absent_scopes
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from mxtools.annotations import Annotations, Evidence
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, Graph
 from mxtools.hierarchy import ROOT_CALL
+from mxtools.model.graph import NOWHERE, Graph
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE
-from mxtools.shapes import Shaped
+from mxtools.model.graph import NOWHERE
+from mxtools.model.shapes import Shaped
 from mxtools.sidecar import Tensor, makers
 
 

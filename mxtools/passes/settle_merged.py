@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.absent import borne_calls, is_vacuous
 from mxtools.annotations import Annotations
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE, Graph
-from mxtools.shapes import Shapes
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.model.shapes import Shapes
+from mxtools.projection.absent import borne_calls, is_vacuous
 from mxtools.sidecar import Sidecar, full_name, makers
 
 

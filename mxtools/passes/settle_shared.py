@@ -11,13 +11,13 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
-from mxtools.constants import constant_arrays, fingerprint
 from mxtools.context import Context, Pass
-from mxtools.graph import NOWHERE
 from mxtools.hierarchy import ROOT_CALL
-from mxtools.shapes import Shaped
+from mxtools.model.constants import constant_arrays, fingerprint
+from mxtools.model.graph import NOWHERE
+from mxtools.model.shapes import Shaped
+from mxtools.model.weights import WeightStore
 from mxtools.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
-from mxtools.weights import WeightStore
 
 
 @dataclass(frozen=True)

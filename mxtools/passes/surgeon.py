@@ -12,7 +12,7 @@ from onnx import ModelProto
 from mxtools import script
 from mxtools.context import Context, Pass, option
 from mxtools.errors import InputError, UsageError
-from mxtools.graph import NOWHERE, Graph
+from mxtools.model.graph import NOWHERE, Graph
 from mxtools.quiet import described, where_raised
 
 
@@ -48,8 +48,8 @@ class Surgeon(Pass):
     def _edited(self, model: ModelProto, context: Context, function: Any) -> ModelProto:  # noqa: ANN401
         import onnx_graphsurgeon
 
-        from mxtools.surgery import Surgery
-        from mxtools.threeway import merged
+        from mxtools.grafting.surgery import Surgery
+        from mxtools.grafting.threeway import merged
 
         try:
             surgery = Surgery(model, context.weights)

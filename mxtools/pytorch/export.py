@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
+from mxtools.model.rename import fresh
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
 from mxtools.quiet import quiet
-from mxtools.rename import fresh
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes one file."""

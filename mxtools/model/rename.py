@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import GraphProto, NodeProto
 
-from mxtools.graph import bodies
+from mxtools.model.graph import bodies
 
 
 def fresh(name: str, taken: Collection[str]) -> str:

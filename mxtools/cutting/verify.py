@@ -12,14 +12,14 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
-from mxtools.modelio import read_model
+from mxtools.model.modelio import read_model
+from mxtools.model.runtime import computed, inner_values
+from mxtools.model.shapes import Array
 from mxtools.record import feeds
-from mxtools.runtime import computed, inner_values
-from mxtools.shapes import Array
 from mxtools.sidecar import Sidecar
 
 if TYPE_CHECKING:
-    from mxtools.manifest import Manifest
+    from mxtools.cutting.manifest import Manifest
 
 TOLERANCE = 1e-5
 """Of a part that was cut out, relative to the largest value of the tensor: the same kernels compute it."""

@@ -13,11 +13,11 @@ from functools import cached_property
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import AbsentError, InputError
-from mxtools.functions import used_functions
-from mxtools.graph import Graph
-from mxtools.runtime import runtime_infos
-from mxtools.shapes import inferred_infos, is_shaped, is_typed, value_infos
-from mxtools.weights import WeightStore
+from mxtools.model.functions import used_functions
+from mxtools.model.graph import Graph
+from mxtools.model.runtime import runtime_infos
+from mxtools.model.shapes import inferred_infos, is_shaped, is_typed, value_infos
+from mxtools.model.weights import WeightStore
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
 

@@ -7,8 +7,8 @@ import difflib
 from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.errors import InputError
-from mxtools.graph import NOWHERE, Graph
-from mxtools.shapes import inferred_infos, is_typed, value_infos
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.model.shapes import inferred_infos, is_typed, value_infos
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:

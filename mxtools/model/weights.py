@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
-from mxtools import wire
 from mxtools.errors import InputError
+from mxtools.model import wire
 
 PIECE = 1 << 20
 

@@ -28,10 +28,10 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from mxtools.shapes import Array
-from mxtools.surgery import Stored, Surgery, Tie, constants, densified, own_constants
-from mxtools.value_infos import Infos
-from mxtools.weights import is_deferred
+from mxtools.grafting.surgery import Stored, Surgery, Tie, constants, densified, own_constants
+from mxtools.model.shapes import Array
+from mxtools.model.value_infos import Infos
+from mxtools.model.weights import is_deferred
 
 
 def merged(surgery: Surgery, after: gs.Graph) -> ModelProto:

@@ -9,10 +9,10 @@ from collections.abc import Collection
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
-from mxtools.graph import RANDOM, Graph, bodies
-from mxtools.shapes import Array, Shapes
+from mxtools.model.graph import RANDOM, Graph, bodies
+from mxtools.model.shapes import Array, Shapes
+from mxtools.model.weights import WeightStore
 from mxtools.sidecar import Fingerprint
-from mxtools.weights import WeightStore
 
 NUMERIC = "fiub"
 """Kinds of elements, as numpy names them, that are looked at."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mxtools.cut import extracted
+from mxtools.cutting.cut import extracted
+from mxtools.cutting.folder import atomic_folder
+from mxtools.cutting.split import Part
 from mxtools.errors import OutputError
-from mxtools.folder import atomic_folder
-from mxtools.graph import Graph
-from mxtools.modelio import write_models, write_text
+from mxtools.model.graph import Graph
+from mxtools.model.modelio import write_models, write_text
 from mxtools.scope import ROOT
-from mxtools.split import Part
 
 if TYPE_CHECKING:
     from mxtools.context import Context
@@ -107,7 +107,7 @@ def write(model: ModelProto, context: Context, parts: Sequence[Part], folder: Pa
             manifest = manifest.model_copy(update={"data": DATA})
         write_text(dumps(manifest), new / FILE)
         if verify:
-            from mxtools.verify import check_split
+            from mxtools.cutting.verify import check_split
 
             check_split(model, manifest, new, context)
     return manifest

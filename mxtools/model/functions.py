@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from onnx import FunctionProto, ModelProto, NodeProto
 
-from mxtools.graph import bodies, graphs_in
-from mxtools.rename import fresh
+from mxtools.model.graph import bodies, graphs_in
+from mxtools.model.rename import fresh
 
 Key = tuple[str, str, str]
 """Domain, name and overload of a function, or of what a node calls."""

@@ -14,15 +14,15 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from mxtools.difference import Difference, Place
 from mxtools.errors import InputError
-from mxtools.functions import every_node, key_of, separate_functions, used_functions
-from mxtools.graph import NOWHERE, Graph
-from mxtools.interface import check_interface
-from mxtools.modelio import LoadedModel
-from mxtools.opsets import import_missing, reconciled
-from mxtools.rename import fresh, names_in, rename_values
-from mxtools.weights import WeightStore, is_external, tensors_of
+from mxtools.grafting.difference import Difference, Place
+from mxtools.grafting.interface import check_interface
+from mxtools.model.functions import every_node, key_of, separate_functions, used_functions
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.model.modelio import LoadedModel
+from mxtools.model.opsets import import_missing, reconciled
+from mxtools.model.rename import fresh, names_in, rename_values
+from mxtools.model.weights import WeightStore, is_external, tensors_of
 
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from mxtools import wire
 from mxtools.errors import InputError
-from mxtools.shapes import Array
-from mxtools.weights import WeightStore, is_adopted, tensors_of
+from mxtools.model import wire
+from mxtools.model.shapes import Array
+from mxtools.model.weights import WeightStore, is_adopted, tensors_of
 
 BATCH_BYTES = 1 << 29
 """Bytes of tensors that are held at a time."""

@@ -1,7 +1,7 @@
 """What onnx-graphsurgeon is given of a model, and how its objects are tied to what they came from.
 
 A model is imported twice: once to be edited, once to know later what was not. What graphsurgeon cannot hold is left
-out of both, and is put back by `mxtools.threeway`.
+out of both, and is put back by `mxtools.grafting.threeway`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from mxtools.graph import bodies
-from mxtools.shapes import Array
-from mxtools.weights import WeightStore
+from mxtools.model.graph import bodies
+from mxtools.model.shapes import Array
+from mxtools.model.weights import WeightStore
 
 _HELD = frozenset(
     {

@@ -9,9 +9,9 @@ import onnx.version_converter
 from onnx import ModelProto, NodeProto, OperatorSetIdProto
 
 from mxtools.errors import InputError
-from mxtools.functions import Key, called, every_node, key_of, nodes_of
-from mxtools.modelio import LoadedModel, materialise
-from mxtools.weights import WeightStore
+from mxtools.model.functions import Key, called, every_node, key_of, nodes_of
+from mxtools.model.modelio import LoadedModel, materialise
+from mxtools.model.weights import WeightStore
 
 
 def versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mxtools.annotations import Annotations
 from mxtools.errors import AbsentError
-from mxtools.graph import NOWHERE
-from mxtools.rename import fresh
-from mxtools.shapes import Shapes
+from mxtools.model.graph import NOWHERE
+from mxtools.model.rename import fresh
+from mxtools.model.shapes import Shapes
 from mxtools.sidecar import Sidecar, Tensor, makers, returned
 
 Matches = Mapping[int, Sequence[int]]

@@ -14,8 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from mxtools.errors import InputError
-from mxtools.graph import Graph
 from mxtools.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.model.graph import Graph
 
 if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar

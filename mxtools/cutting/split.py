@@ -16,11 +16,11 @@ from itertools import pairwise
 from onnx import ModelProto
 
 from mxtools.annotations import INDIRECT, Annotations, read_absent
-from mxtools.choose import given_nodes, nodes_of, separate_calls
 from mxtools.context import Context
-from mxtools.cut import Cut
+from mxtools.cutting.choose import given_nodes, nodes_of, separate_calls
+from mxtools.cutting.cut import Cut
 from mxtools.errors import AbsentError, InputError, UsageError
-from mxtools.graph import NOWHERE
+from mxtools.model.graph import NOWHERE
 from mxtools.select import Selection
 
 

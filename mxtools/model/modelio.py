@@ -22,9 +22,9 @@ from typing import IO, BinaryIO
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
-from mxtools import wire
 from mxtools.errors import InputError, OutputError, UsageError
-from mxtools.weights import Place, WeightStore, is_deferred, is_external, tensors_of
+from mxtools.model import wire
+from mxtools.model.weights import Place, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
 """External tensors of fewer bytes are written inline."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from mxtools.errors import InputError
-from mxtools.graph import NOWHERE, Graph
-from mxtools.modelio import LoadedModel
-from mxtools.weights import WeightStore, is_same
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.model.modelio import LoadedModel
+from mxtools.model.weights import WeightStore, is_same
 
 
 class Difference:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from mxtools.graph import bodies
+from mxtools.model.graph import bodies
 
 if TYPE_CHECKING:
     from mxtools.sidecar import Tensor

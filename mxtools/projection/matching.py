@@ -11,11 +11,11 @@ from math import prod
 import numpy as np
 from onnx import ModelProto
 
-from mxtools.constants import fingerprint
 from mxtools.context import Context
-from mxtools.graph import NOWHERE
+from mxtools.model.constants import fingerprint
+from mxtools.model.graph import NOWHERE
+from mxtools.model.shapes import Array, torch_kind
 from mxtools.record import Values, feeds
-from mxtools.shapes import Array, torch_kind
 from mxtools.sidecar import Sidecar, Tensor, same_fingerprint
 
 CLOSE = 1e-3
@@ -94,7 +94,7 @@ def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values
 
     Raises InputError where the graph does not run.
     """
-    from mxtools.runtime import inner_values
+    from mxtools.model.runtime import inner_values
 
     graph, shapes = context.graph(model), context.shapes(model)
     matcher = Matcher(sidecar, values)

@@ -9,7 +9,7 @@ from itertools import chain
 
 from mxtools.annotations import INDIRECT, Annotations
 from mxtools.errors import AbsentError, UsageError
-from mxtools.graph import NOWHERE, Graph
+from mxtools.model.graph import NOWHERE, Graph
 from mxtools.select import Selection
 
 
