@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mxtools import script
+from mxtools import script, strategies
 from mxtools.context import Context
 from mxtools.errors import MxError
 from mxtools.model import modelio
@@ -37,7 +37,6 @@ from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.trace import trace
-from mxtools_cli.tag import PIPELINE
 
 TOLERANCE = 1e-4
 EXPORTERS = ("torchscript", "dynamo")
@@ -82,7 +81,7 @@ def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
     sidecar = trace(subject)
     export(subject, path, exporter, None, (), False)
     loaded = modelio.read_model(path)
-    Pipeline.parse(PIPELINE).run(loaded.proto, Context(loaded.weights, sidecar))
+    strategies.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
     modelio.write_model(loaded.proto, loaded.weights, path)
     return {name: tensor.numpy() for name, tensor in tensors(subject.inputs)}
 

@@ -27,7 +27,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, OptionalProto, SequenceProto, TensorProto, ValueInfoProto, checker, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from mxtools import keys
+from mxtools import keys, strategies
 from mxtools.context import Context
 from mxtools.errors import AbsentError, MxError
 from mxtools.model import modelio
@@ -36,13 +36,13 @@ from mxtools.model.shapes import is_shaped
 from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
 from mxtools.pipeline import Pipeline
-from mxtools_cli.tag import PIPELINE
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 SHIPPED = ("simple", "pytorch-operator", "pytorch-converted", "light")
 STRIDE = 250
 """Of the models of a group one in so many goes through the `mx` command."""
 MX = Path(sys.executable).with_name("mx")
+TAG = str(strategies.get("auto").passes())
 
 Value = Any  # an array, a list of them, a dictionary, or None
 
@@ -187,7 +187,7 @@ def by_pipeline(text: str, source: Path, target: Path) -> None:
 
 def by_command(text: str, source: Path, target: Path) -> None:
     """Do the same by the `mx` command."""
-    command = ["tag"] if text == PIPELINE else ["filter", "--scope", "."]
+    command = ["tag"] if text == TAG else ["filter", "--scope", "."]
     done = subprocess.run([MX, *command, source, "-o", target], capture_output=True, text=True, check=False)
     if done.returncode:
         raise MxError(done.stderr)
@@ -197,7 +197,7 @@ def check_whole(case: Case, folder: Path, step: Callable[[str, Path, Path], None
     """Tag a model, cut its root out, and compare the outputs; tell whether there are any."""
     raw, tagged, root = (folder / f"{name}.onnx" for name in ("raw", "tagged", "root"))
     raw.write_bytes(case.model.SerializeToString())
-    step(PIPELINE, raw, tagged)
+    step(TAG, raw, tagged)
     step("filter{scope=.}", tagged, root)
     loads, feeds, outputs = expected(case)
     valid = is_valid(case.model)

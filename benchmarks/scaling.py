@@ -14,11 +14,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
+from mxtools import strategies
 from mxtools.context import Context
 from mxtools.model.weights import WeightStore
-from mxtools.pipeline import Pipeline
 from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
-from mxtools_cli.tag import PIPELINE
 
 ROUNDS = 3
 PER_LAYER = 10
@@ -69,7 +68,7 @@ def main() -> int:
         for _ in range(ROUNDS):
             model = ModelProto.FromString(text)
             start = time.process_time()
-            Pipeline.parse(PIPELINE).run(model, Context(WeightStore(), sidecar))
+            strategies.get("auto").passes().run(model, Context(WeightStore(), sidecar))
             ours.append(time.process_time() - start)
             model = ModelProto.FromString(text)
             start = time.process_time()

@@ -26,6 +26,7 @@ COMMANDS = {
     "graft": "Put a changed part back in its place in an ONNX graph.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
+    "strategies": "List the strategies: exporter, trace and passes of each.",
     "passes": "List the passes and their options.",
 }
 RUNNING = ("trace", "export")

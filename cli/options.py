@@ -34,6 +34,9 @@ Inputs = Annotated[
     Path | None,
     Option("--inputs", metavar="FILE", help="Inputs to run the graph on: .npz, .safetensors or .json."),
 ]
+StrategyName = Annotated[
+    str, Option("--strategy", "-s", metavar="NAME", help="Whose passes to run; `mx strategies` lists them.")
+]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 
 

@@ -8,12 +8,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from .common import check_json, emit, process, say
-from .options import DataDir, Inputs, Json, Output, Source, Trace
-
-PIPELINE = (
-    "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,settle-given,"
-    "settle-merged,settle-shared,record-absent"
-)
+from .options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
 
 
 def command(
@@ -21,6 +16,7 @@ def command(
     output: Output = "-",
     trace: Trace = None,
     inputs: Inputs = None,
+    strategy: StrategyName = "auto",
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -32,10 +28,10 @@ def command(
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
-    from mxtools.pipeline import Pipeline
+    from mxtools import strategies
 
     check_json(json, output)
-    pipeline = Pipeline.parse(PIPELINE + ("{strict=true}" if strict else ""))
+    pipeline = strategies.get(strategy).passes(strict)
     report = process(pipeline, source, output, data_dir, trace, inputs).report["tag"]
     if json:
         emit(report)

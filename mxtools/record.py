@@ -22,12 +22,12 @@ class Values:
 
     def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
         """Take the names and what reads one of them; a type that numpy does not have reads as a TypeError."""
-        self._names, self._read = names, read
+        self.names, self._read = names, read
         self.get = cache(self._get)
 
     def _get(self, name: str) -> Array | None:
         """Give the array of a name, None where there is none."""
-        if name not in self._names:
+        if name not in self.names:
             return None
         try:
             return self._read(name)

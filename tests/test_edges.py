@@ -14,20 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mxtools import keys
+from mxtools import keys, strategies
 from mxtools.annotations import read_absent
 from mxtools.context import Context
 from mxtools.errors import AbsentError
 from mxtools.model import modelio
 from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.pipeline import Pipeline
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
-from mxtools_cli.tag import PIPELINE
 
 from .conftest import MODELS as FIXTURES
 from .conftest import Mx
@@ -109,7 +107,7 @@ def tagged(model: nn.Module, path: Path, exporter: str) -> tuple[onnx.ModelProto
     sidecar = trace(subject)
     export(subject, path, exporter)
     loaded = modelio.read_model(path)
-    Pipeline.parse(PIPELINE).run(loaded.proto, Context(loaded.weights, sidecar))
+    strategies.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
     return modelio.materialise(loaded.proto, loaded.weights), {call.scope for call in sidecar.calls}
 
 

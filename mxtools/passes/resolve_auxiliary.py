@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations, Evidence
-from mxtools.context import Context, Pass
+from mxtools.context import Context, Pass, option
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.model.graph import NOWHERE, Graph
 
@@ -21,9 +21,13 @@ class ResolveAuxiliary(Pass):
     name: ClassVar[str] = "resolve-auxiliary"
     annotates: ClassVar[bool] = True
 
+    between: bool = option("first give what lies between two scopes their lowest common ancestor", False)
+
     def apply(self, model: ModelProto, context: Context) -> None:
         """Annotate every node that has no annotation yet."""
         graph, annotations = context.graph(model), context.annotations(model)
+        if self.between:
+            _by_both(graph, annotations)
         _by_readers(graph, annotations)
         _by_sources(graph, annotations)
         _by_readers(graph, annotations)
@@ -32,6 +36,25 @@ class ResolveAuxiliary(Pass):
         for node, call in enumerate(annotations.call):
             if call is None:
                 annotations.set(node, ROOT_CALL, Evidence.ROOT)
+
+
+def _by_both(graph: Graph, annotations: Annotations) -> None:
+    """Give each open node that is between known ones the lowest common ancestor of the nearest on both sides."""
+    count, hierarchy = len(graph.nodes), annotations.hierarchy
+
+    def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
+        found = list(annotations.call)
+        for node in nodes:
+            if found[node] is None:
+                calls = {call for n in neighbours(node) if (call := found[n]) is not None}
+                found[node] = hierarchy.common(calls) if calls else None
+        return found
+
+    before = nearest(range(count), graph.sources)
+    after = nearest(range(count - 1, -1, -1), graph.targets)
+    for node, (a, b) in enumerate(zip(before, after, strict=True)):
+        if annotations.call[node] is None and a is not None and b is not None:
+            annotations.set(node, hierarchy.meet(a, b), Evidence.DATAFLOW)
 
 
 def _by_readers(graph: Graph, annotations: Annotations) -> None:
