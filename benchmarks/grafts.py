@@ -79,7 +79,7 @@ def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
     """Write a tagged model; give its inputs."""
     subject = load_subject(spec)
     sidecar = trace(subject)
-    export(subject, path, exporter, None, (), False)
+    export(subject, path, exporter)
     loaded = modelio.read_model(path)
     strategies.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
     modelio.write_model(loaded.proto, loaded.weights, path)

@@ -75,8 +75,12 @@ def check_json(wanted: bool, output: str) -> None:
 
 def emit(report: object) -> None:
     """Print a report as JSON on stdout."""
-    json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(report))
+
+
+def json_text(report: object) -> str:
+    """Give a report as JSON text."""
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
 def say(text: str) -> None:

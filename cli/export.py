@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from .common import check_json, emit, is_pipe, progress, say
-from .options import DataDir, Json, Output, takes_model
+from .options import Cache, DataDir, Json, Output, takes_model
 
 
 class Exporter(StrEnum):
@@ -35,6 +34,7 @@ def command(
     keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
     log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
     data_dir: DataDir = None,
+    cache: Cache = None,
     json: Json = False,
 ) -> None:
     """The inputs are the same as those of `mx trace` with the same options.
@@ -49,20 +49,20 @@ def command(
     else:
         modelio.check_writable(output)
     subject = load()
-    from mxtools.pytorch.export import ExportError, export
+    from mxtools.pytorch.automatic import sources_of
+    from mxtools.pytorch.export import ExportError, Options
 
-    with tempfile.TemporaryDirectory(prefix="mx-export-") as scratch:
-        path = Path(scratch) / "model.onnx"
+    with sources_of(subject, Options(opset, tuple(dynamic or ()), keep_modules), cache) as sources:
         try:
             with progress(f"exporting {subject.spec}"):
-                attempts = export(subject, path, exporter, opset, dynamic or (), keep_modules)
+                attempts = sources.export(exporter)
         except ExportError as error:
             attempts = error.attempts
             raise
         finally:
             if log and "attempts" in locals():
                 modelio.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
-        loaded = modelio.read_model(path)
+        loaded = modelio.read_model(sources.path(attempts[-1].exporter))
         modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
     if json:
         emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])

@@ -26,10 +26,13 @@ COMMANDS = {
     "graft": "Put a changed part back in its place in an ONNX graph.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
+    "auto": "Export and tag a model by the strategy that suits it.",
+    "recommend": "Recommend a strategy for a model.",
+    "cache": "Show or prune what --cache keeps.",
     "strategies": "List the strategies: exporter, trace and passes of each.",
     "passes": "List the passes and their options.",
 }
-RUNNING = ("trace", "export")
+RUNNING = ("trace", "export", "auto", "recommend", "bench")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+
+def _cache(place: str) -> Any:
+    from mxtools.cache import Cache
+
+    return Cache(Path(place))
+
+
 Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
 Output = Annotated[
     str, Option("--output", "-o", metavar="FILE", help="Where to write; '-' or nothing is stdout.", show_default=False)
@@ -33,6 +40,24 @@ Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.
 Inputs = Annotated[
     Path | None,
     Option("--inputs", metavar="FILE", help="Inputs to run the graph on: .npz, .safetensors or .json."),
+]
+Cache = Annotated[
+    Any,
+    Option(
+        "--cache",
+        metavar="DIR",
+        envvar="MX_CACHE",
+        parser=_cache,
+        help="Keep traces and raw exports here, and take those of the same model, inputs and versions.",
+    ),
+]
+Priority = Annotated[
+    str,
+    Option(
+        "--priority",
+        metavar="coverage|speed|fidelity|compatibility",
+        help="What matters most: evidence on every node, time, modules that return what PyTorch's do, other tools.",
+    ),
 ]
 StrategyName = Annotated[
     str, Option("--strategy", "-s", metavar="NAME", help="Whose passes to run; `mx strategies` lists them.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from .common import check_json, emit, is_pipe, progress, say
-from .options import Json, Output, takes_model
+from .options import Cache, Json, Output, takes_model
 
 
 @takes_model
@@ -17,12 +17,14 @@ def command(
     record: Annotated[
         bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
     ] = False,
+    cache: Cache = None,
     json: Json = False,
 ) -> None:
     """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
 
     Example: mx trace ./bert -o bert.trace.json
     """
+    import shutil
     from pathlib import Path
 
     from mxtools import sidecar
@@ -35,18 +37,15 @@ def command(
     if not is_pipe(output):
         modelio.check_writable(output)
     subject = load()
-    from mxtools.pytorch.trace import trace
+    from mxtools.pytorch.automatic import sources_of
 
-    values: dict[str, Any] | None = {} if record else None
-    with progress(f"tracing {subject.spec}"):
-        traced = trace(subject, values)
-    if values is not None:
-        from safetensors.torch import save
-
-        beside = Path(output).with_suffix(".safetensors")
-        with modelio.atomic_output(beside) as file:
-            file.write(save(values))
-        traced = traced.model_copy(update={"record": beside.name})
+    with progress(f"tracing {subject.spec}"), sources_of(subject, cache=cache) as sources:
+        traced, values = sources.trace(record)
+        if values is not None and traced.record:
+            beside = Path(output).with_suffix(".safetensors")
+            with modelio.atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
+                shutil.copyfileobj(recorded, file)
+            traced = traced.model_copy(update={"record": beside.name})
     modelio.write_text(sidecar.dumps(traced), output)
     if json:
         emit({"model": traced.model.class_name, "modules": len(traced.modules), "calls": len(traced.calls)})

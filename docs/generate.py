@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools import sidecar
+from mxtools import metrics, sidecar
 from mxtools.cutting import manifest
 from mxtools.pipeline import key_of, load, names
 from mxtools_cli.main import COMMANDS
@@ -28,6 +28,7 @@ def main() -> int:
     files = {
         "cli.md": _cli(),
         "passes.md": _passes(),
+        "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
         "split.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
         "trace.schema.json": json.dumps(sidecar.schema(), indent=1) + "\n",
     }

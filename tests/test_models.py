@@ -15,9 +15,10 @@ import transformers
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.export import export
+from mxtools.pytorch.export import Options, export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject
 
 from .conftest import MODELS, Mx
@@ -129,7 +130,7 @@ class Order(nn.Module):
 def test_what_is_exported_computes_the_same(tmp_path: Path, exporter: str) -> None:
     inputs = {"a": torch.ones(2), "parts": [torch.full((2,), 3.0), torch.full((2,), 5.0)]}
     path = tmp_path / "m.onnx"
-    assert export(Subject(Order().eval(), inputs, "t"), path, exporter)[-1].error is None
+    assert export(Subject(Order().eval(), inputs, "t"), path, exporter).error is None
     session = onnxruntime.InferenceSession(path)
     values = [t.numpy() for _, t in tensors(inputs)]
     results = session.run(None, {i.name: v for i, v in zip(session.get_inputs(), values, strict=True)})
@@ -151,7 +152,7 @@ def test_dynamic_axes_keep_their_names(mx: Mx, tmp_path: Path, exporter: str) ->
 def test_keep_modules_folds_nothing(tmp_path: Path, exporter: str) -> None:
     subject = load_subject(f"{MODELS}:convnet")
     path = tmp_path / "m.onnx"
-    export(subject, path, exporter, keep_modules=True)
+    export(subject, path, exporter, Options(keep_modules=True))
     assert "BatchNormalization" in {n.op_type for n in onnx.load(path).graph.node}
     assert not any(m.training for m in subject.model.modules())
 
@@ -165,7 +166,7 @@ class NoExport(nn.Module):
 
 def test_auto_says_what_it_tried(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dynamo: .*torchscript: .*--log"):
-        export(Subject(NoExport(), {"x": torch.eye(2)}, "t"), tmp_path / "m.onnx")
+        Sources(Subject(NoExport(), {"x": torch.eye(2)}, "t"), tmp_path).export("auto")
 
 
 def test_export_is_quiet_and_leaves_the_model(mx: Mx, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -80,13 +80,16 @@ class Matcher:
 
     def _equal(self, array: Array, tensor: Tensor) -> bool:
         recorded = self._values.get(str(tensor.id)) if self._values else None
-        if recorded is None:
-            return True
-        a, b = array.ravel(), recorded.ravel()
-        if array.dtype.kind != "f":
-            return bool(np.array_equal(a, b))
-        scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
-        return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
+        return recorded is None or same_values(array, recorded)
+
+
+def same_values(array: Array, wanted: Array) -> bool:
+    """Tell whether two arrays have the same elements in the same order, up to rounding; their shapes do not matter."""
+    a, b = array.ravel(), wanted.ravel()
+    if a.size != b.size or a.dtype.kind != "f":
+        return bool(np.array_equal(a, b))
+    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
 
 
 def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,31 +37,47 @@ class Attempt:
     log: str
 
 
-def export(
-    subject: Subject,
-    path: Path,
-    exporter: str = "auto",
-    opset: int | None = None,
-    dynamic: Sequence[str] = (),
-    keep_modules: bool = False,
-) -> list[Attempt]:
-    """Write raw ONNX to `path`; give the attempts, the last of which succeeded.
+@dataclass(frozen=True)
+class Options:
+    """How to export: the operator set, else the exporter's choice; dynamic axes; whether modules are kept apart.
 
-    `exporter` is torchscript, dynamo or auto. Auto begins with dynamo, which says of each node which module it comes
-    from and so leaves least to be inferred, and takes torchscript where that fails. `dynamic` names axes:
-    `x=0:batch,2`. With `keep_modules` nothing is folded across modules. Raises InputError, whose `attempts` hold the
-    logs, when nothing works.
+    `dynamic` names axes: `x=0:batch,2`. With `keep_modules` nothing is folded across modules.
     """
-    axes = dict(map(_parse_axes, dynamic))
-    unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
-    if unknown:
-        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {', '.join(subject.inputs)}")
-    attempts = []
-    for name in ("dynamo", "torchscript") if exporter == "auto" else (exporter,):
-        attempts.append(_attempt(name, subject, path, opset, axes, keep_modules))
-        if attempts[-1].error is None:
-            return attempts
-    raise ExportError(subject, attempts)
+
+    opset: int | None = None
+    dynamic: tuple[str, ...] = ()
+    keep_modules: bool = False
+
+    def axes(self, subject: Subject) -> Axes:
+        """Give the dynamic axes by input; UsageError where one is no input of the subject."""
+        axes = dict(map(_parse_axes, self.dynamic))
+        unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
+        if unknown:
+            inputs = ", ".join(subject.inputs)
+            raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {inputs}")
+        return axes
+
+
+def exporters(choice: str) -> tuple[str, ...]:
+    """Give the exporters to try in turn: the one that is named, or both for auto.
+
+    Auto begins with dynamo, which says of each node which module it comes from and so leaves least to be inferred.
+    """
+    return ("dynamo", "torchscript") if choice == "auto" else (choice,)
+
+
+def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> Attempt:
+    """Let an exporter write raw ONNX to `path`; the attempt says whether it could."""
+    options = options or Options()
+    axes = options.axes(subject)
+    error, trail = None, ""
+    with quiet() as log:
+        try:
+            with settled(subject.model), _random_kept():
+                EXPORTERS[exporter](subject, path, options.opset, axes, options.keep_modules)
+        except Exception as problem:
+            error, trail = _cause(problem), traceback.format_exc()
+    return Attempt(exporter, error, log.text + trail)
 
 
 class ExportError(InputError):
@@ -77,17 +93,6 @@ class ExportError(InputError):
         super().__init__(
             f"{type(subject.model).__name__} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE"
         )
-
-
-def _attempt(name: str, subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> Attempt:
-    error, trail = None, ""
-    with quiet() as log:
-        try:
-            with settled(subject.model), _random_kept():
-                EXPORTERS[name](subject, path, opset, axes, keep_modules)
-        except Exception as problem:
-            error, trail = _cause(problem), traceback.format_exc()
-    return Attempt(name, error, log.text + trail)
 
 
 @contextmanager

@@ -1,0 +1,192 @@
+"""One strategy's try: export, tag, check; and trying several until one succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+
+from mxtools import strategies
+from mxtools.annotations import Evidence
+from mxtools.checking.round_trip import counted, round_trip
+from mxtools.context import Context
+from mxtools.errors import CheckError, InputError, MxError, UsageError
+from mxtools.metrics import Meter, Metrics, RoundTrip, Tally, measured
+from mxtools.model import modelio
+from mxtools.model.constants import fingerprint
+from mxtools.model.runtime import computed
+from mxtools.model.shapes import Array
+from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.trace import trace
+from mxtools.record import Values, feeds
+from mxtools.sidecar import Fingerprint, Sidecar, same_fingerprint
+
+CLOSE = 1e-3
+"""Relative tolerance of an export's outputs against PyTorch's: exporters reorder sums."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A strategy that was tried, and why it failed; None where it did not."""
+
+    strategy: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What an attempt has to meet to be taken.
+
+    With `verify` the model and every module of it, cut out, are compared with what PyTorch returned. `quality` is the
+    least share of nodes with evidence of their own, and with `verify` the least rate of the round trip, both 0 to 1.
+    """
+
+    verify: bool = False
+    quality: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An export that succeeded, by which strategy, and what was tried before."""
+
+    output_path: Path
+    strategy: str
+    attempts: tuple[Attempt, ...]
+    total_operations: int
+    tagged_operations: int
+    """The operations of which something is known: their scope is no mere fallback to the root."""
+    hierarchy_nodes: int
+    """The scopes that operations bear."""
+    warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why this strategy, where it was selected."""
+    performance_metrics: Metrics | None = None
+
+
+@dataclass
+class Tagged:
+    """A tagged model in memory, with what was found out about it."""
+
+    model: ModelProto
+    context: Context
+    by_pass: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+    round_trip: RoundTrip | None = None
+
+    @property
+    def quality(self) -> float:
+        """Give the rate of the round trip, where it was made, else the share of nodes with evidence of their own."""
+        if self.round_trip:
+            return self.round_trip.rate
+        return measured(self.context.annotations(self.model), Meter(), {}).tag_quality.direct
+
+
+def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Demands, meter: Meter) -> ExportResult:
+    """Try strategies in turn and write what the first that succeeds makes; nothing is written before.
+
+    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is not known.
+    """
+    modelio.check_writable(output)
+    attempts: list[Attempt] = []
+    for name in dict.fromkeys(names):
+        try:
+            tagged = tagged_by(name, sources, demands, meter)
+        except UsageError:
+            raise
+        except MxError as error:
+            attempts.append(Attempt(name, str(error)))
+            continue
+        attempts.append(Attempt(name, None))
+        with meter.stage("write"):
+            modelio.write_model(tagged.model, tagged.context.weights, output)
+        return _result(output, attempts, tagged, meter)
+    causes = "; ".join(f"{attempt.strategy}: {attempt.error}" for attempt in attempts)
+    raise InputError(f"no strategy succeeds with {type(sources.subject.model).__name__} ({causes})")
+
+
+def tagged_by(name: str, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
+    """Export and tag by a strategy; raises an MxError where it fails or does not meet what is demanded."""
+    strategy = strategies.get(name)
+    exporter = sources.export(strategy.exporter)[-1].exporter
+    known, values = None, None
+    if strategy.trace != "none" or demands.verify:
+        known, values = sources.trace(values=demands.verify or strategy.trace == "values")
+    with meter.stage("tag"):
+        loaded = modelio.read_model(sources.path(exporter))
+        used = strategy.trace != "none"
+        context = Context(loaded.weights, known if used else None, values if strategy.trace == "values" else None)
+        tally = Tally(loaded.proto, context)
+        strategy.passes().run(loaded.proto, context, tally.observe)
+    tagged = Tagged(loaded.proto, context, tally.by_pass)
+    with meter.stage("check"):
+        warning = check_outputs(sources, exporter, known)
+    if warning and demands.verify:
+        raise CheckError(warning)
+    tagged.warnings += [warning] if warning else []
+    if demands.verify:
+        with meter.stage("verify"):
+            tagged.round_trip = counted(round_trip(loaded.proto, Context(loaded.weights, known, values)))
+    if tagged.quality < demands.quality:
+        raise CheckError(f"its quality is {tagged.quality:.3f}, {demands.quality} was asked for")
+    return tagged
+
+
+def check_outputs(sources: Sources, exporter: str, known: Sidecar | None) -> str | None:
+    """Run a raw export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
+
+    Outputs of a model that is random are not compared. Raises InputError where ONNX Runtime cannot run it.
+    """
+    loaded = modelio.read_model(sources.path(exporter))
+    arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
+    stored = {tensor.name for tensor in loaded.proto.graph.initializer}
+    names = [value.name for value in loaded.proto.graph.input if value.name not in stored]
+    values = Values(arrays.keys(), arrays.__getitem__)
+    given = feeds(known, values, names) if known else arrays
+    outputs = computed(loaded.proto, loaded.weights, given)
+    strange = _strange(outputs, known) if known else None
+    if strange is None or _is_random(sources):
+        return None
+    return f"output {strange!r} of the {exporter} export is none of those that PyTorch returned"
+
+
+def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
+    """Give the first output that none of the traced model's is, up to rounding."""
+    returned = [t.fingerprint for t in known.calls[0].outputs if t.fingerprint]
+    for name, array in outputs.items():
+        found = fingerprint(array)
+        if found and not any(same_fingerprint(found, wanted, CLOSE) for wanted in returned):
+            return name
+    return None
+
+
+def _is_random(sources: Sources) -> bool:
+    """Tell whether the model returns something else when random numbers begin elsewhere."""
+
+    def outputs(seed: int) -> list[Fingerprint | None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return [tensor.fingerprint for tensor in trace(sources.subject).calls[0].outputs]
+
+    return outputs(1) != outputs(2)
+
+
+def _result(output: Path, attempts: list[Attempt], tagged: Tagged, meter: Meter) -> ExportResult:
+    annotations = tagged.context.annotations(tagged.model)
+    roots = sum(word is Evidence.ROOT for word in annotations.evidence)
+    warnings = [f"{a.strategy} failed: {a.error}" for a in attempts if a.error] + tagged.warnings
+    if roots:
+        warnings.append(f"nothing is known of {roots} operations: they are given to the root")
+    return ExportResult(
+        output_path=output,
+        strategy=attempts[-1].strategy,
+        attempts=tuple(attempts),
+        total_operations=len(annotations.call),
+        tagged_operations=len(annotations.call) - roots,
+        hierarchy_nodes=len({call for call in annotations.call if call is not None}),
+        warnings=tuple(warnings),
+        performance_metrics=measured(annotations, meter, tagged.by_pass, tagged.round_trip),
+    )

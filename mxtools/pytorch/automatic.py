@@ -1,0 +1,116 @@
+"""One call that exports a model by a strategy of its own choice."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mxtools.cache import Cache
+from mxtools.metrics import Meter
+from mxtools.pytorch.attempt import Demands, ExportResult, export_by
+from mxtools.pytorch.digest import digest
+from mxtools.pytorch.export import Options
+from mxtools.pytorch.probe import LIMIT, Probe
+from mxtools.pytorch.selection import Recommendation, select
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.subject import Subject, by_name
+
+
+class StrategySelector:
+    """Recommends strategies by probing models; nothing is decided by a model's name."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        """Take the seconds that probing one model may take."""
+        self.limit = limit
+
+    def select_strategy(self, model: nn.Module, inputs: Any, priority: str = "coverage") -> Recommendation:  # noqa: ANN401
+        """Recommend a strategy for coverage, speed, fidelity or compatibility.
+
+        `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. Raises InputError
+        where the forward pass raises or no exporter can.
+        """
+        with sources_of(_subject(model, inputs)) as sources:
+            return select(Probe(sources, self.limit), priority)
+
+
+def export_subject(
+    subject: Subject,
+    output: Path,
+    names: Sequence[str] = (),
+    priority: str = "coverage",
+    demands: Demands | None = None,
+    options: Options | None = None,
+    cache: Cache | None = None,
+) -> ExportResult:
+    """Export and tag by the first of some strategies that succeeds; without any, by those that suit the model.
+
+    Raises InputError, with all causes, where none succeeds; then nothing is written. The model is left as it was.
+    """
+    meter = Meter()
+    with sources_of(subject, options, cache, meter) as sources:
+        recommendation = None if names else select(Probe(sources), priority)
+        order = (recommendation.strategy, *recommendation.fallbacks) if recommendation else names
+        result = export_by(order, sources, output, demands or Demands(), meter)
+        return replace(result, reasons=recommendation.reasons if recommendation else ())
+
+
+def export_model_auto(
+    model: nn.Module,
+    inputs: Any,  # noqa: ANN401
+    output: str | PathLike[str],
+    *,
+    priority: str = "coverage",
+    strategy: str | None = None,
+    monitor_performance: bool = True,
+    **settings: Any,  # noqa: ANN401
+) -> ExportResult:
+    """Export a model to a tagged ONNX file by the strategy that suits it, or by the one that is named.
+
+    `inputs` as for `StrategySelector`; `priority` is coverage, speed, fidelity or compatibility; `settings` are those
+    of `export_subject`: demands, options, cache. Without `monitor_performance` the result has no metrics.
+    """
+    names = (strategy,) if strategy else ()
+    result = export_subject(_subject(model, inputs), Path(output), names, priority, **settings)
+    return result if monitor_performance else replace(result, performance_metrics=None)
+
+
+def export_model_with_fallback(
+    model: nn.Module,
+    inputs: Any,  # noqa: ANN401
+    output: str | PathLike[str],
+    *,
+    primary: str = "fx",
+    fallback: str | Sequence[str] = "htp",
+    monitor_performance: bool = True,
+    **settings: Any,  # noqa: ANN401
+) -> ExportResult:
+    """Export a model by `primary`, and where that fails by the fallback, or the first of several that succeeds.
+
+    Otherwise as `export_model_auto`.
+    """
+    names = (primary, *((fallback,) if isinstance(fallback, str) else fallback))
+    result = export_subject(_subject(model, inputs), Path(output), names, **settings)
+    return result if monitor_performance else replace(result, performance_metrics=None)
+
+
+def _subject(model: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401
+    return Subject(model, by_name(model, inputs), f"{type(model).__module__}:{type(model).__qualname__}")
+
+
+@contextmanager
+def sources_of(
+    subject: Subject, options: Options | None = None, cache: Cache | None = None, meter: Meter | None = None
+) -> Iterator[Sources]:
+    """Keep a subject's sources in a cache, where there is one, else in a folder that is removed."""
+    if cache:
+        yield Sources(subject, cache.folder(digest(subject), subject.spec), options, meter)
+        return
+    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
+        yield Sources(subject, Path(scratch), options, meter)
