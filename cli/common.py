@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +86,17 @@ def json_text(report: object) -> str:
 def say(text: str) -> None:
     """Print a message for people, on stderr."""
     print(text, file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def track(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how far a work of so many steps is; give what is to be called after each."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)
 
 
 @contextmanager

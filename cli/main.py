@@ -27,6 +27,7 @@ COMMANDS = {
     "tree": "Show the module tree of a tagged ONNX graph.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
     "auto": "Export and tag a model by the strategy that suits it.",
+    "bench": "Compare strategies on models: time, memory, quality, agreement.",
     "recommend": "Recommend a strategy for a model.",
     "cache": "Show or prune what --cache keeps.",
     "strategies": "List the strategies: exporter, trace and passes of each.",

@@ -73,6 +73,7 @@ class Tagged:
 
     model: ModelProto
     context: Context
+    exporter: str
     by_pass: dict[str, int]
     warnings: list[str] = field(default_factory=list)
     round_trip: RoundTrip | None = None
@@ -94,7 +95,7 @@ def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Dem
     attempts: list[Attempt] = []
     for name in dict.fromkeys(names):
         try:
-            tagged = tagged_by(name, sources, demands, meter)
+            tagged = accepted(tagged_by(name, sources, meter), sources, demands, meter)
         except UsageError:
             raise
         except MxError as error:
@@ -108,30 +109,32 @@ def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Dem
     raise InputError(f"no strategy succeeds with {type(sources.subject.model).__name__} ({causes})")
 
 
-def tagged_by(name: str, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
-    """Export and tag by a strategy; raises an MxError where it fails or does not meet what is demanded."""
+def tagged_by(name: str, sources: Sources, meter: Meter) -> Tagged:
+    """Trace, export and tag by a strategy; raises an MxError where it fails."""
     strategy = strategies.get(name)
     exporter = sources.export(strategy.exporter)[-1].exporter
-    known, values = None, None
-    if strategy.trace != "none" or demands.verify:
-        known, values = sources.trace(values=demands.verify or strategy.trace == "values")
+    known, values = (None, None) if strategy.trace == "none" else sources.trace(strategy.trace == "values")
     with meter.stage("tag"):
         loaded = modelio.read_model(sources.path(exporter))
-        used = strategy.trace != "none"
-        context = Context(loaded.weights, known if used else None, values if strategy.trace == "values" else None)
+        context = Context(loaded.weights, known, values)
         tally = Tally(loaded.proto, context)
         strategy.passes().run(loaded.proto, context, tally.observe)
-    tagged = Tagged(loaded.proto, context, tally.by_pass)
+    return Tagged(loaded.proto, context, exporter, tally.by_pass)
+
+
+def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
+    """Give a tagged model back with what the checks found; raises an MxError where it does not meet the demands."""
+    known, values = sources.trace(values=True) if demands.verify else (tagged.context.sidecar, None)
     with meter.stage("check"):
-        warning = check_outputs(sources, exporter, known)
+        warning = check_outputs(sources, tagged.exporter, known)
     if warning and demands.verify:
         raise CheckError(warning)
-    tagged.warnings += [warning] if warning else []
     if demands.verify:
         with meter.stage("verify"):
-            tagged.round_trip = counted(round_trip(loaded.proto, Context(loaded.weights, known, values)))
+            tagged.round_trip = counted(round_trip(tagged.model, Context(tagged.context.weights, known, values)))
     if tagged.quality < demands.quality:
         raise CheckError(f"its quality is {tagged.quality:.3f}, {demands.quality} was asked for")
+    tagged.warnings += [warning] if warning else []
     return tagged
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mxtools.errors import MxError
 from mxtools.metrics import TRACE_CASES, Meter
-from mxtools.pytorch.attempt import Demands, check_outputs, tagged_by
+from mxtools.pytorch.attempt import Demands, accepted, check_outputs, tagged_by
 from mxtools.pytorch.sources import Sources
 from mxtools.sidecar import Sidecar
 
@@ -96,7 +96,8 @@ class Probe:
         return rates[0] >= rates[1]
 
     def _rate(self, strategy: str) -> float:
-        return tagged_by(strategy, self.sources, Demands(verify=True), Meter()).quality
+        tagged = tagged_by(strategy, self.sources, Meter())
+        return accepted(tagged, self.sources, Demands(verify=True), Meter()).quality
 
 
 def _explained(text: str) -> str:

@@ -1,0 +1,108 @@
+"""`mx bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from .common import emit, say, track
+from .options import Json, load
+
+if TYPE_CHECKING:
+    from mxtools.pytorch.bench import Agreement, Row
+
+COLUMNS = ("model", "strategy", "seconds", "peak MB", "nodes", "direct", "roots", "round trip")
+
+
+def command(
+    models: Annotated[list[str], Argument(metavar="MODEL…", help="As for `mx trace`.", show_default=False)],
+    strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, with commas between.")] = "fx,htp,usage",
+    task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the class.")] = None,
+    json: Json = False,
+) -> None:
+    """Time and memory of tracing, exporting and tagging; what the tags are founded on; and the module round trip.
+
+    Then, for every two strategies, on how many tensors of the trace they agree whose they are.
+
+    Example: mx bench ./bert ./resnet --strategies fx,htp
+    """
+    from mxtools.strategies import get
+
+    names = [name for name in strategies.split(",") if name]
+    for name in names:
+        get(name)
+    report: dict[str, Any] = {}
+    with track("benchmark", len(models) * len(names)) as advance:
+        for model in models:
+            rows = list(_rows(model, names, task, advance))
+            from mxtools.pytorch.bench import agreements
+
+            report[model] = rows, agreements(rows)
+    if json:
+        emit({model: _data(rows, compared) for model, (rows, compared) in report.items()})
+    else:
+        _show(report)
+
+
+def _rows(model: str, names: list[str], task: str | None, advance: Any) -> Iterator[Row]:
+    subject = load(model, task=task)
+    from mxtools.pytorch.bench import bench
+
+    for row in bench(subject, names):
+        advance()
+        yield row
+
+
+def _data(rows: list[Row], compared: list[Agreement]) -> dict[str, Any]:
+    return {
+        "strategies": {
+            row.strategy: {
+                "error": row.error,
+                "seconds": row.seconds,
+                "peak_memory": row.peak_memory,
+                "metrics": row.metrics.model_dump(mode="json", by_alias=True) if row.metrics else None,
+            }
+            for row in rows
+        },
+        "agreement": [
+            {"strategies": [a.first, a.second], "agreed": a.agreed, "compared": a.compared, "differing": a.differing}
+            for a in compared
+        ],
+    }
+
+
+def _show(report: dict[str, tuple[list[Row], list[Agreement]]]) -> None:
+    lines: list[tuple[str, ...]] = [COLUMNS]
+    lines += [_cells(model, row) for model, (rows, _) in report.items() for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    for line in lines:
+        cells = [line[i].ljust(widths[i]) if i < 2 else line[i].rjust(widths[i]) for i in range(len(line))]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    for model, (rows, compared) in report.items():
+        for row in rows:
+            if row.error:
+                say(f"mx bench: {model}: {row.strategy} failed: {row.error}")
+        for a in compared:
+            sys.stdout.write(f"{model}: {a.first} and {a.second} agree on {a.agreed} of {a.compared} tensors\n")
+            for first, second in a.differing[:5]:
+                sys.stdout.write(f"    {first} and {second}\n")
+
+
+def _cells(model: str, row: Row) -> tuple[str, ...]:
+    metrics = row.metrics
+    if metrics is None or row.seconds is None or row.peak_memory is None:
+        return (model, row.strategy, "failed", "", "", "", "", "")
+    trip = f"{metrics.round_trip.rate:.4f}" if metrics.round_trip else ""
+    return (
+        model,
+        row.strategy,
+        f"{row.seconds:.2f}",
+        f"{row.peak_memory / 1e6:.0f}",
+        str(metrics.nodes),
+        f"{metrics.tag_quality.direct:.3f}",
+        str(metrics.tag_quality.roots),
+        trip,
+    )
