@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from onnx import parser
 
-from mxtools import pipeline, sidecar
+from mxtools import pipeline, sidecar, strategies
 from mxtools.context import Context
 from mxtools.model.weights import WeightStore
 
@@ -54,8 +54,8 @@ def test_sidecars_fit_the_committed_schema(built: Build) -> None:
 
 
 def test_readme_runs(bert_folder: Path) -> None:
-    pipe, _, cut, split, theirs = blocks("README.md", "sh")
-    script = "set -eu\n" + pipe + cut + split + "cp bert.tagged.onnx theirs.onnx\n" + theirs
+    pipe, _, cut, split, theirs, auto = blocks("README.md", "sh")
+    script = "set -eu\n" + pipe + cut + split + "cp bert.tagged.onnx theirs.onnx\n" + theirs + auto
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False
     )
@@ -71,6 +71,18 @@ def test_readme_runs(bert_folder: Path) -> None:
     ]
     done = subprocess.run(compare, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_python_of_the_page_runs(bert_folder: Path) -> None:
+    code = "\n".join(blocks("docs/api.md", "python"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=bert_folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fx succeeded" in done.stdout
+
+
+def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
+    (tmp_path / "mxtools.toml").write_text(blocks("docs/strategies.md", "toml")[0])
+    assert strategies.known(tmp_path)["slim"].exporter == "torchscript"
 
 
 def test_makefile_example_runs_once(bert_folder: Path) -> None:
