@@ -44,11 +44,11 @@ def main() -> int:
 def measured(spec: str) -> tuple[str, dict[str, Any]]:
     """Run every strategy on a model, and the selection for every priority."""
     from mxtools.errors import MxError
-    from mxtools.pytorch.automatic import sources_of
     from mxtools.pytorch.bench import agreements, bench
     from mxtools.pytorch.inputs import load_subject
     from mxtools.pytorch.probe import Probe
     from mxtools.pytorch.selection import select
+    from mxtools.pytorch.sources import sources_of
 
     subject = load_subject(spec)
     result: dict[str, Any] = {"strategies": {}, "recommended": {}, "agreement": []}
@@ -60,7 +60,7 @@ def measured(spec: str) -> tuple[str, dict[str, Any]]:
             "error": row.error, "seconds": row.seconds, "round_trip": trip.rate if trip else None, "direct": quality,
         }  # fmt: skip
     result["agreement"] = [[a.first, a.second, a.agreed, a.compared, a.differing[:3]] for a in agreements(rows)]
-    with sources_of(subject) as sources:
+    with sources_of(lambda: subject) as sources:
         probe = Probe(sources)
         for priority in PRIORITIES:
             try:

@@ -45,7 +45,7 @@ def main() -> int:
 
 def tag(subject: Subject, folder: Path, strategy: str) -> None:
     """Trace, export and tag."""
-    tagged_by(strategy, Sources(subject, folder), Meter())
+    tagged_by(strategy, Sources(lambda: subject, folder), Meter())
 
 
 def interleaved(*works: Callable[[Path], object]) -> list[float]:

@@ -60,18 +60,11 @@ def command(
     subject = load()
     from mxtools.pytorch.attempt import Demands
     from mxtools.pytorch.automatic import export_subject
-    from mxtools.pytorch.export import Options
+    from mxtools.pytorch.exporters import Options
 
+    demands, options = Demands(verify, min_quality), Options(opset, tuple(dynamic or ()))
     with progress(f"exporting {subject.spec}"):
-        result = export_subject(
-            subject,
-            output,
-            names,
-            priority,
-            Demands(verify, min_quality),
-            Options(opset, tuple(dynamic or ())),
-            cache,
-        )
+        result = export_subject(subject, output, names, priority, demands, options, cache)
     if report:
         text = _markdown(result) if report.suffix == ".md" else json_text(_data(result))
         modelio.write_text(text, str(report))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from .common import check_json, emit, is_pipe, progress, say
-from .options import Cache, DataDir, Json, Output, takes_model
+from .options import Cache, DataDir, Json, Output, key, takes_model
 
 
 class Exporter(StrEnum):
@@ -48,13 +48,13 @@ def command(
         modelio.refuse_terminal()
     else:
         modelio.check_writable(output)
-    subject = load()
-    from mxtools.pytorch.automatic import sources_of
-    from mxtools.pytorch.export import ExportError, Options
+    from mxtools.pytorch.exporters import ExportError, Options
+    from mxtools.pytorch.sources import sources_of
 
-    with sources_of(subject, Options(opset, tuple(dynamic or ()), keep_modules), cache) as sources:
+    options = Options(opset, tuple(dynamic or ()), keep_modules)
+    with sources_of(load, options, cache, key=cache and key(load)) as sources:
         try:
-            with progress(f"exporting {subject.spec}"):
+            with progress("exporting"):
                 attempts = sources.export(exporter)
         except ExportError as error:
             attempts = error.attempts

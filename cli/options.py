@@ -134,6 +134,18 @@ def load(
         return load_subject(model, input or (), inputs, task, trust_remote_code)
 
 
+def key(load: functools.partial[Any]) -> str | None:
+    """Give what a Hugging Face folder, loaded with some options, is known by in a cache; None for other models."""
+    from mxtools.cache import key_of_folder
+
+    options = dict(load.keywords)
+    folder, file = Path(options["model"]), options["inputs"]
+    if not folder.is_dir():
+        return None
+    options["inputs"] = file and file.is_file() and file.read_bytes()
+    return key_of_folder(folder, sorted(options.items()))
+
+
 def _extended(
     command: Command, name: str, added: Iterable[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
 ) -> Command:

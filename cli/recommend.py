@@ -25,11 +25,11 @@ def command(
     Example: mx recommend ./bert --priority fidelity
     """
     subject = load()
-    from mxtools.pytorch.automatic import sources_of
     from mxtools.pytorch.probe import Probe
     from mxtools.pytorch.selection import select
+    from mxtools.pytorch.sources import sources_of
 
-    with progress(f"probing {subject.spec}"), sources_of(subject, cache=cache) as sources:
+    with progress(f"probing {subject.spec}"), sources_of(lambda: subject, cache=cache) as sources:
         found = select(Probe(sources, limit), priority)
     if json:
         emit(asdict(found))

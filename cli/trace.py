@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from .common import check_json, emit, is_pipe, progress, say
-from .options import Cache, Json, Output, takes_model
+from .options import Cache, Json, Output, key, takes_model
 
 
 @takes_model
@@ -36,10 +36,9 @@ def command(
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
     if not is_pipe(output):
         modelio.check_writable(output)
-    subject = load()
-    from mxtools.pytorch.automatic import sources_of
+    from mxtools.pytorch.sources import sources_of
 
-    with progress(f"tracing {subject.spec}"), sources_of(subject, cache=cache) as sources:
+    with sources_of(load, cache=cache, key=cache and key(load)) as sources, progress("tracing"):
         traced, values = sources.trace(record)
         if values is not None and traced.record:
             beside = Path(output).with_suffix(".safetensors")

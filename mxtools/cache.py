@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
+from mxtools import __version__
 from mxtools.errors import OutputError
 from mxtools.model.modelio import write_text
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _NOTE = "entry.json"
 DAY = 86_400
+_PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Cache:
         """Take the folder."""
         self.place = place
 
-    def folder(self, digest: str, spec: str) -> Path:
-        """Give the folder of a subject, made where it is not there, and note that it was used."""
+    def folder(self, digest: str, spec: str, key: str | None = None) -> Path:
+        """Give the folder of a subject, made where it is not there; note that it was used, and what it is found by."""
         folder = self.place / digest
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -46,20 +52,34 @@ class Cache:
             raise OutputError(
                 f"the cache {self.place} cannot be written ({error.strerror}): give another --cache"
             ) from None
-        write_text(json.dumps({"spec": spec, "used": time.time()}) + "\n", str(folder / _NOTE))
+        note = {"spec": spec, "key": key, "used": time.time()}
+        write_text(json.dumps(note) + "\n", str(folder / _NOTE))
         return folder
+
+    def find(self, key: str) -> Path | None:
+        """Give the folder that was noted to be found by a key."""
+        for folder, note in self._notes():
+            if note.get("key") == key:
+                return self.folder(folder.name, str(note["spec"]), key)
+        return None
 
     def entries(self) -> list[Entry]:
         """Give what is kept, what was used last first; folders that are no entries are not looked at."""
         return sorted(self._entries(), key=lambda entry: -entry.used)
 
     def _entries(self) -> Iterator[Entry]:
-        for folder in self.place.iterdir() if self.place.is_dir() else ():
-            if not _ENTRY.fullmatch(folder.name) or not (folder / _NOTE).is_file():
-                continue
-            note = json.loads((folder / _NOTE).read_text())
+        for folder, note in self._notes():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             yield Entry(folder.name, str(note["spec"]), float(note["used"]), size)
+
+    def _notes(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Give the folders of entries with their notes; what is no entry is left alone."""
+        for folder in self.place.iterdir() if self.place.is_dir() else ():
+            if _ENTRY.fullmatch(folder.name):
+                with suppress(OSError, ValueError):
+                    note = json.loads((folder / _NOTE).read_text())
+                    if isinstance(note, dict) and {"spec", "used"} <= note.keys():
+                        yield folder, note
 
     def prune(self, days: float | None = None, size: int | None = None) -> list[Entry]:
         """Remove what was not used for so many days, and of the rest what was used longest ago, down to some bytes.
@@ -76,3 +96,26 @@ class Cache:
             else:
                 kept += entry.size
         return removed
+
+
+def key_of_folder(folder: Path, *settings: object) -> str:
+    """Give 32 hexadecimal digits of the files in a model's folder, how it is loaded, and the packages' versions."""
+    state = blake2b(repr((*settings, *versions())).encode(), digest_size=16)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        state.update(f"\0{file.relative_to(folder)}\0".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 24):
+                state.update(block)
+    return state.hexdigest()
+
+
+def versions() -> list[str]:
+    """Give the versions of the packages that a trace and an export depend on."""
+    return [f"mxtools {__version__}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

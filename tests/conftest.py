@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +21,12 @@ def mx() -> Mx:
     """Run `mx` with arguments; the result has returncode, stdout and stderr (bytes)."""
     command = Path(sys.executable).with_name("mx")
 
-    def run(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([command, *map(str, arguments)], input=stdin, capture_output=True, cwd=cwd, check=False)
+    def run(
+        *arguments: object, stdin: bytes = b"", cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, **(env or {})}
+        line = [command, *map(str, arguments)]
+        return subprocess.run(line, input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
 
     return run
 

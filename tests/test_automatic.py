@@ -329,6 +329,22 @@ def test_the_commands(mx: Mx, tmp_path: Path) -> None:
     assert json.loads(mx("cache", cache, "--json").stdout) == []
 
 
+def test_what_is_kept_of_a_folder_needs_no_pytorch(mx: Mx, tmp_path: Path) -> None:
+    folder, cache = tmp_path / "bert", tmp_path / "cache"
+    models.bert()[0].save_pretrained(folder)
+    first = [mx(command, folder, "--cache", cache) for command in ("trace", "export")]
+    assert [done.returncode for done in first] == [0, 0], [done.stderr for done in first]
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    environment = {"PYTHONPATH": str(blocked)}
+    again = [mx(command, folder, "--cache", cache, env=environment) for command in ("trace", "export")]
+    assert [done.returncode for done in again] == [0, 0], [done.stderr for done in again]
+    assert [done.stdout for done in again] == [done.stdout for done in first]
+    changed = mx("trace", folder, "--cache", cache, "--input", "input_ids=1,5:int64", env=environment)
+    assert changed.returncode != 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,7 +15,8 @@ import transformers
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.export import Options, export
+from mxtools.pytorch.export import export
+from mxtools.pytorch.exporters import Options
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
@@ -166,7 +167,7 @@ class NoExport(nn.Module):
 
 def test_auto_says_what_it_tried(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dynamo: .*torchscript: .*--log"):
-        Sources(Subject(NoExport(), {"x": torch.eye(2)}, "t"), tmp_path).export("auto")
+        Sources(lambda: Subject(NoExport(), {"x": torch.eye(2)}, "t"), tmp_path).export("auto")
 
 
 def test_export_is_quiet_and_leaves_the_model(mx: Mx, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

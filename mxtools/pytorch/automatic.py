@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,11 +13,10 @@ from torch import nn
 from mxtools.cache import Cache
 from mxtools.metrics import Meter
 from mxtools.pytorch.attempt import Demands, ExportResult, export_by
-from mxtools.pytorch.digest import digest
-from mxtools.pytorch.export import Options
+from mxtools.pytorch.exporters import Options
 from mxtools.pytorch.probe import LIMIT, Probe
 from mxtools.pytorch.selection import Recommendation, select
-from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.sources import sources_of
 from mxtools.pytorch.subject import Subject, by_name
 
 
@@ -36,7 +33,7 @@ class StrategySelector:
         `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. Raises InputError
         where the forward pass raises or no exporter can.
         """
-        with sources_of(_subject(model, inputs)) as sources:
+        with sources_of(lambda: _subject(model, inputs)) as sources:
             return select(Probe(sources, self.limit), priority)
 
 
@@ -54,7 +51,7 @@ def export_subject(
     Raises InputError, with all causes, where none succeeds; then nothing is written. The model is left as it was.
     """
     meter = Meter()
-    with sources_of(subject, options, cache, meter) as sources:
+    with sources_of(lambda: subject, options, cache, meter) as sources:
         recommendation = None if names else select(Probe(sources), priority)
         order = (recommendation.strategy, *recommendation.fallbacks) if recommendation else names
         result = export_by(order, sources, output, demands or Demands(), meter)
@@ -102,15 +99,3 @@ def export_model_with_fallback(
 
 def _subject(model: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401
     return Subject(model, by_name(model, inputs), f"{type(model).__module__}:{type(model).__qualname__}")
-
-
-@contextmanager
-def sources_of(
-    subject: Subject, options: Options | None = None, cache: Cache | None = None, meter: Meter | None = None
-) -> Iterator[Sources]:
-    """Keep a subject's sources in a cache, where there is one, else in a folder that is removed."""
-    if cache:
-        yield Sources(subject, cache.folder(digest(subject), subject.spec), options, meter)
-        return
-    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
-        yield Sources(subject, Path(scratch), options, meter)

@@ -18,7 +18,7 @@ from mxtools.metrics import Meter, Metrics, measured
 from mxtools.model.graph import NOWHERE
 from mxtools.projection.matching import matched_values
 from mxtools.pytorch.attempt import Demands, Tagged, accepted, tagged_by
-from mxtools.pytorch.export import Options, exporters
+from mxtools.pytorch.exporters import Options, in_turn
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject
 
@@ -71,7 +71,7 @@ def bench(subject: Subject, names: Iterable[str], options: Options | None = None
     What exporters do once in a process is done before, on a model of one layer.
     """
     chosen = {name: strategies.get(name) for name in names}
-    for exporter in dict.fromkeys(e for strategy in chosen.values() for e in exporters(strategy.exporter)):
+    for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
         _warm_up(exporter)
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="mx-") as folder:
@@ -80,12 +80,13 @@ def bench(subject: Subject, names: Iterable[str], options: Options | None = None
 
 def _warm_up(exporter: str) -> None:
     with tempfile.TemporaryDirectory(prefix="mx-") as folder:
-        Sources(Subject(nn.Linear(1, 1), {"input": torch.ones(1, 1)}, "warm-up"), Path(folder)).export(exporter)
+        subject = Subject(nn.Linear(1, 1), {"input": torch.ones(1, 1)}, "warm-up")
+        Sources(lambda: subject, Path(folder)).export(exporter)
 
 
 def _row(name: str, subject: Subject, folder: Path, options: Options | None) -> Row:
     meter = Meter()
-    sources = Sources(subject, folder, options, meter)
+    sources = Sources(lambda: subject, folder, options, meter)
     try:
         tagged = tagged_by(name, sources, meter)
         metrics = measured(tagged.context.annotations(tagged.model), meter, tagged.by_pass)

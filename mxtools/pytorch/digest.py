@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 from collections.abc import Iterator
 from functools import cache
@@ -13,11 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxtools import __version__
+from mxtools.cache import versions
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
-
-_PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 def digest(subject: Subject) -> str:
@@ -32,8 +29,7 @@ def digest(subject: Subject) -> str:
 
 
 def _parts(subject: Subject) -> Iterator[str | bytes]:
-    yield __version__
-    yield from (f"{name} {_version(name)}" for name in _PACKAGES)
+    yield from versions()
     for path, module in subject.model.named_modules(remove_duplicate=False):
         yield f"{path} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}"
         yield from _settings(module)
@@ -71,13 +67,6 @@ def _content(file: str) -> bytes:
         return Path(file).read_bytes()
     except OSError:
         return b""
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -6,17 +6,17 @@ import dataclasses
 import functools
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import UsageError
 from mxtools.model.rename import fresh
+from mxtools.pytorch.exporters import Attempt, Options
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
@@ -28,48 +28,10 @@ INLINE_LIMIT = 1_900_000_000
 Axes = dict[str, dict[int, str]]
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One exporter's try: its name, the cause of its failure in one line or None, and all it said."""
-
-    exporter: str
-    error: str | None
-    log: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to export: the operator set, else the exporter's choice; dynamic axes; whether modules are kept apart.
-
-    `dynamic` names axes: `x=0:batch,2`. With `keep_modules` nothing is folded across modules.
-    """
-
-    opset: int | None = None
-    dynamic: tuple[str, ...] = ()
-    keep_modules: bool = False
-
-    def axes(self, subject: Subject) -> Axes:
-        """Give the dynamic axes by input; UsageError where one is no input of the subject."""
-        axes = dict(map(_parse_axes, self.dynamic))
-        unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
-        if unknown:
-            inputs = ", ".join(subject.inputs)
-            raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {inputs}")
-        return axes
-
-
-def exporters(choice: str) -> tuple[str, ...]:
-    """Give the exporters to try in turn: the one that is named, or both for auto.
-
-    Auto begins with dynamo, which says of each node which module it comes from and so leaves least to be inferred.
-    """
-    return ("dynamo", "torchscript") if choice == "auto" else (choice,)
-
-
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> Attempt:
     """Let an exporter write raw ONNX to `path`; the attempt says whether it could."""
     options = options or Options()
-    axes = options.axes(subject)
+    axes = _axes(subject, options.dynamic)
     error, trail = None, ""
     with quiet() as log:
         try:
@@ -78,21 +40,6 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
         except Exception as problem:
             error, trail = _cause(problem), traceback.format_exc()
     return Attempt(exporter, error, log.text + trail)
-
-
-class ExportError(InputError):
-    """No exporter could do it."""
-
-    def __init__(self, subject: Subject, attempts: list[Attempt]) -> None:
-        """Say the cause of each failure and what to try next."""
-        self.attempts = attempts
-        causes = "; ".join(f"{attempt.exporter}: {attempt.error}" for attempt in attempts)
-        tried = {attempt.exporter for attempt in attempts}
-        left = [name for name in EXPORTERS if name not in tried]
-        remedy = f"try --exporter {left[0]}" if left else "try other inputs (--input) or --opset"
-        super().__init__(
-            f"{type(subject.model).__name__} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE"
-        )
 
 
 @contextmanager
@@ -201,6 +148,16 @@ def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
             del model.forward
         else:
             model.forward = before
+
+
+def _axes(subject: Subject, dynamic: Sequence[str]) -> Axes:
+    """Give the dynamic axes by input; UsageError where one is no input of the subject."""
+    axes = dict(map(_parse_axes, dynamic))
+    unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
+    if unknown:
+        inputs = ", ".join(subject.inputs)
+        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {inputs}")
+    return axes
 
 
 def _parse_axes(text: str) -> tuple[str, dict[int, str]]:

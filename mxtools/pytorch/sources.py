@@ -1,23 +1,30 @@
-"""What everything else is made from: a subject's trace and its raw exports, each made once and kept in a folder."""
+"""What everything else is made from: a subject's trace and its raw exports, each made once and kept in a folder.
+
+PyTorch is imported only where something has to be made, so that what a cache has is there at once.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-
-import torch
-from safetensors.torch import save
+from typing import TYPE_CHECKING
 
 from mxtools import sidecar
+from mxtools.cache import Cache
 from mxtools.metrics import Meter
 from mxtools.model import modelio
-from mxtools.pytorch.export import Attempt, ExportError, Options, export, exporters
-from mxtools.pytorch.subject import Subject
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.exporters import Attempt, ExportError, Options, in_turn
 from mxtools.record import Values, recorded
 from mxtools.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    import torch
+
+    from mxtools.pytorch.subject import Subject
 
 _MODEL = "model.onnx"
 
@@ -26,34 +33,45 @@ class Sources:
     """A subject's trace and raw exports. Those that its folder has from earlier are taken as they are."""
 
     def __init__(
-        self, subject: Subject, folder: Path, options: Options | None = None, meter: Meter | None = None
+        self, load: Callable[[], Subject], folder: Path, options: Options | None = None, meter: Meter | None = None
     ) -> None:
-        """Take the folder to keep them in, and what measures the making, as stages `trace` and `export`."""
-        self.subject, self.folder = subject, folder
-        self.options = options or Options()
+        """Take what loads the subject, the folder, and what measures the making, as stages `trace` and `export`."""
+        self.folder = folder
+        self._load = load
+        self._options = options or Options()
         self._meter = meter
         self._failed: dict[str, Attempt] = {}
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The subject, loaded when it is first needed."""
+        return self._load()
 
     def trace(self, values: bool = False) -> tuple[Sidecar, Values | None]:
         """Give the trace, with the recorded values where they are wanted; InputError where the forward pass raises."""
         file = self.folder / "trace.json"
         known = sidecar.loads(file.read_bytes(), str(file)) if file.is_file() else None
         if known is None or (values and not known.record):
-            with self._stage("trace"):
-                known = self._traced(file, values)
+            known = self._traced(file, values)
         if not values:
             return known.model_copy(update={"record": None}), None
         return known, recorded(known, self.folder)
 
     def _traced(self, file: Path, values: bool) -> Sidecar:
+        from safetensors.torch import save
+
+        from mxtools.pytorch.trace import trace
+
         arrays: dict[str, torch.Tensor] | None = {} if values else None
-        traced = trace(self.subject, arrays)
-        if arrays is not None:
-            beside = file.with_suffix(".safetensors")
-            with modelio.atomic_output(beside) as out:
-                out.write(save(arrays))
-            traced = traced.model_copy(update={"record": beside.name})
-        modelio.write_text(sidecar.dumps(traced), str(file))
+        subject = self.subject
+        with self._stage("trace"):
+            traced = trace(subject, arrays)
+            if arrays is not None:
+                beside = file.with_suffix(".safetensors")
+                with modelio.atomic_output(beside) as out:
+                    out.write(save(arrays))
+                traced = traced.model_copy(update={"record": beside.name})
+            modelio.write_text(sidecar.dumps(traced), str(file))
         return traced
 
     def export(self, choice: str = "auto") -> list[Attempt]:
@@ -62,16 +80,16 @@ class Sources:
         `choice` is dynamo, torchscript or auto. Raises ExportError, with the attempts, when none can.
         """
         attempts = []
-        for name in exporters(choice):
+        for name in in_turn(choice):
             attempts.append(self._attempt(name))
             if attempts[-1].error is None:
                 return attempts
-        raise ExportError(self.subject, attempts)
+        raise ExportError(type(self.subject.model).__name__, attempts)
 
     def path(self, exporter: str) -> Path:
         """Give the file of an export."""
-        default = self.options == Options()
-        kind = "" if default else "-" + blake2b(repr(self.options).encode(), digest_size=6).hexdigest()
+        options = repr(self._options).encode() if self._options != Options() else b""
+        kind = "-" + blake2b(options, digest_size=6).hexdigest() if options else ""
         return self.folder / f"{exporter}{kind}" / _MODEL
 
     def _attempt(self, exporter: str) -> Attempt:
@@ -79,16 +97,52 @@ class Sources:
         if path.is_file():
             return Attempt(exporter, None, "")
         if exporter not in self._failed:
-            with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
-                made = Path(scratch) / exporter / _MODEL
-                made.parent.mkdir()
-                attempt = export(self.subject, made, exporter, self.options)
-                if attempt.error is None:
-                    with suppress(OSError):  # another process was faster
-                        made.parent.rename(path.parent)
-                    return attempt
+            attempt = self._exported(exporter, path.parent)
+            if attempt.error is None:
+                return attempt
             self._failed[exporter] = attempt
         return self._failed[exporter]
 
+    def _exported(self, exporter: str, folder: Path) -> Attempt:
+        """Let an exporter fill a folder, which appears when it is complete."""
+        from mxtools.pytorch.export import export
+
+        subject = self.subject
+        with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
+            made = Path(scratch) / exporter
+            made.mkdir()
+            attempt = export(subject, made / _MODEL, exporter, self._options)
+            if attempt.error is None:
+                with suppress(OSError):  # another process was faster
+                    made.rename(folder)
+        return attempt
+
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._meter.stage(name) if self._meter else nullcontext()
+
+
+@contextmanager
+def sources_of(
+    load: Callable[[], Subject],
+    options: Options | None = None,
+    cache: Cache | None = None,
+    meter: Meter | None = None,
+    key: str | None = None,
+) -> Iterator[Sources]:
+    """Keep a subject's sources in a cache, where there is one, else in a folder that is removed.
+
+    `key` stands for all that `load` depends on: with a known one the subject is not loaded to be looked up.
+    """
+    if not cache:
+        with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
+            yield Sources(load, Path(scratch), options, meter)
+        return
+    folder = cache.find(key) if key else None
+    if folder is None:
+        from mxtools.pytorch.digest import digest
+
+        subject = load()
+        folder = cache.folder(digest(subject), subject.spec, key)
+        yield Sources(lambda: subject, folder, options, meter)
+    else:
+        yield Sources(load, folder, options, meter)
