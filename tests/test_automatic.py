@@ -329,6 +329,41 @@ def test_the_commands(mx: Mx, tmp_path: Path) -> None:
     assert json.loads(mx("cache", cache, "--json").stdout) == []
 
 
+def test_bench_sets_strategies_side_by_side(mx: Mx) -> None:
+    done = mx("bench", f"{MODELS}:convnet", f"{MODELS}:repeated", "--strategies", "fx,htp,usage", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)[f"{MODELS}:repeated"]
+    rows = report["strategies"]
+    assert list(rows) == ["fx", "htp", "usage"]
+    for row in rows.values():
+        assert row["error"] is None
+        assert row["seconds"] > 0
+        assert row["peak_memory"] > 1e7
+    assert rows["fx"]["metrics"]["round_trip"]["exact"] == rows["htp"]["metrics"]["round_trip"]["exact"] > 5
+    assert rows["usage"]["metrics"]["round_trip"]["exact"] < rows["fx"]["metrics"]["round_trip"]["exact"]
+    agreement = {tuple(a["strategies"]): a for a in report["agreement"]}
+    assert agreement["fx", "htp"]["agreed"] == agreement["fx", "htp"]["compared"] > 5
+    assert agreement["fx", "usage"]["agreed"] < agreement["fx", "usage"]["compared"]
+    assert agreement["fx", "usage"]["differing"]
+
+
+def test_bench_shows_a_table_and_failures(mx: Mx, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "import torch\n"
+        "class Branching(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x + 1 if float(x.sum()) > 0 else x\n"
+        "def branching():\n"
+        "    return Branching(), {'x': torch.ones(2)}\n"
+    )
+    done = mx("bench", f"{tmp_path}/m.py:branching", "--strategies", "fx,htp")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert "failed" in next(line for line in lines if " fx " in line)
+    assert "1.0000" in next(line for line in lines if " htp " in line)
+    assert b"fx failed: Branching cannot be exported" in done.stderr
+
+
 def test_what_is_kept_of_a_folder_needs_no_pytorch(mx: Mx, tmp_path: Path) -> None:
     folder, cache = tmp_path / "bert", tmp_path / "cache"
     models.bert()[0].save_pretrained(folder)
