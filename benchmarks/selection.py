@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SLOWER, BELOW = 1.2, 0.01
+ROUNDS = 2
 STRATEGIES = ("fx", "htp", "usage")
 PRIORITIES = ("coverage", "compatibility", "speed", "fidelity")
 
@@ -44,7 +45,7 @@ def main() -> int:
 def measured(spec: str) -> tuple[str, dict[str, Any]]:
     """Run every strategy on a model, and the selection for every priority."""
     from mxtools.errors import MxError
-    from mxtools.pytorch.bench import agreements, bench
+    from mxtools.pytorch.bench import agreements, bench, fastest
     from mxtools.pytorch.inputs import load_subject
     from mxtools.pytorch.probe import Probe
     from mxtools.pytorch.selection import select
@@ -52,7 +53,7 @@ def measured(spec: str) -> tuple[str, dict[str, Any]]:
 
     subject = load_subject(spec)
     result: dict[str, Any] = {"strategies": {}, "recommended": {}, "agreement": []}
-    rows = list(bench(subject, STRATEGIES))
+    rows = fastest(bench(subject, STRATEGIES, ROUNDS))
     for row in rows:
         trip = row.metrics.round_trip if row.metrics else None
         quality = row.metrics.tag_quality.direct if row.metrics else None

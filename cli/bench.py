@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -20,6 +20,7 @@ COLUMNS = ("model", "strategy", "seconds", "peak MB", "nodes", "direct", "roots"
 def command(
     models: Annotated[list[str], Argument(metavar="MODEL…", help="As for `mx trace`.", show_default=False)],
     strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, with commas between.")] = "fx,htp,usage",
+    rounds: Annotated[int, Option(min=1, help="How often; the fastest counts.")] = 1,
     task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the class.")] = None,
     json: Json = False,
 ) -> None:
@@ -35,9 +36,9 @@ def command(
     for name in names:
         get(name)
     report: dict[str, Any] = {}
-    with track("benchmark", len(models) * len(names)) as advance:
+    with track("benchmark", len(models) * len(names) * rounds) as advance:
         for model in models:
-            rows = list(_rows(model, names, task, advance))
+            rows = _rows(model, names, rounds, task, advance)
             from mxtools.pytorch.bench import agreements
 
             report[model] = rows, agreements(rows)
@@ -47,13 +48,15 @@ def command(
         _show(report)
 
 
-def _rows(model: str, names: list[str], task: str | None, advance: Any) -> Iterator[Row]:
+def _rows(model: str, names: list[str], rounds: int, task: str | None, advance: Callable[[], None]) -> list[Row]:
     subject = load(model, task=task)
-    from mxtools.pytorch.bench import bench
+    from mxtools.pytorch.bench import bench, fastest
 
-    for row in bench(subject, names):
+    found = []
+    for row in bench(subject, names, rounds):
+        found.append(row)
         advance()
-        yield row
+    return fastest(found)
 
 
 def _data(rows: list[Row], compared: list[Agreement]) -> dict[str, Any]:

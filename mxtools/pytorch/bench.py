@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mxtools.metrics import Meter, Metrics, measured
 from mxtools.model.graph import NOWHERE
 from mxtools.projection.matching import matched_values
 from mxtools.pytorch.attempt import Demands, Tagged, accepted, tagged_by
-from mxtools.pytorch.exporters import Options, in_turn
+from mxtools.pytorch.exporters import in_turn
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject
 
@@ -65,17 +66,28 @@ class Agreement:
         return self.agreed / self.compared if self.compared else 1.0
 
 
-def bench(subject: Subject, names: Iterable[str], options: Options | None = None) -> Iterator[Row]:
-    """Give for each strategy in turn what it costs and how good it is; nothing of one is used by another.
+def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[Row]:
+    """Give for each strategy what it costs and how good it is, after each of some rounds; nothing of one is used again.
 
-    What exporters do once in a process is done before, on a model of one layer.
+    What exporters do once in a process is done before, on a model of one layer; what they do once for a model is in the
+    first round.
     """
     chosen = {name: strategies.get(name) for name in names}
     for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
         _warm_up(exporter)
-    for name in chosen:
+    for name in [*chosen] * rounds:
         with tempfile.TemporaryDirectory(prefix="mx-") as folder:
-            yield _row(name, subject, Path(folder), options)
+            yield _row(name, subject, Path(folder))
+
+
+def fastest(rows: Iterable[Row]) -> list[Row]:
+    """Give of all rows of a strategy the one with the least seconds, in the order of the strategies."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        known = best.get(row.strategy)
+        if known is None or known.seconds is None or (row.seconds is not None and row.seconds < known.seconds):
+            best[row.strategy] = row
+    return list(best.values())
 
 
 def _warm_up(exporter: str) -> None:
@@ -84,9 +96,10 @@ def _warm_up(exporter: str) -> None:
         Sources(lambda: subject, Path(folder)).export(exporter)
 
 
-def _row(name: str, subject: Subject, folder: Path, options: Options | None) -> Row:
+def _row(name: str, subject: Subject, folder: Path) -> Row:
+    gc.collect()  # what the last one left is no cost of this one
     meter = Meter()
-    sources = Sources(lambda: subject, folder, options, meter)
+    sources = Sources(lambda: subject, folder, meter=meter)
     try:
         tagged = tagged_by(name, sources, meter)
         metrics = measured(tagged.context.annotations(tagged.model), meter, tagged.by_pass)
