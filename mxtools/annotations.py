@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from enum import StrEnum
+from functools import cache
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from mxtools import __version__, keys
 from mxtools.hierarchy import Hierarchy
@@ -24,6 +25,8 @@ class Evidence(StrEnum):
     DATAFLOW = "dataflow"
     ROOT = "root"
 
+    __hash__ = str.__hash__  # Enum's own is a Python function, which every node would call
+
 
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
@@ -31,35 +34,37 @@ INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 _Entry = tuple[str, str, str, str]
 """Scope, tag, evidence and merged scopes, as a node bears them."""
 
+_KEYS = (keys.SCOPE, keys.TAG, keys.EVIDENCE, keys.MERGED)
+
 _WORDS = {str(word): word for word in Evidence}
 
 
 class Annotations:
-    """The annotations of a model's nodes, by node number of `graph`; `save` writes those that changed to the nodes."""
+    """The annotations of a model's nodes, by node number of `graph`; `save` writes those that changed to the nodes.
+
+    `described` are the nodes that had any metadata when they were read, ours or another's.
+    """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy) -> None:
         """Read the annotations that the nodes bear; scopes that a trace does not know are dropped."""
         self.graph = graph
         self.hierarchy = hierarchy
-        self.call: list[int | None] = []
-        self.evidence: list[Evidence | None] = []
-        merged: dict[int, str] = {}
+        self.call: list[int | None] = [None] * len(graph.nodes)
+        self.evidence: list[Evidence | None] = [None] * len(graph.nodes)
+        self.described = [node for node, proto in enumerate(graph.nodes) if proto.metadata_props]
         self._model = model
-        self._saved: list[_Entry | None] = []
-        for node, proto in enumerate(graph.nodes):
-            props = keys.props(proto) if proto.metadata_props else {}
+        self._saved: list[_Entry | None] = [None] * len(graph.nodes)
+        merged: dict[int, str] = {}
+        for node in self.described:
+            props = keys.props(graph.nodes[node])
             if keys.SCOPE not in props:
-                self.call.append(None)
-                self.evidence.append(None)
-                self._saved.append(None)
                 continue
-            call = self._find(props.get(keys.SCOPE), props.get(keys.TAG))
-            self.call.append(call)
-            self.evidence.append(None if call is None else _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
-            if call is not None and keys.MERGED in props:
-                merged[node] = props[keys.MERGED]
-            self._saved.append(_entry(props))
-        self.merged = {node: self._calls(text) for node, text in merged.items()}
+            self._saved[node] = _entry(props)
+            call = self._find(props[keys.SCOPE], props.get(keys.TAG))
+            if call is not None:
+                self.set(node, call, _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
+                merged[node] = props.get(keys.MERGED, "")
+        self.merged = {node: self._calls(text) for node, text in merged.items() if text}
 
     def set(self, node: int, call: int, evidence: Evidence) -> None:
         """Give a node its call."""
@@ -68,29 +73,30 @@ class Annotations:
 
     def counts(self) -> dict[str, int]:
         """Give the number of nodes by evidence, in the order of trust; nodes without any are not counted."""
-        found = Counter(word for word in self.evidence if word is not None)
+        found = Counter(self.evidence)
         return {str(word): found[word] for word in Evidence if found[word]}
 
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
-        nodes, written = self.graph.nodes, dict[tuple[int, str, tuple[int, ...]], tuple[_Entry, NodeProto]]()
+        nodes, encoded = self.graph.nodes, cache(keys.encoded)
+        written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
         for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
             if call is None or evidence is None:
                 continue
-            key = (call, evidence._value_, self.merged.get(node, ()))
+            key = (call, evidence, self.merged.get(node, ()))
             if key not in written:
                 entry = self._entry(*key)
-                written[key] = entry, _written(entry)
-            entry, proto = written[key]
+                written[key] = entry, b"".join([encoded(*pair) for pair in zip(_KEYS, entry, strict=True) if pair[1]])
+            entry, text = written[key]
             if self._saved[node] != entry:
                 if self._saved[node] is not None:
                     keys.replace_props(nodes[node], keys.NODE_KEYS, {})
-                nodes[node].MergeFrom(proto)
+                nodes[node].MergeFromString(text)
                 self._saved[node] = entry
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 
-    def _entry(self, call: int, word: str, merged: tuple[int, ...]) -> _Entry:
+    def _entry(self, call: int, word: Evidence, merged: tuple[int, ...]) -> _Entry:
         """Give what a node is to bear."""
         scopes = self.hierarchy.scopes
         listed = json.dumps([scopes[c] for c in merged]) if merged else ""
@@ -114,14 +120,6 @@ class Annotations:
             [self._find(scope, None) for scope in scopes if isinstance(scope, str)] if isinstance(scopes, list) else []
         )
         return tuple(call for call in found if call is not None)
-
-
-def _written(entry: _Entry) -> NodeProto:
-    """Give a node with nothing but an entry in its metadata: merging it adds all at once."""
-    proto = NodeProto()
-    named = zip((keys.SCOPE, keys.TAG, keys.EVIDENCE, keys.MERGED), entry, strict=True)
-    keys.replace_props(proto, keys.NODE_KEYS, {key: value for key, value in named if value or key != keys.MERGED})
-    return proto
 
 
 def _entry(props: dict[str, str]) -> _Entry:

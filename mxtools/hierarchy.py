@@ -137,3 +137,11 @@ class Hierarchy:
         while call >= 0:
             yield call
             call = self.parent[call]
+
+    def below(self, ancestor: int, call: int) -> list[int]:
+        """Give a call and those around it that lie below an ancestor of it, innermost first."""
+        found = []
+        while call != ancestor:
+            found.append(call)
+            call = self.parent[call]
+        return found

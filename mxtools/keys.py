@@ -27,6 +27,13 @@ def props(proto: NodeProto | ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
+def encoded(key: str, value: str) -> bytes:
+    """Give a node with one entry of metadata as bytes: joined with others and merged into a node, it adds them."""
+    node = NodeProto()
+    node.metadata_props.add(key=key, value=value)
+    return bytes(node.SerializeToString())
+
+
 def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: Mapping[str, str]) -> None:
     """Remove the entries of `keys` and append `values`; foreign entries stay as they are, in their order."""
     entries = proto.metadata_props

@@ -65,7 +65,6 @@ class Graph:
         self.region: list[int] = []
         self.names: list[str] = []
         self.producer: list[int] = []
-        self.readers: list[list[int]] = []
         self._holders: dict[int, int] = {}
         self._homes: dict[int, int] = {}
         self.initializers: dict[int, TensorProto] = {}
@@ -102,6 +101,15 @@ class Graph:
         while self.owner[node] != NOWHERE:
             node = self.owner[node]
         return node
+
+    @cached_property
+    def readers(self) -> list[list[int]]:
+        """The nodes that read each value, each once for each reading, in order."""
+        readers: list[list[int]] = [[] for _ in self.names]
+        for node, reads in enumerate(self.reads):
+            for value in reads:
+                readers[value].append(node)
+        return readers
 
     @cached_property
     def main(self) -> list[int]:
@@ -175,34 +183,37 @@ class Graph:
     def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> tuple[list[int], list[int]]:
         indices: list[int] = []
         made: list[int] = []
-        known, readers = names.get, self.readers
+        known, producer = names.get, self.producer
         add_node, add_reads, add_writes = self.nodes.append, self.reads.append, self.writes.append
+        add_name, add_producer = self.names.append, self.producer.append
         for node in nodes:
-            reads = []
-            for name in node.input:
-                if name:
-                    value = known(name)
-                    reads.append(self._lookup(names, name) if value is None else value)
-            inner: list[int] = []
+            reads: tuple[int, ...] = tuple(map(known, node.input))  # type: ignore[arg-type]
+            if None in reads:  # left out, or not of this graph
+                reads = tuple([self._lookup(names, name) for name in node.input if name])
             if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
-                reads += self._bodies(node, names, region, inner)
+                reads += self._bodies(node, names, region)
             index = len(self.nodes)
-            for value in reads:
-                readers[value].append(index)
-            writes = [self._value(names, name, index) for name in node.output if name]
+            writes: tuple[int, ...] = ()
+            for name in node.output:
+                if name in names:
+                    writes += (self._value(names, name, index),)
+                elif name:
+                    value = names[name] = len(producer)
+                    add_name(name)
+                    add_producer(index)
+                    writes += (value,)
             add_node(node)
-            add_reads(tuple(reads))
-            add_writes(tuple(writes))
-            for i in inner:
-                self._holders[i] = index
+            add_reads(reads)
+            add_writes(writes)
             indices.append(index)
             made += writes
         self.region += [region] * (len(self.nodes) - len(self.region))
         return indices, made
 
-    def _bodies(self, node: NodeProto, names: Names, region: int, inner: list[int]) -> list[int]:
-        """Index the bodies of a node; give what they return, and add their nodes to `inner`."""
+    def _bodies(self, node: NodeProto, names: Names, region: int) -> tuple[int, ...]:
+        """Index the bodies of a node, which is the next to be numbered; give what they return."""
         returned: list[int] = []
+        inner: list[int] = []
         home: list[int] = []
         for body in bodies(node):
             results, nodes, values = self._graph(body, Names(names), region)
@@ -210,9 +221,9 @@ class Graph:
             inner += nodes
             home += values
         holder = len(self.nodes)
-        for value in home:
-            self._homes[value] = holder
-        return returned
+        self._holders.update(dict.fromkeys(inner, holder))
+        self._homes.update(dict.fromkeys(home, holder))
+        return tuple(returned)
 
     def _lookup(self, names: Names, name: str) -> int:
         """Give the value that a name means, here or around."""
@@ -231,7 +242,6 @@ class Graph:
             value = names[name] = len(self.names)
             self.names.append(name)
             self.producer.append(producer)
-            self.readers.append([])
         elif producer != NOWHERE:
             self.producer[value] = producer
         return value

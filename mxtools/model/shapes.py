@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.model.graph import bodies
 
@@ -39,7 +40,7 @@ class Shaped:
         """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
         if self.kind != torch_kind(tensor.dtype):
             return False
-        if self.dims is None:
+        if self.dims is None or self.dims == tensor.shape:
             return True
         if self.is_transposed(tensor):
             return False
@@ -60,19 +61,26 @@ class Shapes:
     def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
         """Take a model and the names of its values."""
         self._model, self._names = model, names
-        self._infos = inferred_infos(model, propagating=False)
-        self._propagated = False
+        self._said = value_infos(model)
+        self._inferred: dict[str, ValueInfoProto] = {}
+        self._left = [True, False]
         self._known: dict[int, Shaped | None] = {}
 
     def __getitem__(self, value: int) -> Shaped | None:
         """Give kind and dimensions of a value, None where it is no tensor or unknown."""
         if value not in self._known:
-            found = shaped(self._infos.get(self._names[value]))
-            if not self._propagated and (found is None or found.count is None):
-                self._infos, self._propagated = inferred_infos(self._model), True
-                found = shaped(self._infos.get(self._names[value]))
-            self._known[value] = found
+            self._known[value] = self._find(self._names[value])
         return self._known[value]
+
+    def _find(self, name: str) -> Shaped | None:
+        """Look into the file, then into what is inferred, without propagation and then with it."""
+        if is_shaped(self._said.get(name)):
+            return shaped(self._said[name])
+        found = shaped(self._inferred.get(name))
+        while self._left and (found is None or found.count is None):
+            self._inferred = inferred_infos(self._model, propagating=self._left.pop())
+            found = shaped(self._inferred.get(name))
+        return found
 
 
 def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
@@ -87,13 +95,14 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
 
     Some have a type without a shape: those of which the rank is known to nobody.
     """
-    said = value_infos(model)
-    carried = [info for info in _carried(model) if info.name not in said]
+    said, data = value_infos(model), model.SerializeToString()
+    carried = [info for info in _carried(model) if info.name not in said] if b"Loop" in data else []
     if carried:
-        model = ModelProto.FromString(model.SerializeToString())
-        model.graph.value_info.extend(carried)
+        copy = ModelProto.FromString(data)
+        copy.graph.value_info.extend(carried)
+        data = copy.SerializeToString()
     try:
-        found = value_infos(onnx.shape_inference.infer_shapes(model, data_prop=propagating))
+        found = value_infos(onnx.shape_inference.infer_shapes(data, data_prop=propagating))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         found = {}
     return {**said, **found, **{name: info for name, info in said.items() if is_shaped(info)}}
@@ -127,9 +136,15 @@ def is_shaped(info: ValueInfoProto | None) -> bool:
 
 def shaped(info: ValueInfoProto | None) -> Shaped | None:
     """Give kind and dimensions of a tensor, None for what is no tensor or unknown."""
-    if info is None or not info.type.HasField("tensor_type") or not info.type.tensor_type.elem_type:
+    return None if info is None else _shaped(info.type.SerializeToString())
+
+
+@lru_cache(1024)
+def _shaped(type_: bytes) -> Shaped | None:
+    """Read a type; there are few, so each is read once."""
+    tensor = TypeProto.FromString(type_).tensor_type
+    if not tensor.elem_type:
         return None
-    tensor = info.type.tensor_type
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).kind
     dims = (
         tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
@@ -139,6 +154,7 @@ def shaped(info: ValueInfoProto | None) -> Shaped | None:
     return Shaped("i" if kind == "u" else kind.replace("V", "f"), dims)
 
 
+@cache
 def torch_kind(dtype: str) -> str:
     """Give the kind of elements of a torch dtype, given by name: 'f', 'i', 'b' or 'c'."""
     return (

@@ -27,11 +27,12 @@ class ProjectMetadata(Pass):
         """Annotate the nodes that bear the path of a module; a path that is no module of the trace says nothing."""
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy
-        said = {node: paths for node, proto in enumerate(graph.nodes) if (paths := _paths(proto))}
+        said = {node: paths for node in annotations.described if (paths := _paths(graph.nodes[node]))}
         index = context.calls(model)
         if index:
             found = {node: calls for node, paths in said.items() if (calls := index.by_paths(paths))}
-            check_model(index.sidecar, said, found, lambda node: said[node][-1])
+            unknown = (paths[-1] for node, paths in said.items() if node not in found)
+            check_model(index.sidecar, len(said), len(found), unknown)
             chosen = assign(graph, hierarchy, found)
         else:
             chosen = {node: _enter(hierarchy, paths, graph.nodes[node]) for node, paths in said.items()}

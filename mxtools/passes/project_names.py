@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from onnx import ModelProto
 
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
-from mxtools.projection.calls import assign, check_model, join_components
+from mxtools.projection.calls import assign, check_model, components, join_components
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,19 @@ class ProjectNames(Pass):
         """Annotate the nodes whose names begin with `/`; nodes that have metadata evidence keep it."""
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy
-        said = {
-            node: tuple(proto.name.split("/")[1:-1])
-            for node, proto in enumerate(graph.nodes)
-            if proto.name.startswith("/") and annotations.call[node] is None
-        }
+        said: dict[str, list[int]] = defaultdict(list)
+        for node, (proto, call) in enumerate(zip(graph.nodes, annotations.call, strict=True)):
+            if call is None and (name := proto.name).startswith("/"):
+                said[name.rpartition("/")[0]].append(node)
         index = context.calls(model)
         if index:
-            found = {node: calls for node, names in said.items() if (calls := index.by_components(names))}
-            check_model(index.sidecar, said, found, lambda node: "/".join(said[node]))
+            known = {name: calls for name in said if (calls := index.by_name(name))}
+            found = {node: calls for name, calls in known.items() for node in said[name]}
+            unknown = (name[1:] for name in said if name not in known)
+            check_model(index.sidecar, sum(map(len, said.values())), len(found), unknown)
             chosen = assign(graph, hierarchy, found)
         else:
-            chosen = {node: hierarchy.add(join_components(names)) for node, names in said.items()}
+            added = {name: hierarchy.add(join_components(components(name))) for name in said}
+            chosen = {node: call for name, call in added.items() for node in said[name]}
         for node, call in chosen.items():
             annotations.set(node, call, Evidence.NAME)

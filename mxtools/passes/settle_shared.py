@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import ClassVar
 
 from onnx import ModelProto
@@ -37,13 +36,18 @@ class SettleShared(Pass):
         hierarchy = annotations.hierarchy
         if not hierarchy.sidecar:
             return
-        settling, calls, outputs = _Settling(model, context, hierarchy.sidecar), annotations.call, set(graph.outputs)
+        settling = _Settling(model, context, hierarchy.sidecar)
+        calls, producer, leaving = annotations.call, graph.producer, set(graph.outputs)
         for node in range(len(graph.nodes) - 1, -1, -1):
+            before = calls[node]
             for value in graph.writes[node]:
-                call = calls[node]
-                leaves = value in outputs or any(calls[reader] != call for reader in graph.readers[value])
-                if leaves and call is not None and graph.owner[node] == NOWHERE and not graph.region[node]:
-                    settling.settle(node, call, value)
+                if value in leaving or calls[node] != before:
+                    settling.settle(node, value)
+            call = calls[node]
+            for value in graph.reads[node]:
+                maker = producer[value]
+                if maker != NOWHERE and calls[maker] != call:
+                    leaving.add(value)
 
 
 class _Settling:
@@ -61,26 +65,25 @@ class _Settling:
         folded = self._folded(model, context.weights, sidecar)
         self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
-    def settle(self, node: int, call: int, value: int) -> None:
-        """Move a node of a call out of the calls that a value of it leaves without being returned by them.
+    def settle(self, node: int, value: int) -> None:
+        """Move a node out of the calls that a value of it leaves without being returned by them.
 
         What its own call returned stays there, even if it leaves calls further out by a side channel. A constant takes
         no returned tensor from another value, and one that nothing computes is never returned.
         """
-        hierarchy, calls = self.annotations.hierarchy, self.annotations.call
-        readers = {at for n in self.graph.readers[value] if (at := calls[n]) is not None}
+        graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
+        call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
         if value in self.outputs:
             readers.add(ROOT_CALL)
-        if not readers:
+        if call is None or graph.owner[node] != NOWHERE or graph.region[node]:
             return
-        common, shape = hierarchy.common({call, *readers}), self.shapes[value]
-        if common == call or shape is None:
+        common = hierarchy.common({call, *readers})
+        if common == call or (shape := self.shapes[value]) is None:
             return
         if value in self.constant:
             fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[call])
         else:
-            left = takewhile(lambda at: at != common, hierarchy.lineage(call))
-            users = self._users(value)
+            left, users = hierarchy.below(common, call), self._users(value)
             taken = [self._take(at, shape, users) or self._take_transposed(at, shape, value) for at in left]
             fits = taken[0]
         if not fits:
@@ -96,7 +99,7 @@ class _Settling:
         for node in self.graph.readers[value]:
             call = self.annotations.call[node]
             own = self.annotations.merged.get(node, () if call is None else (call,))
-            users |= self.moved.get(node, set(own))
+            users.update(self.moved.get(node, own))
         return users
 
     def _take(self, call: int, shape: Shaped, users: set[int]) -> bool:
@@ -117,7 +120,7 @@ class _Settling:
         meet = hierarchy.meet(call, reader)
         if meet in (call, reader):
             return meet != call
-        entered = next(at for at in hierarchy.lineage(reader) if hierarchy.parent[at] == meet)
+        entered = hierarchy.below(meet, reader)[-1]
         given, end = self.calls[entered].inputs, self.ended[call]
         return not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given)
 

@@ -20,8 +20,7 @@ class Untag(Pass):
 
     def apply(self, model: ModelProto, context: Context) -> None:
         """Remove our keys; foreign ones stay."""
-        for node in context.graph(model).nodes:
-            if node.metadata_props:
-                keys.replace_props(node, keys.NODE_KEYS, {})
+        for node in [node for node in context.graph(model).nodes if node.metadata_props]:
+            keys.replace_props(node, keys.NODE_KEYS, {})
         keys.replace_props(model, keys.MODEL_KEYS, {})
         context.forget_annotations()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class CallIndex:
             self._at[state].append(number)
         self._one: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._shared(self._by_paths(paths)))
-        self.by_components = cache(lambda names: self._shared(self._by_components(names)))
+        self.by_name = cache(lambda names: self._shared(self._by_components(components(names))))
 
     def _shared(self, calls: Candidates) -> Candidates:
         """Give the one tuple of its kind, so that candidates can be compared by identity."""
@@ -70,13 +70,13 @@ class CallIndex:
             chain.pop()
         if not chain:
             return (ROOT_CALL,)
-        calls = self._by_module[chain[-1]]
+        calls = self._by_module[chain.pop()]
         above = set(chain)
-        fitting = [c for c in calls if above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
+        fitting = [c for c in calls if not above or above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
-    def _by_components(self, names: tuple[str, ...]) -> Candidates:
+    def _by_components(self, names: Sequence[str]) -> Candidates:
         """Give the calls that a TorchScript node name's components lead to; none where not even the first is known."""
         states, known = [0], not names
         for name in names:
@@ -89,15 +89,15 @@ class CallIndex:
         return tuple(self._at[states[0]]) if known else ()
 
 
-def check_model(sidecar: Sidecar, said: Collection[int], found: Collection[int], example: Callable[[int], str]) -> None:
+def check_model(sidecar: Sidecar, said: int, found: int, unknown: Iterator[str]) -> None:
     """Refuse a trace of another model: most of the nodes that name a module name one that it does not have.
 
-    `said` are the nodes that name a module, `found` those of them that the trace knows. Raises InputError.
+    `said` nodes name a module, `found` of them one that the trace knows; `unknown` are what the
+    others name. Raises InputError.
     """
-    if 2 * len(found) < len(said):
-        unknown = next(node for node in said if node not in found)
+    if 2 * found < said:
         raise InputError(
-            f"the sidecar is of another model: {sidecar.model.class_name} has no module {example(unknown)!r}, "
+            f"the sidecar is of another model: {sidecar.model.class_name} has no module {next(unknown)!r}, "
             "which nodes of this graph name: trace the model that was exported"
         )
 
@@ -116,7 +116,7 @@ Item = tuple[int, Candidates]
 def assign(graph: Graph, hierarchy: Hierarchy, found: dict[int, Candidates]) -> dict[int, int]:
     """Choose one call for each node among its candidates; `found` is by node number."""
     chosen = {node: calls[0] for node, calls in found.items() if len(calls) == 1}
-    _place(graph, hierarchy, ROOT_CALL, [(n, found[n]) for n in sorted(found) if len(found[n]) > 1], chosen)
+    _place(graph, hierarchy, ROOT_CALL, sorted(item for item in found.items() if len(item[1]) > 1), chosen)
     return chosen
 
 
@@ -129,7 +129,7 @@ def _place(graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[Item], c
             chosen[node] = at if at in calls else calls[0]
             continue
         if id(calls) not in children:
-            children[id(calls)] = tuple(sorted({_child(hierarchy, c, at) for c in calls}))
+            children[id(calls)] = tuple(sorted({hierarchy.below(at, c)[-1] for c in calls}))
         groups[children[id(calls)]].append((node, calls))
     for below, group in groups.items():
         shares = [group] if len(below) == 1 else _divide(graph, hierarchy, below, group)
@@ -146,10 +146,6 @@ def _narrowed(hierarchy: Hierarchy, child: int, items: Sequence[Item]) -> list[I
             narrowed = tuple(c for c in calls if hierarchy.within(c, child))
             within[id(calls)] = one.setdefault(narrowed, narrowed)
     return [(node, within[id(calls)]) for node, calls in items]
-
-
-def _child(hierarchy: Hierarchy, call: int, at: int) -> int:
-    return next(c for c in hierarchy.lineage(call) if hierarchy.parent[c] == at)
 
 
 def _divide(graph: Graph, hierarchy: Hierarchy, children: Candidates, items: Sequence[Item]) -> list[list[Item]]:
@@ -182,6 +178,11 @@ def _last(hierarchy: Hierarchy, call: int) -> int:
     while last + 1 < len(hierarchy) and hierarchy.within(last + 1, call):
         last += 1
     return last
+
+
+def components(names: str) -> list[str]:
+    """Give the components of a TorchScript node name without its last: `/encoder/layer.0`."""
+    return names.split("/")[1:]
 
 
 def join_components(names: Iterable[str]) -> list[tuple[str, str]]:
