@@ -91,6 +91,7 @@ def main() -> None:
         _same_order_of_sets()
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads take long to start, and have nothing to do
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["MX_DEBUG"] = "1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import ModelProto
 
@@ -12,11 +12,12 @@ from mxtools.annotations import Annotations, read_absent
 from mxtools.context import Context, Pass, option
 from mxtools.cutting.choose import auxiliary_behind, between, calls_of, given_nodes, nodes_of, pieces
 from mxtools.cutting.cut import Cut, extract
-from mxtools.cutting.signature import Signature
 from mxtools.errors import InputError, UsageError
 from mxtools.model.rename import rename_values
-from mxtools.projection.matching import matched_values
 from mxtools.select import Selection
+
+if TYPE_CHECKING:
+    from mxtools.cutting.signature import Signature
 
 
 class Auxiliary(StrEnum):
@@ -90,6 +91,9 @@ class Filter(Pass):
 
     def _signature(self, model: ModelProto, context: Context, calls: set[int]) -> Signature:
         """Give the signature of the one call that is selected; UsageError where there is no trace or are several."""
+        from mxtools.cutting.signature import Signature
+        from mxtools.projection.matching import matched_values
+
         annotations = context.annotations(model)
         sidecar = annotations.hierarchy.sidecar
         if not sidecar:
