@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import cache
 
@@ -71,6 +72,12 @@ class Annotations:
         self.call[node] = call
         self.evidence[node] = evidence
 
+    def set_all(self, nodes: Iterable[int], call: int, evidence: Evidence) -> None:
+        """Give some nodes one call."""
+        for node in nodes:
+            self.call[node] = call
+            self.evidence[node] = evidence
+
     def counts(self) -> dict[str, int]:
         """Give the number of nodes by evidence, in the order of trust; nodes without any are not counted."""
         found = Counter(self.evidence)
@@ -78,21 +85,22 @@ class Annotations:
 
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
-        nodes, encoded = self.graph.nodes, cache(keys.encoded)
+        nodes, merged, encoded = self.graph.nodes, self.merged, cache(keys.encoded)
         written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
         for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
             if call is None or evidence is None:
                 continue
-            key = (call, evidence, self.merged.get(node, ()))
-            if key not in written:
+            key = (call, evidence, merged.get(node, ()))
+            known = written.get(key)
+            if known is None:
                 entry = self._entry(*key)
-                written[key] = entry, b"".join([encoded(*pair) for pair in zip(_KEYS, entry, strict=True) if pair[1]])
-            entry, text = written[key]
-            if self._saved[node] != entry:
+                text = b"".join([encoded(*pair) for pair in zip(_KEYS, entry, strict=True) if pair[1]])
+                known = written[key] = entry, text
+            if self._saved[node] != known[0]:
                 if self._saved[node] is not None:
                     keys.replace_props(nodes[node], keys.NODE_KEYS, {})
-                nodes[node].MergeFromString(text)
-                self._saved[node] = entry
+                self._saved[node] = known[0]
+                nodes[node].MergeFromString(known[1])
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 

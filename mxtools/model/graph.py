@@ -70,7 +70,7 @@ class Graph:
         self.initializers: dict[int, TensorProto] = {}
         self.sparse: dict[int, SparseTensorProto] = {}
         self.by_name = main = Names()
-        self.outputs = self._graph(model.graph, main, 0)[0]
+        self.outputs = self._graph(model.graph, main, 0)
         self.inputs = [main[i.name] for i in model.graph.input]
         functions: dict[tuple[str, str, str], int] = {}
         for region, function in enumerate(model.functions, 1):
@@ -150,29 +150,26 @@ class Graph:
     def constants(self, without: Collection[int]) -> set[int]:
         """Give the values of nodes that depend on no input of model, function or body, nor on nodes `without`."""
         found: set[int] = set()
-        varying, known = self.varying, self.stored
+        known = self.stored
         for node, needs in enumerate(self.needs):
             for value in needs:
                 if value not in found and value not in known:
                     break
             else:
-                if node not in without and self.top(node) not in varying:
+                if node not in without and self.top(node) not in self.varying:
                     found.update(self.writes[node])
         return found
 
-    def _graph(self, graph: GraphProto, names: Names, region: int) -> tuple[list[int], list[int], list[int]]:
-        """Index one graph; give the values that it returns, its own nodes and its own values."""
-        own = [self._value(names, i.name) for i in graph.input]
+    def _graph(self, graph: GraphProto, names: Names, region: int) -> list[int]:
+        """Index one graph; give the values that it returns."""
+        for info in graph.input:
+            self._value(names, info.name)
         for tensor in graph.initializer:
-            value = self._value(names, tensor.name)
-            self.initializers[value] = tensor
-            own.append(value)
+            self.initializers[self._value(names, tensor.name)] = tensor
         for sparse in graph.sparse_initializer:
-            value = self._value(names, sparse.values.name)
-            self.sparse[value] = sparse
-            own.append(value)
-        nodes, made = self._nodes(graph.node, names, region)
-        return [self._lookup(names, o.name) for o in graph.output], nodes, own + made
+            self.sparse[self._value(names, sparse.values.name)] = sparse
+        self._nodes(graph.node, names, region)
+        return [self._lookup(names, info.name) for info in graph.output]
 
     def _function(self, function: FunctionProto, region: int) -> None:
         names = Names()
@@ -180,11 +177,9 @@ class Graph:
             self._value(names, name)
         self._nodes(function.node, names, region)
 
-    def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> tuple[list[int], list[int]]:
-        indices: list[int] = []
-        made: list[int] = []
-        known, producer = names.get, self.producer
-        add_node, add_reads, add_writes = self.nodes.append, self.reads.append, self.writes.append
+    def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> None:
+        known, all_nodes = names.get, self.nodes
+        add_reads, add_writes = self.reads.append, self.writes.append
         add_name, add_producer = self.names.append, self.producer.append
         for node in nodes:
             reads: tuple[int, ...] = tuple(map(known, node.input))  # type: ignore[arg-type]
@@ -192,48 +187,42 @@ class Graph:
                 reads = tuple([self._lookup(names, name) for name in node.input if name])
             if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
                 reads += self._bodies(node, names, region)
-            index = len(self.nodes)
             writes: tuple[int, ...] = ()
             for name in node.output:
                 if name in names:
-                    writes += (self._value(names, name, index),)
+                    writes += (self._value(names, name, len(all_nodes)),)
                 elif name:
-                    value = names[name] = len(producer)
+                    value = names[name] = len(self.names)
                     add_name(name)
-                    add_producer(index)
+                    add_producer(len(all_nodes))
                     writes += (value,)
-            add_node(node)
+            all_nodes.append(node)
             add_reads(reads)
             add_writes(writes)
-            indices.append(index)
-            made += writes
-        self.region += [region] * (len(self.nodes) - len(self.region))
-        return indices, made
+        self.region += [region] * (len(all_nodes) - len(self.region))
 
     def _bodies(self, node: NodeProto, names: Names, region: int) -> tuple[int, ...]:
         """Index the bodies of a node, which is the next to be numbered; give what they return."""
-        returned: list[int] = []
-        inner: list[int] = []
-        home: list[int] = []
-        for body in bodies(node):
-            results, nodes, values = self._graph(body, Names(names), region)
-            returned += results
-            inner += nodes
-            home += values
+        first_node, first_value = len(self.nodes), len(self.names)
+        returned = [value for body in bodies(node) for value in self._graph(body, Names(names), region)]
         holder = len(self.nodes)
-        self._holders.update(dict.fromkeys(inner, holder))
-        self._homes.update(dict.fromkeys(home, holder))
+        for inner in range(first_node, holder):
+            self._holders.setdefault(inner, holder)
+        for value in range(first_value, len(self.names)):
+            self._homes.setdefault(value, holder)
         return tuple(returned)
 
     def _lookup(self, names: Names, name: str) -> int:
-        """Give the value that a name means, here or around."""
+        """Give the value that a name means, here or around; one that nobody makes belongs nowhere."""
         at: Names | None = names
         while at is not None:
             value = at.get(name)
             if value is not None:
                 return value
             at = at.around
-        return self._value(names, name)
+        value = self._value(names, name)
+        self._homes[value] = NOWHERE
+        return value
 
     def _value(self, names: Names, name: str, producer: int = NOWHERE) -> int:
         """Give the value of a name that is made here, by a node or by none; a name that is made twice is two values."""
@@ -244,6 +233,7 @@ class Graph:
             self.producer.append(producer)
         elif producer != NOWHERE:
             self.producer[value] = producer
+            self._homes.pop(value, None)
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,17 +28,18 @@ class ProjectMetadata(Pass):
         """Annotate the nodes that bear the path of a module; a path that is no module of the trace says nothing."""
         graph, annotations = context.graph(model), context.annotations(model)
         hierarchy = annotations.hierarchy
-        said = {node: paths for node in annotations.described if (paths := _paths(graph.nodes[node]))}
+        said: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for node in annotations.described:
+            if paths := _paths(graph.nodes[node]):
+                said[paths].append(node)
         index = context.calls(model)
         if index:
-            found = {node: calls for node, paths in said.items() if (calls := index.by_paths(paths))}
-            unknown = (paths[-1] for node, paths in said.items() if node not in found)
-            check_model(index.sidecar, len(said), len(found), unknown)
-            chosen = assign(graph, hierarchy, found)
-        else:
-            chosen = {node: _enter(hierarchy, paths, graph.nodes[node]) for node, paths in said.items()}
-        for node, call in chosen.items():
-            annotations.set(node, call, Evidence.METADATA)
+            found = {paths: calls for paths in said if (calls := index.by_paths(paths))}
+            check_model(index.sidecar, said, found, lambda paths: paths[-1])
+            assign(annotations, ((calls, said[paths]) for paths, calls in found.items()), Evidence.METADATA)
+            return
+        for node, paths in sorted((node, paths) for paths, nodes in said.items() for node in nodes):
+            annotations.set(node, _enter(hierarchy, paths, graph.nodes[node]), Evidence.METADATA)
 
 
 def _paths(node: NodeProto) -> tuple[str, ...]:

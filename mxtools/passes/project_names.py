@@ -30,13 +30,9 @@ class ProjectNames(Pass):
                 said[name.rpartition("/")[0]].append(node)
         index = context.calls(model)
         if index:
-            known = {name: calls for name in said if (calls := index.by_name(name))}
-            found = {node: calls for name, calls in known.items() for node in said[name]}
-            unknown = (name[1:] for name in said if name not in known)
-            check_model(index.sidecar, sum(map(len, said.values())), len(found), unknown)
-            chosen = assign(graph, hierarchy, found)
-        else:
-            added = {name: hierarchy.add(join_components(components(name))) for name in said}
-            chosen = {node: call for name, call in added.items() for node in said[name]}
-        for node, call in chosen.items():
-            annotations.set(node, call, Evidence.NAME)
+            found = {name: calls for name in said if (calls := index.by_name(name))}
+            check_model(index.sidecar, said, found, lambda name: name[1:])
+            assign(annotations, ((calls, said[name]) for name, calls in found.items()), Evidence.NAME)
+            return
+        for name, nodes in said.items():
+            annotations.set_all(nodes, hierarchy.add(join_components(components(name))), Evidence.NAME)

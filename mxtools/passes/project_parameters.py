@@ -56,8 +56,7 @@ class ProjectParameters(Pass):
             for node in graph.readers[value]
             if annotations.call[node] is None
         }
-        for node, call in assign(graph, annotations.hierarchy, found).items():
-            annotations.set(node, call, Evidence.PARAMETER)
+        assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER)
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
@@ -72,7 +71,7 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
         if name not in owner:
             continue
         module, weight = owner[name]
-        if sorted(dims) != sorted(weight.shape):
+        if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
             raise InputError(
                 f"the sidecar is of another model: its {name!r} is of shape {list(weight.shape)}, here "
                 f"{list(dims)}: trace the model that was exported"
@@ -108,13 +107,15 @@ def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
     """Give value, name and shape of every initializer, and of its copies, which exporters leave of equal weights."""
     shapes: dict[int, Collection[int]] = {value: tensor.dims for value, tensor in graph.initializers.items()}
     shapes.update((value, tensor.dims) for value, tensor in graph.sparse.items())
-    named = [(value, graph.names[value], dims) for value, dims in shapes.items()]
-    for node, proto in enumerate(graph.nodes):
-        if proto.op_type == "Identity" and len(graph.reads[node]) == 1 and graph.reads[node][0] in shapes:
-            copy = graph.writes[node][0]
-            shapes[copy] = shapes[graph.reads[node][0]]
-            named.append((copy, graph.names[copy], shapes[copy]))
-    return named
+    open_ = list(shapes)
+    while open_:
+        value = open_.pop()
+        for node in graph.readers[value]:
+            if graph.nodes[node].op_type == "Identity":
+                copy = graph.writes[node][0]
+                shapes[copy] = shapes[value]
+                open_.append(copy)
+    return [(value, graph.names[value], dims) for value, dims in shapes.items()]
 
 
 def _read(file: Path) -> Collection[str]:

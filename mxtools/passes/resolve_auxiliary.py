@@ -28,14 +28,9 @@ class ResolveAuxiliary(Pass):
         graph, annotations = context.graph(model), context.annotations(model)
         if self.between:
             _by_both(graph, annotations)
-        _by_readers(graph, annotations)
-        _by_sources(graph, annotations)
-        _by_readers(graph, annotations)
-        _by_holder(graph, annotations)
-        _by_sites(graph, annotations)
-        for node, call in enumerate(annotations.call):
-            if call is None:
-                annotations.set(node, ROOT_CALL, Evidence.ROOT)
+        for resolve in (_by_readers, _by_sources, _by_readers, _by_holder, _by_sites):
+            resolve(graph, annotations, _open(annotations))
+        annotations.set_all(_open(annotations), ROOT_CALL, Evidence.ROOT)
 
 
 def _by_both(graph: Graph, annotations: Annotations) -> None:
@@ -57,34 +52,37 @@ def _by_both(graph: Graph, annotations: Annotations) -> None:
             annotations.set(node, hierarchy.meet(a, b), Evidence.DATAFLOW)
 
 
-def _by_readers(graph: Graph, annotations: Annotations) -> None:
+def _open(annotations: Annotations) -> list[int]:
+    """Give the nodes that have no annotation yet."""
+    return [node for node, call in enumerate(annotations.call) if call is None]
+
+
+def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
     outputs = set(graph.outputs)
-    for node in range(len(graph.nodes) - 1, -1, -1):
-        if annotations.call[node] is None:
-            inside = not outputs.intersection(graph.writes[node])
-            _resolve(annotations, node, graph.targets(node), () if inside else (ROOT_CALL,))
+    for node in reversed(nodes):
+        inside = outputs.isdisjoint(graph.writes[node])
+        _resolve(annotations, node, graph.targets(node), () if inside else (ROOT_CALL,))
 
 
-def _by_sources(graph: Graph, annotations: Annotations) -> None:
+def _by_sources(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Go through the open nodes along the data flow: what nobody known reads gets the scope of what feeds it."""
-    for node in range(len(graph.nodes)):
-        if annotations.call[node] is None:
-            _resolve(annotations, node, graph.sources(node))
+    for node in nodes:
+        _resolve(annotations, node, graph.sources(node))
 
 
-def _by_holder(graph: Graph, annotations: Annotations) -> None:
+def _by_holder(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Give the open nodes of a body the scope of the node that holds it, outermost first."""
-    for node in range(len(graph.nodes) - 1, -1, -1):
-        if annotations.call[node] is None and graph.owner[node] != NOWHERE:
+    for node in reversed(nodes):
+        if graph.owner[node] != NOWHERE:
             _resolve(annotations, node, (graph.owner[node],))
 
 
-def _by_sites(graph: Graph, annotations: Annotations) -> None:
+def _by_sites(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Give the open nodes of a function the lowest common ancestor of its calls; a function's body has one scope."""
-    for node, region in enumerate(graph.region):
-        if annotations.call[node] is None and region:
-            _resolve(annotations, node, graph.sites[region])
+    for node in nodes:
+        if graph.region[node]:
+            _resolve(annotations, node, graph.sites[graph.region[node]])
 
 
 def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:

@@ -37,7 +37,7 @@ class SettleGiven(Pass):
             call = calls[node]
             if word is not Evidence.DATAFLOW or not call or graph.owner[node] != NOWHERE:
                 continue
-            if any(calls[source] == call for source in graph.sources(node)):
+            if call in {calls[source] for source in graph.sources(node)}:
                 continue
             live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in graph.constant]
             sources = {at for v in live if (at := calls[graph.producer[v]]) is not None}

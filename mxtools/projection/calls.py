@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from mxtools.annotations import Annotations, Evidence
 from mxtools.errors import InputError
 from mxtools.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.model.graph import Graph
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar
 
 Candidates = tuple[int, ...]
+Said = TypeVar("Said")
+"""What an exporter says of a node, as it says it."""
 
 _COUNT = re.compile(r"_\d+$")
 
@@ -70,9 +73,11 @@ class CallIndex:
             chain.pop()
         if not chain:
             return (ROOT_CALL,)
-        calls = self._by_module[chain.pop()]
+        calls = self._by_module[chain[-1]]
+        if len(calls) == 1:
+            return tuple(calls)
         above = set(chain)
-        fitting = [c for c in calls if not above or above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
+        fitting = [c for c in calls if above <= {self.module[a] for a in self.hierarchy.lineage(c)}]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
@@ -89,15 +94,17 @@ class CallIndex:
         return tuple(self._at[states[0]]) if known else ()
 
 
-def check_model(sidecar: Sidecar, said: int, found: int, unknown: Iterator[str]) -> None:
+def check_model(
+    sidecar: Sidecar, said: Mapping[Said, Sequence[int]], found: Container[Said], text: Callable[[Said], str]
+) -> None:
     """Refuse a trace of another model: most of the nodes that name a module name one that it does not have.
 
-    `said` nodes name a module, `found` of them one that the trace knows; `unknown` are what the
-    others name. Raises InputError.
+    `said` are the nodes by what they name, `found` what of that the trace knows. Raises InputError.
     """
-    if 2 * found < said:
+    unknown = [name for name in said if name not in found]
+    if 2 * sum(len(said[name]) for name in unknown) > sum(map(len, said.values())):
         raise InputError(
-            f"the sidecar is of another model: {sidecar.model.class_name} has no module {next(unknown)!r}, "
+            f"the sidecar is of another model: {sidecar.model.class_name} has no module {text(unknown[0])!r}, "
             "which nodes of this graph name: trace the model that was exported"
         )
 
@@ -113,11 +120,18 @@ Item = tuple[int, Candidates]
 """A node with its candidates; equal candidates are one object."""
 
 
-def assign(graph: Graph, hierarchy: Hierarchy, found: dict[int, Candidates]) -> dict[int, int]:
-    """Choose one call for each node among its candidates; `found` is by node number."""
-    chosen = {node: calls[0] for node, calls in found.items() if len(calls) == 1}
-    _place(graph, hierarchy, ROOT_CALL, sorted(item for item in found.items() if len(item[1]) > 1), chosen)
-    return chosen
+def assign(annotations: Annotations, found: Iterable[tuple[Candidates, Sequence[int]]], evidence: Evidence) -> None:
+    """Choose one call for each node among its candidates, which are given for some nodes at a time."""
+    several: list[Item] = []
+    for calls, nodes in found:
+        if len(calls) == 1:
+            annotations.set_all(nodes, calls[0], evidence)
+        else:
+            several += [(node, calls) for node in nodes]
+    chosen: dict[int, int] = {}
+    _place(annotations.graph, annotations.hierarchy, ROOT_CALL, sorted(several), chosen)
+    for node, call in chosen.items():
+        annotations.set(node, call, evidence)
 
 
 def _place(graph: Graph, hierarchy: Hierarchy, at: int, items: Sequence[Item], chosen: dict[int, int]) -> None:
