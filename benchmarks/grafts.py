@@ -5,7 +5,8 @@ each model is exported and tagged, and each scope that `mx filter` can cut out i
 
 - unchanged: the file has the same bytes as before;
 - copied: with a doc string on every node, so that all are replaced: the outputs are equal to the bit;
-- optimised, by ONNX Runtime's basic optimisation: the outputs are equal to 1e-4.
+- optimised, by ONNX Runtime's basic optimisation: the outputs are equal to 1e-4;
+- slimmed, by onnxslim where it is installed: the same.
 
 Prints passed / total per model, exporter and way, and every failure. Exit status 1 when there is one.
 """
@@ -13,6 +14,7 @@ Prints passed / total per model, exporter and way, and every failure. Exit statu
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import sys
 import tempfile
@@ -96,8 +98,8 @@ def scopes(path: Path) -> list[str]:
 def round_trips(
     whole: Path, scope: str, feeds: dict[str, Any], expected: list[Any], folder: Path
 ) -> list[tuple[str, str]]:
-    """Cut a scope out and put it back in three ways; give each with what was wrong, or ''; none where it is not cut."""
-    part, copied, optimised = (folder / f"{stem}.onnx" for stem in ("part", "copied", "optimised"))
+    """Cut a scope out and put it back in each way; give it with what was wrong, or ''; none where it is not cut."""
+    part, copied, optimised, slimmed = (folder / f"{stem}.onnx" for stem in ("part", "copied", "optimised", "slimmed"))
     try:
         run(Filter(scope=(scope,)), whole, part)
     except MxError:
@@ -109,11 +111,17 @@ def round_trips(
     options = session_options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     options.optimized_model_filepath = str(optimised)
     onnxruntime.InferenceSession(str(part), options)
-    return [
+    ways = [
         ("unchanged", grafted(whole, part, feeds, None)),
         ("copied", grafted(whole, copied, feeds, expected, 0)),
         ("optimised", grafted(whole, optimised, feeds, expected, TOLERANCE)),
     ]
+    if importlib.util.find_spec("onnxslim"):
+        import onnxslim
+
+        onnx.save(onnxslim.slim(onnx.load(part)), slimmed)
+        ways.append(("slimmed", grafted(whole, slimmed, feeds, expected, TOLERANCE)))
+    return ways
 
 
 def grafted(whole: Path, part: Path, feeds: dict[str, Any], expected: list[Any] | None, tolerance: float = 0) -> str:

@@ -12,11 +12,10 @@ from functools import cached_property
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
-from mxtools.errors import AbsentError, InputError
+from mxtools.cutting.boundary import boundary_infos
+from mxtools.errors import AbsentError
 from mxtools.model.functions import used_functions
 from mxtools.model.graph import Graph
-from mxtools.model.runtime import runtime_infos
-from mxtools.model.shapes import inferred_infos, is_shaped, is_typed, value_infos
 from mxtools.model.weights import WeightStore
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -144,7 +143,8 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
 
     Raises InputError when the type of a tensor at a boundary is neither in the file nor can be inferred.
     """
-    types = _types(model, weights, dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs)))
+    names = dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs))
+    types = boundary_infos(model, cuts[0].graph, weights, names) if cuts else {}
     shell = ModelProto()
     shell.CopyFrom(model)
     for field in ("training_info", "functions"):
@@ -157,25 +157,6 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
         _fill(part.graph, model.graph, cut, types)
         part.functions.extend(used_functions(model, part.graph.node))
         yield part
-
-
-def _types(model: ModelProto, weights: WeightStore, names: Collection[str]) -> dict[str, ValueInfoProto]:
-    """Give the value infos of some tensors: from the file, else inferred by ONNX, else by ONNX Runtime.
-
-    ONNX Runtime knows operators that ONNX does not; it is asked last because it loads the weights.
-    """
-    known = value_infos(model)
-    if not all(is_shaped(known.get(name)) for name in names):
-        known = inferred_infos(model)
-    missing = [name for name in names if not is_typed(known.get(name))]
-    if missing:
-        known |= runtime_infos(model, weights, missing)
-    for name in missing:
-        if not is_typed(known.get(name)):
-            raise InputError(
-                f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info"
-            )
-    return known
 
 
 def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueInfoProto]) -> None:

@@ -56,13 +56,16 @@ class _Session:
             return cast(Sequence[Array], self._session.run(list(names), self._feeds))
 
 
-def runtime_infos(model: ModelProto, weights: WeightStore, names: Iterable[str]) -> dict[str, ValueInfoProto]:
+def runtime_infos(
+    model: ModelProto, weights: WeightStore, names: Iterable[str], folding: bool = False
+) -> dict[str, ValueInfoProto]:
     """Give types and shapes of tensors of the main graph, those that ONNX Runtime can tell; none where it cannot load.
 
-    It tells scalars and tensors of unknown rank alike: both have no shape here.
+    With `folding` it computes what is constant, and knows the shapes that hang on that. It tells scalars and tensors of
+    unknown rank alike: both have no shape here.
     """
     try:
-        outputs = _loaded(_giving(model, names), weights).get_outputs()
+        outputs = _loaded(_giving(model, names), weights, folding).get_outputs()
     except InputError:
         return {}
     found = {}
@@ -83,8 +86,8 @@ def _giving(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return probe
 
 
-def _loaded(model: ModelProto, weights: WeightStore) -> Any:  # noqa: ANN401 - an untyped library's session
-    """Load a model into ONNX Runtime, not optimised."""
+def _loaded(model: ModelProto, weights: WeightStore, folding: bool = False) -> Any:  # noqa: ANN401 - an untyped library's session
+    """Load a model into ONNX Runtime, not optimised, or no more than `folding` its constants takes."""
     import onnxruntime
 
     if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime looks into one folder only
@@ -92,7 +95,8 @@ def _loaded(model: ModelProto, weights: WeightStore) -> Any:  # noqa: ANN401 - a
         for tensor in filter(is_adopted, tensors_of(model)):
             tensor.CopyFrom(weights.inline(tensor))
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if folding else levels.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
     with _one_line():
