@@ -24,6 +24,7 @@ COMMANDS = {
     "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
     "graft": "Put a changed part back in its place in an ONNX graph.",
+    "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",
     "auto": "Export and tag a model by the strategy that suits it.",

@@ -62,6 +62,9 @@ Priority = Annotated[
 StrategyName = Annotated[
     str, Option("--strategy", "-s", metavar="NAME", help="Whose passes to run; `mx strategies` lists them.")
 ]
+Plot = Annotated[
+    Path | None, Option("--plot", metavar="FILE", help="Also make a picture, .png or .svg.", show_default=False)
+]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from .common import emit
 from .options import DataDir, Json, Source
+from .table import drawn, show
 
 if TYPE_CHECKING:
     from mxtools.tree import Branch
@@ -38,33 +37,12 @@ def command(
     if json:
         emit(root.to_dict())
         return
-    rows = list(_rows(root, depth))
-    width = max(len(name) for name, _, _ in rows)
-    class_width = max(len(name) for _, name, _ in rows)
-    for name, class_name, branch in rows:
-        operators = " ".join(f"{op}:{count}" for op, count in branch.operators.most_common(4))
-        counts = f"{branch.nodes:>6} nodes  {_short(branch.parameters):>7}  {operators}"
-        line = f"{name:<{width}}  {class_name:<{class_width}}  {counts}"
-        sys.stdout.write(line.rstrip() + "\n")
+    show(_cells(name, class_name, branch) for name, class_name, branch in drawn(root, depth))
 
 
-def _rows(
-    branch: Branch, depth: int | None, lead: str = "", tail: str = "", above: str = ""
-) -> Iterator[tuple[str, str, Branch]]:
-    """Give a branch and those below it with their drawn names and classes."""
-    local = branch.scope.removeprefix(above + ".") if above not in ("", ".") else branch.scope
-    yield lead + local, branch.tag.rpartition("/")[2].partition("@")[0].partition(".")[0], branch
-    if depth == 0:
-        return
-    for child in branch.children:
-        last = child is branch.children[-1]
-        yield from _rows(
-            child,
-            None if depth is None else depth - 1,
-            tail + ("└─ " if last else "├─ "),
-            tail + ("   " if last else "│  "),
-            branch.scope,
-        )
+def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:
+    operators = " ".join(f"{op}:{count}" for op, count in branch.operators.most_common(4))
+    return name, class_name, f"{branch.nodes} nodes", _short(branch.parameters), operators
 
 
 def _short(count: int) -> str:

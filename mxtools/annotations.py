@@ -67,6 +67,13 @@ class Annotations:
                 merged[node] = props.get(keys.MERGED, "")
         self.merged = {node: self._calls(text) for node, text in merged.items() if text}
 
+    def merged_away(self) -> set[int]:
+        """Give the calls that end inside a node which is another's."""
+        within = self.hierarchy.within
+        return {
+            c for n, calls in self.merged.items() for c in calls if (at := self.call[n]) is None or not within(at, c)
+        }
+
     def set(self, node: int, call: int, evidence: Evidence) -> None:
         """Give a node its call."""
         self.call[node] = call
@@ -77,6 +84,12 @@ class Annotations:
         for node in nodes:
             self.call[node] = call
             self.evidence[node] = evidence
+
+    def leaves(self, value: int, call: int) -> bool:
+        """Tell whether a value is read outside of a call, or is an output of the graph."""
+        outside = (self.call[node] for node in self.graph.readers[value])
+        read = any(at is None or not self.hierarchy.within(at, call) for at in outside)
+        return read or value in self.graph.outputs
 
     def counts(self) -> dict[str, int]:
         """Give the number of nodes by evidence, in the order of trust; nodes without any are not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from mxtools.model.shapes import Array
 if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar
 
+KEPT = 16
+"""Arrays that stay in memory once they were read."""
+
 
 class Values:
     """Arrays by name, each read when it is asked for."""
@@ -23,7 +26,7 @@ class Values:
     def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
         """Take the names and what reads one of them; a type that numpy does not have reads as a TypeError."""
         self.names, self._read = names, read
-        self.get = cache(self._get)
+        self.get = lru_cache(KEPT)(self._get)
 
     def _get(self, name: str) -> Array | None:
         """Give the array of a name, None where there is none."""

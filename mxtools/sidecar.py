@@ -111,6 +111,15 @@ def makers(sidecar: Sidecar) -> dict[int, list[int]]:
     return found
 
 
+def ends(sidecar: Sidecar) -> list[int]:
+    """Give for each call the number of the first one after it that is not inside it."""
+    found = [number + 1 for number in range(len(sidecar.calls))]
+    for number in range(len(found) - 1, 0, -1):
+        parent = sidecar.calls[number].parent or 0
+        found[parent] = max(found[parent], found[number])
+    return found
+
+
 def times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
     """Give when each call began and ended, and when each tensor was first seen, in beginnings and ends of calls."""
     calls, open_ = sidecar.calls, list[int]()

@@ -51,3 +51,18 @@ def built(mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
         return folders[name, exporter]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def recorded(mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the recorded sidecar of a model of `fixtures/models.py`, made when first asked for."""
+    traces: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in traces:
+            traces[name] = tmp_path_factory.mktemp(f"{name}-recorded") / "trace.json"
+            done = mx("trace", f"{MODELS}:{name}", "--record", "-o", traces[name])
+            assert done.returncode == 0, done.stderr.decode()
+        return traces[name]
+
+    return make

@@ -108,7 +108,7 @@ def test_verify_finds_a_wrong_part() -> None:
     [
         ([1.0, 2.0], [1.0, 4.0], (2.0, 0.5)),
         ([np.nan, np.inf], [np.nan, np.inf], (0.0, 0.0)),
-        ([np.nan], [1.0], (np.nan, np.nan)),
+        ([np.nan], [1.0], (np.inf, np.inf)),
         ([1.0], [1.0, 1.0], (np.inf, np.inf)),
         (["a"], ["b"], (np.inf, np.inf)),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from mxtools.model import modelio
 from mxtools.model.weights import WeightStore
 from mxtools.passes.filter import Filter, Io
 from mxtools.record import Values
-from tests.conftest import MODELS, Mx
 from tests.test_choose import LADDER
 from tests.test_filter import cut, tagged
 from tests.test_passes import trace_of
@@ -30,21 +28,12 @@ SCOPES = {
 }
 
 
-@pytest.fixture(scope="module", params=SCOPES)
-def recorded(request: pytest.FixtureRequest, mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Give a model's name, and the folder of its recorded trace."""
-    folder = tmp_path_factory.mktemp(f"{request.param}-recorded")
-    done = mx("trace", f"{MODELS}:{request.param}", "--record", "-o", folder / "trace.json")
-    assert done.returncode == 0, done.stderr.decode()
-    return request.param, folder
-
-
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("by", ["values", "structure"])
-def test_parts_have_the_names_of_forward(recorded: tuple[str, Path], built: Any, exporter: str, by: str) -> None:
-    name, folder = recorded
-    trace = sidecar.loads((folder / "trace.json").read_bytes(), "trace")
-    values = Values.open(folder / "trace.safetensors")
+@pytest.mark.parametrize("name", SCOPES)
+def test_parts_have_the_names_of_forward(recorded: Any, built: Any, name: str, exporter: str, by: str) -> None:
+    trace = sidecar.loads(recorded(name).read_bytes(), "trace")
+    values = Values.open(recorded(name).with_suffix(".safetensors"))
     for scope in SCOPES[name]:
         loaded = modelio.read_model(built(name, exporter) / "tagged.onnx")
         context = Context(loaded.weights, trace, values if by == "values" else None)

@@ -24,7 +24,7 @@ from mxtools.model.shapes import Array
 from mxtools.projection.matching import matched_values, same_values
 from mxtools.record import Values
 from mxtools.select import Selection
-from mxtools.sidecar import Call, Sidecar, returned
+from mxtools.sidecar import Call, Sidecar, ends, returned
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,10 @@ def _used(sidecar: Sidecar) -> dict[int, set[int]]:
             takers[tensor.id].append(number)
     results = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs} if sidecar.calls else set()
     found = {}
-    for number, end in enumerate(_ends(sidecar)):
+    for number, end in enumerate(ends(sidecar)):
         own = {t.id for t in returned(sidecar.calls[number]) if prod(t.shape) > 1}
         found[number] = {t for t in own if t in results or any(not number <= c < end for c in takers[t])}
     return {number: tensors for number, tensors in found.items() if tensors}
-
-
-def _ends(sidecar: Sidecar) -> list[int]:
-    """Give for each call the number of the first one after it that is not inside it."""
-    ends = [number + 1 for number in range(len(sidecar.calls))]
-    for number in range(len(ends) - 1, 0, -1):
-        parent = sidecar.calls[number].parent or ROOT_CALL
-        ends[parent] = max(ends[parent], ends[number])
-    return ends
 
 
 def _cut(annotations: Annotations, scope: str, absent: dict[str, str]) -> Cut:

@@ -75,7 +75,9 @@ class Signature:
             for v in self._graph.writes[n]
             if v not in taken and (shape := self._shapes[v]) and shape.fits(tensor)
         ]
-        return max(fitting, key=lambda v: (self._leaves(v, maker), self._has_shape(v, tensor), v), default=None)
+        return max(
+            fitting, key=lambda v: (self._annotations.leaves(v, maker), self._has_shape(v, tensor), v), default=None
+        )
 
     def _taken(self, value: int, left: Mapping[int, Tensor]) -> Tensor | None:
         """Give the tensor of those left that a value is: by its values, its name, or by who made it."""
@@ -97,12 +99,6 @@ class Signature:
         node = self._graph.producer[value]
         at = self._annotations.call[node] if node != NOWHERE else None
         return at is not None and self._hierarchy.within(at, call)
-
-    def _leaves(self, value: int, call: int) -> bool:
-        """Tell whether a value is read outside of a call."""
-        outside = (self._annotations.call[n] for n in self._graph.readers[value])
-        read = any(at is None or not self._hierarchy.within(at, call) for at in outside)
-        return read or value in self._graph.outputs
 
     def _has_shape(self, value: int, tensor: Tensor) -> bool:
         shape = self._shapes[value]

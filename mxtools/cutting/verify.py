@@ -12,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
+from mxtools.model.distance import distance
 from mxtools.model.modelio import read_model
 from mxtools.model.runtime import computed, inner_values
 from mxtools.model.shapes import Array
@@ -79,14 +80,8 @@ def difference(name: str, found: Any, wanted: Any) -> Difference:  # noqa: ANN40
     a, b = np.asarray(found), np.asarray(wanted)
     if a.shape != b.shape or a.dtype != b.dtype:
         return Difference(name, float("inf"), float("inf"))
-    if a.dtype.kind not in "fiub":
-        same = bool(np.all(a == b))
-        return Difference(name, 0.0 if same else float("inf"), 0.0 if same else float("inf"))
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    equal = (a == b) | (np.isnan(a) & np.isnan(b))
-    largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
-    distance = float(np.abs(a[~equal] - b[~equal]).max(initial=0.0))
-    return Difference(name, distance, distance / largest if largest else distance)
+    apart = distance(a, b)
+    return Difference(name, apart.max_abs, apart.relative)
 
 
 def whole_inputs(model: ModelProto, context: Context) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
@@ -17,6 +17,8 @@ from mxtools.model.weights import WeightStore, is_adopted, tensors_of
 
 BATCH_BYTES = 1 << 29
 """Bytes of tensors that are held at a time."""
+
+T = TypeVar("T")
 
 _TENSOR = re.compile(r"tensor\((\w+)\)")
 
@@ -30,7 +32,7 @@ def inner_values(
     Runtime cannot load or run it.
     """
     run = _Session(_giving(model, wanted), weights, feeds).run
-    for names in _batches(wanted):
+    for names in batches(wanted):
         yield from zip(names, run(names), strict=True)
 
 
@@ -112,14 +114,15 @@ def _one_line() -> Iterator[None]:
         raise InputError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
 
 
-def _batches(wanted: Mapping[str, int]) -> Iterator[Sequence[str]]:
-    batch: list[str] = []
+def batches(sizes: Mapping[T, int]) -> Iterator[Sequence[T]]:
+    """Give what is listed with its bytes in pieces of as many bytes as are held at a time, or of one."""
+    batch: list[T] = []
     size = 0
-    for name, bytes_ in wanted.items():
+    for one, bytes_ in sizes.items():
         if batch and size + bytes_ > BATCH_BYTES:
             yield batch
             batch, size = [], 0
-        batch.append(name)
+        batch.append(one)
         size += bytes_
     if batch:
         yield batch

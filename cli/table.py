@@ -1,0 +1,58 @@
+"""Tables for people: the module tree, drawn, with columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self, TypeVar
+
+
+class Placed(Protocol):
+    """A call of a module in the tree of calls."""
+
+    @property
+    def scope(self) -> str:
+        """Where it is."""
+
+    @property
+    def tag(self) -> str:
+        """The same in class names."""
+
+    @property
+    def children(self) -> Sequence[Self]:
+        """The calls below it."""
+
+
+Branch = TypeVar("Branch", bound=Placed)
+
+
+def drawn(
+    branch: Branch, depth: int | None = None, lead: str = "", tail: str = "", above: str = ""
+) -> Iterator[tuple[str, str, Branch]]:
+    """Give a branch and those below it, down to some depth, with their drawn names and their classes."""
+    local = branch.scope.removeprefix(above + ".") if above not in ("", ".") else branch.scope
+    yield lead + local, branch.tag.rpartition("/")[2].partition("@")[0].partition(".")[0], branch
+    if depth == 0:
+        return
+    for child in branch.children:
+        last = child is branch.children[-1]
+        yield from drawn(
+            child,
+            None if depth is None else depth - 1,
+            tail + ("└─ " if last else "├─ "),
+            tail + ("   " if last else "│  "),
+            branch.scope,
+        )
+
+
+def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
+    """Print rows on stdout in aligned columns: the first `left` and the last to the left, the others to the right."""
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    last = len(widths) - 1
+    for line in lines:
+        cells = (
+            cell.ljust(width) if at < left or at == last else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")

@@ -1,0 +1,353 @@
+"""`mx verify`: a module that was changed after export is found; the figures are those of an independent computation."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from mxtools import keys
+from mxtools.checking.verify import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
+from mxtools.context import Context
+from mxtools.errors import InputError, UsageError
+from mxtools.model import modelio, runtime
+from mxtools.model.weights import WeightStore
+from mxtools.pytorch.inputs import load_subject
+from mxtools.record import Values
+from mxtools.sidecar import Sidecar, loads
+
+from .conftest import MODELS, Mx
+from .test_filter import returned_by_module, run_whole
+from .test_filter import tagged as tagged_at
+from .test_passes import HEAD, trace_of
+from .test_passes import recorded as values_of
+
+Build = Callable[..., Path]
+Record = Callable[[str], Path]
+QUERY = "encoder.layer.1.attention.self.query"
+
+
+def weight_of(model: onnx.ModelProto, scope: str) -> onnx.TensorProto:
+    """Give the matrix that a module's nodes read."""
+    names = {name for node in model.graph.node if keys.props(node).get(keys.SCOPE) == scope for name in node.input}
+    return next(tensor for tensor in model.graph.initializer if tensor.name in names and len(tensor.dims) > 1)
+
+
+def changed(source: Path, scope: str, target: Path, factor: float = -1.0) -> Path:
+    """Write a model with one module's weights multiplied."""
+    model = onnx.load(source)
+    tensor = weight_of(model, scope)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    onnx.save(model, target)
+    return target
+
+
+def in_half(source: Path, target: Path, trace: Path, mx: Mx) -> Path:
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+    return target
+
+
+def in_bytes(source: Path, target: Path, trace: Path, mx: Mx) -> Path:
+    logging.disable(logging.WARNING)
+    quantize_dynamic(source, target)
+    logging.disable(logging.NOTSET)
+    done = mx("tag", target, "--trace", trace, "-o", target)
+    assert done.returncode == 0, done.stderr.decode()
+    return target
+
+
+def as_it_is(source: Path, target: Path, trace: Path, mx: Mx) -> Path:
+    return source
+
+
+WAYS = {"as it is": as_it_is, "float16": in_half, "int8": in_bytes}
+CHANGES = {
+    "bert": [QUERY, "encoder.layer.0.output.dense", "embeddings.word_embeddings"],
+    "llama": ["layers.0.mlp.down_proj", "layers.1.self_attn.k_proj"],
+    "convnet": ["stem.1"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_changed_module_is_the_first_wrong_one(
+    built: Build, recorded: Record, mx: Mx, tmp_path: Path, name: str, way: str
+) -> None:
+    source, trace = built(name) / "tagged.onnx", recorded(name)
+    done = mx("verify", WAYS[way](source, tmp_path / "right.onnx", trace, mx), "--trace", trace, "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["first"] is None
+    for scope in CHANGES[name]:
+        wrong = WAYS[way](changed(source, scope, tmp_path / "c.onnx"), tmp_path / "v.onnx", trace, mx)
+        done = mx("verify", wrong, "--trace", trace, "--isolate", "--json")
+        assert done.returncode == 1
+        report = json.loads(done.stdout)
+        assert report["first"] == scope
+        assert report["culprits"] == [scope]
+        assert f"{scope} is the first module that goes wrong".encode() in done.stderr
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", ["bert", "llama", "convnet", "repeated", "outputs"])
+def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: str, exporter: str) -> None:
+    found = verified(built(name, exporter) / "tagged.onnx", recorded(name), isolating=True)
+    compared = [call for call in found.calls if call.distance]
+    assert found.first is None
+    assert not found.culprits
+    assert len(compared) >= 0.7 * len(found.calls)
+    assert all(call.reason for call in found.calls if not call.distance)
+    assert max(call.distance.relative for call in compared if call.distance) < 1e-5
+    assert max(call.own.relative for call in found.calls if call.own) < 1e-5
+
+
+def verified(path: Path, trace: Path, tolerance: float = EXACT, isolating: bool = False) -> Verified:
+    loaded, sidecar = modelio.read_model(path), loads(trace.read_bytes(), "trace")
+    values = Values.open(trace.with_suffix(".safetensors"))
+    return verify(loaded.proto, Context(loaded.weights, sidecar, values), tolerance, isolating)
+
+
+def formulas(found: Any, wanted: Any) -> list[float]:
+    """Compute maximum, relative error, cosine and SQNR as they are defined."""
+    a, b = found.astype(np.longdouble).ravel(), wanted.astype(np.longdouble).ravel()
+    largest = np.abs(a - b).max()
+    cosine = (a * b).sum() / np.sqrt((a * a).sum()) / np.sqrt((b * b).sum())
+    noise = ((a - b) ** 2).sum()
+    decibels = 10 * np.log10((b * b).sum() / noise) if noise else np.inf
+    return [float(v) for v in (largest, largest / np.abs(b).max(), cosine, decibels)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_figures_equal_an_independent_computation(
+    built: Build, recorded: Record, mx: Mx, tmp_path: Path, way: str
+) -> None:
+    """PyTorch's modules with hooks, and the graph with all its tensors as outputs, compared by the formulas."""
+    model = changed(built("bert") / "tagged.onnx", QUERY, tmp_path / "c.onnx")
+    model = WAYS[way](model, tmp_path / "v.onnx", recorded("bert"), mx)
+    returned, feeds = returned_by_module(f"{MODELS}:bert")
+    values = run_whole(model, feeds)
+    done = mx("verify", model, "--trace", recorded("bert"), "--json")
+    rows = {row["scope"]: row for row in json.loads(done.stdout)["modules"]}
+    for scope in (".", QUERY, "encoder.layer.0.intermediate", "encoder.layer.1", "pooler.activation"):
+        for output, wanted in zip(rows[scope]["outputs"], returned[scope], strict=True):
+            figures = [output[key] for key in ("max_abs", "relative", "cosine", "sqnr_db")]
+            assert figures == pytest.approx(formulas(values[output["tensor"]], wanted), rel=1e-6)
+
+
+def test_the_own_error_is_that_of_the_changed_module_in_pytorch(built: Build, recorded: Record, tmp_path: Path) -> None:
+    """A module before it is changed too, so that what it is given in the graph is wrong."""
+    first = "encoder.layer.0.output.dense"
+    once = changed(built("bert") / "tagged.onnx", first, tmp_path / "once.onnx", factor=100.0)
+    found = verified(changed(once, QUERY, tmp_path / "twice.onnx"), recorded("bert"), isolating=True)
+    rows = {call.scope: call for call in found.calls}
+    assert [call.scope for call in found.culprits] == [first, QUERY]
+    assert found.first is rows[first]
+    subject = load_subject(f"{MODELS}:bert")
+    module = subject.model.get_submodule(QUERY)
+    given: list[torch.Tensor] = []
+    module.register_forward_hook(lambda _module, inputs, _result: given.append(inputs[0].clone()))
+    negated = copy.deepcopy(module)
+    with torch.no_grad():
+        subject.model(**subject.inputs)
+        negated.weight.neg_()
+        expected = formulas(negated(given[0]).numpy(), module(given[0]).numpy())
+    own = rows[QUERY].own
+    assert own is not None
+    assert list(vars(own).values()) == pytest.approx(expected, rel=1e-4)
+    apart = rows[QUERY].distance
+    assert apart is not None
+    assert apart.relative != pytest.approx(own.relative, rel=1e-3)
+    after = rows["encoder.layer.1.output.LayerNorm"]
+    assert after.distance is not None
+    assert after.distance.relative > 100 * EXACT
+    assert after.own is not None
+    assert after.own.relative < 1e-5
+
+
+def test_batches_change_nothing(
+    built: Build, recorded: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = changed(built("llama") / "tagged.onnx", "layers.0.mlp.up_proj", tmp_path / "c.onnx")
+    once = verified(model, recorded("llama"), isolating=True)
+    monkeypatch.setattr(runtime, "BATCH_BYTES", 5000)
+    assert verified(model, recorded("llama"), isolating=True) == once
+
+
+def test_nodes_without_scope_are_given_their_neighbours(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    model = changed(built("bert") / "tagged.onnx", QUERY, tmp_path / "c.onnx")
+    logging.disable(logging.WARNING)
+    quantize_dynamic(model, tmp_path / "q.onnx")
+    logging.disable(logging.NOTSET)
+    done = mx("verify", tmp_path / "q.onnx", "--trace", recorded("bert"), "--json")
+    assert json.loads(done.stdout)["first"] == QUERY
+    assert b"nodes had no scope and were given their neighbours'" in done.stderr
+
+
+def test_tolerances_follow_the_weights(built: Build, tmp_path: Path, recorded: Record, mx: Mx) -> None:
+    source = built("bert") / "tagged.onnx"
+    found = {
+        way: usual_tolerance(onnx.load(make(source, tmp_path / "v.onnx", recorded("bert"), mx)))
+        for way, make in WAYS.items()
+    }
+    assert found == {"as it is": EXACT, "float16": HALF, "int8": QUANTISED}
+
+
+CHAIN = HEAD + " g (float[4] x) => (float[4] d) { a = Exp(x) b = Neg(a) c = Abs(b) d = Sqrt(c) }"
+TRACE = """
+.     Net  x:4 -> d:4
+one   One  x:4 -> a:4
+two   Two  a:4 -> c:4
+two.n Neg  a:4 -> b:4
+two.m Abs  b:4 -> c:4
+three S    c:4 -> d:4
+"""
+X = np.linspace(-1, 1, 4, dtype=np.float32)
+ARRAYS = {"x": X, "a": np.exp(X), "b": -np.exp(X), "c": np.exp(X), "d": np.sqrt(np.exp(X))}
+
+
+def small(text: str, scopes: dict[str, str], trace: str = TRACE, names: str = "x d a c b") -> Verified:
+    """Verify a model from text with scopes by output, on a trace whose tensors have the values of ARRAYS."""
+    sidecar = trace_of(trace, arrays=ARRAYS)
+    context = Context(WeightStore(), sidecar, values_of(ARRAYS, names))
+    return verify(tagged_at(text, scopes), context, EXACT, isolating=True)
+
+
+def outputs(found: Verified) -> dict[str, str]:
+    """Give the tensor that stands for what each call returned, or why none does."""
+    return {call.scope: " ".join(o.tensor for o in call.outputs) or call.reason for call in found.calls}
+
+
+FOUR = {"a": "one", "b": "two.n", "c": "two.m", "d": "three"}
+
+
+def test_what_stands_for_what() -> None:
+    found = small(CHAIN, FOUR)
+    assert outputs(found) == {".": "d", "one": "a", "two": "c", "two.n": "b", "two.m": "c", "three": "d"}
+    assert found.furthest is not None
+    assert found.furthest.distance is not None
+    assert found.furthest.distance.relative < 1e-6
+
+
+@pytest.mark.parametrize(("operator", "first"), [("Exp", "one"), ("Neg", "two.n"), ("Sqrt", "three")])
+def test_the_first_wrong_one_is_the_innermost_and_earliest(operator: str, first: str) -> None:
+    text = CHAIN.replace(f"{operator}(", "Sin(")
+    found = small(text, FOUR)
+    assert found.first is not None
+    assert found.first.scope == first
+    assert [call.scope for call in found.culprits] == [first]
+
+
+def test_a_node_that_does_the_next_module_work_is_that_modules() -> None:
+    """`b` is not in the graph: one node computes both, and is tagged as the first of the two."""
+    text = HEAD + " g (float[4] x) => (float[4] d) { a = Exp(x) c = Identity(a) d = Sqrt(c) }"
+    found = small(text, {"a": "one", "c": "two.n", "d": "three"})
+    assert outputs(found) == {".": "d", "one": "a", "two": "c", "two.n": GONE, "two.m": "c", "three": "d"}
+    assert found.first is None
+    wrong = small(text.replace("Identity", "Sin"), {"a": "one", "c": "two.n", "d": "three"})
+    assert wrong.first is not None
+    assert wrong.first.scope == "two.n"
+
+
+def test_a_tensor_that_makes_nothing_wrong_is_none_of_the_module() -> None:
+    """`two.n` has a node, but what it returned is nowhere: the optimiser reordered what follows."""
+    text = HEAD + " g (float[4] x) => (float[4] d) { a = Exp(x) n = Sqrt(a) c = Mul(n, n) d = Sqrt(c) }"
+    found = small(text, {"a": "one", "n": "two.n", "c": "two.m", "d": "three"})
+    assert (found.calls[3].reason, found.calls[3].outputs[0].harmless) == ("differs without effect", True)
+    assert found.first is None
+    assert not found.culprits
+
+
+def test_of_two_results_one_is_not_a_wrong_version_of_the_other() -> None:
+    trace = ".   Net x:4 -> d:4\none One x:4 -> a:4 b:4\ntwo Two a:4 -> d:4"
+    text = HEAD + " g (float[4] x) => (float[4] d) { a = Exp(x) d = Sqrt(a) }"
+    found = small(text, {"a": "one", "d": "two"}, trace, "x d a b")
+    assert outputs(found) == {".": "d", "one": "a", "two": "d"}
+    assert found.first is None
+
+
+def test_what_the_caller_computes_between_is_computed_of_recorded_values() -> None:
+    """`two` is given a sum that no module returned; `one` is wrong, and `two` on its own is not."""
+    trace = ".   Net x:4 -> d:4\none One x:4 -> a:4\ntwo Two c:4 -> d:4"
+    arrays = ARRAYS | {"c": np.exp(X) + X, "d": np.tanh(np.exp(X) + X)}
+    text = HEAD + " g (float[4] x) => (float[4] d) { a = Sin(x) c = Add(a, x) d = Tanh(c) }"
+    context = Context(WeightStore(), trace_of(trace, arrays=arrays), values_of(arrays, "x d a c"))
+    found = verify(tagged_at(text, {"a": "one", "d": "two"}), context, EXACT, isolating=True)
+    assert [call.scope for call in found.culprits] == ["one"]
+    two = found.calls[2]
+    assert two.distance is not None
+    assert two.own is not None
+    assert two.distance.relative > 0.1
+    assert two.own.relative < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "values", "text", "error", "message"),
+    [
+        (None, None, CHAIN, UsageError, "mx trace --record"),
+        (trace_of(TRACE, arrays=ARRAYS), None, CHAIN, UsageError, "mx trace --record"),
+        (
+            trace_of(TRACE, arrays=ARRAYS), values_of(ARRAYS, "x d a c b"), CHAIN.replace("] x", "] x, float[1] z"),
+            InputError, "no value for the graph's input 'z'",
+        ),
+    ],
+)  # fmt: skip
+def test_errors(
+    sidecar: Sidecar | None, values: Values | None, text: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        verify(tagged_at(text, FOUR), Context(WeightStore(), sidecar, values), EXACT)
+
+
+def test_a_graph_without_scopes_is_refused(built: Build, recorded: Record, mx: Mx) -> None:
+    done = mx("verify", built("convnet") / "raw.onnx", "--trace", recorded("convnet"))
+    assert done.returncode == 3
+    assert b"run `mx tag` first" in done.stderr
+
+
+def test_the_command(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    model = changed(built("bert") / "tagged.onnx", QUERY, tmp_path / "c.onnx")
+    trace = recorded("bert")
+    done = mx("verify", "-", "--trace", trace, "--isolate", "--depth", 1, stdin=model.read_bytes())
+    assert done.returncode == 1
+    lines = done.stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["module", ".", "├─", "├─", "└─"]
+    assert f"wrong on their own: {QUERY}".encode() in done.stderr
+    done = mx("verify", model, "--trace", trace, "--fail-over", 10)
+    assert done.returncode == 0
+    assert f"{QUERY} is the first module that goes wrong".encode() in done.stderr
+    assert b"first wrong" in done.stdout
+    done = mx("verify", model, "--trace", trace, "--tolerance", 10)
+    assert done.returncode == 0
+    assert b"is the furthest off" in done.stderr
+    done = mx("verify", built("llama") / "tagged.onnx", "--trace", trace)
+    assert done.returncode in (1, 3)
+
+
+@pytest.mark.parametrize(("name", "begin"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
+def test_pictures_are_the_same_each_time(
+    built: Build, recorded: Record, mx: Mx, tmp_path: Path, name: str, begin: bytes
+) -> None:
+    found = []
+    for _ in range(2):
+        done = mx("verify", built("convnet") / "tagged.onnx", "--trace", recorded("convnet"), "--plot", tmp_path / name)
+        assert done.returncode == 0, done.stderr.decode()
+        found.append((tmp_path / name).read_bytes())
+    assert found[0].startswith(begin)
+    assert found[0] == found[1]
+
+
+def test_a_picture_that_cannot_be_made_is_refused_first(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    for place, status in ((tmp_path / "p.pdf", 2), (tmp_path / "no" / "p.png", 3)):
+        done = mx("verify", built("convnet") / "tagged.onnx", "--trace", recorded("convnet"), "--plot", place)
+        assert done.returncode == status
+        assert not done.stdout
