@@ -19,6 +19,9 @@ MODEL_KEYS = frozenset({VERSION, ABSENT})
 TORCH_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 
+NAMESPACE = "namespace"
+"""What Model Explorer reads."""
+
 FIRST_IR_WITH_NODE_METADATA = 10
 
 

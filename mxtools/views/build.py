@@ -1,0 +1,138 @@
+"""Making the structure to show from a tagged model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import onnx
+from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
+
+from mxtools.annotations import Annotations
+from mxtools.context import Context
+from mxtools.errors import InputError
+from mxtools.model.graph import NOWHERE, Graph
+from mxtools.model.shapes import inferred_infos, is_typed
+from mxtools.tree import Branch, tree
+from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
+
+LONGEST = 120
+"""Characters of an attribute that are shown."""
+
+
+def structure(model: ModelProto, context: Context, title: str) -> Structure:
+    """Give what is to be shown of a tagged model; InputError where no node has a scope."""
+    annotations = context.annotations(model)
+    if not any(annotations.evidence):
+        raise InputError(f"no node of {title} has a scope: run `mx tag` first")
+    branches = list(_flat(tree(annotations)))
+    scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
+    metrics = {"nodes": Metric({i: float(scope.nodes) for i, scope in enumerate(scopes)})}
+    sizes = {value: math.prod(tensor.dims) for value, tensor in annotations.graph.initializers.items()}
+    metrics["parameters"] = Metric(
+        {i: float(branch.parameters) for i, (_, branch) in enumerate(branches)},
+        {
+            len(scopes) + i: float(used)
+            for i, reads in enumerate(annotations.graph.reads)
+            if (used := sum(sizes.get(value, 0) for value in {*reads}))
+        },
+    )
+    return Structure(
+        title,
+        scopes,
+        list(_nodes(annotations, {scope.scope: i for i, scope in enumerate(scopes)})),
+        list(_values(model, annotations.graph)),
+        list(_edges(annotations.graph, len(scopes))),
+        metrics,
+    )
+
+
+def _flat(root: Branch) -> Iterator[tuple[int, Branch]]:
+    """Give a branch and those below it, parents first, each with the number of the one that it is in."""
+    open_, count = [(OUTSIDE, root)], 0
+    while open_:
+        parent, branch = open_.pop()
+        yield parent, branch
+        open_ += [(count, child) for child in reversed(branch.children)]
+        count += 1
+
+
+def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Node]:
+    graph, scopes = annotations.graph, annotations.hierarchy.scopes
+    constant = graph.constant
+    for node, proto in enumerate(graph.nodes):
+        call, writes = annotations.call[node], graph.writes[node]
+        yield Node(
+            proto.name,
+            f"{proto.domain}.{proto.op_type}" if proto.domain not in ("", "ai.onnx") else proto.op_type,
+            0 if call is None else numbers[scopes[call]],
+            str(annotations.evidence[node] or ""),
+            graph.reads[node],
+            writes,
+            bool(writes) and constant.issuperset(writes),
+            {attribute.name: _attribute(attribute) for attribute in proto.attribute},
+            tuple(scopes[c] for c in annotations.merged.get(node, ())),
+        )
+
+
+def _edges(graph: Graph, first: int) -> Iterator[Edge]:
+    """Give the edges between nodes, numbered from `first`, and those from inputs and to outputs of the model."""
+    weights, returned, given = graph.stored, set(graph.outputs), set(graph.inputs)
+    for value, (producer, readers) in enumerate(zip(graph.producer, graph.readers, strict=True)):
+        if value in weights or (producer == NOWHERE and value not in given):
+            continue
+        source = OUTSIDE if producer == NOWHERE else first + producer
+        for reader in dict.fromkeys(readers):
+            yield Edge(source, first + reader, value)
+        if value in returned and source != OUTSIDE:
+            yield Edge(source, OUTSIDE, value)
+
+
+def _values(model: ModelProto, graph: Graph) -> Iterator[Value]:
+    infos = inferred_infos(model)
+    for value, name in enumerate(graph.names):
+        weight = graph.initializers.get(value) or graph.sparse.get(value)
+        yield Value(name, _weight_type(weight) if weight else _type(infos.get(name)), weight is not None)
+
+
+def _weight_type(tensor: TensorProto | SparseTensorProto) -> str:
+    element = tensor.data_type if isinstance(tensor, TensorProto) else tensor.values.data_type
+    return f"{_element(element)}{list(tensor.dims)}"
+
+
+def _type(info: ValueInfoProto | None) -> str:
+    if info is None or not is_typed(info):
+        return ""
+    if not info.type.HasField("tensor_type"):
+        return str(info.type.WhichOneof("value")).removesuffix("_type")
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        return _element(tensor.elem_type)
+    return f"{_element(tensor.elem_type)}[{', '.join(map(_dimension, tensor.shape.dim))}]"
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """Give a dimension as text; names that ONNX's inference made up tell nothing."""
+    if dim.HasField("dim_value"):
+        return str(dim.dim_value)
+    return str(dim.dim_param) if dim.dim_param and not dim.dim_param.startswith("unk__") else "?"
+
+
+def _element(number: int) -> str:
+    """Give the name of an element type: `float32`, as everybody writes it."""
+    name = str(TensorProto.DataType.Name(number)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _attribute(attribute: AttributeProto) -> str:
+    """Give an attribute as text, cut where it is long; of tensors the type, of graphs how many nodes they have."""
+    if attribute.ref_attr_name:
+        return f"@{attribute.ref_attr_name}"
+    kind = attribute.type
+    if kind == AttributeProto.TENSOR:
+        return _weight_type(attribute.t)
+    if kind == AttributeProto.GRAPH:
+        return f"graph of {len(attribute.g.node)} nodes"
+    value = onnx.helper.get_attribute_value(attribute)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,135 @@
+// Layered layout: ranks by longest path, order by neighbours' means, edges of one source share a line past the ranks
+// between. Takes cells in an order in which most edges lead forward; the others are drawn backwards.
+"use strict";
+
+const GAP = 22, RANK_GAP = 40, SWEEPS = 4, MOST_BENDS = 30000;
+
+/** Give x and y to `cells` (`{id, w, h}`), path and cells to `edges` (`{source, target}`, ids); give width and height. */
+function layout(cells, edges) {
+  const order = new Map(cells.map((cell, at) => [cell.id, at]));
+  const after = cells.map(() => []), before = cells.map(() => []);
+  for (const edge of edges) {
+    edge.from = order.get(edge.source);
+    edge.to = order.get(edge.target);
+    edge.back = edge.from >= edge.to;
+    if (!edge.back) { after[edge.from].push(edge.to); before[edge.to].push(edge.from); }
+  }
+  const rank = ranks(after, before);
+  const { rows, route } = place(cells, edges, rank);
+  arrange(rows);
+  const width = coordinates(rows);
+  let y = 0;
+  for (const row of rows) {
+    row.h = Math.max(10, ...row.map((cell) => cell.h));
+    row.y = y;
+    for (const cell of row) cell.y = y + (row.h - cell.h) / 2;
+    y += row.h + RANK_GAP;
+  }
+  for (const edge of edges) {
+    [edge.from, edge.to] = [cells[edge.from], cells[edge.to]];
+    edge.path = path(edge.from, edge.to, route.get(edge) || [], rows, edge.back);
+  }
+  return { width, height: Math.max(0, y - RANK_GAP) };
+}
+
+function ranks(after, before) {
+  const rank = after.map(() => 0);
+  after.forEach((targets, at) => targets.forEach((to) => { rank[to] = Math.max(rank[to], rank[at] + 1); }));
+  for (let at = after.length - 1; at >= 0; at--)  // what is fed by nothing stands right above what it feeds
+    if (!before[at].length && after[at].length) rank[at] = Math.min(...after[at].map((to) => rank[to])) - 1;
+  return rank;
+}
+
+/** Give rows of cells, with bends where edges pass, and for each edge the bends that it takes. */
+function place(cells, edges, rank) {
+  const rows = [], route = new Map(), lines = new Map();
+  const put = (cell, at) => { cell.rank = at; cell.up = []; cell.down = []; (rows[at] ||= []).push(cell); };
+  cells.forEach((cell, at) => put(cell, rank[at]));
+  const link = (upper, lower) => { upper.down.push(lower); lower.up.push(upper); };
+  let bends = 0;
+  for (const edge of edges) {
+    if (edge.back) continue;
+    const source = cells[edge.from], target = cells[edge.to], length = target.rank - source.rank - 1;
+    const line = lines.get(source) || [];
+    lines.set(source, line);
+    if (bends + length > MOST_BENDS) { link(source, target); continue; }
+    for (; line.length < length; bends++) {
+      const bend = { bend: true, w: 6, h: 0 };
+      put(bend, source.rank + line.length + 1);
+      link(line[line.length - 1] || source, bend);
+      line.push(bend);
+    }
+    link(length ? line[length - 1] : source, target);
+    route.set(edge, line.slice(0, length));
+  }
+  for (let at = 0; at < rows.length; at++) rows[at] ||= [];
+  return { rows, route };
+}
+
+/** Order each row by the mean place of what its cells are linked to. */
+function arrange(rows) {
+  const number = (row) => row.forEach((cell, at) => { cell.at = at; });
+  const mean = (links, own) => links.length ? links.reduce((sum, cell) => sum + cell.at, 0) / links.length : own;
+  rows.forEach(number);
+  for (let sweep = 0; sweep < SWEEPS; sweep++) {
+    const downwards = sweep % 2 === 0;
+    for (const row of downwards ? rows : [...rows].reverse()) {
+      for (const cell of row) cell.mean = mean(downwards ? cell.up : cell.down, cell.at);
+      row.sort((a, b) => a.mean - b.mean || a.at - b.at);
+      number(row);
+    }
+  }
+}
+
+/** Give each cell an x, its middle: near what it is linked to, and none over another; give the width. */
+function coordinates(rows) {
+  for (const row of rows) {
+    let x = 0;
+    for (const cell of row) { cell.x = x + cell.w / 2; x += cell.w + GAP; }
+    for (const cell of row) cell.x -= (x - GAP) / 2;
+  }
+  for (let sweep = 0; sweep < 2 * SWEEPS; sweep++) {
+    const downwards = sweep % 2 === 0;
+    for (const row of downwards ? rows : [...rows].reverse()) settle(row, downwards ? "up" : "down");
+  }
+  let least = Infinity, most = -Infinity;
+  for (const row of rows) for (const cell of row) {
+    least = Math.min(least, cell.x - cell.w / 2);
+    most = Math.max(most, cell.x + cell.w / 2);
+  }
+  for (const row of rows) for (const cell of row) cell.x -= least;
+  return Math.max(0, most - least);
+}
+
+/** Move the cells of a row to their links as far as their order allows: between packing from either side. */
+function settle(row, links) {
+  const wanted = row.map((cell) => cell[links].length
+    ? cell[links].reduce((sum, other) => sum + other.x, 0) / cell[links].length : cell.x);
+  const apart = (i) => (row[i].w + row[i + 1].w) / 2 + (row[i].bend || row[i + 1].bend ? 8 : GAP);
+  const left = [...wanted], right = [...wanted];
+  for (let i = 1; i < row.length; i++) left[i] = Math.max(left[i], left[i - 1] + apart(i - 1));
+  for (let i = row.length - 2; i >= 0; i--) right[i] = Math.min(right[i], right[i + 1] - apart(i));
+  row.forEach((cell, i) => { cell.x = (left[i] + right[i]) / 2; });
+}
+
+function path(source, target, bends, rows, back) {
+  const round = Math.round;
+  if (back) {
+    const from = [source.x + source.w / 2, source.y + source.h / 2], to = [target.x + target.w / 2, target.y + target.h / 2];
+    const side = Math.max(from[0], to[0]) + 50;
+    return `M${from.map(round)}C${round(side)} ${round(from[1])} ${round(side)} ${round(to[1])} ${to.map(round)}`;
+  }
+  let x = source.x, y = source.y + source.h, text = `M${round(x)} ${round(y)}`;
+  const curve = (nx, ny) => {
+    const middle = round((y + ny) / 2);
+    text += `C${round(x)} ${middle} ${round(nx)} ${middle} ${round(nx)} ${round(ny)}`;
+  };
+  for (const bend of bends) {
+    const row = rows[bend.rank];
+    curve(bend.x, row.y);
+    text += `V${round(row.y + row.h)}`;
+    [x, y] = [bend.x, row.y + row.h];
+  }
+  curve(target.x, target.y);
+  return text;
+}

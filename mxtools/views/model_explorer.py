@@ -1,0 +1,143 @@
+"""Model Explorer: a graph with namespaces, overlays of node data, and what belongs together in two graphs.
+
+Formats: the `graph_builder` and `node_data_builder` modules of ai-edge-model-explorer 0.1. Namespaces are written as
+its ONNX adapter reads them from a node's metadata; what it knows nodes by is their names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from onnx import ModelProto
+
+from mxtools import keys
+from mxtools.model.graph import Graph
+from mxtools.views.metrics import as_json
+from mxtools.views.structure import OUTSIDE, Metric, Structure
+
+GRADIENT = [
+    {"stop": 0, "bgColor": "#edf3fa", "textColor": "#16181b"},
+    {"stop": 0.5, "bgColor": "#6aa5d0", "textColor": "#16181b"},
+    {"stop": 1, "bgColor": "#0c427a", "textColor": "#ffffff"},
+]
+UNNAMED = "<main>"
+"""What the ONNX adapter calls a graph without a name."""
+
+
+def namespace(structure: Structure, item: int) -> str:
+    """Give the namespace of what is in a scope, without the root: `encoder: BertEncoder/layer.0: BertLayer`."""
+    lineage = [scope for scope in structure.lineage(item) if scope][::-1]
+    return "/".join(f"{structure.local(scope)}: {structure.scopes[scope].class_name}" for scope in lineage)
+
+
+def graph(structure: Structure, name: str) -> dict[str, Any]:
+    """Give the graph as Model Explorer's own JSON."""
+    namespaces = [namespace(structure, scope) for scope in range(len(structure.scopes))]
+    incoming = _incoming(structure)
+    nodes = [
+        _node(node_id, node.operator, namespaces[node.parent], incoming, _attributes(structure, item))
+        | {"outputsMetadata": [_output(structure, i, value) for i, value in enumerate(node.outputs)]}
+        for item, (node, node_id) in enumerate(zip(structure.nodes, structure.ids, strict=True), len(structure.scopes))
+    ]
+    given = dict.fromkeys(edge.value for edge in structure.edges if edge.source == OUTSIDE)
+    made = dict.fromkeys(edge.value for edge in structure.edges if edge.target == OUTSIDE)
+    ends = [
+        _node(_end(structure, value), label, "", incoming, {"name": structure.values[value].name})
+        | {"outputsMetadata": [_output(structure, 0, value)]}
+        for label, values in (("Input", given), ("Output", made))
+        for value in values
+    ]
+    about = {namespaces[i]: {"scope": s.scope, "tag": s.tag} for i, s in enumerate(structure.scopes) if i}
+    return {"label": structure.title, "graphs": [{"id": name, "nodes": ends + nodes, "groupNodeAttributes": about}]}
+
+
+def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
+    """Give a metric as node data of a graph: of each node its own number, or, where no node has one, its module's.
+
+    That is the innermost module with a number; the whole model's tells nothing of a node.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    numbers = metric.nodes or {scope: number for scope, number in metric.scopes.items() if scope}
+    for item, node_id in enumerate(structure.ids, len(structure.scopes)):
+        number = next((numbers[place] for place in structure.lineage(item) if place in numbers), None)
+        if number is not None:
+            results[node_id] = {"value": as_json(number)}
+    return {name: {"results": results, "gradient": GRADIENT}}
+
+
+def sync_navigation(left: Structure, right: Structure) -> dict[str, Any]:
+    """Give which nodes belong together in two graphs of a model: those of one name, else those of one scope.
+
+    A node that stands for several scopes belongs to the nodes of each.
+    """
+    ours, theirs = _by_scope(left), _by_scope(right)
+    entries, same = list[dict[str, list[str]]](), list[dict[str, list[str]]]()
+    for scope in (scope for scope in ours if scope in theirs):
+        both = set(ours[scope]).intersection(theirs[scope])
+        mine, others = ([i for i in ids if i not in both] for ids in (ours[scope], theirs[scope]))
+        if mine or others:
+            entries.append({"leftNodeIds": mine or ours[scope], "rightNodeIds": others or theirs[scope]})
+        same += [{"leftNodeIds": [i], "rightNodeIds": [i]} for i in ours[scope] if i in both]
+    return {"type": "sync_navigation", "mappingEntries": entries + same}  # of entries for a node the last one counts
+
+
+def graph_name(model: ModelProto) -> str:
+    """Give what the main graph is called there."""
+    return model.graph.name or UNNAMED
+
+
+def write_namespaces(model: ModelProto, indexed: Graph, structure: Structure) -> None:
+    """Write namespaces to the nodes of a model, and the names that node data and navigation know them by."""
+    for proto, node, name in zip(indexed.nodes, structure.nodes, structure.ids, strict=True):
+        keys.replace_props(proto, frozenset({keys.NAMESPACE}), {keys.NAMESPACE: namespace(structure, node.parent)})
+        proto.name = name
+    model.graph.name = graph_name(model)
+
+
+def _by_scope(structure: Structure) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for node, node_id in zip(structure.nodes, structure.ids, strict=True):
+        for scope in dict.fromkeys((structure.scopes[node.parent].scope, *node.merged)):
+            found[scope].append(node_id)
+    return found
+
+
+def _node(
+    node_id: str, label: str, place: str, incoming: dict[str, list[dict[str, str]]], attributes: dict[str, str]
+) -> dict[str, Any]:
+    attrs = [{"key": key, "value": value} for key, value in attributes.items()]
+    edges = incoming.get(node_id, [])
+    return {"id": node_id, "label": label, "namespace": place, "attrs": attrs, "incomingEdges": edges}
+
+
+def _attributes(structure: Structure, item: int) -> dict[str, str]:
+    node = structure.node(item)
+    scope = structure.scopes[node.parent]
+    known = {"scope": scope.scope, "tag": scope.tag, "evidence": node.evidence, "merged": ", ".join(node.merged)}
+    return {k: v for k, v in known.items() if v} | node.attributes
+
+
+def _incoming(structure: Structure) -> dict[str, list[dict[str, str]]]:
+    """Give the edges that lead to each node, by its id."""
+    first, ids = len(structure.scopes), structure.ids
+    found: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for edge in structure.edges:
+        source = _end(structure, edge.value) if edge.source == OUTSIDE else ids[edge.source - first]
+        target = _end(structure, edge.value) if edge.target == OUTSIDE else ids[edge.target - first]
+        output = 0 if edge.source == OUTSIDE else structure.node(edge.source).outputs.index(edge.value)
+        place = 0 if edge.target == OUTSIDE else structure.node(edge.target).inputs.index(edge.value)
+        ends = {"sourceNodeId": source, "sourceNodeOutputId": str(output), "targetNodeInputId": str(place)}
+        found[target].append(ends)
+    return found
+
+
+def _output(structure: Structure, place: int, value: int) -> dict[str, Any]:
+    known = structure.values[value]
+    attributes = [{"key": "__tensor_tag", "value": known.name}, {"key": "tensor_shape", "value": known.type}]
+    return {"id": str(place), "attrs": attributes}
+
+
+def _end(structure: Structure, value: int) -> str:
+    """Give the id of an input or output, as the ONNX adapter makes it."""
+    return f"[value] {structure.values[value].name}"

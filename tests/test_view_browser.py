@@ -1,0 +1,297 @@
+"""The page of `mx view` in headless Chromium: opens, expands, searches, colours, keys, nothing on the console."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import helper
+
+from mxtools import keys
+
+from .conftest import Mx
+from .test_view import HOSTILE, hostile, html
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
+
+Build = Callable[..., Path]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MUST = os.environ.get("MX_NEEDS_CHROMIUM") == "1"
+NODES, SECONDS = 5000, 2.0
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not MUST, reason="no Chromium on this machine: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    assert CHROMIUM, "MX_NEEDS_CHROMIUM is set, and there is no Chromium: apt-get install chromium"
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """Give what the page writes to the console, what it fails of, and what it asks the network for, as it comes."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Any, said: list[str]) -> Iterator[Callable[..., Any]]:
+    """Open a file in a new page; afterwards the console must be empty, and nothing but the file was asked for."""
+    contexts = []
+
+    def open_(file: Path, scheme: str = "light") -> Any:
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: said.append(request.url) if request.url != file.as_uri() else None)
+        page.goto(file.as_uri())
+        page.wait_for_selector(".box")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def bert_page(built: Build, mx: Mx, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    scopes = {"encoder.layer.0": 0.25, "encoder.layer.1": 4, "encoder": 4.25, "pooler": "Infinity", ".": 5}
+    (folder / "time.json").write_text(json.dumps({"metrics": {"time": scopes}}))
+    done = mx("view", built("bert") / "tagged.onnx", "--metric", folder / "time.json", "-o", folder / "bert.html")
+    assert done.returncode == 0, done.stderr.decode()
+    return folder / "bert.html"
+
+
+def names(page: Any) -> list[str]:
+    """Give what the boxes of modules are called, from top to bottom."""
+    return page.eval_on_selector_all(
+        ".box.module",
+        "all => all.sort((a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y)"
+        ".map((box) => box.querySelector('text').textContent)",
+    )
+
+
+def rows(page: Any) -> list[str]:
+    """Give the scopes that the tree shows."""
+    return page.eval_on_selector_all("#tree .row", "all => all.map((row) => row.title)")
+
+
+def details(page: Any) -> str:
+    return page.inner_text("#details")
+
+
+def box(page: Any, title: str) -> Any:
+    return page.locator(".box", has=page.locator("title", has_text=title)).first
+
+
+def fill(page: Any, title: str) -> str:
+    return box(page, title).locator("rect").evaluate("rect => getComputedStyle(rect).fill")
+
+
+def test_opens_on_the_whole_model(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    assert page.title() == "tagged.onnx"
+    assert names(page) == ["embeddings", "encoder", "pooler"]
+    assert rows(page) == [".", "embeddings", "encoder", "pooler"]
+    assert page.locator(".box.end").count() == 4
+    assert "input_ids" in details(page)
+    tops = [box(page, name).bounding_box()["y"] for name in ("embeddings", "encoder", "pooler")]
+    assert tops == sorted(tops)
+
+
+def test_expands_by_click_and_by_key(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.dblclick(".box.module:has-text('encoder')")
+    assert names(page) == ["layer.0", "layer.1"]
+    assert rows(page)[2:5] == ["encoder", "encoder.layer.0", "encoder.layer.1"]
+    page.click("#tree .row[title='encoder.layer.1']")
+    assert names(page) == ["attention", "intermediate", "output"]
+    assert page.inner_text("#crumbs").split() == ["BertModel", "encoder", "layer.1"]
+    page.keyboard.press("m")
+    page.keyboard.press("ArrowRight")
+    assert "encoder.layer.1.attention" in rows(page)
+    page.keyboard.press("ArrowDown")
+    assert "self" in names(page)
+    page.keyboard.press("u")
+    assert names(page) == ["attention", "intermediate", "output"]
+    page.click("#crumbs button:first-child")
+    assert names(page) == ["embeddings", "encoder", "pooler"]
+    page.go_back()
+    page.wait_for_selector(".box:has-text('intermediate')")
+    fold = page.locator("#tree .row[title='encoder'] .fold")
+    fold.click()
+    assert "encoder.layer.0" not in rows(page)
+
+
+def test_an_address_opens_a_module(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
+    page.wait_for_selector(".box:has-text('query')")
+    assert set(names(page)) == {"query", "key", "value"}
+
+
+def test_details_of_a_node_lead_to_its_neighbours(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
+    page.wait_for_selector(".box:has-text('Softmax')")
+    page.click(".box:has-text('Softmax')")
+    text = details(page)
+    for part in ("Softmax", "name: the exporter's node name holds the scope", "axis", "-1", "float32["):
+        assert part in text
+    assert page.locator(".edge.near").count() >= 2
+    page.focus("#graph")
+    page.keyboard.press("ArrowUp")
+    assert details(page).startswith("Add")
+    page.click("#details a:has-text('encoder.layer.0.attention.self') >> nth=0")
+    assert details(page).startswith("BertSelfAttention")
+    assert "QUERY" not in details(page)
+
+
+def test_searches(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.keyboard.press("/")
+    page.keyboard.type("layer.1 query")
+    found = page.locator("#results li").all_inner_texts()
+    assert found[0].startswith("encoder.layer.1.attention.self.query")
+    assert all("layer.1" in text for text in found)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.locator(".box.picked").count() == 1
+    assert "encoder.layer.1.attention.self.query" in details(page)
+    page.fill("#search", "Softmax")
+    assert ["Softmax in" in text for text in page.locator("#results li").all_inner_texts()][:3] == [True, True, False]
+    page.fill("#search", "no such thing")
+    assert page.inner_text("#results") == "nothing found"
+    page.keyboard.press("Escape")
+    assert page.is_visible("#tree")
+
+
+def test_colours_by_metric(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    assert page.input_value("#metric") == "time"
+    page.dblclick(".box.module:has-text('encoder')")
+    assert fill(page, "encoder.layer.1") == "rgb(12, 66, 122)"
+    assert page.inner_text("#most") == "4"
+    page.select_option("#metric", "parameters")
+    assert page.inner_text("#most") != "4"
+    equal = fill(page, "encoder.layer.1")
+    assert fill(page, "encoder.layer.0") == equal
+    page.select_option("#metric", "")
+    assert page.is_hidden("#legend")
+    assert fill(page, "encoder.layer.0") not in (equal, "rgb(12, 66, 122)")
+
+
+def test_light_and_dark(open_page: Callable[..., Any], bert_page: Path) -> None:
+    def brightness(page: Any) -> int:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(","))
+
+    light, dark = open_page(bert_page), open_page(bert_page, "dark")
+    assert brightness(light) > 600
+    assert brightness(dark) < 150
+    light.keyboard.press("t")
+    assert brightness(light) < 150
+    dark.click("#theme")
+    assert brightness(dark) > 600
+
+
+def test_constants_come_and_go(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
+    page.wait_for_selector(".box:has-text('query')")
+    before = page.locator(".box").count()
+    page.keyboard.press("c")
+    assert page.locator(".box").count() > before
+    assert page.locator(".box:has-text('Constant')").count()
+
+
+def test_keys_are_shown_and_the_graph_zooms(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    page.keyboard.press("?")
+    assert page.is_visible("#keys")
+    page.keyboard.press("Escape")
+    width = box(page, "encoder").bounding_box()["width"]
+    page.keyboard.press("+")
+    assert box(page, "encoder").bounding_box()["width"] == pytest.approx(1.3 * width, rel=0.05)
+    page.mouse.move(720, 450)
+    page.mouse.wheel(0, 500)
+    assert box(page, "encoder").bounding_box()["width"] < width
+    page.keyboard.press("0")
+    assert box(page, "encoder").bounding_box()["width"] == pytest.approx(width, rel=0.01)
+
+
+def test_no_box_lies_on_another(open_page: Callable[..., Any], bert_page: Path) -> None:
+    page = open_page(bert_page)
+    for scope in ("", "#encoder.layer.0.attention.self", "#embeddings"):
+        page.evaluate(f"location.hash = '{scope}'")
+        page.wait_for_timeout(100)
+        boxes = [b.bounding_box() for b in page.locator(".box rect").all()]
+        for i, a in enumerate(boxes):
+            for b in boxes[i + 1 :]:
+                beside = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+                below = a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
+                assert beside or below
+
+
+def test_names_are_shown_and_do_nothing(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "hostile.html").write_text(html(hostile()))
+    page = open_page(tmp_path / "hostile.html")
+    assert page.inner_text("h1").split() == HOSTILE.split()
+    for row in range(page.locator("#tree .row").count()):
+        page.locator("#tree .row").nth(row).click()
+    page.fill("#search", "script")
+    page.keyboard.press("Enter")
+    assert page.locator("img, #details script, #results script").count() == 0
+
+
+def large(flat: bool) -> onnx.ModelProto:
+    """Give a model of 5 000 nodes, in blocks with a residual connection, in modules or all in the root."""
+    nodes, value = [], "x"
+    for number in range(NODES):
+        stage, block, place = number // 400, number // 20 % 20, number % 20
+        given = [value, f"v{number - 19}"] if place == 19 else [value]
+        node = helper.make_node("Add" if place == 19 else "Relu", given, [f"v{number}"], name=f"node {number}")
+        scope, tag = f"stage.{stage}.block.{block}.op.{place // 4}", f"/M/Stage.{stage}/Block.{block}/Op.{place // 4}"
+        scope, tag = (".", "/M") if flat else (scope, tag)
+        keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
+        nodes.append(node)
+        value = f"v{number}"
+    ends = [helper.make_tensor_value_info(name, 1, [4]) for name in ("x", value)]
+    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:])
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["in modules", "all in the root"])
+def test_5000_nodes_open_in_two_seconds(mx: Mx, open_page: Callable[..., Any], tmp_path: Path, flat: bool) -> None:
+    onnx.save(large(flat), tmp_path / "large.onnx")
+    done = mx("view", tmp_path / "large.onnx", "-o", tmp_path / "large.html")
+    assert done.returncode == 0, done.stderr.decode()
+    open_page(tmp_path / "large.html")  # what starts the browser's processes does not count
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        page = open_page(tmp_path / "large.html")
+        times.append(time.perf_counter() - start)
+    assert min(times) <= SECONDS
+    page.fill("#search", "node 4321")
+    page.keyboard.press("Enter")
+    assert "node 4321" in details(page)
+    assert page.locator(".box.picked").is_visible()
