@@ -25,6 +25,7 @@ COMMANDS = {
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
     "graft": "Put a changed part back in its place in an ONNX graph.",
     "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",
+    "profile": "Show where the time goes, by module, of an ONNX graph in a runtime.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "view": "Show a tagged ONNX graph: as a page to browse, or as a file for other viewers.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",

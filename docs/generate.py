@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtools import metrics, sidecar
+from mxtools.checking import profile_report
 from mxtools.cutting import manifest
 from mxtools.pipeline import key_of, load, names
 from mxtools_cli.main import COMMANDS
@@ -29,6 +30,7 @@ def main() -> int:
         "cli.md": _cli(),
         "passes.md": _passes(),
         "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
+        "profile.schema.json": json.dumps(profile_report.schema(), indent=1) + "\n",
         "split.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
         "trace.schema.json": json.dumps(sidecar.schema(), indent=1) + "\n",
     }

@@ -15,10 +15,8 @@ from onnx import GraphProto, ModelProto, ValueInfoProto
 from mxtools.cutting.boundary import boundary_infos
 from mxtools.errors import AbsentError
 from mxtools.model.functions import used_functions
-from mxtools.model.graph import Graph
+from mxtools.model.graph import SHAPE_READERS, Graph
 from mxtools.model.weights import WeightStore
-
-SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
 class Cut:
@@ -76,13 +74,7 @@ class Cut:
     @cached_property
     def _shape_derived(self) -> set[int]:
         """The values that depend on inputs only through shapes."""
-        graph, found = self.graph, set[int]()
-        for node in self._main:
-            asks = graph.nodes[node].op_type in SHAPE_READERS
-            needs = [v for v in self._needs[node] if v not in graph.stored and v not in self._constant]
-            if needs and node not in graph.varying and (asks or all(v in found for v in needs)):
-                found.update(graph.writes[node])
-        return found
+        return self.graph.shape_derived(self._constant)
 
     def _shape_chains(self, kept: set[int]) -> set[int]:
         """Give the nodes of the shape chains that the kept nodes read and whose tensors are at hand."""

@@ -15,6 +15,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 NOWHERE = -1
 
+SHAPE_READERS = frozenset({"Shape", "Size"})
+"""Operators of ONNX that look at nothing of a tensor but its shape."""
+
 _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 RANDOM = frozenset(
@@ -158,6 +161,16 @@ class Graph:
             else:
                 if node not in without and self.top(node) not in self.varying:
                     found.update(self.writes[node])
+        return found
+
+    def shape_derived(self, constant: Collection[int]) -> set[int]:
+        """Give the values of the main graph that depend on inputs only through shapes; `constant` depend on none."""
+        found: set[int] = set()
+        for node in self.main:
+            asks = self.nodes[node].op_type in SHAPE_READERS
+            needs = [v for v in self.needs[node] if v not in self.stored and v not in constant]
+            if needs and node not in self.varying and (asks or all(v in found for v in needs)):
+                found.update(self.writes[node])
         return found
 
     def _graph(self, graph: GraphProto, names: Names, region: int) -> list[int]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -19,6 +20,16 @@ BATCH_BYTES = 1 << 29
 """Bytes of tensors that are held at a time."""
 
 T = TypeVar("T")
+
+
+class Level(StrEnum):
+    """How far ONNX Runtime optimises a graph."""
+
+    NONE = "none"
+    BASIC = "basic"
+    EXTENDED = "extended"
+    ALL = "all"
+
 
 _TENSOR = re.compile(r"tensor\((\w+)\)")
 
@@ -46,7 +57,7 @@ class _Session:
     """A model in ONNX Runtime, not optimised, with its inputs."""
 
     def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> None:
-        self._session = _loaded(model, weights)
+        self._session = session(model, weights, session_options(Level.NONE))
         missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
         if missing:
             raise InputError(f"no value for the graph's input {missing[0]!r}: give --inputs with the model's inputs")
@@ -54,7 +65,7 @@ class _Session:
 
     def run(self, names: Sequence[str]) -> Sequence[Array]:
         """Give some outputs."""
-        with _one_line():
+        with one_line():
             return cast(Sequence[Array], self._session.run(list(names), self._feeds))
 
 
@@ -67,7 +78,8 @@ def runtime_infos(
     unknown rank alike: both have no shape here.
     """
     try:
-        outputs = _loaded(_giving(model, names), weights, folding).get_outputs()
+        options = session_options(Level.BASIC if folding else Level.NONE)
+        outputs = session(_giving(model, names), weights, options).get_outputs()
     except InputError:
         return {}
     found = {}
@@ -88,25 +100,43 @@ def _giving(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return probe
 
 
-def _loaded(model: ModelProto, weights: WeightStore, folding: bool = False) -> Any:  # noqa: ANN401 - an untyped library's session
-    """Load a model into ONNX Runtime, not optimised, or no more than `folding` its constants takes."""
+def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's options
+    """Give the options of a session that says nothing."""
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = {
+        Level.NONE: levels.ORT_DISABLE_ALL,
+        Level.BASIC: levels.ORT_ENABLE_BASIC,
+        Level.EXTENDED: levels.ORT_ENABLE_EXTENDED,
+        Level.ALL: levels.ORT_ENABLE_ALL,
+    }[level]
+    options.log_severity_level = 4
+    return options
+
+
+def session(
+    model: ModelProto,
+    weights: WeightStore,
+    options: Any,  # noqa: ANN401
+    providers: Sequence[str] | None = None,
+) -> Any:  # noqa: ANN401 - an untyped library's session
+    """Load a model into ONNX Runtime; InputError where it cannot."""
     import onnxruntime
 
     if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime looks into one folder only
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_adopted, tensors_of(model)):
             tensor.CopyFrom(weights.inline(tensor))
-    options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if folding else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
-    with _one_line():
-        return onnxruntime.InferenceSession(b"".join(wire.joined(model.SerializeToString(), weights.source)), options)
+    bytes_ = b"".join(wire.joined(model.SerializeToString(), weights.source))
+    with one_line():
+        return onnxruntime.InferenceSession(bytes_, options, providers=providers)
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def one_line() -> Iterator[None]:
     """Turn what ONNX Runtime raises, which has no class of its own in common, into one line."""
     try:
         yield
