@@ -98,14 +98,14 @@ def _providers(names: list[str] | None) -> list[str] | None:
 
 def _rows(timing: Timing, before: ProfileReport | None, depth: int | None) -> Iterator[tuple[str, ...]]:
     """Give the table: a head, the tree, what is not attributed, and the total."""
-    earlier = {module.scope: module.microseconds for module in before.modules} if before else {}
+    shown = [m for m in before.modules if depth is None or m.tag.count("/") - 1 <= depth] if before else []
+    earlier = {module.scope: module.microseconds for module in shown}
     lost = sum(kernel.time for kernel in timing.unknown)
     lines = [
         _Line(name, class_name, timed.time, timed.own, timed.all_kernels(), earlier.pop(timed.scope, None))
         for name, class_name, timed in drawn(timing.root, depth)
     ]
-    there = {timed.scope for timed in timing.root.every()}
-    lines += [_Line(scope, "(gone)", 0.0, 0.0, (), was) for scope, was in earlier.items() if scope not in there]
+    lines += [_Line(scope, "(gone)", 0.0, 0.0, (), was) for scope, was in earlier.items()]
     was = sum(kernel.microseconds for kernel in before.unattributed) if before else None
     lines.append(_Line("(unattributed)", "", lost, lost, timing.unknown, was))
     was = before.microseconds if before else None

@@ -78,7 +78,24 @@ class Attribution:
         made = (self.names.tensors.get(optimised.names[v]) for v in optimised.writes[node])
         found = {original for original in made if original is not None}
         derived = self.names.derived(proto.name) if not found else None
-        return found | ({derived} if derived is not None else set()) | set(self._weighing(node))
+        if derived is not None:
+            found = {derived, self._working(derived, proto.op_type)}
+        return found | set(self._weighing(node))
+
+    def _working(self, node: int, operator: str) -> int:
+        """Give the nearest original node of an operator that leads to one by tensors that are gone; else that one.
+
+        An optimised convolution is named by the activation that it does too.
+        """
+        open_, seen = [node], {node}
+        for at in open_:
+            if self._graph.nodes[at].op_type == operator:
+                return at
+            gone = [v for v in self._graph.needs[at] if self._graph.names[v] not in self._optimised.by_name]
+            new = {self._graph.producer[v] for v in gone} - seen - {NOWHERE}
+            seen |= new
+            open_ += new
+        return node
 
     def _weighing(self, node: int) -> Iterable[int]:
         """Give the original nodes that are alone in reading a weight which an optimised node is alone in reading."""
