@@ -24,13 +24,17 @@ def process(
     data_dir: Path | None = None,
     trace: str | None = None,
     inputs: Path | None = None,
+    previous: str | None = None,
 ) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
+    from mxtools.context import Previous
     from mxtools.model import modelio
 
     if is_pipe(output):
         modelio.refuse_terminal()
     model, context = opened(source, data_dir, trace, inputs)
+    if previous:
+        context.previous = Previous(*opened(previous, None, trace))
     pipeline.run(model, context)
     modelio.write_model(model, context.weights, output, data_dir)
     return context

@@ -15,6 +15,9 @@ def command(
     source: Source = "-",
     output: Output = "-",
     trace: Trace = None,
+    previous: Annotated[
+        str | None, Option("--from", metavar="TAGGED", help="The tagged model that a tool made this one from.")
+    ] = None,
     inputs: Inputs = None,
     strategy: StrategyName = "auto",
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
@@ -31,8 +34,8 @@ def command(
     from mxtools import strategies
 
     check_json(json, output)
-    pipeline = strategies.get(strategy).passes(strict)
-    report = process(pipeline, source, output, data_dir, trace, inputs).report["tag"]
+    pipeline = strategies.get("previous" if previous else strategy).passes(strict)
+    report = process(pipeline, source, output, data_dir, trace, inputs, previous).report["tag"]
     if json:
         emit(report)
     else:

@@ -16,6 +16,7 @@ from mxtools.projection.calls import CallIndex
 
 if TYPE_CHECKING:
     from mxtools.model.weights import WeightStore
+    from mxtools.projection.previous import Carried
     from mxtools.record import Values
     from mxtools.sidecar import Sidecar
 
@@ -49,12 +50,15 @@ class Context:
     sidecar: Sidecar | None = None
     values: Values | None = None
     """The recorded values of the sidecar's tensors, where there are any."""
+    previous: Previous | None = None
+    """The tagged model that this one was made from, where it is given."""
     report: dict[str, Any] = field(default_factory=dict)
     """What passes found out, for the command to print; keys are documented by the pass."""
     _graph: Graph | None = None
     _annotations: Annotations | None = None
     _shapes: Shapes | None = None
     _calls: CallIndex | None = None
+    _carried: Carried | None = None
 
     def graph(self, model: ModelProto) -> Graph:
         """Give the index of the model, built when it is first asked for."""
@@ -65,8 +69,17 @@ class Context:
     def annotations(self, model: ModelProto) -> Annotations:
         """Give the annotations of the model's nodes, read when they are first asked for."""
         if self._annotations is None:
-            self._annotations = Annotations(model, self.graph(model), Hierarchy(self.sidecar))
+            hierarchy = self.previous.annotations.hierarchy if self.previous else Hierarchy(self.sidecar)
+            self._annotations = Annotations(model, self.graph(model), hierarchy)
         return self._annotations
+
+    def carried(self, model: ModelProto) -> Carried | None:
+        """Give what of the earlier model is where in this one, None without an earlier one."""
+        if self.previous and self._carried is None:
+            from mxtools.projection.previous import Carried
+
+            self._carried = Carried(model, self, self.previous)
+        return self._carried
 
     def calls(self, model: ModelProto) -> CallIndex | None:
         """Give the index of the traced calls, None without a trace."""
@@ -88,8 +101,26 @@ class Context:
 
     def forget_annotations(self) -> None:
         """Drop the annotations, because what the nodes bear changes; the index of the graph stays."""
-        self._annotations = self._calls = None
+        self._annotations = self._calls = self._carried = None
 
     def forget(self) -> None:
         """Drop what was computed from the model, because it changes."""
-        self._graph = self._annotations = self._shapes = self._calls = None
+        self._graph = self._annotations = self._shapes = self._calls = self._carried = None
+
+
+@dataclass(frozen=True)
+class Previous:
+    """An earlier model, with its own context."""
+
+    model: ModelProto
+    context: Context
+
+    @property
+    def graph(self) -> Graph:
+        """Its index."""
+        return self.context.graph(self.model)
+
+    @property
+    def annotations(self) -> Annotations:
+        """Its annotations."""
+        return self.context.annotations(self.model)

@@ -145,13 +145,22 @@ def _shaped(type_: bytes) -> Shaped | None:
     tensor = TypeProto.FromString(type_).tensor_type
     if not tensor.elem_type:
         return None
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).kind
     dims = (
         tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
         if tensor.HasField("shape")
         else None
     )
-    return Shaped("i" if kind == "u" else kind.replace("V", "f"), dims)
+    return Shaped(_kind(tensor.elem_type), dims)
+
+
+def of_tensor(tensor: TensorProto) -> Shaped:
+    """Give kind and dimensions of a stored tensor."""
+    return Shaped(_kind(tensor.data_type), tuple(tensor.dims))
+
+
+def _kind(element: int) -> str:
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)).kind
+    return "i" if kind == "u" else kind.replace("V", "f")
 
 
 @cache

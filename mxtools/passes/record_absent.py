@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence, write_absent
+from mxtools.annotations import Evidence, read_absent, write_absent
 from mxtools.context import Context, Pass, option
 from mxtools.errors import CheckError
-from mxtools.projection.absent import absent_scopes
+from mxtools.projection.absent import absent_scopes, lost_scopes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class RecordAbsent(Pass):
                 f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}: "
                 "give a trace of the model (--trace), with values (mx trace --record)"
             )
-        absent = absent_scopes(annotations)
+        absent, previous, carried = absent_scopes(annotations), context.previous, context.carried(model)
+        if previous and carried:
+            absent = lost_scopes(annotations, carried.was, read_absent(previous.model), carried.passing)
         write_absent(model, absent)
         context.report["tag"] = {
             "nodes": len(annotations.call),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mxtools.annotations import Annotations
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.sidecar import Call
@@ -32,11 +34,7 @@ def absent_scopes(annotations: Annotations) -> dict[str, str]:
     if not hierarchy.sidecar:
         return {}
     borne = borne_calls(annotations)
-    merged: dict[int, int] = {}
-    for node, together in annotations.merged.items():
-        into = annotations.call[node]
-        if into is not None:
-            merged.update({call: into for call in together if call != into})
+    merged = _merged_into(annotations)
     calls = hierarchy.sidecar.calls
     passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
     live = {t.id for call in borne for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
@@ -51,6 +49,34 @@ def absent_scopes(annotations: Annotations) -> dict[str, str]:
         else:
             absent[scope] = UNUSED if _is_unused(calls[number], passed, live) else FOLDED
     return absent
+
+
+def lost_scopes(
+    annotations: Annotations, was: Annotations, absent: dict[str, str], passing: Collection[int]
+) -> dict[str, str]:
+    """Give the scopes that an earlier model knew and no node bears, with the reason for each.
+
+    What was `absent` there keeps its reason; what nodes bore is `merged: SCOPE`, `vacuous` if it is one of those that
+    gave just what they were given, `passing`, or `folded`.
+    """
+    scopes = annotations.hierarchy.scopes
+    borne = borne_calls(annotations)
+    merged = _merged_into(annotations)
+    found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in borne}
+    for call in sorted(borne_calls(was) - borne):
+        other = VACUOUS if call in passing else FOLDED
+        found[scopes[call]] = f"merged: {scopes[merged[call]]}" if call in merged else other
+    return found
+
+
+def _merged_into(annotations: Annotations) -> dict[int, int]:
+    """Give the calls that nodes of others do the work of too, with these others."""
+    merged: dict[int, int] = {}
+    for node, together in annotations.merged.items():
+        into = annotations.call[node]
+        if into is not None:
+            merged.update({call: into for call in together if call != into})
+    return merged
 
 
 def is_vacuous(call: Call) -> bool:

@@ -1,0 +1,406 @@
+"""What a tool did to a tagged graph, and where the tags go."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from mxtools.annotations import read_absent
+from mxtools.context import Context, Previous
+from mxtools.errors import InputError
+from mxtools.model.weights import WeightStore
+from mxtools.pipeline import Pipeline
+from mxtools.record import Values
+from mxtools.strategies import shipped
+
+from . import golden
+
+PIPELINE = shipped().strategies["previous"].pipeline
+GENERATOR = np.random.default_rng(7)
+W, V = (GENERATOR.standard_normal((8, 8)).astype(np.float32) for _ in range(2))
+B = GENERATOR.standard_normal(8).astype(np.float32)
+
+
+def carried(
+    before: onnx.ModelProto, after: onnx.ModelProto, values: Values | None = None, pipeline: str = PIPELINE
+) -> dict[str, str]:
+    """Carry the tags of a model over to another, in place; give what each node bears, by its first output."""
+    context = Context(WeightStore(), values=values)
+    context.previous = Previous(before, Context(WeightStore()))
+    Pipeline.parse(pipeline).run(after, context)
+    return golden.written(after)
+
+
+def with_weights(model: onnx.ModelProto, **arrays: np.ndarray) -> onnx.ModelProto:
+    """Give a model its initializers; `__` stands for `.`."""
+    model.graph.initializer.extend(numpy_helper.from_array(a, n.replace("__", ".")) for n, a in arrays.items())
+    return model
+
+
+LINEAR = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, one__w)       #@ one
+    a = Add(m, one__b)          #@ one
+    r = Relu(a)                 #@ act
+    n = MatMul(r, two__w)       #@ two
+    y = Add(n, two__b)          #@ two
+}"""
+LINEARS = {"one__w": W, "one__b": B, "two__w": V, "two__b": -B}
+
+
+def linear() -> onnx.ModelProto:
+    return with_weights(golden.read(LINEAR), **LINEARS)
+
+
+CHANGED = {
+    "nothing": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, one__w)       #@ one previous
+    a = Add(m, one__b)          #@ one previous
+    r = Relu(a)                 #@ act previous
+    n = MatMul(r, two__w)       #@ two previous
+    y = Add(n, two__b)          #@ two previous
+}""",
+    "two nodes of a module become one": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    a = Gemm(x, one__w, one__b) #@ one previous
+    r = Relu(a)                 #@ act previous
+    y = Gemm(r, two__w, two__b) #@ two previous
+}""",
+    "a module ends inside the node of the next": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    r = com.microsoft.FusedGemm <activation = "Relu"> (x, one__w, one__b)   #@ act previous one act
+    n = MatMul(r, two__w)       #@ two previous
+    y = Add(n, two__b)          #@ two previous
+}""",
+    "a module ends inside the node of the next, and has nodes yet": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, one__w)                               #@ one previous
+    r = com.microsoft.BiasRelu (m, one__b)              #@ act previous one act
+    n = MatMul(r, two__w)                               #@ two previous
+    y = Add(n, two__b)                                  #@ two previous
+}""",
+    "other names of the inner values": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    v1 = MatMul(x, one__w)      #@ one previous
+    v2 = Add(v1, one__b)        #@ one previous
+    v3 = Relu(v2)               #@ act previous
+    v4 = MatMul(v3, two__w)     #@ two previous
+    y = Add(v4, two__b)         #@ two previous
+}""",
+    "names given anew, old ones to other values": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    n = MatMul(x, one__w)       #@ one previous
+    r = Add(n, one__b)          #@ one previous
+    a = Relu(r)                 #@ act previous
+    m = MatMul(a, two__w)       #@ two previous
+    y = Add(m, two__b)          #@ two previous
+}""",
+    "conversions before and behind a node": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, one__w)       #@ one previous
+    a = Add(m, one__b)          #@ one previous
+    c = Cast <to = 10> (a)      #@ act dataflow
+    s = Relu(c)                 #@ act dataflow
+    r = Cast <to = 1> (s)       #@ act previous
+    n = MatMul(r, two__w)       #@ two previous
+    y = Add(n, two__b)          #@ two previous
+}""",
+    "a quantised node": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    q, s, z = DynamicQuantizeLinear(x)                  #@ one dataflow
+    i = MatMulInteger(q, one__w, z)                     #@ one parameter
+    c = Cast <to = 1> (i)                               #@ one dataflow
+    m = Mul(c, s)                                       #@ one previous
+    a = Add(m, one__b)                                  #@ one previous
+    r = Relu(a)                                         #@ act previous
+    n = MatMul(r, two__w)                               #@ two previous
+    y = Add(n, two__b)                                  #@ two previous
+}""",
+    "a reshape before and behind a node": """
+g (float[2, 8] x) => (float[2, 8] y) {
+    p = Flatten(x)              #@ one dataflow
+    g = Gemm(p, one__w, one__b) #@ one previous
+    a = Squeeze(g)              #@ one previous
+    r = Relu(a)                 #@ act previous
+    n = MatMul(r, two__w)       #@ two previous
+    y = Add(n, two__b)          #@ two previous
+}""",
+}
+
+
+@pytest.mark.parametrize("text", CHANGED.values(), ids=CHANGED.keys())
+def test_tags_follow_the_names_that_survived(text: str) -> None:
+    after = with_weights(golden.untagged(text), **LINEARS)
+    assert carried(linear(), after) == golden.tags(text)
+
+
+def test_a_module_whose_end_is_gone_is_absent_or_merged() -> None:
+    after = with_weights(golden.untagged(CHANGED["a module ends inside the node of the next"]), **LINEARS)
+    carried(linear(), after)
+    assert read_absent(after) == {"one": "merged: act"}
+
+
+def test_what_was_absent_stays_so() -> None:
+    before = linear()
+    before.metadata_props.add(key="pkg.mxtools.absent", value='{"drop": "vacuous", "one": "folded"}')
+    after = linear()
+    carried(before, after)
+    assert read_absent(after) == {"drop": "vacuous"}
+
+
+def test_a_constant_module_is_folded() -> None:
+    before = golden.read("""
+        g (float[2] x) => (float[2] y) {
+            c = Constant <value_floats = [1.0, 2.0]> ()     #@ table
+            d = Neg(c)                                      #@ table
+            y = Add(x, d)                                   #@ .
+        }""")
+    after = with_weights(
+        golden.untagged("g (float[2] x) => (float[2] y) { \n y = Add(x, d) \n }"), d=np.array([-1, -2], np.float32)
+    )
+    assert carried(before, after) == {"y": ". previous"}
+    assert read_absent(after) == {"table": "folded"}
+
+
+SHARED = """
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ one
+    b = Abs(a)          #@ one
+    c = Neg(b)          #@ two
+    d = Neg(x)          #@ two
+    y = Add(c, d)       #@ two
+}"""
+
+
+def test_common_subexpressions_move_out_of_the_module_that_has_them() -> None:
+    text = """
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ . previous
+    b = Abs(a)          #@ one previous
+    c = Neg(b)          #@ two previous
+    y = Add(c, a)       #@ two previous
+}"""
+    assert carried(golden.read(SHARED), golden.untagged(text)) == golden.tags(text)
+
+
+def test_what_one_module_returned_stays_in_it_though_others_made_it_too() -> None:
+    before = golden.read("""
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ one
+    b = Neg(x)          #@ two
+    y = Add(a, b)       #@ .
+}""")
+    text = """
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ one previous one two
+    y = Add(a, a)       #@ . previous
+}"""
+    after = golden.untagged(text)
+    assert carried(before, after) == golden.tags(text)
+    assert read_absent(after) == {"two": "merged: one"}
+
+
+def test_nodes_that_are_removed_take_no_tag_away() -> None:
+    before = golden.read("""
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ one
+    b = Identity(a)     #@ drop
+    y = Abs(b)          #@ two
+}""")
+    text = """
+g (float[4] x) => (float[4] y) {
+    a = Neg(x)          #@ one previous
+    y = Abs(a)          #@ two previous
+}"""
+    after = golden.untagged(text)
+    assert carried(before, after) == golden.tags(text)
+    assert read_absent(after) == {"drop": "vacuous"}
+
+
+def test_a_reshape_that_is_fused_with_the_next_ends_no_module() -> None:
+    before = golden.read("""
+g (float[2, 8] x, int64[2] s, int64[2] t) => (float[4, 4] y) {
+    a = Neg(x)          #@ one
+    b = Reshape(a, s)   #@ one
+    c = Reshape(b, t)   #@ two
+    y = Abs(c)          #@ two
+}""")
+    text = """
+g (float[2, 8] x, int64[2] t) => (float[4, 4] y) {
+    a = Neg(x)          #@ one previous
+    c = Reshape(a, t)   #@ two previous
+    y = Abs(c)          #@ two previous
+}"""
+    assert carried(before, golden.untagged(text)) == golden.tags(text)
+
+
+def test_a_folded_scale_takes_the_name_but_not_the_module() -> None:
+    """The product has the name of what was scaled, says a weight that is new and one that is used no more."""
+    before = with_weights(
+        golden.read("""
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, one__w)   #@ one
+    s = Mul(m, scale)       #@ .
+    y = Add(s, x)           #@ .
+}"""),
+        one__w=W,
+        scale=B,
+    )
+    text = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, fused)    #@ . previous . one
+    y = Add(m, x)           #@ . previous
+}"""
+    assert carried(before, with_weights(golden.untagged(text), fused=W * B)) == golden.tags(text)
+
+
+STRIPPED = """
+g (float[2, 8] x) => (float[2, 8] out) {
+    v1 = MatMul(x, c1)      #@ one previous
+    v2 = Add(v1, c2)        #@ one previous
+    v3 = Relu(v2)           #@ act previous
+    v4 = MatMul(v3, c3)     #@ two previous
+    out = Add(v4, c4)       #@ two previous
+}"""
+FORMS = {
+    "as they are": (W, V),
+    "as float16": (W.astype(np.float16), V.astype(np.float16)),
+    "transposed": (W.T.copy(), V.T.copy()),
+    "reshaped": (W.reshape(4, 16), V.reshape(1, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_weights_tell_where_no_name_does(form: tuple[np.ndarray, np.ndarray]) -> None:
+    after = with_weights(golden.untagged(STRIPPED), c1=form[0], c2=B, c3=form[1], c4=-B)
+    assert carried(linear(), after) == golden.tags(STRIPPED)
+
+
+def quantised(array: np.ndarray) -> np.ndarray:
+    return np.round(array / np.abs(array).max() * 127).astype(np.int8)
+
+
+def packed(array: np.ndarray) -> np.ndarray:
+    """Give the columns of a matrix, 4 bits a number, as MatMulNBits has them."""
+    numbers = (np.round(array.T / np.abs(array).max() * 7) + 8).astype(np.uint8).reshape(-1, 2)
+    return (numbers[:, 0] | numbers[:, 1] << 4).reshape(len(array.T), 1, -1)
+
+
+@pytest.mark.parametrize("form", [quantised, packed, lambda a: quantised(a.T.copy())], ids=["int8", "packed", "T"])
+def test_quantised_weights_are_known_by_their_likeness(form: object) -> None:
+    text = """
+g (float[2, 8] x) => (float[2, 8] out) {
+    v1 = com.microsoft.Q(x, c1)     #@ one parameter
+    v2 = Add(v1, c2)                #@ one parameter
+    v3 = Relu(v2)                   #@ act previous
+    v4 = com.microsoft.Q(v3, c3)    #@ two parameter
+    out = Add(v4, c4)               #@ two parameter
+}"""
+    after = with_weights(golden.untagged(text), c1=form(W), c2=B, c3=form(V), c4=-B)  # type: ignore[operator]
+    assert carried(linear(), after) == golden.tags(text)
+
+
+def test_concatenated_weights_are_known_by_their_pieces() -> None:
+    before = with_weights(
+        golden.read("""
+g (float[2, 8] x) => (float[2, 8] y) {
+    q = MatMul(x, q__w)     #@ attn.q
+    k = MatMul(x, k__w)     #@ attn.k
+    y = Add(q, k)           #@ attn
+}"""),
+        q__w=W,
+        k__w=V,
+    )
+    text = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    p = com.microsoft.Packed(x, both)                   #@ attn parameter
+    l, r = Split <axis = -1, num_outputs = 2> (p)       #@ attn previous attn attn.q attn.k
+    y = Add(l, r)         #@ attn previous
+}"""
+    after = with_weights(golden.untagged(text), both=np.concatenate([W, V], axis=1))
+    assert carried(before, after) == golden.tags(text)
+
+
+def test_equal_weights_leave_it_to_what_they_lead_to() -> None:
+    before = with_weights(
+        golden.read("""
+g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {
+    y = MatMul(x, a__w)     #@ a
+    z = MatMul(y, b__w)     #@ b
+}"""),
+        a__w=W,
+        b__w=W,
+    )
+    text = """
+g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {
+    q, s, t = DynamicQuantizeLinear(x)  #@ a dataflow
+    i = MatMulInteger(q, c1, t)         #@ a parameter
+    c = Cast <to = 1> (i)               #@ a dataflow
+    y = Mul(c, s)                       #@ a previous
+    p, u, v = DynamicQuantizeLinear(y)  #@ b dataflow
+    j = MatMulInteger(p, c2, v)         #@ b parameter
+    d = Cast <to = 1> (j)               #@ b dataflow
+    z = Mul(d, u)                       #@ b previous
+}"""
+    after = with_weights(golden.untagged(text), c1=quantised(W), c2=quantised(W))
+    assert carried(before, after) == golden.tags(text)
+
+
+def test_values_tell_what_nothing_else_does() -> None:
+    before = golden.read("""
+g (float[4] x) => (float[4] y) {
+    a = Exp(x)              #@ one
+    b = Log(a)              #@ two
+    y = Neg(b)              #@ three
+}""")
+    text = """
+g (float[4] x) => (float[4] out) {
+    v1 = Pow(base, x)       #@ one value
+    v2 = Log(v1)            #@ two value
+    out = Neg(v2)           #@ three value
+}"""
+    after = with_weights(golden.untagged(text), base=np.array(np.e, np.float32))
+    given = {"x": np.array([0.5, 1, 2, -1], np.float32)}
+    assert carried(before, after, Values(given.keys(), given.__getitem__)) == golden.tags(text)
+
+
+def test_nodes_in_bodies_keep_their_tags() -> None:
+    text = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (bool c, float[2] x) => (float[2] y) {
+    y = If (c) <
+        then_branch = yes () => (float[2] t) { t = Neg(x) },
+        else_branch = no () => (float[2] e) { m = Abs(x) e = Exp(m) }>
+}"""
+    before, after = (onnx.parser.parse_model(text) for _ in range(2))
+    branches = {a.name: a.g.node for a in before.graph.node[0].attribute}
+    for node, scope in (
+        (before.graph.node[0], "."),
+        (branches["then_branch"][0], "a"),
+        (branches["else_branch"][1], "b"),
+    ):
+        node.metadata_props.add(key="pkg.mxtools.scope", value=scope)
+        node.metadata_props.add(key="pkg.mxtools.tag", value="/M" if scope == "." else f"/M/{scope.upper()}")
+    carried(before, after)
+    found = {a.name: a.g for a in after.graph.node[0].attribute}
+    scopes = {
+        n.output[0]: golden.written(onnx.ModelProto(graph=g))[n.output[0]] for g in found.values() for n in g.node
+    }
+    assert scopes == {"t": "a previous", "m": "b dataflow", "e": "b previous"}
+
+
+def test_an_earlier_model_must_bear_tags() -> None:
+    with pytest.raises(InputError, match="run `mx tag`"):
+        carried(golden.untagged(LINEAR), golden.untagged(LINEAR))
+
+
+def test_running_twice_changes_nothing_more() -> None:
+    after = with_weights(golden.untagged(CHANGED["a quantised node"]), **LINEARS)
+    carried(linear(), after)
+    once = after.SerializeToString()
+    carried(linear(), after)
+    assert after.SerializeToString() == once
+    assert TensorProto.FLOAT16 == 10
