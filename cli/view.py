@@ -60,7 +60,7 @@ def command(
     for file in metric or ():
         unknown = add_metrics(shown, modelio.read_bytes(file), str(file))
         if unknown:
-            say(f"mx view: {unknown} numbers of {file} are of no module or node of this graph")
+            say(f"mx view: {unknown} modules of {file} have no node in this graph")
     if format_ == "model-explorer":
         if is_pipe(output) and (metric or against):
             raise UsageError("node data and navigation are files beside the graph: give -o FILE")

@@ -178,6 +178,18 @@ METRICS: dict[str, tuple[object, dict[int, float], dict[int, float]]] = {
     "a report": ({"first": "enc.0", "metrics": {"time": {"enc.0": 1}}}, {1: 1.0}, {}),
     "nodes too": ({"metrics": {"time": {"enc.0": 1}}, "node_metrics": {"time": {"node a": 2}}}, {1: 1.0}, {6: 2.0}),
     "nodes only": ({"node_metrics": {"time": {"node a": 2}}}, {}, {6: 2.0}),
+    "rows of mx profile": (
+        {
+            "schema": "mxtools.profile/1",
+            "modules": [
+                {"scope": "enc.0", "tag": "/M/E.0", "microseconds": 7.5, "kernels": []},
+                {"scope": "enc.0.lin", "microseconds": 2, "kernels": [{"name": "node a", "microseconds": 2}]},
+                {"scope": "enc.1", "microseconds": 1, "kernels": [{"name": "fused", "microseconds": 1}]},
+            ],
+        },
+        {1: 7.5, 2: 2.0, 3: 1.0},
+        {6: 2.0},
+    ),
     "no number in JSON": ({"time": {"enc.0": "Infinity", "enc.1": None}}, {1: float("inf")}, {}),
 }
 
@@ -186,11 +198,24 @@ METRICS: dict[str, tuple[object, dict[int, float], dict[int, float]]] = {
 def test_metrics(block: Structure, case: str) -> None:
     report, scopes, nodes = METRICS[case]
     assert add_metrics(block, json.dumps(report), "f.json") == 0
-    assert block.metrics["time"].scopes == scopes
-    assert block.metrics["time"].nodes == nodes
+    metric = block.metrics.get("time") or block.metrics["microseconds"]
+    assert metric.scopes == scopes
+    assert metric.nodes == nodes
 
 
-def test_numbers_of_other_modules_are_counted(block: Structure) -> None:
+def test_errors_of_mx_verify(block: Structure) -> None:
+    outputs = [{"name": "a", "relative": 0.1}, {"name": "b", "relative": "Infinity"}]
+    rows = [
+        {"scope": "enc.0", "tag": "/M/E.0", "outputs": outputs},
+        {"scope": "enc.1", "outputs": outputs[:1], "own": {"max_abs": 1, "relative": 0.01}},
+        {"scope": "enc.1.lin", "outputs": [], "reason": "folded"},
+    ]
+    assert add_metrics(block, json.dumps({"tolerance": 0.1, "modules": rows}), "f.json") == 0
+    assert block.metrics["relative error"].scopes == {1: float("inf"), 3: 0.1}
+    assert block.metrics["relative error (own)"].scopes == {3: 0.01}
+
+
+def test_modules_that_are_not_there_are_counted(block: Structure) -> None:
     assert add_metrics(block, '{"time": {"enc.0": 1, "dec": 2, "pool": 3}}', "f.json") == 2
 
 
@@ -199,9 +224,11 @@ def test_numbers_of_other_modules_are_counted(block: Structure) -> None:
     [
         ("no", "is no JSON"),
         ("[1]", "is no JSON object"),
-        ('{"time": 3}', "not every value is a number"),
-        ('{"time": {"enc.0": "fast"}}', "not every value is a number"),
-        ('{"metrics": 3}', "has no metrics by scope"),
+        ('{"time": 3}', "not every metric is numbers"),
+        ('{"time": {"enc.0": "fast"}}', "not every metric is numbers"),
+        ('{"metrics": 3}', "not every metric is numbers"),
+        ('{"modules": [3]}', "not every metric is numbers"),
+        ('{"modules": [{"microseconds": 3}]}', "not every metric is numbers"),
         ('{"time": {"other": 1}}', "no number for any module"),
     ],
 )

@@ -17,7 +17,7 @@ from onnx import helper
 from mxtools import keys
 
 from .conftest import Mx
-from .test_view import HOSTILE, hostile, html
+from .test_view import HOSTILE, hostile, html, shown
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
@@ -126,9 +126,11 @@ def test_expands_by_click_and_by_key(open_page: Callable[..., Any], bert_page: P
     assert page.inner_text("#crumbs").split() == ["BertModel", "encoder", "layer.1"]
     page.keyboard.press("m")
     page.keyboard.press("ArrowRight")
-    assert "encoder.layer.1.attention" in rows(page)
+    assert "encoder.layer.1.attention.self" in rows(page)
+    assert names(page) == ["self", "output"]
     page.keyboard.press("ArrowDown")
-    assert "self" in names(page)
+    assert set(names(page)) == {"query", "key", "value"}
+    page.keyboard.press("u")
     page.keyboard.press("u")
     assert names(page) == ["attention", "intermediate", "output"]
     page.click("#crumbs button:first-child")
@@ -236,6 +238,24 @@ def test_keys_are_shown_and_the_graph_zooms(open_page: Callable[..., Any], bert_
     assert box(page, "encoder").bounding_box()["width"] < width
     page.keyboard.press("0")
     assert box(page, "encoder").bounding_box()["width"] == pytest.approx(width, rel=0.01)
+
+
+def test_a_module_that_is_entered_again_is_drawn_with_a_line_back(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    nodes = []
+    for number, scope in enumerate(("a", "b", "a", ".")):
+        node = helper.make_node("Relu", [f"v{number}"], [f"v{number + 1}"], name=f"n{number}")
+        tag = "/M" if scope == "." else f"/M/{scope.upper()}"
+        keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
+        nodes.append(node)
+    ends = [helper.make_tensor_value_info(name, 1, [4]) for name in ("v0", "v4")]
+    model = helper.make_model(helper.make_graph(nodes, "again", ends[:1], ends[1:]), ir_version=10)
+    (tmp_path / "again.html").write_text(html(shown(model)))
+    page = open_page(tmp_path / "again.html")
+    assert names(page) == ["a", "b"]
+    assert page.locator(".edge").count() == 5
+    assert page.locator(".edge.back title").all_text_contents() == ["v2  float32[4]"]
 
 
 def test_no_box_lies_on_another(open_page: Callable[..., Any], bert_page: Path) -> None:

@@ -1,20 +1,24 @@
 // Layered layout: ranks by longest path, order by neighbours' means, edges of one source share a line past the ranks
-// between. Takes cells in an order in which most edges lead forward; the others are drawn backwards.
+// between. Edges that close a cycle, where a module is entered again, are drawn backwards.
 "use strict";
 
 const GAP = 22, RANK_GAP = 40, SWEEPS = 4, MOST_BENDS = 30000;
 
 /** Give x and y to `cells` (`{id, w, h}`), path and cells to `edges` (`{source, target}`, ids); give width and height. */
 function layout(cells, edges) {
-  const order = new Map(cells.map((cell, at) => [cell.id, at]));
+  const number = new Map(cells.map((cell, at) => [cell.id, at]));
   const after = cells.map(() => []), before = cells.map(() => []);
   for (const edge of edges) {
-    edge.from = order.get(edge.source);
-    edge.to = order.get(edge.target);
-    edge.back = edge.from >= edge.to;
-    if (!edge.back) { after[edge.from].push(edge.to); before[edge.to].push(edge.from); }
+    [edge.from, edge.to] = [number.get(edge.source), number.get(edge.target)];
+    after[edge.from].push(edge.to);
   }
-  const rank = ranks(after, before);
+  const order = sequence(after), position = [];
+  order.forEach((cell, at) => { position[cell] = at; });
+  for (const edge of edges) {
+    edge.back = position[edge.from] >= position[edge.to];
+    if (!edge.back) before[edge.to].push(edge.from);
+  }
+  const rank = ranks(order, before, after.map((targets, at) => targets.filter((to) => position[to] > position[at])));
   const { rows, route } = place(cells, edges, rank);
   arrange(rows);
   const width = coordinates(rows);
@@ -32,10 +36,25 @@ function layout(cells, edges) {
   return { width, height: Math.max(0, y - RANK_GAP) };
 }
 
-function ranks(after, before) {
+/** Give the cells in an order in which all edges lead forward but those that close a cycle: depth first, without calls. */
+function sequence(after) {
+  const seen = after.map(() => false), done = [];
+  for (let root = 0; root < after.length; root++) {
+    const stack = seen[root] ? [] : [[root, 0]];
+    seen[root] = true;
+    while (stack.length) {
+      const top = stack[stack.length - 1], next = after[top[0]][top[1]++];
+      if (next === undefined) done.push(stack.pop()[0]);
+      else if (!seen[next]) { seen[next] = true; stack.push([next, 0]); }
+    }
+  }
+  return done.reverse();
+}
+
+function ranks(order, before, after) {
   const rank = after.map(() => 0);
-  after.forEach((targets, at) => targets.forEach((to) => { rank[to] = Math.max(rank[to], rank[at] + 1); }));
-  for (let at = after.length - 1; at >= 0; at--)  // what is fed by nothing stands right above what it feeds
+  for (const at of order) for (const to of after[at]) rank[to] = Math.max(rank[to], rank[at] + 1);
+  for (const at of order.reverse())  // what is fed by nothing stands right above what it feeds
     if (!before[at].length && after[at].length) rank[at] = Math.min(...after[at].map((to) => rank[to])) - 1;
   return rank;
 }

@@ -1,55 +1,87 @@
-"""Metrics from files: numbers for modules and nodes, as other commands and tools give them."""
+"""Metrics from files: numbers for modules and nodes, as `mx profile`, `mx verify` and other tools give them."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
 
 from mxtools.errors import InputError
 from mxtools.views.structure import Metric, Structure
 
-BY_SCOPE, BY_NODE = "metrics", "node_metrics"
-"""Keys of a report that has numbers by scope, and by node name."""
+BY_SCOPE, BY_NODE, MODULES = "metrics", "node_metrics", "modules"
+"""Keys of a report: numbers by scope, numbers by node name, and rows of modules."""
+EXAMPLE = '{"metric": {"scope": number}}'
+
+Numbers = dict[str, dict[str, float]]
+"""Metric to place to number."""
 
 
 def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
-    """Add metrics to a structure; give how many of their numbers are of no module or node of the model.
+    """Add metrics to a structure; give how many of the modules that have some are not in the model.
 
     `text` is JSON: metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`, or a report that has such under `metrics`,
-    by node name also under `node_metrics`. What JSON has no number for are the strings `Infinity`, `-Infinity`, `NaN`.
-    Raises InputError where it is something else, or none of its numbers is of the model.
+    by node name also under `node_metrics`, or that has rows of `modules`, as those of `mx profile` and `mx verify`.
+    What JSON has no number for are the strings `Infinity`, `-Infinity`, `NaN`. Raises InputError where it is something
+    else, or none of its numbers is of the model.
     """
     try:
         report = json.loads(text)
     except ValueError as error:
         raise InputError(f"{where} is no JSON ({error}): give a file of metrics by scope") from None
     if not isinstance(report, dict):
-        raise InputError(f'{where} is no JSON object: give {{"metric": {{"scope": number}}}}')
-    by_scope = report.get(BY_SCOPE, {} if BY_NODE in report else report)
+        raise InputError(f"{where} is no JSON object: give {EXAMPLE}")
+    try:
+        by_scope, by_node = _of_report(report)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise InputError(f"{where}: not every metric is numbers by scope: give {EXAMPLE}") from None
     scopes = {scope.scope: item for item, scope in enumerate(structure.scopes)}
     nodes = {node.name: item for item, node in enumerate(structure.nodes, len(scopes)) if node.name}
-    known = unknown = 0
-    for numbers, items, kind in ((by_scope, scopes, "scopes"), (report.get(BY_NODE, {}), nodes, "nodes")):
-        for name, found in _metrics(numbers, where).items():
+    known = 0
+    for numbers, items, kind in ((by_scope, scopes, "scopes"), (by_node, nodes, "nodes")):
+        for name, found in numbers.items():
             placed = {items[place]: number for place, number in found.items() if place in items}
-            getattr(structure.metrics.setdefault(name, Metric()), kind).update(placed)
-            known, unknown = known + len(placed), unknown + len(found) - len(placed)
+            known += len(placed)
+            if placed:
+                getattr(structure.metrics.setdefault(name, Metric()), kind).update(placed)
     if not known:
         raise InputError(f"{where} has no number for any module of {structure.title}: give metrics of this model")
-    return unknown
+    return len({scope for found in by_scope.values() for scope in found} - scopes.keys())
 
 
-def _metrics(metrics: object, where: str) -> dict[str, dict[str, float]]:
-    if not isinstance(metrics, dict):
-        raise InputError(f'{where} has no metrics by scope: give {{"metric": {{"scope": number}}}}')
-    return {name: _numbers(numbers, f"{where}, {name}") for name, numbers in metrics.items()}
+def _of_report(report: dict[str, Any]) -> tuple[Numbers, Numbers]:
+    """Give the metrics of a report by scope and by node name."""
+    if MODULES in report and BY_SCOPE not in report:
+        return _of_rows(report[MODULES])
+    is_report = not {BY_SCOPE, BY_NODE}.isdisjoint(report)
+    return tuple(  # type: ignore[return-value]
+        {name: {place: float(n) for place, n in found.items() if n is not None} for name, found in metrics.items()}
+        for metrics in (report.get(BY_SCOPE, {}) if is_report else report, report.get(BY_NODE, {}))
+    )
 
 
-def _numbers(numbers: object, where: str) -> dict[str, float]:
-    try:
-        return {str(place): float(number) for place, number in dict(numbers).items() if number is not None}  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise InputError(f'{where}: not every value is a number: give {{"metric": {{"scope": number}}}}') from None
+def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
+    """Give the numbers of rows of modules, and those of their kernels by name, which is a node's where there is one."""
+    by_scope, by_node = defaultdict[str, dict[str, float]](dict), defaultdict[str, dict[str, float]](dict)
+    for row in rows:
+        for name, number in _of_row(row):
+            by_scope[name][row["scope"]] = number
+        for kernel in row.get("kernels", ()):
+            by_node["microseconds"][kernel["name"]] = float(kernel["microseconds"])
+    return by_scope, by_node
+
+
+def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Give the numbers of a row; of its outputs the largest relative error counts, and so of the module on its own."""
+    if row.get("outputs"):
+        yield "relative error", max(float(output["relative"]) for output in row["outputs"])
+    for name, value in row.items():
+        if isinstance(value, dict) and "relative" in value:
+            yield f"relative error ({name})", float(value["relative"])
+        elif isinstance(value, int | float):
+            yield name, float(value)
 
 
 def as_json(number: float) -> float | str:
