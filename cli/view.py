@@ -66,7 +66,7 @@ def command(
             raise UsageError("node data and navigation are files beside the graph: give -o FILE")
         files = _model_explorer(model, context, shown, output, against, data_dir)
     else:
-        modelio.write_text(_text(format_, shown, depth), output)
+        modelio.write_text(_text(format_, shown, depth, [*shown.metrics][-1] if metric else "parameters"), output)
         files = [output]
     if json:
         emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
@@ -89,7 +89,7 @@ def _check(format_: str, depth: int | None, against: str | None, output: str) ->
         modelio.check_writable(output)
 
 
-def _text(format_: str, shown: Structure, depth: int | None) -> str:
+def _text(format_: str, shown: Structure, depth: int | None, metric: str) -> str:
     """Give the file of a format that is one text."""
     from mxtools.views.dot import dot
     from mxtools.views.graphml import graphml
@@ -99,7 +99,7 @@ def _text(format_: str, shown: Structure, depth: int | None) -> str:
 
     levels = 2 if depth is None else depth
     return {
-        "html": lambda: html(shown, list(shown.metrics)[-1]),
+        "html": lambda: html(shown, metric),
         "netron": lambda: netron(shown),
         "graphml": lambda: graphml(shown),
         "mermaid": lambda: mermaid(shown, levels),

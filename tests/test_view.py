@@ -472,7 +472,8 @@ def test_files_of_model_explorer(built: Build, mx: Mx, tmp_path: Path) -> None:
     done = mx(*arguments, "-o", tmp_path / "out.onnx", "--json")
     assert done.returncode == 0, done.stderr.decode()
     files = json.loads(done.stdout)["files"]
-    assert [Path(file).name for file in files] == ["out.onnx", "out.parameters.json", "out.error.json", "out.sync.json"]
+    beside = [f"out.{name}.json" for name in ("parameters", "multiply-adds", "error", "sync")]
+    assert [Path(file).name for file in files] == ["out.onnx", *beside]
     before, after = onnx.load(source), onnx.load(tmp_path / "out.onnx")
     onnx.checker.check_model(after)
     assert [n.op_type for n in after.graph.node] == [n.op_type for n in before.graph.node]
@@ -536,3 +537,17 @@ def test_every_format_is_the_same_on_a_pipe_and_each_time(built: Build, mx: Mx, 
     assert piped.returncode == 0, piped.stderr.decode()
     mx("view", source, "-f", format_, "-o", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == piped.stdout
+
+
+def test_multiply_adds_are_summed_over_modules() -> None:
+    head = '<ir_version: 10, opset_import: ["" : 21]>\n'
+    text = (
+        head
+        + "g (float[2, 3] x, float[3, 5] w, float[5, 7] v) => (float[2, 7] y) { a = MatMul(x, w) y = MatMul(a, v) }"
+    )
+    scopes = {"a": ("enc.lin", "/M/Enc/L"), "y": ("enc", "/M/Enc")}
+    found = shown(tagged(text, scopes))
+    assert [scope.scope for scope in found.scopes] == [".", "enc", "enc.lin"]
+    assert found.metrics["multiply-adds"].scopes == {0: 100, 1: 100, 2: 30}
+    assert found.metrics["multiply-adds"].nodes == {3: 30, 4: 70}
+    assert "multiply-adds" not in shown(tagged()).metrics

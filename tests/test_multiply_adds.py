@@ -1,0 +1,55 @@
+"""Multiply-adds of nodes, against counts by hand and, on a real model, by PyTorch."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from onnx import parser
+
+from fixtures import models
+from mxtools.context import Context
+from mxtools.model.multiply_adds import multiply_adds
+from mxtools.model.weights import WeightStore
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\ng '
+CASES = {
+    "matrix product": ("(float[2, 3, 4] a, float[4, 5] b) => (float[2, 3, 5] y) { y = MatMul(a, b) }", [2 * 3 * 5 * 4]),
+    "vectors": ("(float[4] a, float[4] b) => (float y) { y = MatMul(a, b) }", [4]),
+    "Gemm": ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { y = Gemm(a, b) }", [2 * 5 * 3]),
+    "Gemm, transposed": ("(float[3, 2] a, float[3, 5] b) => (float[2, 5] y) { y = Gemm<transA=1>(a, b) }", [2 * 5 * 3]),
+    "convolution": (
+        "(float[1, 4, 8, 8] x, float[6, 2, 3, 3] w) => (float[1, 6, 6, 6] y) { y = Conv<group=2>(x, w) }",
+        [6 * 6 * 6 * 2 * 9],
+    ),
+    "transposed convolution": (
+        "(float[1, 4, 5, 5] x, float[4, 3, 2, 2] w) => (float[1, 3, 10, 10] y) "
+        "{ y = ConvTranspose<strides=[2, 2]>(x, w) }",
+        [4 * 5 * 5 * 3 * 4],
+    ),
+    "inferred": ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { c = MatMul(a, b) y = Relu(c) }", [30]),
+    "symbolic": ("(float[n, 3] a, float[3, 5] b) => (float[n, 5] y) { y = MatMul(a, b) }", []),
+    "another domain": ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { y = own.MatMul(a, b) }", []),
+}
+
+
+def counted(model: onnx.ModelProto) -> list[int]:
+    context = Context(WeightStore())
+    return list(multiply_adds(context.graph(model), context.shapes(model)).values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_counts(case: str) -> None:
+    text, expected = CASES[case]
+    assert counted(parser.parse_model(HEAD + text)) == expected
+
+
+def test_a_real_model_has_as_many_as_pytorch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, inputs = models.convnet()
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    program = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, verbose=False)
+    assert program is not None
+    assert 2 * sum(counted(program.model_proto)) == counter.get_total_flops()
