@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "Export a model to raw ONNX, with nothing added.",
     "tag": "Project the module hierarchy onto every node of an ONNX graph.",
     "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
+    "select": "Select modules for tools that know only names of nodes.",
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
     "graft": "Put a changed part back in its place in an ONNX graph.",
     "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",

@@ -22,6 +22,9 @@ TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 NAMESPACE = "namespace"
 """What Model Explorer reads."""
 
+LAYER_ANNOTATION = "layer_ann"
+"""What ONNX Runtime reads, to run nodes on the device that a session's option assigns."""
+
 FIRST_IR_WITH_NODE_METADATA = 10
 
 

@@ -77,6 +77,14 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
 
     Raises UsageError where there is none, AbsentError where one is in a body or function outside of the selection.
     """
+    nodes = every_node_of(annotations, calls, operators)
+    chosen = nodes.intersection(annotations.graph.main)
+    _refuse_inner(annotations, nodes, chosen)
+    return chosen
+
+
+def every_node_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
+    """Give the nodes in some calls, also those in bodies and functions; UsageError where there is none."""
     graph = annotations.graph
     nodes = {
         n
@@ -85,9 +93,7 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
     }
     if not nodes:
         raise UsageError(f"no selected node is a {' or '.join(operators)}: see `mx tree`")
-    chosen = nodes.intersection(graph.main)
-    _refuse_inner(annotations, nodes, chosen)
-    return chosen
+    return nodes
 
 
 def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -> None:

@@ -1,0 +1,257 @@
+"""`mx select`: other tools leave just the selected modules alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from mxtools import keys
+from mxtools.context import Context
+from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.model.weights import WeightStore
+from mxtools.scope import contains
+from mxtools.select import Selection
+from mxtools.selectors import ASSIGNMENT, FORMATS, Format, Selected, select
+
+from . import golden
+from .conftest import Mx
+
+Build = Callable[..., Path]
+BUT = "encoder.layer.1"
+EXPORTERS = ("torchscript", "dynamo")
+QUANTISED = frozenset({"MatMulInteger", "DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"})
+
+
+def selected(model: ModelProto, *operators: str, **selection: tuple[str, ...]) -> Selected:
+    return select(model, Context(WeightStore()), Selection(**selection), operators)
+
+
+def chosen(mx: Mx, model: Path, format_: str, *more: str) -> Any:
+    done = mx("select", model, "--scope", BUT, "--format", format_, *more)
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+def scopes(model: ModelProto) -> dict[str, str]:
+    """Give the scope of each node by name."""
+    return {node.name: keys.props(node).get(keys.SCOPE, "") for node in model.graph.node}
+
+
+def matmuls(model: ModelProto) -> Counter[bool]:
+    """Give the numbers of products with weights, in the module that was excluded and elsewhere."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in weights]
+    return Counter(contains(BUT, scopes(model)[n.name]) for n in products)
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, model: Path) -> None:
+        given = onnx.load(model).graph.input
+        self.feeds: Iterator[dict[str, Any]] = iter([{value.name: np.ones((1, 12), np.int64) for value in given}])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.feeds, None)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_dynamic_quantisation_of_all_but_one_module(built: Build, mx: Mx, tmp_path: Path, exporter: str) -> None:
+    tagged = built("bert", exporter) / "tagged.onnx"
+    before = onnx.load(tagged)
+    quantize_dynamic(tagged, tmp_path / "all.onnx")
+    quantize_dynamic(tagged, tmp_path / "but.onnx", **chosen(mx, tagged, "ort-quant"))
+    wholly, partly = (onnx.load(tmp_path / name) for name in ("all.onnx", "but.onnx"))
+    assert matmuls(before)[True] == 6
+    assert matmuls(wholly)[True] == 0
+    left = {n.output[0]: n.SerializeToString() for n in partly.graph.node}
+    for node in before.graph.node:
+        if contains(BUT, scopes(before)[node.name]):
+            assert left[node.output[0]] == node.SerializeToString(), node.name
+    assert matmuls(partly)[True] == 6
+    assert matmuls(partly)[False] == matmuls(wholly)[False]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_static_quantisation_of_all_but_one_module(built: Build, mx: Mx, tmp_path: Path, exporter: str) -> None:
+    """The module's nodes read its own weights in floating point; all other products read quantised ones."""
+    tagged = built("bert", exporter) / "tagged.onnx"
+    quantize_static(tagged, tmp_path / "but.onnx", Calibration(tagged), **chosen(mx, tagged, "ort-quant"))
+    after, kept = onnx.load(tmp_path / "but.onnx"), scopes(onnx.load(tagged))
+    floats = {t.name for t in after.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    products = [n for n in after.graph.node if n.op_type in ("MatMul", "Gemm")]
+    inside = [n for n in products if contains(BUT, kept[n.name])]
+    assert sum(n.input[1] in floats for n in inside) == 6
+    assert not any(name.endswith("_DequantizeLinear_Output") for n in inside for name in n.input[1:])
+    for node in products:
+        if not contains(BUT, kept[node.name]):
+            assert node.input[1] not in floats, node.name
+    onnxruntime.InferenceSession(tmp_path / "but.onnx")
+
+
+def test_conversion_to_half_precision_of_all_but_one_module(built: Build, mx: Mx) -> None:
+    tagged = built("bert") / "tagged.onnx"
+    model = convert_float_to_float16(onnx.load(tagged), keep_io_types=True, **chosen(mx, tagged, "float16"))
+    types = {t.name: t.data_type for t in model.graph.initializer}
+    kept = scopes(onnx.load(tagged))
+    products = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in types]
+    assert {types[n.input[1]] for n in products if contains(BUT, kept[n.name])} == {onnx.TensorProto.FLOAT}
+    assert {types[n.input[1]] for n in products if not contains(BUT, kept[n.name])} == {onnx.TensorProto.FLOAT16}
+
+
+LAYERED = """
+import sys, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 0
+options.add_session_config_entry(*sys.argv[2:])
+onnxruntime.InferenceSession(sys.argv[1], options)
+"""
+
+
+def matches(annotation: str, option: str) -> bool:
+    """Tell what ONNX Runtime's documentation says of an annotation and the list of an option."""
+    rules = [rule.strip() for rule in option.partition("(")[2].rstrip(")").split(",")]
+    return any(annotation == rule[1:] if rule[0] == "=" else annotation.startswith(rule) for rule in rules)
+
+
+@pytest.mark.parametrize("arguments", [["--scope", BUT], ["--exclude", BUT], ["--class", "Linear"]])
+def test_onnx_runtime_assigns_the_nodes_of_the_annotation(
+    built: Build, mx: Mx, tmp_path: Path, arguments: list[str]
+) -> None:
+    model = onnx.load(built("bert") / "tagged.onnx")
+    done = mx("select", built("bert") / "tagged.onnx", *arguments, "--format", "layer-annotation")
+    found = json.loads(done.stdout)
+    everywhere = scopes(model)
+    assert found[keys.LAYER_ANNOTATION] == {n: s for n, s in everywhere.items() if matches(s, found[ASSIGNMENT])}
+    assert 0 < len(found[keys.LAYER_ANNOTATION]) < len(everywhere)
+    for node in model.graph.node:
+        node.metadata_props.add(key=keys.LAYER_ANNOTATION, value=everywhere[node.name])
+    onnx.save(model, tmp_path / "annotated.onnx")
+    command = [sys.executable, "-c", LAYERED, tmp_path / "annotated.onnx", ASSIGNMENT, found[ASSIGNMENT]]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    rules = found[ASSIGNMENT].count(",") + 1
+    assert f"Matched {rules} out of {rules} rules" in ran.stderr
+
+
+REPEATED = """
+g (float[2] x) => (float[2] y) {
+    a = Neg(x)      #@ enc
+    b = Abs(a)      #@ enc.one
+    c = Abs(b)      #@ enc.one.deep
+    d = Neg(c)      #@ enc@1
+    e = Neg(d)      #@ enc.one0
+    y = Neg(e)      #@ .
+}"""
+
+
+@pytest.mark.parametrize(
+    ("selection", "option"),
+    [
+        ({"scopes": ("enc.one",)}, "npu(=enc.one, enc.one.)"),
+        ({"scopes": ("enc.one.deep",)}, "npu(enc.one.)"),
+        ({"scopes": ("enc",)}, "npu(=enc, enc.)"),
+        ({"scopes": ("enc",), "exclude": ("enc.one.deep",)}, "npu(=enc, =enc.one, =enc.one0)"),
+        ({"exclude": ("enc@1",)}, "npu(=enc, enc., =.)"),
+    ],
+    ids=str,
+)
+def test_prefixes_match_no_other_module(selection: dict[str, tuple[str, ...]], option: str) -> None:
+    found = select(golden.read(REPEATED), Context(WeightStore()), Selection(**selection), device="npu")
+    model = golden.read(REPEATED)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
+    found = select(model, Context(WeightStore()), Selection(**selection), device="npu")
+    written = FORMATS[Format.LAYER_ANNOTATION](found)
+    assert isinstance(written, dict)
+    assert set(written[ASSIGNMENT][4:-1].split(", ")) == set(option[4:-1].split(", "))
+
+
+def test_lines_are_names_of_nodes_or_tensors(built: Build, mx: Mx) -> None:
+    folder = built("bert")
+    model = onnx.load(folder / "tagged.onnx")
+    inside = [node for node in model.graph.node if contains(BUT, scopes(model)[node.name])]
+    found = mx("select", "--scope", BUT, stdin=(folder / "tagged.onnx").read_bytes())
+    assert found.stdout.decode().splitlines() == [node.name for node in inside]
+    found = mx("select", folder / "tagged.onnx", "--scope", BUT, "--format", "tensors")
+    assert found.stdout.decode().splitlines() == [name for node in inside for name in node.output]
+
+
+def test_operators_and_bodies() -> None:
+    text = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (bool c, float[2] x) => (float[2] y) {
+    [outer] y = If (c) <
+        then_branch = yes () => (float[2] t) { [inner] t = Neg(x) },
+        else_branch = no () => (float[2] e) { [other] e = Abs(x) }>
+}"""
+    model = onnx.parser.parse_model(text)
+    bodies = [a.g.node[0] for a in model.graph.node[0].attribute]
+    for node, scope in zip([model.graph.node[0], *bodies], (".", "a", "b"), strict=True):
+        keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: "/M" if scope == "." else f"/M/{scope}"})
+    assert selected(model, scopes=("a",)).names == ["inner"]
+    assert selected(model, "Abs", scopes=(".",)).names == ["other"]
+    assert selected(model, exclude=("a",)).tensors == ["e", "y"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("", "b", "c", "d", "e", "f"), "a Neg of enc has no name: name it by `mx tag --rename`"),
+        (("a", "b", "c", "a", "e", "f"), "a Neg of enc has its name, 'a', in common"),
+    ],
+)
+def test_a_node_that_no_name_tells_is_refused(names: tuple[str, ...], message: str) -> None:
+    model = golden.read(REPEATED)
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+    found = selected(model, scopes=("enc",))
+    assert found.tensors == ["a", "b", "c", "e"]
+    for format_ in set(Format) - {Format.TENSORS}:
+        with pytest.raises(InputError, match=message):
+            FORMATS[format_](found)
+
+
+def test_a_name_that_only_selected_nodes_have_is_no_ambiguity() -> None:
+    model = golden.read(REPEATED)
+    for node, name in zip(model.graph.node, "aabcde", strict=True):
+        node.name = name
+    assert selected(model, scopes=("enc",)).names == ["a", "b", "d"]
+
+
+def test_what_matches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the nearest are .*enc\.one"):
+        selected(golden.read(REPEATED), scopes=("enc.two",))
+    with pytest.raises(UsageError, match="no selected node is a Conv"):
+        selected(golden.read(REPEATED), "Conv", scopes=("enc",))
+    with pytest.raises(UsageError, match="nothing is selected"):
+        selected(golden.read(REPEATED))
+    with pytest.raises(InputError, match="run `mx tag` first"):
+        selected(golden.untagged(REPEATED), scopes=("enc",))
+
+
+def test_what_onnx_runtime_cannot_assign_is_refused() -> None:
+    model = golden.read(REPEATED.replace("c = Abs(b)", "c = Neg(b)").replace("enc.one.deep", "enc.one"))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
+    with pytest.raises(UsageError, match=r"all of enc\.one or nothing"):
+        FORMATS[Format.LAYER_ANNOTATION](selected(model, "Abs", scopes=("enc.one",)))
+
+
+def test_a_module_inside_a_merged_node_is_absent(built: Build, mx: Mx) -> None:
+    merged = "g (float[2] x) => (float[2] y) { \n y = Neg(x) #@ act previous act one \n }"
+    with pytest.raises(AbsentError, match="ends inside Neg"):
+        selected(golden.read(merged), scopes=("one",))
+    done = mx("select", built("bert") / "tagged.onnx", "--scope", "encoder.layer.9")
+    assert done.returncode == 2
+    assert b"encoder.layer.1" in done.stderr
