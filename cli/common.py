@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from mxtools.context import Context
+    from mxtools.model.distance import Distance
     from mxtools.pipeline import Pipeline
+    from mxtools.record import Values
     from mxtools.sidecar import Sidecar
 
 
@@ -46,14 +49,21 @@ def opened(
     """Read a model and what is known besides it: a sidecar and its recorded values, or given inputs."""
     from mxtools.context import Context
     from mxtools.model import modelio
+
+    sidecar, values = known(trace, inputs)
+    loaded = modelio.read_model(source, data_dir)
+    return loaded.proto, Context(loaded.weights, sidecar, values)
+
+
+def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
+    """Read what is known besides a model: a sidecar, and the given values, else its recorded ones."""
     from mxtools.record import Values, recorded
 
     sidecar = read_sidecar(trace) if trace else None
     values = Values.open(inputs) if inputs else None
     if sidecar and not values:
         values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent)
-    loaded = modelio.read_model(source, data_dir)
-    return loaded.proto, Context(loaded.weights, sidecar, values)
+    return sidecar, values
 
 
 def read_sidecar(source: str) -> Sidecar:
@@ -80,6 +90,17 @@ def check_json(wanted: bool, output: str) -> None:
 def emit(report: object) -> None:
     """Print a report as JSON on stdout."""
     sys.stdout.write(json_text(report))
+
+
+def figures(apart: Distance) -> dict[str, Any]:
+    """Give a distance as data; what JSON has no number for is a string, as in the sidecar."""
+    figures = {
+        "max_abs": apart.max_abs,
+        "relative": apart.relative,
+        "cosine": apart.cosine,
+        "sqnr_db": apart.sqnr,
+    }
+    return {k: v if math.isfinite(v) else "Infinity" if v > 0 else "-Infinity" for k, v in figures.items()}
 
 
 def json_text(report: object) -> str:

@@ -25,6 +25,7 @@ COMMANDS = {
     "select": "Select modules for tools that know only names of nodes.",
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
     "graft": "Put a changed part back in its place in an ONNX graph.",
+    "compare": "Compare two ONNX graphs by module: nodes, weights, numbers, interface.",
     "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",
     "profile": "Show where the time goes, by module, of an ONNX graph in a runtime.",
     "tree": "Show the module tree of a tagged ONNX graph.",

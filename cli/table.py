@@ -56,3 +56,12 @@ def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows on stdout as a table in Markdown, of which the first is the head."""
+    for at, row in enumerate(rows):
+        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row)
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
+        if at == 0:
+            sys.stdout.write("|---" * len(row) + "|\n")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from .common import emit, opened, progress, say
+from .common import emit, figures, opened, progress, say
 from .options import DataDir, Json, Plot, Source, Trace
 from .table import drawn, show
 
 if TYPE_CHECKING:
     from mxtools.checking.verify import Checked, Verified
-    from mxtools.model.distance import Distance
 
 COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB", "own", "")
 
@@ -111,21 +109,10 @@ def _data(found: Verified, isolated: bool) -> dict[str, Any]:
 
 
 def _module(call: Checked) -> dict[str, Any]:
-    outputs = [{"name": o.name, "tensor": o.tensor, **_figures(o.distance)} for o in call.outputs]
-    own = {"own": _figures(call.own)} if call.own else {}
+    outputs = [{"name": o.name, "tensor": o.tensor, **figures(o.distance)} for o in call.outputs]
+    own = {"own": figures(call.own)} if call.own else {}
     reason = {"reason": call.reason} if call.reason else {}
     return {"scope": call.scope, "tag": call.tag, "outputs": outputs, **own, **reason}
-
-
-def _figures(apart: Distance) -> dict[str, Any]:
-    """Give a distance as data; what JSON has no number for is a string, as in the sidecar."""
-    figures = {
-        "max_abs": apart.max_abs,
-        "relative": apart.relative,
-        "cosine": apart.cosine,
-        "sqnr_db": apart.sqnr,
-    }
-    return {k: v if math.isfinite(v) else "Infinity" if v > 0 else "-Infinity" for k, v in figures.items()}
 
 
 def _plot(path: Path, found: Verified) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 
-from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, TypeProto, ValueInfoProto
 
 from mxtools.errors import InputError
 from mxtools.model.graph import NOWHERE, Graph
 from mxtools.model.shapes import inferred_infos, is_typed, value_infos
+from mxtools.model.types import type_of, type_text
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
@@ -27,7 +28,7 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
         for name, info in infos.items():
             if name in types and not _fits(types[name], info.type):
                 raise InputError(
-                    f"{what} {name!r} is {_text(types[name])} in the model and {_text(info.type)} in the part: "
+                    f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part: "
                     "keep the types of inputs and outputs when changing a part"
                 )
 
@@ -46,20 +47,11 @@ def _require(graph: Graph, what: str, name: str) -> None:
 def _types(model: ModelProto, graph: Graph, names: list[str]) -> dict[str, TypeProto]:
     """Give the types of tensors of a model, from the file, else inferred; unknown ones are left out."""
     tensors = [graph.initializers[v] for v in map(graph.by_name.__getitem__, names) if v in graph.initializers]
-    weights = {t.name: _type_of(t) for t in tensors}
+    weights = {t.name: type_of(t) for t in tensors}
     infos: dict[str, ValueInfoProto] = value_infos(model)
     if not all(name in weights or is_typed(infos.get(name)) for name in names):
         infos = inferred_infos(model)
     return {name: infos[name].type for name in names if name in infos} | weights
-
-
-def _type_of(tensor: TensorProto) -> TypeProto:
-    found = TypeProto()
-    found.tensor_type.elem_type = tensor.data_type
-    found.tensor_type.shape.SetInParent()
-    for dim in tensor.dims:
-        found.tensor_type.shape.dim.add(dim_value=dim)
-    return found
 
 
 def _fits(one: TypeProto, other: TypeProto) -> bool:
@@ -77,13 +69,3 @@ def _fits(one: TypeProto, other: TypeProto) -> bool:
         for p, q in zip(a.shape.dim, b.shape.dim, strict=True)
         if p.HasField("dim_value") and q.HasField("dim_value")
     )
-
-
-def _text(type_: TypeProto) -> str:
-    """Give a type as ONNX's text format writes it: float[N,4]."""
-    if not type_.HasField("tensor_type"):
-        return str(type_.WhichOneof("value") or "of no type").removesuffix("_type")
-    tensor = type_.tensor_type
-    dims = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)
-    shape = f"[{','.join(dims)}]" if tensor.HasField("shape") else ""
-    return f"{TensorProto.DataType.Name(tensor.elem_type).lower()}{shape}"
