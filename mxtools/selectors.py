@@ -56,6 +56,15 @@ class Selected:
                 raise InputError(f"a {protos[node].op_type} of {self.scope(node)} {what}: name it by `mx tag --rename`")
         return list(dict.fromkeys(protos[node].name for node in self.nodes))
 
+    @property
+    def excluded(self) -> list[str]:
+        """The names, and those that ONNX Runtime's quantiser, before it looks at any, gives what it makes of a Gemm."""
+        protos = self.annotations.graph.nodes
+        taken = {proto.name for proto in protos}
+        gemms = dict.fromkeys(protos[n].name for n in self.nodes if protos[n].op_type == "Gemm")
+        made = (name + suffix for name in gemms for suffix in ("_MatMul", "_Add"))
+        return [*self.names, *(name for name in made if name not in taken)]
+
     @cached_property
     def tensors(self) -> list[str]:
         """The names of the tensors that the nodes make."""
@@ -123,10 +132,13 @@ def _above(scope: str) -> Iterator[str]:
 FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.NAMES: lambda selected: selected.names,
     Format.TENSORS: lambda selected: selected.tensors,
-    Format.ORT_QUANT: lambda selected: {"nodes_to_exclude": selected.names},
+    Format.ORT_QUANT: lambda selected: {"nodes_to_exclude": selected.excluded},
     Format.FLOAT16: lambda selected: {"node_block_list": selected.names},
     Format.NNCF: lambda selected: {"names": selected.names},
-    Format.OLIVE: lambda selected: {"type": "OnnxDynamicQuantization", "nodes_to_exclude": selected.names},
+    Format.OLIVE: lambda selected: {
+        "type": "OnnxDynamicQuantization",
+        "nodes_to_exclude": selected.excluded,
+    },
     Format.LAYER_ANNOTATION: _layer_annotation,
 }
 """What each format gives: lines, or an object for JSON."""

@@ -1,0 +1,352 @@
+"""`mx compare`: what differs is found in the modules where it is, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_static
+
+from mxtools import keys
+from mxtools.checking.boundaries import compare_numbers
+from mxtools.checking.comparison import Comparison, compare
+from mxtools.context import Context
+from mxtools.errors import InputError
+from mxtools.model.functions import every_node
+from mxtools.model.modelio import read_model
+from mxtools.model.weights import WeightStore
+from mxtools.record import Values
+from mxtools.scope import contains
+
+from . import golden
+from .conftest import ROOT, Mx
+from .test_select import Calibration
+
+Build = Callable[..., Path]
+GENERATOR = np.random.default_rng(3)
+ARRAYS = {name: GENERATOR.standard_normal((4, 4)).astype(np.float32) for name in ("one.w", "one.v", "two.w")}
+TEXT = """
+g (float[2, 4] x) => (float[2, 4] y) {
+    m = MatMul(x, one__w)                   #@ one
+    n = MatMul(m, one__v)                   #@ one
+    r = Relu(n)                             #@ act
+    s = Softmax <axis = 1> (r)              #@ act
+    d = Sub(s, m)                           #@ two
+    k = Constant <value_float = 2.0> ()     #@ two
+    e = MatMul(d, two__w)                   #@ two
+    y = Mul(e, k)                           #@ two
+}"""
+
+
+def model(text: str = TEXT, **arrays: np.ndarray) -> ModelProto:
+    found = golden.read(text)
+    given = {**ARRAYS, **{name.replace("__", "."): array for name, array in arrays.items()}}
+    found.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in given.items())
+    return found
+
+
+def compared(one: ModelProto, other: ModelProto, inputs: dict[str, np.ndarray] | None = None) -> Comparison:
+    contexts = Context(WeightStore()), Context(WeightStore())
+    found = compare(one, contexts[0], other, contexts[1])
+    if inputs:
+        given = Context(WeightStore(), values=Values(inputs.keys(), inputs.__getitem__))
+        compare_numbers(found, one, contexts[0], other, contexts[1], given)
+    return found
+
+
+def differing(one: ModelProto, other: ModelProto) -> dict[str, list[str]]:
+    return {module.scope: module.differs(1e-5) for module in compared(one, other).differing(1e-5)}
+
+
+def renamed(original: ModelProto) -> ModelProto:
+    """Give a model of which all nodes, weights and inner values have other names, and the weights another order."""
+    copy = ModelProto.FromString(original.SerializeToString())
+    kept = {value.name for value in (*copy.graph.input, *copy.graph.output)} | {""}
+    for number, node in enumerate(copy.graph.node):
+        node.name = f"node{number}"
+        for names in (node.input, node.output):
+            names[:] = [name if name in kept else f"v{name}" for name in names]
+    for tensor in copy.graph.initializer:
+        tensor.name = f"v{tensor.name}"
+    tensors = list(copy.graph.initializer)
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(reversed(tensors))
+    del copy.graph.value_info[:]
+    return copy
+
+
+def test_names_make_no_difference() -> None:
+    assert not differing(model(), model())
+    assert not differing(model(), renamed(model()))
+    assert not compared(model(), renamed(model())).interface
+
+
+CHANGED: dict[str, tuple[str, str, dict[str, list[str]]]] = {
+    "an attribute": ("axis = 1", "axis = 0", {"act": ["nodes"]}),
+    "a default that is written out": ("Relu(n)", "Relu(n)", {}),
+    "an operator": ("Relu(n)", "Tanh(n)", {"act": ["nodes"]}),
+    "joined otherwise": ("MatMul(m, one__v)", "MatMul(x, one__v)", {"one": ["nodes"]}),
+    "operands exchanged": ("Sub(s, m)", "Sub(m, s)", {"two": ["inputs"]}),
+    "another source": ("Relu(n)", "Relu(x)", {"act": ["inputs"]}),
+    "another weight of the same shape": ("MatMul(d, two__w)", "MatMul(d, one__w)", {"two": ["weights"]}),
+    "weights exchanged": ("x, one__w", "x, one__v", {"one": ["weights"]}),
+    "a constant": ("value_float = 2.0", "value_float = 3.0", {"two": ["nodes"]}),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "found"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_change_is_in_its_module(before: str, after: str, found: dict[str, list[str]]) -> None:
+    text = TEXT.replace(before, after)
+    if before == "x, one__w":
+        text = text.replace("m, one__v", "m, one__w")
+    assert differing(model(), model(text)) == found
+    assert differing(model(text), renamed(model())) == found
+
+
+def test_a_change_of_weights_only_is_one() -> None:
+    other = ARRAYS["two.w"].copy()
+    other[3, 3] = np.nextafter(other[3, 3], np.float32(np.inf))
+    assert differing(model(), model(two__w=other)) == {"two": ["weights"]}
+    (two,) = compared(model(), model(two__w=other)).differing(0)
+    assert [change.to_dict() for change in two.weights] == [
+        {"name": "two.w", "before": "float[4,4]", "after": "float[4,4]"}
+    ]
+    half = compared(model(), model(two__w=ARRAYS["two.w"].astype(np.float16)))
+    assert [c.after for m in half.modules for c in m.weights] == ["float16[4,4]"]
+
+
+def test_a_tensor_in_a_constant_is_a_weight() -> None:
+    text = """
+g (float[2] x) => (float[2] y) {
+    k = Constant <value = float[2] {1, 2}> ()   #@ one
+    y = Add(x, k)                               #@ one
+}"""
+    assert differing(model(text), model(text.replace("1, 2", "1, 3"))) == {"one": ["weights"]}
+
+
+def test_attributes_that_an_operator_has_anyway_make_no_difference() -> None:
+    written = model()
+    relu = next(node for node in written.graph.node if node.op_type == "Softmax")
+    del relu.attribute[:]
+    relu.attribute.append(helper.make_attribute("axis", -1))
+    bare = ModelProto.FromString(written.SerializeToString())
+    next(node for node in bare.graph.node if node.op_type == "Softmax").ClearField("attribute")
+    assert not differing(written, bare)
+    assert differing(model(), bare) == {"act": ["nodes"]}
+
+
+def test_modules_of_one_model_only() -> None:
+    text = TEXT.replace("#@ act", "#@ two previous act two")
+    other = model(text)
+    other.metadata_props.add(key=keys.ABSENT, value='{"gone": "folded"}')
+    found = {module.scope: module for module in compared(model(), other).modules}
+    assert (found["act"].only_in, found["act"].reason) == ("A", "merged: two")
+    assert found["act"].nodes == (2, 0)
+    assert found["two"].operators == {"Relu": (0, 1), "Softmax": (0, 1)}
+    back = {module.scope: module for module in compared(other, model()).modules}
+    assert (back["act"].only_in, back["act"].reason) == ("B", "merged: two")
+    gone = model(TEXT.replace("#@ act", "#@ gone"))
+    assert next(m for m in compared(gone, other).modules if m.scope == "gone").reason == "folded"
+
+
+def test_nodes_without_scope_are_shown() -> None:
+    found = compared(model(), model(TEXT.replace("#@ act", "")))
+    untagged = found.modules[-1]
+    assert (untagged.scope, untagged.nodes, untagged.only_in) == ("(untagged)", (0, 2), "")
+    with pytest.raises(InputError, match="no node of B has a scope: run `mx tag`"):
+        compared(model(), golden.untagged(TEXT))
+
+
+CONVERTED = TEXT.replace(
+    "    r = Relu(n) ",
+    """    q = Cast <to = 10> (n)      #@ act dataflow
+    p = Cast <to = 1> (q)       #@ act dataflow
+    r = Relu(p) """,
+)
+
+
+def test_a_conversion_between_modules_is_in_neither() -> None:
+    found = compared(model(), model(CONVERTED))
+    assert {m.scope: m.operators for m in found.differing(0)} == {".": {"Cast": (0, 2)}}
+    assert differing(model(CONVERTED), renamed(model(CONVERTED))) == {}
+    changed = model(CONVERTED.replace("axis = 1", "axis = 0"))
+    assert {m.scope: m.nodes for m in compared(model(), changed).differing(0)} == {"act": (2, 4)}
+    inner = CONVERTED.replace("Softmax <axis = 1> (r)", "Softmax <axis = 1> (p)")
+    assert differing(model(), model(inner)) == {"act": ["nodes"]}
+
+
+INTERFACE = {
+    "a name": ("x)", "z)", ["input x: float[2,4] → None", "input z: None → float[2,4]"]),
+    "a shape": ("float[2, 4] y", "float[N, 4] y", ["output y: float[2,4] → float[N,4]"]),
+    "a type": ("=> (float[2, 4] y)", "=> (float16[2, 4] y)", ["output y: float[2,4] → float16[2,4]"]),
+    "one more": ("(float[2, 4] x)", "(float[2, 4] x, bool b)", ["input b: None → bool[]"]),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "changes"), INTERFACE.values(), ids=INTERFACE.keys())
+def test_the_interface(before: str, after: str, changes: list[str]) -> None:
+    text = TEXT.replace(before, after, 1)
+    text = text.replace("(x, one__w", "(z, one__w") if "z)" in text.partition("{")[0] else text
+    found = compared(model(), model(text)).interface
+    assert [f"{change.name}: {change.before} → {change.after}" for change in found] == changes
+
+
+def test_operator_sets_that_are_used_and_the_order_of_inputs() -> None:
+    other = model()
+    other.opset_import[0].version = 22
+    other.opset_import[1].version = 2
+    assert [c.to_dict() for c in compared(model(), other).interface] == [
+        {"name": "operator set ai.onnx", "before": "21", "after": "22"}
+    ]
+    both = TEXT.replace("(float[2, 4] x)", "(float[2, 4] x, float[2, 4] z)")
+    swapped = TEXT.replace("(float[2, 4] x)", "(float[2, 4] z, float[2, 4] x)")
+    assert [c.name for c in compared(model(both), model(swapped)).interface] == ["order of inputs"]
+
+
+def test_numbers_at_the_boundaries() -> None:
+    """A module is right until the one that was changed, whatever its tensors are called."""
+    given = {"x": GENERATOR.standard_normal((2, 4)).astype(np.float32)}
+    same = compared(model(), renamed(model()), given)
+    assert not same.differing(0)
+    pairs = {m.scope: [(n.tensor, n.other) for n in m.numbers] for m in same.modules}
+    assert pairs == {".": [("y", "y")], "one": [("m", "vm"), ("n", "vn")], "act": [("s", "vs")], "two": [("y", "y")]}
+    weights = ARRAYS["two.w"] * np.float32(1.01)
+    found = compared(model(), renamed(model(two__w=weights)), given)
+    apart = {module.scope: module.distance.relative for module in found.modules if module.distance}
+    assert apart == {"one": 0, "act": 0, "two": pytest.approx(0.01, rel=1e-3), ".": pytest.approx(0.01, rel=1e-3)}
+    assert {m.scope: m.differs(0.02) for m in found.differing(0.02)} == {"two": ["weights"]}
+
+
+def test_numbers_of_a_model_with_other_inputs() -> None:
+    given = {"x": GENERATOR.standard_normal((2, 4)).astype(np.float32)}
+    text = TEXT.replace("(float[2, 4] x)", "(float[2, 4] z)").replace("(x, ", "(z, ")
+    found = compared(model(), model(text), given)
+    assert [m.distance.relative for m in found.modules if m.distance] == [0, 0, 0, 0]
+
+
+def test_weights_in_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that both models have in one place only once."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        onnx.save(model(), tmp_path / name / "m.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    read: list[str] = []
+    pieces = WeightStore.pieces
+    monkeypatch.setattr(WeightStore, "data", None)
+    monkeypatch.setattr(WeightStore, "pieces", lambda self, place: read.append(str(place)) or pieces(self, place))
+    one, other = (read_model(tmp_path / name / "m.onnx") for name in ("a", "b"))
+    assert not compare(one.proto, Context(one.weights), other.proto, Context(other.weights)).differing(0)
+    assert len(read) == 6
+    with (tmp_path / "b" / "w").open("r+b") as file:
+        file.write(b"\1")
+    found = compare(one.proto, Context(one.weights), other.proto, Context(other.weights)).differing(0)
+    assert [(m.scope, m.differs(0)) for m in found] == [("one", ["weights"])]
+    read.clear()
+    assert not compare(one.proto, Context(one.weights), one.proto, Context(one.weights)).differing(0)
+    assert len(read) == 3
+
+
+def report(mx: Mx, *arguments: Any) -> dict[str, Any]:
+    done = mx("compare", *arguments, "--json")
+    assert done.returncode in (0, 1), done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert found["differ"] == bool(done.returncode)
+    return {module["scope"]: module for module in found["modules"] if module["differs"]}
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_model_and_itself_under_other_names(built: Build, mx: Mx, tmp_path: Path, exporter: str) -> None:
+    tagged = built("repeated", exporter) / "tagged.onnx"
+    other = renamed(onnx.load(tagged))
+    onnx.save(other, tmp_path / "other.onnx")
+    done = mx("compare", tagged, tmp_path / "other.onnx")
+    assert (done.returncode, done.stdout) == (0, b""), done.stdout.decode()
+    assert b"no difference in" in done.stderr
+    done = mx("compare", tagged, stdin=tagged.read_bytes())
+    assert done.returncode == 0
+    tensor = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.raw_data = tensor.raw_data[:-1] + bytes([tensor.raw_data[-1] ^ 1])
+    reading = {keys.props(n)[keys.SCOPE] for n in every_node(other.graph.node) if tensor.name in n.input}
+    onnx.save(other, tmp_path / "other.onnx")
+    assert {s: m["differs"] for s, m in report(mx, tagged, tmp_path / "other.onnx").items()} == {
+        scope: ["weights"] for scope in reading
+    }
+
+
+def weighing(model: ModelProto, but: str) -> set[str]:
+    """Give the scopes of the nodes that use matrices, outside of a module."""
+    matrices = {tensor.name for tensor in model.graph.initializer if tensor.data_type == 1 and len(tensor.dims) == 2}
+    scopes = {keys.props(n)[keys.SCOPE] for n in model.graph.node if matrices.intersection(n.input)}
+    return {scope for scope in scopes if not contains(but, scope)}
+
+
+def test_the_example_shows_what_was_quantised(built: Build, mx: Mx, tmp_path: Path) -> None:
+    """Exactly the modules with matrices outside of the excluded one, and what is between modules."""
+    tagged, result, but = built("trained") / "tagged.onnx", tmp_path / "mixed.onnx", "encoder.layer.1"
+    script = ["sh", ROOT / "examples" / "quantise_but.sh", tagged, but, result]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stderr
+    assert "MatMulInteger" in done.stdout
+    found = report(mx, tagged, result)
+    assert not [scope for scope in found if contains(but, scope)]
+    quantised = {s for s, m in found.items() if {"MatMulInteger", "DequantizeLinear"} & m["operators"].keys()}
+    assert quantised == weighing(onnx.load(tagged), but)
+    assert {scope for scope in found if found[scope]["weights"]} == quantised
+    between = {scope: set(found[scope]["operators"]) for scope in found.keys() - quantised}
+    assert all(operators == {"DynamicQuantizeLinear"} for operators in between.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter", "but"),
+    [("trained", "torchscript", "encoder.layer.1"), ("deep", "dynamo", "layers.7")],
+)
+def test_static_quantisation(built: Build, mx: Mx, tmp_path: Path, name: str, exporter: str, but: str) -> None:
+    """What is converted between modules is in neither; a Relu after a Gemm is done by its output's conversion."""
+    tagged, result = built(name, exporter) / "tagged.onnx", tmp_path / "qdq.onnx"
+    chosen = json.loads(mx("select", tagged, "--scope", but, "--format", "ort-quant").stdout)
+    quantize_static(tagged, result, Calibration(tagged), **chosen)
+    assert mx("tag", result, "--from", tagged, "-o", result).returncode == 0
+    found = report(mx, tagged, result)
+    assert not [scope for scope in found if contains(but, scope)]
+    changed = {s for s, m in found.items() if "DequantizeLinear" in m["operators"] or m.get("reason") == "merged: ."}
+    assert weighing(onnx.load(tagged), but) <= changed
+    np.savez(tmp_path / "inputs.npz", **next(Calibration(tagged).feeds))
+    numbers = report(mx, tagged, result, "--inputs", tmp_path / "inputs.npz")
+    assert "numbers" in numbers["."]["differs"]
+    assert 0 < numbers["."]["numbers"][0]["relative"] < 1
+    assert numbers[but]["differs"] == ["numbers"]
+    halved = report(mx, tagged, result, "--inputs", tmp_path / "inputs.npz", "--tolerance", "1")
+    assert {scope: module["differs"] for scope, module in halved.items()} == {s: m["differs"] for s, m in found.items()}
+
+
+def test_reports(built: Build, mx: Mx, recorded: Callable[[str], Path], tmp_path: Path) -> None:
+    tagged = built("repeated") / "tagged.onnx"
+    other = onnx.load(tagged)
+    node = next(node for node in other.graph.node if node.op_type == "Tanh")
+    node.op_type = "Sigmoid"
+    onnx.save(other, tmp_path / "other.onnx")
+    done = mx("compare", tagged, tmp_path / "other.onnx")
+    assert done.returncode == 1
+    assert "+1 Sigmoid; -1 Tanh" in done.stdout.decode()
+    assert "layer" not in done.stdout.decode()
+    assert done.stderr.decode().count("\n") == 1
+    done = mx("compare", tagged, tmp_path / "other.onnx", "--markdown")
+    lines = done.stdout.decode().splitlines()
+    assert lines[1] == "|---|---|---|---|---|"
+    assert {line.count("|") for line in lines} == {6}
+    trace = recorded("repeated")
+    done = mx("compare", tagged, built("repeated", "dynamo") / "tagged.onnx", "--trace", trace, "--json")
+    numbers = [number for module in json.loads(done.stdout)["modules"] for number in module["numbers"]]
+    assert len(numbers) > 5
+    assert max(number["relative"] for number in numbers) < 1e-5
+    assert mx("compare", "-", "-").returncode == 2
+    assert mx("compare", tagged, built("repeated") / "raw.onnx").returncode == 3
