@@ -92,6 +92,11 @@ def select(
     return Selected(annotations, tuple(sorted(nodes)), device)
 
 
+def _olive(selected: Selected) -> dict[str, Any]:
+    """Give a pass of a workflow, without ONNX Runtime's preprocessing, which gives nodes other names."""
+    return {"type": "OnnxDynamicQuantization", "quant_preprocess": False, "nodes_to_exclude": selected.excluded}
+
+
 def _layer_annotation(selected: Selected) -> dict[str, Any]:
     """Give the metadata of the nodes by name, and the option of a session that assigns just these to a device."""
     protos = selected.annotations.graph.nodes
@@ -135,10 +140,7 @@ FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.ORT_QUANT: lambda selected: {"nodes_to_exclude": selected.excluded},
     Format.FLOAT16: lambda selected: {"node_block_list": selected.names},
     Format.NNCF: lambda selected: {"names": selected.names},
-    Format.OLIVE: lambda selected: {
-        "type": "OnnxDynamicQuantization",
-        "nodes_to_exclude": selected.excluded,
-    },
+    Format.OLIVE: _olive,
     Format.LAYER_ANNOTATION: _layer_annotation,
 }
 """What each format gives: lines, or an object for JSON."""

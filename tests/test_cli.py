@@ -61,6 +61,8 @@ def test_a_pipe_equals_one_process(built: Build, tmp_path: Path, exporter: str) 
         ),
         (["graft", "tagged.onnx", "tagged.onnx", "-o", "OUT"], {"torch", "transformers", "onnxruntime"}),
         (["tree", "tagged.onnx"], {"torch", "transformers", "onnxruntime"}),
+        (["select", "tagged.onnx", "--scope", "encoder"], {"torch", "transformers", "onnxruntime"}),
+        (["compare", "tagged.onnx", "tagged.onnx"], {"torch", "transformers", "onnxruntime"}),
     ],
 )
 def test_imports(built: Build, tmp_path: Path, arguments: list[str], forbidden: set[str]) -> None:

@@ -23,7 +23,7 @@ from mxtools.context import Context
 from mxtools.errors import InputError
 from mxtools.model.functions import every_node
 from mxtools.model.modelio import read_model
-from mxtools.model.weights import WeightStore
+from mxtools.model.weights import PIECE, WeightStore, is_deferred, is_external
 from mxtools.record import Values
 from mxtools.scope import contains
 
@@ -252,6 +252,20 @@ def test_weights_in_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest
     read.clear()
     assert not compare(one.proto, Context(one.weights), one.proto, Context(one.weights)).differing(0)
     assert len(read) == 3
+
+
+@pytest.mark.parametrize("external", [True, False], ids=["external", "inline"])
+def test_pieces_are_the_whole(tmp_path: Path, external: bool) -> None:
+    array = GENERATOR.standard_normal((3, PIECE // 8)).astype(np.float32)
+    onnx.save(model(two__w=array), tmp_path / "m.onnx", save_as_external_data=external, location="w", size_threshold=0)
+    loaded = read_model(tmp_path / "m.onnx")
+    tensor = next(tensor for tensor in loaded.proto.graph.initializer if tensor.name == "two.w")
+    assert is_external(tensor) == external
+    assert is_deferred(tensor) != external
+    for _ in range(2):
+        pieces = [bytes(piece) for piece in loaded.weights.streamed(tensor)]
+        assert len(pieces) == 2
+        assert b"".join(pieces) == array.tobytes()
 
 
 def report(mx: Mx, *arguments: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +30,7 @@ from mxtools.selectors import ASSIGNMENT, FORMATS, Format, Selected, select
 
 from . import golden
 from .conftest import Mx
+from .test_docs import ENVIRONMENT, blocks
 
 Build = Callable[..., Path]
 BUT = "encoder.layer.1"
@@ -265,3 +268,13 @@ def test_a_module_inside_a_merged_node_is_absent(built: Build, mx: Mx) -> None:
     done = mx("select", built("trained") / "tagged.onnx", "--scope", "encoder.layer.9")
     assert done.returncode == 2
     assert b"encoder.layer.1" in done.stderr
+
+
+@pytest.mark.parametrize("script", blocks("docs/selecting.md", "sh"), ids=lambda text: text.partition("import ")[2][:9])
+def test_the_page_runs_where_its_tools_are(built: Build, tmp_path: Path, script: str) -> None:
+    for tool in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE):
+        pytest.importorskip(tool)
+    shutil.copy(built("trained") / "tagged.onnx", tmp_path / "bert.tagged.onnx")
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,13 +9,12 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.annotations import read_absent
-from mxtools.checking.contents import UNTAGGED, Content, Contents
+from mxtools.checking.contents import UNTAGGED, Content, Contents, Digests
 from mxtools.context import Context
 from mxtools.errors import InputError
 from mxtools.model.distance import Distance, worst
 from mxtools.model.functions import every_node, nodes_of
 from mxtools.model.types import type_text
-from mxtools.model.weights import Place
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def compare(one: ModelProto, context: Context, other: ModelProto, others: Contex
     for name, model, of in (("A", one, context), ("B", other, others)):
         if not any(of.annotations(model).evidence):
             raise InputError(f"no node of {name} has a scope: run `mx tag` on it first")
-    digests: dict[Place, bytes] = {}
+    digests: Digests = {}
     compared = _Compared(Contents(one, context, digests), Contents(other, others, digests))
     modules = compared.modules(read_absent(one), read_absent(other))
     return Comparison(modules, interface_changes(one, other))

@@ -20,7 +20,7 @@ from mxtools.context import Context
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.model.graph import NOWHERE
 from mxtools.model.types import type_of, type_text
-from mxtools.model.weights import Place, is_external
+from mxtools.model.weights import Place, is_deferred, is_external
 
 UNTAGGED = "(untagged)"
 """In the place of a scope, of the nodes that have none."""
@@ -29,6 +29,9 @@ _TENSORS = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
 
 Weight = tuple[str, bytes]
 """Type and shape of a tensor, and the digest of its elements."""
+
+Digests = dict[Place | str, bytes]
+"""Digests of elements by where these lie: beside a model, or in its own file."""
 
 
 @dataclass
@@ -52,8 +55,8 @@ class Contents:
     Attributes: `annotations`; `graph`; `names`, of its nodes and values.
     """
 
-    def __init__(self, model: ModelProto, context: Context, digests: dict[Place, bytes]) -> None:
-        """Look at a model; `digests` keeps those of places in files, for other models that have weights there."""
+    def __init__(self, model: ModelProto, context: Context, digests: Digests) -> None:
+        """Look at a model; `digests` keeps those of weights in files, for other models that have them there too."""
         self.annotations, self.graph = context.annotations(model), context.graph(model)
         self._weights, self._digests = context.weights, digests
         self._versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -172,12 +175,17 @@ class Contents:
         """Give the digest of a tensor's elements."""
         if tensor.data_type == TensorProto.STRING:
             return _hashed(b"%d:%s" % (len(text), text) for text in tensor.string_data)
-        if not is_external(tensor):
-            return _hashed([self._weights.data(tensor)])
-        place = self._weights.place(tensor)
-        if place not in self._digests:
-            self._digests[place] = _hashed(self._weights.pieces(place))
-        return self._digests[place]
+        known: Place | str = ""
+        if is_external(tensor):
+            known = self._weights.place(tensor)
+        elif is_deferred(tensor):
+            known = f"{id(self._weights)} {tensor.external_data[0].value}"
+        if known not in self._digests:
+            digest = _hashed(self._weights.streamed(tensor))
+            if not known:
+                return digest
+            self._digests[known] = digest
+        return self._digests[known]
 
 
 @cache

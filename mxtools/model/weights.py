@@ -100,6 +100,20 @@ class WeightStore:
                 yield piece
                 left -= len(piece)
 
+    def streamed(self, tensor: TensorProto) -> Iterator[bytes | memoryview]:
+        """Give the bytes of a tensor piece by piece; of what lies in a file memory holds no more than that."""
+        if is_external(tensor):
+            yield from self.pieces(self.place(tensor))
+        elif is_deferred(tensor):
+            offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
+            for start in range(offset, offset + length, PIECE):
+                yield self.source[start : min(start + PIECE, offset + length)]
+                if isinstance(self.source.obj, mmap.mmap):
+                    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+                    self.source.obj.madvise(mmap.MADV_DONTNEED, first, PIECE)
+        else:
+            yield self.data(tensor)
+
     def place(self, tensor: TensorProto) -> Place:
         """Find the file and range of an external tensor.
 
