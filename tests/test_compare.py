@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,6 +183,38 @@ def test_a_conversion_between_modules_is_in_neither() -> None:
     assert {m.scope: m.nodes for m in compared(model(), changed).differing(0)} == {"act": (2, 4)}
     inner = CONVERTED.replace("Softmax <axis = 1> (r)", "Softmax <axis = 1> (p)")
     assert differing(model(), model(inner)) == {"act": ["nodes"]}
+    assert differing(model(CONVERTED), model(CONVERTED.replace("to = 10", "to = 16"))) == {"act": ["nodes"]}
+    other = ARRAYS["two.w"] + 1
+    assert differing(model(), model(CONVERTED, two__w=other)) == {".": ["nodes"], "two": ["weights"]}
+
+
+def test_a_conversion_with_weights_is_in_the_nearest_module_around() -> None:
+    before, after = (re.sub(r"#@ (one|act|two)", r"#@ net.\1", text) for text in (TEXT, CONVERTED))
+    after = after.replace("q = Cast <to = 10> (n)", "q = Mul(n, scale)").replace(
+        "p = Cast <to = 1> (q)", "p = Div(q, scale)"
+    )
+    found = compared(model(before), model(after, scale=np.float32([2]))).differing(0)
+    assert {m.scope: m.operators for m in found} == {"net": {"Div": (0, 1), "Mul": (0, 1)}}
+    assert [change.name for change in found[0].weights] == ["scale"]
+
+
+def test_a_conversion_of_what_a_module_makes_is_its_own() -> None:
+    text = TEXT.replace(
+        "    s = Softmax <axis = 1> (r) ",
+        """    o = Softmax <axis = 1> (r)  #@ act
+    q = Cast <to = 10> (o)      #@ act dataflow
+    s = Cast <to = 1> (q) """,
+    )
+    text = re.sub(r"(\(q\) +#@ act)", r"\1 dataflow", text)
+    assert golden.tags(text)["s"] == "act dataflow"
+    assert differing(model(), model(text)) == {"act": ["nodes"]}
+
+
+def test_a_module_that_is_gone_is_no_other_source() -> None:
+    text = TEXT.replace("    r = Relu(n) ", "    i = Identity(n)     #@ drop\n    r = Relu(i) ")
+    assert differing(model(text), model()) == {"drop": ["presence", "nodes"]}
+    kept = text.replace("Sub(s, m)", "Sub(i, m)")
+    assert differing(model(text), model(kept)) == {"two": ["inputs"]}
 
 
 INTERFACE = {
@@ -231,6 +264,26 @@ def test_numbers_of_a_model_with_other_inputs() -> None:
     text = TEXT.replace("(float[2, 4] x)", "(float[2, 4] z)").replace("(x, ", "(z, ")
     found = compared(model(), model(text), given)
     assert [m.distance.relative for m in found.modules if m.distance] == [0, 0, 0, 0]
+
+
+def test_a_tensor_stands_for_one_other_only() -> None:
+    one = """
+g (float[4] x) => (float[4] y) {
+    a = Abs(x)      #@ o.i
+    b = Neg(a)      #@ o
+    y = Exp(b)      #@ .
+}"""
+    other = """
+g (float[4] x) => (float[4] y) {
+    c = Abs(x)      #@ o.i
+    y = Exp(c)      #@ .
+}"""
+    found = compared(golden.read(one), golden.read(other), {"x": np.ones(4, np.float32)})
+    pairs = {m.scope: [(n.tensor, n.other) for n in m.numbers] for m in found.modules}
+    assert {scope: of for scope, of in pairs.items() if of} in (
+        {".": [("y", "y")], "o.i": [("a", "c")]},
+        {".": [("y", "y")], "o": [("b", "c")]},
+    )
 
 
 def test_weights_in_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

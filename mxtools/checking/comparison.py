@@ -129,20 +129,13 @@ class _Compared:
         return list(found.values())
 
     def _find_inserted(self, scope: str) -> None:
-        """Find what a tool put before a module that is else the same; what is in the module remains the module's."""
-        a, b = self.a.content(self.a.nodes(scope)), self.b.content(self.b.nodes(scope))
-        if _is_same(a, b):
+        """Find what a tool put before a module whose nodes are else the same."""
+        if self.a.content(self.a.nodes(scope)).nodes == self.b.content(self.b.nodes(scope)).nodes:
             return
-        new_a, new_b = (
-            {n for n in new if contents.between(n, new) != scope}
-            for contents, new in (
-                (self.a, self.a.inserted(scope, self.b.names)),
-                (self.b, self.b.inserted(scope, self.a.names)),
-            )
-        )
+        new_a, new_b = self.a.inserted(scope, self.b.names), self.b.inserted(scope, self.a.names)
         left_a = self.a.content(n for n in self.a.nodes(scope) if n not in new_a)
         left_b = self.b.content(n for n in self.b.nodes(scope) if n not in new_b)
-        if _is_same(left_a, left_b):
+        if left_a.nodes == left_b.nodes:
             self.inserted_a |= new_a
             self.inserted_b |= new_b
 
@@ -182,10 +175,6 @@ class _Compared:
         if not (before and after) or not known.issuperset((*before, *after)):
             return []
         return [Change("reads", ", ".join(before), ", ".join(after))]
-
-
-def _is_same(a: Content, b: Content) -> bool:
-    return a.nodes == b.nodes and a.uses == b.uses
 
 
 def _merged(contents: Contents) -> dict[str, str]:

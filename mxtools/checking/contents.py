@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -103,20 +104,14 @@ class Contents:
             known.update((value, b"%s %d" % (digest, at)) for at, value in enumerate(graph.writes[node]))
         return found
 
-    def inserted(self, scope: str, known: Collection[str]) -> list[int]:
-        """Give the own nodes of a call that a tool put before it: new auxiliary ones that read nothing of its own.
+    def inserted(self, scope: str, known: AbstractSet[str]) -> set[int]:
+        """Give the own nodes of a call that a tool put between others: new auxiliary ones.
 
         `known` are the names of the model that the tool was given.
         """
-        found: list[int] = []
-        own, graph = set(self.nodes(scope)), self.graph
-        for node in self.nodes(scope):
-            named = {graph.nodes[node].name, *graph.nodes[node].output}
-            sources = {graph.producer[v] for v in graph.reads[node] if v not in graph.stored}
-            entering = bool(sources) and sources.isdisjoint(own - set(found))
-            if entering and self.annotations.evidence[node] in INDIRECT and named.isdisjoint(known):
-                found.append(node)
-        return found
+        nodes, evidence = self.graph.nodes, self.annotations.evidence
+        own = [node for node in self.nodes(scope) if evidence[node] in INDIRECT]
+        return {node for node in own if known.isdisjoint((nodes[node].name, *nodes[node].output))}
 
     def between(self, node: int, inserted: Collection[int]) -> str:
         """Give the scope of the module that holds both an inserted node and what is behind all inserted ones."""
