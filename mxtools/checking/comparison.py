@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from onnx import ModelProto
@@ -98,7 +99,7 @@ def compare(one: ModelProto, context: Context, other: ModelProto, others: Contex
     digests: Digests = {}
     compared = _Compared(Contents(one, context, digests), Contents(other, others, digests))
     modules = compared.modules(read_absent(one), read_absent(other))
-    return Comparison(modules, interface_changes(one, other))
+    return Comparison(modules, interface_changes(one, other) + compared.sources())
 
 
 class _Compared:
@@ -165,16 +166,29 @@ class _Compared:
 
     def _inputs(self, a: Content, b: Content) -> list[Change]:
         """Give what nodes that are the same read from elsewhere; what only one model has is no other place."""
-        known = (self.a.scopes.keys() & self.b.scopes.keys()) | (
-            {self.a.graph.names[v] for v in self.a.graph.inputs} & {self.b.graph.names[v] for v in self.b.graph.inputs}
-        )
         reads_a = Counter((digest, at, self.a.source(v, self.inserted_a)) for digest, at, v in a.reads)
         reads_b = Counter((digest, at, self.b.source(v, self.inserted_b)) for digest, at, v in b.reads)
         before = sorted({source for _, _, source in reads_a - reads_b})
         after = sorted({source for _, _, source in reads_b - reads_a})
-        if not (before and after) or not known.issuperset((*before, *after)):
+        if not (before and after) or not self._known.issuperset((*before, *after)):
             return []
         return [Change("reads", ", ".join(before), ", ".join(after))]
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """The modules, and inputs of the graph, that both models have."""
+        inputs = ({of.graph.names[value] for value in of.graph.inputs} for of in (self.a, self.b))
+        return (self.a.scopes.keys() & self.b.scopes.keys()) | set.intersection(*inputs)
+
+    def sources(self) -> list[Change]:
+        """Give the outputs of one name that other modules make."""
+        sources = [
+            {of.graph.names[v]: of.source(v, inserted) for v in of.graph.outputs}
+            for of, inserted in ((self.a, self.inserted_a), (self.b, self.inserted_b))
+        ]
+        a, b = ({name: source for name, source in of.items() if source in self._known} for of in sources)
+        both = a.keys() & b.keys()
+        return _changes("maker of output", *({n: s for n, s in of.items() if n in both} for of in (a, b)))
 
 
 def _merged(contents: Contents) -> dict[str, str]:
