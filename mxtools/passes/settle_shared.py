@@ -101,7 +101,7 @@ class _Settling:
         if common == call or (shape := self.shapes[value]) is None:
             return
         if value in self.constant:
-            fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[call])
+            fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
             left, users = hierarchy.below(common, call), self._users(value)
             taken = [self._take(at, shape, users) or self._take_transposed(at, shape, value) for at in left]
