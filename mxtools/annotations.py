@@ -126,11 +126,11 @@ class Annotations:
         return (scopes[call], self.hierarchy.tags[call], word, listed)
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
-        """Give the call of a scope that a node bears; an open hierarchy takes it in."""
+        """Give the call of a scope that a node bears; an open hierarchy takes it in, and learns the root's class."""
         if not scope:
             return None
         found = self.hierarchy.find(scope)
-        if found is None and self.hierarchy.sidecar is None:
+        if not found and self.hierarchy.sidecar is None:
             found = self.hierarchy.adopt(scope, tag or "")
         return found
 

@@ -18,7 +18,9 @@ from mxtools.model.weights import is_external, tensors_of
 
 _RUNTIMES = ("com.microsoft", "com.ms.")
 """Begin the domains of ONNX Runtime's own operators."""
-_NODE = re.compile(r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)\"""")
+_NODE = re.compile(
+    r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)"|with name '([^']*)'"""
+)
 """How checker, shape inference and ONNX Runtime name the node that they complain of."""
 
 
