@@ -153,7 +153,9 @@ def test_bad_input_gives_one_line_and_no_file(built: Build, mx: Mx, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == before
 
 
-@pytest.mark.parametrize("command", [["tag"], ["filter", "--scope", "."], ["graft", "part.onnx"], ["tree"]])
+@pytest.mark.parametrize(
+    "command", [["tag"], ["filter", "--scope", "."], ["graft", "part.onnx"], ["tree"], ["validate"]]
+)
 def test_empty_stdin(mx: Mx, command: list[str]) -> None:
     done = mx(*command)
     assert done.returncode == 3

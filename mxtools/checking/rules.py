@@ -173,11 +173,11 @@ def prefixes(scope: str) -> Iterator[str]:
 
 def levels(scope: str, tag: str) -> list[tuple[str, str]]:
     """Give a scope and those around it, the root first, each with its part of the tag; empty where they do not fit."""
-    root, first, *rest = tag.split("/")
+    outside, *names = tag.split("/")
     steps = align(scope, tag)
-    if root or not first or len(steps) != len(rest):
+    if outside or not names or not names[0] or len(steps) != len(names) - 1:
         return []
-    found = [(ROOT, f"/{first}")]
+    found = [(ROOT, f"/{names[0]}")]
     for local, level in steps:
         found.append((join(found[-1][0], local), f"{found[-1][1]}/{level}"))
     return found if found[-1][0] == scope else []

@@ -108,4 +108,5 @@ def _finding(subject: Subject, rule: Rule, fault: Fault) -> Finding:
         node = proto.name or next(filter(None, proto.output), f"#{fault.node}")
         operator = proto.op_type
         scope = scope or subject.entries[fault.node].get(keys.SCOPE, "")
-    return Finding(rule.name, rule.severity, fault.reason, rule.remedy, node, operator, scope, fault.mend)
+    remedy = f"{rule.remedy}, or --repair" if fault.mend else rule.remedy
+    return Finding(rule.name, rule.severity, fault.reason, remedy, node, operator, scope, fault.mend)
