@@ -151,6 +151,15 @@ def _other_values(model: ModelProto, trace: Trace) -> str:
     return at(model, DENSE, "Add").name
 
 
+def _foreign_weight(model: ModelProto, trace: Trace) -> str:
+    """Give the one node of a layer to the activation after it, and say that the layer is no more."""
+    node, after = at(model, "pooler.dense", "Gemm"), at(model, "pooler.activation", "Tanh")
+    for key in (keys.SCOPE, keys.TAG):
+        put(node, key, keys.props(after)[key])
+    _absent("pooler.dense", "folded")(model, trace)
+    return node.name
+
+
 def _other_inputs(model: ModelProto, trace: Trace) -> str:
     trace["model"]["inputs"][0]["shape"] = [1, 13]
     return ""
@@ -192,6 +201,7 @@ FAULTS: dict[str, tuple[str, Callable[[ModelProto, Trace], str]]] = {
     "a node of a later call in an earlier one": ("order", _order),
     "a weight of another shape": ("other-weights", _other_weights),
     "a weight of other values": ("other-values", _other_values),
+    "a node that uses another module's weight": ("foreign-weight", _foreign_weight),
     "an input of another shape": ("other-inputs", _other_inputs),
     "recorded values that are not there": ("record", _record),
 }

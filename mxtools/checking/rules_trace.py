@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 from mxtools import keys
@@ -12,7 +13,8 @@ from mxtools.checking.rules_tags import AGAIN, drop_absent
 from mxtools.model.constants import LARGEST, fingerprint
 from mxtools.model.shapes import of_tensor, shaped, torch_kind, value_infos
 from mxtools.projection.absent import absent_scopes
-from mxtools.sidecar import Weight, full_name, same_fingerprint
+from mxtools.scope import contains
+from mxtools.sidecar import Module, Weight, full_name, same_fingerprint
 
 TRACE = "trace the model that was exported"
 _TOLERANCE = 1e-2
@@ -72,25 +74,43 @@ def _unmentioned(subject: Subject) -> Iterator[Fault]:
 @rule("other-weights", Severity.ERROR, TRACE, unless=("other-model",))
 def _other_weights(subject: Subject) -> Iterator[Fault]:
     """Weights have the shapes that the trace says."""
-    for value, name, weight in _weights(subject):
+    for value, module, weight in _weights(subject):
         dims = list(subject.graph.initializers[value].dims)
         if sorted(dims) != sorted(weight.shape):
             readers = subject.graph.readers[value]
-            reason = f"its weight {name} is {dims}, in the trace {list(weight.shape)}"
+            reason = f"its weight {full_name(module, weight)} is {dims}, in the trace {list(weight.shape)}"
             yield Fault(reason, readers[0] if readers else None)
 
 
 @rule("other-values", Severity.WARNING, TRACE, unless=("external-data", "other-model", "other-weights"))
 def _other_values(subject: Subject) -> Iterator[Fault]:
     """Weights of up to 4 M elements have the values that the trace saw, but for those that were merged."""
-    for value, name, weight in _weights(subject):
+    for value, module, weight in _weights(subject):
         tensor, traced, readers = subject.graph.initializers[value], weight.fingerprint, subject.graph.readers[value]
         if any(keys.MERGED in subject.entries[reader] for reader in readers):
             continue
         if traced and traced[0] <= LARGEST and of_tensor(tensor).kind == torch_kind(weight.dtype):
             found = fingerprint(subject.context.weights.array(tensor))
             if found and not same_fingerprint(found, traced, _TOLERANCE):
-                yield Fault(f"its weight {name} has other values than in the trace", readers[0] if readers else None)
+                reason = f"its weight {full_name(module, weight)} has other values than in the trace"
+                yield Fault(reason, readers[0] if readers else None)
+
+
+@rule("foreign-weight", Severity.WARNING, AGAIN, unless=("other-model", "other-weights"))
+def _foreign_weight(subject: Subject) -> Iterator[Fault]:
+    """A weight that no other equals is used in calls of its module, or of one that it is in, if that is called."""
+    modules = subject.context.sidecar.modules if subject.context.sidecar else ()
+    names = {module.path: (module.path, *module.aliases) for module in modules}
+    called = {call.module for call in subject.calls}
+    equal = Counter(weight.fingerprint for module in modules for weight in module.weights)
+    for value, module, weight in _weights(subject):
+        single = weight.fingerprint and equal[weight.fingerprint] == 1 and module.path in called
+        for node in subject.graph.readers[value] if single else ():
+            if node in subject.scopes and keys.MERGED not in subject.entries[node]:
+                own, *around = _modules(subject, subject.scopes[node])
+                holds = any(contains(a, b) for a in names[own] for b in names[module.path])
+                if not holds and module.path not in around:
+                    yield Fault(f"it uses {full_name(module, weight)}, and is in a call of {own}", node)
 
 
 @rule("other-inputs", Severity.WARNING, TRACE, unless=("other-model",))
@@ -116,14 +136,22 @@ def _record(subject: Subject) -> Iterator[Fault]:
         yield Fault(f"the sidecar's values {record} are not beside it")
 
 
-def _weights(subject: Subject) -> Iterator[tuple[int, str, Weight]]:
+def _weights(subject: Subject) -> Iterator[tuple[int, Module, Weight]]:
     """Give the initializers of the main graph that bear the name of a weight of the trace."""
     by_name = subject.graph.by_name
     for module in subject.context.sidecar.modules if subject.context.sidecar else ():
         for weight in module.weights:
-            name = full_name(module, weight)
-            if by_name.get(name) in subject.graph.initializers:
-                yield by_name[name], name, weight
+            value = by_name.get(full_name(module, weight))
+            if value in subject.graph.initializers:
+                yield value, module, weight
+
+
+def _modules(subject: Subject, scope: str) -> Iterator[str]:
+    """Give the modules that a call of the trace is of and that it is in, innermost first."""
+    at: int | None = subject.traced[scope]
+    while at is not None:
+        yield subject.calls[at].module
+        at = subject.calls[at].parent
 
 
 def _listed(text: str) -> list[str]:
