@@ -44,6 +44,8 @@ bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/external.py
 	$(BIN)/python benchmarks/trace_overhead.py
+	$(BIN)/python benchmarks/strategy_overhead.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/onnx_models.py
 
 clean:  ## remove what was made, but for the environment

@@ -19,7 +19,7 @@ from mxtools.context import Context
 from mxtools.model.weights import WeightStore
 from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
 
-ROUNDS = 3
+ROUNDS = 5
 PER_LAYER = 10
 
 

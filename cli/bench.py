@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from .common import emit, say, track
-from .options import Json, load
+from .options import Json, Plot, load
+from .table import show
 
 if TYPE_CHECKING:
     from mxtools.pytorch.bench import Agreement, Row
@@ -22,16 +24,20 @@ def command(
     strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, with commas between.")] = "fx,htp,usage",
     rounds: Annotated[int, Option(min=1, help="How often; the fastest counts.")] = 1,
     task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the class.")] = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Time and memory of tracing, exporting and tagging; what the tags are founded on; and the module round trip.
 
     Then, for every two strategies, on how many tensors of the trace they agree whose they are.
 
-    Example: mx bench ./bert ./resnet --strategies fx,htp
+    Example: mx bench ./bert ./resnet --strategies fx,htp --plot strategies.svg
     """
+    from mxtools.plots import check_plot
     from mxtools.strategies import get
 
+    if plot:
+        check_plot(plot)
     names = [name for name in strategies.split(",") if name]
     for name in names:
         get(name)
@@ -42,6 +48,8 @@ def command(
             from mxtools.pytorch.bench import agreements
 
             report[model] = rows, agreements(rows)
+    if plot:
+        _plot(plot, {model: rows for model, (rows, _) in report.items()})
     if json:
         emit({model: _data(rows, compared) for model, (rows, compared) in report.items()})
     else:
@@ -78,12 +86,7 @@ def _data(rows: list[Row], compared: list[Agreement]) -> dict[str, Any]:
 
 
 def _show(report: dict[str, tuple[list[Row], list[Agreement]]]) -> None:
-    lines: list[tuple[str, ...]] = [COLUMNS]
-    lines += [_cells(model, row) for model, (rows, _) in report.items() for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    for line in lines:
-        cells = [line[i].ljust(widths[i]) if i < 2 else line[i].rjust(widths[i]) for i in range(len(line))]
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    show([COLUMNS, *(_cells(model, row) for model, (rows, _) in report.items() for row in rows)])
     for model, (rows, compared) in report.items():
         for row in rows:
             if row.error:
@@ -109,3 +112,15 @@ def _cells(model: str, row: Row) -> tuple[str, ...]:
         str(metrics.tag_quality.roots),
         trip,
     )
+
+
+def _plot(path: Path, found: dict[str, list[Row]]) -> None:
+    """Draw what the stages of each strategy took; one that failed has no bar."""
+    from mxtools.plots import bars
+    from mxtools.pytorch.bench import COSTS
+
+    rows = [(model, row) for model, of in found.items() for row in of]
+    labels = [f"{model}: {row.strategy}{' (failed)' if row.error else ''}" for model, row in rows]
+    stages = [row.metrics.stages if row.metrics else {} for _, row in rows]
+    series = {cost: [s[cost].seconds if cost in s else 0.0 for s in stages] for cost in COSTS}
+    bars(path, "Strategies", labels, series, "s")

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from .common import emit, figures, is_pipe, opened, progress, say
 from .options import Inputs, Json, Trace
-from .table import drawn, markdown, show
+from .table import drawn, show, show_markdown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ def command(
     if json:
         emit(_data(found, tolerance))
     elif found.interface or found.differing(tolerance):
-        (markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance)])
+        (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance)])
     _conclude(found, tolerance)
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "Compare two ONNX graphs by module: nodes, weights, numbers, interface.",
     "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",
     "profile": "Show where the time goes, by module, of an ONNX graph in a runtime.",
+    "validate": "Check an ONNX graph, its tags, and a sidecar against it, and mend what is mechanical.",
     "tree": "Show the module tree of a tagged ONNX graph.",
     "view": "Show a tagged ONNX graph: as a page to browse, or as a file for other viewers.",
     "run": "Run a pipeline of passes over an ONNX graph, in one process.",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+_SELECTORS = ("scope", "tag", "class_", "op", "exclude")
+"""The fields of the pass `filter` that say what is selected."""
+
 
 def _cache(place: str) -> Any:
     from mxtools.cache import Cache
@@ -70,20 +73,10 @@ Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar
 
 def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
     """Give a command the options of some passes: it gets them as `steps`, a tuple of the passes made from them."""
-    from mxtools.pipeline import key_of, types_of
+    from mxtools.pipeline import types_of
 
     fields = [(cls, item, types_of(cls)[item.name]) for cls in passes for item in dataclasses.fields(cls)]
-    added = [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if _is_list(hint) else item.default,
-            annotation=Annotated[
-                list[str] | None if _is_list(hint) else hint, Option(f"--{key_of(item)}", help=item.metadata["help"])
-            ],
-        )
-        for cls, item, hint in fields
-    ]
+    added = [_option(item, hint) for _, item, hint in fields]
 
     def steps(values: dict[str, Any]) -> tuple[Pass, ...]:
         given: dict[type[Pass], dict[str, Any]] = {cls: {} for cls in passes}
@@ -92,6 +85,22 @@ def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
         return tuple(cls(**options) for cls, options in given.items())
 
     return lambda command: _extended(command, "steps", added, steps)
+
+
+def takes_selection(command: Command) -> Command:
+    """Give a command the selectors of `mx filter`: it gets `selected`, a `Selection` and operators, or None."""
+    from mxtools.passes.filter import Filter
+    from mxtools.pipeline import types_of
+    from mxtools.select import Selection
+
+    fields = [item for item in dataclasses.fields(Filter) if item.name in _SELECTORS]
+    added = [_option(item, types_of(Filter)[item.name]) for item in fields]
+
+    def selected(values: dict[str, Any]) -> tuple[Selection, tuple[str, ...]] | None:
+        scopes, tags, classes, operators, exclude = (tuple(values[name] or ()) for name in _SELECTORS)
+        return (Selection(scopes, tags, classes, exclude), operators) if any(values.values()) else None
+
+    return _extended(command, "selected", added, selected)
 
 
 def takes_model(command: Command) -> Command:
@@ -164,6 +173,19 @@ def _extended(
     extended.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     extended.__annotations__ = {p.name: p.annotation for p in parameters}
     return extended
+
+
+def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    """Give the parameter of a command for a field of a pass."""
+    from mxtools.pipeline import key_of
+
+    type_ = list[str] | None if _is_list(hint) else hint
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if _is_list(hint) else item.default,
+        annotation=Annotated[type_, Option(f"--{key_of(item)}", help=item.metadata["help"])],
+    )
 
 
 def _is_list(hint: object) -> bool:

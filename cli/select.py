@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
 from mxtools.selectors import FORMATS, Format, select
 
 from .common import emit, opened
-from .options import DataDir, Source
-
-Names = list[str] | None
+from .options import DataDir, Source, takes_selection
 
 
+@takes_selection
 def command(
+    selected: Any,
     source: Source = "-",
-    scope: Annotated[Names, Option(metavar="GLOB", help="Scopes: a glob selects itself and all below it.")] = None,
-    tag: Annotated[Names, Option(metavar="GLOB", help="Tags: '/BertModel/**/BertAttention'.")] = None,
-    class_: Annotated[Names, Option("--class", metavar="NAME", help="Class names: 'BertAttention'.")] = None,
-    op: Annotated[Names, Option(metavar="TYPE", help="Of what is selected, only these operators.")] = None,
-    exclude: Annotated[Names, Option(metavar="GLOB", help="Scopes to leave out.")] = None,
     format: Annotated[  # noqa: A002 - the option's name
         Format,
         Option(
@@ -42,11 +37,13 @@ def command(
 
     Example: mx select bert.tagged.onnx --scope 'encoder.layer.0' --format ort-quant
     """
-    from mxtools.select import Selection
+    from mxtools.errors import UsageError
 
+    if not selected:
+        raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
+    selection, operators = selected
     model, context = opened(source, data_dir)
-    selection = Selection(tuple(scope or ()), tuple(tag or ()), tuple(class_ or ()), tuple(exclude or ()))
-    found = FORMATS[format](select(model, context, selection, tuple(op or ()), device))
+    found = FORMATS[format](select(model, context, selection, operators, device))
     if isinstance(found, list):
         sys.stdout.writelines(f"{name}\n" for name in found)
     else:

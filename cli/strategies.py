@@ -17,9 +17,9 @@ def command(json: Json = False) -> None:
 
     listed = strategies.known()
     if json:
-        emit({name: strategy.model_dump() for name, strategy in listed.items()})
+        emit({name: strategy.model_dump(by_alias=True) for name, strategy in listed.items()})
         return
     for name, strategy in listed.items():
         sys.stdout.write(f"{name:<8} {strategy.help}\n")
-        for key in ("exporter", "trace", "pipeline"):
-            sys.stdout.write(f"    {key:<9} {getattr(strategy, key)}\n")
+        for key, value in strategy.model_dump(by_alias=True, exclude={"help"}, exclude_defaults=True).items():
+            sys.stdout.write(f"    {key:<13} {value}\n")

@@ -58,10 +58,15 @@ def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
-def markdown(rows: Iterable[Sequence[str]]) -> None:
-    """Print rows on stdout as a table in Markdown, of which the first is the head."""
-    for at, row in enumerate(rows):
-        cells = (cell.replace("|", "\\|").replace("*", "\\*") for cell in row)
-        sys.stdout.write(f"| {' | '.join(cells)} |\n")
-        if at == 0:
-            sys.stdout.write("|---" * len(row) + "|\n")
+def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
+    """Print rows, the first of them a head, on stdout as a table in Markdown, aligned as `show` does."""
+    head, *lines = ([_escaped(cell) for cell in row] for row in rows)
+    marks = ["---" if at < left or at == len(head) - 1 else "---:" for at in range(len(head))]
+    for line in (head, marks, *lines):
+        sys.stdout.write(f"| {' | '.join(line)} |\n")
+
+
+def _escaped(cell: str) -> str:
+    """Give a cell as it stands in Markdown; spaces that it begins with, as a tree's, are kept."""
+    bare = cell.lstrip(" ")
+    return "&nbsp;" * (len(cell) - len(bare)) + bare.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")

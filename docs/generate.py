@@ -15,6 +15,7 @@ from typing import Any
 
 from mxtools import metrics, sidecar
 from mxtools.checking import profile_report
+from mxtools.checking.validate import RULES
 from mxtools.cutting import manifest
 from mxtools.pipeline import key_of, load, names
 from mxtools_cli.main import COMMANDS
@@ -29,6 +30,7 @@ def main() -> int:
     files = {
         "cli.md": _cli(),
         "passes.md": _passes(),
+        "rules.md": _rules(),
         "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
         "profile.schema.json": json.dumps(profile_report.schema(), indent=1) + "\n",
         "split.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
@@ -79,6 +81,13 @@ def _passes() -> str:
         parts += [f"- `{key_of(item)}`: {item.metadata['help']}" for item in fields(cls)]
         parts += [""] if fields(cls) else []
     return "\n".join(parts)
+
+
+def _rules() -> str:
+    lines = [NOTE, "# Rules\n", "What `mx validate` checks, in this order ([how](validating.md)).\n"]
+    lines += ["| rule | is a | what is right | remedy |", "|---|---|---|---|"]
+    lines += [f"| `{rule.name}` | {rule.severity} | {rule.title} | {rule.remedy} |" for rule in RULES.values()]
+    return "\n".join([*lines, ""])
 
 
 _STATUSES = """## Exit statuses

@@ -98,22 +98,24 @@ class Annotations:
 
     def save(self) -> None:
         """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
-        nodes, merged, encoded = self.graph.nodes, self.merged, cache(keys.encoded)
+        merged, encoded = self.merged, cache(keys.encoded)
         written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
-        for node, (call, evidence) in enumerate(zip(self.call, self.evidence, strict=True)):
+        states = zip(self.graph.nodes, self.call, self.evidence, self._saved, strict=True)
+        for node, (proto, call, evidence, saved) in enumerate(states):
             if call is None or evidence is None:
                 continue
             key = (call, evidence, merged.get(node, ()))
-            known = written.get(key)
-            if known is None:
+            if key not in written:
                 entry = self._entry(*key)
                 text = b"".join([encoded(*pair) for pair in zip(_KEYS, entry, strict=True) if pair[1]])
-                known = written[key] = entry, text
-            if self._saved[node] != known[0]:
-                if self._saved[node] is not None:
-                    keys.replace_props(nodes[node], keys.NODE_KEYS, {})
-                self._saved[node] = known[0]
-                nodes[node].MergeFromString(known[1])
+                written[key] = entry, text
+            entry, text = written[key]
+            if saved is not None:
+                if saved == entry:
+                    continue
+                keys.replace_props(proto, keys.NODE_KEYS, {})
+            self._saved[node] = entry
+            proto.MergeFromString(text)
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 
@@ -124,11 +126,11 @@ class Annotations:
         return (scopes[call], self.hierarchy.tags[call], word, listed)
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
-        """Give the call of a scope that a node bears; an open hierarchy takes it in."""
+        """Give the call of a scope that a node bears; an open hierarchy takes it in, and learns the root's class."""
         if not scope:
             return None
         found = self.hierarchy.find(scope)
-        if found is None and self.hierarchy.sidecar is None:
+        if not found and self.hierarchy.sidecar is None:
             found = self.hierarchy.adopt(scope, tag or "")
         return found
 

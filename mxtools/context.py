@@ -94,6 +94,17 @@ class Context:
             self._shapes = Shapes(model, self.graph(model).names)
         return self._shapes
 
+    def multiply_adds(self, model: ModelProto) -> dict[int, int]:
+        """Give the multiply-adds of convolutions and matrix products by node, where their shapes can be known."""
+        from mxtools.model.multiply_adds import is_product, multiply_adds
+        from mxtools.model.static_shapes import static_shapes
+
+        graph, shapes = self.graph(model), self.shapes(model)
+        found = multiply_adds(graph, shapes)
+        if len(found) < sum(is_product(graph.nodes[node]) for node in graph.main):
+            found = multiply_adds(graph, static_shapes(model, graph, self.weights, shapes))
+        return found
+
     def save(self) -> None:
         """Write changed annotations to the model."""
         if self._annotations is not None:

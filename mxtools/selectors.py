@@ -13,7 +13,7 @@ from onnx import ModelProto
 from mxtools import keys
 from mxtools.annotations import Annotations, read_absent
 from mxtools.context import Context
-from mxtools.cutting.choose import calls_of, every_node_of
+from mxtools.cutting.choose import calls_of, nodes_anywhere
 from mxtools.errors import InputError, UsageError
 from mxtools.select import Selection
 
@@ -80,15 +80,13 @@ def select(
 ) -> Selected:
     """Select nodes of a tagged model, also those in bodies and functions.
 
-    Raises InputError where no node has a scope, UsageError where nothing is selected, AbsentError where a selected
-    module is there no more or in part.
+    Raises InputError where no node has a scope, UsageError where a selector matches nothing, AbsentError where a
+    selected module is there no more or in part.
     """
     annotations = context.annotations(model)
     if not any(annotations.evidence):
         raise InputError("no node has a scope: run `mx tag` first")
-    if not (selection.scopes or selection.tags or selection.classes or selection.exclude or operators):
-        raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
-    nodes = every_node_of(annotations, calls_of(annotations, selection, read_absent(model)), operators)
+    nodes = nodes_anywhere(annotations, calls_of(annotations, selection, read_absent(model)), operators)
     return Selected(annotations, tuple(sorted(nodes)), device)
 
 

@@ -27,7 +27,7 @@ Priority = Literal["coverage", "speed", "fidelity", "compatibility"]
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, serialize_by_alias=True)
 
 
 class Strategy(_Entry):
@@ -38,6 +38,9 @@ class Strategy(_Entry):
     trace: Annotated[
         Literal["none", "calls", "values"], Field(description="nothing, the calls, or their values too")
     ] = "calls"
+    keep_modules: Annotated[
+        bool, Field(alias="keep-modules", description="fold nothing across modules, so that weights keep their names")
+    ] = False
     pipeline: str
 
     @field_validator("pipeline")

@@ -329,8 +329,10 @@ def test_the_commands(mx: Mx, tmp_path: Path) -> None:
     assert json.loads(mx("cache", cache, "--json").stdout) == []
 
 
-def test_bench_sets_strategies_side_by_side(mx: Mx) -> None:
-    done = mx("bench", f"{MODELS}:convnet", f"{MODELS}:repeated", "--strategies", "fx,htp,usage", "--json")
+def test_bench_sets_strategies_side_by_side(mx: Mx, tmp_path: Path) -> None:
+    plot = tmp_path / "bars.svg"
+    models = [f"{MODELS}:convnet", f"{MODELS}:repeated"]
+    done = mx("bench", *models, "--strategies", "fx,htp,usage", "--plot", str(plot), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)[f"{MODELS}:repeated"]
     rows = report["strategies"]
@@ -345,6 +347,8 @@ def test_bench_sets_strategies_side_by_side(mx: Mx) -> None:
     assert agreement["fx", "htp"]["agreed"] == agreement["fx", "htp"]["compared"] > 5
     assert agreement["fx", "usage"]["agreed"] < agreement["fx", "usage"]["compared"]
     assert agreement["fx", "usage"]["differing"]
+    drawn = plot.read_text()
+    assert all(f"{model}: {strategy}" in drawn for model in models for strategy in rows)
 
 
 def test_bench_shows_a_table_and_failures(mx: Mx, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_pipe_equals_one_process(built: Build, tmp_path: Path, exporter: str) 
     ],
 )
 def test_imports(built: Build, tmp_path: Path, arguments: list[str], forbidden: set[str]) -> None:
+    """Of a file that says all shapes: what it leaves open, ONNX Runtime is asked for."""
     code = (
         "import sys, atexit; sys.argv = ['mx', *sys.argv[1:]]\n"
         "atexit.register(lambda: print(*{m.partition('.')[0] for m in sys.modules}, file=sys.stderr))\n"
@@ -73,7 +74,7 @@ def test_imports(built: Build, tmp_path: Path, arguments: list[str], forbidden: 
     )
     given = [str(tmp_path / "out.onnx") if a == "OUT" else a for a in arguments]
     done = subprocess.run(
-        [sys.executable, "-c", code, *given], cwd=built("bert"), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *given], cwd=built("bert", "dynamo"), capture_output=True, text=True, check=True
     )
     assert forbidden & set(done.stderr.splitlines()[-1].split()) == set()
 
@@ -154,7 +155,9 @@ def test_bad_input_gives_one_line_and_no_file(built: Build, mx: Mx, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == before
 
 
-@pytest.mark.parametrize("command", [["tag"], ["filter", "--scope", "."], ["graft", "part.onnx"], ["tree"]])
+@pytest.mark.parametrize(
+    "command", [["tag"], ["filter", "--scope", "."], ["graft", "part.onnx"], ["tree"], ["validate"]]
+)
 def test_empty_stdin(mx: Mx, command: list[str]) -> None:
     done = mx(*command)
     assert done.returncode == 3

@@ -266,6 +266,20 @@ def test_settle_shared_moves_what_was_not_returned() -> None:
     assert found["a"] == ("one", "name")
 
 
+def test_settle_shared_leaves_a_constant_that_may_be_what_was_returned() -> None:
+    text = f"""{HEAD} g (float[1, 3] x) => (float[1, 3] d) {{
+        k = Constant <value = int64[3] {{1, 1, 1}}> ()
+        z = NonZero(k)
+        q = Cast <to = 1> (z)
+        d = Add(x, q)
+    }}"""
+    names = {"z": "/one/NonZero", "q": "/one/Cast", "d": "/two/Add"}
+    sidecar = trace_of(".  Net x:1x3 -> d:1x3\none L x:1x3 -> q:1x3\ntwo L q:1x3 -> d:1x3")
+    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["q"] == ("one", "name")
+    sidecar = trace_of(".  Net x:1x3 -> d:1x3\none L x:1x3 -> q:3x1\ntwo L q:1x3 -> d:1x3")
+    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["q"] == ("two", "dataflow")
+
+
 def test_settle_shared_reads_a_merged_node_as_all_its_modules() -> None:
     sidecar = trace_of(
         """

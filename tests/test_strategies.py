@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from mxtools import strategies
 from mxtools.errors import InputError, UsageError
 from mxtools.keys import SCOPE
+from mxtools.metrics import Meter
 from mxtools.pipeline import Pipeline
+from mxtools.pytorch.attempt import tagged_by
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.subject import Subject
 
 from .conftest import Mx
 
@@ -109,6 +114,15 @@ def test_usage_knows_modules_by_their_weights_and_guesses_nothing_between(mx: Mx
     done = mx("tag", "-s", "usage", stdin=_by_weights().SerializeToString())
     assert done.returncode == 0, done.stderr
     assert _scopes(onnx.load_from_string(done.stdout)) == ["encoder.0", ".", "head"]
+
+
+def test_usage_exports_so_that_weights_keep_their_names(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    subject = Subject(model, {"input": torch.ones(1, 3, 4)}, "mlp")
+    tagged = tagged_by("usage", Sources(lambda: subject, tmp_path), Meter())
+    assert {"0", "2"} <= set(_scopes(tagged.model))
+    weights = {tensor.name for tensor in tagged.model.graph.initializer}
+    assert model.state_dict().keys() <= weights
 
 
 def test_usage_with_the_names_of_a_state_dict(mx: Mx, tmp_path: Path) -> None:

@@ -19,14 +19,19 @@ def calls_of(annotations: Annotations, selection: Selection, absent: dict[str, s
     Raises UsageError where a selector matches nothing, AbsentError where what it names is in `absent`, or ends inside a
     node that does the work of modules that are not selected.
     """
+    calls = selected_calls(annotations, selection, absent)
+    _refuse_merged(annotations, calls)
+    return calls
+
+
+def selected_calls(annotations: Annotations, selection: Selection, absent: dict[str, str]) -> set[int]:
+    """Give the selected calls, those too that end inside a node of others; raises what `calls_of` does for the rest."""
     hierarchy = annotations.hierarchy
     borne = {call for call in annotations.call if call is not None}
     known = borne | {a for call in borne for a in hierarchy.lineage(call)} | set(chain(*annotations.merged.values()))
     known = {call for call in known if hierarchy.scopes[call] not in absent}
     scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
-    calls = {call for call in known if hierarchy.scopes[call] in scopes}
-    _refuse_merged(annotations, calls)
-    return calls
+    return {call for call in known if hierarchy.scopes[call] in scopes}
 
 
 def separate_calls(
@@ -77,23 +82,23 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
 
     Raises UsageError where there is none, AbsentError where one is in a body or function outside of the selection.
     """
-    nodes = every_node_of(annotations, calls, operators)
+    nodes = nodes_anywhere(annotations, calls, operators)
     chosen = nodes.intersection(annotations.graph.main)
     _refuse_inner(annotations, nodes, chosen)
     return chosen
 
 
-def every_node_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Give the nodes in some calls, also those in bodies and functions; UsageError where there is none."""
-    graph = annotations.graph
-    nodes = {
+def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
+    """Give the nodes in some calls, those of bodies and functions too; UsageError where there is none."""
+    nodes = annotations.graph.nodes
+    found = {
         n
         for n, call in enumerate(annotations.call)
-        if call in calls and (not operators or graph.nodes[n].op_type in operators)
+        if call in calls and (not operators or nodes[n].op_type in operators)
     }
-    if not nodes:
+    if not found:
         raise UsageError(f"no selected node is a {' or '.join(operators)}: see `mx tree`")
-    return nodes
+    return found
 
 
 def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -> None:

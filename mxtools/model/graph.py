@@ -191,24 +191,30 @@ class Graph:
         self._nodes(function.node, names, region)
 
     def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> None:
-        known, all_nodes = names.get, self.nodes
-        add_reads, add_writes = self.reads.append, self.writes.append
-        add_name, add_producer = self.names.append, self.producer.append
+        known, made = names.get, names.setdefault
+        all_nodes, add_reads, add_writes = self.nodes, self.reads.append, self.writes.append
+        add_name, add_producer, count = self.names.append, self.producer.append, len(self.names)
         for node in nodes:
-            reads: tuple[int, ...] = tuple(map(known, node.input))  # type: ignore[arg-type]
+            inputs = node.input[:]  # a list: protobuf's own containers take twice as long to go through
+            reads: tuple[int, ...] = tuple(map(known, inputs))  # type: ignore[arg-type]
             if None in reads:  # left out, or not of this graph
-                reads = tuple([self._lookup(names, name) for name in node.input if name])
+                reads = tuple([self._lookup(names, name) for name in inputs if name])
+                count = len(self.names)
             if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
                 reads += self._bodies(node, names, region)
+                count = len(self.names)
+            at = len(all_nodes)
             writes: tuple[int, ...] = ()
-            for name in node.output:
-                if name in names:
-                    writes += (self._value(names, name, len(all_nodes)),)
-                elif name:
-                    value = names[name] = len(self.names)
+            for name in node.output[:]:
+                if not name:
+                    continue
+                if made(name, count) == count:
                     add_name(name)
-                    add_producer(len(all_nodes))
-                    writes += (value,)
+                    add_producer(at)
+                    writes += (count,)
+                else:
+                    writes += (self._value(names, name, at),)
+                count = len(self.names)
             all_nodes.append(node)
             add_reads(reads)
             add_writes(writes)

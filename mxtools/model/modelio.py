@@ -44,10 +44,11 @@ class LoadedModel:
     name: str
 
 
-def read_model(source: Target, data_dir: Path | None = None) -> LoadedModel:
+def read_model(source: Target, data_dir: Path | None = None, placing: bool = True) -> LoadedModel:
     """Read a model from a file, or from stdin for None or '-'.
 
-    Raises InputError where there is no file, it holds no model or not all of one, or external data are not there.
+    Raises InputError where there is no file, it holds no model or not all of one, or, if they are to be found now
+    (`placing`), external data are not there.
     """
     name = "stdin" if is_pipe(source) else str(source)
     data = _bytes(source, name)
@@ -58,7 +59,7 @@ def read_model(source: Target, data_dir: Path | None = None) -> LoadedModel:
     if not folder.is_dir():
         raise UsageError(f"--data-dir {folder} is no folder")
     weights = WeightStore(data, folder)
-    if b"location" in skeleton:
+    if placing and b"location" in skeleton:
         for tensor in tensors_of(proto):
             if is_external(tensor):
                 weights.place(tensor)

@@ -33,12 +33,17 @@ def multiply_adds(graph: Graph, shapes: Shapes) -> dict[int, int]:
     found = {}
     for node in graph.main:
         proto = graph.nodes[node]
-        if proto.op_type in COUNTS and proto.domain in ("", "ai.onnx"):
+        if is_product(proto):
             try:
                 found[node] = COUNTS[proto.op_type](proto, dims)
             except LookupError:
                 continue
     return found
+
+
+def is_product(node: NodeProto) -> bool:
+    """Tell whether a node is a convolution or a matrix product."""
+    return node.op_type in COUNTS and node.domain in ("", "ai.onnx")
 
 
 def _conv(node: NodeProto, dims: DimsOf, weight: int = 1) -> int:

@@ -47,6 +47,12 @@ class Shaped:
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0
 
+    def agrees(self, tensor: Tensor) -> bool:
+        """Tell whether this can have the dimensions of a traced tensor, in their order."""
+        if self.kind != torch_kind(tensor.dtype) or self.dims is None or len(self.dims) != len(tensor.shape):
+            return False
+        return all(mine in (None, its) for mine, its in zip(self.dims, tensor.shape, strict=True))
+
     def is_transposed(self, tensor: Tensor) -> bool:
         """Tell whether this has the dimensions of a traced tensor in another order, and so its elements too."""
         if self.dims is None or None in self.dims:

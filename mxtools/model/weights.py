@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from mxtools.errors import InputError
 from mxtools.model import wire
@@ -23,6 +25,9 @@ _ADOPTED = "\0"
 """Begins the location of an adopted tensor: no file can be named so, and a model that is read with such is refused."""
 
 _REFERENCE = wire.REFERENCE.decode()
+
+_PACKED = {"INT4": 4, "FLOAT4E2M1": 4, "INT2": 2}
+"""Bits of the types, by how their names end, of which several elements lie in a byte."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,17 @@ def mapped(file: Path) -> memoryview:
             if file.stat().st_size
             else memoryview(b"")
         )
+
+
+def bytes_of(tensor: TensorProto) -> int:
+    """Give the bytes of a tensor's elements, by its type and dimensions; small integers lie several in a byte."""
+    if tensor.data_type == TensorProto.STRING:
+        return sum(len(text) for text in tensor.string_data)
+    count, name = int(math.prod(tensor.dims)), TensorProto.DataType.Name(tensor.data_type)
+    packed = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
+    if packed:
+        return -(-count * packed // 8)
+    return count * int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def is_deferred(tensor: TensorProto) -> bool:

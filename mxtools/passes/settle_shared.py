@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from onnx import ModelProto
 
 from mxtools.annotations import Evidence
 from mxtools.context import Context, Pass
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.model.constants import constant_arrays, fingerprint
-from mxtools.model.graph import NOWHERE
+from mxtools.model.graph import NOWHERE, Graph
 from mxtools.model.shapes import Shaped
 from mxtools.model.weights import WeightStore
 from mxtools.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
@@ -37,17 +41,33 @@ class SettleShared(Pass):
         if not hierarchy.sidecar:
             return
         settling = _Settling(model, context, hierarchy.sidecar)
-        calls, producer, leaving = annotations.call, graph.producer, set(graph.outputs)
-        for node in range(len(graph.nodes) - 1, -1, -1):
-            before = calls[node]
+        calls, producer = annotations.call, graph.producer
+        leaving = set(graph.outputs) | _crossing(graph, calls)
+        waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
+        done = NOWHERE
+        while waiting:
+            node = -heapq.heappop(waiting)
+            if node == done:
+                continue
+            done, before = node, calls[node]
             for value in graph.writes[node]:
                 if value in leaving or calls[node] != before:
                     settling.settle(node, value)
-            call = calls[node]
-            for value in graph.reads[node]:
+            for value in graph.reads[node] if calls[node] != before else ():
                 maker = producer[value]
-                if maker != NOWHERE and calls[maker] != call:
+                if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
                     leaving.add(value)
+                    heapq.heappush(waiting, -maker)
+
+
+def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
+    """Give the values that a node of one call makes and a node of another reads."""
+    count = len(graph.nodes)
+    call = np.fromiter((NOWHERE if at is None else at for at in calls), np.int64, count)
+    reading = np.repeat(np.arange(count), np.fromiter(map(len, graph.reads), np.int64, count))
+    values = np.fromiter(itertools.chain.from_iterable(graph.reads), np.int64, len(reading))
+    makers = np.array(graph.producer, np.int64)[values]
+    return set(values[(makers != NOWHERE) & (call[makers] != call[reading])].tolist())
 
 
 class _Settling:
@@ -81,7 +101,7 @@ class _Settling:
         if common == call or (shape := self.shapes[value]) is None:
             return
         if value in self.constant:
-            fits = bool(self.graph.reads[node]) and any(shape.dims == t.shape for t in self.returned[call])
+            fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
             left, users = hierarchy.below(common, call), self._users(value)
             taken = [self._take(at, shape, users) or self._take_transposed(at, shape, value) for at in left]

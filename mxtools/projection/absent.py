@@ -11,6 +11,7 @@ from mxtools.sidecar import Call
 VACUOUS = "vacuous"
 UNUSED = "unused"
 FOLDED = "folded"
+MERGED_INTO = "merged: "
 
 
 def borne_calls(annotations: Annotations) -> set[int]:
@@ -43,7 +44,7 @@ def absent_scopes(annotations: Annotations) -> dict[str, str]:
         if number in borne:
             continue
         if number in merged:
-            absent[scope] = f"merged: {hierarchy.scopes[merged[number]]}"
+            absent[scope] = MERGED_INTO + hierarchy.scopes[merged[number]]
         elif is_vacuous(calls[number]):
             absent[scope] = VACUOUS
         else:
@@ -65,7 +66,7 @@ def lost_scopes(
     found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in borne}
     for call in sorted(borne_calls(was) - borne):
         other = VACUOUS if call in passing else FOLDED
-        found[scopes[call]] = f"merged: {scopes[merged[call]]}" if call in merged else other
+        found[scopes[call]] = MERGED_INTO + scopes[merged[call]] if call in merged else other
     return found
 
 

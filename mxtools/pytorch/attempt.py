@@ -19,6 +19,7 @@ from mxtools.model import modelio
 from mxtools.model.constants import fingerprint
 from mxtools.model.runtime import computed
 from mxtools.model.shapes import Array
+from mxtools.pytorch import exporters
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.trace import trace
@@ -73,7 +74,7 @@ class Tagged:
 
     model: ModelProto
     context: Context
-    exporter: str
+    export: exporters.Attempt
     by_pass: dict[str, int]
     warnings: list[str] = field(default_factory=list)
     round_trip: RoundTrip | None = None
@@ -112,21 +113,21 @@ def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Dem
 def tagged_by(name: str, sources: Sources, meter: Meter) -> Tagged:
     """Trace, export and tag by a strategy; raises an MxError where it fails."""
     strategy = strategies.get(name)
-    exporter = sources.export(strategy.exporter)[-1].exporter
+    export = sources.export(strategy.exporter, strategy.keep_modules)[-1]
     known, values = (None, None) if strategy.trace == "none" else sources.trace(strategy.trace == "values")
     with meter.stage("tag"):
-        loaded = modelio.read_model(sources.path(exporter))
+        loaded = modelio.read_model(export.path)
         context = Context(loaded.weights, known, values)
         tally = Tally(loaded.proto, context)
         strategy.passes().run(loaded.proto, context, tally.observe)
-    return Tagged(loaded.proto, context, exporter, tally.by_pass)
+    return Tagged(loaded.proto, context, export, tally.by_pass)
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
     """Give a tagged model back with what the checks found; raises an MxError where it does not meet the demands."""
     known, values = sources.trace(values=True) if demands.verify else (tagged.context.sidecar, None)
     with meter.stage("check"):
-        warning = check_outputs(sources, tagged.exporter, known)
+        warning = check_outputs(sources, tagged.export, known)
     if warning and demands.verify:
         raise CheckError(warning)
     if demands.verify:
@@ -138,12 +139,12 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
     return tagged
 
 
-def check_outputs(sources: Sources, exporter: str, known: Sidecar | None) -> str | None:
+def check_outputs(sources: Sources, export: exporters.Attempt, known: Sidecar | None) -> str | None:
     """Run a raw export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
 
     Outputs of a model that is random are not compared. Raises InputError where ONNX Runtime cannot run it.
     """
-    loaded = modelio.read_model(sources.path(exporter))
+    loaded = modelio.read_model(export.path)
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
     stored = {tensor.name for tensor in loaded.proto.graph.initializer}
     names = [value.name for value in loaded.proto.graph.input if value.name not in stored]
@@ -153,7 +154,7 @@ def check_outputs(sources: Sources, exporter: str, known: Sidecar | None) -> str
     strange = _strange(outputs, known) if known else None
     if strange is None or _is_random(sources):
         return None
-    return f"output {strange!r} of the {exporter} export is none of those that PyTorch returned"
+    return f"output {strange!r} of the {export.exporter} export is none of those that PyTorch returned"
 
 
 def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:

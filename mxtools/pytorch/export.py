@@ -39,7 +39,7 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
                 EXPORTERS[exporter](subject, path, options.opset, axes, options.keep_modules)
         except Exception as problem:
             error, trail = _cause(problem), traceback.format_exc()
-    return Attempt(exporter, error, log.text + trail)
+    return Attempt(exporter, path, error, log.text + trail)
 
 
 @contextmanager

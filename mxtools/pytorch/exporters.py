@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mxtools.errors import InputError
 
@@ -21,11 +22,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One exporter's try: its name, the cause of its failure in one line or None, and all it said."""
+    """One exporter's try: its name, what it made, the cause of its failure in one line or None, and all it said."""
 
     exporter: str
-    error: str | None
-    log: str
+    path: Path
+    error: str | None = None
+    log: str = ""
 
 
 def in_turn(choice: str) -> tuple[str, ...]:

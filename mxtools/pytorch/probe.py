@@ -83,8 +83,8 @@ class Probe:
         }
 
     def _exports(self, exporter: str) -> bool:
-        self.sources.export(exporter)
-        warning = check_outputs(self.sources, exporter, self.sidecar)
+        export = self.sources.export(exporter)[-1]
+        warning = check_outputs(self.sources, export, self.sidecar)
         if warning:
             self.failures[exporter] = warning
         return not warning

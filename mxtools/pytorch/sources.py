@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -40,7 +41,7 @@ class Sources:
         self._load = load
         self._options = options or Options()
         self._meter = meter
-        self._failed: dict[str, Attempt] = {}
+        self._failed: dict[Path, Attempt] = {}
 
     @cached_property
     def subject(self) -> Subject:
@@ -74,36 +75,33 @@ class Sources:
             modelio.write_text(sidecar.dumps(traced), str(file))
         return traced
 
-    def export(self, choice: str = "auto") -> list[Attempt]:
-        """Let exporters try in turn; give the attempts, the last of which succeeded: `path` has what it made.
+    def export(self, choice: str = "auto", keep_modules: bool = False) -> list[Attempt]:
+        """Let exporters try in turn; give the attempts, the last of which succeeded.
 
-        `choice` is dynamo, torchscript or auto. Raises ExportError, with the attempts, when none can.
+        `choice` is dynamo, torchscript or auto. Nothing is folded across modules where that is asked for here or in the
+        options. Raises ExportError, with the attempts, when none can.
         """
+        options = replace(self._options, keep_modules=keep_modules or self._options.keep_modules)
         attempts = []
         for name in in_turn(choice):
-            attempts.append(self._attempt(name))
+            attempts.append(self._attempt(name, options))
             if attempts[-1].error is None:
                 return attempts
         raise ExportError(type(self.subject.model).__name__, attempts)
 
-    def path(self, exporter: str) -> Path:
-        """Give the file of an export."""
-        options = repr(self._options).encode() if self._options != Options() else b""
-        kind = "-" + blake2b(options, digest_size=6).hexdigest() if options else ""
-        return self.folder / f"{exporter}{kind}" / _MODEL
-
-    def _attempt(self, exporter: str) -> Attempt:
-        path = self.path(exporter)
+    def _attempt(self, exporter: str, options: Options) -> Attempt:
+        kind = "-" + blake2b(repr(options).encode(), digest_size=6).hexdigest() if options != Options() else ""
+        path = self.folder / f"{exporter}{kind}" / _MODEL
         if path.is_file():
-            return Attempt(exporter, None, "")
-        if exporter not in self._failed:
-            attempt = self._exported(exporter, path.parent)
+            return Attempt(exporter, path)
+        if path not in self._failed:
+            attempt = self._exported(exporter, path.parent, options)
             if attempt.error is None:
-                return attempt
-            self._failed[exporter] = attempt
-        return self._failed[exporter]
+                return replace(attempt, path=path)
+            self._failed[path] = attempt
+        return self._failed[path]
 
-    def _exported(self, exporter: str, folder: Path) -> Attempt:
+    def _exported(self, exporter: str, folder: Path, options: Options) -> Attempt:
         """Let an exporter fill a folder, which appears when it is complete."""
         from mxtools.pytorch.export import export
 
@@ -111,7 +109,7 @@ class Sources:
         with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
             made = Path(scratch) / exporter
             made.mkdir()
-            attempt = export(subject, made / _MODEL, exporter, self._options)
+            attempt = export(subject, made / _MODEL, exporter, options)
             if attempt.error is None:
                 with suppress(OSError):  # another process was faster
                     made.rename(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
@@ -12,7 +12,6 @@ from mxtools.annotations import Annotations
 from mxtools.context import Context
 from mxtools.errors import InputError
 from mxtools.model.graph import NOWHERE, Graph
-from mxtools.model.multiply_adds import multiply_adds
 from mxtools.model.shapes import inferred_infos, is_typed
 from mxtools.tree import Branch, tree
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
@@ -26,9 +25,10 @@ def structure(model: ModelProto, context: Context, title: str) -> Structure:
     annotations = context.annotations(model)
     if not any(annotations.evidence):
         raise InputError(f"no node of {title} has a scope: run `mx tag` first")
-    branches = list(_flat(tree(annotations)))
-    scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
     graph = annotations.graph
+    products = context.multiply_adds(model)
+    branches = list(_flat(tree(annotations, products)))
+    scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
     used = {node: sum(sizes.get(value, 0) for value in {*reads}) for node, reads in enumerate(graph.reads)}
     metrics = {
@@ -38,14 +38,15 @@ def structure(model: ModelProto, context: Context, title: str) -> Structure:
             {len(scopes) + node: float(size) for node, size in used.items() if size},
         ),
     }
-    nodes = list(_nodes(annotations, {scope.scope: i for i, scope in enumerate(scopes)}))
-    products = multiply_adds(graph, context.shapes(model))
     if products:
-        metrics["multiply-adds"] = _summed(products, scopes, nodes)
+        metrics["multiply-adds"] = Metric(
+            {i: float(branch.multiply_adds) for i, (_, branch) in enumerate(branches) if branch.multiply_adds},
+            {len(scopes) + node: float(count) for node, count in products.items()},
+        )
     return Structure(
         title,
         scopes,
-        nodes,
+        list(_nodes(annotations, {scope.scope: i for i, scope in enumerate(scopes)})),
         list(_values(model, graph)),
         list(_edges(graph, len(scopes))),
         metrics,
@@ -60,17 +61,6 @@ def _flat(root: Branch) -> Iterator[tuple[int, Branch]]:
         yield parent, branch
         open_ += [(count, child) for child in reversed(branch.children)]
         count += 1
-
-
-def _summed(counts: Mapping[int, int], scopes: Sequence[Scope], nodes: Sequence[Node]) -> Metric:
-    """Give what nodes have of something, by node, as a metric of them and of the scopes that they are in."""
-    metric = Metric(nodes={len(scopes) + node: float(count) for node, count in counts.items()})
-    for node, count in counts.items():
-        at = nodes[node].parent
-        while at != OUTSIDE:
-            metric.scopes[at] = metric.scopes.get(at, 0.0) + count
-            at = scopes[at].parent
-    return metric
 
 
 def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Node]:
