@@ -28,6 +28,8 @@ class Pass(ABC):
     name: ClassVar[str]
     annotates: ClassVar[bool] = False
     """True when it changes nothing but `context.annotations`, so that the graph index stays valid."""
+    then: ClassVar[str] = ""
+    """The passes that have to follow it at once, as a pipeline: they give the nodes that it made their scopes."""
 
     @abstractmethod
     def apply(self, model: ModelProto, context: Context) -> None:
