@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -113,3 +114,16 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def tagged_in_words(report: dict[str, Any]) -> str:
+    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
+    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
+    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
+    if report["merged"]:
+        parts.append(f"{report['merged']} merged")
+    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
+    if reasons:
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
+    return "; ".join(parts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
-from .common import check_json, emit, process, say
+from .common import check_json, emit, process, say, tagged_in_words
 from .options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
 
 
@@ -39,17 +38,4 @@ def command(
     if json:
         emit(report)
     else:
-        say(f"mx tag: {_summary(report)}")
-
-
-def _summary(report: dict[str, Any]) -> str:
-    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
-    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
-    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
-    if report["merged"]:
-        parts.append(f"{report['merged']} merged")
-    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
-    if reasons:
-        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
-    return "; ".join(parts)
+        say(f"mx tag: {tagged_in_words(report)}")

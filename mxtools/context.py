@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations
+from mxtools.errors import InputError
 from mxtools.hierarchy import Hierarchy
 from mxtools.model.graph import Graph
 from mxtools.model.shapes import Shapes
@@ -137,3 +138,8 @@ class Previous:
     def annotations(self) -> Annotations:
         """Its annotations."""
         return self.context.annotations(self.model)
+
+    def check_tagged(self) -> None:
+        """Raise InputError where no node of it has a scope."""
+        if not any(self.annotations.evidence):
+            raise InputError("no node of the earlier model has a scope: run `mx tag` on it first")

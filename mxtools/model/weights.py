@@ -214,6 +214,14 @@ def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, 
                 weights.adopt(tensor, others)
 
 
+def inline_within(model: ModelProto, weights: WeightStore, folder: Path) -> None:
+    """Take the tensors that lie in files of a folder into the model."""
+    base = Path(os.path.realpath(folder))
+    for tensor in tensors_of(model):
+        if is_external(tensor) and weights.place(tensor).file.is_relative_to(base):
+            tensor.CopyFrom(weights.inline(tensor))
+
+
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Give every tensor of a model: initializers and attributes, of graphs, bodies, functions and training."""
     yield from _of_graph(model.graph)
