@@ -44,7 +44,8 @@ def process(
 def opened(
     source: str, data_dir: Path | None = None, trace: str | None = None, inputs: Path | None = None
 ) -> tuple[ModelProto, Context]:
-    """Read a model and what is known besides it: a sidecar and its recorded values, or given inputs."""
+    """Read a model and what is known besides it: a sidecar, else the one in the model, and recorded or given values."""
+    from mxtools.carriers.packed import embedded_trace
     from mxtools.context import Context
     from mxtools.model import modelio
     from mxtools.record import Values, recorded
@@ -54,7 +55,7 @@ def opened(
     if sidecar and not values:
         values = recorded(sidecar, Path() if is_pipe(trace) else Path(str(trace)).parent)
     loaded = modelio.read_model(source, data_dir)
-    return loaded.proto, Context(loaded.weights, sidecar, values)
+    return loaded.proto, Context(loaded.weights, sidecar or embedded_trace(loaded.proto), values)
 
 
 def read_sidecar(source: str) -> Sidecar:

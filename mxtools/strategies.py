@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mxtools.context import Pass
 from mxtools.errors import InputError, UsageError
+from mxtools.passes.carry import Carry
 from mxtools.passes.optimize import TOOLS, Optimize
 from mxtools.passes.record_absent import RecordAbsent
 from mxtools.pipeline import Pipeline
@@ -68,18 +69,17 @@ class Strategy(_Entry):
             raise UsageError(f"no optimiser is called {by!r}: there are {', '.join(TOOLS)}")
         return self.model_copy(update={"optimize": by})
 
-    def passes(self, strict: bool = False) -> Pipeline:
-        """Give the pipeline, with the optimiser; it ends with what records the result.
+    def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
+        """Give the pipeline, with the optimiser; it ends with what records the result, and copies tags elsewhere.
 
-        With `strict` that refuses nodes of which nothing is known.
+        With `strict` nodes of which nothing is known are refused.
         """
-        steps: list[Pass] = [
-            step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, RecordAbsent)
-        ]
+        ends = (RecordAbsent, Carry)
+        steps: list[Pass] = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, ends)]
         last = RecordAbsent(strict)
         if self.optimize:
             steps += [last, Optimize(self.optimize)]
-        return Pipeline((*steps, last))
+        return Pipeline((*steps, last, carry or Carry()))
 
 
 class Decision(_Entry):
