@@ -146,7 +146,7 @@ def test_nested_bodies_and_functions() -> None:
     assert sorted(names) == sorted(
         ["/m/f", "/m/If", "/m/Exp", "/m/Exp_1", "/m/Abs", "/m/Neg", "/m/Neg_1", "/m/Neg_2", "/m/Neg_3"]
     )
-    assert {len(read_doc_string(node.doc_string)) for node in all_nodes(model)} == {3}
+    assert {len(read_doc_string(node.doc_string)) for node in all_nodes(model)} == {4}
     made = {name for node in all_nodes(model) for name in node.output}
     assert made - {name for name in made if name.startswith("/m/")} == {"y", "s", "o"}
     assert model.functions[0].node[0].output[0] == model.functions[0].node[1].input[0] != "h"

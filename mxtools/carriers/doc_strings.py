@@ -16,12 +16,14 @@ MARK = "pkg.mxtools "
 """Begins our line."""
 
 _PREFIX = "pkg.mxtools."
+_OPERATOR = "operator"
 
 
 def write_doc_string(node: NodeProto) -> None:
-    """Copy what a node's metadata says of its place."""
+    """Copy what a node's metadata says of its place, with its operator, since tools turn nodes into others."""
     props = keys.props(node)
-    said = {key.removeprefix(_PREFIX): props[key] for key in keys.TAG_KEYS if props.get(key)}
+    said = {_OPERATOR: node.op_type}
+    said |= {key.removeprefix(_PREFIX): props[key] for key in keys.TAG_KEYS if props.get(key)}
     own = without_tag(node.doc_string)
     line = [MARK + json.dumps(said, ensure_ascii=False)] if keys.SCOPE in props else []
     text = "\n".join([*([own] if own else []), *line])
@@ -41,6 +43,11 @@ def read_doc_string(text: str) -> Mapping[str, str]:
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         return {}
     return {_PREFIX + key: value for key, value in said.items()} if said.get("scope") else {}
+
+
+def is_said_of(node: NodeProto) -> bool:
+    """Tell whether our line was written when a node had the operator that it has."""
+    return read_doc_string(node.doc_string).get(_PREFIX + _OPERATOR) == node.op_type
 
 
 def without_tag(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from mxtools.annotations import Annotations
 from mxtools.hierarchy import Hierarchy
@@ -46,6 +46,12 @@ def scope_in(name: str, known: Collection[str]) -> str | None:
     while levels and ".".join(levels) not in known:
         levels.pop()
     return ".".join(levels) if levels else None
+
+
+def is_named_after(node: NodeProto) -> bool:
+    """Tell whether a node's name says the operator that it has."""
+    last, operator = node.name.rpartition("/")[2], node.op_type
+    return last == operator or last.removeprefix(f"{operator}_").isdecimal()
 
 
 def rename_nodes(graph: Graph, names: list[str]) -> None:

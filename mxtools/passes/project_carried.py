@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto
 
 from mxtools import keys
 from mxtools.annotations import INDIRECT, Evidence
-from mxtools.carriers.doc_strings import read_doc_string
-from mxtools.carriers.names import scope_in
+from mxtools.carriers.doc_strings import is_said_of, read_doc_string
+from mxtools.carriers.names import is_named_after, scope_in
 from mxtools.carriers.packed import carriers_of, scopes_of
 from mxtools.context import Context, Pass
 
@@ -29,24 +29,28 @@ class ProjectCarried(Pass):
         known = scopes_of(model) if carriers & {"rename", "output-names"} else {}
         said: dict[int, Mapping[str, str]] = {}
         for node, proto in enumerate(annotations.graph.nodes):
-            if annotations.call[node] is None:
-                props = read_doc_string(proto.doc_string) or _by_name(proto, carriers, known)
-                if props:
-                    said[node] = {**props, keys.EVIDENCE: _word(props)}
+            if annotations.call[node] is None and (props := next(_found(proto, carriers, known), None)):
+                said[node] = {**props, keys.EVIDENCE: _word(props)}
         annotations.take_in(said)
 
 
-def _by_name(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) -> Mapping[str, str]:
-    scopes = (scope for name in _names(node, carriers) if (scope := scope_in(name, known)) is not None)
-    scope = next(scopes, None)
-    return {} if scope is None else {keys.SCOPE: scope, keys.TAG: known.get(scope, "")}
+def _found(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """Give what is said of a node, what counts most first.
 
-
-def _names(node: NodeProto, carriers: frozenset[str]) -> Iterator[str]:
-    if "rename" in carriers:
-        yield node.name
+    Where its operator is still the one of which it was said, that is what it bears itself; else a tool made one node of
+    several, and what it makes tells more.
+    """
+    named = _by_name(node.name, known) if "rename" in carriers else {}
+    borne = [(read_doc_string(node.doc_string), is_said_of(node)), (named, is_named_after(node))]
+    yield from (props for props, is_same in borne if props and is_same)
     if "output-names" in carriers:
-        yield from node.output
+        yield from (props for name in node.output if (props := _by_name(name, known)))
+    yield from (props for props, is_same in borne if props and not is_same)
+
+
+def _by_name(name: str, known: Mapping[str, str]) -> Mapping[str, str]:
+    scope = scope_in(name, known)
+    return {} if scope is None else {keys.SCOPE: scope, keys.TAG: known.get(scope, "")}
 
 
 def _word(props: Mapping[str, str]) -> str:
