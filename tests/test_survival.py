@@ -239,6 +239,18 @@ def test_the_trace_in_the_model_is_as_good_as_the_file(built: Build, mx: Mx, tmp
     assert (again.returncode, again.stdout) == (0, (tmp_path / "a.onnx").read_bytes())
 
 
+def test_a_part_that_is_tagged_again_stays_what_it_was(built: Build, tmp_path: Path) -> None:
+    """The trace in it knows modules of which the part has nothing."""
+    folder = built("bert")
+    onnx.save(tagged(folder / "raw.onnx", ALL, folder / "trace.json"), tmp_path / "a.onnx")
+    loaded = modelio.read_model(tmp_path / "a.onnx")
+    Pipeline.parse("filter{scope=encoder.layer.0}").run(loaded.proto, Context(loaded.weights))
+    modelio.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    before, after = scopes(onnx.load(tmp_path / "b.onnx")), scopes(tagged(tmp_path / "b.onnx"))
+    assert after == before
+    assert all(scope.startswith("encoder.layer.0") for scope in after)
+
+
 def test_wrong_uses(built: Build, mx: Mx, tmp_path: Path) -> None:
     folder = built("convnet")
     done = mx("tag", folder / "raw.onnx", "--embed-trace")

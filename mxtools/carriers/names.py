@@ -62,13 +62,18 @@ def rename_nodes(graph: Graph, names: list[str]) -> None:
 
 
 def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
-    """Name what nodes make after them: all but inputs, outputs and weights, and what is made twice by that name."""
+    """Name what nodes make after them: all but inputs, outputs and weights, and what is made twice by that name.
+
+    What is computed from weights alone counts as a weight: exporters leave equal weights once, and name copies of it.
+    """
     for region in range(1 + len(model.functions)):
         nodes = [node for node in range(len(graph.nodes)) if graph.region[node] == region]
         made = Counter(name for node in nodes for name in graph.nodes[node].output)
         fixed = _fixed(model, region)
         wanted: dict[str, str] = {}
         for node in nodes:
+            if graph.reads[node] and graph.constant.issuperset(graph.writes[node]):
+                continue
             for place, name in enumerate(graph.nodes[node].output):
                 if name and made[name] == 1 and name not in fixed:
                     wanted[name] = fresh(f"{names[node]}_output_{place}", fixed)
