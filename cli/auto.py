@@ -31,6 +31,12 @@ def command(
         float,
         Option(min=0, max=1, help="Least share of nodes with direct evidence; with --verify least round trip rate."),
     ] = 0.0,
+    optimize: Annotated[
+        str | None,
+        Option(
+            metavar="onnxscript|onnxslim|ort-basic", help="What optimises the tagged graph, else as the strategy says."
+        ),
+    ] = None,
     opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
@@ -56,6 +62,7 @@ def command(
     names = [*([primary] if primary else []), *(fallback or [])]
     for name in names:
         strategies.get(name)
+    strategies.get(strategies.DEFAULT).optimized(optimize)
     modelio.check_writable(output)
     subject = load()
     from mxtools.pytorch.attempt import Demands
@@ -64,7 +71,7 @@ def command(
 
     demands, options = Demands(verify, min_quality), Options(opset, tuple(dynamic or ()))
     with progress(f"exporting {subject.spec}"):
-        result = export_subject(subject, output, names, priority, demands, options, cache)
+        result = export_subject(subject, output, names, priority, demands, options, cache, optimize)
     if report:
         text = _markdown(result) if report.suffix == ".md" else json_text(_data(result))
         modelio.write_text(text, str(report))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,13 +47,14 @@ def process(
 def opened(
     source: str, data_dir: Path | None = None, trace: str | None = None, inputs: Path | None = None
 ) -> tuple[ModelProto, Context]:
-    """Read a model and what is known besides it: a sidecar and its recorded values, or given inputs."""
+    """Read a model and what is known besides it: a sidecar, else the one in the model, and recorded or given values."""
+    from mxtools.carriers.packed import embedded_trace
     from mxtools.context import Context
     from mxtools.model import modelio
 
     sidecar, values = known(trace, inputs)
     loaded = modelio.read_model(source, data_dir)
-    return loaded.proto, Context(loaded.weights, sidecar, values)
+    return loaded.proto, Context(loaded.weights, sidecar or embedded_trace(loaded.proto), values)
 
 
 def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
@@ -134,3 +136,16 @@ def progress(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def tagged_in_words(report: dict[str, Any]) -> str:
+    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
+    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
+    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
+    if report["merged"]:
+        parts.append(f"{report['merged']} merged")
+    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
+    if reasons:
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
+    return "; ".join(parts)

@@ -62,7 +62,7 @@ def command(
         finally:
             if log and "attempts" in locals():
                 modelio.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
-        loaded = modelio.read_model(attempts[-1].path)
+        loaded = attempts[-1].read()
         modelio.write_model(loaded.proto, loaded.weights, output, data_dir)
     if json:
         emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])

@@ -21,6 +21,7 @@ COMMANDS = {
     "trace": "Run a model once and write the scopes of its modules to a sidecar.",
     "export": "Export a model to raw ONNX, with nothing added.",
     "tag": "Project the module hierarchy onto every node of an ONNX graph.",
+    "wrap": "Run another tool on a tagged ONNX graph, and carry the tags over to its result.",
     "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
     "select": "Select modules for tools that know only names of nodes.",
     "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
@@ -39,7 +40,7 @@ COMMANDS = {
     "strategies": "List the strategies: exporter, trace and passes of each.",
     "passes": "List the passes and their options.",
 }
-RUNNING = ("trace", "export", "auto", "recommend", "bench")
+RUNNING = ("trace", "export", "auto", "recommend", "bench", "wrap")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -66,7 +67,8 @@ def load(name: str) -> Any:
     """Import a command's file and give the click command of its function `command`."""
     module = import_module(f".{name}", __package__)
     app = typer.Typer(add_completion=False)
-    app.command(name, help=f"{COMMANDS[name]}\n\n{module.command.__doc__}")(_guarded(name, module.command))
+    text = f"{COMMANDS[name]}\n\n{module.command.__doc__}"
+    app.command(name, cls=getattr(module, "Command", None), help=text)(_guarded(name, module.command))
     return typer.main.get_command(app)
 
 
@@ -98,7 +100,8 @@ def main() -> None:
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads take long to start, and have nothing to do
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = [a for a in sys.argv[1:end] if a != "--debug"] + sys.argv[end:]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["MX_DEBUG"] = "1"
     try:
@@ -114,7 +117,7 @@ def main() -> None:
 
 
 def _same_order_of_sets() -> None:
-    """Start again with fixed string hashing where a model is run: some iterate over sets of strings.
+    """Start again with fixed string hashing where a model or a tool is run: some iterate over sets of strings.
 
     A trace and an export of one model would differ in the order of calls, and two exports in their bytes.
     """

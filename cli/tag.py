@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Any
 
 from typer import Option
 
-from .common import check_json, emit, process, say
-from .options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
+from mxtools.passes.carry import Carry
+
+from .common import check_json, emit, process, say, tagged_in_words
+from .options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace, takes
 
 
+@takes(Carry)
 def command(
+    steps: tuple[Any, ...],
     source: Source = "-",
     output: Output = "-",
     trace: Trace = None,
@@ -24,32 +27,21 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Each node gets its scope, tag and evidence in its metadata; nothing else of the model changes.
+    """Each node gets its scope, tag and evidence in its metadata; nothing else of the model changes unless asked for.
 
     With --trace the hierarchy is the traced model's, and where that was recorded (mx trace --record), or with --inputs,
     values are evidence too. Without, the hierarchy is what the file itself tells.
+
+    Copies of the tags that a file has in other places (--doc-string, --rename ...) are evidence, and stay up to date.
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
     from mxtools import strategies
 
     check_json(json, output)
-    pipeline = strategies.get("previous" if previous else strategy).passes(strict)
+    pipeline = strategies.get("previous" if previous else strategy).passes(strict, *steps)
     report = process(pipeline, source, output, data_dir, trace, inputs, previous).report["tag"]
     if json:
         emit(report)
     else:
-        say(f"mx tag: {_summary(report)}")
-
-
-def _summary(report: dict[str, Any]) -> str:
-    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
-    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
-    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
-    if report["merged"]:
-        parts.append(f"{report['merged']} merged")
-    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
-    if reasons:
-        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
-    return "; ".join(parts)
+        say(f"mx tag: {tagged_in_words(report)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 
@@ -35,8 +35,6 @@ INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 _Entry = tuple[str, str, str, str]
 """Scope, tag, evidence and merged scopes, as a node bears them."""
 
-_KEYS = (keys.SCOPE, keys.TAG, keys.EVIDENCE, keys.MERGED)
-
 _WORDS = {str(word): word for word in Evidence}
 
 
@@ -55,17 +53,24 @@ class Annotations:
         self.described = [node for node, proto in enumerate(graph.nodes) if proto.metadata_props]
         self._model = model
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
-        merged: dict[int, str] = {}
+        self.merged: dict[int, tuple[int, ...]] = {}
+        said: dict[int, dict[str, str]] = {}
         for node in self.described:
             props = keys.props(graph.nodes[node])
-            if keys.SCOPE not in props:
-                continue
-            self._saved[node] = _entry(props)
+            if keys.SCOPE in props:
+                self._saved[node] = _entry(props)
+                said[node] = props
+        self.take_in(said)
+
+    def take_in(self, said: Mapping[int, Mapping[str, str]]) -> None:
+        """Annotate nodes with what is said of them, by the keys of the metadata."""
+        taken = {}
+        for node, props in said.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:
                 self.set(node, call, _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
-                merged[node] = props.get(keys.MERGED, "")
-        self.merged = {node: self._calls(text) for node, text in merged.items() if text}
+                taken[node] = props.get(keys.MERGED, "")
+        self.merged.update({node: self._calls(text) for node, text in taken.items() if text})
 
     def merged_away(self) -> set[int]:
         """Give the calls that end inside a node which is another's."""
@@ -107,7 +112,7 @@ class Annotations:
             key = (call, evidence, merged.get(node, ()))
             if key not in written:
                 entry = self._entry(*key)
-                text = b"".join([encoded(*pair) for pair in zip(_KEYS, entry, strict=True) if pair[1]])
+                text = b"".join([encoded(*pair) for pair in zip(keys.TAG_KEYS, entry, strict=True) if pair[1]])
                 written[key] = entry, text
             entry, text = written[key]
             if saved is not None:

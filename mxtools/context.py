@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from onnx import ModelProto
 
 from mxtools.annotations import Annotations
+from mxtools.errors import InputError
 from mxtools.hierarchy import Hierarchy
 from mxtools.model.graph import Graph
 from mxtools.model.shapes import Shapes
@@ -28,6 +29,8 @@ class Pass(ABC):
     name: ClassVar[str]
     annotates: ClassVar[bool] = False
     """True when it changes nothing but `context.annotations`, so that the graph index stays valid."""
+    then: ClassVar[str] = ""
+    """The passes that have to follow it at once, as a pipeline: they give the nodes that it made their scopes."""
 
     @abstractmethod
     def apply(self, model: ModelProto, context: Context) -> None:
@@ -135,3 +138,8 @@ class Previous:
     def annotations(self) -> Annotations:
         """Its annotations."""
         return self.context.annotations(self.model)
+
+    def check_tagged(self) -> None:
+        """Raise InputError where no node of it has a scope."""
+        if not any(self.annotations.evidence):
+            raise InputError("no node of the earlier model has a scope: run `mx tag` on it first")

@@ -43,6 +43,11 @@ class Hierarchy:
         """Give the number of a scope, None when it is no scope of this tree."""
         return self._number.get(scope)
 
+    def local(self, call: int) -> str:
+        """Give what the scope of a call, other than the root, adds to its parent's."""
+        above, scope = self.scopes[self.parent[call]], self.scopes[call]
+        return scope if above == ROOT else scope.removeprefix(above + ".")
+
     def add(self, steps: Iterable[tuple[str, str]]) -> int:
         """Enter a path of (attribute name as in a scope, class name or '') below the root; give its number."""
         at = ROOT_CALL

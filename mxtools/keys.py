@@ -10,20 +10,25 @@ SCOPE = "pkg.mxtools.scope"
 TAG = "pkg.mxtools.tag"
 EVIDENCE = "pkg.mxtools.evidence"
 MERGED = "pkg.mxtools.merged"
-NODE_KEYS = frozenset({SCOPE, TAG, EVIDENCE, MERGED})
+TAG_KEYS = (SCOPE, TAG, EVIDENCE, MERGED)
+NODE_KEYS = frozenset(TAG_KEYS)
 
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
 MODEL_KEYS = frozenset({VERSION, ABSENT})
+
+CARRIERS = "pkg.mxtools.carriers"
+TRACE = "pkg.mxtools.trace"
+SCOPES = "pkg.mxtools.scopes"
+CARRIER_KEYS = frozenset({CARRIERS, TRACE, SCOPES})
 
 TORCH_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 
 NAMESPACE = "namespace"
 """What Model Explorer reads."""
-
 LAYER_ANNOTATION = "layer_ann"
-"""What ONNX Runtime reads, to run nodes on the device that a session's option assigns."""
+"""What ONNX Runtime assigns devices by."""
 
 FIRST_IR_WITH_NODE_METADATA = 10
 

@@ -93,9 +93,16 @@ class Pipeline:
         """Give the spec: options that have their default value are left out."""
         return ",".join(map(_spec, self.passes))
 
+    def _all(self) -> Iterator[Pass]:
+        """Give the passes, each with those that have to follow it."""
+        for step in self.passes:
+            yield step
+            if step.then:
+                yield from Pipeline.parse(step.then).passes
+
     def run(self, model: ModelProto, context: Context, observe: Callable[[Pass, float], None] | None = None) -> None:
         """Run the passes in order on `model`, in place; `observe` is told each pass's seconds."""
-        for step in self.passes:
+        for step in self._all():
             start = perf_counter()
             if not step.annotates:
                 context.save()

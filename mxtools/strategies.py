@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from mxtools.context import Pass
 from mxtools.errors import InputError, UsageError
+from mxtools.passes.carry import Carry
+from mxtools.passes.optimize import TOOLS, Optimize
 from mxtools.passes.record_absent import RecordAbsent
 from mxtools.pipeline import Pipeline
 
@@ -31,7 +33,7 @@ class _Entry(BaseModel):
 
 
 class Strategy(_Entry):
-    """An exporter, what of the model is traced, and the passes that project it."""
+    """An exporter, what of the model is traced, the passes that project it, and what optimises the result."""
 
     help: str = ""
     exporter: Exporter = "auto"
@@ -42,6 +44,7 @@ class Strategy(_Entry):
         bool, Field(alias="keep-modules", description="fold nothing across modules, so that weights keep their names")
     ] = False
     pipeline: str
+    optimize: str | None = None
 
     @field_validator("pipeline")
     @classmethod
@@ -51,11 +54,32 @@ class Strategy(_Entry):
         except UsageError as error:
             raise ValueError(str(error)) from None
 
-    def passes(self, strict: bool = False) -> Pipeline:
-        """Give the pipeline; it ends with what records the result, which refuses nodes of which nothing is known."""
-        steps = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, RecordAbsent)]
-        last = RecordAbsent()
-        return Pipeline((*steps, replace(last, strict=strict)))
+    @field_validator("optimize")
+    @classmethod
+    def _is_optimizer(cls, text: str | None) -> str | None:
+        if text is not None and text not in TOOLS:
+            raise ValueError(f"no optimiser is called {text!r}: there are {', '.join(TOOLS)}")
+        return text
+
+    def optimized(self, by: str | None) -> Strategy:
+        """Give the strategy with another optimiser, where one is given; UsageError where there is none of that name."""
+        if by is None:
+            return self
+        if by not in TOOLS:
+            raise UsageError(f"no optimiser is called {by!r}: there are {', '.join(TOOLS)}")
+        return self.model_copy(update={"optimize": by})
+
+    def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
+        """Give the pipeline, with the optimiser; it ends with what records the result, and copies tags elsewhere.
+
+        With `strict` nodes of which nothing is known are refused.
+        """
+        ends = (RecordAbsent, Carry)
+        steps: list[Pass] = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, ends)]
+        last = RecordAbsent(strict)
+        if self.optimize:
+            steps += [last, Optimize(self.optimize)]
+        return Pipeline((*steps, last, carry or Carry()))
 
 
 class Decision(_Entry):

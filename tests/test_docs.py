@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,22 @@ def test_readme_runs(bert_folder: Path) -> None:
     ]
     done = subprocess.run(compare, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_what_survives_runs(built: Build, tmp_path: Path) -> None:
+    for name, copy in (
+        ("raw.onnx", "bert.onnx"),
+        ("trace.json", "bert.trace.json"),
+        ("tagged.onnx", "bert.tagged.onnx"),
+    ):
+        shutil.copy(built("bert") / name, tmp_path / copy)
+    script = "".join(["set -eu\n", *blocks("docs/survival.md", "sh"), *blocks("docs/strategies.md", "sh")])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == b""
+    assert (tmp_path / "layer0.onnx").stat().st_size
 
 
 def test_the_python_of_the_page_runs(bert_folder: Path) -> None:

@@ -40,7 +40,7 @@ def test_str_is_the_inverse_of_parse(scopes: list[str], ops: list[str]) -> None:
         ('filter{scope="a}', "wrong at"),
         ("filtre", "filter"),
         ("filter{scopes=a}", "it takes scope"),
-        ("untag{x=1}", "no options"),
+        ("settle-given{x=1}", "no options"),
     ],
 )
 def test_errors_say_what_is_wrong(text: str, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from onnx import GraphProto, NodeProto
+from onnx import FunctionProto, GraphProto, NodeProto
 
 from mxtools.model.graph import bodies
 
@@ -49,6 +49,14 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
     if done:
         _rename(graph, done)
     return done
+
+
+def rename_in_function(function: FunctionProto, names: Mapping[str, str]) -> None:
+    """Rename values inside a function, at whatever depth, in place; the new names must not be taken."""
+    for value in function.value_info:
+        _set(value, "name", names)
+    for node in function.node:
+        _rename_in_node(node, names)
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:

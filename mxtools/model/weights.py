@@ -217,6 +217,25 @@ def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: 
     return len(a) == len(b) and (not len(a) or np.array_equal(np.frombuffer(a, "u1"), np.frombuffer(b, "u1")))
 
 
+def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, others: WeightStore) -> None:
+    """Let initializers that lay in a file beside an earlier model, and are the same still, lie there again."""
+    known = {tensor.name: tensor for tensor in earlier.graph.initializer if is_external(tensor)}
+    for tensor in model.graph.initializer:
+        before = known.get(tensor.name)
+        if before is not None and is_same(tensor, weights, before, others):
+            tensor.CopyFrom(before)
+            if others is not weights:
+                weights.adopt(tensor, others)
+
+
+def inline_within(model: ModelProto, weights: WeightStore, folder: Path) -> None:
+    """Take the tensors that lie in files of a folder into the model."""
+    base = Path(os.path.realpath(folder))
+    for tensor in tensors_of(model):
+        if is_external(tensor) and weights.place(tensor).file.is_relative_to(base):
+            tensor.CopyFrom(weights.inline(tensor))
+
+
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Give every tensor of a model: initializers and attributes, of graphs, bodies, functions and training."""
     yield from _of_graph(model.graph)

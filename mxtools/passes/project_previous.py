@@ -9,7 +9,6 @@ from onnx import ModelProto
 
 from mxtools.annotations import INDIRECT, Evidence
 from mxtools.context import Context, Pass
-from mxtools.errors import InputError
 from mxtools.projection.previous import Carried
 
 
@@ -27,11 +26,10 @@ class ProjectPrevious(Pass):
         where it bears no tags.
         """
         carried = context.carried(model)
-        if not carried:
+        if not carried or not context.previous:
             return
+        context.previous.check_tagged()
         annotations, was = context.annotations(model), carried.was
-        if not any(was.evidence):
-            raise InputError("no node of the earlier model has a scope: run `mx tag` on it first")
         for node in range(len(carried.made)):
             twins, word = _makers(carried, node), _evidence(carried, node)
             if not twins and node in carried.named:

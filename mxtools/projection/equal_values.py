@@ -28,13 +28,13 @@ def equal_values(model: ModelProto, context: Context, previous: Previous, values
     one number nothing is said. Raises InputError where one of the models does not run on the inputs.
     """
     found: dict[tuple[int, str], list[tuple[int, Array]]] = defaultdict(list)
-    for value, array in _run(previous.model, previous.context, values):
-        if (summary := _summary(array)) is not None:
+    for value, array in computed_values(previous.model, previous.context, values):
+        if (summary := summary_of(array)) is not None:
             found[array.size, array.dtype.kind].append((value, summary))
     known = {key: ([v for v, _ in all_], np.stack([s for _, s in all_])) for key, all_ in found.items()}
     equal = {}
-    for value, array in _run(model, context, values):
-        summary = _summary(array) if (array.size, array.dtype.kind) in known else None
+    for value, array in computed_values(model, context, values):
+        summary = summary_of(array) if (array.size, array.dtype.kind) in known else None
         if summary is not None:
             numbers, summaries = known[array.size, array.dtype.kind]
             far = np.abs(summaries - summary).max(axis=1) / summary[0]
@@ -43,7 +43,7 @@ def equal_values(model: ModelProto, context: Context, previous: Previous, values
     return equal
 
 
-def _run(model: ModelProto, context: Context, values: Values) -> Iterator[tuple[int, Array]]:
+def computed_values(model: ModelProto, context: Context, values: Values) -> Iterator[tuple[int, Array]]:
     """Give the values that nodes of the main graph make, as a run computes them."""
     graph = context.graph(model)
     names = [info.name for info in model.graph.input if graph.by_name[info.name] not in graph.initializers]
@@ -54,7 +54,7 @@ def _run(model: ModelProto, context: Context, values: Values) -> Iterator[tuple[
         yield graph.by_name[name], array
 
 
-def _summary(array: Array) -> Array | None:
+def summary_of(array: Array) -> Array | None:
     """Give the root mean square of a value's elements and its products with waves, which tell their order.
 
     None where the elements are no finite numbers, or all the same.

@@ -17,9 +17,9 @@ from mxtools.errors import CheckError, InputError, MxError, UsageError
 from mxtools.metrics import Meter, Metrics, RoundTrip, Tally, measured
 from mxtools.model import modelio
 from mxtools.model.constants import fingerprint
+from mxtools.model.modelio import LoadedModel
 from mxtools.model.runtime import computed
 from mxtools.model.shapes import Array
-from mxtools.pytorch import exporters
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.trace import trace
@@ -74,7 +74,8 @@ class Tagged:
 
     model: ModelProto
     context: Context
-    export: exporters.Attempt
+    exporter: str
+    optimizer: str | None
     by_pass: dict[str, int]
     warnings: list[str] = field(default_factory=list)
     round_trip: RoundTrip | None = None
@@ -87,7 +88,14 @@ class Tagged:
         return measured(self.context.annotations(self.model), Meter(), {}).tag_quality.direct
 
 
-def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Demands, meter: Meter) -> ExportResult:
+def export_by(
+    names: Iterable[str],
+    sources: Sources,
+    output: Path,
+    demands: Demands,
+    meter: Meter,
+    optimizer: str | None = None,
+) -> ExportResult:
     """Try strategies in turn and write what the first that succeeds makes; nothing is written before.
 
     Raises InputError, with all causes, where none succeeds, UsageError where a strategy is not known.
@@ -96,7 +104,7 @@ def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Dem
     attempts: list[Attempt] = []
     for name in dict.fromkeys(names):
         try:
-            tagged = accepted(tagged_by(name, sources, meter), sources, demands, meter)
+            tagged = accepted(tagged_by(name, sources, meter, optimizer), sources, demands, meter)
         except UsageError:
             raise
         except MxError as error:
@@ -110,24 +118,28 @@ def export_by(names: Iterable[str], sources: Sources, output: Path, demands: Dem
     raise InputError(f"no strategy succeeds with {type(sources.subject.model).__name__} ({causes})")
 
 
-def tagged_by(name: str, sources: Sources, meter: Meter) -> Tagged:
-    """Trace, export and tag by a strategy; raises an MxError where it fails."""
-    strategy = strategies.get(name)
+def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None = None) -> Tagged:
+    """Trace, export and tag by a strategy, and optimise, by another optimiser than the strategy's where one is given.
+
+    Raises an MxError where it fails.
+    """
+    strategy = strategies.get(name).optimized(optimizer)
     export = sources.export(strategy.exporter, strategy.keep_modules)[-1]
     known, values = (None, None) if strategy.trace == "none" else sources.trace(strategy.trace == "values")
     with meter.stage("tag"):
-        loaded = modelio.read_model(export.path)
+        loaded = export.read()
         context = Context(loaded.weights, known, values)
         tally = Tally(loaded.proto, context)
         strategy.passes().run(loaded.proto, context, tally.observe)
-    return Tagged(loaded.proto, context, export, tally.by_pass)
+    return Tagged(loaded.proto, context, export.exporter, strategy.optimize, tally.by_pass)
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
     """Give a tagged model back with what the checks found; raises an MxError where it does not meet the demands."""
     known, values = sources.trace(values=True) if demands.verify else (tagged.context.sidecar, None)
     with meter.stage("check"):
-        warning = check_outputs(sources, tagged.export, known)
+        made = f"{tagged.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")
+        warning = check_outputs(sources, LoadedModel(tagged.model, tagged.context.weights, made), known)
     if warning and demands.verify:
         raise CheckError(warning)
     if demands.verify:
@@ -139,12 +151,11 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
     return tagged
 
 
-def check_outputs(sources: Sources, export: exporters.Attempt, known: Sidecar | None) -> str | None:
-    """Run a raw export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
+def check_outputs(sources: Sources, loaded: LoadedModel, known: Sidecar | None) -> str | None:
+    """Run an export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
 
     Outputs of a model that is random are not compared. Raises InputError where ONNX Runtime cannot run it.
     """
-    loaded = modelio.read_model(export.path)
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
     stored = {tensor.name for tensor in loaded.proto.graph.initializer}
     names = [value.name for value in loaded.proto.graph.input if value.name not in stored]
@@ -154,7 +165,7 @@ def check_outputs(sources: Sources, export: exporters.Attempt, known: Sidecar | 
     strange = _strange(outputs, known) if known else None
     if strange is None or _is_random(sources):
         return None
-    return f"output {strange!r} of the {export.exporter} export is none of those that PyTorch returned"
+    return f"output {strange!r} of the {loaded.name} is none of those that PyTorch returned"
 
 
 def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:

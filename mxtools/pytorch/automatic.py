@@ -45,8 +45,11 @@ def export_subject(
     demands: Demands | None = None,
     options: Options | None = None,
     cache: Cache | None = None,
+    optimizer: str | None = None,
 ) -> ExportResult:
     """Export and tag by the first of some strategies that succeeds; without any, by those that suit the model.
+
+    `optimizer` is onnxscript, onnxslim or ort-basic, and takes the place of what the strategy says.
 
     Raises InputError, with all causes, where none succeeds; then nothing is written. The model is left as it was.
     """
@@ -54,7 +57,7 @@ def export_subject(
     with sources_of(lambda: subject, options, cache, meter) as sources:
         recommendation = None if names else select(Probe(sources), priority)
         order = (recommendation.strategy, *recommendation.fallbacks) if recommendation else names
-        result = export_by(order, sources, output, demands or Demands(), meter)
+        result = export_by(order, sources, output, demands or Demands(), meter, optimizer)
         return replace(result, reasons=recommendation.reasons if recommendation else ())
 
 
@@ -71,7 +74,7 @@ def export_model_auto(
     """Export a model to a tagged ONNX file by the strategy that suits it, or by the one that is named.
 
     `inputs` as for `StrategySelector`; `priority` is coverage, speed, fidelity or compatibility; `settings` are those
-    of `export_subject`: demands, options, cache. Without `monitor_performance` the result has no metrics.
+    of `export_subject`: demands, options, cache, optimizer. Without `monitor_performance` the result has no metrics.
     """
     names = (strategy,) if strategy else ()
     result = export_subject(_subject(model, inputs), Path(output), names, priority, **settings)

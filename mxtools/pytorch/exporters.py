@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxtools.errors import InputError
+from mxtools.model.modelio import LoadedModel, read_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Attempt:
     path: Path
     error: str | None = None
     log: str = ""
+
+    def read(self) -> LoadedModel:
+        """Read what it made."""
+        return replace(read_model(self.path), name=f"{self.exporter} export")
 
 
 def in_turn(choice: str) -> tuple[str, ...]:

@@ -1,0 +1,75 @@
+"""The pass `carry`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from onnx import ModelProto
+
+from mxtools import keys
+from mxtools.annotations import Annotations
+from mxtools.carriers.doc_strings import write_doc_string
+from mxtools.carriers.foreign import namespaces, write_foreign
+from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
+from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
+from mxtools.context import Context, Pass, option
+from mxtools.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Carry(Pass):
+    """Copy tags to further places, which tools keep or read; copies that the model has are brought up to date."""
+
+    name: ClassVar[str] = "carry"
+    annotates: ClassVar[bool] = True  # where it does more it says so itself
+
+    doc_string: bool = option("copy tags to doc strings, which ONNX Runtime's optimiser keeps", False)
+    rename: bool = option("name nodes by scope, /encoder/layer.0/MatMul: what quantisers select by", False)
+    output_names: bool = option("name what nodes make by scope; inputs and outputs of the graph keep theirs", False)
+    embed_trace: bool = option("put the trace into the model, where later commands find it", False)
+    namespace: bool = option("write the namespaces that Model Explorer reads", False)
+    layer_annotation: bool = option("write the scopes where ONNX Runtime reads them, layer_ann", False)
+
+    def apply(self, model: ModelProto, context: Context) -> None:
+        """Write what is asked for, and what the model, or the one that it was made from, says it has.
+
+        Scopes and tags do not change. Raises UsageError where there is no trace to embed.
+        """
+        asked = {item.name.replace("_", "-") for item in fields(self) if getattr(self, item.name)}
+        before = carriers_of(context.previous.model) if context.previous else frozenset()
+        wanted = asked | carriers_of(model) | before
+        if not wanted:
+            return
+        sidecar = context.annotations(model).hierarchy.sidecar
+        if "embed-trace" in asked and not sidecar:
+            raise UsageError("there is no trace to put into the model: give --trace")
+        context.save()
+        write_carriers(model, wanted)
+        if "embed-trace" in wanted and sidecar:
+            embed_trace(model, sidecar)
+        _write_on_nodes(context.annotations(model), wanted)
+        if wanted & {"rename", "output-names"}:
+            _write_names(model, context.annotations(model), wanted)
+            context.forget()
+
+
+def _write_on_nodes(annotations: Annotations, wanted: set[str]) -> None:
+    hierarchy = annotations.hierarchy
+    spaces = namespaces(hierarchy) if "namespace" in wanted else []
+    for proto, call in zip(annotations.graph.nodes, annotations.call, strict=True):
+        if "doc-string" in wanted:
+            write_doc_string(proto)
+        if call is not None and spaces:
+            write_foreign(proto, keys.NAMESPACE, spaces[call])
+        if call is not None and "layer-annotation" in wanted:
+            write_foreign(proto, keys.LAYER_ANNOTATION, hierarchy.scopes[call])
+
+
+def _write_names(model: ModelProto, annotations: Annotations, wanted: set[str]) -> None:
+    hierarchy, names = annotations.hierarchy, node_names(annotations)
+    write_scopes(model, dict(zip(hierarchy.scopes, hierarchy.tags, strict=True)))
+    if "rename" in wanted:
+        rename_nodes(annotations.graph, names)
+    if "output-names" in wanted:
+        rename_outputs(model, annotations.graph, names)

@@ -1,0 +1,129 @@
+"""Optimisers as a pass: the tags are there again afterwards, and the modules are still those of the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from mxtools import keys, strategies
+from mxtools.context import Context
+from mxtools.errors import InputError, UsageError
+from mxtools.model import modelio
+from mxtools.model.functions import every_node
+from mxtools.model.weights import WeightStore
+from mxtools.passes.optimize import TOOLS
+from mxtools.pipeline import Pipeline
+from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.nested import tensors
+
+from . import golden
+from .conftest import MODELS, Mx
+
+Build = Callable[..., Path]
+NEG = "g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}"
+
+
+def ran(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+    """Run a model, not optimised, on the inputs that it has; give tensors of it."""
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
+
+
+def passed(file: Path, pipeline: str) -> onnx.ModelProto:
+    """Run a pipeline over a file; give the model, with its weights."""
+    loaded = modelio.read_model(file)
+    context = Context(loaded.weights)
+    Pipeline.parse(pipeline).run(loaded.proto, context)
+    return modelio.materialise(loaded.proto, context.weights)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_modules_are_what_they_were(built: Build, tmp_path: Path, tool: str) -> None:
+    """Cut modules out of the optimised graph; they return what those of the graph before return."""
+    tagged, out = built("bert") / "tagged.onnx", tmp_path / "out.onnx"
+    before, after = onnx.load(tagged), passed(tagged, f"optimize{{with={tool}}}")
+    onnx.save(after, out)
+    onnx.checker.check_model(after)
+    onnxruntime.InferenceSession(out)
+    assert all(keys.SCOPE in keys.props(node) for node in every_node(after.graph.node))
+    assert len(after.graph.node) <= len(before.graph.node)
+    for field in ("input", "output"):
+        assert list(getattr(after.graph, field)) == list(getattr(before.graph, field))
+    assert list(after.opset_import) == list(before.opset_import)
+    feeds = {name: t.numpy() for name, t in tensors(load_subject(f"{MODELS}:bert").inputs)}
+    for scope in ("encoder.layer.1", "encoder.layer.1.attention", "embeddings", "pooler"):
+        parts = [passed(file, f"filter{{scope={scope}}}") for file in (out, tagged)]
+        given, whole = [v.name for v in parts[0].graph.input], [v.name for v in parts[1].graph.output]
+        inputs = feeds | dict(zip(given, ran(after, feeds, given), strict=True))
+        results = ran(parts[0], inputs, [value.name for value in parts[0].graph.output])
+        for result, wanted in zip(results, ran(before, feeds, whole), strict=True):
+            np.testing.assert_allclose(result.ravel(), wanted.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_bytes_whatever_the_order_of_sets(built: Build, mx: Mx) -> None:
+    line = ("run", built("bert") / "tagged.onnx", "-p", "optimize{with=onnxslim},optimize{with=ort-basic}")
+    made = [mx(*line, env={"PYTHONHASHSEED": seed}) for seed in "12"]
+    assert made[0].returncode == 0, made[0].stderr
+    assert made[0].stderr == b""
+    assert made[0].stdout == made[1].stdout
+
+
+def test_weights_beside_the_file_stay_there(built: Build, mx: Mx, tmp_path: Path) -> None:
+    model = onnx.load(built("bert") / "tagged.onnx")
+    onnx.save(model, tmp_path / "in.onnx", save_as_external_data=True, location="in.data", size_threshold=0)
+    done = mx("run", "in.onnx", "-p", "optimize{with=ort-basic}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"in.data" in done.stdout
+    weights = (tmp_path / "in.data").stat().st_size
+    assert len(done.stdout) < weights
+    (tmp_path / "out.onnx").write_bytes(done.stdout)
+    onnxruntime.InferenceSession(tmp_path / "out.onnx")
+
+
+def test_a_strategy_optimises(tmp_path: Path) -> None:
+    own = '[strategies.slim]\npipeline = "untag,project-names,resolve-auxiliary"\noptimize = "onnxslim"\n'
+    (tmp_path / "mxtools.toml").write_text(own)
+    passes = strategies.known(tmp_path)["slim"].passes(strict=True)
+    last = "record-absent{strict=true}"
+    assert str(passes) == f"untag,project-names,resolve-auxiliary,{last},optimize{{with=onnxslim}},{last},carry"
+    (tmp_path / "mxtools.toml").write_text(own.replace("onnxslim", "onnxfat"))
+    with pytest.raises(InputError, match=r"strategies\.slim\.optimize: no optimiser is called 'onnxfat'"):
+        strategies.known(tmp_path)
+
+
+def test_auto_optimises_and_verifies(built: Build, mx: Mx, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    line = ("auto", f"{MODELS}:bert", "--primary", "htp", "--verify", "--min-quality", "0.95", "-o")
+    done = mx(*line, out, "--optimize", "onnxslim")
+    assert done.returncode == 0, done.stderr
+    assert len(onnx.load(out).graph.node) < len(onnx.load(built("bert") / "tagged.onnx").graph.node)
+    done = mx(*line, tmp_path / "no.onnx", "--optimize", "onnxfat")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"there are onnxscript, onnxslim, ort-basic" in done.stderr
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_what_runs_after_it_is_the_strategy_for_earlier_models() -> None:
+    assert str(strategies.get("previous").passes()) == Pipeline.parse("optimize{with=onnxslim}").passes[0].then
+
+
+def test_a_tool_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxslim", None)
+    with pytest.raises(UsageError, match=r"onnxslim is not installed.*pip install onnxslim"):
+        Pipeline.parse("optimize{with=onnxslim}").run(golden.read(NEG), Context(WeightStore()))
+
+
+def test_a_graph_without_tags(built: Build, mx: Mx) -> None:
+    done = mx("run", built("bert") / "raw.onnx", "-p", "optimize{with=onnxscript}")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"run `mx tag` on it first" in done.stderr
