@@ -29,6 +29,8 @@ class ProjectCarried(Pass):
         known = scopes_of(model) if carriers & {"rename", "output-names"} else {}
         said: dict[int, Mapping[str, str]] = {}
         for node, proto in enumerate(annotations.graph.nodes):
+            if not (known or proto.doc_string):
+                continue
             if annotations.call[node] is None and (props := next(_found(proto, carriers, known), None)):
                 said[node] = {**props, keys.EVIDENCE: _word(props)}
         annotations.take_in(said)
