@@ -349,3 +349,16 @@ def test_pieces_are_the_whole(tmp_path: Path, external: bool) -> None:
         pieces = [bytes(piece) for piece in loaded.weights.streamed(tensor)]
         assert len(pieces) == 2
         assert b"".join(pieces) == array.tobytes()
+
+
+def test_sequences_between_modules_have_no_numbers() -> None:
+    text = """
+    g (float[2, 4] x) => (float[2, 4] y) {
+        s = SplitToSequence <axis = 0> (x)      #@ one
+        c = ConcatFromSequence <axis = 0> (s)   #@ two
+        y = Neg(c)                              #@ two
+    }"""
+    inputs = {"x": np.ones((2, 4), np.float32)}
+    numbers = {m.scope: m.numbers for m in compared(golden.read(text), golden.read(text), inputs).modules}
+    assert numbers["one"] == []
+    assert [n.distance.max_abs for n in numbers["two"]] == [0]

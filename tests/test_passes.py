@@ -426,6 +426,21 @@ def test_project_values_takes_equal_elements_only_where_nothing_else_looks_so(la
     assert found["t1"][0] == scope
 
 
+def test_project_values_passes_over_what_is_no_tensor() -> None:
+    x = np.linspace(1, 2, 6, dtype=np.float32).reshape(2, 3)
+    arrays = {"x": x, "n": -x, "d": np.exp(-x)}
+    sidecar = trace_of(".     Net   x:2x3 -> d:2x3\nfirst First x:2x3 -> n:2x3", arrays=arrays)
+    text = f"""{HEAD} g (float[2, 3] x) => (float[2, 3] d) {{
+        n = Neg(x)
+        t = SplitToSequence <axis = 0> (n)
+        c = ConcatFromSequence <axis = 0> (t)
+        d = Exp(c)
+    }}"""
+    found = run("project-values,resolve-auxiliary", text, sidecar, values=recorded(arrays, "x d n"))
+    assert found["n"] == ("first", "value")
+    assert found["d"] == (".", "value")
+
+
 def test_untag_leaves_foreign_metadata() -> None:
     model = tagged(
         "project-names,resolve-auxiliary,record-absent,untag", CHAIN, TWO, {"a": "/one/a"}, {"a": ["", "one", "f"]}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.checking.comparison import Comparison, Number
@@ -40,9 +41,13 @@ def compare_numbers(
             ((one, context, feeds), (other, others, _fitting(other, one, feeds)))
         )
     )
-    apart = {(a, b): distance(after, before) for (a, before), (b, after) in zip(*runs, strict=True)}
+    apart = {
+        (a, b): distance(after, before)
+        for (a, before), (b, after) in zip(*runs, strict=True)
+        if isinstance(before, np.ndarray) and isinstance(after, np.ndarray)
+    }
     for scope, of in pairs.items():
-        modules[scope].numbers = [Number(*pair, apart[pair]) for pair in of]
+        modules[scope].numbers = [Number(*pair, apart[pair]) for pair in of if pair in apart]
 
 
 def _leaving(model: ModelProto, context: Context) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from mxtools.cutting.verify import inputs_of
 from mxtools.errors import InputError, UsageError
 from mxtools.hierarchy import ROOT_CALL
 from mxtools.model.distance import EQUAL, UNLIKE, Distance, worst
-from mxtools.model.runtime import inner_values
+from mxtools.model.runtime import inner_tensors
 from mxtools.model.shapes import Array
 from mxtools.model.weights import tensors_of
 from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
@@ -119,7 +119,7 @@ def verify(model: ModelProto, context: Context, tolerance: float, isolating: boo
     stand_ins = StandIns(annotations, context.shapes(model), sidecar, values)
     given = recorded_inputs(model, sidecar, values)
     sizes = {names[value]: size for value, size in stand_ins.wanted.items()}
-    for name, array in inner_values(model, context.weights, given, sizes):
+    for name, array in inner_tensors(model, context.weights, given, sizes):
         stand_ins.show(annotations.graph.by_name[name], array)
     stand_ins.settle(tolerance)
     calls = _calls(annotations, sidecar, stand_ins, read_absent(model))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mxtools.errors import InputError
@@ -37,7 +38,7 @@ _TENSOR = re.compile(r"tensor\((\w+)\)")
 def inner_values(
     model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Array]]:
-    """Give tensors of the main graph by name as a run on `feeds` computes them; `wanted` is name to bytes, estimated.
+    """Give values of the main graph by name as a run on `feeds` computes them; `wanted` is name to bytes, estimated.
 
     The graph is run as often as it takes to hold only some of the tensors at a time. Raises InputError when ONNX
     Runtime cannot load or run it.
@@ -45,6 +46,13 @@ def inner_values(
     run = _Session(_giving(model, wanted), weights, feeds).run
     for names in batches(wanted):
         yield from zip(names, run(names), strict=True)
+
+
+def inner_tensors(
+    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
+) -> Iterator[tuple[str, Array]]:
+    """Give the same without what is no tensor: sequences, maps, and optional values that are not there."""
+    return (pair for pair in inner_values(model, weights, feeds, wanted) if isinstance(pair[1], np.ndarray))
 
 
 def computed(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from mxtools.context import Context, Previous
-from mxtools.model.runtime import inner_values
+from mxtools.model.runtime import inner_tensors
 from mxtools.model.shapes import Array
 from mxtools.projection.correspondence import Known
 from mxtools.record import Values, feeds
@@ -50,7 +50,7 @@ def computed_values(model: ModelProto, context: Context, values: Values) -> Iter
     named = {name: array for name in names if (array := values.get(name)) is not None}
     given = feeds(context.sidecar, values, names) if context.sidecar else named
     wanted = {graph.names[value]: 0 for node in graph.main for value in graph.writes[node]}
-    for name, array in inner_values(model, context.weights, given, wanted):
+    for name, array in inner_tensors(model, context.weights, given, wanted):
         yield graph.by_name[name], array
 
 

@@ -97,7 +97,7 @@ def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values
 
     Raises InputError where the graph does not run.
     """
-    from mxtools.model.runtime import inner_values
+    from mxtools.model.runtime import inner_tensors
 
     graph, shapes = context.graph(model), context.shapes(model)
     matcher = Matcher(sidecar, values)
@@ -116,7 +116,7 @@ def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values
         *given.items(),
         *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
     ]
-    for name, array in chain(arrays, inner_values(model, context.weights, given, wanted)):
+    for name, array in chain(arrays, inner_tensors(model, context.weights, given, wanted)):
         for kind, tensors in vars(matcher.find(array)).items():
             for tensor in tensors:
                 found[kind][tensor].append(graph.by_name[name])
