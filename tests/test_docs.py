@@ -90,6 +90,14 @@ def test_what_survives_runs(built: Build, tmp_path: Path) -> None:
     assert (tmp_path / "layer0.onnx").stat().st_size
 
 
+def test_verifying_and_profiling_run(bert_folder: Path) -> None:
+    script = "".join(["set -eu\nmx export ./bert -o bert.onnx\n", *blocks("docs/verifying.md", "sh")])
+    script += "".join(blocks("docs/profiling.md", "sh"))
+    done = subprocess.run(["bash", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"100.0%" in done.stdout
+
+
 def test_the_python_of_the_page_runs(bert_folder: Path) -> None:
     code = "\n".join(blocks("docs/api.md", "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=bert_folder, capture_output=True, text=True, check=False)
