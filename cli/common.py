@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mxtools.printable import printable
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -112,7 +114,7 @@ def json_text(report: object) -> str:
 
 def say(text: str) -> None:
     """Print a message for people, on stderr."""
-    print(text, file=sys.stderr)  # noqa: T201
+    print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from mxtools import __version__
 from mxtools.errors import MxError
 
+from .common import say
+
 COMMANDS = {
     "trace": "Run a model once and write the scopes of its modules to a sidecar.",
     "export": "Export a model to raw ONNX, with nothing added.",
@@ -43,6 +45,8 @@ COMMANDS = {
 RUNNING = ("trace", "export", "auto", "recommend", "bench", "wrap")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+FAULT = 70
+"""As EX_SOFTWARE of sysexits.h: not 1, which is an answer."""
 
 
 class Commands(TyperGroup):
@@ -111,7 +115,7 @@ def main() -> None:
             raise
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
-        _say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
+        say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
         status = 2
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -136,16 +140,18 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
         except MxError as error:
             if os.environ.get("MX_DEBUG"):
                 traceback.print_exc()
-            _say(f"mx {name}: {error}")
+            say(f"mx {name}: {error}")
             raise typer.Exit(error.status) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(BROKEN_PIPE) from None
+        except Exception as error:
+            if os.environ.get("MX_DEBUG"):
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            say(f"mx {name}: unexpected {said[:300]}: report it with what --debug shows")
+            raise typer.Exit(FAULT) from None
 
     return guarded
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
+from mxtools.printable import printable
+
 
 class Placed(Protocol):
     """A call of a module in the tree of calls."""
@@ -47,7 +49,7 @@ def drawn(
 
 def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
     """Print rows on stdout in aligned columns: the first `left` and the last to the left, the others to the right."""
-    lines = list(rows)
+    lines = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
     for line in lines:
@@ -68,5 +70,7 @@ def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
 
 def _escaped(cell: str) -> str:
     """Give a cell as it stands in Markdown; spaces that it begins with, as a tree's, are kept."""
-    bare = cell.lstrip(" ")
-    return "&nbsp;" * (len(cell) - len(bare)) + bare.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")
+    bare = printable(cell).lstrip(" ")
+    return "&nbsp;" * (len(cell) - len(cell.lstrip(" "))) + bare.replace("\\", "\\\\").replace("|", "\\|").replace(
+        "_", "\\_"
+    )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
+
+from mxtools.printable import printable
 
 from .common import check_json, is_pipe, json_text, progress, read_sidecar, say
 from .options import DataDir, Json, Output, Source, Trace
@@ -32,16 +35,19 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Checks the model (valid ONNX, types agree, ONNX Runtime loads it), its tags, and, with --trace, both together.
+    """Checks the model (valid ONNX, types agree, ONNX Runtime loads it), its tags, and a trace and the model together.
+
+    The trace is that of --trace, else the one in the model.
 
     Each finding has a rule, the node and its scope, the reason and what to do. Ends with 1 where one is an error.
     --json is --format json; sarif is what CI services annotate from.
 
     Example: mx validate bert.tagged.onnx --trace bert.trace.json
     """
+    from mxtools.carriers.packed import embedded_trace
     from mxtools.checking import validate as checking
     from mxtools.context import Context
-    from mxtools.errors import CheckError
+    from mxtools.errors import CheckError, InputError
     from mxtools.model import modelio
 
     format_ = "json" if json and format_ == "text" else format_
@@ -49,6 +55,9 @@ def command(
     sidecar = read_sidecar(trace) if trace else None
     loaded = modelio.read_model(source, data_dir, placing=False)
     folder = Path() if is_pipe(trace) else Path(str(trace)).parent
+    if not sidecar:
+        with suppress(InputError):  # which is a finding
+            sidecar = embedded_trace(loaded.proto)
     context = Context(loaded.weights, sidecar)
     mended: list[Mended] = []
     with progress("validating"):
@@ -105,7 +114,7 @@ def _report(
     for rule, line in [*lines, *((finding.rule, str(finding)) for finding in findings)]:
         seen[rule] += 1
         if seen[rule] <= SHOWN:
-            put(line)
+            put(printable(line))
     for rule, count in seen.items():
         if count > SHOWN:
             put(f"{rule}: {count - SHOWN} more, --json lists all")

@@ -99,6 +99,7 @@ _STATUSES = """## Exit statuses
 | 2 | wrong usage, or nothing matched |
 | 3 | unreadable or invalid input, or an output that cannot be written |
 | 4 | the module existed, but the exporter removed it, or it ends inside a merged node |
+| 70 | a fault of mxtools itself |
 | 130 | interrupted |
 
 Any command takes `--debug`, which shows the traceback of an error. `mx --install-completion` sets up completion.

@@ -12,7 +12,9 @@ from onnx import ModelProto
 
 from mxtools import __version__, keys
 from mxtools.hierarchy import Hierarchy
+from mxtools.json_text import list_of_texts, texts_by_name
 from mxtools.model.graph import Graph
+from mxtools.scope import DEEPEST
 
 
 class Evidence(StrEnum):
@@ -132,7 +134,7 @@ class Annotations:
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
         """Give the call of a scope that a node bears; an open hierarchy takes it in, and learns the root's class."""
-        if not scope:
+        if not scope or scope.count(".") >= DEEPEST:
             return None
         found = self.hierarchy.find(scope)
         if not found and self.hierarchy.sidecar is None:
@@ -140,13 +142,7 @@ class Annotations:
         return found
 
     def _calls(self, merged: str) -> tuple[int, ...]:
-        try:
-            scopes = json.loads(merged)
-        except ValueError:
-            return ()
-        found = (
-            [self._find(scope, None) for scope in scopes if isinstance(scope, str)] if isinstance(scopes, list) else []
-        )
+        found = [self._find(scope, None) for scope in list_of_texts(merged)]
         return tuple(call for call in found if call is not None)
 
 
@@ -156,11 +152,7 @@ def _entry(props: dict[str, str]) -> _Entry:
 
 def read_absent(model: ModelProto) -> dict[str, str]:
     """Give the scopes that a trace knew and no node bears, each with its reason; empty where the file has none."""
-    try:
-        absent = json.loads(keys.props(model).get(keys.ABSENT, "{}"))
-    except ValueError:
-        return {}
-    return {str(k): str(v) for k, v in absent.items()} if isinstance(absent, dict) else {}
+    return texts_by_name(keys.props(model).get(keys.ABSENT, "{}"))
 
 
 def write_absent(model: ModelProto, absent: dict[str, str]) -> None:

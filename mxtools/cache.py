@@ -16,6 +16,7 @@ from typing import Any
 
 from mxtools import __version__
 from mxtools.errors import OutputError
+from mxtools.json_text import decoded
 from mxtools.model.modelio import write_text
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
@@ -77,7 +78,7 @@ class Cache:
         for folder in self.place.iterdir() if self.place.is_dir() else ():
             if _ENTRY.fullmatch(folder.name):
                 with suppress(OSError, ValueError):
-                    note = json.loads((folder / _NOTE).read_text())
+                    note = decoded((folder / _NOTE).read_text())
                     if isinstance(note, dict) and {"spec", "used"} <= note.keys():
                         yield folder, note
 

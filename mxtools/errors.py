@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mxtools.printable import printable
+
 
 class MxError(Exception):
     """An error that a user can act on, as one line: what is wrong, where: what to do."""
@@ -11,8 +13,8 @@ class MxError(Exception):
     status: ClassVar[int] = 3
 
     def __str__(self) -> str:
-        """Give the message on one line, whatever an underlying library put into it."""
-        return " ".join(super().__str__().split())
+        """Give the message on one printable line, whatever an underlying library put into it."""
+        return printable(" ".join(super().__str__().split()))
 
 
 class CheckError(MxError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mxtools.errors import InputError, UsageError
+from mxtools.json_text import decoded
 from mxtools.model.shapes import Array
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Values:
                 arrays = np.load(file, allow_pickle=False)
                 return cls(set(arrays.files), arrays.__getitem__)
             if file.suffix == ".json":
-                return cls._of_lists(json.loads(file.read_bytes()))
+                return cls._of_lists(decoded(file.read_bytes()))
         except (OSError, ValueError, AttributeError, SafetensorError) as error:
             raise InputError(f"{file} cannot be read as values by name ({error}): record or save it again") from None
         raise UsageError(f"{file} is no .safetensors, .npz or .json file: give one of these")

@@ -6,14 +6,27 @@ the same call of its parent gets `@1`, `@2` …: `encoder.groups.0@2.attention`.
 
 from __future__ import annotations
 
+import re
+
 ROOT = "."
 
-_ESCAPES = {"%": "%25", "@": "%40", "/": "%2F"}
+DEEPEST = 200
+"""Names that a scope can have. No model comes near it; files from anywhere do, and work grows with it."""
+
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
+_ESCAPES = {character: f"%{ord(character):02X}" for character in ("%", "@", "/", *map(chr, _CONTROLS))}
+_LEVEL = re.compile(rf"(?:[^.{re.escape(''.join(_ESCAPES))}]|{'|'.join(_ESCAPES.values())})+(?:@[1-9]\d*)?")
 
 
 def escape(attribute: str) -> str:
-    """Give an attribute name as it stands in a scope: `%`, `@` and `/` are percent-encoded."""
+    """Give an attribute name as it stands in a scope: `%`, `@`, `/` and control characters are percent-encoded."""
     return "".join(_ESCAPES.get(character, character) for character in attribute)
+
+
+def is_scope(text: str) -> bool:
+    """Tell whether a text can be a scope."""
+    levels = text.split(".")
+    return text == ROOT or (len(levels) <= DEEPEST and all(map(_LEVEL.fullmatch, levels)))
 
 
 def join(parent: str, local: str) -> str:

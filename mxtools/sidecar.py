@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
-from mxtools.scope import ROOT
+from mxtools.scope import ROOT, is_scope
 
 SCHEMA = "mxtools.trace/1"
 
@@ -202,7 +202,9 @@ def _explain(error: ValidationError, text: str | bytes, where: str) -> str:
 
 
 def _check(sidecar: Sidecar, where: str) -> None:
-    """Check what the schema cannot say: modules are known, parents come first, scopes and tags are unique."""
+    """Check what the schema cannot say: modules are known, parents come first, scopes are scopes and unique."""
+    if not sidecar.calls:
+        raise InputError(f"{where} is not a valid sidecar: it has no calls: run `mx trace` again")
     paths = {module.path for module in sidecar.modules}
     scopes: set[str] = set()
     tags: set[str] = set()
@@ -212,6 +214,8 @@ def _check(sidecar: Sidecar, where: str) -> None:
             fault = f"calls module {call.module!r}, which is not listed"
         elif (call.parent is None) != (index == 0) or (call.parent is not None and call.parent >= index):
             fault = "has a parent that does not come before it"
+        elif not is_scope(call.scope) or (call.scope == ROOT) != (index == 0) or not call.tag.startswith("/"):
+            fault = f"has scope {call.scope!r} and tag {call.tag!r}, which are none"
         elif call.scope in scopes or call.tag in tags:
             fault = f"repeats scope {call.scope!r} or tag {call.tag!r}"
         if fault:

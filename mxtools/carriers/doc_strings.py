@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from onnx import NodeProto
 
 from mxtools import keys
+from mxtools.json_text import decoded_or_none
 
 MARK = "pkg.mxtools "
 """Begins our line."""
@@ -36,10 +37,7 @@ def read_doc_string(text: str) -> Mapping[str, str]:
     if MARK not in text:
         return {}
     lines = [line for line in text.split("\n") if line.startswith(MARK)]
-    try:
-        said = json.loads(lines[-1].removeprefix(MARK)) if lines else {}
-    except ValueError:
-        return {}
+    said = decoded_or_none(lines[-1].removeprefix(MARK)) if lines else None
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         return {}
     return {_PREFIX + key: value for key, value in said.items()} if said.get("scope") else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Iterable, Mapping
@@ -13,12 +12,15 @@ from onnx import ModelProto
 
 from mxtools import keys
 from mxtools.errors import InputError
+from mxtools.json_text import texts_by_name
 
 if TYPE_CHECKING:
     from mxtools.sidecar import Sidecar
 
 LARGEST = 1 << 28
 """Bytes up to which an entry is unpacked."""
+
+_AGAIN = "run `mx tag` again with --trace"
 
 
 def carriers_of(model: ModelProto) -> frozenset[str]:
@@ -47,7 +49,10 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
         return None
     from mxtools import sidecar
 
-    return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
+    try:
+        return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
+    except InputError as error:
+        raise InputError(f"{str(error).rpartition(': ')[0]}: {_AGAIN}") from None
 
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
@@ -58,11 +63,7 @@ def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
 def scopes_of(model: ModelProto) -> dict[str, str]:
     """Give the scopes that a model says it has, with their tags; InputError where they are damaged."""
     text = keys.props(model).get(keys.SCOPES)
-    try:
-        found = json.loads(_unpacked(text, "scopes")) if text else {}
-    except ValueError:
-        found = {}
-    return {str(scope): str(tag) for scope, tag in found.items()} if isinstance(found, dict) else {}
+    return texts_by_name(_unpacked(text, "scopes")) if text else {}
 
 
 def _packed(text: str) -> str:
@@ -73,8 +74,8 @@ def _unpacked(text: str, what: str) -> bytes:
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text, validate=True), LARGEST)
-    except (binascii.Error, zlib.error):
+    except (ValueError, zlib.error):
         data = b""
     if not data or not unpacker.eof:
-        raise InputError(f"the {what} in the model's metadata cannot be read: run `mx tag` again with --trace")
+        raise InputError(f"the {what} in the model's metadata cannot be read: {_AGAIN}")
     return data

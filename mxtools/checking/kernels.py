@@ -8,7 +8,6 @@ of `benchmark_app -report_type detailed_counters` or `average_counters`, CSV or 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from mxtools.errors import InputError
+from mxtools.json_text import decoded
 
 ONNX_RUNTIME = "ONNX Runtime"
 
@@ -81,7 +81,7 @@ def _read(file: Path) -> Profile | dict[str, dict[str, Any]]:
     text = file.read_text()
     if not text.lstrip().startswith(("[", "{")):
         return _openvino(_sections(text))
-    data = json.loads(text)
+    data = decoded(text)
     if isinstance(data, list):
         return _onnx_runtime(data) if any("cat" in event for event in data) else _tensorrt(data)
     if "Layers" in data:

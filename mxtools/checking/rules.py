@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from mxtools.context import Context
 from mxtools.hierarchy import Hierarchy
 from mxtools.model.graph import Graph
 from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
-from mxtools.scope import ROOT, join
+from mxtools.scope import ROOT, is_scope, join
 from mxtools.sidecar import Call
 from mxtools.tags import align
-
-_LEVEL = re.compile(r"(?:[^%@/.\x00-\x1f\x7f]|%25|%40|%2F)+(?:@[1-9]\d*)?")
 
 Mend = Callable[[], str]
 """Mends a fault in place and says what it did."""
@@ -154,11 +151,6 @@ class Subject:
             return f"gave it {keys.props(self.graph.nodes[node])[keys.SCOPE]}, by data flow"
 
         return mend
-
-
-def is_scope(text: str) -> bool:
-    """Tell whether a text can be a scope."""
-    return text == ROOT or all(map(_LEVEL.fullmatch, text.split(".")))
 
 
 def prefixes(scope: str) -> Iterator[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableSequence
-from typing import Any
 
 from onnx import ModelProto, NodeProto, StringStringEntryProto
 
 from mxtools import __version__, keys
 from mxtools.annotations import Evidence
-from mxtools.checking.rules import Fault, Severity, Subject, is_scope, prefixes, rule, set_prop
+from mxtools.carriers.doc_strings import read_doc_string, write_doc_string
+from mxtools.carriers.packed import embedded_trace, scopes_of
+from mxtools.checking.rules import Fault, Severity, Subject, prefixes, rule, set_prop
+from mxtools.errors import InputError
+from mxtools.json_text import decoded_or_none
 from mxtools.projection.absent import FOLDED, MERGED_INTO, UNUSED, VACUOUS
+from mxtools.scope import is_scope
 
 _WORDS = frozenset(map(str, Evidence))
 _REASONS = frozenset({VACUOUS, UNUSED, FOLDED})
@@ -41,8 +45,28 @@ def _unknown_key(subject: Subject) -> Iterator[Fault]:
             if key.startswith(_OURS) and key not in keys.NODE_KEYS:
                 yield Fault(f"{key} is no key of mxtools", number, mend=_remove(subject.graph.nodes[number], key))
     for key in keys.props(subject.model):
-        if key.startswith(_OURS) and key not in keys.MODEL_KEYS:
+        if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:
             yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(subject.model, key))
+
+
+@rule("damaged-copy", Severity.ERROR, "run `mx tag --trace` again")
+def _damaged_copy(subject: Subject) -> Iterator[Fault]:
+    """The trace and the scopes in the model's metadata can be read."""
+    for key, read in ((keys.TRACE, embedded_trace), (keys.SCOPES, scopes_of)):
+        try:
+            read(subject.model)
+        except InputError as error:
+            yield Fault(f"{key}: {str(error).rpartition(': ')[0]}", mend=_remove(subject.model, key))
+
+
+@rule("stale-copy", Severity.ERROR, AGAIN)
+def _stale_copy(subject: Subject) -> Iterator[Fault]:
+    """A doc string that says where a node belongs says the same as its metadata."""
+    for number, props in enumerate(subject.entries):
+        proto = subject.graph.nodes[number]
+        said = read_doc_string(proto.doc_string).get(keys.SCOPE)
+        if said and keys.SCOPE in props and said != props[keys.SCOPE]:
+            yield Fault(f"its doc string says {said}", number, mend=_copy(proto))
 
 
 @rule("untagged", Severity.ERROR, "run `mx tag`")
@@ -132,7 +156,7 @@ def _invalid_absent(subject: Subject) -> Iterator[Fault]:
     text = keys.props(subject.model).get(keys.ABSENT)
     if text is None:
         return
-    found = _parsed(text)
+    found = decoded_or_none(text)
     if not isinstance(found, dict):
         yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(subject.model, keys.ABSENT))
         return
@@ -146,7 +170,7 @@ def _invalid_absent(subject: Subject) -> Iterator[Fault]:
 @rule("absent-borne", Severity.ERROR, AGAIN)
 def _absent_borne(subject: Subject) -> Iterator[Fault]:
     """No node bears a scope that the model says no node bears."""
-    found = _parsed(keys.props(subject.model).get(keys.ABSENT, ""))
+    found = decoded_or_none(keys.props(subject.model).get(keys.ABSENT, ""))
     if isinstance(found, dict):
         for number, scope in subject.scopes.items():
             listed = [around for around in prefixes(scope) if around in found]
@@ -159,7 +183,7 @@ def drop_absent(subject: Subject, scope: str) -> Callable[[], str]:
     """Give what takes a scope off the list of those that no node bears."""
 
     def mend() -> str:
-        found = _parsed(keys.props(subject.model).get(keys.ABSENT, ""))
+        found = decoded_or_none(keys.props(subject.model).get(keys.ABSENT, ""))
         if isinstance(found, dict):
             found.pop(scope, None)
             left = {keys.ABSENT: json.dumps(found, ensure_ascii=False)} if found else {}
@@ -169,16 +193,9 @@ def drop_absent(subject: Subject, scope: str) -> Callable[[], str]:
     return mend
 
 
-def _parsed(text: str) -> Any:  # noqa: ANN401 - any JSON
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
 def _wrong_list(text: str) -> str:
     """Tell why a text is no list of merged scopes; '' where it is one."""
-    found = _parsed(text)
+    found = decoded_or_none(text)
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         return f"{text[:80]!r} is no JSON list of scopes"
     wrong = next((item for item in found if not is_scope(item)), None)
@@ -207,6 +224,14 @@ def _remove(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
     def mend() -> str:
         keys.replace_props(proto, frozenset({key}), {})
         return f"removed {key}"
+
+    return mend
+
+
+def _copy(proto: NodeProto) -> Callable[[], str]:
+    def mend() -> str:
+        write_doc_string(proto)
+        return "wrote the doc string again"
 
     return mend
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 
 from mxtools import keys
 from mxtools.annotations import read_absent, write_absent
-from mxtools.checking.rules import Fault, Severity, Subject, is_scope, rule
+from mxtools.checking.rules import Fault, Severity, Subject, rule
 from mxtools.checking.rules_tags import AGAIN, drop_absent
+from mxtools.json_text import list_of_texts
 from mxtools.model.constants import LARGEST, fingerprint
 from mxtools.model.shapes import of_tensor, shaped, torch_kind, value_infos
 from mxtools.projection.absent import absent_scopes
-from mxtools.scope import contains
+from mxtools.scope import contains, is_scope
 from mxtools.sidecar import Module, Weight, full_name, same_fingerprint
 
 TRACE = "trace the model that was exported"
@@ -37,7 +37,7 @@ def _unknown_scope(subject: Subject) -> Iterator[Fault]:
         scope = props.get(keys.SCOPE, ".")
         if is_scope(scope) and scope not in subject.traced:
             yield Fault(f"the trace has no scope {scope}", number)
-        for other in _listed(props.get(keys.MERGED, "[]")):
+        for other in list_of_texts(props.get(keys.MERGED, "[]")):
             if is_scope(other) and other not in subject.traced:
                 yield Fault(f"it is merged with {other}, which the trace does not have", number)
 
@@ -52,7 +52,7 @@ def _unknown_absent(subject: Subject) -> Iterator[Fault]:
 
 @rule(
     "unmentioned",
-    Severity.WARNING,
+    Severity.NOTE,
     "run `mx tag` again, unless the model is a part",
     unless=("other-model", "untagged", "unknown-scope", "invalid-absent", "malformed-scope"),
 )
@@ -152,14 +152,6 @@ def _modules(subject: Subject, scope: str) -> Iterator[str]:
     while at is not None:
         yield subject.calls[at].module
         at = subject.calls[at].parent
-
-
-def _listed(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return []
-    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
 
 
 def _text(dims: tuple[int | None, ...] | None) -> str:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
+from mxtools.printable import printable
 from mxtools.views.structure import OUTSIDE, Edge, Structure
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
@@ -54,7 +55,7 @@ class _Document:
         for edge in self.edges[scope]:
             source = self.inputs[edge.value] if edge.source == OUTSIDE else f"n{edge.source}"
             target = self.outputs[edge.value] if edge.target == OUTSIDE else f"n{edge.target}"
-            value = escape(_printable(self.structure.values[edge.value].name))
+            value = escape(printable(self.structure.values[edge.value].name))
             yield f'<edge source="{source}" target="{target}"><data key="value">{value}</data></edge>'
         yield "</graph>"
 
@@ -80,7 +81,7 @@ class _Document:
         yield "</node>"
 
     def _data(self, **texts: str) -> str:
-        return "".join(f'<data key="{key}">{escape(_printable(text))}</data>' for key, text in texts.items())
+        return "".join(f'<data key="{key}">{escape(printable(text))}</data>' for key, text in texts.items())
 
     def _metrics(self, item: int) -> str:
         found = ((key, self.structure.metrics[name]) for name, key in self.metrics.items())
@@ -98,8 +99,3 @@ class _Document:
 def _number(number: float) -> str:
     """Give a number as XML Schema writes a double."""
     return {"inf": "INF", "-inf": "-INF", "nan": "NaN"}.get(str(number), repr(number))
-
-
-def _printable(text: str) -> str:
-    """Give a text without what XML cannot hold."""
-    return "".join(c if c in "\t\n\r" or c.isprintable() else "�" for c in text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 from mxtools.errors import InputError
+from mxtools.json_text import decoded
 from mxtools.views.structure import Metric, Structure
 
 BY_SCOPE, BY_NODE, MODULES = "metrics", "node_metrics", "modules"
@@ -28,7 +28,7 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
     else, or none of its numbers is of the model.
     """
     try:
-        report = json.loads(text)
+        report = decoded(text)
     except ValueError as error:
         raise InputError(f"{where} is no JSON ({error}): give a file of metrics by scope") from None
     if not isinstance(report, dict):
