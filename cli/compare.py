@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from .common import emit, figures, is_pipe, opened, progress, say
-from .options import Inputs, Json, Trace
+from .options import DataDir, Inputs, Json, Markdown, Trace
 from .table import drawn, show, show_markdown
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def command(
         float,
         Option(min=0, metavar="RELATIVE", help="Difference of numbers, over the largest one of A, that is none yet."),
     ] = 1e-5,
-    as_markdown: Annotated[bool, Option("--markdown", help="Give the table as Markdown.")] = False,
+    as_markdown: Markdown = False,
+    data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Two tagged models, by module: exit status 1 where they differ, and the table has the modules that do.
@@ -50,7 +51,7 @@ def command(
 
     if is_pipe(source) and is_pipe(other):
         raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
-    (one, context), (two, others) = opened(source), opened(other)
+    (one, context), (two, others) = opened(source, data_dir), opened(other, data_dir)
     with progress("comparing"):
         found = compare(one, context, two, others)
         if trace or inputs:

@@ -37,5 +37,6 @@ def command(
     report = process(Pipeline((step,)), model, output, data_dir).report["graft"]
     if json:
         emit(report)
+        return
     removed, added, kept, renamed = (report[key] for key in ("removed", "added", "kept", "renamed"))
     say(f"mx graft: {removed} nodes removed, {added} added, {kept} unchanged, {len(renamed)} values renamed")

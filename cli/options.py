@@ -40,6 +40,7 @@ DataDir = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.")]
+Markdown = Annotated[bool, Option("--markdown", help="Give the table as Markdown.")]
 Inputs = Annotated[
     Path | None,
     Option("--inputs", metavar="FILE", help="Inputs to run the graph on: .npz, .safetensors or .json."),
@@ -64,6 +65,9 @@ Priority = Annotated[
 ]
 StrategyName = Annotated[
     str, Option("--strategy", "-s", metavar="NAME", help="Whose passes to run; `mx strategies` lists them.")
+]
+Depth = Annotated[
+    int | None, Option(min=0, metavar="N", help="Show so many levels below the root.", show_default=False)
 ]
 Plot = Annotated[
     Path | None, Option("--plot", metavar="FILE", help="Also make a picture, .png or .svg.", show_default=False)
@@ -180,11 +184,14 @@ def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     from mxtools.pipeline import key_of
 
     type_ = list[str] | None if _is_list(hint) else hint
+    text = item.metadata["help"]
     return inspect.Parameter(
         item.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None if _is_list(hint) else item.default,
-        annotation=Annotated[type_, Option(f"--{key_of(item)}", help=item.metadata["help"])],
+        annotation=Annotated[
+            type_, Option(f"--{key_of(item)}", metavar=item.metadata["shown"], help=f"{text[0].upper()}{text[1:]}.")
+        ],
     )
 
 

@@ -12,7 +12,7 @@ from typer import Option
 from mxtools.model.runtime import Level
 
 from .common import emit, opened, progress, say
-from .options import DataDir, Inputs, Json, Plot, Source, Trace
+from .options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
 from .table import drawn, show
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def command(
     against: Annotated[
         Path | None, Option(metavar="REPORT", help="Compare with what `mx profile --json` wrote before.")
     ] = None,
-    depth: Annotated[int | None, Option(min=0, help="Show so many levels below the root.", show_default=False)] = None,
+    depth: Depth = None,
     plot: Plot = None,
     trace: Trace = None,
     inputs: Inputs = None,

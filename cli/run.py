@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Option
 
 from .common import check_json, emit, process
-from .options import DataDir, Json, Output, Source, StrategyName, Trace
+from .options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
     strategy: StrategyName = "",
     output: Output = "-",
     trace: Trace = None,
+    inputs: Inputs = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -35,6 +36,6 @@ def command(
         raise UsageError("no passes are named: give --pipeline or --strategy")
     steps = strategies.get(strategy).passes().passes if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
-    report = process(Pipeline(steps), source, output, data_dir, trace).report
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).report
     if json:
         emit(report)

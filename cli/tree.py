@@ -13,7 +13,7 @@ from typer import Option
 from mxtools.tree import Branch, Key, folded, number, sorted_by, tree
 
 from .common import emit, opened
-from .options import DataDir, Json, Source, takes_selection
+from .options import DataDir, Depth, Json, Markdown, Source, takes_selection
 from .table import drawn, show, show_markdown
 
 COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators")
@@ -23,7 +23,7 @@ COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "
 def command(
     selected: Any,
     source: Source = "-",
-    depth: Annotated[int | None, Option(min=0, help="Show so many levels below the root.", show_default=False)] = None,
+    depth: Depth = None,
     sort: Annotated[
         Key | None,
         Option(
@@ -35,7 +35,7 @@ def command(
         bool, Option("--fold/--no-fold", help="Show siblings that hold the same once, with the numbers of one of them.")
     ] = True,
     csv_: Annotated[bool, Option("--csv", help="Give all calls as CSV, a line each.")] = False,
-    markdown: Annotated[bool, Option("--markdown", help="Give the table as Markdown.")] = False,
+    markdown: Markdown = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:

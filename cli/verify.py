@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from .common import emit, figures, opened, progress, say
-from .options import DataDir, Json, Plot, Source, Trace
+from .options import DataDir, Depth, Json, Plot, Source, Trace
 from .table import drawn, show
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def command(
         float | None,
         Option(min=0, metavar="RELATIVE", help="Fail (exit 1) above this error, else above the tolerance."),
     ] = None,
-    depth: Annotated[int | None, Option(min=0, help="Show so many levels below the root.", show_default=False)] = None,
+    depth: Depth = None,
     plot: Plot = None,
     data_dir: DataDir = None,
     json: Json = False,

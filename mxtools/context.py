@@ -37,12 +37,14 @@ class Pass(ABC):
         """Change the model in place."""
 
 
-def option(text: str, default: Any = None) -> Any:  # noqa: ANN401 - the type is the field's
+def option(text: str, default: Any = None, shown: str | None = None) -> Any:  # noqa: ANN401 - the type is the field's
     """Make a field of a pass: `text` is its help; with `dataclasses.MISSING` for default it must be given.
+
+    `shown` is what stands for the value in the help of a command, as GLOB.
 
     Types: str, int, float, bool, their `| None`, tuple[str, ...].
     """
-    return field(default=default, metadata={"help": text})
+    return field(default=default, metadata={"help": text, "shown": shown})
 
 
 @dataclass

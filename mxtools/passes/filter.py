@@ -41,13 +41,13 @@ class Filter(Pass):
 
     name: ClassVar[str] = "filter"
 
-    scope: tuple[str, ...] = option("scopes: a glob selects itself and all below it; '.' is everything", ())
-    tag: tuple[str, ...] = option("tags: a glob, '/BertModel/**/BertAttention'", ())
-    class_: tuple[str, ...] = option("class names: 'BertAttention'", ())
-    op: tuple[str, ...] = option("of what is selected, only these operators", ())
-    exclude: tuple[str, ...] = option("scopes to leave out: a glob", ())
-    from_tensor: tuple[str, ...] = option("only what depends on these tensors, which become inputs", ())
-    to_tensor: tuple[str, ...] = option("only what these tensors depend on, which become the outputs", ())
+    scope: tuple[str, ...] = option("scopes: a glob selects itself and all below it; '.' is everything", (), "GLOB")
+    tag: tuple[str, ...] = option("tags: a glob, '/BertModel/**/BertAttention'", (), "GLOB")
+    class_: tuple[str, ...] = option("class names: 'BertAttention'", (), "NAME")
+    op: tuple[str, ...] = option("of what is selected, only these operators", (), "TYPE")
+    exclude: tuple[str, ...] = option("scopes to leave out: a glob", (), "GLOB")
+    from_tensor: tuple[str, ...] = option("only what depends on these tensors, which become inputs", (), "NAME")
+    to_tensor: tuple[str, ...] = option("only what these tensors depend on, which become the outputs", (), "NAME")
     auxiliary: Auxiliary = option(
         "constants and shape chains that the selection needs (context), all auxiliary operators that lead to it (all), "
         "or nothing besides it (none)",
