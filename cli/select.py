@@ -20,6 +20,8 @@ def command(
     format: Annotated[  # noqa: A002 - the option's name
         Format,
         Option(
+            "--format",
+            "-f",
             metavar="|".join(Format),
             help="Names of nodes or of the tensors that they make, one a line, or JSON for a tool.",
         ),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
 from mxtools.printable import printable
+from mxtools.tags import class_of
 
 
 class Placed(Protocol):
@@ -33,7 +34,7 @@ def drawn(
 ) -> Iterator[tuple[str, str, Branch]]:
     """Give a branch and those below it, down to some depth, with their drawn names and their classes."""
     local = branch.scope.removeprefix(above + ".") if above not in ("", ".") else branch.scope
-    yield lead + local, branch.tag.rpartition("/")[2].partition("@")[0].partition(".")[0], branch
+    yield lead + local, class_of(branch.tag), branch
     if depth == 0:
         return
     for child in branch.children:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mxtools.scope import ROOT, join
-from mxtools.tags import align, tags_of
+from mxtools.tags import align, class_of, tags_of
 
 if TYPE_CHECKING:
     from mxtools.sidecar import Call, Sidecar
@@ -86,12 +86,12 @@ class Hierarchy:
         if known is None:
             steps = align(scope, tag)
             known = (
-                self.add((local, level.partition("@")[0].partition(".")[0]) for local, level in steps)
+                self.add((local, class_of(level)) for local, level in steps)
                 if steps or scope == ROOT
                 else self._enter(scope, self._nearest(scope), levels[-1] if levels else "")
             )
         if levels:
-            self.name_root(levels[0].partition(".")[0])
+            self.name_root(class_of(levels[0]))
             for call in self.lineage(known):
                 self._borne.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known

@@ -13,6 +13,7 @@ from functools import cache
 
 from mxtools.errors import AbsentError, UsageError
 from mxtools.scope import ROOT
+from mxtools.tags import class_of
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,7 @@ def _by_tag(pattern: str, known: dict[str, str]) -> set[str]:
 
 
 def _by_class(name: str, known: dict[str, str]) -> set[str]:
-    levels = {
-        scope: [level.partition("@")[0].partition(".")[0] for level in tag.split("/")[1:]]
-        for scope, tag in known.items()
-    }
+    levels = {scope: [class_of(level) for level in tag.split("/")[1:]] for scope, tag in known.items()}
     found = {scope for scope in known if name in levels[scope]}
     if not found:
         raise UsageError(_nothing("class", name, {c for classes in levels.values() for c in classes}))

@@ -30,6 +30,11 @@ def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
     return tags
 
 
+def class_of(tag: str) -> str:
+    """Give the class of a tag, or of a level of one."""
+    return tag.rpartition("/")[2].partition("@")[0].partition(".")[0]
+
+
 def align(scope: str, tag: str) -> list[tuple[str, str]]:
     """Divide a scope into the levels of its tag, below the root; give each level's part of the scope and of the tag.
 

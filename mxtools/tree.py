@@ -14,6 +14,7 @@ from mxtools.model.graph import Graph
 from mxtools.model.multiply_adds import is_product
 from mxtools.model.weights import bytes_of
 from mxtools.scope import ROOT
+from mxtools.tags import class_of
 
 Sizes = dict[int, tuple[int, int]]
 """Elements and bytes of stored tensors, by value."""
@@ -51,7 +52,7 @@ class Branch:
     @property
     def class_name(self) -> str:
         """The module's class, as the tag has it."""
-        return self.tag.rpartition("/")[2].partition("@")[0].partition(".")[0]
+        return class_of(self.tag)
 
     def row(self) -> dict[str, Any]:
         """Give the branch without those below it as plain data."""

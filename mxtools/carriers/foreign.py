@@ -6,6 +6,7 @@ from onnx import NodeProto
 
 from mxtools import keys
 from mxtools.hierarchy import Hierarchy
+from mxtools.tags import class_of
 
 
 def namespaces(hierarchy: Hierarchy) -> list[str]:
@@ -13,8 +14,11 @@ def namespaces(hierarchy: Hierarchy) -> list[str]:
     found = [""]
     for call in range(1, len(hierarchy)):
         parent = hierarchy.parent[call]
-        class_name = hierarchy.tags[call].rpartition("/")[2].partition("@")[0].partition(".")[0]
-        found.append("/".join([*([found[parent]] if parent else []), f"{hierarchy.local(call)}: {class_name}"]))
+        found.append(
+            "/".join(
+                [*([found[parent]] if parent else []), f"{hierarchy.local(call)}: {class_of(hierarchy.tags[call])}"]
+            )
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from mxtools.model.rename import fresh
 from mxtools.scope import ROOT
+from mxtools.tags import class_of
 
 OUTSIDE = -1
 """What an edge leads to or comes from that is not in the module, or not in the model."""
@@ -27,7 +28,7 @@ class Scope:
     @property
     def class_name(self) -> str:
         """The module's class, as the tag has it."""
-        return self.tag.rpartition("/")[2].partition("@")[0].partition(".")[0]
+        return class_of(self.tag)
 
 
 @dataclass(frozen=True)
