@@ -53,3 +53,8 @@ def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: M
             del entries[index]
     for key, value in values.items():
         entries.add(key=key, value=value)
+
+
+def set_prop(proto: NodeProto | ModelProto, key: str, value: str | None) -> None:
+    """Give a key one value, as the last entry, or none; the other entries stay as they are, in their order."""
+    replace_props(proto, frozenset({key}), {} if value is None else {key: value})

@@ -31,6 +31,7 @@ from .conftest import Mx
 Build = Callable[..., Path]
 TAG = shipped().strategies["auto"]
 ALL = Carry(doc_string=True, rename=True, output_names=True, embed_trace=True, namespace=True, layer_annotation=True)
+OPTIONS = ("--doc-string", "--rename", "--output-names", "--embed-trace", "--namespace", "--layer-annotation")
 
 
 def tagged(file: Path, carry: Carry | None = None, trace: Path | None = None) -> onnx.ModelProto:
@@ -235,8 +236,16 @@ def test_the_trace_in_the_model_is_as_good_as_the_file(built: Build, mx: Mx, tmp
     assert (alone.returncode, given.returncode) == (0, 0), alone.stderr
     parts = [onnx.ModelProto.FromString(done.stdout).graph for done in (alone, given)]
     assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize("carriers", [("--embed-trace",), OPTIONS], ids=["trace", "all"])
+def test_tagging_again_gives_the_same_file(built: Build, mx: Mx, tmp_path: Path, carriers: tuple[str, ...]) -> None:
+    folder = built("bert", "dynamo")
+    done = mx("tag", folder / "raw.onnx", "--trace", folder / "trace.json", *carriers, "-o", tmp_path / "a.onnx")
+    assert done.returncode == 0, done.stderr
     again = mx("tag", tmp_path / "a.onnx")
     assert (again.returncode, again.stdout) == (0, (tmp_path / "a.onnx").read_bytes())
+    assert mx("validate", tmp_path / "a.onnx").stderr.endswith(b": 0 errors, 0 warnings, 0 notes\n")
 
 
 def test_a_part_that_is_tagged_again_stays_what_it_was(built: Build, tmp_path: Path) -> None:

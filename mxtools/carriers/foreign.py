@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from onnx import NodeProto
-
-from mxtools import keys
 from mxtools.hierarchy import Hierarchy
 from mxtools.tags import class_of
 
@@ -14,15 +11,6 @@ def namespaces(hierarchy: Hierarchy) -> list[str]:
     found = [""]
     for call in range(1, len(hierarchy)):
         parent = hierarchy.parent[call]
-        found.append(
-            "/".join(
-                [*([found[parent]] if parent else []), f"{hierarchy.local(call)}: {class_of(hierarchy.tags[call])}"]
-            )
-        )
+        level = f"{hierarchy.local(call)}: {class_of(hierarchy.tags[call])}"
+        found.append(f"{found[parent]}/{level}" if parent else level)
     return found
-
-
-def write_foreign(node: NodeProto, key: str, value: str) -> None:
-    """Write an entry under a key of somebody else's."""
-    if keys.props(node).get(key) != value:
-        keys.replace_props(node, frozenset({key}), {key: value})

@@ -30,8 +30,7 @@ def carriers_of(model: ModelProto) -> frozenset[str]:
 
 def write_carriers(model: ModelProto, names: Iterable[str]) -> None:
     """Say which carriers a model has."""
-    listed = ",".join(sorted(names))
-    keys.replace_props(model, frozenset({keys.CARRIERS}), {keys.CARRIERS: listed} if listed else {})
+    keys.set_prop(model, keys.CARRIERS, ",".join(sorted(names)) or None)
 
 
 def embed_trace(model: ModelProto, trace: Sidecar) -> None:
@@ -39,7 +38,7 @@ def embed_trace(model: ModelProto, trace: Sidecar) -> None:
     from mxtools import sidecar
 
     text = sidecar.dumps(trace.model_copy(update={"record": None}))
-    keys.replace_props(model, frozenset({keys.TRACE}), {keys.TRACE: _packed(text)})
+    keys.set_prop(model, keys.TRACE, _packed(text))
 
 
 def embedded_trace(model: ModelProto) -> Sidecar | None:
@@ -57,7 +56,7 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
     """Write all scopes with their tags, so that names of which scopes are a part can be read back."""
-    keys.replace_props(model, frozenset({keys.SCOPES}), {keys.SCOPES: _packed(json.dumps(tags, ensure_ascii=False))})
+    keys.set_prop(model, keys.SCOPES, _packed(json.dumps(tags, ensure_ascii=False)))
 
 
 def scopes_of(model: ModelProto) -> dict[str, str]:

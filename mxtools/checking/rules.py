@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from mxtools import keys
 from mxtools.context import Context
@@ -173,8 +173,3 @@ def levels(scope: str, tag: str) -> list[tuple[str, str]]:
     for local, level in steps:
         found.append((join(found[-1][0], local), f"{found[-1][1]}/{level}"))
     return found if found[-1][0] == scope else []
-
-
-def set_prop(node: NodeProto, key: str, value: str) -> None:
-    """Give a node one value of a key; the other entries stay as they are."""
-    keys.replace_props(node, frozenset({key}), {key: value})

@@ -12,7 +12,7 @@ from mxtools import __version__, keys
 from mxtools.annotations import Evidence
 from mxtools.carriers.doc_strings import read_doc_string, write_doc_string
 from mxtools.carriers.packed import embedded_trace, scopes_of
-from mxtools.checking.rules import Fault, Severity, Subject, prefixes, rule, set_prop
+from mxtools.checking.rules import Fault, Severity, Subject, prefixes, rule
 from mxtools.errors import InputError
 from mxtools.json_text import decoded_or_none
 from mxtools.projection.absent import FOLDED, MERGED_INTO, UNUSED, VACUOUS
@@ -143,7 +143,7 @@ def _version(subject: Subject) -> Iterator[Fault]:
     """A tagged model says by which version it was tagged."""
 
     def mend() -> str:
-        keys.replace_props(subject.model, frozenset({keys.VERSION}), {keys.VERSION: __version__})
+        keys.set_prop(subject.model, keys.VERSION, __version__)
         return f"wrote {__version__}"
 
     if subject.tagged and not keys.props(subject.model).get(keys.VERSION):
@@ -186,8 +186,7 @@ def drop_absent(subject: Subject, scope: str) -> Callable[[], str]:
         found = decoded_or_none(keys.props(subject.model).get(keys.ABSENT, ""))
         if isinstance(found, dict):
             found.pop(scope, None)
-            left = {keys.ABSENT: json.dumps(found, ensure_ascii=False)} if found else {}
-            keys.replace_props(subject.model, frozenset({keys.ABSENT}), left)
+            keys.set_prop(subject.model, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
         return f"took {scope} off the list"
 
     return mend
@@ -222,7 +221,7 @@ def _keep_last(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
 
 def _remove(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
     def mend() -> str:
-        keys.replace_props(proto, frozenset({key}), {})
+        keys.set_prop(proto, key, None)
         return f"removed {key}"
 
     return mend
@@ -238,7 +237,7 @@ def _copy(proto: NodeProto) -> Callable[[], str]:
 
 def _set(subject: Subject, number: int, key: str, value: str) -> Callable[[], str]:
     def mend() -> str:
-        set_prop(subject.graph.nodes[number], key, value)
+        keys.set_prop(subject.graph.nodes[number], key, value)
         return f"set {key} to {value}"
 
     return mend

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from mxtools import keys
 from mxtools.annotations import Annotations
 from mxtools.carriers.doc_strings import write_doc_string
-from mxtools.carriers.foreign import namespaces, write_foreign
+from mxtools.carriers.foreign import namespaces
 from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
 from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
 from mxtools.context import Context, Pass, option
@@ -61,9 +61,9 @@ def _write_on_nodes(annotations: Annotations, wanted: set[str]) -> None:
         if "doc-string" in wanted:
             write_doc_string(proto)
         if call is not None and spaces:
-            write_foreign(proto, keys.NAMESPACE, spaces[call])
+            keys.set_prop(proto, keys.NAMESPACE, spaces[call])
         if call is not None and "layer-annotation" in wanted:
-            write_foreign(proto, keys.LAYER_ANNOTATION, hierarchy.scopes[call])
+            keys.set_prop(proto, keys.LAYER_ANNOTATION, hierarchy.scopes[call])
 
 
 def _write_names(model: ModelProto, annotations: Annotations, wanted: set[str]) -> None:

@@ -90,7 +90,7 @@ def graph_name(model: ModelProto) -> str:
 def write_namespaces(model: ModelProto, indexed: Graph, structure: Structure) -> None:
     """Write namespaces to the nodes of a model, and the names that node data and navigation know them by."""
     for proto, node, name in zip(indexed.nodes, structure.nodes, structure.ids, strict=True):
-        keys.replace_props(proto, frozenset({keys.NAMESPACE}), {keys.NAMESPACE: namespace(structure, node.parent)})
+        keys.set_prop(proto, keys.NAMESPACE, namespace(structure, node.parent))
         proto.name = name
     model.graph.name = graph_name(model)
 
