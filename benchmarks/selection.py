@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SLOWER, BELOW = 1.2, 0.01
-ROUNDS = 2
+ROUNDS = 4
 STRATEGIES = ("fx", "htp", "usage")
 PRIORITIES = ("coverage", "compatibility", "speed", "fidelity")
 
