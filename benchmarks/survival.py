@@ -258,11 +258,9 @@ def twins(previous: Previous, values: Values) -> Callable[[Any, Any], set[str]]:
             known.setdefault((array.size, kind(array)), []).append((scope, summary))
 
     def told(array: Any, summary: Any) -> set[str]:  # noqa: ANN401
-        near = [
-            (np.abs(s - summary).max() / summary[0], scope) for scope, s in known.get((array.size, kind(array)), ())
-        ]
-        least = min((distance for distance, _ in near), default=np.inf)
-        return {scope for distance, scope in near if distance <= least + TIED} if least < CLOSE else set()
+        near = [(distance(s, summary), scope) for scope, s in known.get((array.size, kind(array)), ())]
+        least = min((far for far, _ in near), default=np.inf)
+        return {scope for far, scope in near if far <= least + TIED} if least < CLOSE else set()
 
     return told
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from .common import emit, figures, is_pipe, opened, progress, say
+from .common import emit, figures, is_pipe, known, opened, progress, say
 from .options import DataDir, Inputs, Json, Markdown, Trace
 from .table import drawn, show, show_markdown
 
@@ -67,18 +69,12 @@ def command(
 
 def _given(context: Any, trace: str | None, inputs: Path | None) -> Any:
     """Give the context of a model with what there is to feed it."""
-    from dataclasses import replace
-
-    from .common import known
-
     sidecar, values = known(trace, inputs)
     return replace(context, sidecar=sidecar, values=values)
 
 
 def _conclude(found: Comparison, tolerance: float) -> None:
     """Say what came out; CheckError where there is a difference."""
-    from collections import Counter
-
     from mxtools.errors import CheckError
 
     differing = found.differing(tolerance)
@@ -105,8 +101,6 @@ def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:
 
 def _pruned(module: ComparedModule, tolerance: float) -> ComparedModule:
     """Give a module with those of its children that differ, or hold what does."""
-    from dataclasses import replace
-
     children = [_pruned(child, tolerance) for child in module.children]
     return replace(module, children=[child for child in children if child.children or child.differs(tolerance)])
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from .common import check_json, emit, is_pipe, progress, say
+from .common import check_json, emit, progress, say
 from .options import Cache, DataDir, Json, Output, key, takes_model
 
 
@@ -44,10 +44,7 @@ def command(
     from mxtools.model import modelio
 
     check_json(json, output)
-    if is_pipe(output):
-        modelio.refuse_terminal()
-    else:
-        modelio.check_writable(output)
+    modelio.check_target(output)
     from mxtools.pytorch.exporters import ExportError, Options
     from mxtools.pytorch.sources import sources_of
 

@@ -71,7 +71,6 @@ def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
 
 def _escaped(cell: str) -> str:
     """Give a cell as it stands in Markdown; spaces that it begins with, as a tree's, are kept."""
-    bare = printable(cell).lstrip(" ")
-    return "&nbsp;" * (len(cell) - len(cell.lstrip(" "))) + bare.replace("\\", "\\\\").replace("|", "\\|").replace(
-        "_", "\\_"
-    )
+    text = printable(cell)
+    bare = text.lstrip(" ")
+    return "&nbsp;" * (len(text) - len(bare)) + bare.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")

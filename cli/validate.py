@@ -87,11 +87,9 @@ def _check(format_: str, json: bool, repair: bool, output: str) -> None:
         raise UsageError(f"--json and --format {format_} are two formats: give one")
     if not repair and not is_pipe(output):
         raise UsageError("-o is where --repair writes: give --repair too, or redirect the report")
-    if repair and is_pipe(output):
+    if repair:
         check_json(format_ != "text", output)
-        modelio.refuse_terminal()
-    elif repair:
-        modelio.check_writable(output)
+        modelio.check_target(output)
 
 
 def _report(

@@ -54,10 +54,7 @@ def command(
     tool: list[str] = context.obj
     check_json(json, output)
     check_command(tool)
-    if is_pipe(output):
-        modelio.refuse_terminal()
-    else:
-        modelio.check_writable(output)
+    modelio.check_target(output)
     model, known = opened(source, data_dir, trace, inputs)
     previous = Previous(model, known)
     previous.check_tagged()

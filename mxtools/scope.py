@@ -7,6 +7,7 @@ the same call of its parent gets `@1`, `@2` …: `encoder.groups.0@2.attention`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 ROOT = "."
 
@@ -27,6 +28,14 @@ def is_scope(text: str) -> bool:
     """Tell whether a text can be a scope."""
     levels = text.split(".")
     return text == ROOT or (len(levels) <= DEEPEST and all(map(_LEVEL.fullmatch, levels)))
+
+
+def above(scope: str) -> Iterator[str]:
+    """Give the scopes that a scope lies in, but for the root, the outermost first."""
+    at = scope.find(".", 1)
+    while at > 0:
+        yield scope[:at]
+        at = scope.find(".", at + 1)
 
 
 def join(parent: str, local: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -15,6 +15,7 @@ from mxtools.annotations import Annotations, read_absent
 from mxtools.context import Context
 from mxtools.cutting.choose import calls_of, nodes_anywhere
 from mxtools.errors import InputError, UsageError
+from mxtools.scope import above
 from mxtools.select import Selection
 
 ASSIGNMENT = "session.layer_assignment_settings"
@@ -113,7 +114,7 @@ def _rules(selected: Selected) -> dict[str, None]:
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
     others = {selected.scope(n) for n, at in enumerate(annotations.call) if at is not None and n not in chosen}
-    around = {above for scope in others for above in _above(scope)}
+    around = {outer for scope in others for outer in above(scope)}
     rules: dict[str, None] = {}
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):
         if scope in others:
@@ -122,14 +123,9 @@ def _rules(selected: Selected) -> dict[str, None]:
             )
         if not _SYNTAX.isdisjoint(scope):
             raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}: select another")
-        outermost = next((above for above in _above(scope) if above not in around), None)
+        outermost = next((outer for outer in above(scope) if outer not in around), None)
         rules[f"{outermost}." if outermost else f"={scope}"] = None
     return rules
-
-
-def _above(scope: str) -> Iterator[str]:
-    """Give the prefixes of a scope that end before a dot, the shortest first."""
-    return (scope[:at] for at in range(1, len(scope)) if scope[at] == ".")
 
 
 FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {

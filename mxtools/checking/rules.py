@@ -16,7 +16,7 @@ from mxtools.context import Context
 from mxtools.hierarchy import Hierarchy
 from mxtools.model.graph import Graph
 from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
-from mxtools.scope import ROOT, is_scope, join
+from mxtools.scope import ROOT, above, is_scope, join
 from mxtools.sidecar import Call
 from mxtools.tags import align
 
@@ -157,9 +157,7 @@ def prefixes(scope: str) -> Iterator[str]:
     """Give a scope and all that it can lie in, the root too."""
     yield ROOT
     if scope != ROOT:
-        at = -1
-        while (at := scope.find(".", at + 1)) >= 0:
-            yield scope[:at]
+        yield from above(scope)
         yield scope
 
 

@@ -122,9 +122,8 @@ def _other_inputs(subject: Subject) -> Iterator[Fault]:
         tensor, found = traced.get(info.name), shaped(infos[info.name])
         if tensor is None or found is None:
             continue
-        same_rank = found.dims is None or len(found.dims) == len(tensor.shape)
-        fits = same_rank and all(a in (None, b) for a, b in zip(found.dims or (), tensor.shape, strict=False))
-        if not fits or found.kind != torch_kind(tensor.dtype):
+        fits = found.agrees(tensor) if found.dims is not None else found.kind == torch_kind(tensor.dtype)
+        if not fits:
             yield Fault(f"input {info.name} is {_text(found.dims)}, in the trace {tensor.dtype}{list(tensor.shape)}")
 
 

@@ -320,6 +320,14 @@ def write_text(text: str, target: Target) -> None:
             file.write(text.encode())
 
 
+def check_target(target: Target) -> None:
+    """Refuse, before any work is done, a terminal, or a file that cannot be written."""
+    if is_pipe(target):
+        refuse_terminal()
+    else:
+        check_writable(target)
+
+
 def refuse_terminal() -> None:
     """Refuse to write a model to a terminal."""
     if sys.stdout.isatty():
