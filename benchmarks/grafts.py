@@ -27,18 +27,19 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mxtools import script, strategies
-from mxtools.context import Context
 from mxtools.errors import MxError
-from mxtools.model import modelio
+from mxtools.evidence.absent import borne_calls
+from mxtools.files import model_files
 from mxtools.passes.filter import Filter
 from mxtools.passes.graft import Graft
-from mxtools.pipeline import Pipeline
-from mxtools.projection.absent import borne_calls
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.trace import trace
+from mxtools.runtime import scripts
+from mxtools.strategies import table
 
 TOLERANCE = 1e-4
 EXPORTERS = ("torchscript", "dynamo")
@@ -48,7 +49,7 @@ def main() -> int:
     """Measure the models that are asked for; give the exit status."""
     file, _, listed = sys.argv[1].partition(":")
     failures = 0
-    for name in listed.split(",") if listed else list(script.find(f"{file}:zoo")):
+    for name in listed.split(",") if listed else list(scripts.find(f"{file}:zoo")):
         for exporter in EXPORTERS:
             with tempfile.TemporaryDirectory() as folder:
                 failures += measured(f"{file}:{name}", name, exporter, Path(folder))
@@ -82,15 +83,15 @@ def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
     subject = load_subject(spec)
     sidecar = trace(subject)
     export(subject, path, exporter)
-    loaded = modelio.read_model(path)
-    strategies.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
-    modelio.write_model(loaded.proto, loaded.weights, path)
+    loaded = model_files.read_model(path)
+    table.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
+    model_files.write_model(loaded.proto, loaded.weights, path)
     return {name: tensor.numpy() for name, tensor in tensors(subject.inputs)}
 
 
 def scopes(path: Path) -> list[str]:
     """Give the scopes of a tagged model that nodes bear, or that are above such."""
-    loaded = modelio.read_model(path)
+    loaded = model_files.read_model(path)
     annotations = Context(loaded.weights).annotations(loaded.proto)
     return [annotations.hierarchy.scopes[call] for call in sorted(borne_calls(annotations))]
 
@@ -150,9 +151,9 @@ def difference(one: Any, other: Any) -> float:  # noqa: ANN401
 
 def run(step: Filter | Graft, source: Path, target: Path) -> None:
     """Run one pass from file to file."""
-    loaded = modelio.read_model(source)
+    loaded = model_files.read_model(source)
     Pipeline((step,)).run(loaded.proto, Context(loaded.weights))
-    modelio.write_model(loaded.proto, loaded.weights, target)
+    model_files.write_model(loaded.proto, loaded.weights, target)
 
 
 def session_options(level: Any) -> Any:  # noqa: ANN401

@@ -27,22 +27,23 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, OptionalProto, SequenceProto, TensorProto, ValueInfoProto, checker, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from mxtools import keys, strategies
-from mxtools.context import Context
 from mxtools.errors import AbsentError, MxError
-from mxtools.model import modelio
-from mxtools.model.graph import Graph
-from mxtools.model.shapes import is_shaped
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph
+from mxtools.graph.shapes import is_shaped
 from mxtools.passes.filter import Filter
-from mxtools.pipeline import Pipeline
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.scopes import keys
+from mxtools.strategies import table
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 SHIPPED = ("simple", "pytorch-operator", "pytorch-converted", "light")
 STRIDE = 250
 """Of the models of a group one in so many goes through the `mx` command."""
 MX = Path(sys.executable).with_name("mx")
-TAG = str(strategies.get("auto").passes())
+TAG = str(table.get("auto").passes())
 
 Value = Any  # an array, a list of them, a dictionary, or None
 
@@ -180,9 +181,9 @@ def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
 
 def by_pipeline(text: str, source: Path, target: Path) -> None:
     """Do what `mx tag` and `mx filter` do, in this process."""
-    loaded = modelio.read_model(source)
+    loaded = model_files.read_model(source)
     Pipeline.parse(text).run(loaded.proto, Context(loaded.weights))
-    modelio.write_model(loaded.proto, loaded.weights, target)
+    model_files.write_model(loaded.proto, loaded.weights, target)
 
 
 def by_command(text: str, source: Path, target: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from mxtools import strategies
-from mxtools.context import Context
-from mxtools.model.weights import WeightStore
-from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
+from mxtools.strategies import table
+from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
 
 ROUNDS = 5
 PER_LAYER = 10
@@ -68,7 +68,7 @@ def main() -> int:
         for _ in range(ROUNDS):
             model = ModelProto.FromString(text)
             start = time.process_time()
-            strategies.get("auto").passes().run(model, Context(WeightStore(), sidecar))
+            table.get("auto").passes().run(model, Context(WeightStore(), sidecar))
             ours.append(time.process_time() - start)
             model = ModelProto.FromString(text)
             start = time.process_time()

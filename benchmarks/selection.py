@@ -28,10 +28,10 @@ PRIORITIES = ("coverage", "compatibility", "speed", "fidelity")
 
 def main() -> int:
     """Measure the models that are asked for; give the exit status."""
-    from mxtools import script
+    from mxtools.runtime import scripts
 
     file, _, listed = sys.argv[1].partition(":")
-    names = listed.split(",") if listed else list(script.find(f"{file}:zoo"))
+    names = listed.split(",") if listed else list(scripts.find(f"{file}:zoo"))
     results = {}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=8) as pool:
         for name, result in pool.imap(measured, [f"{file}:{name}" for name in names]):
@@ -45,11 +45,11 @@ def main() -> int:
 def measured(spec: str) -> tuple[str, dict[str, Any]]:
     """Run every strategy on a model, and the selection for every priority."""
     from mxtools.errors import MxError
-    from mxtools.pytorch.bench import agreements, bench, fastest
     from mxtools.pytorch.inputs import load_subject
-    from mxtools.pytorch.probe import Probe
-    from mxtools.pytorch.selection import select
     from mxtools.pytorch.sources import sources_of
+    from mxtools.pytorch.strategy.bench import agreements, bench, fastest
+    from mxtools.pytorch.strategy.probe import Probe
+    from mxtools.pytorch.strategy.recommendation import select
 
     subject = load_subject(spec)
     result: dict[str, Any] = {"strategies": {}, "recommended": {}, "agreement": []}

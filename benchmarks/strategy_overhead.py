@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 import transformers
 
-from mxtools.metrics import Meter
-from mxtools.pytorch.attempt import tagged_by
 from mxtools.pytorch.export import export
 from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.strategy.attempt import tagged_by
 from mxtools.pytorch.subject import Subject
+from mxtools.strategies.metrics import Meter
 
 ROUNDS = 3
 LIMITS = {"htp": ("torchscript", 1.10), "fx": ("dynamo", 1.05)}

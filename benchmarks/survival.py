@@ -22,20 +22,21 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from mxtools import keys, strategies
-from mxtools.annotations import Annotations
 from mxtools.carriers.doc_strings import read_doc_string
 from mxtools.carriers.names import scope_in
 from mxtools.carriers.packed import embedded_trace
-from mxtools.context import Context, Previous
-from mxtools.model import modelio
-from mxtools.model.graph import NOWHERE
+from mxtools.files import model_files
+from mxtools.graph.index import NOWHERE
+from mxtools.matching.equal_values import computed_values, summary_of
 from mxtools.passes.carry import Carry
-from mxtools.projection.equal_values import computed_values, summary_of
+from mxtools.pipeline.context import Context, Previous
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.sources import sources_of
-from mxtools.quiet import described, quiet
-from mxtools.record import Values
+from mxtools.runtime.quiet import described, quiet
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import Annotations
+from mxtools.strategies import table as strategies
+from mxtools.traces.values import Values
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "survival.md"
@@ -182,7 +183,7 @@ def measured(name: str, folder: Path) -> Iterator[tuple[str, dict[str, str] | st
             loaded = sources.read("torchscript")
             context = Context(loaded.weights, sidecar)
             strategies.get("auto").passes(carry=step).run(loaded.proto, context)
-            modelio.write_model(loaded.proto, loaded.weights, file)
+            model_files.write_model(loaded.proto, loaded.weights, file)
         inputs = {i.name: values.get(i.name) for i in onnx.load(files[0]).graph.input}
         given = {name: array for name, array in inputs.items() if array is not None}
         for tool, run in (TOOLS | {STATIC: static(given)}).items():
@@ -222,7 +223,7 @@ def survived(before: tuple[Path, Path], made: list[Path], values: Values) -> dic
 
 def judged(before: Path, made: Path, values: Values, alone: bool = False) -> list[bool]:
     """Tag what a tool made, with the model before or from the file alone; give for nodes whether that is right."""
-    was, now = modelio.read_model(before), modelio.read_model(made)
+    was, now = model_files.read_model(before), model_files.read_model(made)
     previous = Previous(was.proto, Context(was.weights))
     context = Context(now.weights, embedded_trace(now.proto) if alone else None, previous=None if alone else previous)
     strategies.get("auto" if alone else "previous").passes().run(now.proto, context)

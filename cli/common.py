@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxtools.printable import printable
+from mxtools.errors import printable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mxtools.context import Context
-    from mxtools.model.distance import Distance
-    from mxtools.pipeline import Pipeline
-    from mxtools.record import Values
-    from mxtools.sidecar import Sidecar
+    from mxtools.pipeline.context import Context
+    from mxtools.pipeline.pipeline import Pipeline
+    from mxtools.runtime.distance import Distance
+    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.values import Values
 
 
 def process(
@@ -33,16 +33,16 @@ def process(
     previous: str | None = None,
 ) -> Context:
     """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
-    from mxtools.context import Previous
-    from mxtools.model import modelio
+    from mxtools.files import model_files
+    from mxtools.pipeline.context import Previous
 
     if is_pipe(output):
-        modelio.refuse_terminal()
+        model_files.refuse_terminal()
     model, context = opened(source, data_dir, trace, inputs)
     if previous:
         context.previous = Previous(*opened(previous, None, trace))
     pipeline.run(model, context)
-    modelio.write_model(model, context.weights, output, data_dir)
+    model_files.write_model(model, context.weights, output, data_dir)
     return context
 
 
@@ -51,17 +51,17 @@ def opened(
 ) -> tuple[ModelProto, Context]:
     """Read a model and what is known besides it: a sidecar, else the one in the model, and recorded or given values."""
     from mxtools.carriers.packed import embedded_trace
-    from mxtools.context import Context
-    from mxtools.model import modelio
+    from mxtools.files import model_files
+    from mxtools.pipeline.context import Context
 
     sidecar, values = known(trace, inputs)
-    loaded = modelio.read_model(source, data_dir)
+    loaded = model_files.read_model(source, data_dir)
     return loaded.proto, Context(loaded.weights, sidecar or embedded_trace(loaded.proto), values)
 
 
 def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
     """Read what is known besides a model: a sidecar, and the given values, else its recorded ones."""
-    from mxtools.record import Values, recorded
+    from mxtools.traces.values import Values, recorded
 
     sidecar = read_sidecar(trace) if trace else None
     values = Values.open(inputs) if inputs else None
@@ -72,10 +72,10 @@ def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Value
 
 def read_sidecar(source: str) -> Sidecar:
     """Read a sidecar from a file, or from stdin for '-'."""
-    from mxtools import sidecar
-    from mxtools.model import modelio
+    from mxtools.files import model_files
+    from mxtools.traces import sidecar
 
-    return sidecar.loads(modelio.read_bytes(source), "stdin" if is_pipe(source) else source)
+    return sidecar.loads(model_files.read_bytes(source), "stdin" if is_pipe(source) else source)
 
 
 def is_pipe(place: str | None) -> bool:

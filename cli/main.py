@@ -69,7 +69,7 @@ class Commands(TyperGroup):
 
 def load(name: str) -> Any:
     """Import a command's file and give the click command of its function `command`."""
-    module = import_module(f".{name}", __package__)
+    module = import_module(f".commands.{name}", __package__)
     app = typer.Typer(add_completion=False)
     text = f"{COMMANDS[name]}\n\n{module.command.__doc__}"
     app.command(name, cls=getattr(module, "Command", None), help=text)(_guarded(name, module.command))

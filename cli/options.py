@@ -14,7 +14,7 @@ from typer import Argument, Option
 from .common import progress
 
 if TYPE_CHECKING:
-    from mxtools.context import Pass
+    from mxtools.pipeline.context import Pass
 
 Command = Callable[..., None]
 
@@ -23,7 +23,7 @@ _SELECTORS = ("scope", "tag", "class_", "op", "exclude")
 
 
 def _cache(place: str) -> Any:
-    from mxtools.cache import Cache
+    from mxtools.strategies.cache import Cache
 
     return Cache(Path(place))
 
@@ -77,7 +77,7 @@ Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar
 
 def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
     """Give a command the options of some passes: it gets them as `steps`, a tuple of the passes made from them."""
-    from mxtools.pipeline import types_of
+    from mxtools.pipeline.pipeline import types_of
 
     fields = [(cls, item, types_of(cls)[item.name]) for cls in passes for item in dataclasses.fields(cls)]
     added = [_option(item, hint) for _, item, hint in fields]
@@ -94,8 +94,8 @@ def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
 def takes_selection(command: Command) -> Command:
     """Give a command the selectors of `mx filter`: it gets `selected`, a `Selection` and operators, or None."""
     from mxtools.passes.filter import Filter
-    from mxtools.pipeline import types_of
-    from mxtools.select import Selection
+    from mxtools.pipeline.pipeline import types_of
+    from mxtools.scopes.selection import Selection
 
     fields = [item for item in dataclasses.fields(Filter) if item.name in _SELECTORS]
     added = [_option(item, types_of(Filter)[item.name]) for item in fields]
@@ -152,7 +152,7 @@ def load(
 
 def key(load: functools.partial[Any]) -> str | None:
     """Give what a Hugging Face folder, loaded with some options, is known by in a cache; None for other models."""
-    from mxtools.cache import key_of_folder
+    from mxtools.strategies.cache import key_of_folder
 
     options = dict(load.keywords)
     folder, file = Path(options["model"]), options["inputs"]
@@ -181,7 +181,7 @@ def _extended(
 
 def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     """Give the parameter of a command for a field of a pass."""
-    from mxtools.pipeline import key_of
+    from mxtools.pipeline.pipeline import key_of
 
     type_ = list[str] | None if _is_list(hint) else hint
     text = item.metadata["help"]

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
-from mxtools.printable import printable
-from mxtools.tags import class_of
+from mxtools.errors import printable
+from mxtools.scopes.tags import class_of
 
 
 class Placed(Protocol):

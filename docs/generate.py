@@ -13,11 +13,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools import metrics, sidecar
-from mxtools.checking import profile_report
-from mxtools.checking.validate import RULES
-from mxtools.cutting import manifest
-from mxtools.pipeline import key_of, load, names
+from mxtools.pipeline.pipeline import key_of, load, names
+from mxtools.profile import report
+from mxtools.split import manifest
+from mxtools.strategies import metrics
+from mxtools.traces import sidecar
+from mxtools.validate.findings import RULES
 from mxtools_cli.main import COMMANDS
 from mxtools_cli.main import load as load_command
 
@@ -32,7 +33,7 @@ def main() -> int:
         "passes.md": _passes(),
         "rules.md": _rules(),
         "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
-        "profile.schema.json": json.dumps(profile_report.schema(), indent=1) + "\n",
+        "profile.schema.json": json.dumps(report.schema(), indent=1) + "\n",
         "split.schema.json": json.dumps(manifest.schema(), indent=1) + "\n",
         "trace.schema.json": json.dumps(sidecar.schema(), indent=1) + "\n",
     }

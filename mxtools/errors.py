@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mxtools.printable import printable
+
+def printable(text: str) -> str:
+    r"""Return a text with what is not printable written out, as `\x1b`; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\t\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class MxError(Exception):

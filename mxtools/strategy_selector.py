@@ -1,6 +1,6 @@
 """Selecting a strategy for a PyTorch model; needs `mxtools[torch]`."""
 
-from mxtools.pytorch.automatic import StrategySelector
-from mxtools.pytorch.selection import Recommendation
+from mxtools.pytorch.strategy.automatic import StrategySelector
+from mxtools.pytorch.strategy.recommendation import Recommendation
 
 __all__ = ["Recommendation", "StrategySelector"]

@@ -11,7 +11,7 @@ import re
 import onnx
 from onnx import parser
 
-from mxtools import keys
+from mxtools.scopes import keys
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
 

@@ -20,9 +20,9 @@ from torch import nn
 
 import mxtools
 from fixtures import models
-from mxtools.cache import Cache
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.probe import TimeOverError, within
+from mxtools.pytorch.strategy.probe import TimeOverError, within
+from mxtools.strategies.cache import Cache
 from mxtools.strategy_selector import StrategySelector
 from mxtools.unified_export import Demands, ExportResult
 

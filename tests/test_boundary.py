@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from mxtools.context import Context
-from mxtools.cutting.boundary import LONGEST, boundary_infos
+from mxtools.cut.boundary import LONGEST, boundary_infos
 from mxtools.errors import InputError
-from mxtools.model import modelio
-from mxtools.model.graph import Graph
-from mxtools.model.shapes import inferred_infos
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph
+from mxtools.graph.shapes import inferred_infos
 from mxtools.passes.filter import Filter
+from mxtools.pipeline.context import Context
 
 from .test_cut import HEAD, cut, tagged
 
@@ -92,7 +92,7 @@ def test_a_type_that_nobody_knows_is_refused() -> None:
 
 def test_parts_of_a_static_export_are_static(built: Callable[..., Path]) -> None:
     """TorchScript expands BERT's mask by a Where over its shape; each layer is given it."""
-    loaded = modelio.read_model(built("bert", "torchscript") / "tagged.onnx")
+    loaded = model_files.read_model(built("bert", "torchscript") / "tagged.onnx")
     before = inferred_infos(loaded.proto)
     Filter(scope=("encoder.layer.1.attention.self",)).apply(loaded.proto, Context(loaded.weights))
     inputs = list(loaded.proto.graph.input)

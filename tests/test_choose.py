@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.cutting.verify import check_part, difference
+from mxtools.cut.check import check_part, difference
 from mxtools.errors import CheckError, UsageError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Auxiliary, Filter
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
 from tests.conftest import Mx
 from tests.test_filter import HEAD, SHARED, cut, tagged
 

@@ -10,15 +10,15 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from mxtools import keys
-from mxtools.checking.boundaries import compare_numbers
-from mxtools.checking.comparison import Comparison, compare
-from mxtools.context import Context
+from mxtools.comparison.comparison import Comparison, compare
+from mxtools.comparison.numbers import compare_numbers
 from mxtools.errors import InputError
-from mxtools.model.functions import every_node
-from mxtools.model.modelio import read_model
-from mxtools.model.weights import PIECE, WeightStore, is_deferred, is_external
-from mxtools.record import Values
+from mxtools.files.model_files import read_model
+from mxtools.files.weights import PIECE, WeightStore, is_deferred, is_external
+from mxtools.graph.functions import every_node
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.traces.values import Values
 
 from . import golden
 

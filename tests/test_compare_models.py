@@ -16,9 +16,9 @@ import pytest
 from onnx import ModelProto
 from onnxruntime.quantization import quantize_static
 
-from mxtools import keys
-from mxtools.model.functions import every_node
-from mxtools.scope import contains
+from mxtools.graph.functions import every_node
+from mxtools.scopes import keys
+from mxtools.scopes.scope import contains
 
 from .conftest import ROOT, Mx
 from .test_compare import renamed

@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.model import modelio
-from mxtools.model.graph import Graph, bodies
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph, bodies
 from mxtools.passes.filter import Filter
-from mxtools.tree import tree
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.views.tree import tree
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
 Names = list[str]
@@ -288,9 +288,9 @@ def test_external_sparse_initializers(tmp_path: Path) -> None:
         data += raw
     (tmp_path / "w.bin").write_bytes(data)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    loaded = modelio.read_model(tmp_path / "m.onnx")
+    loaded = model_files.read_model(tmp_path / "m.onnx")
     Filter(scope=("m",)).apply(loaded.proto, Context(loaded.weights))
-    modelio.write_model(loaded.proto, loaded.weights, tmp_path / "part.onnx")
+    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "part.onnx")
     (result,) = session(onnx.load(tmp_path / "part.onnx")).run(None, {"a": np.ones((2, 3), np.float32)})
     assert result.tolist() == [[5, 7], [5, 7]]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from mxtools.context import Context
 from mxtools.errors import AbsentError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
+from mxtools.pipeline.context import Context
 
 from .test_cut import CASES, HEAD, cut, session, shape, tagged
 

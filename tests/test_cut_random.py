@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from mxtools import keys
-from mxtools.context import Context
 from mxtools.errors import AbsentError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
 
 KINDS = ("Neg", "Exp", "Add", "Mul", "Constant", "Shape", "Sizes", "Max", "Reshape", "If", "own")
 OF_SHAPES = ("Shape", "Sizes", "Max")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mxtools.model.distance import EQUAL, UNLIKE, Distance, distance, worst
+from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, distance, worst
 
 INF, NAN = np.inf, np.nan
 

@@ -15,9 +15,11 @@ import jsonschema
 import pytest
 from onnx import parser
 
-from mxtools import pipeline, sidecar, strategies
-from mxtools.context import Context
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline import pipeline
+from mxtools.pipeline.context import Context
+from mxtools.strategies import table
+from mxtools.traces import sidecar
 
 from .conftest import ROOT
 
@@ -107,7 +109,7 @@ def test_the_python_of_the_page_runs(bert_folder: Path) -> None:
 
 def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "mxtools.toml").write_text(blocks("docs/strategies.md", "toml")[0])
-    assert strategies.known(tmp_path)["slim"].exporter == "torchscript"
+    assert table.known(tmp_path)["slim"].exporter == "torchscript"
 
 
 def test_makefile_example_runs_once(bert_folder: Path) -> None:

@@ -14,18 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mxtools import keys, strategies
-from mxtools.annotations import read_absent
-from mxtools.context import Context
 from mxtools.errors import AbsentError
-from mxtools.model import modelio
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
+from mxtools.pipeline.context import Context
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import read_absent
+from mxtools.strategies import table
 
 from .conftest import MODELS as FIXTURES
 from .conftest import Mx
@@ -106,9 +107,9 @@ def tagged(model: nn.Module, path: Path, exporter: str) -> tuple[onnx.ModelProto
     subject = Subject(model.eval(), {name: X}, "test")
     sidecar = trace(subject)
     export(subject, path, exporter)
-    loaded = modelio.read_model(path)
-    strategies.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
-    return modelio.materialise(loaded.proto, loaded.weights), {call.scope for call in sidecar.calls}
+    loaded = model_files.read_model(path)
+    table.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
+    return model_files.materialise(loaded.proto, loaded.weights), {call.scope for call in sidecar.calls}
 
 
 def _parameters(model: nn.Module) -> list[str]:

@@ -14,13 +14,13 @@ import pytest
 import torch
 from onnx import parser
 
-from mxtools import keys
-from mxtools.context import Context
 from mxtools.errors import AbsentError, UsageError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
+from mxtools.pipeline.context import Context
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from mxtools.scopes import keys
 
 from .conftest import MODELS, Mx
 

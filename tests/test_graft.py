@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper, parser
 
-from mxtools import keys
-from mxtools.annotations import read_absent
-from mxtools.context import Context
 from mxtools.errors import InputError
-from mxtools.model.runtime import computed
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.graft import Graft
-from mxtools.pipeline import Pipeline
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.runtime.sessions import computed
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import read_absent
 
 from .conftest import Mx
 from .test_cli import shell

@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 from benchmarks.grafts import outputs, round_trips, scopes
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.model import modelio
+from mxtools.files import model_files
 from mxtools.passes.graft import Graft
-from mxtools.pipeline import Pipeline
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from mxtools.scopes import keys
 
 from .conftest import MODELS, Mx
 from .test_cli import shell
@@ -42,13 +42,13 @@ def test_every_scope_goes_back(built: Build, tmp_path: Path, name: str, exporter
 def test_a_part_that_computes_something_else_is_seen(built: Build, tmp_path: Path) -> None:
     whole, part, out = built("repeated") / "tagged.onnx", tmp_path / "part.onnx", tmp_path / "out.onnx"
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
-    loaded = modelio.read_model(whole)
+    loaded = model_files.read_model(whole)
     Pipeline.parse("filter{scope=heads.main}").run(loaded.proto, Context(loaded.weights))
     next(n for n in loaded.proto.graph.node if n.op_type == "Tanh").op_type = "Sigmoid"
-    modelio.write_model(loaded.proto, loaded.weights, part)
-    loaded = modelio.read_model(whole)
+    model_files.write_model(loaded.proto, loaded.weights, part)
+    loaded = model_files.read_model(whole)
     Pipeline((Graft(str(part)),)).run(loaded.proto, Context(loaded.weights))
-    modelio.write_model(loaded.proto, loaded.weights, out)
+    model_files.write_model(loaded.proto, loaded.weights, out)
     was, now = outputs(whole, feeds)[0], outputs(out, feeds)[0]
     assert np.allclose(now, 1 / (1 + np.exp(-np.arctanh(was))), atol=1e-5)
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from mxtools.model.graph import NOWHERE, Graph
+from mxtools.graph.index import NOWHERE, Graph
 
 NESTED = """
 <ir_version: 10, opset_import: ["" : 21, "own" : 1]>

@@ -14,9 +14,10 @@ import pytest
 import typer
 from onnx import ModelProto
 
-from mxtools import keys, sidecar
 from mxtools.carriers.packed import embedded_trace
 from mxtools.errors import InputError
+from mxtools.scopes import keys
+from mxtools.traces import sidecar
 from mxtools_cli.main import _guarded
 
 from .conftest import Mx

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mxtools.checking.kernels import Kernel, Profile, read_profile
 from mxtools.errors import InputError
+from mxtools.profile.kernels import Kernel, Profile, read_profile
 
 
 def event(name: str, start: int, duration: int, cat: str = "Node", thread: int = 1, **args: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import torch
 from onnx import parser
 
 from fixtures import models
-from mxtools.context import Context
-from mxtools.model.multiply_adds import multiply_adds
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
+from mxtools.graph.multiply_adds import multiply_adds
+from mxtools.pipeline.context import Context
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\ng '
 CASES = {

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, parser
 
-from mxtools.context import Context
 from mxtools.errors import InputError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
 from mxtools.passes.graft import Graft
+from mxtools.pipeline.context import Context
 
 from .test_graft import put, versioned
 

@@ -11,16 +11,17 @@ import onnx
 import onnxruntime
 import pytest
 
-from mxtools import keys, strategies
-from mxtools.context import Context
 from mxtools.errors import InputError, UsageError
-from mxtools.model import modelio
-from mxtools.model.functions import every_node
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.graph.functions import every_node
 from mxtools.passes.optimize import TOOLS
-from mxtools.pipeline import Pipeline
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from mxtools.scopes import keys
+from mxtools.strategies import table
 
 from . import golden
 from .conftest import MODELS, Mx
@@ -41,10 +42,10 @@ def ran(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) 
 
 def passed(file: Path, pipeline: str) -> onnx.ModelProto:
     """Run a pipeline over a file; give the model, with its weights."""
-    loaded = modelio.read_model(file)
+    loaded = model_files.read_model(file)
     context = Context(loaded.weights)
     Pipeline.parse(pipeline).run(loaded.proto, context)
-    return modelio.materialise(loaded.proto, context.weights)
+    return model_files.materialise(loaded.proto, context.weights)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -91,14 +92,14 @@ def test_weights_beside_the_file_stay_there(built: Build, mx: Mx, tmp_path: Path
 
 
 def test_a_strategy_optimises(tmp_path: Path) -> None:
-    own = '[strategies.slim]\npipeline = "untag,project-names,resolve-auxiliary"\noptimize = "onnxslim"\n'
+    own = '[table.slim]\npipeline = "untag,project-names,resolve-auxiliary"\noptimize = "onnxslim"\n'
     (tmp_path / "mxtools.toml").write_text(own)
-    passes = strategies.known(tmp_path)["slim"].passes(strict=True)
+    passes = table.known(tmp_path)["slim"].passes(strict=True)
     last = "record-absent{strict=true}"
     assert str(passes) == f"untag,project-names,resolve-auxiliary,{last},optimize{{with=onnxslim}},{last},carry"
     (tmp_path / "mxtools.toml").write_text(own.replace("onnxslim", "onnxfat"))
     with pytest.raises(InputError, match=r"strategies\.slim\.optimize: no optimiser is called 'onnxfat'"):
-        strategies.known(tmp_path)
+        table.known(tmp_path)
 
 
 def test_auto_optimises_and_verifies(built: Build, mx: Mx, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_auto_optimises_and_verifies(built: Build, mx: Mx, tmp_path: Path) -> No
 
 
 def test_what_runs_after_it_is_the_strategy_for_earlier_models() -> None:
-    assert str(strategies.get("previous").passes()) == Pipeline.parse("optimize{with=onnxslim}").passes[0].then
+    assert str(table.get("previous").passes()) == Pipeline.parse("optimize{with=onnxslim}").passes[0].then
 
 
 def test_a_tool_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

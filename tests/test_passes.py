@@ -13,16 +13,16 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from mxtools import keys
-from mxtools.annotations import read_absent
-from mxtools.context import Context
 from mxtools.errors import CheckError, InputError
-from mxtools.model.weights import WeightStore
-from mxtools.pipeline import Pipeline
-from mxtools.record import Values
-from mxtools.scope import contains
-from mxtools.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
-from mxtools.tags import tags_of
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import read_absent
+from mxtools.scopes.scope import contains
+from mxtools.scopes.tags import tags_of
+from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.traces.values import Values
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mxtools.errors import UsageError
 from mxtools.passes.filter import Filter
-from mxtools.pipeline import Pipeline, load, names
+from mxtools.pipeline.pipeline import Pipeline, load, names
 
 
 def test_every_file_is_a_pass_of_its_name() -> None:

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from mxtools.annotations import read_absent
-from mxtools.context import Context, Previous
 from mxtools.errors import InputError
-from mxtools.model.weights import WeightStore
-from mxtools.pipeline import Pipeline
-from mxtools.record import Values
-from mxtools.strategies import shipped
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context, Previous
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.scopes.annotations import read_absent
+from mxtools.strategies.table import shipped
+from mxtools.traces.values import Values
 
 from . import golden
 

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from mxtools.model.rename import fresh, rename_values
+from mxtools.graph.rename import fresh, rename_values
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
     a = Add(x, w)

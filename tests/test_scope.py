@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxtools.scope import common_ancestor, contains, escape, join
-from mxtools.select import Selection
-from mxtools.tags import align, tags_of
+from mxtools.scopes.scope import common_ancestor, contains, escape, join
+from mxtools.scopes.selection import Selection
+from mxtools.scopes.tags import align, tags_of
 
 
 def test_escape_keeps_separators_out() -> None:

@@ -20,13 +20,13 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mxtools import keys
-from mxtools.context import Context
 from mxtools.errors import AbsentError, InputError, UsageError
-from mxtools.model.weights import WeightStore
-from mxtools.scope import contains
-from mxtools.select import Selection
-from mxtools.selectors import ASSIGNMENT, FORMATS, Format, Selected, select
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.scopes.scope import contains
+from mxtools.scopes.selection import Selection
+from mxtools.tools.node_lists import ASSIGNMENT, FORMATS, Format, Selected, select
 
 from . import golden
 from .conftest import Mx

@@ -9,13 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from mxtools import sidecar
-from mxtools.context import Context
 from mxtools.errors import AbsentError, UsageError
-from mxtools.model import modelio
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter, Io
-from mxtools.record import Values
+from mxtools.pipeline.context import Context
+from mxtools.traces import sidecar
+from mxtools.traces.values import Values
 from tests.test_choose import LADDER
 from tests.test_filter import cut, tagged
 from tests.test_passes import trace_of
@@ -35,10 +35,10 @@ def test_parts_have_the_names_of_forward(recorded: Any, built: Any, name: str, e
     trace = sidecar.loads(recorded(name).read_bytes(), "trace")
     values = Values.open(recorded(name).with_suffix(".safetensors"))
     for scope in SCOPES[name]:
-        loaded = modelio.read_model(built(name, exporter) / "tagged.onnx")
+        loaded = model_files.read_model(built(name, exporter) / "tagged.onnx")
         context = Context(loaded.weights, trace, values if by == "values" else None)
         Filter(scope=(scope,), io=Io.MODULE).apply(loaded.proto, context)
-        part = modelio.materialise(loaded.proto, loaded.weights)
+        part = model_files.materialise(loaded.proto, loaded.weights)
         onnx.checker.check_model(part, full_check=True)
         call = next(call for call in trace.calls if call.scope == scope)
         session = onnxruntime.InferenceSession(part.SerializeToString())

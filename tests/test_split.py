@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.cutting import manifest, verify
-from mxtools.cutting.split import split
+from mxtools.cut import check
 from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputError, UsageError
-from mxtools.model import modelio
-from mxtools.model.weights import WeightStore
-from mxtools.select import Selection
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.scopes.selection import Selection
+from mxtools.split import manifest
+from mxtools.split.parts import split
 
 from .conftest import ROOT, Mx
 from .test_filter import BODIES, HEAD, SHARED, tagged
@@ -62,7 +63,11 @@ def session_of(model: Any) -> onnxruntime.InferenceSession:
 
 def written(source: onnx.ModelProto | Path, folder: Path, check: bool = False, **options: Any) -> manifest.Manifest:
     """Split a model into a folder; `each` is a tuple of globs, `class_` a name."""
-    loaded = modelio.read_model(source) if isinstance(source, Path) else modelio.LoadedModel(source, WeightStore(), "")
+    loaded = (
+        model_files.read_model(source)
+        if isinstance(source, Path)
+        else model_files.LoadedModel(source, WeightStore(), "")
+    )
     selections = [Selection(scopes=(glob,)) for glob in options.pop("each", ())]
     selections += [Selection(classes=(options.pop("class_"),))] if "class_" in options else []
     context = Context(loaded.weights)
@@ -71,8 +76,8 @@ def written(source: onnx.ModelProto | Path, folder: Path, check: bool = False, *
 
 
 def assert_same(whole: Path, folder: Path) -> None:
-    proto = modelio.read_model(whole).proto
-    feeds = verify.whole_inputs(proto, Context(WeightStore()))
+    proto = model_files.read_model(whole).proto
+    feeds = check.whole_inputs(proto, Context(WeightStore()))
     for found, wanted in zip(run(folder, feeds), session_of(whole).run(None, feeds), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -225,7 +230,7 @@ def test_command(built: Build, mx: Mx, tmp_path: Path) -> None:
     code = (ROOT / "docs" / "splitting.md").read_text().partition("```python\n")[2].partition("```")[0]
     page: dict[str, Any] = {}
     exec(compile(code, "page", "exec", dont_inherit=True), page)
-    feeds = verify.whole_inputs(modelio.read_model(whole).proto, Context(WeightStore()))
+    feeds = check.whole_inputs(model_files.read_model(whole).proto, Context(WeightStore()))
     for found, wanted in zip(
         page["run"](tmp_path / "parts", dict(feeds)), session_of(whole).run(None, feeds), strict=True
     ):
@@ -292,8 +297,8 @@ def test_a_difference_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def wrong(*arguments: Any) -> dict[str, Any]:
         return {name: array + len(arguments[0].graph.node) for name, array in right(*arguments).items()}
 
-    right = verify.computed
-    monkeypatch.setattr(verify, "computed", wrong)
+    right = check.computed
+    monkeypatch.setattr(check, "computed", wrong)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(CheckError, match="differs"):
             written(tagged(LADDER, {"c": "m"}), target, check=True, depth=1)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from mxtools.context import Context
-from mxtools.model.modelio import read_model
-from mxtools.model.runtime import inner_values
-from mxtools.model.static_shapes import static_shapes
-from mxtools.model.weights import WeightStore
+from mxtools.files.model_files import read_model
+from mxtools.files.weights import WeightStore
+from mxtools.graph.static_shapes import static_shapes
+from mxtools.pipeline.context import Context
+from mxtools.runtime.sessions import inner_values
 
 Build = Callable[..., Path]
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from mxtools import strategies
 from mxtools.errors import InputError, UsageError
-from mxtools.keys import SCOPE
-from mxtools.metrics import Meter
-from mxtools.pipeline import Pipeline
-from mxtools.pytorch.attempt import tagged_by
+from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.strategy.attempt import tagged_by
 from mxtools.pytorch.subject import Subject
+from mxtools.scopes.keys import SCOPE
+from mxtools.strategies import table
+from mxtools.strategies.metrics import Meter
 
 from .conftest import Mx
 
 OWN = """
-[strategies.mine]
+[table.mine]
 help = "names only"
 exporter = "torchscript"
 pipeline = "untag,project-names"
@@ -30,13 +30,13 @@ pipeline = "untag,project-names"
 
 
 def test_shipped_pipelines_print_as_they_are_read() -> None:
-    for strategy in strategies.shipped().strategies.values():
+    for strategy in table.shipped().strategies.values():
         assert str(Pipeline.parse(strategy.pipeline)) == strategy.pipeline
         assert strategy.passes().passes[-2].name == "record-absent"
 
 
 def test_every_decision_names_a_strategy_and_every_priority_ends_somewhere() -> None:
-    shipped = strategies.shipped()
+    shipped = table.shipped()
     for decision in shipped.decisions:
         assert decision.strategy in shipped.strategies
     assert {d.priority for d in shipped.decisions} == {"coverage", "speed", "fidelity", "compatibility"}
@@ -48,7 +48,7 @@ def test_a_users_strategy_is_found_from_a_folder_below(tmp_path: Path, form: str
     (tmp_path / form).write_text(text)
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
-    assert strategies.known(below)["mine"].exporter == "torchscript"
+    assert table.known(below)["mine"].exporter == "torchscript"
 
 
 def test_a_project_without_settings_is_passed_over(tmp_path: Path) -> None:
@@ -56,17 +56,17 @@ def test_a_project_without_settings_is_passed_over(tmp_path: Path) -> None:
     below = tmp_path / "project"
     below.mkdir()
     (below / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    assert "mine" in strategies.known(below)
+    assert "mine" in table.known(below)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[strategies.x]\nhelp='h'", r"strategies\.x\.pipeline: Field required"),
-        ("[strategies.x]\npipeline='no-such-pass'", "no pass is called 'no-such-pass'"),
-        ("[strategies.x]\npipeline='untag'\nexporter='tf'", r"strategies\.x\.exporter: Input should be"),
-        ("[strategies.x]\npipeline='untag'\nspeed=1", r"strategies\.x\.speed: Extra inputs"),
-        ("[strategies.auto]\npipeline='untag'", "redefines the strategy 'auto'"),
+        ("[table.x]\nhelp='h'", r"strategies\.x\.pipeline: Field required"),
+        ("[table.x]\npipeline='no-such-pass'", "no pass is called 'no-such-pass'"),
+        ("[table.x]\npipeline='untag'\nexporter='tf'", r"strategies\.x\.exporter: Input should be"),
+        ("[table.x]\npipeline='untag'\nspeed=1", r"strategies\.x\.speed: Extra inputs"),
+        ("[table.auto]\npipeline='untag'", "redefines the strategy 'auto'"),
         ("[strategies", "cannot be read as TOML"),
     ],
     ids=["no pipeline", "no such pass", "no such exporter", "unknown key", "shipped name", "no TOML"],
@@ -74,17 +74,17 @@ def test_a_project_without_settings_is_passed_over(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mxtools.toml").write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        strategies.known(tmp_path)
+        table.known(tmp_path)
     assert str(tmp_path / "mxtools.toml") in str(error.value)
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"'hpt'.*htp"):
-        strategies.get("hpt")
+        table.get("hpt")
 
 
 def test_a_folder_cannot_change_what_an_unnamed_strategy_does(mx: Mx, tmp_path: Path) -> None:
-    (tmp_path / "mxtools.toml").write_text("[strategies.auto]\npipeline = 'surgeon{script=evil.py:run}'\n")
+    (tmp_path / "mxtools.toml").write_text("[table.auto]\npipeline = 'surgeon{script=evil.py:run}'\n")
     model = _by_weights()
     done = mx("tag", stdin=model.SerializeToString(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -11,19 +11,19 @@ import onnxruntime
 import pytest
 from onnx import parser
 
-from mxtools import keys
 from mxtools.carriers.doc_strings import read_doc_string, without_tag
 from mxtools.carriers.names import scope_in
 from mxtools.carriers.packed import carriers_of, embedded_trace, scopes_of
-from mxtools.context import Context
 from mxtools.errors import InputError
-from mxtools.model import modelio
-from mxtools.model.functions import every_node, nodes_of
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.graph.functions import every_node, nodes_of
 from mxtools.passes.carry import Carry
-from mxtools.pipeline import Pipeline
-from mxtools.sidecar import loads
-from mxtools.strategies import shipped
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.scopes import keys
+from mxtools.strategies.table import shipped
+from mxtools.traces.sidecar import loads
 
 from . import golden
 from .conftest import Mx
@@ -36,11 +36,11 @@ OPTIONS = ("--doc-string", "--rename", "--output-names", "--embed-trace", "--nam
 
 def tagged(file: Path, carry: Carry | None = None, trace: Path | None = None) -> onnx.ModelProto:
     """Tag a file; give the model, with its weights."""
-    loaded = modelio.read_model(file)
+    loaded = model_files.read_model(file)
     sidecar = loads(trace.read_bytes(), "trace") if trace else embedded_trace(loaded.proto)
     context = Context(loaded.weights, sidecar)
     TAG.passes(carry=carry).run(loaded.proto, context)
-    return modelio.materialise(loaded.proto, context.weights)
+    return model_files.materialise(loaded.proto, context.weights)
 
 
 def all_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -109,7 +109,7 @@ def test_what_survived_is_read_back(built: Build, tmp_path: Path, carry: Carry, 
         for number, node in enumerate(all_nodes(model)):
             node.name = f"n{number}"
     onnx.save(model, tmp_path / "a.onnx")
-    loaded = modelio.read_model(tmp_path / "a.onnx")
+    loaded = model_files.read_model(tmp_path / "a.onnx")
     Pipeline.parse("project-carried").run(loaded.proto, Context(loaded.weights))
     after = scopes(loaded.proto), scopes(loaded.proto, keys.TAG)
     for was, now in zip(before, after, strict=True):
@@ -200,7 +200,7 @@ def test_names_are_read_as_far_as_scopes_are_known(name: str, scope: str | None)
 
 
 def test_names_say_nothing_where_the_model_does_not_say_so(built: Build) -> None:
-    loaded = modelio.read_model(built("convnet") / "raw.onnx")
+    loaded = model_files.read_model(built("convnet") / "raw.onnx")
     Pipeline.parse("project-carried").run(loaded.proto, Context(loaded.weights))
     assert set(scopes(loaded.proto)) == {""}
 
@@ -252,9 +252,9 @@ def test_a_part_that_is_tagged_again_stays_what_it_was(built: Build, tmp_path: P
     """The trace in it knows modules of which the part has nothing."""
     folder = built("bert")
     onnx.save(tagged(folder / "raw.onnx", ALL, folder / "trace.json"), tmp_path / "a.onnx")
-    loaded = modelio.read_model(tmp_path / "a.onnx")
+    loaded = model_files.read_model(tmp_path / "a.onnx")
     Pipeline.parse("filter{scope=encoder.layer.0}").run(loaded.proto, Context(loaded.weights))
-    modelio.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
     before, after = scopes(onnx.load(tmp_path / "b.onnx")), scopes(tagged(tmp_path / "b.onnx"))
     assert after == before
     assert all(scope.startswith("encoder.layer.0") for scope in after)

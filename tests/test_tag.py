@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from mxtools import keys
-from mxtools.model.graph import bodies
+from mxtools.graph.index import bodies
+from mxtools.scopes import keys
 
 from .conftest import Mx
 

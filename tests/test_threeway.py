@@ -12,12 +12,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.model import modelio
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
 from mxtools.passes.surgeon import Surgeon
-from mxtools.pipeline import Pipeline
+from mxtools.pipeline.context import Context
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.scopes import keys
 
 Edit = Callable[..., onnx.ModelProto]
 
@@ -325,14 +325,14 @@ def large(folder: Path) -> Path:
     ids=["nothing", "read", "fold", "assign", "rename", "to an attribute"],
 )
 def test_weights_stay_where_they_are(tmp_path: Path, body: str, deferred: list[str]) -> None:
-    loaded = modelio.read_model(large(tmp_path))
+    loaded = model_files.read_model(large(tmp_path))
     assert loaded.proto.ByteSize() < 2000
     script = tmp_path / "e.py"
     script.write_text(f"{SCRIPT}\ndef edit(graph):\n{indent(body, '    ')}\n")
     Pipeline((Surgeon(script=f"{script}:edit"),)).run(loaded.proto, Context(loaded.weights))
     outside = [t.name for t in loaded.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert outside == deferred
-    modelio.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
     x = np.ones((40, 50), np.float32)
     results = [onnxruntime.InferenceSession(tmp_path / f"{n}.onnx").run(None, {"x": x})[0] for n in "ab"]
     assert np.array_equal(*results)

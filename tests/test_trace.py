@@ -11,12 +11,12 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from mxtools import sidecar
 from mxtools.errors import InputError
 from mxtools.pytorch.fingerprint import BLOCK, fingerprint
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
+from mxtools.traces import sidecar
 
 from .conftest import MODELS, Mx
 

@@ -14,11 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys
-from mxtools.context import Context
-from mxtools.model.weights import WeightStore, bytes_of
-from mxtools.scope import contains
-from mxtools.tree import Branch, Key, folded, sorted_by, tree
+from mxtools.files.weights import WeightStore, bytes_of
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.scopes.scope import contains
+from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
 
 from .conftest import Mx
 

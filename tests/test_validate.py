@@ -13,14 +13,15 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
-from mxtools import keys, sidecar
 from mxtools.carriers.doc_strings import write_doc_string
-from mxtools.checking.rules import RULES
-from mxtools.checking.validate import Finding, repair, validate
-from mxtools.context import Context
-from mxtools.model.functions import every_node
-from mxtools.model.weights import WeightStore
-from mxtools.scope import is_scope
+from mxtools.files.weights import WeightStore
+from mxtools.graph.functions import every_node
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.scopes.scope import is_scope
+from mxtools.traces import sidecar
+from mxtools.validate.findings import Finding, repair, validate
+from mxtools.validate.rules import RULES
 
 from .conftest import Mx
 from .test_docs import ENVIRONMENT, blocks

@@ -17,15 +17,15 @@ from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mxtools import keys
-from mxtools.checking.verify import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
-from mxtools.context import Context
 from mxtools.errors import InputError, UsageError
-from mxtools.model import modelio, runtime
-from mxtools.model.weights import WeightStore
+from mxtools.files import model_files
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
 from mxtools.pytorch.inputs import load_subject
-from mxtools.record import Values
-from mxtools.sidecar import Sidecar, loads
+from mxtools.scopes import keys
+from mxtools.traces.sidecar import Sidecar, loads
+from mxtools.traces.values import Values
+from mxtools.verify.verification import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
 
 from .conftest import MODELS, Mx
 from .test_filter import returned_by_module, run_whole
@@ -112,7 +112,7 @@ def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: 
 
 
 def verified(path: Path, trace: Path, tolerance: float = EXACT, isolating: bool = False) -> Verified:
-    loaded, sidecar = modelio.read_model(path), loads(trace.read_bytes(), "trace")
+    loaded, sidecar = model_files.read_model(path), loads(trace.read_bytes(), "trace")
     values = Values.open(trace.with_suffix(".safetensors"))
     return verify(loaded.proto, Context(loaded.weights, sidecar, values), tolerance, isolating)
 
@@ -179,7 +179,7 @@ def test_batches_change_nothing(
 ) -> None:
     model = changed(built("llama") / "tagged.onnx", "layers.0.mlp.up_proj", tmp_path / "c.onnx")
     once = verified(model, recorded("llama"), isolating=True)
-    monkeypatch.setattr(runtime, "BATCH_BYTES", 5000)
+    monkeypatch.setattr("mxtools.runtime.sessions.BATCH_BYTES", 5000)
     assert verified(model, recorded("llama"), isolating=True) == once
 
 

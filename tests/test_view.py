@@ -17,10 +17,10 @@ import onnx
 import pytest
 from onnx import parser
 
-from mxtools import keys
-from mxtools.context import Context
 from mxtools.errors import InputError
-from mxtools.model.weights import WeightStore
+from mxtools.files.weights import WeightStore
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
 from mxtools.views import model_explorer
 from mxtools.views.build import structure
 from mxtools.views.dot import dot

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from mxtools import keys
+from mxtools.scopes import keys
 
 from .conftest import Mx
 from .test_view import HOSTILE, hostile, html, shown

@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mxtools import keys
-from mxtools.annotations import read_absent
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import read_absent
 
 from . import golden
 from .conftest import Mx

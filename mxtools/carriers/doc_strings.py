@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from onnx import NodeProto
 
-from mxtools import keys
-from mxtools.json_text import decoded_or_none
+from mxtools.files.json_text import decoded_or_none
+from mxtools.scopes import keys
 
 MARK = "pkg.mxtools "
 """Begins our line."""

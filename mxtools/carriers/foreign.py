@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mxtools.hierarchy import Hierarchy
-from mxtools.tags import class_of
+from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.tags import class_of
 
 
 def namespaces(hierarchy: Hierarchy) -> list[str]:

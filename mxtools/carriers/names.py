@@ -10,12 +10,12 @@ from collections.abc import Collection
 
 from onnx import ModelProto, NodeProto
 
-from mxtools.annotations import Annotations
-from mxtools.hierarchy import Hierarchy
-from mxtools.model.functions import every_node
-from mxtools.model.graph import Graph
-from mxtools.model.rename import fresh, names_in, rename_in_function, rename_values
-from mxtools.scope import ROOT
+from mxtools.graph.functions import every_node
+from mxtools.graph.index import Graph
+from mxtools.graph.rename import fresh, names_in, rename_in_function, rename_values
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.scope import ROOT
 
 
 def node_names(annotations: Annotations) -> list[str]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from mxtools import keys
 from mxtools.errors import InputError
-from mxtools.json_text import texts_by_name
+from mxtools.files.json_text import texts_by_name
+from mxtools.scopes import keys
 
 if TYPE_CHECKING:
-    from mxtools.sidecar import Sidecar
+    from mxtools.traces.sidecar import Sidecar
 
 LARGEST = 1 << 28
 """Bytes up to which an entry is unpacked."""
@@ -35,7 +35,7 @@ def write_carriers(model: ModelProto, names: Iterable[str]) -> None:
 
 def embed_trace(model: ModelProto, trace: Sidecar) -> None:
     """Write a sidecar to a model's metadata; the file of recorded values is none of its parts."""
-    from mxtools import sidecar
+    from mxtools.traces import sidecar
 
     text = sidecar.dumps(trace.model_copy(update={"record": None}))
     keys.set_prop(model, keys.TRACE, _packed(text))
@@ -46,7 +46,7 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
     text = keys.props(model).get(keys.TRACE)
     if not text:
         return None
-    from mxtools import sidecar
+    from mxtools.traces import sidecar
 
     try:
         return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")

@@ -1,1 +1,1 @@
-"""The passes: one a file; a file `some_name.py` with one subclass of `mxtools.context.Pass` is the pass `some-name`."""
+"""The passes: one a file; a file `some_name.py` with one subclass of `Pass` is the pass `some-name`."""

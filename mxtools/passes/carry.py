@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools import keys
-from mxtools.annotations import Annotations
 from mxtools.carriers.doc_strings import write_doc_string
 from mxtools.carriers.foreign import namespaces
 from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
 from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
-from mxtools.context import Context, Pass, option
 from mxtools.errors import UsageError
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import Annotations
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, read_absent
-from mxtools.context import Context, Pass, option
-from mxtools.cutting.choose import auxiliary_behind, between, calls_of, given_nodes, nodes_of, pieces
-from mxtools.cutting.cut import Cut, extract
+from mxtools.cut.choose import auxiliary_behind, between, calls_of, given_nodes, nodes_of, pieces
+from mxtools.cut.cut import Cut, extract
 from mxtools.errors import InputError, UsageError
-from mxtools.model.rename import rename_values
-from mxtools.select import Selection
+from mxtools.graph.rename import rename_values
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.selection import Selection
 
 if TYPE_CHECKING:
-    from mxtools.cutting.signature import Signature
+    from mxtools.cut.signature import Signature
 
 
 class Auxiliary(StrEnum):
@@ -91,8 +91,8 @@ class Filter(Pass):
 
     def _signature(self, model: ModelProto, context: Context, calls: set[int]) -> Signature:
         """Give the signature of the one call that is selected; UsageError where there is no trace or are several."""
-        from mxtools.cutting.signature import Signature
-        from mxtools.projection.matching import matched_values
+        from mxtools.cut.signature import Signature
+        from mxtools.matching.traced_values import matched_values
 
         annotations = context.annotations(model)
         sidecar = annotations.hierarchy.sidecar
@@ -131,6 +131,6 @@ class Filter(Pass):
 
 def _differences(whole: ModelProto, part: ModelProto, context: Context) -> list[dict[str, Any]]:
     """Compare a part with the whole; what that needs is imported only here."""
-    from mxtools.cutting.verify import check_part
+    from mxtools.cut.check import check_part
 
     return check_part(whole, part, context)

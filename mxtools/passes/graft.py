@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, Evidence, read_absent, write_absent
-from mxtools.context import Context, Pass, option
-from mxtools.grafting.graft import Grafted, graft
-from mxtools.hierarchy import ROOT_CALL
-from mxtools.model.functions import Key, key_of
-from mxtools.model.modelio import read_model
-from mxtools.projection.absent import borne_calls
+from mxtools.evidence.absent import borne_calls
+from mxtools.files.model_files import read_model
+from mxtools.graft.grafting import Grafted, graft
+from mxtools.graph.functions import Key, key_of
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes.annotations import Annotations, Evidence, read_absent, write_absent
+from mxtools.scopes.hierarchy import ROOT_CALL
 
 
 @dataclass(frozen=True)

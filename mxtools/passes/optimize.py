@@ -11,14 +11,14 @@ from typing import ClassVar
 import onnx
 from onnx import ModelProto
 
-from mxtools.context import Context, Pass, Previous, option
 from mxtools.errors import InputError, MxError, UsageError
-from mxtools.model import modelio
-from mxtools.model.opsets import import_missing, versions
-from mxtools.model.rename import fresh, names_in, rename_values
-from mxtools.model.runtime import Level, session, session_options
-from mxtools.model.weights import keep_external
-from mxtools.quiet import described, quiet
+from mxtools.files import model_files
+from mxtools.files.weights import keep_external
+from mxtools.graph.opsets import import_missing, versions
+from mxtools.graph.rename import fresh, names_in, rename_values
+from mxtools.pipeline.context import Context, Pass, Previous, option
+from mxtools.runtime.quiet import described, quiet
+from mxtools.runtime.sessions import Level, session, session_options
 
 Tool = Callable[[ModelProto, Context], ModelProto]
 
@@ -61,7 +61,7 @@ class Optimize(Pass):
 def _onnxscript(model: ModelProto, context: Context) -> ModelProto:
     from onnxscript import optimizer
 
-    made = optimizer.optimize(modelio.materialise(model, context.weights))
+    made = optimizer.optimize(model_files.materialise(model, context.weights))
     assert isinstance(made, ModelProto)
     return made
 
@@ -69,7 +69,7 @@ def _onnxscript(model: ModelProto, context: Context) -> ModelProto:
 def _onnxslim(model: ModelProto, context: Context) -> ModelProto:
     import onnxslim
 
-    made = onnxslim.slim(modelio.materialise(model, context.weights))
+    made = onnxslim.slim(model_files.materialise(model, context.weights))
     assert isinstance(made, ModelProto)
     return made
 

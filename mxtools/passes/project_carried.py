@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from onnx import ModelProto, NodeProto
 
-from mxtools import keys
-from mxtools.annotations import INDIRECT, Evidence
 from mxtools.carriers.doc_strings import is_said_of, read_doc_string
 from mxtools.carriers.names import is_named_after, scope_in
 from mxtools.carriers.packed import carriers_of, scopes_of
-from mxtools.context import Context, Pass
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import INDIRECT, Evidence
 
 
 @dataclass(frozen=True)

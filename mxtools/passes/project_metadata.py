@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from onnx import ModelProto, NodeProto
 
-from mxtools import keys
-from mxtools.annotations import Evidence
-from mxtools.context import Context, Pass
-from mxtools.hierarchy import Hierarchy
-from mxtools.projection.calls import assign, check_model
-from mxtools.scope import ROOT, escape
+from mxtools.evidence.calls import assign, check_model
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.scope import ROOT, escape
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence
-from mxtools.context import Context, Pass
-from mxtools.projection.calls import assign, check_model, components, join_components
+from mxtools.evidence.calls import assign, check_model, components, join_components
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Evidence
 
 
 @dataclass(frozen=True)

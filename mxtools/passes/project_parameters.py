@@ -10,15 +10,15 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, Evidence
-from mxtools.context import Context, Pass, option
 from mxtools.errors import InputError
-from mxtools.model.graph import Graph
-from mxtools.model.weights import WeightStore
-from mxtools.projection.calls import CallIndex, Candidates, assign
-from mxtools.record import Values
-from mxtools.scope import escape
-from mxtools.sidecar import full_name
+from mxtools.evidence.calls import CallIndex, Candidates, assign
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.scope import escape
+from mxtools.traces.sidecar import full_name
+from mxtools.traces.values import Values
 
 _STATE = re.compile(r"\w+(\.\w+)+")
 """A name as state dicts have them: `encoder.layer.0.dense.weight`."""

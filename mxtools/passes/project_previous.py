@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import INDIRECT, Evidence
-from mxtools.context import Context, Pass
-from mxtools.projection.previous import Carried
+from mxtools.matching.carried import Carried
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import INDIRECT, Evidence
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence
-from mxtools.context import Context, Pass
-from mxtools.model.graph import NOWHERE, Graph
-from mxtools.projection.matching import matched_values
-from mxtools.sidecar import Sidecar, times
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.matching.traced_values import matched_values
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Evidence
+from mxtools.traces.sidecar import Sidecar, times
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence, read_absent, write_absent
-from mxtools.context import Context, Pass, option
 from mxtools.errors import CheckError
-from mxtools.projection.absent import absent_scopes, lost_scopes
+from mxtools.evidence.absent import absent_scopes, lost_scopes
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes.annotations import Evidence, read_absent, write_absent
 
 
 @dataclass(frozen=True)

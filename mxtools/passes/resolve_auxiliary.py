@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, Evidence
-from mxtools.context import Context, Pass, option
-from mxtools.hierarchy import ROOT_CALL
-from mxtools.model.graph import NOWHERE, Graph
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.hierarchy import ROOT_CALL
 
 
 @dataclass(frozen=True)

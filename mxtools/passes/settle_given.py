@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence
-from mxtools.context import Context, Pass
-from mxtools.model.graph import NOWHERE
-from mxtools.model.shapes import Shaped
-from mxtools.sidecar import Tensor, makers
+from mxtools.graph.index import NOWHERE
+from mxtools.graph.shapes import Shaped
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Evidence
+from mxtools.traces.sidecar import Tensor, makers
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations
-from mxtools.context import Context, Pass
-from mxtools.model.graph import NOWHERE, Graph
-from mxtools.model.shapes import Shapes
-from mxtools.projection.absent import borne_calls, is_vacuous
-from mxtools.sidecar import Sidecar, full_name, makers
+from mxtools.evidence.absent import borne_calls, is_vacuous
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import Shapes
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Annotations
+from mxtools.traces.sidecar import Sidecar, full_name, makers
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from onnx import ModelProto
 
-from mxtools.annotations import Annotations, Evidence
-from mxtools.context import Context, Pass
-from mxtools.model.graph import NOWHERE
-from mxtools.projection.previous import Carried
+from mxtools.graph.index import NOWHERE
+from mxtools.matching.carried import Carried
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Annotations, Evidence
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import ClassVar
 import numpy as np
 from onnx import ModelProto
 
-from mxtools.annotations import Evidence
-from mxtools.context import Context, Pass
-from mxtools.hierarchy import ROOT_CALL
-from mxtools.model.constants import constant_arrays, fingerprint
-from mxtools.model.graph import NOWHERE, Graph
-from mxtools.model.shapes import Shaped
-from mxtools.model.weights import WeightStore
-from mxtools.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
+from mxtools.files.weights import WeightStore
+from mxtools.graph.constants import constant_arrays, fingerprint
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import Shaped
+from mxtools.pipeline.context import Context, Pass
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.traces.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
 
 
 @dataclass(frozen=True)

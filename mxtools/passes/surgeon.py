@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from onnx import ModelProto
 
-from mxtools import script
-from mxtools.context import Context, Pass, option
 from mxtools.errors import InputError, UsageError
-from mxtools.model.graph import NOWHERE, Graph
-from mxtools.quiet import described, where_raised
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.runtime import scripts
+from mxtools.runtime.quiet import described, where_raised
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Surgeon(Pass):
         """
         if ":" not in self.script:
             raise UsageError(f"script {self.script!r} names no function: write FILE.py:FUNCTION")
-        function = script.find(self.script)
+        function = scripts.find(self.script)
         if not callable(function):
             raise UsageError(f"{self.script} is a {type(function).__name__}, no function: name one that takes a graph")
         with contextlib.redirect_stdout(sys.stderr):
@@ -48,8 +48,8 @@ class Surgeon(Pass):
     def _edited(self, model: ModelProto, context: Context, function: Any) -> ModelProto:  # noqa: ANN401
         import onnx_graphsurgeon
 
-        from mxtools.grafting.surgery import Surgery
-        from mxtools.grafting.threeway import merged
+        from mxtools.surgeon.surgery import Surgery
+        from mxtools.surgeon.threeway import merged
 
         try:
             surgery = Surgery(model, context.weights)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from onnx import ModelProto, NodeProto
 
-from mxtools import keys
 from mxtools.carriers.doc_strings import without_tag
 from mxtools.carriers.packed import carriers_of
-from mxtools.context import Context, Pass, option
+from mxtools.pipeline.context import Context, Pass, option
+from mxtools.scopes import keys
 
 
 @dataclass(frozen=True)

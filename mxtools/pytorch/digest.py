@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxtools.cache import versions
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
+from mxtools.strategies.cache import versions
 
 
 def digest(subject: Subject) -> str:

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from mxtools.errors import UsageError
-from mxtools.model.rename import fresh
+from mxtools.graph.rename import fresh
+from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.exporters import Attempt, Options
 from mxtools.pytorch.nested import tensors
-from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
-from mxtools.quiet import quiet
+from mxtools.runtime.quiet import quiet
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes one file."""

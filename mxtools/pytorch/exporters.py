@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mxtools.errors import InputError
-from mxtools.model.modelio import LoadedModel, read_model
+from mxtools.files.model_files import LoadedModel, read_model
 
 
 @dataclass(frozen=True)

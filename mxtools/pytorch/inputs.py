@@ -15,7 +15,7 @@ from torch import nn
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pytorch.subject import Subject, by_name, forward_parameters, load_model
-from mxtools.quiet import described
+from mxtools.runtime.quiet import described
 
 SEED = 20
 TEXT_LENGTH = 16

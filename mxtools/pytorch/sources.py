@@ -14,13 +14,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxtools import sidecar
-from mxtools.cache import Cache
-from mxtools.metrics import Meter
-from mxtools.model import modelio
+from mxtools.files import model_files
 from mxtools.pytorch.exporters import Attempt, ExportError, Options, in_turn
-from mxtools.record import Values, recorded
-from mxtools.sidecar import Sidecar
+from mxtools.strategies.cache import Cache
+from mxtools.strategies.metrics import Meter
+from mxtools.traces import sidecar
+from mxtools.traces.sidecar import Sidecar
+from mxtools.traces.values import Values, recorded
 
 if TYPE_CHECKING:
     import torch
@@ -69,10 +69,10 @@ class Sources:
             traced = trace(subject, arrays)
             if arrays is not None:
                 beside = file.with_suffix(".safetensors")
-                with modelio.atomic_output(beside) as out:
+                with model_files.atomic_output(beside) as out:
                     out.write(save(arrays))
                 traced = traced.model_copy(update={"record": beside.name})
-            modelio.write_text(sidecar.dumps(traced), str(file))
+            model_files.write_text(sidecar.dumps(traced), str(file))
         return traced
 
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[Attempt]:

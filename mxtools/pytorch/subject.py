@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mxtools import script
 from mxtools.errors import InputError
-from mxtools.quiet import described, quiet, where_raised
+from mxtools.runtime import scripts
+from mxtools.runtime.quiet import described, quiet, where_raised
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -37,7 +37,7 @@ def load_model(
     """
     if Path(spec).is_dir() or ":" not in spec:
         return _pretrained(spec, task, trust_remote_code), None
-    return _built(script.find(spec), spec)
+    return _built(scripts.find(spec), spec)
 
 
 def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:

@@ -14,16 +14,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mxtools import __version__, sidecar
+from mxtools import __version__
 from mxtools.errors import InputError
+from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.fingerprint import fingerprint
 from mxtools.pytorch.nested import tensors
-from mxtools.pytorch.settle import copied, settled
 from mxtools.pytorch.subject import Subject
-from mxtools.quiet import described, quiet, where_raised
-from mxtools.scope import ROOT, escape, join
-from mxtools.sidecar import Call, Module, Sidecar, Tensor, Weight
-from mxtools.tags import tags_of
+from mxtools.runtime.quiet import described, quiet, where_raised
+from mxtools.scopes.scope import ROOT, escape, join
+from mxtools.scopes.tags import tags_of
+from mxtools.traces import sidecar
+from mxtools.traces.sidecar import Call, Module, Sidecar, Tensor, Weight
 
 
 def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 
-from mxtools.annotations import Annotations
-from mxtools.context import Context
 from mxtools.errors import InputError
-from mxtools.model.graph import NOWHERE, Graph
-from mxtools.model.shapes import inferred_infos, is_typed
-from mxtools.tree import Branch, tree
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import inferred_infos, is_typed
+from mxtools.pipeline.context import Context
+from mxtools.scopes.annotations import Annotations
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
+from mxtools.views.tree import Branch, tree
 
 LONGEST = 120
 """Characters of an attribute that are shown."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from mxtools.printable import printable
+from mxtools.errors import printable
 from mxtools.views.structure import OUTSIDE, Edge, Structure
 
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'

@@ -36,7 +36,7 @@ def html(structure: Structure, metric: str = "") -> str:
 
 
 def _file(name: str) -> str:
-    return files("mxtools.views").joinpath(name).read_text(encoding="utf-8")
+    return files("mxtools.views").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mxtools.errors import InputError
-from mxtools.json_text import decoded
+from mxtools.files.json_text import decoded
 from mxtools.views.structure import Metric, Structure
 
 BY_SCOPE, BY_NODE, MODULES = "metrics", "node_metrics", "modules"

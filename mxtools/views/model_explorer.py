@@ -11,8 +11,8 @@ from typing import Any
 
 from onnx import ModelProto
 
-from mxtools import keys
-from mxtools.model.graph import Graph
+from mxtools.graph.index import Graph
+from mxtools.scopes import keys
 from mxtools.views.metrics import as_json
 from mxtools.views.structure import OUTSIDE, Metric, Structure
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from mxtools.model.rename import fresh
-from mxtools.scope import ROOT
-from mxtools.tags import class_of
+from mxtools.graph.rename import fresh
+from mxtools.scopes.scope import ROOT
+from mxtools.scopes.tags import class_of
 
 OUTSIDE = -1
 """What an edge leads to or comes from that is not in the module, or not in the model."""

@@ -1,0 +1,120 @@
+"""`mx auto`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from ..common import emit, json_text, progress, say
+from ..options import Cache, Json, Priority, takes_model
+
+if TYPE_CHECKING:
+    from mxtools.pytorch.strategy.attempt import ExportResult
+
+
+@takes_model
+def command(
+    load: Any,
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="The tagged ONNX file to write.")],
+    priority: Priority = "coverage",
+    primary: Annotated[str, Option(metavar="NAME", help="The strategy to begin with, else the one that suits.")] = "",
+    fallback: Annotated[
+        list[str] | None, Option(metavar="NAME", help="What to try where that fails; may be given several times.")
+    ] = None,
+    verify: Annotated[
+        bool, Option("--verify", help="Take only what returns what PyTorch returns; measure that for each module.")
+    ] = False,
+    min_quality: Annotated[
+        float,
+        Option(min=0, max=1, help="Least share of nodes with direct evidence; with --verify least round trip rate."),
+    ] = 0.0,
+    optimize: Annotated[
+        str | None,
+        Option(
+            metavar="onnxscript|onnxslim|ort-basic", help="What optimises the tagged graph, else as the strategy says."
+        ),
+    ] = None,
+    opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
+    dynamic: Annotated[
+        list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
+    ] = None,
+    report: Annotated[
+        Path | None, Option(metavar="FILE", help="Where to write what was tried and measured: .json or .md.")
+    ] = None,
+    cache: Cache = None,
+    json: Json = False,
+) -> None:
+    """Probes the model, exports it by the strategy that suits it, tags it, and checks the result in ONNX Runtime.
+
+    What fails is followed by the next strategy; the report says what was tried and why.
+
+    Example: mx auto ./bert -o bert.tagged.onnx --verify --report bert.report.md
+    """
+    from mxtools.errors import UsageError
+    from mxtools.files import model_files
+    from mxtools.strategies import table
+
+    if report and report.suffix not in (".json", ".md"):
+        raise UsageError(f"--report {report}: give a .json or .md file")
+    names = [*([primary] if primary else []), *(fallback or [])]
+    for name in names:
+        table.get(name)
+    table.get(table.DEFAULT).optimized(optimize)
+    model_files.check_writable(output)
+    subject = load()
+    from mxtools.pytorch.exporters import Options
+    from mxtools.pytorch.strategy.attempt import Demands
+    from mxtools.pytorch.strategy.automatic import export_subject
+
+    demands, options = Demands(verify, min_quality), Options(opset, tuple(dynamic or ()))
+    with progress(f"exporting {subject.spec}"):
+        result = export_subject(subject, output, names, priority, demands, options, cache, optimize)
+    if report:
+        text = _markdown(result) if report.suffix == ".md" else json_text(_data(result))
+        model_files.write_text(text, str(report))
+    if json:
+        emit(_data(result))
+        return
+    for warning in result.warnings:
+        say(f"mx auto: {warning}")
+    tagged = f"{result.tagged_operations} of {result.total_operations} nodes tagged"
+    say(f"mx auto: {result.strategy}: {tagged}{_rate(result)}")
+
+
+def _rate(result: ExportResult) -> str:
+    trip = result.performance_metrics.round_trip if result.performance_metrics else None
+    return f", round trip {trip.rate:.4f}" if trip else ""
+
+
+def _data(result: ExportResult) -> dict[str, Any]:
+    metrics = result.performance_metrics
+    return asdict(result) | {
+        "output_path": str(result.output_path),
+        "performance_metrics": metrics.model_dump(mode="json", by_alias=True) if metrics else None,
+    }
+
+
+def _markdown(result: ExportResult) -> str:
+    """Give a result as a page for people."""
+    lines = [f"# {result.output_path.name}", "", f"Strategy: **{result.strategy}**", ""]
+    lines += [f"- {reason}" for reason in result.reasons]
+    lines += ["", "| tried | result |", "|---|---|"]
+    lines += [f"| {attempt.strategy} | {attempt.error or 'succeeded'} |" for attempt in result.attempts]
+    lines += ["", "| operations | tagged | scopes |", "|---|---|---|"]
+    lines += [f"| {result.total_operations} | {result.tagged_operations} | {result.hierarchy_nodes} |"]
+    if result.performance_metrics:
+        metrics = result.performance_metrics
+        lines += ["", "| stage | seconds | peak memory |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {stage.seconds:.3f} | {stage.peak_memory / 1e6:.0f} MB |"
+            for name, stage in metrics.stages.items()
+        ]
+        lines += ["", "| evidence | nodes |", "|---|---|"]
+        lines += [f"| {word} | {count} |" for word, count in metrics.evidence.items()]
+        if metrics.round_trip:
+            lines += ["", f"Round trip: {metrics.round_trip.rate:.4f} ({metrics.round_trip.model_dump()})"]
+    lines += ["", *(f"- Warning: {warning}" for warning in result.warnings)]
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,48 @@
+"""`mx cache`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from ..common import emit, say
+from ..options import Json
+
+
+def command(
+    place: Annotated[Path, Argument(metavar="DIR", envvar="MX_CACHE", help="The folder of --cache.")],
+    prune: Annotated[bool, Option("--prune", help="Remove: everything, or what the limits below leave out.")] = False,
+    days: Annotated[float | None, Option(help="With --prune: keep what was used in the last so many days.")] = None,
+    megabytes: Annotated[float | None, Option(help="With --prune: keep so much, what was used last first.")] = None,
+    json: Json = False,
+) -> None:
+    """Each entry is one model with its inputs, under the digest of its code, configuration, weights and versions.
+
+    Example: mx cache ~/.cache/mx --prune --days 30
+    """
+    from mxtools.errors import InputError, UsageError
+    from mxtools.strategies.cache import Cache
+
+    if not prune and (days is not None or megabytes is not None):
+        raise UsageError("--days and --megabytes say what --prune keeps: give --prune too")
+    if not place.is_dir():
+        raise InputError(f"there is no folder {place}: give the one that --cache was given")
+    cache = Cache(place)
+    size = None if megabytes is None else int(megabytes * 1e6)
+    listed = cache.prune(days, size) if prune else cache.entries()
+    if json:
+        emit([asdict(entry) for entry in listed])
+        return
+    for entry in listed:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        sys.stdout.write(f"{entry.digest[:12]}  {entry.size / 1e6:8.1f} MB  {used}  {entry.spec}\n")
+    say(f"mx cache: {'removed ' if prune else ''}{_total(listed)}")
+
+
+def _total(entries: list[Any]) -> str:
+    return f"{len(entries)} entries, {sum(entry.size for entry in entries) / 1e6:.1f} MB"

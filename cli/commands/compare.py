@@ -1,0 +1,156 @@
+"""`mx compare`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ..common import emit, figures, is_pipe, known, opened, progress, say
+from ..options import DataDir, Inputs, Json, Markdown, Trace
+from ..table import drawn, show, show_markdown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mxtools.comparison.comparison import Change, ComparedModule, Comparison
+
+COLUMNS = ("module", "class", "nodes", "relative", "what differs")
+MOST = 3
+"""Names of weights that the table has of one module."""
+
+
+def command(
+    source: Annotated[str, Argument(metavar="A", help="ONNX file; '-' is stdin.", show_default=False)],
+    other: Annotated[
+        str, Argument(metavar="[B]", help="ONNX file to compare with A; '-' or nothing is stdin.", show_default=False)
+    ] = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    tolerance: Annotated[
+        float,
+        Option(min=0, metavar="RELATIVE", help="Difference of numbers, over the largest one of A, that is none yet."),
+    ] = 1e-5,
+    as_markdown: Markdown = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Two tagged models, by module: exit status 1 where they differ, and the table has the modules that do.
+
+    Names of nodes and tensors do not matter: nodes are compared by operator, attributes and how they are joined,
+    weights by their elements. With --inputs, or a recorded --trace, both are run, and the tensors that leave a module
+    are compared.
+
+    What a tool put between two modules, as a conversion, counts for the module that holds both.
+
+    Example: mx compare bert.tagged.onnx bert.int8.onnx
+    """
+    from mxtools.comparison.comparison import compare
+    from mxtools.errors import UsageError
+
+    if is_pipe(source) and is_pipe(other):
+        raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
+    (one, context), (two, others) = opened(source, data_dir), opened(other, data_dir)
+    with progress("comparing"):
+        found = compare(one, context, two, others)
+        if trace or inputs:
+            from mxtools.comparison.numbers import compare_numbers
+
+            compare_numbers(found, one, context, two, others, _given(context, trace, inputs))
+    if json:
+        emit(_data(found, tolerance))
+    elif found.interface or found.differing(tolerance):
+        (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance)])
+    _conclude(found, tolerance)
+
+
+def _given(context: Any, trace: str | None, inputs: Path | None) -> Any:
+    """Give the context of a model with what there is to feed it."""
+    sidecar, values = known(trace, inputs)
+    return replace(context, sidecar=sidecar, values=values)
+
+
+def _conclude(found: Comparison, tolerance: float) -> None:
+    """Say what came out; CheckError where there is a difference."""
+    from mxtools.errors import CheckError
+
+    differing = found.differing(tolerance)
+    kinds = Counter(word for module in differing for word in module.differs(tolerance))
+    if found.interface:
+        kinds["interface"] = len(found.interface)
+    if not kinds:
+        say(f"mx compare: no difference in {len(found.modules)} modules")
+        return
+    listed = ", ".join(f"{word} {count}" for word, count in kinds.items())
+    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed}): the table has where")
+
+
+def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:
+    """Give the table: how the interfaces differ, then the modules that do, with those around them."""
+    for change in found.interface:
+        yield f"({change.name})", "", "", "", f"{change.before or 'none'} → {change.after or 'none'}"
+    for module in found.modules:
+        if module is found.modules[0] or not module.tag:
+            for name, class_name, inner in drawn(_pruned(module, tolerance)):
+                if inner.differs(tolerance) or inner.children:
+                    yield name, class_name, *_cells(inner, tolerance)
+
+
+def _pruned(module: ComparedModule, tolerance: float) -> ComparedModule:
+    """Give a module with those of its children that differ, or hold what does."""
+    children = [_pruned(child, tolerance) for child in module.children]
+    return replace(module, children=[child for child in children if child.children or child.differs(tolerance)])
+
+
+def _cells(module: ComparedModule, tolerance: float) -> tuple[str, ...]:
+    before, after = module.nodes
+    nodes = f"{before}" if before == after else f"{before} → {after}"
+    apart = f"{module.distance.relative:.2g}" if module.distance else ""
+    notes = []
+    if module.only_in:
+        notes.append(f"only in {module.only_in}" + (f" ({module.reason})" if module.reason else ""))
+    notes += [f"{after - before:+d} {operator}" for operator, (before, after) in module.operators.items()]
+    if module.rewired:
+        notes.append("nodes with other attributes, or joined otherwise")
+    notes += [f"reads {change.after} instead of {change.before}" for change in module.inputs]
+    if module.weights:
+        notes.append(f"weights: {_weights(module.weights)}")
+    if "numbers" in module.differs(tolerance):
+        notes.append("numbers")
+    return nodes, apart, "; ".join(notes)
+
+
+def _weights(changes: list[Change]) -> str:
+    """Give the names of weights that changed, some of them, and the numbers of those that went or came."""
+    changed = [change for change in changes if change.before and change.after]
+    types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed[:MOST]]
+    parts = [", ".join(types) + (f" and {len(changed) - MOST} more" if len(changed) > MOST else "")] if types else []
+    gone, new = (sum(not which for which in side) for side in zip(*((c.after, c.before) for c in changes), strict=True))
+    return ", ".join([*parts, *([f"{gone} gone"] if gone else []), *([f"{new} new"] if new else [])])
+
+
+def _data(found: Comparison, tolerance: float) -> dict[str, Any]:
+    return {
+        "differ": bool(found.interface or found.differing(tolerance)),
+        "tolerance": tolerance,
+        "interface": [change.to_dict() for change in found.interface],
+        "modules": [_module(module, tolerance) for module in found.modules],
+    }
+
+
+def _module(module: ComparedModule, tolerance: float) -> dict[str, Any]:
+    return {
+        "scope": module.scope,
+        "tag": module.tag,
+        "differs": module.differs(tolerance),
+        **({"only_in": module.only_in, "reason": module.reason} if module.only_in else {}),
+        "nodes": module.nodes,
+        "operators": module.operators,
+        "rewired": module.rewired,
+        "weights": [change.to_dict() for change in module.weights],
+        "inputs": [change.to_dict() for change in module.inputs],
+        "numbers": [{"tensor": n.tensor, "other": n.other, **figures(n.distance)} for n in module.numbers],
+    }

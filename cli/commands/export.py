@@ -1,0 +1,68 @@
+"""`mx export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from ..common import check_json, emit, progress, say
+from ..options import Cache, DataDir, Json, Output, key, takes_model
+
+
+class Exporter(StrEnum):
+    """An exporter of torch, or the choice between them."""
+
+    AUTO = "auto"
+    TORCHSCRIPT = "torchscript"
+    DYNAMO = "dynamo"
+
+
+@takes_model
+def command(
+    load: Any,
+    output: Output = "-",
+    exporter: Annotated[
+        Exporter, Option(metavar="auto|torchscript|dynamo", help="auto: dynamo, and torchscript where that fails.")
+    ] = Exporter.AUTO,
+    opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
+    dynamic: Annotated[
+        list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
+    ] = None,
+    keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
+    log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
+    data_dir: DataDir = None,
+    cache: Cache = None,
+    json: Json = False,
+) -> None:
+    """The inputs are the same as those of `mx trace` with the same options.
+
+    Example: mx export ./bert -o bert.onnx
+    """
+    from mxtools.files import model_files
+
+    check_json(json, output)
+    model_files.check_target(output)
+    from mxtools.pytorch.exporters import ExportError, Options
+    from mxtools.pytorch.sources import sources_of
+
+    options = Options(opset, tuple(dynamic or ()), keep_modules)
+    with sources_of(load, options, cache, key=cache and key(load)) as sources:
+        try:
+            with progress("exporting"):
+                attempts = sources.export(exporter)
+        except ExportError as error:
+            attempts = error.attempts
+            raise
+        finally:
+            if log and "attempts" in locals():
+                model_files.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
+        loaded = attempts[-1].read()
+        model_files.write_model(loaded.proto, loaded.weights, output, data_dir)
+    if json:
+        emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])
+        return
+    for attempt in attempts[:-1]:
+        say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")

@@ -1,0 +1,41 @@
+"""`mx filter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxtools.passes.filter import Filter
+
+from ..common import check_json, emit, process, say
+from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
+
+
+@takes(Filter)
+def command(
+    steps: tuple[Any, ...],
+    source: Source = "-",
+    output: Output = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """The result holds the selected nodes and the constants and shape chains that they need, and loads in ONNX Runtime.
+
+    A scope selects one call of a module and all below it; '*' matches within a level, '**' across levels.
+
+    With --verify the part and the whole model are run, on recorded, given (--inputs) or made inputs, and compared.
+
+    Example: mx filter bert.tagged.onnx --scope 'encoder.layer.0' -o layer0.onnx
+    """
+    from mxtools.pipeline.pipeline import Pipeline
+
+    check_json(json, output)
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).report["filter"]
+    if json:
+        emit(report)
+        return
+    if report["pieces"] > 1:
+        say(f"mx filter: the selection is in {report['pieces']} pieces that no tensor of it connects")
+    for found in report.get("verify", ()):
+        say(f"mx filter: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")

@@ -1,0 +1,41 @@
+"""`mx passes`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from ..common import emit
+from ..options import Json
+
+
+def command(json: Json = False) -> None:
+    """They are run by `mx run -p`; `mx tag` and `mx filter` are pipelines of them.
+
+    Example: mx passes
+    """
+    from mxtools.pipeline.pipeline import key_of, load, names
+
+    def describe(item: Field[Any]) -> dict[str, Any]:
+        return {"name": key_of(item), "help": item.metadata.get("help", ""), "required": item.default is MISSING}
+
+    listed: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "help": _first_line(load(name).__doc__),
+            "options": [describe(item) for item in fields(load(name))],
+        }
+        for name in names()
+    ]
+    if json:
+        emit(listed)
+        return
+    for entry in listed:
+        sys.stdout.write(f"{entry['name']:<20} {entry['help']}\n")
+        for option in entry["options"]:
+            sys.stdout.write(f"    {option['name']:<16} {option['help']}\n")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]

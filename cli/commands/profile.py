@@ -1,0 +1,162 @@
+"""`mx profile`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from mxtools.runtime.sessions import Level
+
+from ..common import emit, opened, progress, say
+from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
+from ..table import drawn, show
+
+if TYPE_CHECKING:
+    from mxtools.profile.kernels import Kernel
+    from mxtools.profile.report import ProfileReport
+    from mxtools.profile.timing import Timing
+
+COLUMNS = ("module", "class", "µs", "share", "own µs", "kernels")
+
+
+def command(
+    source: Source = "-",
+    runs: Annotated[int, Option(min=1, help="Runs, of which each kernel's median time is taken.")] = 20,
+    level: Annotated[
+        Level, Option(metavar="none|basic|extended|all", help="How far ONNX Runtime optimises the graph.")
+    ] = Level.ALL,
+    threads: Annotated[int, Option(min=0, help="Threads of one operator; 0 is ONNX Runtime's own choice.")] = 0,
+    provider: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Execution provider, in the order of preference.")
+    ] = None,
+    from_profile: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="Run nothing: read ONNX Runtime's profile, TensorRT's profile (and another FILE with its layers), or "
+            "OpenVINO's counters.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None, Option(metavar="REPORT", help="Compare with what `mx profile --json` wrote before.")
+    ] = None,
+    depth: Depth = None,
+    plot: Plot = None,
+    trace: Trace = None,
+    inputs: Inputs = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Runs the model in ONNX Runtime, on recorded (--trace), given (--inputs) or made inputs, with its profiler.
+
+    The time of a module is that of its own kernels and of those of the modules in it. A kernel that does the work of
+    several modules, as optimisers fuse them, is the own one of what holds them all. What cannot be attributed has a
+    row of its own.
+
+    Example: mx profile bert.tagged.onnx --depth 3
+    """
+    from mxtools.profile import timing as profiling
+    from mxtools.profile.report import read_report, report
+    from mxtools.views.plots import check_plot
+
+    if plot:
+        check_plot(plot)
+    before = read_report(against) if against else None
+    providers = _providers(provider)
+    model, context = opened(source, data_dir, trace, inputs)
+    with progress("profiling"):
+        if from_profile:
+            timing = profiling.read(model, context, from_profile)
+        else:
+            timing = profiling.run(model, context, level, runs, threads, providers)
+    found = report(timing, before)
+    if plot:
+        _plot(plot, timing, before, depth)
+    if json:
+        emit(found.model_dump(mode="json", by_alias=True, exclude_none=True))
+    else:
+        show(_rows(timing, before, depth))
+        say(f"mx profile: {_summary(found)}")
+
+
+def _providers(names: list[str] | None) -> list[str] | None:
+    """Refuse providers that ONNX Runtime does not have: it would take another, and say nothing."""
+    import onnxruntime
+
+    from mxtools.errors import UsageError
+
+    known = onnxruntime.get_available_providers()
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"ONNX Runtime has no provider {name!r} here: there are {', '.join(known)}")
+    return names or None
+
+
+def _rows(timing: Timing, before: ProfileReport | None, depth: int | None) -> Iterator[tuple[str, ...]]:
+    """Give the table: a head, the tree, what is not attributed, and the total."""
+    shown = [m for m in before.modules if depth is None or m.tag.count("/") - 1 <= depth] if before else []
+    earlier = {module.scope: module.microseconds for module in shown}
+    lost = sum(kernel.time for kernel in timing.unknown)
+    lines = [
+        _Line(name, class_name, timed.time, timed.own, timed.all_kernels(), earlier.pop(timed.scope, None))
+        for name, class_name, timed in drawn(timing.root, depth)
+    ]
+    lines += [_Line(scope, "(gone)", 0.0, 0.0, (), was) for scope, was in earlier.items()]
+    was = sum(kernel.microseconds for kernel in before.unattributed) if before else None
+    lines.append(_Line("(unattributed)", "", lost, lost, timing.unknown, was))
+    was = before.microseconds if before else None
+    lines.append(_Line("(total)", "", timing.total, timing.total, timing.profile.kernels, was))
+    yield *COLUMNS, *(("before µs", "change") if before else ()), "providers"
+    for line in lines:
+        yield line.cells(timing.total, bool(before))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the table."""
+
+    name: str
+    class_name: str
+    time: float
+    own: float
+    kernels: Sequence[Kernel]
+    before: float | None
+
+    def cells(self, total: float, comparing: bool) -> tuple[str, ...]:
+        share = f"{self.time / total:.1%}" if total else ""
+        change = f"{self.time / self.before - 1:+.0%}" if self.before else ""
+        compared = (_micro(self.before), change) if comparing else ()
+        providers = ", ".join(dict.fromkeys(kernel.provider for kernel in self.kernels))
+        figures = _micro(self.time), share, _micro(self.own), str(len(self.kernels))
+        return self.name, self.class_name, *figures, *compared, providers
+
+
+def _micro(time: float | None) -> str:
+    return "" if time is None else f"{time:.0f}" if time >= 100 else f"{time:.1f}"
+
+
+def _summary(found: ProfileReport) -> str:
+    """Give a profile in one line."""
+    of_run = f" of a run's {_micro(found.run_microseconds)} µs" if found.run_microseconds else ""
+    share = f"{found.attributed:.1%} of {_micro(found.microseconds)} µs in kernels{of_run} attributed"
+    return f"{share}; {found.runtime}, median of {found.runs} run{'s' if found.runs > 1 else ''}"
+
+
+def _plot(path: Path, timing: Timing, before: ProfileReport | None, depth: int | None) -> None:
+    """Draw the modules of the table, each without the time of those drawn below it, and what is not attributed."""
+    from mxtools.views.plots import bars
+
+    shown = [timed for _, _, timed in drawn(timing.root, depth)]
+    drawn_ = {timed.scope for timed in shown}
+    whole = {timed.scope for timed in shown if any(child.scope not in drawn_ for child in timed.children)}
+    series = {"now": [t.time if t.scope in whole else t.own for t in shown] + [sum(k.time for k in timing.unknown)]}
+    if before:
+        earlier = {m.scope: m.microseconds if m.scope in whole else m.own for m in before.modules}
+        lost = sum(kernel.microseconds for kernel in before.unattributed)
+        series["before"] = [earlier.get(timed.scope, 0.0) for timed in shown] + [lost]
+    title = f"time by module: {timing.profile.runtime}, {timing.attributed:.1%} attributed"
+    bars(path, title, [*(timed.scope for timed in shown), "(unattributed)"], series, "µs")

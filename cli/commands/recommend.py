@@ -1,0 +1,40 @@
+"""`mx recommend`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from typer import Option
+
+from ..common import emit, progress
+from ..options import Cache, Json, Priority, takes_model
+
+
+@takes_model
+def command(
+    load: Any,
+    priority: Priority = "coverage",
+    limit: Annotated[float, Option(metavar="SECONDS", help="How long probing may take.")] = 600.0,
+    cache: Cache = None,
+    json: Json = False,
+) -> None:
+    """Probes the model: traces it, tries the exporters that the priority asks for, and compares what they compute.
+
+    Example: mx recommend ./bert --priority fidelity
+    """
+    subject = load()
+    from mxtools.pytorch.sources import sources_of
+    from mxtools.pytorch.strategy.probe import Probe
+    from mxtools.pytorch.strategy.recommendation import select
+
+    with progress(f"probing {subject.spec}"), sources_of(lambda: subject, cache=cache) as sources:
+        found = select(Probe(sources, limit), priority)
+    if json:
+        emit(asdict(found))
+        return
+    sys.stdout.write(f"{found.strategy} (confidence {found.confidence:.2f})\n")
+    for reason in found.reasons:
+        sys.stdout.write(f"  because {reason}\n")
+    sys.stdout.write(f"  else {', '.join(found.fallbacks)}\n")

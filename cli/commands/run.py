@@ -1,0 +1,41 @@
+"""`mx run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Option
+
+from ..common import check_json, emit, process
+from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
+
+
+def command(
+    source: Source = "-",
+    pipeline: Annotated[
+        str, Option("--pipeline", "-p", metavar="PASSES", help="Passes: 'name{key=value,key=value},name2'.")
+    ] = "",
+    strategy: StrategyName = "",
+    output: Output = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """The result is the same, to the byte, as with one process for each pass. With -s a strategy's passes come first.
+
+    Example: mx run bert.onnx --trace bert.trace.json -o layer0.onnx
+    -p 'project-names,resolve-auxiliary,filter{scope=encoder.layer.0}'
+    """
+    from mxtools.errors import UsageError
+    from mxtools.pipeline.pipeline import Pipeline
+    from mxtools.strategies import table
+
+    check_json(json, output)
+    if not (pipeline or strategy):
+        raise UsageError("no passes are named: give --pipeline or --strategy")
+    steps = table.get(strategy).passes().passes if strategy else ()
+    steps += Pipeline.parse(pipeline).passes if pipeline else ()
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).report
+    if json:
+        emit(report)

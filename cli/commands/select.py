@@ -1,0 +1,52 @@
+"""`mx select`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+from typer import Option
+
+from mxtools.tools.node_lists import FORMATS, Format, select
+
+from ..common import emit, opened
+from ..options import DataDir, Source, takes_selection
+
+
+@takes_selection
+def command(
+    selected: Any,
+    source: Source = "-",
+    format: Annotated[  # noqa: A002 - the option's name
+        Format,
+        Option(
+            "--format",
+            "-f",
+            metavar="|".join(Format),
+            help="Names of nodes or of the tensors that they make, one a line, or JSON for a tool.",
+        ),
+    ] = Format.NAMES,
+    device: Annotated[
+        str, Option(metavar="NAME", help="What layer-annotation assigns the selected nodes to: cpu, gpu, npu, cuda ….")
+    ] = "cpu",
+    data_dir: DataDir = None,
+) -> None:
+    """Tools that know no modules are told the nodes of those that they are to leave alone.
+
+    ort-quant, float16 and nncf are arguments of ONNX Runtime's quantisers, of float16 converters and of NNCF's
+    IgnoredScope; olive is a pass of a workflow; layer-annotation has the metadata of nodes and the option of a session
+    by which ONNX Runtime assigns them to a device.
+
+    Example: mx select bert.tagged.onnx --scope 'encoder.layer.0' --format ort-quant
+    """
+    from mxtools.errors import UsageError
+
+    if not selected:
+        raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
+    selection, operators = selected
+    model, context = opened(source, data_dir)
+    found = FORMATS[format](select(model, context, selection, operators, device))
+    if isinstance(found, list):
+        sys.stdout.writelines(f"{name}\n" for name in found)
+    else:
+        emit(found)

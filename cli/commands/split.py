@@ -1,0 +1,69 @@
+"""`mx split`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ..common import opened, progress, say
+from ..options import DataDir, Inputs, Json, Source, Trace
+
+Names = list[str] | None
+
+
+def command(
+    folder: Annotated[Path, Option("--dir", "-d", metavar="DIR", help="Folder to write to, made if need be.")],
+    source: Source = "-",
+    each: Annotated[Names, Option(metavar="GLOB", help="Scopes: the outermost calls that match are parts.")] = None,
+    depth: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help="The calls N levels below the root are parts, and leaves above that.",
+            show_default=False,
+        ),
+    ] = None,
+    class_: Annotated[
+        Names, Option("--class", metavar="NAME", help="The outermost calls of modules of this class are parts.")
+    ] = None,
+    exclude: Annotated[Names, Option(metavar="GLOB", help="Scopes to leave to the rest.")] = None,
+    verify: Annotated[
+        bool, Option("--verify", help="Run the parts and the whole model, and fail where they differ.")
+    ] = False,
+    trace: Trace = None,
+    inputs: Inputs = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """All parts, run in the order of DIR/manifest.json, compute what the whole model does.
+
+    What no selected module covers becomes parts too. Weights that several parts share are written once.
+
+    Files in DIR that an earlier split wrote are replaced, others are left alone.
+
+    Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
+    """
+    from mxtools.files.folder import check_folder
+    from mxtools.scopes.selection import Selection
+    from mxtools.split import manifest
+    from mxtools.split.parts import split
+
+    check_folder(folder)
+    manifest.files_of(folder)
+    model, context = opened(source, data_dir, trace, inputs)
+    selections = [
+        *(Selection(scopes=(glob,)) for glob in each or ()),
+        *(Selection(classes=(name,)) for name in class_ or ()),
+    ]
+    with progress("splitting"):
+        parts = split(model, context, selections, depth, tuple(exclude or ()))
+    with progress(f"writing {len(parts)} parts"):
+        written = manifest.write(model, context, parts, folder, verify)
+    if json:
+        sys.stdout.write(manifest.dumps(written))
+    else:
+        say(f"mx split: {len(parts)} part{'s' if len(parts) > 1 else ''} in {folder}")

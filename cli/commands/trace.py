@@ -1,0 +1,52 @@
+"""`mx trace`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from typer import Option
+
+from ..common import check_json, emit, is_pipe, progress, say
+from ..options import Cache, Json, Output, key, takes_model
+
+
+@takes_model
+def command(
+    load: Any,
+    output: Output = "-",
+    record: Annotated[
+        bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
+    ] = False,
+    cache: Cache = None,
+    json: Json = False,
+) -> None:
+    """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
+
+    Example: mx trace ./bert -o bert.trace.json
+    """
+    import shutil
+    from pathlib import Path
+
+    from mxtools.errors import UsageError
+    from mxtools.files import model_files
+    from mxtools.traces import sidecar
+
+    check_json(json, output)
+    if record and is_pipe(output):
+        raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
+    if not is_pipe(output):
+        model_files.check_writable(output)
+    from mxtools.pytorch.sources import sources_of
+
+    with sources_of(load, cache=cache, key=cache and key(load)) as sources, progress("tracing"):
+        traced, values = sources.trace(record)
+        if values is not None and traced.record:
+            beside = Path(output).with_suffix(".safetensors")
+            with model_files.atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
+                shutil.copyfileobj(recorded, file)
+            traced = traced.model_copy(update={"record": beside.name})
+    model_files.write_text(sidecar.dumps(traced), output)
+    if json:
+        emit({"model": traced.model.class_name, "modules": len(traced.modules), "calls": len(traced.calls)})
+    else:
+        say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")

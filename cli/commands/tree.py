@@ -1,0 +1,117 @@
+"""`mx tree`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from typer import Option
+
+from mxtools.views.tree import Branch, Key, folded, number, sorted_by, tree
+
+from ..common import emit, opened
+from ..options import DataDir, Depth, Json, Markdown, Source, takes_selection
+from ..table import drawn, show, show_markdown
+
+COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators")
+
+
+@takes_selection
+def command(
+    selected: Any,
+    source: Source = "-",
+    depth: Depth = None,
+    sort: Annotated[
+        Key | None,
+        Option(
+            metavar="nodes|parameters|bytes|multiply-adds",
+            help="Siblings with the most of this first, else in the order of the graph.",
+        ),
+    ] = None,
+    fold: Annotated[
+        bool, Option("--fold/--no-fold", help="Show siblings that hold the same once, with the numbers of one of them.")
+    ] = True,
+    csv_: Annotated[bool, Option("--csv", help="Give all calls as CSV, a line each.")] = False,
+    markdown: Markdown = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Each line is a call of a module, with all below it.
+
+    Nodes; elements and bytes of the weights that they use, each once; multiply-adds of convolutions and matrix
+    products, '≥' where shapes of some are not known; what the scopes of how many nodes rest on; operators. With
+    selectors only the nodes count that `mx filter` would select.
+
+    Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
+    """
+    from mxtools.cut.choose import nodes_anywhere, selected_calls
+    from mxtools.errors import InputError, UsageError
+    from mxtools.scopes.annotations import read_absent
+
+    if csv_ + markdown + json > 1:
+        raise UsageError("--csv, --markdown and --json are several formats: give one")
+    model, context = opened(source, data_dir)
+    annotations = context.annotations(model)
+    if not any(annotations.evidence):
+        raise InputError("no node has a scope: run `mx tag` first")
+    chosen = None
+    if selected:
+        calls = selected_calls(annotations, selected[0], read_absent(model))
+        chosen = nodes_anywhere(annotations, calls, selected[1])
+    root = tree(annotations, context.multiply_adds(model), chosen)
+    root = sorted_by(root, sort) if sort else root
+    if json:
+        emit(root.to_dict())
+    elif csv_:
+        _csv(branch for _, _, branch in drawn(root, depth))
+    else:
+        rows = [COLUMNS, *(_cells(*line) for line in drawn(folded(root) if fold else root, depth))]
+        (show_markdown if markdown else show)(rows)
+
+
+def _csv(branches: Iterable[Branch]) -> None:
+    """Print branches as CSV; what a column counts by name is one text, `name:count` with spaces between."""
+    rows = [branch.row() for branch in branches]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _counted(v.items()) if isinstance(v, dict) else v for k, v in row.items()})
+
+
+def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:
+    if branch.equal:
+        name += _others(branch)
+        class_name = f"{len(branch.equal) + 1} × {class_name}"  # noqa: RUF001 - as people write it
+    bound = "≥ " if branch.uncounted and branch.multiply_adds else ""
+    products = "?" if branch.uncounted and not bound else bound + _short(branch.multiply_adds)
+    figures = str(branch.nodes), _short(branch.parameters), _short(branch.bytes, " ") + "B", products
+    return name, class_name, *figures, " ".join(_shares(branch.evidence)), _counted(branch.operators.most_common(4))
+
+
+def _shares(counts: Counter[str]) -> Iterator[str]:
+    """Give the two most frequent words with their shares."""
+    total = counts.total()
+    for word, count in counts.most_common(2):
+        yield f"{word} {count / total:.0%}"
+
+
+def _counted(counts: Iterable[tuple[str, int]]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in counts)
+
+
+def _others(branch: Branch) -> str:
+    """Give the siblings that a line stands for too: the last of a row, else all."""
+    numbers = [number(scope)[1] for scope in (branch.scope, *branch.equal)]
+    names = [scope.rpartition(".")[2] for scope in branch.equal]
+    return f" … {names[-1]}" if numbers == [*range(numbers[0], numbers[-1] + 1)] else f", {', '.join(names)}"
+
+
+def _short(count: int, ones: str = "") -> str:
+    """Give a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
+    for size, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count}{ones}"

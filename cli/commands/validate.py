@@ -1,0 +1,122 @@
+"""`mx validate`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from mxtools.errors import printable
+
+from ..common import check_json, is_pipe, json_text, progress, read_sidecar, say
+from ..options import DataDir, Json, Output, Source, Trace
+
+if TYPE_CHECKING:
+    from mxtools.validate.findings import Finding, Mended
+
+FORMATS = ("text", "json", "sarif")
+SHOWN = 10
+"""Findings of one rule that the text lists."""
+
+
+def command(
+    source: Source = "-",
+    trace: Trace = None,
+    repair: Annotated[
+        bool, Option("--repair", help="Mend what is mechanical, write the model, and check that one.")
+    ] = False,
+    output: Output = "-",
+    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="How to report.")] = "text",
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Checks the model (valid ONNX, types agree, ONNX Runtime loads it), its tags, and a trace and the model together.
+
+    The trace is that of --trace, else the one in the model.
+
+    Each finding has a rule, the node and its scope, the reason and what to do. Ends with 1 where one is an error.
+    --json is --format json; sarif is what CI services annotate from.
+
+    Example: mx validate bert.tagged.onnx --trace bert.trace.json
+    """
+    from mxtools.carriers.packed import embedded_trace
+    from mxtools.errors import CheckError, InputError
+    from mxtools.files import model_files
+    from mxtools.pipeline.context import Context
+    from mxtools.validate import findings as checking
+
+    format_ = "json" if json and format_ == "text" else format_
+    _check(format_, json, repair, output)
+    sidecar = read_sidecar(trace) if trace else None
+    loaded = model_files.read_model(source, data_dir, placing=False)
+    folder = Path() if is_pipe(trace) else Path(str(trace)).parent
+    if not sidecar:
+        with suppress(InputError):  # which is a finding
+            sidecar = embedded_trace(loaded.proto)
+    context = Context(loaded.weights, sidecar)
+    mended: list[Mended] = []
+    with progress("validating"):
+        if repair:
+            mended, findings = checking.repair(loaded.proto, context, folder)
+        else:
+            findings = checking.validate(loaded.proto, context, folder)
+    if repair:
+        model_files.write_model(loaded.proto, loaded.weights, output, data_dir)
+    _report(findings, mended, format_, loaded.name, say if repair and is_pipe(output) else _print)
+    counts = checking.counts(findings)
+    summary = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
+    if counts["error"]:
+        first = next(finding for finding in findings if finding.severity == "error")
+        raise CheckError(f"{loaded.name}: {summary}: {first.remedy}")
+    say(f"mx validate: {loaded.name}: {summary}{f', {len(mended)} mended' if repair else ''}")
+
+
+def _check(format_: str, json: bool, repair: bool, output: str) -> None:
+    """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
+    from mxtools.errors import UsageError
+    from mxtools.files import model_files
+
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
+    if json and format_ != "json":
+        raise UsageError(f"--json and --format {format_} are two formats: give one")
+    if not repair and not is_pipe(output):
+        raise UsageError("-o is where --repair writes: give --repair too, or redirect the report")
+    if repair:
+        check_json(format_ != "text", output)
+        model_files.check_target(output)
+
+
+def _report(
+    findings: Sequence[Finding], mended: Sequence[Mended], format_: str, name: str, put: Callable[[str], None]
+) -> None:
+    """Put a report where it belongs; of many findings of one rule the text has only the first."""
+    from mxtools.validate.findings import counts
+    from mxtools.validate.sarif import sarif
+
+    if format_ == "sarif":
+        put(json_text(sarif(findings, name)).rstrip())
+        return
+    if format_ == "json":
+        repaired = [{**item.finding.to_dict(), "done": item.done} for item in mended]
+        listed = [finding.to_dict() for finding in findings]
+        put(json_text({"model": name, "counts": counts(findings), "findings": listed, "mended": repaired}).rstrip())
+        return
+    lines = [(item.finding.rule, f"mended: {item.finding.rule}: {item.finding.place}{item.done}") for item in mended]
+    seen: Counter[str] = Counter()
+    for rule, line in [*lines, *((finding.rule, str(finding)) for finding in findings)]:
+        seen[rule] += 1
+        if seen[rule] <= SHOWN:
+            put(printable(line))
+    for rule, count in seen.items():
+        if count > SHOWN:
+            put(f"{rule}: {count - SHOWN} more, --json lists all")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,127 @@
+"""`mx verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from ..common import emit, figures, opened, progress, say
+from ..options import DataDir, Depth, Json, Plot, Source, Trace
+from ..table import drawn, show
+
+if TYPE_CHECKING:
+    from mxtools.verify.verification import Checked, Verified
+
+COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB", "own", "")
+
+
+def command(
+    trace: Trace,
+    source: Source = "-",
+    isolate: Annotated[
+        bool, Option("--isolate", help="Also run each module alone, fed what PyTorch's was: its own error.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        Option(
+            min=0,
+            metavar="RELATIVE",
+            help="Error, over the largest value, that is right still; else 0.001, with weights in half precision 0.02, "
+            "in small integers 0.1.",
+            show_default=False,
+        ),
+    ] = None,
+    fail_over: Annotated[
+        float | None,
+        Option(min=0, metavar="RELATIVE", help="Fail (exit 1) above this error, else above the tolerance."),
+    ] = None,
+    depth: Depth = None,
+    plot: Plot = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Runs without PyTorch, on the inputs and values that `mx trace --record` wrote.
+
+    The file may be optimised or quantised, if its nodes have scopes. The first wrong module is the one that made the
+    first wrong tensor; those after it are wrong mostly for its sake, which --isolate tells.
+
+    Example: mx verify bert.int8.onnx --trace bert.trace.json --isolate
+    """
+    from mxtools.verify.verification import usual_tolerance, verify
+    from mxtools.views.plots import check_plot
+
+    if plot:
+        check_plot(plot)
+    model, context = opened(source, data_dir, trace)
+    tolerance = usual_tolerance(model) if tolerance is None else tolerance
+    with progress("comparing"):
+        found = verify(model, context, tolerance, isolate)
+    if found.untagged:
+        say(f"mx verify: {found.untagged} nodes had no scope and were given their neighbours'")
+    if json:
+        emit(_data(found, isolate))
+    else:
+        show([COLUMNS, *(_cells(name, class_, call, found) for name, class_, call in drawn(found.calls[0], depth))])
+    if plot and found.furthest:
+        _plot(plot, found)
+    _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
+
+
+def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
+    """Say what came out; CheckError where it is too wrong, or where nothing could be compared."""
+    from mxtools.errors import CheckError
+
+    call = found.first or found.furthest
+    apart = call.distance if call else None
+    if not call or not apart or not found.furthest or not found.furthest.distance:
+        raise CheckError("no module could be compared: see that the trace is this model's, and tag it again")
+    place = "is the first module that goes wrong" if found.first else "is the furthest off"
+    verdict = f"{call.scope} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
+    if found.culprits:
+        verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"
+    if not found.furthest.distance.relative <= fail_over:
+        raise CheckError(f"{verdict}: compare weights and operators there")
+    if not quiet:
+        say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
+
+
+def _cells(name: str, class_name: str, call: Checked, found: Verified) -> tuple[str, ...]:
+    apart, own = call.distance, f"{call.own.relative:.2g}" if call.own else ""
+    if apart is None:
+        return name, class_name, "", "", "", "", own, call.reason
+    right = apart.relative <= found.tolerance or all(output.harmless for output in call.outputs)
+    wrong = "" if right else "first wrong" if call is found.first else "wrong"
+    figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
+    return name, class_name, *figures, own, wrong or call.reason
+
+
+def _data(found: Verified, isolated: bool) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "tolerance": found.tolerance,
+        "first": found.first.scope if found.first else None,
+        "untagged": found.untagged,
+    }
+    if isolated:
+        report["culprits"] = [call.scope for call in found.culprits]
+    return report | {"modules": [_module(call) for call in found.calls]}
+
+
+def _module(call: Checked) -> dict[str, Any]:
+    outputs = [{"name": o.name, "tensor": o.tensor, **figures(o.distance)} for o in call.outputs]
+    own = {"own": figures(call.own)} if call.own else {}
+    reason = {"reason": call.reason} if call.reason else {}
+    return {"scope": call.scope, "tag": call.tag, "outputs": outputs, **own, **reason}
+
+
+def _plot(path: Path, found: Verified) -> None:
+    from mxtools.views.plots import bars
+
+    calls = [call for call in found.calls if call.distance]
+    series = {"in the graph": [call.distance.relative for call in calls if call.distance]}
+    if any(call.own for call in calls):
+        series["on its own"] = [call.own.relative if call.own else 0.0 for call in calls]
+    title = "error by module" + (f", first wrong: {found.first.scope}" if found.first else "")
+    unit = "largest difference over largest value"
+    bars(path, title, [call.scope for call in calls], series, unit, log=True, limit=found.tolerance)

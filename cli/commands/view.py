@@ -1,0 +1,142 @@
+"""`mx view`."""
+
+from __future__ import annotations
+
+import json as jsons
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from ..common import check_json, emit, is_pipe, opened, progress, say
+from ..options import DataDir, Json, Output, Source
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mxtools.pipeline.context import Context
+    from mxtools.views.structure import Structure
+
+FORMATS = ("html", "model-explorer", "netron", "graphml", "mermaid", "dot")
+
+
+def command(
+    source: Source = "-",
+    output: Output = "-",
+    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="What to write.")] = "html",
+    metric: Annotated[
+        list[Path] | None,
+        Option(metavar="FILE", help='Colours: JSON with numbers by scope, {"time": {"encoder.layer.0": 0.12}}.'),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        Option(min=1, metavar="N", help="mermaid and dot: open so many levels of modules, else 2.", show_default=False),
+    ] = None,
+    against: Annotated[
+        str | None,
+        Option(metavar="ONNX", help="model-explorer: another tagged graph of the model, to navigate both together."),
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """The page needs no network: tree, graph of the open module, details, search, colours, keys (press ?).
+
+    model-explorer writes its graph as JSON, or with -o FILE.onnx a copy with namespaces, and beside it node data for
+    each metric and, with --against, the mapping for synchronised navigation. netron writes an attachment to drop onto
+    the model; graphml nested graphs; mermaid and dot drawings without constants.
+
+    Example: mx view bert.tagged.onnx --metric bert.profile.json -o bert.html
+    """
+    from mxtools.errors import UsageError
+    from mxtools.files import model_files
+    from mxtools.views.build import structure
+    from mxtools.views.metrics import add_metrics
+
+    check_json(json, output)
+    _check(format_, depth, against, output)
+    model, context = opened(source, data_dir)
+    with progress("reading"):
+        shown = structure(model, context, model.graph.name or "stdin" if is_pipe(source) else Path(source).name)
+    for file in metric or ():
+        unknown = add_metrics(shown, model_files.read_bytes(file), str(file))
+        if unknown:
+            say(f"mx view: {unknown} modules of {file} have no node in this graph")
+    if format_ == "model-explorer":
+        if is_pipe(output) and (metric or against):
+            raise UsageError("node data and navigation are files beside the graph: give -o FILE")
+        files = _model_explorer(model, context, shown, output, against, data_dir)
+    else:
+        model_files.write_text(_text(format_, shown, depth, [*shown.metrics][-1] if metric else "parameters"), output)
+        files = [output]
+    if json:
+        emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
+    elif not is_pipe(output):
+        say(f"mx view: {len(shown.nodes)} nodes in {len(shown.scopes)} calls: {', '.join(files)}")
+
+
+def _check(format_: str, depth: int | None, against: str | None, output: str) -> None:
+    """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
+    from mxtools.errors import UsageError
+    from mxtools.files import model_files
+
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
+    if depth is not None and format_ not in ("mermaid", "dot"):
+        raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels: leave it out")
+    if against is not None and format_ != "model-explorer":
+        raise UsageError("--against is for synchronised navigation: give --format model-explorer")
+    if not is_pipe(output):
+        model_files.check_writable(output)
+
+
+def _text(format_: str, shown: Structure, depth: int | None, metric: str) -> str:
+    """Give the file of a format that is one text."""
+    from mxtools.views.dot import dot
+    from mxtools.views.graphml import graphml
+    from mxtools.views.html import html
+    from mxtools.views.mermaid import mermaid
+    from mxtools.views.netron import netron
+
+    levels = 2 if depth is None else depth
+    return {
+        "html": lambda: html(shown, metric),
+        "netron": lambda: netron(shown),
+        "graphml": lambda: graphml(shown),
+        "mermaid": lambda: mermaid(shown, levels),
+        "dot": lambda: dot(shown, levels),
+    }[format_]()
+
+
+def _model_explorer(
+    model: ModelProto, context: Context, shown: Structure, output: str, against: str | None, data_dir: Path | None
+) -> list[str]:
+    """Write the graph and what lies beside it; give the names of the files."""
+    from mxtools.files import model_files
+    from mxtools.views import model_explorer
+    from mxtools.views.build import structure
+
+    name = model_explorer.graph_name(model)
+    beside: dict[str, object] = {}
+    if not is_pipe(output):
+        for key, metric in shown.metrics.items():
+            if key != "nodes":
+                beside[f"{_plain(key)}.json"] = model_explorer.overlay(shown, name, metric)
+    if against is not None:
+        other, known = opened(against, data_dir)
+        left = structure(other, known, Path(against).name)
+        beside["sync.json"] = model_explorer.sync_navigation(left, shown)
+    if output.endswith(".onnx"):
+        model_explorer.write_namespaces(model, context.graph(model), shown)
+        model_files.write_model(model, context.weights, output, data_dir)
+    else:
+        model_files.write_text(jsons.dumps(model_explorer.graph(shown, name), ensure_ascii=False) + "\n", output)
+    files = [output]
+    for ending, content in beside.items():
+        files.append(f"{output.removesuffix('.onnx').removesuffix('.json')}.{ending}")
+        model_files.write_text(jsons.dumps(content, ensure_ascii=False) + "\n", files[-1])
+    return files
+
+
+def _plain(name: str) -> str:
+    """Give a metric's name as part of a file's."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

@@ -1,0 +1,72 @@
+"""`mx wrap`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from typer import Context as Invocation
+from typer.core import TyperCommand
+
+from ..common import check_json, emit, is_pipe, opened, say, tagged_in_words
+from ..options import DataDir, Inputs, Json, Output, Source, Trace
+
+
+class Command(TyperCommand):
+    """A command that leaves what stands behind `--` alone, and gives it to its function as `context.obj`."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Give the pieces of the usage line."""
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND {in} {out}"]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what stands before `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        if end == len(args) and not {"--help", "-h"}.intersection(args):
+            ctx.fail("no -- with a command behind it: write mx wrap [ONNX] -- COMMAND {in} {out}")
+        ctx.obj = args[end + 1 :]
+        return super().parse_args(ctx, args[:end])
+
+
+def command(
+    context: Invocation,
+    source: Source = "-",
+    output: Output = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Runs COMMAND, with files in the places of {in} and {out}, and carries the tags over as `mx tag --from` does.
+
+    No shell is used; what the tool prints goes to stderr. With --inputs values are evidence too. Files that the tool
+    writes besides {out} and its external data are gone afterwards.
+
+    Example: mx wrap bert.tagged.onnx -o bert.slim.onnx -- onnxslim {in} {out}
+    """
+    from mxtools.files import model_files
+    from mxtools.files.weights import inline_within, keep_external
+    from mxtools.pipeline.context import Context, Previous
+    from mxtools.strategies import table
+    from mxtools.tools.external import check_command, run_tool
+
+    tool: list[str] = context.obj
+    check_json(json, output)
+    check_command(tool)
+    model_files.check_target(output)
+    model, known = opened(source, data_dir, trace, inputs)
+    previous = Previous(model, known)
+    previous.check_tagged()
+    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
+        made = run_tool(tool, model, known.weights, Path(scratch))
+        keep_external(made.proto, made.weights, model, known.weights)
+        if is_pipe(output):
+            inline_within(made.proto, made.weights, Path(scratch))
+        after = Context(made.weights, known.sidecar, known.values, previous)
+        table.get("previous").passes().run(made.proto, after)
+        model_files.write_model(made.proto, made.weights, output, data_dir)
+    if json:
+        emit(after.report["tag"])
+    else:
+        say(f"mx wrap: {tagged_in_words(after.report['tag'])}")

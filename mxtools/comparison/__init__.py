@@ -1,0 +1,1 @@
+"""Comparing two tagged models by module."""

@@ -1,0 +1,244 @@
+"""Comparing two tagged models by module: what is in one only, nodes, weights, numbers, and the interface."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from onnx import ModelProto
+
+from mxtools.comparison.contents import UNTAGGED, Content, Contents, Digests
+from mxtools.errors import InputError
+from mxtools.graph.functions import every_node, nodes_of
+from mxtools.graph.types import type_text
+from mxtools.pipeline.context import Context
+from mxtools.runtime.distance import Distance, worst
+from mxtools.scopes.annotations import read_absent
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something of the first model and what is in its place in the second, None where nothing is."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the change as plain data."""
+        return {"name": self.name, "before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A tensor at the boundary of a module, its names in both models, and how far the second is from the first."""
+
+    tensor: str
+    other: str
+    distance: Distance
+
+
+@dataclass
+class ComparedModule:
+    """One call of a module in both models. What it holds is its own, without what the calls in it hold."""
+
+    scope: str
+    tag: str
+    only_in: str = ""
+    """`A` or `B`, where the other model has no node of it."""
+    reason: str = ""
+    """Why the other has none, as far as that file tells."""
+    nodes: tuple[int, int] = (0, 0)
+    operators: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Those of which the numbers differ."""
+    rewired: bool = False
+    """The nodes differ, and not only in the numbers of operators: in attributes, or in how they are joined."""
+    weights: list[Change] = field(default_factory=list)
+    inputs: list[Change] = field(default_factory=list)
+    """The modules, or inputs of the graph, that it reads: those that differ."""
+    numbers: list[Number] = field(default_factory=list)
+    children: list[ComparedModule] = field(default_factory=list)
+
+    @property
+    def distance(self) -> Distance | None:
+        """The largest error at its boundary, None where nothing is compared."""
+        return worst(number.distance for number in self.numbers)
+
+    def differs(self, tolerance: float) -> list[str]:
+        """Give what differs, in words."""
+        apart = self.distance
+        found = {
+            "presence": bool(self.only_in),
+            "nodes": bool(self.operators) or self.rewired,
+            "weights": bool(self.weights),
+            "inputs": bool(self.inputs),
+            "numbers": apart is not None and not apart.relative <= tolerance,
+        }
+        return [word for word, is_so in found.items() if is_so]
+
+
+@dataclass
+class Comparison:
+    """Both models by module, callers first, and how their interfaces differ."""
+
+    modules: list[ComparedModule]
+    interface: list[Change]
+
+    def differing(self, tolerance: float) -> list[ComparedModule]:
+        """Give the modules that differ."""
+        return [module for module in self.modules if module.differs(tolerance)]
+
+
+def compare(one: ModelProto, context: Context, other: ModelProto, others: Context) -> Comparison:
+    """Compare two tagged models but for numbers; InputError where one of them bears no scopes."""
+    for name, model, of in (("A", one, context), ("B", other, others)):
+        if not any(of.annotations(model).evidence):
+            raise InputError(f"no node of {name} has a scope: run `mx tag` on it first")
+    digests: Digests = {}
+    compared = _Compared(Contents(one, context, digests), Contents(other, others, digests))
+    modules = compared.modules(read_absent(one), read_absent(other))
+    return Comparison(modules, interface_changes(one, other) + compared.sources())
+
+
+class _Compared:
+    """The contents of both models, `a` and `b`, and in both the nodes that a tool put between modules."""
+
+    def __init__(self, a: Contents, b: Contents) -> None:
+        self.a, self.b = a, b
+        self.scopes = a.scopes | {s: place for s, place in b.scopes.items() if s not in a.scopes}
+        self.inserted_a, self.inserted_b = set[int](), set[int]()
+        for scope in self.scopes:
+            self._find_inserted(scope)
+        self.more_a, self.more_b = (
+            self._by_place(contents, inserted) for contents, inserted in ((a, self.inserted_a), (b, self.inserted_b))
+        )
+
+    def modules(self, absent_a: dict[str, str], absent_b: dict[str, str]) -> list[ComparedModule]:
+        """Compare all modules."""
+        merged_a, merged_b = _merged(self.a), _merged(self.b)
+        found: dict[str, ComparedModule] = {}
+        for scope, (tag, caller) in self.scopes.items():
+            found[scope] = module = self._module(scope, tag)
+            if caller:
+                found[caller].children.append(module)
+            if scope not in self.b.scopes and scope != UNTAGGED:
+                module.only_in, module.reason = "A", absent_b.get(scope) or merged_b.get(scope, "")
+            elif scope not in self.a.scopes and scope != UNTAGGED:
+                module.only_in, module.reason = "B", absent_a.get(scope) or merged_a.get(scope, "")
+        return list(found.values())
+
+    def _find_inserted(self, scope: str) -> None:
+        """Find what a tool put before a module whose nodes are else the same."""
+        if self.a.content(self.a.nodes(scope)).nodes == self.b.content(self.b.nodes(scope)).nodes:
+            return
+        new_a, new_b = self.a.inserted(scope, self.b.names), self.b.inserted(scope, self.a.names)
+        left_a = self.a.content(n for n in self.a.nodes(scope) if n not in new_a)
+        left_b = self.b.content(n for n in self.b.nodes(scope) if n not in new_b)
+        if left_a.nodes == left_b.nodes:
+            self.inserted_a |= new_a
+            self.inserted_b |= new_b
+
+    @staticmethod
+    def _by_place(contents: Contents, inserted: set[int]) -> dict[str, list[int]]:
+        found = defaultdict(list)
+        for node in sorted(inserted):
+            found[contents.between(node, inserted)].append(node)
+        return found
+
+    def _module(self, scope: str, tag: str) -> ComparedModule:
+        nodes_a = [n for n in self.a.nodes(scope) if n not in self.inserted_a] + self.more_a.get(scope, [])
+        nodes_b = [n for n in self.b.nodes(scope) if n not in self.inserted_b] + self.more_b.get(scope, [])
+        a, b = self.a.content(sorted(nodes_a)), self.b.content(sorted(nodes_b))
+        counts = {op: (a.operators[op], b.operators[op]) for op in sorted({*a.operators, *b.operators})}
+        operators = {op: count for op, count in counts.items() if count[0] != count[1]}
+        same = a.nodes == b.nodes
+        return ComparedModule(
+            scope,
+            tag,
+            nodes=(len(nodes_a), len(nodes_b)),
+            operators=operators,
+            rewired=not same and not operators,
+            weights=_weights(a, b),
+            inputs=self._inputs(a, b) if same else [],
+        )
+
+    def _inputs(self, a: Content, b: Content) -> list[Change]:
+        """Give what nodes that are the same read from elsewhere; what only one model has is no other place."""
+        reads_a = Counter((digest, at, self.a.source(v, self.inserted_a)) for digest, at, v in a.reads)
+        reads_b = Counter((digest, at, self.b.source(v, self.inserted_b)) for digest, at, v in b.reads)
+        before = sorted({source for _, _, source in reads_a - reads_b})
+        after = sorted({source for _, _, source in reads_b - reads_a})
+        if not (before and after) or not self._known.issuperset((*before, *after)):
+            return []
+        return [Change("reads", ", ".join(before), ", ".join(after))]
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """The modules, and inputs of the graph, that both models have."""
+        inputs = ({of.graph.names[value] for value in of.graph.inputs} for of in (self.a, self.b))
+        return (self.a.scopes.keys() & self.b.scopes.keys()) | set.intersection(*inputs)
+
+    def sources(self) -> list[Change]:
+        """Give the outputs of one name that other modules make."""
+        sources = [
+            {of.graph.names[v]: of.source(v, inserted) for v in of.graph.outputs}
+            for of, inserted in ((self.a, self.inserted_a), (self.b, self.inserted_b))
+        ]
+        a, b = ({name: source for name, source in of.items() if source in self._known} for of in sources)
+        both = a.keys() & b.keys()
+        return _changes("maker of output", *({n: s for n, s in of.items() if n in both} for of in (a, b)))
+
+
+def _merged(contents: Contents) -> dict[str, str]:
+    """Give the scopes that nodes of others do the work of, as reasons for being absent."""
+    annotations = contents.annotations
+    scopes = annotations.hierarchy.scopes
+    return {
+        scopes[call]: f"merged: {contents.scope(node)}" for node, calls in annotations.merged.items() for call in calls
+    }
+
+
+def _weights(a: Content, b: Content) -> list[Change]:
+    """Give the weights that only one of two modules has, those of one name together; else those that changed places."""
+    before = {name: weight for weight, name in a.weights.items() if weight not in b.weights}
+    after = {name: weight for weight, name in b.weights.items() if weight not in a.weights}
+    if not before and not after and a.nodes == b.nodes:
+        moved = {weight for _, _, weight in a.uses ^ b.uses}
+        return [Change(name, weight[0], weight[0]) for weight, name in a.weights.items() if weight in moved]
+    return [
+        Change(name, before[name][0] if name in before else None, after[name][0] if name in after else None)
+        for name in sorted({*before, *after})
+    ]
+
+
+def interface_changes(one: ModelProto, other: ModelProto) -> list[Change]:
+    """Give how inputs, outputs and operator sets differ: their names, types and shapes, and their order."""
+    found = []
+    for what in ("input", "output"):
+        before, after = (_values(model, what) for model in (one, other))
+        found += _changes(what, before, after)
+        if list(before) != list(after) and sorted(before) == sorted(after):
+            found.append(Change(f"order of {what}s", ", ".join(before), ", ".join(after)))
+    return found + _changes("operator set", _opsets(one), _opsets(other))
+
+
+def _opsets(model: ModelProto) -> dict[str, str]:
+    """Give the versions of the operator sets that nodes use; optimisers write all that they know into a file."""
+    nodes = (*every_node(model.graph.node), *(node for function in model.functions for node in nodes_of(function)))
+    used = {node.domain for node in nodes}
+    return {o.domain or "ai.onnx": str(o.version) for o in model.opset_import if o.domain in used}
+
+
+def _values(model: ModelProto, what: str) -> dict[str, str]:
+    stored = {tensor.name for tensor in model.graph.initializer} if what == "input" else set()
+    return {v.name: type_text(v.type) for v in getattr(model.graph, what) if v.name not in stored}
+
+
+def _changes(what: str, before: dict[str, str], after: dict[str, str]) -> list[Change]:
+    return [
+        Change(f"{what} {name}", before.get(name), after.get(name))
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name)
+    ]

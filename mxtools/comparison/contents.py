@@ -1,0 +1,213 @@
+"""What the modules of a graph hold, without names: their own nodes, how these are joined, and their weights.
+
+A node is known by its operator, its attributes and what it reads: nodes of its own module by what these are, weights by
+type and shape, all else as coming from outside. So the nodes of two modules are the same where the digests are.
+O(nodes + edges + bytes of weights), of which none are kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from hashlib import blake2b
+
+from onnx import AttributeProto, ModelProto, TensorProto, defs
+
+from mxtools.files.weights import Place, is_deferred, is_external
+from mxtools.graph.index import NOWHERE
+from mxtools.graph.types import type_of, type_text
+from mxtools.pipeline.context import Context
+from mxtools.scopes.annotations import INDIRECT
+from mxtools.scopes.hierarchy import ROOT_CALL
+
+UNTAGGED = "(untagged)"
+"""In the place of a scope, of the nodes that have none."""
+_GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+_TENSORS = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
+
+Weight = tuple[str, bytes]
+"""Type and shape of a tensor, and the digest of its elements."""
+
+Digests = dict[Place | str, bytes]
+"""Digests of elements by where these lie: beside a model, or in its own file."""
+
+
+@dataclass
+class Content:
+    """What some nodes of one module hold.
+
+    Digests of the nodes; operators; weights, each with a name; `uses`, which node has which weight in which place;
+    `reads`, which node reads which value from outside in which place.
+    """
+
+    nodes: Counter[bytes] = field(default_factory=Counter)
+    operators: Counter[str] = field(default_factory=Counter)
+    weights: dict[Weight, str] = field(default_factory=dict)
+    uses: set[tuple[bytes, int, Weight]] = field(default_factory=set)
+    reads: list[tuple[bytes, int, int]] = field(default_factory=list)
+
+
+class Contents:
+    """The contents of a tagged model's modules.
+
+    Attributes: `annotations`; `graph`; `names`, of its nodes and values.
+    """
+
+    def __init__(self, model: ModelProto, context: Context, digests: Digests) -> None:
+        """Look at a model; `digests` keeps those of weights in files, for other models that have them there too."""
+        self.annotations, self.graph = context.annotations(model), context.graph(model)
+        self._weights, self._digests = context.weights, digests
+        self._versions = {entry.domain: entry.version for entry in model.opset_import}
+        self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
+        self._nodes: dict[str, list[int]] = defaultdict(list)
+        for node in range(len(self.graph.nodes)):
+            self._nodes[self.scope(node)].append(node)
+
+    @cached_property
+    def scopes(self) -> dict[str, tuple[str, str]]:
+        """The scopes that nodes bear and those around them, with tag and caller's scope, in the order of the work."""
+        hierarchy, constant = self.annotations.hierarchy, self.graph.constant
+        calls = {ROOT_CALL: None}
+        for node in sorted(range(len(self.graph.nodes)), key=lambda n: constant.issuperset(self.graph.writes[n])):
+            call = self.annotations.call[node]
+            calls |= dict.fromkeys(reversed(list(hierarchy.lineage(-1 if call is None else call))))
+        callers = [hierarchy.scopes[hierarchy.parent[at]] if at != ROOT_CALL else "" for at in calls]
+        found = {hierarchy.scopes[at]: (hierarchy.tags[at], by) for at, by in zip(calls, callers, strict=True)}
+        return found | ({UNTAGGED: ("", "")} if UNTAGGED in self._nodes else {})
+
+    def scope(self, node: int) -> str:
+        """Give the scope of a node."""
+        call = self.annotations.call[node]
+        return UNTAGGED if call is None else self.annotations.hierarchy.scopes[call]
+
+    def nodes(self, scope: str) -> list[int]:
+        """Give the own nodes of a call, without those of the calls in it."""
+        return self._nodes.get(scope, [])
+
+    def content(self, nodes: Iterable[int]) -> Content:
+        """Give what some nodes of one module hold."""
+        found, known, graph = Content(), dict[int, bytes](), self.graph
+        for node in nodes:
+            proto = graph.nodes[node]
+            digest = self._digest(node, known)
+            found.nodes[digest] += 1
+            found.operators[f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type] += 1
+            for place, (name, tensor) in enumerate(self._tensors(node)):
+                weight = type_text(type_of(tensor)), self._elements(tensor)
+                found.weights.setdefault(weight, name)
+                found.uses.add((digest, place, weight))
+            outer = (v for v in graph.reads[node] if v not in known and v not in graph.stored)
+            found.reads += [(digest, place, value) for place, value in enumerate(outer)]
+            known.update((value, b"%s %d" % (digest, at)) for at, value in enumerate(graph.writes[node]))
+        return found
+
+    def inserted(self, scope: str, known: AbstractSet[str]) -> set[int]:
+        """Give the own nodes of a call that a tool put between others: new auxiliary ones.
+
+        `known` are the names of the model that the tool was given.
+        """
+        nodes, evidence = self.graph.nodes, self.annotations.evidence
+        own = [node for node in self.nodes(scope) if evidence[node] in INDIRECT]
+        return {node for node in own if known.isdisjoint((nodes[node].name, *nodes[node].output))}
+
+    def between(self, node: int, inserted: Collection[int]) -> str:
+        """Give the scope of the module that holds both an inserted node and what is behind all inserted ones."""
+        annotations, calls = self.annotations, [call for call in [self.annotations.call[node]] if call is not None]
+        for value in self.behind(self.graph.reads[node], inserted):
+            call = annotations.call[self.graph.producer[value]] if self.graph.producer[value] != NOWHERE else ROOT_CALL
+            calls.append(ROOT_CALL if call is None else call)
+        return annotations.hierarchy.scopes[annotations.hierarchy.common(calls)]
+
+    def source(self, value: int, inserted: Collection[int]) -> str:
+        """Give the scope of what makes a value, looking through inserted nodes; the name of an input of the graph."""
+        behind = self.behind([value], inserted)
+        value = behind[0] if len(behind) == 1 else value
+        node = self.graph.producer[value]
+        return self.graph.names[value] if node == NOWHERE else self.scope(node)
+
+    def behind(self, values: Iterable[int], inserted: Collection[int]) -> list[int]:
+        """Give the values that some values are, or are made of by inserted nodes; weights are left out."""
+        found, open_ = dict[int, None](), list(values)
+        while open_:
+            value = open_.pop()
+            node = self.graph.producer[value]
+            if node in inserted:
+                open_ += self.graph.reads[node]
+            elif value not in self.graph.stored:
+                found[value] = None
+        return list(found)
+
+    def _digest(self, node: int, known: dict[int, bytes]) -> bytes:
+        proto, graph = self.graph.nodes[node], self.graph
+        state = blake2b(f"{proto.domain} {proto.op_type} {proto.overload}".encode(), digest_size=16)
+        defaults = _defaults(proto.domain, proto.op_type, self._versions.get(proto.domain, 0))
+        for attribute in sorted(map(_attribute, proto.attribute)):
+            if attribute not in defaults:
+                state.update(b"\0attribute " + attribute)
+        for value in graph.reads[node]:
+            tensor = graph.initializers.get(value)
+            outer = type_text(type_of(tensor)).encode() if tensor is not None else b"outer"
+            state.update(b"\0input " + known.get(value, outer))
+        return state.digest()
+
+    def _tensors(self, node: int) -> Iterator[tuple[str, TensorProto]]:
+        """Give the weights that a node reads or holds, with their names."""
+        graph = self.graph
+        for value in graph.reads[node]:
+            if value in graph.initializers:
+                yield graph.names[value], graph.initializers[value]
+            elif value in graph.sparse:
+                yield graph.names[value], graph.sparse[value].values
+                yield f"{graph.names[value]} (indices)", graph.sparse[value].indices
+        for attribute in graph.nodes[node].attribute:
+            held = [attribute.t] if attribute.type == AttributeProto.TENSOR else attribute.tensors
+            yield from ((graph.names[v], tensor) for v in graph.writes[node][:1] for tensor in held)
+
+    def _elements(self, tensor: TensorProto) -> bytes:
+        """Give the digest of a tensor's elements."""
+        if tensor.data_type == TensorProto.STRING:
+            return _hashed(b"%d:%s" % (len(text), text) for text in tensor.string_data)
+        known: Place | str = ""
+        if is_external(tensor):
+            known = self._weights.place(tensor)
+        elif is_deferred(tensor):
+            known = f"{id(self._weights)} {tensor.external_data[0].value}"
+        if known not in self._digests:
+            digest = _hashed(self._weights.streamed(tensor))
+            if not known:
+                return digest
+            self._digests[known] = digest
+        return self._digests[known]
+
+
+@cache
+def _defaults(domain: str, operator: str, version: int) -> frozenset[bytes]:
+    """Give the attributes of an operator that mean nothing, because it has these values without them."""
+    try:
+        schema = defs.get_schema(operator, version, domain)
+    except defs.SchemaError:
+        return frozenset()
+    return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
+
+
+def _hashed(parts: Iterable[bytes | memoryview]) -> bytes:
+    state = blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def _attribute(attribute: AttributeProto) -> bytes:
+    """Give an attribute as bytes, of tensors the types, of graphs nothing: their nodes are looked at themselves."""
+    if attribute.type in _GRAPHS:
+        return f"{attribute.name} graph".encode()
+    if attribute.type in _TENSORS:
+        types = [type_text(type_of(tensor)) for tensor in (attribute.t, *attribute.tensors)]
+        return f"{attribute.name} {types}".encode()
+    copy = AttributeProto()
+    copy.CopyFrom(attribute)
+    copy.ClearField("doc_string")
+    return bytes(copy.SerializeToString(deterministic=True))

@@ -1,0 +1,169 @@
+"""Cutting nodes out of a model, as a model that runs on its own.
+
+Kept are the chosen nodes, and what they need: constants and what is computed from constants alone, and shape chains
+whose tensors are at hand. All other tensors that they read are inputs; the tensors that the rest reads are outputs.
+O(nodes + edges).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+
+from onnx import GraphProto, ModelProto, ValueInfoProto
+
+from mxtools.cut.boundary import boundary_infos
+from mxtools.errors import AbsentError
+from mxtools.files.weights import WeightStore
+from mxtools.graph.functions import used_functions
+from mxtools.graph.index import SHAPE_READERS, Graph
+
+
+class Cut:
+    """A cut through the main graph around some of its nodes.
+
+    Attributes: `nodes`, those kept, in list order; `inputs`, `outputs`, `initializers`, values of the index.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        chosen: set[int],
+        foreign: Collection[int] = (),
+        outputs: Collection[int] = (),
+        copying: bool = True,
+    ) -> None:
+        """Find the boundary around the chosen nodes of the main graph.
+
+        What `foreign` nodes compute is not copied in, and nothing at all where `copying` is false. `outputs` are the
+        values to give instead of those that the rest of the graph reads.
+        """
+        self.graph = graph
+        self.chosen = chosen
+        self._main = graph.main
+        self._needs = graph.needs
+        self._constant = graph.constants(foreign)
+        kept = set(chosen)
+        if copying:
+            kept |= self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
+            kept |= self._shape_chains(kept)
+        self.nodes = [n for n in self._main if n in kept]
+        made = {v for n in self.nodes for v in graph.writes[n]}
+        needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
+        self.initializers = graph.stored & needed.keys()
+        whole = len(chosen) == len(self._main)
+        given = (needed.keys() - made - graph.stored) | (needed.keys() & graph.inputs)
+        self.inputs = self.ordered(graph.inputs, [v for v in needed if v in given])
+        self.outputs = self.ordered(graph.outputs, outputs) if outputs else self._returned()
+        if whole and not outputs:
+            self.inputs = list(graph.inputs)
+            self.outputs = list(graph.outputs)
+        self.initializers |= graph.stored.intersection(self.outputs + self.inputs)
+
+    def _behind(self, values: set[int], within: set[int]) -> set[int]:
+        """Give the nodes that make some values, back to where the values are not `within`."""
+        found: set[int] = set()
+        open_ = [v for v in values if v in within]
+        while open_:
+            node = self.graph.producer[open_.pop()]
+            if node not in found:
+                found.add(node)
+                open_.extend(v for v in self._needs[node] if v in within)
+        return found
+
+    @cached_property
+    def _shape_derived(self) -> set[int]:
+        """The values that depend on inputs only through shapes."""
+        return self.graph.shape_derived(self._constant)
+
+    def _shape_chains(self, kept: set[int]) -> set[int]:
+        """Give the nodes of the shape chains that the kept nodes read and whose tensors are at hand."""
+        graph, derived = self.graph, self._shape_derived
+        made = {v for n in kept for v in graph.writes[n]}
+        read = {v for n in kept for v in self._needs[n]} - made
+        at_hand = made | {v for v in read if v not in derived}
+        free: set[int] = set()
+        for node in self._main:
+            asks = graph.nodes[node].op_type in SHAPE_READERS
+            if any(v in derived for v in graph.writes[node]) and all(
+                v in free or v in graph.stored or v in self._constant or (v in at_hand and (asks or v in derived))
+                for v in self._needs[node]
+            ):
+                free.update(graph.writes[node])
+        chains = self._behind(read & free, free - made)
+        return chains | self._behind({v for n in chains for v in self._needs[n]}, self._constant)
+
+    def _returned(self) -> list[int]:
+        """Give the outputs: what others read; constants and shapes, which others copy, only if there is no more."""
+        graph = self.graph
+        results = set(graph.outputs)
+        readers = {
+            v: [r for r in graph.readers[v] if graph.top(r) not in self.chosen]
+            for n in self._main
+            if n in self.chosen
+            for v in graph.writes[n]
+        }
+        outside = [v for v, nodes in readers.items() if nodes or v in results]
+        asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
+        copied = self._constant | self._shape_derived | asked
+        live = [v for v in outside if v in results or v not in copied]
+        return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
+
+    @staticmethod
+    def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:
+        """Put values that stand in `first` before the others, each once."""
+        known = dict.fromkeys(values)
+        return list(dict.fromkeys([*(v for v in first if v in known), *known]))
+
+
+def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
+    """Reduce a model, in place, to a cut through its main graph.
+
+    Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
+    neither in the file nor can be inferred.
+    """
+    if not cut.outputs:
+        raise AbsentError(
+            "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
+        )
+    for part in extracted(model, [cut], weights):
+        model.CopyFrom(part)
+
+
+def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> Iterator[ModelProto]:
+    """Give for each cut through the main graph of a model a model of just that, made when it is asked for.
+
+    Raises InputError when the type of a tensor at a boundary is neither in the file nor can be inferred.
+    """
+    names = dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs))
+    types = boundary_infos(model, cuts[0].graph, weights, names) if cuts else {}
+    shell = ModelProto()
+    shell.CopyFrom(model)
+    for field in ("training_info", "functions"):
+        shell.ClearField(field)
+    for field in ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation"):
+        shell.graph.ClearField(field)
+    for cut in cuts:
+        part = ModelProto()
+        part.CopyFrom(shell)
+        _fill(part.graph, model.graph, cut, types)
+        part.functions.extend(used_functions(model, part.graph.node))
+        yield part
+
+
+def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
+    """Copy what a cut keeps of a graph, to the byte and in its order, into one without nodes and tensors."""
+    index = cut.graph
+    inputs, outputs = ([index.names[v] for v in values] for values in (cut.inputs, cut.outputs))
+    weights = {index.names[v] for v in cut.initializers}
+    inner = {index.names[v] for n in cut.nodes for v in index.writes[n]} | weights
+    noted, within = inner.union(inputs, outputs), inner.difference(inputs, outputs)
+    part.quantization_annotation.extend(note for note in whole.quantization_annotation if note.tensor_name in noted)
+    weights.update(entry.value for note in part.quantization_annotation for entry in note.quant_parameter_tensor_names)
+    part.node.extend(index.nodes[n] for n in cut.nodes)
+    part.initializer.extend(t for t in whole.initializer if t.name in weights)
+    part.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in weights)
+    part.value_info.extend(i for i in whole.value_info if i.name in within)
+    for field, names in ((part.input, inputs), (part.output, outputs)):
+        del field[:]
+        field.extend(types[name] for name in names)

@@ -1,1 +1,0 @@
-"""Cutting: which nodes a selection means, what it needs to run by itself, and the parts of a split model."""

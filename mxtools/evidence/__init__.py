@@ -1,0 +1,1 @@
+"""Where scopes come from: metadata, names, parameters, values, data flow."""

@@ -1,0 +1,1 @@
+"""Putting a changed part back in its place."""

@@ -1,0 +1,114 @@
+"""What is new in a part that was cut out of a model and changed since, and where in the model that goes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from mxtools.errors import InputError
+from mxtools.files.model_files import LoadedModel
+from mxtools.files.weights import WeightStore, is_same
+from mxtools.graph.index import NOWHERE, Graph
+
+
+class Difference:
+    """What is new in a part.
+
+    Attributes: `index`, of the part; `nodes`, the new ones of its main graph; `same`, the names of values that the
+    model computes as the part does, inputs included; `weights`, the new initializers that are needed, by name;
+    `outputs`, those that are not the same; `reads`, what the new nodes and outputs read.
+    """
+
+    def __init__(self, graph: Graph, part: LoadedModel, weights: WeightStore) -> None:
+        """Compare a part with the model that `graph` is the index of; InputError where the part is not whole."""
+        self.graph = graph
+        self.index = index = Graph(part.proto)
+        stored = {index.names[v]: v for v in index.stored if index.home[v] == NOWHERE}
+        self.inputs = {info.name for info in part.proto.graph.input} - stored.keys()
+        self.same = self.inputs | {name for name, v in stored.items() if self._is_stored(v, weights, part.weights)}
+        self.nodes = []
+        for node in index.main:
+            if self._is_kept(node):
+                self.same.update(index.names[v] for v in index.writes[node])
+            else:
+                self.nodes.append(node)
+        self.outputs = [info.name for info in part.proto.graph.output if info.name not in self.same]
+        made = {index.names[v] for n in self.nodes for v in index.writes[n]}
+        self.reads = dict.fromkeys((*(index.names[v] for n in self.nodes for v in index.needs[n]), *self.outputs))
+        noted = {
+            entry.value
+            for note in part.proto.graph.quantization_annotation
+            if note.tensor_name in made or note.tensor_name in self.outputs
+            for entry in note.quant_parameter_tensor_names
+        }
+        self.weights = stored.keys() & (self.reads.keys() | noted) - self.same
+        for name in self.reads:
+            if name not in made and name not in self.same and name not in self.weights:
+                raise InputError(f"{part.name} does not say what makes {name!r}: make it again, it is not whole")
+
+    def _is_stored(self, value: int, weights: WeightStore, others: WeightStore) -> bool:
+        """Tell whether the model has an initializer of the part under the same name."""
+        index, graph = self.index, self.graph
+        ours = graph.by_name.get(index.names[value], NOWHERE)
+        if value in index.sparse:
+            found = graph.sparse.get(ours)
+            return found is not None and found.SerializeToString() == index.sparse[value].SerializeToString()
+        tensor = graph.initializers.get(ours)
+        return tensor is not None and is_same(tensor, weights, index.initializers[value], others)
+
+    def _is_kept(self, node: int) -> bool:
+        """Tell whether a node of the part is in the model as it is, and reads what it reads there."""
+        index, graph = self.index, self.graph
+        if not index.writes[node] or not all(index.names[v] in self.same for v in index.needs[node]):
+            return False
+        value = graph.by_name.get(index.names[index.writes[node][0]], NOWHERE)
+        ours = NOWHERE if value == NOWHERE else graph.producer[value]
+        return ours != NOWHERE and graph.nodes[ours].SerializeToString() == index.nodes[node].SerializeToString()
+
+
+class Place:
+    """Where a part goes into a model.
+
+    Attributes: `replaced`, the values that the part makes now; `region`, the nodes that led to these, back to the
+    part's inputs; `dead`, those of them that nothing reads any more; `weights`, likewise.
+    """
+
+    def __init__(self, graph: Graph, new: Difference) -> None:
+        """Find it; InputError where the region begins at an input of the model that is none of the part's."""
+        self.graph = graph
+        self.replaced = {graph.by_name[name] for name in new.outputs}
+        self.region = self._behind({graph.by_name[name] for name in new.inputs})
+        self._read = {*graph.outputs, *(graph.by_name[name] for name in new.reads if name in new.same)}
+        self.dead: set[int] = set()
+        for node in sorted(self.region, reverse=True):
+            if not any(v not in self.replaced and self._is_read(v) for v in graph.writes[node]):
+                self.dead.add(node)
+        read = graph.stored.intersection(v for n in self.dead for v in graph.needs[n]).difference(graph.inputs)
+        self.weights = {v for v in read if not self._is_read(v)} | (graph.stored & self.replaced)
+
+    @cached_property
+    def makers(self) -> list[int]:
+        """The nodes that made what the part makes now."""
+        return sorted({self.graph.producer[v] for v in self.replaced} - {NOWHERE})
+
+    def _behind(self, inputs: set[int]) -> set[int]:
+        graph = self.graph
+        found: set[int] = set()
+        open_ = sorted(self.replaced)
+        while open_:
+            value = open_.pop()
+            if value in inputs or value in graph.stored:
+                continue
+            node = graph.producer[value]
+            if node == NOWHERE:
+                raise InputError(
+                    f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part: "
+                    "keep the inputs when changing a part, also those that it no longer reads"
+                )
+            if node not in found:
+                found.add(node)
+                open_.extend(graph.needs[node])
+        return found
+
+    def _is_read(self, value: int) -> bool:
+        graph = self.graph
+        return value in self._read or any(graph.top(reader) not in self.dead for reader in graph.readers[value])

@@ -1,0 +1,198 @@
+"""Putting a part, which was cut out of a model and changed since, back in its place.
+
+The place is told by the names of the part's inputs and outputs. Nodes of the part that the model has too, byte for byte
+and reading the same, are left where they are; the others replace those that nothing reads any more. O(nodes + edges),
+and O(n log n) for the order of nodes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+from mxtools.errors import InputError
+from mxtools.files.model_files import LoadedModel
+from mxtools.files.weights import WeightStore, is_external, tensors_of
+from mxtools.graft.changes import Difference, Place
+from mxtools.graft.interface import check_interface
+from mxtools.graph.functions import every_node, key_of, separate_functions, used_functions
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.opsets import import_missing, reconciled
+from mxtools.graph.rename import fresh, names_in, rename_values
+
+FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+
+@dataclass
+class Grafted:
+    """What was done.
+
+    Attributes: `removed`, nodes of the index of the model as it was; `replaced`, those of it whose results the part
+    makes now; `added`, places in the list of nodes; `kept`, how many of the part's nodes the model had; `renamed`,
+    values, old name to new.
+    """
+
+    kept: int
+    removed: list[int] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)
+    added: list[int] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+
+def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: LoadedModel) -> Grafted:
+    """Put a part into a model, in place; `graph` is the model's index, which is out of date afterwards.
+
+    The part is used up. Raises InputError where it does not fit.
+    """
+    check_interface(model, graph, part.proto)
+    part = reconciled(part, model)
+    separate_functions(part.proto, model)
+    for tensor in filter(is_external, tensors_of(part.proto)):
+        weights.adopt(tensor, part.weights)
+    new = Difference(graph, part, weights)
+    place = Place(graph, new)
+    result = Grafted(len(new.index.main) - len(new.nodes))
+    if not new.nodes and not new.outputs:
+        return result
+    _take_out(model.graph, place, names_in(part.proto.graph))
+    result.renamed = _reduce(part.proto.graph, new, model.graph)
+    for tensor in tensors_of(part.proto):
+        weights.adopt(tensor, part.weights)
+    result.removed, result.replaced = sorted(place.dead), place.makers
+    result.added = _insert(model.graph, place, new, result.renamed)
+    _merge(model, part.proto, [graph.nodes[n] for n in place.dead])
+    return result
+
+
+def _take_out(graph: GraphProto, place: Place, others: Collection[str]) -> None:
+    """Take what a part replaces out of a graph; a node that stays makes a replaced value under a new name."""
+    index = place.graph
+    taken = names_in(graph).union(others)
+    replaced = {index.names[v] for v in place.replaced}
+    for node in place.makers:
+        for at, name in enumerate(index.nodes[node].output):
+            if name in replaced and node not in place.dead:
+                index.nodes[node].output[at] = fresh(name, taken)
+                taken.add(index.nodes[node].output[at])
+    dead = {id(index.nodes[n]) for n in place.dead}
+    gone = {index.names[v] for n in place.dead for v in index.writes[n]}
+    _keep(graph.quantization_annotation, lambda note: note.tensor_name not in gone)
+    noted = {entry.value for note in graph.quantization_annotation for entry in note.quant_parameter_tensor_names}
+    weights = {index.names[v] for v in place.weights} - (noted - replaced)
+    gone |= weights
+    _keep(graph.node, lambda node: id(node) not in dead)
+    _keep(graph.initializer, lambda tensor: tensor.name not in weights)
+    _keep(graph.sparse_initializer, lambda tensor: tensor.values.name not in weights)
+    untyped = gone - replaced
+    _keep(graph.value_info, lambda info: info.name not in untyped)
+
+
+def _reduce(part: GraphProto, new: Difference, graph: GraphProto) -> dict[str, str]:
+    """Leave in a part what is new, under names that the graph does not use; give the renamed values."""
+    nodes = {id(new.index.nodes[n]) for n in new.nodes}
+    own = {new.index.names[v] for n in new.nodes for v in new.index.writes[n]} | new.weights
+    inner = own.difference(new.outputs)
+    _keep(part.node, lambda node: id(node) in nodes)
+    _keep(part.initializer, lambda tensor: tensor.name in new.weights)
+    _keep(part.sparse_initializer, lambda tensor: tensor.values.name in new.weights)
+    _keep(part.value_info, lambda info: info.name in inner)
+    _keep(part.quantization_annotation, lambda note: note.tensor_name in own)
+    _rename_nodes(part, graph)
+    others, present = names_in(graph), names_in(part)
+    names: dict[str, str] = {}
+    taken = others | present
+    for name in sorted((others & present) - new.same.union(new.outputs)):
+        names[name] = fresh(name, taken)
+        taken.add(names[name])
+    return rename_values(part, names)
+
+
+def _rename_nodes(part: GraphProto, graph: GraphProto) -> None:
+    """Give the nodes of a part names that no node of the graph has."""
+    others = {node.name for node in every_node(graph.node)}
+    taken = others.union(node.name for node in every_node(part.node))
+    for node in every_node(part.node):
+        if node.name and node.name in others:
+            node.name = fresh(node.name, taken)
+            taken.add(node.name)
+
+
+def _insert(graph: GraphProto, place: Place, new: Difference, renamed: dict[str, str]) -> list[int]:
+    """Put the nodes of a part where the first was that it replaces, and in an order to compute; give their places."""
+    index, inner = place.graph, new.index
+    at = min([*place.dead, *place.makers], default=NOWHERE)
+    added = [(inner.nodes[n], [renamed.get(inner.names[v], inner.names[v]) for v in inner.needs[n]]) for n in new.nodes]
+    before = [n for n in index.main if n < at and n not in place.dead]
+    after = [n for n in index.main if n >= at and n not in place.dead]
+    stay = [[(index.nodes[n], [index.names[v] for v in index.needs[n]]) for n in part] for part in (before, after)]
+    nodes = [*stay[0], *added, *stay[1]]
+    order = _ordered([needs for _, needs in nodes], [node for node, _ in nodes])
+    del graph.node[:]
+    graph.node.extend(nodes[i][0] for i in order)
+    return [n for n, i in enumerate(order) if len(before) <= i < len(before) + len(added)]
+
+
+def _ordered(needs: Sequence[Collection[str]], nodes: Sequence[NodeProto]) -> list[int]:
+    """Give an order in which nodes can be computed, as near to the given one as that allows; InputError on a cycle."""
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    sources = [{maker[name] for name in names if name in maker} for names in needs]
+    targets: list[list[int]] = [[] for _ in nodes]
+    for i, makers in enumerate(sources):
+        for j in makers:
+            targets[j].append(i)
+    missing = [len(makers) for makers in sources]
+    ready = [i for i, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for i in targets[order[-1]]:
+            missing[i] -= 1
+            if not missing[i]:
+                heapq.heappush(ready, i)
+    if len(order) < len(nodes):
+        raise _cycle(sources, nodes, {i for i, count in enumerate(missing) if count})
+    return order
+
+
+def _cycle(sources: Sequence[Collection[int]], nodes: Sequence[NodeProto], stuck: set[int]) -> InputError:
+    """Give the error that names a tensor that depends on itself: nodes that are stuck depend on stuck ones."""
+    at, seen = min(stuck), set[int]()
+    while at not in seen:
+        seen.add(at)
+        at = min(stuck.intersection(sources[at]))
+    name = next(filter(None, nodes[at].output), "")
+    return InputError(
+        f"with the part, {name!r} would depend on itself: the part reads what is computed from its own outputs: "
+        "let it read the inputs that it was cut out with"
+    )
+
+
+def _merge(model: ModelProto, part: ModelProto, removed: Sequence[NodeProto]) -> None:
+    """Add to a model what the nodes of a part need besides: weights, types, functions, operator sets, IR version."""
+    noted = {note.tensor_name for note in model.graph.quantization_annotation}
+    model.graph.initializer.extend(part.graph.initializer)
+    model.graph.sparse_initializer.extend(part.graph.sparse_initializer)
+    model.graph.value_info.extend(part.graph.value_info)
+    model.graph.quantization_annotation.extend(
+        note for note in part.graph.quantization_annotation if note.tensor_name not in noted
+    )
+    known = {key_of(f) for f in model.functions}
+    model.functions.extend(f for f in used_functions(part, part.graph.node) if key_of(f) not in known)
+    unused = {key_of(f) for f in used_functions(model, removed)}
+    unused -= {key_of(f) for f in used_functions(model, model.graph.node)}
+    _keep(model.functions, lambda function: key_of(function) not in unused)
+    import_missing(model, part)
+    model.ir_version = max(model.ir_version, part.ir_version)
+    if part.graph.initializer:
+        model.ir_version = max(model.ir_version, FIRST_IR_WITH_FREE_INITIALIZERS)
+
+
+def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:  # noqa: ANN401 - protobuf's container
+    """Delete from a repeated field all messages but the wanted ones, which are not touched."""
+    for index in range(len(container) - 1, -1, -1):
+        if not wanted(container[index]):
+            del container[index]

@@ -1,0 +1,71 @@
+"""Whether a part fits the place that it came from: its inputs and outputs are tensors of it, of the same types."""
+
+from __future__ import annotations
+
+import difflib
+
+from onnx import ModelProto, TypeProto, ValueInfoProto
+
+from mxtools.errors import InputError
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
+from mxtools.graph.types import type_of, type_text
+
+
+def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
+    """Raise InputError where an input or output of a part is no tensor of the model, or one of another type."""
+    weights = {tensor.name for tensor in part.graph.initializer}
+    given = {info.name: info for info in part.graph.input if info.name not in weights}
+    made = {info.name: info for info in part.graph.output if info.name not in given}
+    for what, infos in (("input", given), ("output", made)):
+        for name in infos:
+            _require(graph, what, name)
+    for name in made:
+        if graph.by_name[name] in graph.inputs:
+            raise InputError(f"output {name!r} of the part is an input of the model: rename it as what it replaces")
+    types = _types(model, graph, [*given, *made])
+    for what, infos in (("input", given), ("output", made)):
+        for name, info in infos.items():
+            if name in types and not _fits(types[name], info.type):
+                raise InputError(
+                    f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part: "
+                    "keep the types of inputs and outputs when changing a part"
+                )
+
+
+def _require(graph: Graph, what: str, name: str) -> None:
+    value = graph.by_name.get(name)
+    if value is not None and (graph.producer[value] != NOWHERE or value in graph.stored or value in graph.inputs):
+        return
+    near = ", ".join(difflib.get_close_matches(name, graph.by_name, n=3))
+    raise InputError(
+        f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}: "
+        "keep the names of inputs and outputs, and graft into the model that the part was cut from"
+    )
+
+
+def _types(model: ModelProto, graph: Graph, names: list[str]) -> dict[str, TypeProto]:
+    """Give the types of tensors of a model, from the file, else inferred; unknown ones are left out."""
+    tensors = [graph.initializers[v] for v in map(graph.by_name.__getitem__, names) if v in graph.initializers]
+    weights = {t.name: type_of(t) for t in tensors}
+    infos: dict[str, ValueInfoProto] = value_infos(model)
+    if not all(name in weights or is_typed(infos.get(name)) for name in names):
+        infos = inferred_infos(model)
+    return {name: infos[name].type for name in names if name in infos} | weights
+
+
+def _fits(one: TypeProto, other: TypeProto) -> bool:
+    """Tell whether two types can be of one value: what both know of kind, elements, rank and dimensions is the same."""
+    kinds = {kind for kind in (one.WhichOneof("value"), other.WhichOneof("value")) if kind}
+    if kinds != {"tensor_type"}:
+        return len(kinds) < 2
+    a, b = one.tensor_type, other.tensor_type
+    if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
+        return False
+    if not (a.HasField("shape") and b.HasField("shape")):
+        return True
+    return len(a.shape.dim) == len(b.shape.dim) and all(
+        p.dim_value == q.dim_value
+        for p, q in zip(a.shape.dim, b.shape.dim, strict=True)
+        if p.HasField("dim_value") and q.HasField("dim_value")
+    )

@@ -1,0 +1,1 @@
+"""What of a trace or of an earlier model is where in a graph."""

@@ -1,0 +1,123 @@
+"""What of an earlier model is where in one that a tool made from it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from onnx import ModelProto
+
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.matching.correspondence import Correspondence, Known
+from mxtools.matching.elements import same_elements
+from mxtools.matching.node_matches import Hosts
+from mxtools.matching.surviving_names import SurvivingNames
+from mxtools.matching.weight_matches import Likeness
+from mxtools.matching.weight_users import made_with
+from mxtools.pipeline.context import Context, Previous
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.traces.values import Values
+
+
+class Carried:
+    """The nodes of a model that do the work of those of an earlier one.
+
+    Attributes: `graph`; `earlier`, the earlier graph; `was`, its annotations; `elements`, for its values the first that
+    has the same elements; `of`, values to the earlier values that they stand for; `known`, for values the evidence of
+    those that are known by themselves; `made`, by node, the earlier values that it makes; `named`, nodes to the earlier
+    ones of the same name; `covered`, to those that used the same weights; `host`, by earlier node, the node that does
+    its work.
+    """
+
+    def __init__(self, model: ModelProto, context: Context, previous: Previous) -> None:
+        """Compare the models, by one kind of evidence after the other, in the order of trust."""
+        self.graph, self.earlier, self.was = context.graph(model), previous.graph, previous.annotations
+        self.elements = same_elements(self.earlier, previous.context.shapes(previous.model))
+        self._likeness, self._stored = Likeness(self.earlier, previous.context.weights), context.weights
+        elements = same_elements(self.graph, context.shapes(model))
+        found = Correspondence(self.graph, self.earlier, elements, self.elements, self._is_equal)
+        names = SurvivingNames(model, context, previous)
+        for known in (names.fixed, names.values, names.made):
+            found.learn(known())
+        found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
+        if context.values:
+            found.learn(_equal(model, context, previous, context.values), Evidence.VALUE)
+        found.learn(made_with(found, names.fits), Evidence.PARAMETER)
+        hosts = Hosts(found)
+        self.of, self.known, self.named = found.of, found.known, names.nodes
+        self.made, self.covered, self.host = hosts.made, hosts.covered, hosts.host
+
+    def _is_equal(self, value: int, other: int) -> bool:
+        tensor = self.graph.initializers.get(value)
+        return tensor is not None and self._likeness.is_equal(tensor, self._stored, other)
+
+    def _weights(self, found: Correspondence) -> Known:
+        """Give the weights of which no name tells what they were, with the earlier weights that they are made of."""
+        left = ((value, tensor) for value, tensor in self.graph.initializers.items() if value not in found.of)
+        return {value: self._likeness.find(tensor, self._stored) for value, tensor in left}
+
+    @cached_property
+    def ends(self) -> dict[int, list[int]]:
+        """For earlier values the calls that they left, innermost first."""
+        return left_calls(self.earlier, self.was)
+
+    @cached_property
+    def passing(self) -> set[int]:
+        """The calls that gave just what they were given, as far as elements and their order tell."""
+        own, passed = set[int](), set[int]()
+        for value, calls in self.ends.items():
+            maker = self.earlier.producer[self.elements[value]]
+            at = None if maker == NOWHERE else self.was.call[maker]
+            inside = set() if at is None else set(self.was.hierarchy.lineage(at))
+            own.update(inside.intersection(calls))
+            passed.update(call for call in calls if call not in inside)
+        return passed - own
+
+    @cached_property
+    def left(self) -> dict[int, set[int]]:
+        """For earlier values the calls that they, or what has the same elements, left."""
+        found: dict[int, set[int]] = {}
+        for value, calls in self.ends.items():
+            for same in {value, self.elements[value]}:
+                found.setdefault(same, set()).update(calls)
+        return found
+
+    @cached_property
+    def within(self) -> dict[int, set[int]]:
+        """For nodes the calls, and those above them, of the earlier nodes whose work they do."""
+        found: dict[int, set[int]] = {}
+        for twin, node in enumerate(self.host):
+            call = self.was.call[twin]
+            if node >= 0 and call is not None:
+                found.setdefault(node, set()).update(self.was.hierarchy.lineage(call))
+        return found
+
+    @cached_property
+    def flows(self) -> dict[int, set[int]]:
+        """For nodes the calls that what they read left before, as the earlier nodes tell whose work they do."""
+        found: dict[int, set[int]] = {}
+        for value, calls in self.ends.items():
+            for twin in self.earlier.readers[value]:
+                found.setdefault(self.host[twin], set()).update(calls)
+        return found
+
+
+def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
+    """Give for values the calls that they leave, innermost first: somebody outside reads them."""
+    hierarchy, outputs, found = annotations.hierarchy, set(graph.outputs), dict[int, list[int]]()
+    for node, call in enumerate(annotations.call):
+        if call is None:
+            continue
+        for value in graph.writes[node]:
+            calls = {at for n in graph.readers[value] if (at := annotations.call[n]) is not None}
+            common = ROOT_CALL if value in outputs else hierarchy.common({*calls, call})
+            if common != call:
+                found[value] = hierarchy.below(common, call)
+    return found
+
+
+def _equal(model: ModelProto, context: Context, previous: Previous, values: Values) -> Known:
+    """Compare the values of both models; what running them needs is imported only here."""
+    from mxtools.matching.equal_values import equal_values
+
+    return equal_values(model, context, previous, values)

@@ -1,0 +1,38 @@
+"""Values of a graph that have the same elements in the same order: reshaped, or transposed where that moves nothing."""
+
+from __future__ import annotations
+
+from onnx import NodeProto
+
+from mxtools.graph.index import Graph
+from mxtools.graph.shapes import Shapes
+
+RESHAPING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+"""Operators whose result has the elements of their first input in the same order, says the specification of ONNX."""
+
+
+def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
+    """Give for each value the first one that has its elements in the same order; mostly itself."""
+    found = list(range(len(graph.names)))
+    for node, proto in enumerate(graph.nodes):
+        reads, writes = graph.reads[node], graph.writes[node]
+        if reads and writes and _keeps_elements(proto, shapes, reads[0]):
+            found[writes[0]] = found[reads[0]]
+    return found
+
+
+def _keeps_elements(node: NodeProto, shapes: Shapes, value: int) -> bool:
+    """Tell whether what a node makes has the elements of its first input in the same order."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    return node.op_type in RESHAPING or (node.op_type == "Transpose" and _moves_nothing(node, shapes, value))
+
+
+def _moves_nothing(node: NodeProto, shapes: Shapes, value: int) -> bool:
+    """Tell whether a Transpose moves only dimensions of size 1."""
+    shape = shapes[value]
+    if shape is None or shape.dims is None:
+        return False
+    order = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(shape.dims)))[::-1])
+    long = [axis for axis in order if axis < len(shape.dims) and shape.dims[axis] != 1]
+    return long == sorted(long)

@@ -1,0 +1,132 @@
+"""Which tensors of a trace the values of a graph are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import chain, permutations
+from math import prod
+
+import numpy as np
+from onnx import ModelProto
+
+from mxtools.graph.constants import fingerprint
+from mxtools.graph.index import NOWHERE
+from mxtools.graph.shapes import Array, torch_kind
+from mxtools.pipeline.context import Context
+from mxtools.traces.sidecar import Sidecar, Tensor, same_fingerprint
+from mxtools.traces.values import Values, feeds
+
+CLOSE = 1e-3
+"""Relative tolerance of one value against another: exporters reorder sums."""
+MOST_DIMENSIONS = 5
+"""Dimensions up to which an array is compared with a tensor in all their orders."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Ids of the tensors of a trace that an array is: to the element, transposed, or of its shape and all one value."""
+
+    equal: Collection[int] = ()
+    transposed: Collection[int] = ()
+    alike: Collection[int] = ()
+
+
+class Matcher:
+    """Finds the tensors of a trace that have an array's values, in the same order; reshapes do not matter.
+
+    Of tensors of equal elements the shape has to be the same too, and those of one element are left out: too much looks
+    like them.
+    """
+
+    def __init__(self, sidecar: Sidecar, values: Values | None) -> None:
+        """Index the tensors of all calls by size and kind; without values their fingerprints have to do."""
+        self._values = values
+        self._known: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
+        unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
+        for tensor in unique.values():
+            if tensor.fingerprint and tensor.fingerprint[0] > 1:
+                self._known[prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)
+
+    def sizes(self) -> set[int]:
+        """Give the numbers of elements of the tensors."""
+        return {size for size, _ in self._known}
+
+    def find(self, array: Array) -> Found:
+        """Give the ids of the tensors that an array is."""
+        kind = "i" if array.dtype.kind == "u" else array.dtype.kind
+        candidates = self._known.get((array.size, kind), [])
+        summary = fingerprint(array) if candidates else None
+        if summary is None:
+            return Found()
+        near = [t for t in candidates if t.fingerprint and same_fingerprint(summary, t.fingerprint, CLOSE)]
+        if summary[1] == summary[2]:
+            return Found(alike={t.id for t in near if t.shape == array.shape})
+        equal = {t.id for t in near if self._equal(array, t)}
+        transposed = {t.id for t in near if t.id not in equal and self._is_transposed(array, t)}
+        return Found(equal, transposed)
+
+    def _is_transposed(self, array: Array, tensor: Tensor) -> bool:
+        """Tell whether an array is a tensor with its dimensions in another order."""
+        dims = [d for d in tensor.shape if d != 1]
+        plain = array.reshape([d for d in array.shape if d != 1])
+        if not 1 < len(dims) <= MOST_DIMENSIONS or sorted(plain.shape) != sorted(dims):
+            return False
+        orders = permutations(range(len(dims)))
+        return any(
+            [plain.shape[i] for i in order] == dims and self._equal(plain.transpose(order), tensor) for order in orders
+        )
+
+    def _equal(self, array: Array, tensor: Tensor) -> bool:
+        recorded = self._values.get(str(tensor.id)) if self._values else None
+        return recorded is None or same_values(array, recorded)
+
+
+def same_values(array: Array, wanted: Array) -> bool:
+    """Tell whether two arrays have the same elements in the same order, up to rounding; their shapes do not matter."""
+    a, b = array.ravel(), wanted.ravel()
+    if a.size != b.size or a.dtype.kind != "f":
+        return bool(np.array_equal(a, b))
+    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
+
+
+def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
+    """Run the graph on the traced inputs; give its values that are each tensor of the trace, in the order of making.
+
+    Raises InputError where the graph does not run.
+    """
+    from mxtools.runtime.sessions import inner_tensors
+
+    graph, shapes = context.graph(model), context.shapes(model)
+    matcher = Matcher(sidecar, values)
+    sizes = matcher.sizes()
+    given = feeds(
+        sidecar, values, [i.name for i in model.graph.input if graph.by_name[i.name] not in graph.initializers]
+    )
+    wanted = {}
+    for node, made in enumerate(graph.writes):
+        for value in made if graph.owner[node] == NOWHERE and not graph.region[node] else ():
+            count = shape.count if (shape := shapes[value]) else None
+            if count is None or count in sizes:
+                wanted[graph.names[value]] = 8 * (count or 0)
+    found: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in ("equal", "transposed", "alike")}
+    arrays = [
+        *given.items(),
+        *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
+    ]
+    for name, array in chain(arrays, inner_tensors(model, context.weights, given, wanted)):
+        for kind, tensors in vars(matcher.find(array)).items():
+            for tensor in tensors:
+                found[kind][tensor].append(graph.by_name[name])
+    matches = found["equal"]
+    matches.update(_one_to_one(found["alike"]))
+    matches.update({tensor: at for tensor, at in found["transposed"].items() if tensor not in matches})
+    return {tensor: sorted(at, key=lambda v: graph.producer[v]) for tensor, at in matches.items()}
+
+
+def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Leave of what merely looks alike the tensors that just one value looks like, which looks like no other."""
+    times_ = Counter(value for values in found.values() for value in values)
+    return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}

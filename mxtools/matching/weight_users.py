@@ -1,0 +1,37 @@
+"""Which nodes use which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mxtools.graph.index import Graph
+from mxtools.matching.correspondence import Correspondence, Known
+
+
+def users(graph: Graph, values: Iterable[int]) -> list[int]:
+    """Give the nodes that read some constants, as they are or made into other constants, in their order."""
+    found, seen = set[int](), set[int]()
+    open_ = list(values)
+    while open_:
+        value = open_.pop()
+        for node in graph.readers[value]:
+            if not graph.constant.issuperset(graph.writes[node]):
+                found.add(node)
+            elif node not in seen:
+                seen.add(node)
+                open_ += graph.writes[node]
+    return sorted(found)
+
+
+def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> Known:
+    """Give what nodes make with weights that they alone use, with what the last earlier node that used these made.
+
+    `fits` tells whether a value can be an earlier one.
+    """
+    graph, earlier = found.graph, found.earlier
+    twins: dict[int, set[int]] = {}
+    for value, others in found.of.items():
+        if value in graph.stored and len(nodes := users(graph, (value,))) == 1:
+            twins.setdefault(nodes[0], set()).update(users(earlier, others))
+    made = ((graph.writes[node][0], earlier.writes[max(of)][0]) for node, of in twins.items() if of)
+    return {value: (other,) for value, other in made if fits(value, other)}

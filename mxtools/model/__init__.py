@@ -1,1 +1,0 @@
-"""ONNX models as files and graphs: reading and writing without weights, the index, shapes, names, operator sets."""

@@ -1,0 +1,99 @@
+"""A profile by module as data: what `mx profile --json` writes, and `--against` reads.
+
+The pydantic models below are the schema; `docs/profile.schema.json` is generated from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mxtools.errors import InputError
+from mxtools.profile.kernels import Kernel
+from mxtools.profile.timing import Timing
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class KernelTime(_Record):
+    """What a runtime ran under one name."""
+
+    name: str
+    operator: str
+    provider: str
+    microseconds: Annotated[float, Field(description="median over the runs")]
+
+
+class ModuleTime(_Record):
+    """One call of a module; its own kernels are those that do no work of the calls below it alone."""
+
+    scope: str
+    tag: str
+    microseconds: Annotated[float, Field(description="of its own kernels and of those of all calls below it")]
+    own: Annotated[float, Field(description="microseconds of its own kernels: over all modules they add up")]
+    kernels: tuple[KernelTime, ...]
+    before: Annotated[float | None, Field(description="its microseconds in the profile that it is compared with")] = (
+        None
+    )
+
+
+class ProfileReport(_Record):
+    """Where the time goes, by module call."""
+
+    schema_: Annotated[Literal["mxtools.profile/1"], Field(alias="schema")] = "mxtools.profile/1"
+    runtime: str
+    runs: int
+    run_microseconds: Annotated[float | None, Field(description="median of whole runs, where that is known")] = None
+    microseconds: Annotated[float, Field(description="of all kernels: the sum of `own` and of the unattributed")]
+    attributed: Annotated[float, Field(ge=0, le=1, description="share of the time of kernels that modules have")]
+    modules: tuple[ModuleTime, ...]
+    unattributed: tuple[KernelTime, ...]
+
+
+def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport:
+    """Give a profile as data, compared with an earlier one."""
+    earlier = {module.scope: module.microseconds for module in before.modules} if before else {}
+    profile = timing.profile
+    return ProfileReport(
+        runtime=profile.runtime,
+        runs=max((len(kernel.times) for kernel in profile.kernels), default=0),
+        run_microseconds=median(profile.runs) if profile.runs else None,
+        microseconds=timing.total,
+        attributed=timing.attributed,
+        modules=tuple(
+            ModuleTime(
+                scope=timed.scope,
+                tag=timed.tag,
+                microseconds=timed.time,
+                own=timed.own,
+                kernels=tuple(map(_kernel, timed.kernels)),
+                before=earlier.get(timed.scope),
+            )
+            for timed in timing.root.every()
+        ),
+        unattributed=tuple(map(_kernel, timing.unknown)),
+    )
+
+
+def read_report(file: Path) -> ProfileReport:
+    """Read a report; InputError where it is none."""
+    try:
+        return ProfileReport.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): give what `mx profile --json` wrote") from None
+    except ValidationError:
+        raise InputError(f"{file} is no profile by module: give what `mx profile --json` wrote") from None
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of reports."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ProfileReport.model_json_schema(by_alias=True)}
+
+
+def _kernel(kernel: Kernel) -> KernelTime:
+    return KernelTime(name=kernel.name, operator=kernel.operator, provider=kernel.provider, microseconds=kernel.time)

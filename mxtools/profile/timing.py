@@ -1,0 +1,188 @@
+"""Where the time goes: the kernels that a runtime runs, by the module calls whose work they do."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from mxtools.cut.check import whole_inputs
+from mxtools.errors import InputError
+from mxtools.files.model_files import read_model
+from mxtools.graph.functions import every_node
+from mxtools.graph.index import Graph
+from mxtools.graph.rename import fresh
+from mxtools.pipeline.context import Context
+from mxtools.profile.attribution import Attribution
+from mxtools.profile.kernels import ONNX_RUNTIME, Kernel, Profile, read_profile
+from mxtools.runtime.sessions import Level, one_line, session, session_options
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
+
+WARM_UP = 3
+"""Runs that are not counted."""
+_OPTIMISED = "optimised.onnx"
+
+
+@dataclass
+class Timed:
+    """One call of a module: the kernels that do its own work, and the calls below it. Times are in microseconds."""
+
+    scope: str
+    tag: str
+    kernels: list[Kernel] = field(default_factory=list)
+    children: list[Timed] = field(default_factory=list)
+
+    @property
+    def own(self) -> float:
+        """The time of its own kernels."""
+        return sum(kernel.time for kernel in self.kernels)
+
+    @property
+    def time(self) -> float:
+        """The time of its kernels and of all below it."""
+        return self.own + sum(child.time for child in self.children)
+
+    def all_kernels(self) -> list[Kernel]:
+        """Give its kernels and those of all below it."""
+        return [kernel for timed in self.every() for kernel in timed.kernels]
+
+    def every(self) -> Iterator[Timed]:
+        """Give it and all below it."""
+        yield self
+        for child in self.children:
+            yield from child.every()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A profile by module; `unknown` are the kernels of which nobody knows whose work they do."""
+
+    profile: Profile
+    root: Timed
+    unknown: tuple[Kernel, ...]
+
+    @property
+    def total(self) -> float:
+        """The time of all kernels."""
+        return sum(kernel.time for kernel in self.profile.kernels)
+
+    @property
+    def attributed(self) -> float:
+        """The share of the time that is attributed to a module."""
+        lost = sum(kernel.time for kernel in self.unknown)
+        return 1 - lost / self.total if self.total else 1.0
+
+
+def run(
+    model: ModelProto,
+    context: Context,
+    level: Level = Level.ALL,
+    runs: int = 20,
+    threads: int = 0,
+    providers: Sequence[str] | None = None,
+) -> Timing:
+    """Run a tagged model in ONNX Runtime, optimised, with its profiler; `threads` 0 is ONNX Runtime's own choice.
+
+    Raises InputError where it does not run, or no node has a scope.
+    """
+    name_nodes(model)
+    annotations = _annotations(model, context)
+    given = whole_inputs(model, context)
+    with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
+        options = _options(level, Path(folder))
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.intra_op_num_threads = threads
+        opened = session(model, context.weights, options, providers)
+        feeds = {value.name: given[value.name] for value in opened.get_inputs()}
+        with one_line():
+            for _ in range(WARM_UP + runs):
+                opened.run(None, feeds)
+        profile = read_profile([Path(opened.end_profiling())])
+        kernels = tuple(replace(kernel, times=kernel.times[WARM_UP:]) for kernel in profile.kernels)
+        profile = replace(profile, kernels=kernels, runs=profile.runs[WARM_UP:])
+        return _timing(profile, Attribution(annotations, _optimised(Path(folder))))
+
+
+def read(model: ModelProto, context: Context, files: Sequence[Path]) -> Timing:
+    """Read a profile that a runtime made of a tagged model; InputError where it is none, or no node has a scope.
+
+    Kernels of ONNX Runtime bear the names of nodes that its optimiser made: it is asked to make them again, at the
+    level that explains most.
+    """
+    profile = read_profile(files)
+    name_nodes(model)
+    annotations = _annotations(model, context)
+    found = Attribution(annotations)
+    names = {kernel.name for kernel in profile.kernels}
+    if profile.runtime == ONNX_RUNTIME and not names <= found.names.nodes.keys():
+        optimised = (_optimise(model, context, level) for level in (Level.ALL, Level.EXTENDED, Level.BASIC))
+        known = [graph for graph in optimised if graph]
+        best = max(known, key=lambda graph: len(names & {node.name for node in graph.nodes}), default=None)
+        found = Attribution(annotations, best)
+    return _timing(profile, found)
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give names to the nodes of a model, in place, that have none or one that another has."""
+    nodes = list(every_node(model.graph.node))
+    taken = {node.name for node in nodes}
+    seen = {""}
+    for number, node in enumerate(nodes):
+        if node.name in seen:
+            node.name = fresh(f"{node.op_type}_{number}", taken)
+            taken.add(node.name)
+        seen.add(node.name)
+
+
+def _annotations(model: ModelProto, context: Context) -> Annotations:
+    annotations = context.annotations(model)
+    if not any(annotations.evidence):
+        raise InputError("no node has a scope: run `mx tag` first")
+    return annotations
+
+
+def _options(level: Level, folder: Path) -> Any:  # noqa: ANN401 - an untyped library's options
+    """Give options that write the optimised model to a folder, its weights in a file of their own."""
+    options = session_options(level)
+    options.optimized_model_filepath = str(folder / _OPTIMISED)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    return options
+
+
+def _optimised(folder: Path) -> Graph:
+    return Graph(read_model(folder / _OPTIMISED).proto)
+
+
+def _optimise(model: ModelProto, context: Context, level: Level) -> Graph | None:
+    """Give the graph that ONNX Runtime makes of a model, None where it cannot load it."""
+    with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
+        try:
+            session(model, context.weights, _options(level, Path(folder)))
+        except InputError:
+            return None
+        return _optimised(Path(folder))
+
+
+def _timing(profile: Profile, attribution: Attribution) -> Timing:
+    """Put kernels into the tree of calls, in the order of their first ones."""
+    hierarchy = attribution.hierarchy
+    found = {ROOT_CALL: Timed(hierarchy.scopes[ROOT_CALL], hierarchy.tags[ROOT_CALL])}
+    unknown = []
+    for kernel in profile.kernels:
+        call = attribution.call_of(kernel.name, kernel.nodes)
+        if call is None:
+            unknown.append(kernel)
+            continue
+        for at in reversed(list(hierarchy.lineage(call))):
+            if at not in found:
+                found[at] = Timed(hierarchy.scopes[at], hierarchy.tags[at])
+                found[hierarchy.parent[at]].children.append(found[at])
+        found[call].kernels.append(kernel)
+    return Timing(profile, found[ROOT_CALL], tuple(unknown))

@@ -1,0 +1,1 @@
+"""Trying, measuring and recommending strategies on PyTorch models."""

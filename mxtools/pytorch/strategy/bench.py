@@ -1,0 +1,136 @@
+"""Strategies side by side on one model."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mxtools.errors import MxError
+from mxtools.graph.index import NOWHERE
+from mxtools.matching.traced_values import matched_values
+from mxtools.pipeline.context import Context
+from mxtools.pytorch.exporters import in_turn
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.strategy.attempt import Demands, Tagged, accepted, tagged_by
+from mxtools.pytorch.subject import Subject
+from mxtools.strategies import table
+from mxtools.strategies.metrics import Meter, Metrics, measured
+
+COSTS = ("trace", "export", "tag")
+"""The stages that make a tagged model; the others check it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a strategy did: an error, or its metrics and the scope of every traced tensor that its graph has."""
+
+    strategy: str
+    error: str | None = None
+    metrics: Metrics | None = None
+    scopes: dict[int, str] | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Give the seconds of tracing, exporting and tagging; None where it failed."""
+        stages = self.metrics.stages if self.metrics else {}
+        return sum(stages[name].seconds for name in COSTS if name in stages) if stages else None
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Give the bytes of the process at their highest in these stages; None where it failed."""
+        stages = self.metrics.stages if self.metrics else {}
+        return max((stages[name].peak_memory for name in COSTS if name in stages), default=None)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two strategies give the tensors of the trace that both graphs have the same scope."""
+
+    first: str
+    second: str
+    agreed: int
+    compared: int
+    differing: tuple[tuple[str, str], ...]
+    """The scopes that each of the two gives, where they differ; each pair once."""
+
+    @property
+    def share(self) -> float:
+        """Give the share that agrees; 1 where there is nothing to compare."""
+        return self.agreed / self.compared if self.compared else 1.0
+
+
+def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[Row]:
+    """Give for each strategy what it costs and how good it is, after each of some rounds; nothing of one is used again.
+
+    What exporters do once in a process is done before, on a model of one layer; what they do once for a model is in the
+    first round.
+    """
+    chosen = {name: table.get(name) for name in names}
+    for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
+        _warm_up(exporter)
+    for name in [*chosen] * rounds:
+        with tempfile.TemporaryDirectory(prefix="mx-") as folder:
+            yield _row(name, subject, Path(folder))
+
+
+def fastest(rows: Iterable[Row]) -> list[Row]:
+    """Give of all rows of a strategy the one with the least seconds, in the order of the strategies."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        known = best.get(row.strategy)
+        if known is None or known.seconds is None or (row.seconds is not None and row.seconds < known.seconds):
+            best[row.strategy] = row
+    return list(best.values())
+
+
+def _warm_up(exporter: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="mx-") as folder:
+        subject = Subject(nn.Linear(1, 1), {"input": torch.ones(1, 1)}, "warm-up")
+        Sources(lambda: subject, Path(folder)).export(exporter)
+
+
+def _row(name: str, subject: Subject, folder: Path) -> Row:
+    gc.collect()  # what the last one left is no cost of this one
+    meter = Meter()
+    sources = Sources(lambda: subject, folder, meter=meter)
+    try:
+        tagged = tagged_by(name, sources, meter)
+        metrics = measured(tagged.context.annotations(tagged.model), meter, tagged.by_pass)
+        accepted(tagged, sources, Demands(verify=True), Meter())
+    except MxError as error:
+        return Row(name, str(error))
+    return Row(name, None, metrics.model_copy(update={"round_trip": tagged.round_trip}), _scopes(tagged, sources))
+
+
+def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
+    """Give the scope of the node that makes each traced tensor that the graph has, by the tensor's id."""
+    sidecar, values = sources.trace(values=True)
+    assert values is not None
+    context = Context(tagged.context.weights, sidecar, values)
+    annotations = context.annotations(tagged.model)
+    found = {}
+    for tensor, at in matched_values(tagged.model, context, sidecar, values).items():
+        node = annotations.graph.producer[at[0]]
+        call = annotations.call[node] if node != NOWHERE else None
+        if call is not None:
+            found[tensor] = annotations.hierarchy.scopes[call]
+    return found
+
+
+def agreements(rows: Iterable[Row]) -> list[Agreement]:
+    """Compare every two strategies that succeeded."""
+    found = []
+    for a, b in combinations([row for row in rows if row.scopes is not None], 2):
+        assert a.scopes is not None
+        assert b.scopes is not None
+        pairs = [(a.scopes[t], b.scopes[t]) for t in sorted(a.scopes.keys() & b.scopes.keys())]
+        differing = tuple(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
+        found.append(Agreement(a.strategy, b.strategy, sum(x == y for x, y in pairs), len(pairs), differing))
+    return found

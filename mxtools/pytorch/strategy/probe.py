@@ -1,0 +1,130 @@
+"""Probing a model: facts that tell which strategy suits it, each found out when it is first asked for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+from mxtools.errors import MxError
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.strategy.attempt import Demands, accepted, check_outputs, tagged_by
+from mxtools.strategies.metrics import TRACE_CASES, Meter
+from mxtools.traces.sidecar import Sidecar
+
+LIMIT = 600.0
+"""Seconds that probing may take."""
+
+_CAUSES = {
+    "an operator that the exporter does not know": ("Unsupported", "No ONNX function found", "not supported"),
+    "control flow that depends on data": ("data-dependent", "DataDependent", "GuardOn"),
+}
+"""What in an exporter's message tells why it failed."""
+
+
+class TimeOverError(BaseException):
+    """Probing has no time left. Like an interrupt it passes through what catches exceptions: exporters, above all."""
+
+
+class Probe:
+    """What is known of a subject. All that probing makes is kept in `sources`, so that nothing is made twice.
+
+    Facts: `traces`, the forward pass runs; `dynamo` and `torchscript`, that exporter's result runs in ONNX Runtime and
+    gives what PyTorch gives; `dynamo-is-truest`, its round trip is as good as that of the other, or the other fails.
+    """
+
+    def __init__(self, sources: Sources, limit: float = LIMIT) -> None:
+        """Take the sources, and the seconds that all of it may take."""
+        self.sources = sources
+        self.failures: dict[str, str] = {}
+        self._end = perf_counter() + limit
+        self._known: dict[str, bool] = {}
+        self._facts: dict[str, Callable[[], bool]] = {
+            "traces": lambda: bool(self.sidecar.calls),
+            "dynamo": lambda: self._exports("dynamo"),
+            "torchscript": lambda: self._exports("torchscript"),
+            "dynamo-is-truest": self._is_truest,
+        }
+
+    @property
+    def known(self) -> dict[str, bool]:
+        """Give the facts that were asked for."""
+        return dict(self._known)
+
+    def holds(self, fact: str) -> bool:
+        """Tell whether a fact holds; one that cannot be found out, or not in time, does not."""
+        if fact not in self._known:
+            try:
+                with within(self._end - perf_counter()):
+                    self._known[fact] = self._facts[fact]()
+            except (MxError, TimeOverError) as error:
+                self._known[fact] = False
+                self.failures[fact] = str(error)
+        return self._known[fact]
+
+    @cached_property
+    def sidecar(self) -> Sidecar:
+        """The trace; InputError where the forward pass raises."""
+        return self.sources.trace()[0]
+
+    def properties(self) -> dict[str, Any]:
+        """Give what the trace tells, and why exporters failed: edge cases, and the share of calls with parameters."""
+        calls = self.sidecar.calls
+        owners = {module.path for module in self.sidecar.modules if module.weights}
+        return {
+            "calls": len(calls),
+            "calls_with_parameters": sum(call.module in owners for call in calls) / max(len(calls), 1),
+            "edge_cases": [name for name, met in TRACE_CASES.items() if met(self.sidecar)],
+            "failures": {fact: _explained(text) for fact, text in self.failures.items()},
+        }
+
+    def _exports(self, exporter: str) -> bool:
+        export = self.sources.export(exporter)[-1]
+        warning = check_outputs(self.sources, export.read(), self.sidecar)
+        if warning:
+            self.failures[exporter] = warning
+        return not warning
+
+    def _is_truest(self) -> bool:
+        if not self.holds("torchscript"):
+            return True
+        rates = [self._rate(name) for name in ("fx", "htp")]
+        return rates[0] >= rates[1]
+
+    def _rate(self, strategy: str) -> float:
+        tagged = tagged_by(strategy, self.sources, Meter())
+        return accepted(tagged, self.sources, Demands(verify=True), Meter()).quality
+
+
+def _explained(text: str) -> str:
+    """Put the kind of a failure, where its message tells it, before the message."""
+    kind = next((kind for kind, signs in _CAUSES.items() if any(sign in text for sign in signs)), None)
+    return f"{kind}: {text}" if kind else text
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Interrupt a block after some seconds, by a signal; where there are none, only begin nothing when time is over.
+
+    Raises TimeOverError. Python takes signals in the main thread only, and native code runs to its end.
+    """
+    if seconds <= 0:
+        raise TimeOverError("there was no time left to find out")
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's
+        raise TimeOverError("it took too long to find out")
+
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,63 @@
+"""Selecting a strategy: the decision table of `strategies.toml` on the facts of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from mxtools.errors import InputError, UsageError
+from mxtools.pytorch.strategy.probe import Probe
+from mxtools.strategies import table
+from mxtools.strategies.table import Priority
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A strategy for a model, with what it is founded on."""
+
+    strategy: str
+    priority: str
+    confidence: float
+    """Share of the models on which the decision was right, 0 to 1, when it was measured."""
+    reasons: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+    """What to try, in order, where it fails all the same."""
+    facts: dict[str, bool] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+
+
+def select(probe: Probe, priority: str) -> Recommendation:
+    """Give the strategy of the first decision whose facts hold.
+
+    Raises UsageError where there is no such priority, InputError where the forward pass raises or no exporter can.
+    """
+    if priority not in get_args(Priority):
+        raise UsageError(f"no priority is called {priority!r}: there are {', '.join(get_args(Priority))}")
+    decisions = [d for d in table.shipped().decisions if d.priority == priority]
+    sidecar = probe.sidecar  # raises where nothing can be done
+    for decision in decisions:
+        if all(map(probe.holds, decision.when)):
+            others = dict.fromkeys(d.strategy for d in decisions if not _failed(d.when, probe))
+            return Recommendation(
+                strategy=decision.strategy,
+                priority=priority,
+                confidence=decision.confidence,
+                reasons=(decision.reason, *_reasons(probe)),
+                fallbacks=tuple(name for name in (*others, "usage") if name != decision.strategy),
+                facts=probe.known,
+                properties=probe.properties(),
+            )
+    causes = "; ".join(f"{fact}: {cause}" for fact, cause in probe.failures.items())
+    raise InputError(f"no strategy suits {sidecar.model.class_name} ({causes})")
+
+
+def _failed(facts: tuple[str, ...], probe: Probe) -> bool:
+    """Tell whether one of some facts is known not to hold."""
+    return any(probe.known.get(fact) is False for fact in facts)
+
+
+def _reasons(probe: Probe) -> list[str]:
+    """Say what was found out, in words."""
+    properties = probe.properties()
+    said = [f"{fact} fails: {cause}" for fact, cause in properties["failures"].items()]
+    return said + [f"it has {case}" for case in properties["edge_cases"]]

@@ -1,0 +1,65 @@
+"""How far one array is from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mxtools.graph.shapes import Array
+
+NUMERIC = "fiub"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far an array is from the one that is wanted; nan and infinities count where they do not agree.
+
+    `max_abs`, the largest absolute difference; `relative`, that over the largest absolute value wanted; `cosine` of the
+    angle between both; `sqnr`, the signal to quantisation noise ratio in dB: 10 log10 of the wanted one's energy over
+    that of the difference.
+    """
+
+    max_abs: float
+    relative: float
+    cosine: float
+    sqnr: float
+
+
+EQUAL = Distance(0.0, 0.0, 1.0, math.inf)
+UNLIKE = Distance(math.inf, math.inf, 0.0, -math.inf)
+
+
+def worst(distances: Iterable[Distance]) -> Distance | None:
+    """Give the distance with the largest relative error, None of none."""
+    return max(distances, key=lambda d: d.relative, default=None)
+
+
+def distance(found: Array, wanted: Array) -> Distance:
+    """Compare arrays of the same number of elements, in order; what are no numbers is equal or infinitely far."""
+    a, b = found.ravel(), wanted.ravel()
+    if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
+        return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return EQUAL
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not (same | finite).all():
+        return UNLIKE
+    a, b, noise = a[finite], b[finite], a[finite] - b[finite]
+    largest, furthest = float(np.abs(b).max()), float(np.abs(noise).max())
+    if not largest:
+        return Distance(furthest, furthest, 0.0, -math.inf)
+    signal, noise = b / largest, noise / furthest  # squares of what is tiny would be nothing
+    ratio = largest / furthest * math.sqrt(float(signal @ signal) / float(noise @ noise))
+    return Distance(furthest, furthest / largest, _cosine(a, signal), 20 * math.log10(ratio))
+
+
+def _cosine(a: Array, b: Array) -> float:
+    """Give the cosine of the angle between two vectors, of which the second is not zero."""
+    largest = float(np.abs(a).max())
+    a = a / largest if largest else a
+    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) if largest else 0.0

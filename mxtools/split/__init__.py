@@ -1,0 +1,1 @@
+"""Splitting a model into parts that run one after the other."""

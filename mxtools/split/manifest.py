@@ -1,0 +1,144 @@
+"""The manifest of a split model, `manifest.json`: its parts in the order to run them, and where each tensor comes from.
+
+The pydantic models below are the schema; `docs/split.schema.json` is generated from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from onnx import ModelProto
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mxtools.cut.cut import extracted
+from mxtools.errors import OutputError
+from mxtools.files.folder import atomic_folder
+from mxtools.files.model_files import write_models, write_text
+from mxtools.graph.index import Graph
+from mxtools.scopes.scope import ROOT
+from mxtools.split.parts import Part
+
+if TYPE_CHECKING:
+    from mxtools.pipeline.context import Context
+
+FILE = "manifest.json"
+DATA = "weights.data"
+MODEL = "model"
+LONGEST = 100
+"""Characters of a scope that its file's name shows, the last ones."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, frozen=True)
+
+
+class Link(_Record):
+    """A tensor that a part reads, or that the whole model returns."""
+
+    name: Annotated[str, Field(description="its name, the same in every part and in the whole model")]
+    source: Annotated[
+        str, Field(description="file of the part that computes it; 'model' where it is the model's input")
+    ]
+
+
+class PartFile(_Record):
+    """One part."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
+    scope: Annotated[str | None, Field(description="the call that it is, null for what no selected one covers")]
+    inputs: tuple[Link, ...]
+    outputs: tuple[str, ...]
+
+
+class Manifest(_Record):
+    """A model in parts. Run in their order, each on what it is said to be given, they give the model's outputs."""
+
+    schema_: Annotated[Literal["mxtools.split/1"], Field(alias="schema")] = "mxtools.split/1"
+    inputs: Annotated[tuple[str, ...], Field(description="the model's inputs")]
+    outputs: Annotated[tuple[Link, ...], Field(description="the model's outputs, in its order")]
+    parts: Annotated[tuple[PartFile, ...], Field(description="each after those that it needs something of")]
+    data: Annotated[Literal["weights.data"] | None, Field(description="file of the weights, null for none")] = None
+
+
+def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
+    """Give the manifest of some parts of a model, in their order."""
+    files = [_file_name(number, part.scope, len(parts)) for number, part in enumerate(parts)]
+    source = {v: file for part, file in zip(parts, files, strict=True) for v in part.cut.outputs}
+
+    def links(values: Sequence[int]) -> tuple[Link, ...]:
+        return tuple(Link(name=graph.names[v], source=source.get(v, MODEL)) for v in values)
+
+    return Manifest(
+        inputs=tuple(graph.names[v] for v in graph.inputs if v not in graph.stored),
+        outputs=links(graph.outputs),
+        parts=tuple(
+            PartFile(
+                file=file,
+                scope=part.scope,
+                inputs=links([v for v in part.cut.inputs if v not in graph.stored]),
+                outputs=tuple(graph.names[v] for v in part.cut.outputs),
+            )
+            for part, file in zip(parts, files, strict=True)
+        ),
+    )
+
+
+def write(model: ModelProto, context: Context, parts: Sequence[Part], folder: Path, verify: bool) -> Manifest:
+    """Write the parts of a model and their manifest to a folder, in place of those of an earlier split; give it.
+
+    With `verify` they are run, and CheckError is raised and nothing written where they compute something else than the
+    model. Raises OutputError where the folder cannot be written, InputError where a part lacks the type of a tensor.
+    """
+    graph = context.graph(model)
+    manifest = describe(graph, parts)
+    used = Counter(v for part in parts for v in part.cut.initializers)
+    shared = {graph.names[v] for v, count in used.items() if count > 1}
+    with atomic_folder(folder, files_of(folder)) as new:
+        models = zip(
+            (part.file for part in manifest.parts),
+            extracted(model, [p.cut for p in parts], context.weights),
+            strict=True,
+        )
+        if write_models(models, context.weights, new, DATA, shared):
+            manifest = manifest.model_copy(update={"data": DATA})
+        write_text(dumps(manifest), new / FILE)
+        if verify:
+            from mxtools.cut.check import check_split
+
+            check_split(model, manifest, new, context)
+    return manifest
+
+
+def dumps(manifest: Manifest) -> str:
+    """Give a manifest as JSON text."""
+    return manifest.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def files_of(folder: Path) -> list[str]:
+    """Give the names of the files that an earlier split wrote to a folder, the manifest first.
+
+    Raises OutputError where the folder has another `manifest.json`.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return []
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise OutputError(f"{path} is no manifest of this version of mx split: give another folder") from None
+    return [FILE, *(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of the manifest."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema(by_alias=True)}
+
+
+def _file_name(number: int, scope: str | None, count: int) -> str:
+    """Give a file name that is safe everywhere; the number keeps names apart where case does not."""
+    shown = "rest" if scope is None else "root" if scope == ROOT else re.sub(r"[^A-Za-z0-9._@-]", "_", scope)
+    return f"{number:0{max(2, len(str(count - 1)))}}-{shown[-LONGEST:]}.onnx"

@@ -1,0 +1,194 @@
+"""Performance metrics: one schema for every strategy; `docs/metrics.schema.json` is generated from it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mxtools.evidence.absent import absent_scopes
+from mxtools.graph.index import NOWHERE
+from mxtools.scopes.annotations import INDIRECT, Evidence
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from mxtools.pipeline.context import Context, Pass
+    from mxtools.scopes.annotations import Annotations
+    from mxtools.traces.sidecar import Sidecar
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class Stage(_Record):
+    """What one stage cost."""
+
+    seconds: float
+    peak_memory: Annotated[int, Field(description="bytes of the process at their highest in the stage")]
+
+
+class TagQuality(_Record):
+    """How the tags of a model's nodes are founded."""
+
+    direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with evidence of their own")]
+    merged: Annotated[int, Field(description="nodes that do the work of several modules")]
+    roots: Annotated[int, Field(description="nodes of which nothing is known")]
+    absent: Annotated[dict[str, int], Field(description="traced calls without nodes, by reason")]
+
+
+class RoundTrip(_Record):
+    """How many module calls, cut out, return what PyTorch's module returned; the classes are in docs/strategies.md."""
+
+    exact: int = 0
+    extra: int = 0
+    bad: int = 0
+    missing: int = 0
+    gone: Annotated[int, Field(description="the exporter removed the module; not in the rate")] = 0
+
+    @property
+    def rate(self) -> float:
+        """Give exact / (exact + extra + bad + missing); 1 where there is none."""
+        counted = self.exact + self.extra + self.bad + self.missing
+        return self.exact / counted if counted else 1.0
+
+
+class Metrics(_Record):
+    """What an export by a strategy cost and how good it is."""
+
+    schema_: Annotated[Literal["mxtools.metrics/1"], Field(alias="schema")] = "mxtools.metrics/1"
+    stages: Annotated[dict[str, Stage], Field(description="trace, export, tag, verify; also of failed attempts")]
+    nodes: int
+    evidence: Annotated[dict[str, int], Field(description="nodes by the word of their evidence")]
+    auxiliary_operations_coverage: Annotated[
+        float,
+        Field(ge=0, le=1, description="share that the data flow resolved of the nodes without evidence of their own"),
+    ]
+    fallback_strategy_usage: Annotated[
+        dict[str, int], Field(description="by pass, in order: the nodes that it was the first to give a scope")
+    ]
+    tag_quality: TagQuality
+    edge_cases: Annotated[tuple[str, ...], Field(description="what was met that makes projection hard")]
+    round_trip: Annotated[RoundTrip | None, Field(description="with verification only")] = None
+
+
+class Meter:
+    """Measures stages; one that runs again adds its seconds."""
+
+    def __init__(self) -> None:
+        """Begin with nothing measured."""
+        self.stages: dict[str, Stage] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a block as a stage."""
+        _reset_peak()
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            before = self.stages.get(name, Stage(seconds=0.0, peak_memory=0))
+            self.stages[name] = Stage(
+                seconds=before.seconds + perf_counter() - start, peak_memory=max(before.peak_memory, _peak())
+            )
+
+
+def _reset_peak() -> None:
+    """Let the peak begin anew, where the system can: Linux, see proc(5); elsewhere it is that of the process."""
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        return
+
+
+def _peak() -> int:
+    """Give the highest resident size in bytes since the last reset."""
+    try:
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Tally:
+    """Counts, while a pipeline runs, the nodes that each pass was the first to give a scope."""
+
+    def __init__(self, model: ModelProto, context: Context) -> None:
+        """Begin with a model of which nothing is known."""
+        self.by_pass: dict[str, int] = {}
+        self._model, self._context = model, context
+        self._known = 0
+
+    def observe(self, step: Pass, seconds: float) -> None:  # noqa: ARG002 - what `Pipeline.run` tells
+        """Count after a pass."""
+        if step.annotates:
+            known = sum(call is not None for call in self._context.annotations(self._model).call)
+            if known > self._known:
+                self.by_pass[step.name] = known - self._known
+            self._known = known
+
+
+def measured(
+    annotations: Annotations, meter: Meter, by_pass: dict[str, int], round_trip: RoundTrip | None = None
+) -> Metrics:
+    """Give the metrics of a tagged model."""
+    counts = Counter(word for word in annotations.evidence if word)
+    nodes = max(len(annotations.call), 1)
+    indirect = sum(counts[word] for word in INDIRECT)
+    absent = Counter(reason.partition(":")[0] for reason in absent_scopes(annotations).values())
+    return Metrics(
+        stages=meter.stages,
+        nodes=len(annotations.call),
+        evidence=annotations.counts(),
+        auxiliary_operations_coverage=counts[Evidence.DATAFLOW] / indirect if indirect else 1.0,
+        fallback_strategy_usage=by_pass,
+        tag_quality=TagQuality(
+            direct=(nodes - indirect) / nodes,
+            merged=len(annotations.merged),
+            roots=counts[Evidence.ROOT],
+            absent=dict(sorted(absent.items())),
+        ),
+        edge_cases=tuple(edge_cases(annotations)),
+        round_trip=round_trip,
+    )
+
+
+def edge_cases(annotations: Annotations) -> Iterator[str]:
+    """Name the edge cases that a tagged model is."""
+    sidecar = annotations.hierarchy.sidecar
+    yield from (name for name, met in TRACE_CASES.items() if sidecar and met(sidecar))
+    yield from (name for name, met_in in GRAPH_CASES.items() if met_in(annotations))
+
+
+TRACE_CASES: dict[str, Callable[[Sidecar], bool]] = {
+    "repeated calls": lambda sidecar: len({call.module for call in sidecar.calls}) < len(sidecar.calls),
+    "tied weights": lambda sidecar: any(weight.tied for module in sidecar.modules for weight in module.weights),
+    "shared modules": lambda sidecar: any(module.aliases for module in sidecar.modules),
+}
+"""Names of the edge cases that a trace tells."""
+
+GRAPH_CASES: dict[str, Callable[[Annotations], bool]] = {
+    "merged nodes": lambda annotations: bool(annotations.merged),
+    "modules without nodes": lambda annotations: bool(absent_scopes(annotations)),
+    "nested bodies": lambda annotations: any(owner != NOWHERE for owner in annotations.graph.owner),
+    "functions": lambda annotations: any(annotations.graph.region),
+    "only auxiliary operators": lambda annotations: all(word in INDIRECT for word in annotations.evidence),
+}
+"""Names of the edge cases that a tagged graph tells."""
+
+
+def schema() -> dict[str, Any]:
+    """Give the JSON Schema of metrics."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Metrics.model_json_schema(by_alias=True)}

@@ -1,0 +1,1 @@
+"""Rules for a model, its tags, and its trace."""

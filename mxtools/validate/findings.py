@@ -1,0 +1,112 @@
+"""Validating a model, its tags, and a sidecar: all rules, one after the other, and mending what is mechanical."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from onnx import ModelProto
+
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.validate.rules import RULES, Fault, Mend, Rule, Severity, Subject
+
+for _table in ("rules_model", "rules_tags", "rules_trace", "rules_flow"):
+    import_module(f"mxtools.validate.{_table}")  # which registers its rules
+
+ROUNDS = 4
+"""How often mending is tried: what is mended can show another fault."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found: node and operator are '' where it is of no single node."""
+
+    rule: str
+    severity: Severity
+    reason: str
+    remedy: str
+    node: str = ""
+    operator: str = ""
+    scope: str = ""
+    mend: Mend | None = field(default=None, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, str]:
+        """Give the finding as plain data; what is '' is left out."""
+        names = ("rule", "severity", "node", "operator", "scope", "reason", "remedy")
+        return {name: str(value) for name in names if (value := getattr(self, name))}
+
+    def __str__(self) -> str:
+        """Give the finding on one line."""
+        return f"{self.severity}: {self.rule}: {self.place}{self.reason}: {self.remedy}"
+
+    @property
+    def place(self) -> str:
+        """Operator, node and scope, as far as it is of these, as the beginning of a line."""
+        node = f"{self.operator} {self.node!r}" if self.operator else ""
+        place = " in ".join(part for part in (node, self.scope) if part)
+        return f"{place}: " if place else ""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A finding that is no more, and what was done."""
+
+    finding: Finding
+    done: str
+
+
+def validate(model: ModelProto, context: Context, folder: Path = Path()) -> list[Finding]:
+    """Give all findings of a model, in the order of the rules; `folder` is where the context's sidecar lies."""
+    subject = Subject(model, context, folder)
+
+    @cache
+    def check(name: str) -> list[Finding]:
+        rule = RULES[name]
+        if any(map(check, rule.unless)):
+            return []
+        return [_finding(subject, rule, fault) for fault in rule.find(subject)]
+
+    return [finding for name in RULES for finding in check(name)]
+
+
+def repair(model: ModelProto, context: Context, folder: Path = Path()) -> tuple[list[Mended], list[Finding]]:
+    """Mend in place what is mechanical; give what was mended, and the findings that are left."""
+    mended: list[Mended] = []
+    for _ in range(ROUNDS):
+        findings = validate(model, context, folder)
+        mends = list(_mends(findings))
+        if not mends:
+            return mended, findings
+        mended += [Mended(finding, mend()) for finding, mend in mends]
+        context.forget()
+    return mended, validate(model, context, folder)
+
+
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """Give the number of findings of each severity."""
+    found = Counter(finding.severity for finding in findings)
+    return {str(severity): found[severity] for severity in Severity}
+
+
+def _mends(findings: Sequence[Finding]) -> Iterator[tuple[Finding, Mend]]:
+    for finding in findings:
+        if finding.mend:
+            yield finding, finding.mend
+
+
+def _finding(subject: Subject, rule: Rule, fault: Fault) -> Finding:
+    """Give a fault with what its rule says, and the names of its node."""
+    node = operator = ""
+    scope = fault.scope
+    if fault.node is not None:
+        proto = subject.graph.nodes[fault.node]
+        node = proto.name or next(filter(None, proto.output), f"#{fault.node}")
+        operator = proto.op_type
+        scope = scope or subject.entries[fault.node].get(keys.SCOPE, "")
+    remedy = f"{rule.remedy}, or --repair" if fault.mend else rule.remedy
+    return Finding(rule.name, rule.severity, fault.reason, remedy, node, operator, scope, fault.mend)

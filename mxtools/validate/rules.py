@@ -1,0 +1,173 @@
+"""What a rule of `mx validate` is, the one table that all are registered in, and what they look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from onnx import ModelProto
+
+from mxtools.graph.index import Graph
+from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
+from mxtools.pipeline.context import Context
+from mxtools.scopes import keys
+from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.scope import ROOT, above, is_scope, join
+from mxtools.scopes.tags import align
+from mxtools.traces.sidecar import Call
+
+Mend = Callable[[], str]
+"""Mends a fault in place and says what it did."""
+
+
+class Severity(StrEnum):
+    """How bad a finding is: wrong, doubtful, or good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a rule finds: why it is wrong, of which node, and, where that is mechanical, what mends it."""
+
+    reason: str
+    node: int | None = None
+    scope: str = ""
+    mend: Mend | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that is checked. It is passed over where one of the rules `unless` has found something."""
+
+    name: str
+    severity: Severity
+    title: str
+    remedy: str
+    unless: tuple[str, ...]
+    find: Callable[[Subject], Iterator[Fault]]
+
+
+RULES: dict[str, Rule] = {}
+"""All rules by name, in the order in which they are checked."""
+
+
+def rule(
+    name: str, severity: Severity, remedy: str, unless: tuple[str, ...] = ()
+) -> Callable[[Callable[[Subject], Iterator[Fault]]], Callable[[Subject], Iterator[Fault]]]:
+    """Register a function as a rule; its docstring is the title."""
+
+    def register(find: Callable[[Subject], Iterator[Fault]]) -> Callable[[Subject], Iterator[Fault]]:
+        RULES[name] = Rule(name, severity, (find.__doc__ or "").strip(), remedy, unless, find)
+        return find
+
+    return register
+
+
+@dataclass
+class Subject:
+    """A model, what is known besides it, and the folder of the sidecar; what rules share is computed once."""
+
+    model: ModelProto
+    context: Context
+    folder: Path = Path()
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The index of the model."""
+        return self.context.graph(self.model)
+
+    @cached_property
+    def entries(self) -> list[dict[str, str]]:
+        """The metadata of each node; of a key that stands there twice, the last value."""
+        return [keys.props(node) if node.metadata_props else {} for node in self.graph.nodes]
+
+    @cached_property
+    def tagged(self) -> bool:
+        """Whether any node has a scope."""
+        return any(keys.SCOPE in props for props in self.entries)
+
+    @cached_property
+    def traced(self) -> dict[str, int]:
+        """The scopes of the trace with the numbers of their calls; empty without one."""
+        return {call.scope: number for number, call in enumerate(self.calls)}
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls of the trace; none without one."""
+        return self.context.sidecar.calls if self.context.sidecar else ()
+
+    @property
+    def has_trace(self) -> bool:
+        """Whether there is a trace."""
+        return self.context.sidecar is not None
+
+    @cached_property
+    def scopes(self) -> dict[int, str]:
+        """The scopes of the nodes, by node, that are well formed and that the trace, if there is one, knows."""
+        found = ((node, props[keys.SCOPE]) for node, props in enumerate(self.entries) if keys.SCOPE in props)
+        return {n: s for n, s in found if is_scope(s) and (not self.has_trace or s in self.traced)}
+
+    @cached_property
+    def borne(self) -> set[str]:
+        """The scopes that nodes bear, and those around them."""
+        return {around for scope in set(self.scopes.values()) for around in prefixes(scope)}
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """The tag of each scope: the trace's, else the one that most nodes there and below agree on."""
+        if self.has_trace:
+            return {call.scope: call.tag for call in self.calls}
+        votes: dict[str, Counter[str]] = {}
+        for (scope, tag), count in Counter(
+            (s, self.entries[n].get(keys.TAG, "")) for n, s in self.scopes.items()
+        ).items():
+            for around, borne in levels(scope, tag):
+                votes.setdefault(around, Counter())[borne] += count
+        found = {scope: tags.most_common(1)[0][0] for scope, tags in votes.items()}
+        tree = Hierarchy()
+        for scope, tag in found.items():
+            tree.adopt(scope, tag)
+        numbers = {scope: tree.adopt(scope, found.get(scope, "")) for scope in dict.fromkeys(self.scopes.values())}
+        return {scope: tree.tags[number] for scope, number in numbers.items()} | found
+
+    def mend_untagged(self, node: int) -> Mend:
+        """Give what gives a node, and all others without one, the scope of its neighbours."""
+
+        def mend() -> str:
+            if keys.SCOPE not in keys.props(self.graph.nodes[node]):
+                for proto in self.graph.nodes:
+                    if keys.SCOPE not in keys.props(proto):
+                        keys.replace_props(proto, keys.NODE_KEYS, {})
+                self.context.forget_annotations()
+                ResolveAuxiliary().apply(self.model, self.context)
+                self.context.save()
+            return f"gave it {keys.props(self.graph.nodes[node])[keys.SCOPE]}, by data flow"
+
+        return mend
+
+
+def prefixes(scope: str) -> Iterator[str]:
+    """Give a scope and all that it can lie in, the root too."""
+    yield ROOT
+    if scope != ROOT:
+        yield from above(scope)
+        yield scope
+
+
+def levels(scope: str, tag: str) -> list[tuple[str, str]]:
+    """Give a scope and those around it, the root first, each with its part of the tag; empty where they do not fit."""
+    outside, *names = tag.split("/")
+    steps = align(scope, tag)
+    if outside or not names or not names[0] or len(steps) != len(names) - 1:
+        return []
+    found = [(ROOT, f"/{names[0]}")]
+    for local, level in steps:
+        found.append((join(found[-1][0], local), f"{found[-1][1]}/{level}"))
+    return found if found[-1][0] == scope else []

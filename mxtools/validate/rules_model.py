@@ -1,0 +1,135 @@
+"""Rules for the model itself: its data, operators, types, and that ONNX Runtime loads it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from mxtools.errors import InputError
+from mxtools.files.weights import is_external, tensors_of
+from mxtools.graph.functions import called, key_of
+from mxtools.runtime import sessions
+from mxtools.scopes import keys
+from mxtools.validate.rules import Fault, Severity, Subject, rule
+
+_RUNTIMES = ("com.microsoft", "com.ms.")
+"""Begin the domains of ONNX Runtime's own operators."""
+_NODE = re.compile(
+    r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)"|with name '([^']*)'"""
+)
+"""How checker, shape inference and ONNX Runtime name the node that they complain of."""
+
+
+@rule("external-data", Severity.ERROR, "put the file beside the model, say --data-dir, or export again")
+def _external_data(subject: Subject) -> Iterator[Fault]:
+    """Weights that lie in a file beside the model are there, within its folder, and complete."""
+    for tensor in filter(is_external, tensors_of(subject.model)):
+        try:
+            subject.context.weights.place(tensor)
+        except InputError as error:
+            yield Fault(str(error).rpartition(": ")[0], _reader(subject, tensor))
+
+
+@rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=("external-data",))
+def _checker(subject: Subject) -> Iterator[Fault]:
+    """The model is valid ONNX."""
+    try:
+        onnx.checker.check_model(_light(subject))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        yield _fault(subject, error)
+
+
+@rule("types", Severity.ERROR, "mend the node, or the type that the file says", unless=("external-data", "checker"))
+def _types(subject: Subject) -> Iterator[Fault]:
+    """Types and shapes that the file says agree with those that follow from its operators."""
+    try:
+        onnx.shape_inference.infer_shapes(_light(subject), check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        yield _fault(subject, error)
+
+
+@rule("custom-operator", Severity.WARNING, "register the library that has it, else only mxtools' static commands work")
+def _custom_operator(subject: Subject) -> Iterator[Fault]:
+    """Every operator is one of ONNX, of ONNX Runtime, or a function of the model."""
+    known = {schema.domain for schema in onnx.defs.get_all_schemas()}
+    functions = {key_of(function) for function in subject.model.functions}
+    first: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for number, node in enumerate(subject.graph.nodes):
+        domain = node.domain if node.domain != "ai.onnx" else ""
+        if domain not in known and not domain.startswith(_RUNTIMES) and called(node) not in functions:
+            first.setdefault((domain, node.op_type), number)
+            counts[domain, node.op_type] += 1
+    for (domain, operator), number in first.items():
+        count = counts[domain, operator]
+        yield Fault(f"ONNX Runtime has no {operator} of domain {domain!r}, which {_nodes(count)} here", number)
+
+
+@rule(
+    "runtime",
+    Severity.ERROR,
+    "mend the node, or export for an older opset",
+    unless=("external-data", "checker", "types", "custom-operator"),
+)
+def _runtime(subject: Subject) -> Iterator[Fault]:
+    """ONNX Runtime loads the model."""
+    try:
+        sessions.session(subject.model, subject.context.weights, sessions.session_options(sessions.Level.NONE))
+    except InputError as error:
+        yield _fault(subject, error)
+
+
+@rule("ir-version", Severity.ERROR, "raise the IR version to 10")
+def _ir_version(subject: Subject) -> Iterator[Fault]:
+    """A model whose nodes have metadata is of an IR version that has that."""
+    model, before, wanted = subject.model, subject.model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
+
+    def mend() -> str:
+        model.ir_version = wanted
+        return f"raised the IR version from {before} to {wanted}"
+
+    if before < wanted and any(subject.entries):
+        yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
+
+
+def _light(subject: Subject) -> ModelProto:
+    """Give a copy to be checked: its large weights are inputs, and what only our own rules look at is not there."""
+    copy, weights = ModelProto(), subject.context.weights
+    copy.CopyFrom(subject.model)
+    del copy.metadata_props[:]
+    known = {info.name for info in copy.graph.input}
+    initializers = list(copy.graph.initializer)
+    del copy.graph.initializer[:]
+    for tensor in initializers:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for tensor in tensors_of(copy):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(weights.inline(tensor))
+    return copy
+
+
+def _reader(subject: Subject, tensor: TensorProto) -> int | None:
+    """Give the first node that reads an initializer, or holds a tensor as an attribute."""
+    value = subject.graph.by_name.get(tensor.name)
+    readers = subject.graph.readers[value] if value is not None else []
+    return readers[0] if readers else None
+
+
+def _fault(subject: Subject, error: Exception) -> Fault:
+    """Give what a library says, with the node that it names."""
+    text = " ".join(str(error).split())
+    found = _NODE.search(text)
+    name = next((group for group in found.groups() if group), "") if found else ""
+    nodes = (number for number, node in enumerate(subject.graph.nodes) if name and node.name == name)
+    return Fault(text[:300], next(nodes, None))
+
+
+def _nodes(count: int) -> str:
+    return "a node is" if count == 1 else f"{count} nodes are"

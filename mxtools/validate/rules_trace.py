@@ -1,0 +1,157 @@
+"""Rules for a sidecar and the model together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mxtools.evidence.absent import absent_scopes
+from mxtools.files.json_text import list_of_texts
+from mxtools.graph.constants import LARGEST, fingerprint
+from mxtools.graph.shapes import of_tensor, shaped, torch_kind, value_infos
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import read_absent, write_absent
+from mxtools.scopes.scope import contains, is_scope
+from mxtools.traces.sidecar import Module, Weight, full_name, same_fingerprint
+from mxtools.validate.rules import Fault, Severity, Subject, rule
+from mxtools.validate.rules_tags import AGAIN, drop_absent
+
+TRACE = "trace the model that was exported"
+_TOLERANCE = 1e-2
+"""How far, over their extent, weights may be off: half precision is."""
+
+
+@rule("other-model", Severity.ERROR, TRACE)
+def _other_model(subject: Subject) -> Iterator[Fault]:
+    """The trace knows most of the scopes that nodes bear."""
+    scopes = {props[keys.SCOPE] for props in subject.entries if keys.SCOPE in props} if subject.has_trace else set()
+    unknown = scopes - subject.traced.keys()
+    if 2 * len(unknown) > len(scopes):
+        yield Fault(f"the trace does not have {len(unknown)} of the {len(scopes)} scopes that nodes bear")
+
+
+@rule("unknown-scope", Severity.ERROR, AGAIN, unless=("other-model",))
+def _unknown_scope(subject: Subject) -> Iterator[Fault]:
+    """Every scope is one of the trace."""
+    for number, props in enumerate(subject.entries if subject.has_trace else ()):
+        scope = props.get(keys.SCOPE, ".")
+        if is_scope(scope) and scope not in subject.traced:
+            yield Fault(f"the trace has no scope {scope}", number)
+        for other in list_of_texts(props.get(keys.MERGED, "[]")):
+            if is_scope(other) and other not in subject.traced:
+                yield Fault(f"it is merged with {other}, which the trace does not have", number)
+
+
+@rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))
+def _unknown_absent(subject: Subject) -> Iterator[Fault]:
+    """The scopes that no node bears are of the trace."""
+    for scope in read_absent(subject.model) if subject.has_trace else ():
+        if is_scope(scope) and scope not in subject.traced:
+            yield Fault(f"{keys.ABSENT} lists what the trace does not have", None, scope, drop_absent(subject, scope))
+
+
+@rule(
+    "unmentioned",
+    Severity.NOTE,
+    "run `mx tag` again, unless the model is a part",
+    unless=("other-model", "untagged", "unknown-scope", "invalid-absent", "malformed-scope"),
+)
+def _unmentioned(subject: Subject) -> Iterator[Fault]:
+    """Every scope of the trace is borne by a node, or the model says why none does."""
+    known = subject.borne | set(read_absent(subject.model))
+
+    def mend() -> str:
+        found = absent_scopes(subject.context.annotations(subject.model))
+        write_absent(subject.model, found)
+        return f"wrote the {len(found)} scopes that no node bears"
+
+    for call in subject.calls:
+        parent = subject.calls[call.parent].scope if call.parent is not None else None
+        if call.scope not in known and (parent is None or parent in known):
+            yield Fault("no node bears it, and nothing says why", scope=call.scope, mend=mend)
+
+
+@rule("other-weights", Severity.ERROR, TRACE, unless=("other-model",))
+def _other_weights(subject: Subject) -> Iterator[Fault]:
+    """Weights have the shapes that the trace says."""
+    for value, module, weight in _weights(subject):
+        dims = list(subject.graph.initializers[value].dims)
+        if sorted(dims) != sorted(weight.shape):
+            readers = subject.graph.readers[value]
+            reason = f"its weight {full_name(module, weight)} is {dims}, in the trace {list(weight.shape)}"
+            yield Fault(reason, readers[0] if readers else None)
+
+
+@rule("other-values", Severity.WARNING, TRACE, unless=("external-data", "other-model", "other-weights"))
+def _other_values(subject: Subject) -> Iterator[Fault]:
+    """Weights of up to 4 M elements have the values that the trace saw, but for those that were merged."""
+    for value, module, weight in _weights(subject):
+        tensor, traced, readers = subject.graph.initializers[value], weight.fingerprint, subject.graph.readers[value]
+        if any(keys.MERGED in subject.entries[reader] for reader in readers):
+            continue
+        if traced and traced[0] <= LARGEST and of_tensor(tensor).kind == torch_kind(weight.dtype):
+            found = fingerprint(subject.context.weights.array(tensor))
+            if found and not same_fingerprint(found, traced, _TOLERANCE):
+                reason = f"its weight {full_name(module, weight)} has other values than in the trace"
+                yield Fault(reason, readers[0] if readers else None)
+
+
+@rule("foreign-weight", Severity.WARNING, AGAIN, unless=("other-model", "other-weights"))
+def _foreign_weight(subject: Subject) -> Iterator[Fault]:
+    """A weight that no other equals is used in calls of its module, or of one that it is in, if that is called."""
+    modules = subject.context.sidecar.modules if subject.context.sidecar else ()
+    names = {module.path: (module.path, *module.aliases) for module in modules}
+    called = {call.module for call in subject.calls}
+    equal = Counter(weight.fingerprint for module in modules for weight in module.weights)
+    for value, module, weight in _weights(subject):
+        single = weight.fingerprint and equal[weight.fingerprint] == 1 and module.path in called
+        for node in subject.graph.readers[value] if single else ():
+            if node in subject.scopes and keys.MERGED not in subject.entries[node]:
+                own, *around = _modules(subject, subject.scopes[node])
+                holds = any(contains(a, b) for a in names[own] for b in names[module.path])
+                if not holds and module.path not in around:
+                    yield Fault(f"it uses {full_name(module, weight)}, and is in a call of {own}", node)
+
+
+@rule("other-inputs", Severity.WARNING, TRACE, unless=("other-model",))
+def _other_inputs(subject: Subject) -> Iterator[Fault]:
+    """Inputs of the model have the types and shapes of those of their names in the trace."""
+    traced = {tensor.name: tensor for tensor in subject.context.sidecar.model.inputs} if subject.context.sidecar else {}
+    infos = value_infos(subject.model)
+    for info in subject.model.graph.input:
+        tensor, found = traced.get(info.name), shaped(infos[info.name])
+        if tensor is None or found is None:
+            continue
+        fits = found.agrees(tensor) if found.dims is not None else found.kind == torch_kind(tensor.dtype)
+        if not fits:
+            yield Fault(f"input {info.name} is {_text(found.dims)}, in the trace {tensor.dtype}{list(tensor.shape)}")
+
+
+@rule("record", Severity.WARNING, "put it there, or trace again with --record")
+def _record(subject: Subject) -> Iterator[Fault]:
+    """The recorded values that a sidecar names lie beside it."""
+    record = subject.context.sidecar.record if subject.context.sidecar else None
+    if record and not (subject.folder / record).is_file():
+        yield Fault(f"the sidecar's values {record} are not beside it")
+
+
+def _weights(subject: Subject) -> Iterator[tuple[int, Module, Weight]]:
+    """Give the initializers of the main graph that bear the name of a weight of the trace."""
+    by_name = subject.graph.by_name
+    for module in subject.context.sidecar.modules if subject.context.sidecar else ():
+        for weight in module.weights:
+            value = by_name.get(full_name(module, weight))
+            if value in subject.graph.initializers:
+                yield value, module, weight
+
+
+def _modules(subject: Subject, scope: str) -> Iterator[str]:
+    """Give the modules that a call of the trace is of and that it is in, innermost first."""
+    at: int | None = subject.traced[scope]
+    while at is not None:
+        yield subject.calls[at].module
+        at = subject.calls[at].parent
+
+
+def _text(dims: tuple[int | None, ...] | None) -> str:
+    return "of unknown rank" if dims is None else str(["?" if d is None else d for d in dims])

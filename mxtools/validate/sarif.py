@@ -1,0 +1,54 @@
+"""Findings as SARIF 2.1.0, the format that CI services take annotations in.
+
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from mxtools import __version__
+from mxtools.validate.findings import Finding
+from mxtools.validate.rules import RULES
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
+    """Give a log of one run: the rules, and a result for each finding in a file, named relative to the repository."""
+    numbers = {name: number for number, name in enumerate(RULES)}
+    rules = [
+        {
+            "id": rule.name,
+            "shortDescription": {"text": rule.title},
+            "help": {"text": rule.remedy},
+            "defaultConfiguration": {"level": str(rule.severity)},
+        }
+        for rule in RULES.values()
+    ]
+    driver = {"name": "mx validate", "version": __version__, "rules": rules}
+    results = [_result(finding, file, numbers[finding.rule]) for finding in findings]
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+
+
+def _result(finding: Finding, file: str, number: int) -> dict[str, Any]:
+    """Give a result; its place is the first line of the file, which is binary, and the node and its scope by name."""
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": quote(file)}, "region": {"startLine": 1}}
+    }
+    named = [("node", finding.node), ("module", finding.scope)]
+    logical = [{"fullyQualifiedName": name, "kind": kind} for kind, name in named if name]
+    if logical:
+        location["logicalLocations"] = logical
+    identity = "\0".join((finding.rule, finding.node, finding.scope, finding.reason))
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": number,
+        "level": str(finding.severity),
+        "message": {"text": f"{finding.place}{finding.reason}: {finding.remedy}"},
+        "locations": [location],
+        "partialFingerprints": {"finding/v1": hashlib.sha256(identity.encode()).hexdigest()},
+    }

@@ -1,0 +1,1 @@
+"""Comparing what modules in a graph return with what PyTorch's returned."""

@@ -1,0 +1,99 @@
+"""The own error of each module: cut out of the graph and fed what PyTorch's module was fed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from onnx import ModelProto
+
+from mxtools.cut.choose import given_nodes, nodes_of
+from mxtools.cut.cut import Cut, extracted
+from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.graph.index import NOWHERE
+from mxtools.graph.shapes import Array
+from mxtools.pipeline.context import Context
+from mxtools.runtime.distance import UNLIKE, Distance, worst
+from mxtools.runtime.sessions import batches, computed
+from mxtools.traces.sidecar import Call, Sidecar, Tensor, ends, returned
+from mxtools.verify.output_matches import StandIn, StandIns
+
+
+class Isolation:
+    """Runs the modules of a graph one by one."""
+
+    def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar, stand_ins: StandIns) -> None:
+        """Cut every call out that has nodes which make what it returned."""
+        self._model, self._weights, self._stand_ins = model, context.weights, stand_ins
+        self._annotations, self._shapes = context.annotations(model), context.shapes(model)
+        self._graph, self._calls = context.graph(model), sidecar.calls
+        self._cuts = {number: cut for number, end in enumerate(ends(sidecar)) if (cut := self._cut(number, end))}
+
+    def errors(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Distance | InputError]]:
+        """Give the own error of each call, or why it does not run; `given` are the graph's inputs.
+
+        Inputs that no module returned, as the sum of two results, are computed from what modules returned. Only some
+        calls' inputs are in memory at a time.
+        """
+        names = self._graph.names
+        parts = extracted(self._model, list(self._cuts.values()), self._weights)
+        sizes = {number: sum(map(self._bytes, cut.inputs)) for number, cut in self._cuts.items()}
+        for numbers in batches(sizes):
+            wanted = dict.fromkeys(v for number in numbers for v in self._cuts[number].inputs)
+            inputs = {v: given[names[v]] for v in wanted if names[v] in given} | self._recorded(wanted)
+            inputs |= self._between([v for v in wanted if v not in inputs], given)
+            for number, part in zip(numbers, parts, strict=False):
+                try:
+                    yield number, self._own(number, part, inputs)
+                except InputError as error:
+                    yield number, error
+
+    def _cut(self, number: int, end: int) -> Cut | None:
+        """Cut a call out, with the outputs that it returned; None where no node of its own makes such."""
+        try:
+            chosen = nodes_of(self._annotations, range(number, end))
+        except (AbsentError, UsageError):
+            return None
+        made = {v for node in chosen for v in self._graph.writes[node]}
+        outputs = [s.value for _, s in self._outputs(self._calls[number]) if s.value in made]
+        return Cut(self._graph, chosen, given_nodes(self._annotations, chosen), outputs) if outputs else None
+
+    def _bytes(self, value: int) -> int:
+        shape = self._shapes[value]
+        return 8 * (shape.count or 0) if shape else 0
+
+    def _outputs(self, call: Call) -> list[tuple[Tensor, StandIn]]:
+        return [(tensor, stand_in) for tensor in returned(call) if (stand_in := self._stand_ins[tensor.id])]
+
+    def _recorded(self, values: Iterable[int]) -> dict[int, Array]:
+        return {v: array for v in values if (array := self._stand_ins.recorded(v)) is not None}
+
+    def _between(self, values: Collection[int], given: Mapping[str, Array]) -> dict[int, Array]:
+        """Compute values from recorded ones and the graph's inputs, by the nodes between."""
+        nodes: set[int] = set()
+        open_ = list(values)
+        while open_:
+            value = open_.pop()
+            node = self._graph.producer[value]
+            if node != NOWHERE and node not in nodes and value not in self._stand_ins.standing:
+                nodes.add(node)
+                open_ += self._graph.needs[node]
+        if not nodes:
+            return {}
+        others = {self._graph.producer[v] for v in self._stand_ins.standing}
+        cut, names = Cut(self._graph, nodes, others - nodes, values), self._graph.names
+        (part,) = extracted(self._model, [cut], self._weights)
+        inputs = dict(given) | {names[v]: array for v, array in self._recorded(cut.inputs).items()}
+        results = computed(part, self._weights, inputs)
+        return {v: results[names[v]] for v in values}
+
+    def _own(self, number: int, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
+        """Run a part; what a module without nodes may end in too is right if it is that module's."""
+        cut, names = self._cuts[number], self._graph.names
+        results = computed(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
+        found = []
+        for tensor, stand_in in self._outputs(self._calls[number]):
+            if stand_in.value in cut.outputs:
+                array = results[names[stand_in.value]]
+                ends_ = (self._stand_ins.apart(array, t) for t in self._stand_ins.ending(tensor))
+                found.append(min((e for e in ends_ if e), key=lambda e: e.relative, default=UNLIKE))
+        return worst(found) or UNLIKE

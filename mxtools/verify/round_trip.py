@@ -1,0 +1,119 @@
+"""The module round trip: whether what is cut out for each module call returns what PyTorch's module returned."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import prod
+
+from onnx import ModelProto
+
+from mxtools.cut.check import whole_inputs
+from mxtools.cut.choose import calls_of, given_nodes, nodes_of
+from mxtools.cut.cut import Cut, extracted
+from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.graph.index import Graph
+from mxtools.graph.shapes import Array
+from mxtools.matching.traced_values import matched_values, same_values
+from mxtools.pipeline.context import Context
+from mxtools.runtime.sessions import computed, inner_values
+from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.selection import Selection
+from mxtools.strategies.metrics import RoundTrip
+from mxtools.traces.sidecar import Call, Sidecar, ends, returned
+from mxtools.traces.values import Values
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a call: exact, extra, bad, missing or gone, and why."""
+
+    scope: str
+    word: str
+    reason: str = ""
+
+
+def counted(verdicts: Collection[Verdict]) -> RoundTrip:
+    """Give the figures of some verdicts."""
+    return RoundTrip(**Counter(verdict.word for verdict in verdicts))
+
+
+def round_trip(model: ModelProto, context: Context) -> list[Verdict]:
+    """Cut out every call whose result is used and not just what it was given; compare with the recorded values.
+
+    `exact`: it returns all that the graph has of what the module returned, and nothing else; `extra`: besides, tensors
+    that the module did not return; `bad`: something is lacking, or it does not run; `missing`: it cannot be cut out
+    though its results are in the graph; `gone`: neither. Raises UsageError where there is no trace with values.
+    """
+    sidecar, values = context.sidecar, context.values
+    if not sidecar or not values:
+        raise UsageError("the round trip compares with recorded values: give a trace with them (mx trace --record)")
+    annotations, absent = context.annotations(model), read_absent(model)
+    live = _live(annotations.graph, matched_values(model, context, sidecar, values))
+    verdicts: dict[int, Verdict] = {}
+    cuts: dict[int, Cut] = {}
+    used = _used(sidecar)
+    for number, results in used.items():
+        scope = sidecar.calls[number].scope
+        try:
+            cuts[number] = _cut(annotations, scope, absent)
+        except (AbsentError, UsageError) as error:
+            verdicts[number] = Verdict(scope, "missing" if results & live else "gone", str(error))
+    given = whole_inputs(model, context)
+    asked = {annotations.graph.names[v] for cut in cuts.values() for v in cut.inputs} - given.keys()
+    given |= dict(inner_values(model, context.weights, given, dict.fromkeys(sorted(asked), 0)))
+    parts = extracted(model, list(cuts.values()), context.weights)
+    for number, part in zip(cuts, parts, strict=True):
+        call = sidecar.calls[number]
+        try:
+            feeds = {value.name: given[value.name] for value in part.graph.input if value.name in given}
+            got = computed(part, context.weights, feeds)
+        except InputError as error:
+            verdicts[number] = Verdict(call.scope, "bad", str(error))
+            continue
+        verdicts[number] = _compared(call, got, values, used[number] & live)
+    return [verdicts[number] for number in sorted(verdicts)]
+
+
+def _live(graph: Graph, matches: dict[int, list[int]]) -> set[int]:
+    """Give the tensors of the trace that the graph has as values that depend on its inputs."""
+    fixed = graph.constant | graph.stored
+    return {tensor for tensor, values in matches.items() if any(value not in fixed for value in values)}
+
+
+def _used(sidecar: Sidecar) -> dict[int, set[int]]:
+    """Give for each call what it returned, was not given and others take: tensors of several elements."""
+    takers: dict[int, list[int]] = defaultdict(list)
+    for number, call in enumerate(sidecar.calls):
+        for tensor in call.inputs:
+            takers[tensor.id].append(number)
+    results = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs} if sidecar.calls else set()
+    found = {}
+    for number, end in enumerate(ends(sidecar)):
+        own = {t.id for t in returned(sidecar.calls[number]) if prod(t.shape) > 1}
+        found[number] = {t for t in own if t in results or any(not number <= c < end for c in takers[t])}
+    return {number: tensors for number, tensors in found.items() if tensors}
+
+
+def _cut(annotations: Annotations, scope: str, absent: dict[str, str]) -> Cut:
+    calls = calls_of(annotations, Selection((glob.escape(scope),)), absent)
+    chosen = nodes_of(annotations, calls)
+    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen))
+    if not cut.outputs:
+        raise AbsentError("nothing reads what it computes")
+    return cut
+
+
+def _compared(call: Call, got: dict[str, Array], values: Values, wanted: set[int]) -> Verdict:
+    """Judge what a part returned."""
+    recorded = {t.id: array for t in call.outputs if (array := values.get(str(t.id))) is not None}
+    found = {name: {i for i, array in recorded.items() if same_values(result, array)} for name, result in got.items()}
+    lacking = wanted - set().union(*found.values())
+    if lacking:
+        names = [t.name for t in call.outputs if t.id in lacking]
+        return Verdict(call.scope, "bad", f"does not return {', '.join(names)}")
+    more = [name for name, ids in found.items() if not ids]
+    return Verdict(call.scope, "extra" if more else "exact", f"returns also {', '.join(more)}" if more else "")

@@ -1,0 +1,169 @@
+"""Comparing what the modules in a graph return with what PyTorch's returned, in ONNX Runtime, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from onnx import ModelProto, TensorProto, helper
+
+from mxtools.cut.check import inputs_of
+from mxtools.errors import InputError, UsageError
+from mxtools.files.weights import tensors_of
+from mxtools.graph.shapes import Array
+from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
+from mxtools.pipeline.context import Context
+from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
+from mxtools.runtime.sessions import inner_tensors
+from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.traces.sidecar import Sidecar, returned
+from mxtools.traces.values import Values, feeds
+from mxtools.verify.isolation import Isolation
+from mxtools.verify.output_matches import StandIns, has_no_effect
+
+EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
+"""Relative errors that are right still: of graphs in single precision, in half precision, and with small integers."""
+GONE = "no tensor of the graph is what it returned"
+_HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_SMALL = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
+_FEWEST = 64
+"""Elements of a tensor that is a weight, and no scale, mask or zero point."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor that a module returned: its name there, the one that stands for it in the graph, and how far that is."""
+
+    name: str
+    tensor: str
+    distance: Distance
+    harmless: bool = False
+    """It differs without an effect on what the caller returned: it is no tensor of the module, or does not matter."""
+
+
+@dataclass
+class Checked:
+    """One call of a module."""
+
+    scope: str
+    tag: str
+    outputs: list[Output] = field(default_factory=list)
+    reason: str = ""
+    """Why nothing is compared."""
+    own: Distance | None = None
+    """Its error when it is fed what PyTorch's module was fed."""
+    children: list[Checked] = field(default_factory=list)
+
+    @property
+    def distance(self) -> Distance | None:
+        """The largest error of its outputs, of harmless ones only if there are no others; None where there are none."""
+        counted = [output.distance for output in self.outputs if not output.harmless]
+        return worst(counted or [output.distance for output in self.outputs])
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of all calls, in the order of the trace, and the first one of which an output is wrong."""
+
+    calls: list[Checked]
+    tolerance: float
+    first: Checked | None
+    untagged: int
+    """Nodes that had no scope and got that of their neighbours."""
+
+    @property
+    def furthest(self) -> Checked | None:
+        """The call with the largest error that is not harmless, None where nothing is compared."""
+        counted = [call for call in self.calls if call.outputs and not all(output.harmless for output in call.outputs)]
+        return max(counted, key=lambda call: call.distance.relative if call.distance else 0.0, default=None)
+
+    @property
+    def culprits(self) -> list[Checked]:
+        """The innermost calls that are wrong when they are fed what PyTorch's modules were fed.
+
+        One that is in a call which is right on its own is none.
+        """
+        return list(self._culprits(self.calls[ROOT_CALL], UNLIKE))
+
+    def _culprits(self, call: Checked, around: Distance) -> Iterator[Checked]:
+        own = call.own or EQUAL
+        inner = [c for child in call.children for c in self._culprits(child, call.own or around)]
+        if not inner and not own.relative <= self.tolerance and not has_no_effect(own, around, self.tolerance):
+            yield call
+        yield from inner
+
+
+def usual_tolerance(model: ModelProto) -> float:
+    """Give the relative error that is right still in a graph with weights of such types."""
+    types = {tensor.data_type for tensor in tensors_of(model) if math.prod(tensor.dims) >= _FEWEST}
+    return QUANTISED if types & _SMALL else HALF if types & _HALVES else EXACT
+
+
+def verify(model: ModelProto, context: Context, tolerance: float, isolating: bool = False) -> Verified:
+    """Run a tagged graph on the recorded inputs and compare every call's outputs with the recorded ones.
+
+    What `tolerance` bounds is the largest difference over the largest value. With `isolating` each call is cut out too
+    and run on the recorded inputs. Raises UsageError without recorded values, InputError where the graph does not run.
+    """
+    sidecar, values = context.sidecar, context.values
+    if not sidecar or not values:
+        raise UsageError("there is nothing to compare with: give --trace with recorded values (mx trace --record)")
+    annotations, names = context.annotations(model), context.graph(model).names
+    if not any(annotations.evidence):
+        raise InputError("no node has a scope: run `mx tag` first")
+    untagged = annotations.call.count(None)
+    if untagged:
+        ResolveAuxiliary().apply(model, context)
+    stand_ins = StandIns(annotations, context.shapes(model), sidecar, values)
+    given = recorded_inputs(model, sidecar, values)
+    sizes = {names[value]: size for value, size in stand_ins.wanted.items()}
+    for name, array in inner_tensors(model, context.weights, given, sizes):
+        stand_ins.show(annotations.graph.by_name[name], array)
+    stand_ins.settle(tolerance)
+    calls = _calls(annotations, sidecar, stand_ins, read_absent(model))
+    if isolating:
+        for number, own in Isolation(model, context, sidecar, stand_ins).errors(given):
+            if isinstance(own, Distance):
+                calls[number].own = own
+            else:
+                calls[number].reason = str(own)
+    return Verified(calls, tolerance, _first(calls, stand_ins, tolerance), untagged)
+
+
+def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Array]:
+    """Give the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
+    asked = inputs_of(model)
+    given = feeds(sidecar, values, [value.name for value in asked])
+    missing = next((value.name for value in asked if value.name not in given), None)
+    if missing is not None:
+        raise InputError(
+            f"the trace has no value for the graph's input {missing!r}: give the recorded trace of this model"
+        )
+    types = {value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in asked}
+    return {name: array.astype(types[name], copy=False) for name, array in given.items()}
+
+
+def _calls(annotations: Annotations, sidecar: Sidecar, stand_ins: StandIns, absent: dict[str, str]) -> list[Checked]:
+    """Give the calls with what stands for their outputs, or why nothing does."""
+    found = [Checked(call.scope, call.tag) for call in sidecar.calls]
+    names = annotations.graph.names
+    for row, call in zip(found, sidecar.calls, strict=True):
+        if call.parent is not None:
+            found[call.parent].children.append(row)
+        own = returned(call)
+        matched = [(tensor, stand_in) for tensor in own if (stand_in := stand_ins[tensor.id])]
+        row.outputs = [Output(t.name, names[s.value], s.distance, t.id in stand_ins.harmless) for t, s in matched]
+        if not row.outputs:
+            row.reason = absent.get(call.scope) or (GONE if own else "returns its inputs")
+        elif any(output.harmless for output in row.outputs):
+            row.reason = "differs without effect"
+    return found
+
+
+def _first(calls: list[Checked], stand_ins: StandIns, tolerance: float) -> Checked | None:
+    """Give the call that made the first wrong tensor, in the order in which they came to be."""
+    known = (t for t in stand_ins.tensors if t not in stand_ins.harmless)
+    wrong = (t for t in known if (s := stand_ins[t]) and not s.distance.relative <= tolerance)
+    return next((calls[stand_ins.makers[tensor]] for tensor in wrong), None)

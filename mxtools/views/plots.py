@@ -1,0 +1,74 @@
+"""Pictures, as PNG or SVG; needs the extra `mxtools[plot]`."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mxtools.errors import UsageError
+from mxtools.files.model_files import atomic_output, check_writable
+
+FORMATS = (".png", ".svg")
+MOST = 80
+"""Bars of one picture."""
+_INCHES = 0.22
+"""Height of a bar."""
+
+
+def check_plot(path: Path) -> None:
+    """Refuse, before any work is done, a picture that cannot be made: UsageError, or OutputError for its place."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path} is no {' or '.join(FORMATS)} file: pictures are one of these")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("pictures need matplotlib: pip install 'mxtools[plot]'")
+    check_writable(path)
+
+
+def bars(
+    path: Path,
+    title: str,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    unit: str,
+    log: bool = False,
+    limit: float | None = None,
+) -> None:
+    """Write a picture of horizontal bars, the first label on top: for each label one bar of each series.
+
+    `limit` is drawn as a line. Of more labels than MOST those are shown whose largest bars are longest, in their order.
+    What is not finite has no bar. The same input gives the same bytes.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    shown = _longest(series, len(labels))
+    thickness = 0.8 / len(series)
+    figure = Figure(figsize=(9, 1.2 + _INCHES * len(shown) * max(1, len(series) / 1.5)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, lengths) in enumerate(series.items()):
+        found = [lengths[at] if math.isfinite(lengths[at]) else 0.0 for at in shown]
+        axes.barh([row + (number + 0.5) * thickness - 0.4 for row in range(len(shown))], found, thickness, label=name)
+    axes.set_yticks(range(len(shown)), [labels[at] for at in shown], fontsize=7)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlabel(unit)
+    axes.set_title(title if len(shown) == len(labels) else f"{title}: the {len(shown)} largest of {len(labels)}")
+    if log and any(length > 0 for lengths in series.values() for length in lengths):
+        axes.set_xscale("log")
+    if limit is not None:
+        axes.axvline(limit, color="black", linestyle=":", linewidth=1)
+    if len(series) > 1:
+        axes.legend(fontsize=7)
+    with mpl.rc_context({"svg.hashsalt": "mxtools"}), atomic_output(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=120, metadata=_undated(path))
+
+
+def _longest(series: Mapping[str, Sequence[float]], count: int) -> list[int]:
+    lengths = [max((s[at] for s in series.values() if math.isfinite(s[at])), default=0.0) for at in range(count)]
+    return sorted(sorted(range(count), key=lambda at: -lengths[at])[:MOST])
+
+
+def _undated(path: Path) -> dict[str, Any]:
+    return {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}

@@ -1,0 +1,160 @@
+"""The module tree of a tagged model: what each module call holds, itself and below it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from mxtools.files.weights import bytes_of
+from mxtools.graph.index import Graph
+from mxtools.graph.multiply_adds import is_product
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.scope import ROOT
+from mxtools.scopes.tags import class_of
+
+Sizes = dict[int, tuple[int, int]]
+"""Elements and bytes of stored tensors, by value."""
+
+
+class Key(StrEnum):
+    """What siblings can be sorted by."""
+
+    NODES = "nodes"
+    PARAMETERS = "parameters"
+    BYTES = "bytes"
+    MULTIPLY_ADDS = "multiply-adds"
+
+
+@dataclass
+class Branch:
+    """One call of a module with all below it.
+
+    Nodes, by operator and by evidence too; elements and bytes of the initializers that they use; multiply-adds, and the
+    number of products of which these are not known. `equal` are the scopes of siblings after it that hold the same.
+    """
+
+    scope: str
+    tag: str
+    nodes: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    multiply_adds: int = 0
+    uncounted: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
+    evidence: Counter[str] = field(default_factory=Counter)
+    children: list[Branch] = field(default_factory=list)
+    equal: tuple[str, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        """The module's class, as the tag has it."""
+        return class_of(self.tag)
+
+    def row(self) -> dict[str, Any]:
+        """Give the branch without those below it as plain data."""
+        return {
+            "scope": self.scope,
+            "tag": self.tag,
+            "class": self.class_name,
+            "nodes": self.nodes,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "multiply_adds": self.multiply_adds,
+            "uncounted": self.uncounted,
+            "evidence": dict(self.evidence.most_common()),
+            "operators": dict(sorted(self.operators.items())),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the branch as plain data."""
+        return {**self.row(), "children": [child.to_dict() for child in self.children]}
+
+
+def tree(
+    annotations: Annotations, products: Mapping[int, int] | None = None, chosen: Collection[int] | None = None
+) -> Branch:
+    """Build the tree of the calls that nodes bear, in the order of their first nodes that are no constants.
+
+    `products` are the multiply-adds by node, where they are known; `chosen` the nodes that count, else all.
+    """
+    graph, hierarchy = annotations.graph, annotations.hierarchy
+    sizes = _sizes(graph)
+    branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
+    used: dict[int, set[int]] = {}
+    constant, nodes = graph.constant, range(len(graph.nodes)) if chosen is None else sorted(chosen)
+    for node in sorted(nodes, key=lambda n: constant.issuperset(graph.writes[n])):
+        call = annotations.call[node]
+        if call is None:
+            continue
+        proto, weights = graph.nodes[node], [value for value in graph.reads[node] if value in sizes]
+        count = (products or {}).get(node)
+        for at in reversed(list(hierarchy.lineage(call))):
+            if at not in branches:
+                branches[at] = Branch(hierarchy.scopes[at], hierarchy.tags[at])
+                branches[hierarchy.parent[at]].children.append(branches[at])
+            branch = branches[at]
+            branch.nodes += 1
+            branch.operators[proto.op_type] += 1
+            branch.evidence[str(annotations.evidence[node])] += 1
+            branch.multiply_adds += count or 0
+            branch.uncounted += count is None and is_product(proto)
+            used.setdefault(at, set()).update(weights)
+    for at, values in used.items():
+        branches[at].parameters = sum(sizes[value][0] for value in values)
+        branches[at].bytes = sum(sizes[value][1] for value in values)
+    return branches[0]
+
+
+def sorted_by(branch: Branch, key: Key) -> Branch:
+    """Give a copy in which siblings are sorted, at all levels, the most first; equal ones keep their order."""
+    name = key.replace("-", "_")
+    children = sorted(branch.children, key=lambda child: -int(getattr(child, name)))
+    return replace(branch, children=[sorted_by(child, key) for child in children])
+
+
+def folded(branch: Branch) -> Branch:
+    """Give a copy in which of adjacent siblings that hold the same, at all levels, only the first is there.
+
+    These are the modules of a list, or the calls of one module; such that have names of their own stay.
+    """
+    kept: list[Branch] = []
+    for child in map(folded, branch.children):
+        if kept and _list(kept[-1]) == _list(child) and _content(kept[-1]) == _content(child):
+            kept[-1] = replace(kept[-1], equal=(*kept[-1].equal, child.scope))
+        else:
+            kept.append(child)
+    return replace(branch, children=kept)
+
+
+def number(scope: str) -> tuple[str, int]:
+    """Give the list that a module is in and its number there, else the module and the number of its call."""
+    around, _, last = scope.rpartition(".")
+    name, _, count = last.partition("@")
+    return (around, int(name)) if name.isdecimal() and not count else (f"{around}.{name}", int(count or 0))
+
+
+def _list(branch: Branch) -> str:
+    return number(branch.scope)[0]
+
+
+def _content(branch: Branch) -> tuple[Any, ...]:
+    """Give what a branch holds, its own name aside; those below it have names."""
+    figures = branch.nodes, branch.parameters, branch.bytes, branch.multiply_adds, branch.uncounted
+    below = [
+        ([scope.removeprefix(branch.scope) for scope in (child.scope, *child.equal)], _content(child))
+        for child in branch.children
+    ]
+    return branch.class_name, figures, branch.operators, branch.evidence, below
+
+
+def _sizes(graph: Graph) -> Sizes:
+    """Give elements and bytes of the initializers of a graph; of sparse ones the bytes of what is stored."""
+    sizes = {value: (math.prod(tensor.dims), bytes_of(tensor)) for value, tensor in graph.initializers.items()}
+    return sizes | {
+        value: (math.prod(sparse.dims), bytes_of(sparse.values) + bytes_of(sparse.indices))
+        for value, sparse in graph.sparse.items()
+    }
