@@ -31,6 +31,7 @@ check: setup  ## format, lint, types, and generated files up to date
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
 
 format: setup  ## format the code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -11,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxtools.errors import printable
+from mxtools.errors import UsageError, printable
+
+from .streams import Place, check_output, is_pipe, model_source, named, read_bytes, write_model
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from mxtools.pipeline.context import Context
-    from mxtools.pipeline.pipeline import Pipeline
+    from mxtools.passes.record_absent import TagReport
+    from mxtools.pipeline.pipeline import Pipeline, PipelineReport
+    from mxtools.pipeline.working_model import WorkingModel
     from mxtools.runtime.distance import Distance
     from mxtools.traces.sidecar import Sidecar
     from mxtools.traces.values import Values
@@ -31,32 +33,34 @@ def process(
     trace: str | None = None,
     inputs: Path | None = None,
     previous: str | None = None,
-) -> Context:
-    """Read a model, run a pipeline over it and write it; give the context with what the passes found out."""
-    from mxtools.files import model_files
-    from mxtools.pipeline.context import Previous
-
-    if is_pipe(output):
-        model_files.refuse_terminal()
-    model, context = opened(source, data_dir, trace, inputs)
+) -> PipelineReport:
+    """Read a model, run a pipeline over it and write it; return what the passes report."""
+    check_output(output)
+    model = opened(source, data_dir, trace, inputs)
     if previous:
-        context.previous = Previous(*opened(previous, None, trace))
-    pipeline.run(model, context)
-    model_files.write_model(model, context.weights, output, data_dir)
-    return context
+        if is_pipe(previous):
+            raise UsageError("--from names a file: the model to tag comes from stdin")
+        model.previous = opened(previous)
+        model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
+    with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model
+        report = pipeline.run(model)
+    write_model(model, output, data_dir)
+    return report
 
 
 def opened(
-    source: str, data_dir: Path | None = None, trace: str | None = None, inputs: Path | None = None
-) -> tuple[ModelProto, Context]:
+    source: Place,
+    data_dir: Path | None = None,
+    trace: str | None = None,
+    inputs: Path | None = None,
+) -> WorkingModel:
     """Read a model and what is known besides it: a sidecar, else the one in the model, and recorded or given values."""
-    from mxtools.carriers.packed import embedded_trace
-    from mxtools.files import model_files
-    from mxtools.pipeline.context import Context
+    from mxtools.pipeline.working_model import WorkingModel
 
+    if is_pipe(source) and trace and is_pipe(trace):
+        raise UsageError("the model and the sidecar cannot both come from stdin: give the file of one")
     sidecar, values = known(trace, inputs)
-    loaded = model_files.read_model(source, data_dir)
-    return loaded.proto, Context(loaded.weights, sidecar or embedded_trace(loaded.proto), values)
+    return WorkingModel.read(model_source(source), named(source), data_dir=data_dir, sidecar=sidecar, values=values)
 
 
 def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
@@ -72,21 +76,13 @@ def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Value
 
 def read_sidecar(source: str) -> Sidecar:
     """Read a sidecar from a file, or from stdin for '-'."""
-    from mxtools.files import model_files
     from mxtools.traces import sidecar
 
-    return sidecar.loads(model_files.read_bytes(source), "stdin" if is_pipe(source) else source)
-
-
-def is_pipe(place: str | None) -> bool:
-    """Tell whether a source or an output is stdin or stdout."""
-    return place in (None, "", "-")
+    return sidecar.loads(read_bytes(source), named(source))
 
 
 def check_json(wanted: bool, output: str) -> None:
     """Refuse a JSON report that would mix with a model on stdout."""
-    from mxtools.errors import UsageError
-
     if wanted and is_pipe(output):
         raise UsageError("--json and the model would both go to stdout: give -o FILE")
 
@@ -140,14 +136,14 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def tagged_in_words(report: dict[str, Any]) -> str:
-    """Give a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
-    counted = ", ".join(f"{word} {count}" for word, count in report["evidence"].items())
-    parts = [f"{report['nodes']} nodes" + (f" ({counted})" if counted else "")]
-    if report["merged"]:
-        parts.append(f"{report['merged']} merged")
-    reasons = Counter(reason.partition(":")[0] for reason in report["absent"].values())
+def tagged_in_words(report: TagReport) -> str:
+    """Return a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
+    counted = ", ".join(f"{word} {count}" for word, count in report.evidence.items())
+    parts = [f"{report.nodes} nodes" + (f" ({counted})" if counted else "")]
+    if report.merged:
+        parts.append(f"{report.merged} merged")
+    reasons = Counter(reason.partition(":")[0] for reason in report.absent.values())
     if reasons:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(report['absent'])} scopes without nodes ({listed})")
+        parts.append(f"{len(report.absent)} scopes without nodes ({listed})")
     return "; ".join(parts)

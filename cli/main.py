@@ -18,6 +18,7 @@ from mxtools import __version__
 from mxtools.errors import MxError
 
 from .common import say
+from .words import WORDS
 
 COMMANDS = {
     "trace": "Run a model once and write the scopes of its modules to a sidecar.",
@@ -140,7 +141,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
         except MxError as error:
             if os.environ.get("MX_DEBUG"):
                 traceback.print_exc()
-            say(f"mx {name}: {error}")
+            say(f"mx {name}: {_where(error)}{error.line(WORDS)}")
             raise typer.Exit(error.status) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
@@ -155,3 +156,9 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(FAULT) from None
 
     return guarded
+
+
+def _where(error: MxError) -> str:
+    """Return the pass of a user's pipeline that failed, as the beginning of a line; empty for single commands."""
+    notes = getattr(error, "__notes__", ())
+    return f"{notes[0]}: " if notes and sys.argv[1:2] == ["run"] else ""

@@ -14,7 +14,7 @@ from typer import Argument, Option
 from .common import progress
 
 if TYPE_CHECKING:
-    from mxtools.pipeline.context import Pass
+    from mxtools.pipeline.base import Pass
 
 Command = Callable[..., None]
 
@@ -77,7 +77,7 @@ Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar
 
 def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
     """Give a command the options of some passes: it gets them as `steps`, a tuple of the passes made from them."""
-    from mxtools.pipeline.pipeline import types_of
+    from mxtools.pipeline.registry import types_of
 
     fields = [(cls, item, types_of(cls)[item.name]) for cls in passes for item in dataclasses.fields(cls)]
     added = [_option(item, hint) for _, item, hint in fields]
@@ -94,7 +94,7 @@ def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
 def takes_selection(command: Command) -> Command:
     """Give a command the selectors of `mx filter`: it gets `selected`, a `Selection` and operators, or None."""
     from mxtools.passes.filter import Filter
-    from mxtools.pipeline.pipeline import types_of
+    from mxtools.pipeline.registry import types_of
     from mxtools.scopes.selection import Selection
 
     fields = [item for item in dataclasses.fields(Filter) if item.name in _SELECTORS]
@@ -181,7 +181,7 @@ def _extended(
 
 def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     """Give the parameter of a command for a field of a pass."""
-    from mxtools.pipeline.pipeline import key_of
+    from mxtools.pipeline.registry import key_of
 
     type_ = list[str] | None if _is_list(hint) else hint
     text = item.metadata["help"]

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools.pipeline.pipeline import key_of, load, names
+from mxtools.pipeline.registry import key_of, load, names
 from mxtools.profile import report
 from mxtools.split import manifest
 from mxtools.strategies import metrics

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mxtools.files.version import VERSION
+
 if TYPE_CHECKING:
     from mxtools.strategy_selector import StrategySelector as StrategySelector
     from mxtools.unified_export import export_model_auto as export_model_auto
     from mxtools.unified_export import export_model_with_fallback as export_model_with_fallback
 
-__version__ = "0.1.0"
+
+__version__ = VERSION
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names below

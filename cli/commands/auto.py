@@ -10,6 +10,7 @@ from typer import Option
 
 from ..common import emit, json_text, progress, say
 from ..options import Cache, Json, Priority, takes_model
+from ..streams import check_output, write_text
 
 if TYPE_CHECKING:
     from mxtools.pytorch.strategy.attempt import ExportResult
@@ -54,7 +55,6 @@ def command(
     Example: mx auto ./bert -o bert.tagged.onnx --verify --report bert.report.md
     """
     from mxtools.errors import UsageError
-    from mxtools.files import model_files
     from mxtools.strategies import table
 
     if report and report.suffix not in (".json", ".md"):
@@ -63,7 +63,7 @@ def command(
     for name in names:
         table.get(name)
     table.get(table.DEFAULT).optimized(optimize)
-    model_files.check_writable(output)
+    check_output(output)
     subject = load()
     from mxtools.pytorch.exporters import Options
     from mxtools.pytorch.strategy.attempt import Demands
@@ -74,7 +74,7 @@ def command(
         result = export_subject(subject, output, names, priority, demands, options, cache, optimize)
     if report:
         text = _markdown(result) if report.suffix == ".md" else json_text(_data(result))
-        model_files.write_text(text, str(report))
+        write_text(text, report)
     if json:
         emit(_data(result))
         return

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..common import emit, figures, is_pipe, known, opened, progress, say
+from ..common import emit, figures, known, opened, progress, say
 from ..options import DataDir, Inputs, Json, Markdown, Trace
+from ..streams import is_pipe
 from ..table import drawn, show, show_markdown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mxtools.comparison.comparison import Change, ComparedModule, Comparison
 
 COLUMNS = ("module", "class", "nodes", "relative", "what differs")
@@ -53,24 +52,20 @@ def command(
 
     if is_pipe(source) and is_pipe(other):
         raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
-    (one, context), (two, others) = opened(source, data_dir), opened(other, data_dir)
+    sidecar, values = known(trace, inputs)
+    one, two = opened(source, data_dir), opened(other, data_dir)
     with progress("comparing"):
-        found = compare(one, context, two, others)
+        found = compare(one, two)
         if trace or inputs:
             from mxtools.comparison.numbers import compare_numbers
 
-            compare_numbers(found, one, context, two, others, _given(context, trace, inputs))
+            one.sidecar, one.values = sidecar, values
+            compare_numbers(found, one, two)
     if json:
         emit(_data(found, tolerance))
     elif found.interface or found.differing(tolerance):
         (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance)])
     _conclude(found, tolerance)
-
-
-def _given(context: Any, trace: str | None, inputs: Path | None) -> Any:
-    """Give the context of a model with what there is to feed it."""
-    sidecar, values = known(trace, inputs)
-    return replace(context, sidecar=sidecar, values=values)
 
 
 def _conclude(found: Comparison, tolerance: float) -> None:

@@ -10,6 +10,7 @@ from typer import Option
 
 from ..common import check_json, emit, progress, say
 from ..options import Cache, DataDir, Json, Output, key, takes_model
+from ..streams import check_output, write_model, write_text
 
 
 class Exporter(StrEnum):
@@ -41,10 +42,8 @@ def command(
 
     Example: mx export ./bert -o bert.onnx
     """
-    from mxtools.files import model_files
-
     check_json(json, output)
-    model_files.check_target(output)
+    check_output(output)
     from mxtools.pytorch.exporters import ExportError, Options
     from mxtools.pytorch.sources import sources_of
 
@@ -58,9 +57,8 @@ def command(
             raise
         finally:
             if log and "attempts" in locals():
-                model_files.write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), str(log))
-        loaded = attempts[-1].read()
-        model_files.write_model(loaded.proto, loaded.weights, output, data_dir)
+                write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), log)
+        write_model(attempts[-1].read(), output, data_dir)
     if json:
         emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])
         return

@@ -28,14 +28,15 @@ def command(
 
     Example: mx filter bert.tagged.onnx --scope 'encoder.layer.0' -o layer0.onnx
     """
+    from mxtools.cut.filtering import FilterReport
     from mxtools.pipeline.pipeline import Pipeline
 
     check_json(json, output)
-    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).report["filter"]
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).last(FilterReport)
     if json:
-        emit(report)
+        emit(report.to_dict())
         return
-    if report["pieces"] > 1:
-        say(f"mx filter: the selection is in {report['pieces']} pieces that no tensor of it connects")
-    for found in report.get("verify", ()):
+    if report.pieces > 1:
+        say(f"mx filter: the selection is in {report.pieces} pieces that no tensor of it connects")
+    for found in report.differences or ():
         say(f"mx filter: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from typer import Argument
 
-from ..common import check_json, emit, is_pipe, process, say
+from ..common import check_json, emit, opened, process, say
 from ..options import DataDir, Json, Output, Source
+from ..streams import is_pipe
 
 Part = Annotated[
     str | None,
@@ -26,6 +27,7 @@ def command(
     Example: mx graft bert.tagged.onnx layer0.int8.onnx -o bert.mixed.onnx
     """
     from mxtools.errors import UsageError
+    from mxtools.graft.put_back import GraftReport
     from mxtools.passes.graft import Graft
     from mxtools.pipeline.pipeline import Pipeline
 
@@ -33,10 +35,12 @@ def command(
     model, part = (source, part) if part is not None else ("-", source)
     if is_pipe(model) and is_pipe(part):
         raise UsageError("model and part cannot both come from stdin: give the file of one, mx graft MODEL PART")
-    step = Graft(part, str(data_dir) if data_dir and is_pipe(part) else None)
-    report = process(Pipeline((step,)), model, output, data_dir).report["graft"]
+    step = Graft(opened(part, data_dir if is_pipe(part) else None))
+    report = process(Pipeline((step,)), model, output, data_dir).last(GraftReport)
     if json:
-        emit(report)
+        emit(report.to_dict())
         return
-    removed, added, kept, renamed = (report[key] for key in ("removed", "added", "kept", "renamed"))
-    say(f"mx graft: {removed} nodes removed, {added} added, {kept} unchanged, {len(renamed)} values renamed")
+    say(
+        f"mx graft: {report.removed} nodes removed, {report.added} added, {report.kept} unchanged, "
+        f"{len(report.renamed)} values renamed"
+    )

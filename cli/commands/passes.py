@@ -15,7 +15,7 @@ def command(json: Json = False) -> None:
 
     Example: mx passes
     """
-    from mxtools.pipeline.pipeline import key_of, load, names
+    from mxtools.pipeline.registry import key_of, load, names
 
     def describe(item: Field[Any]) -> dict[str, Any]:
         return {"name": key_of(item), "help": item.metadata.get("help", ""), "required": item.default is MISSING}

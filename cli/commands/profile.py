@@ -67,12 +67,12 @@ def command(
         check_plot(plot)
     before = read_report(against) if against else None
     providers = _providers(provider)
-    model, context = opened(source, data_dir, trace, inputs)
+    model = opened(source, data_dir, trace, inputs)
     with progress("profiling"):
         if from_profile:
-            timing = profiling.read(model, context, from_profile)
+            timing = profiling.read(model, from_profile)
         else:
-            timing = profiling.run(model, context, level, runs, threads, providers)
+            timing = profiling.run(model, level, runs, threads, providers)
     found = report(timing, before)
     if plot:
         _plot(plot, timing, before, depth)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ..common import check_json, emit, process
+from ..common import check_json, emit, opened, process
 from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
+
+if TYPE_CHECKING:
+    from mxtools.pipeline.base import Pass
 
 
 def command(
@@ -36,6 +40,16 @@ def command(
         raise UsageError("no passes are named: give --pipeline or --strategy")
     steps = table.get(strategy).passes().passes if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
-    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).report
+    steps = tuple(map(_with_part, steps))
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs)
     if json:
-        emit(report)
+        emit(report.to_dict())
+
+
+def _with_part(step: Pass) -> Pass:
+    """Return a pass that is to graft the part from stdin with that part, as passes read files only."""
+    from mxtools.passes.graft import Graft
+
+    if not isinstance(step, Graft) or step.part != "-":
+        return step
+    return Graft(opened("-", Path(step.data_dir) if step.data_dir else None))

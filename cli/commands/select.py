@@ -44,8 +44,8 @@ def command(
     if not selected:
         raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
     selection, operators = selected
-    model, context = opened(source, data_dir)
-    found = FORMATS[format](select(model, context, selection, operators, device))
+    model = opened(source, data_dir)
+    found = FORMATS[format](select(model, selection, operators, device))
     if isinstance(found, list):
         sys.stdout.writelines(f"{name}\n" for name in found)
     else:

@@ -47,22 +47,22 @@ def command(
 
     Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
     """
-    from mxtools.files.folder import check_folder
+    from mxtools.files.atomic import check_folder
     from mxtools.scopes.selection import Selection
     from mxtools.split import manifest
     from mxtools.split.parts import split
 
     check_folder(folder)
     manifest.files_of(folder)
-    model, context = opened(source, data_dir, trace, inputs)
+    model = opened(source, data_dir, trace, inputs)
     selections = [
         *(Selection(scopes=(glob,)) for glob in each or ()),
         *(Selection(classes=(name,)) for name in class_ or ()),
     ]
     with progress("splitting"):
-        parts = split(model, context, selections, depth, tuple(exclude or ()))
+        parts = split(model, selections, depth, tuple(exclude or ()))
     with progress(f"writing {len(parts)} parts"):
-        written = manifest.write(model, context, parts, folder, verify)
+        written = manifest.write(model, parts, folder, verify)
     if json:
         sys.stdout.write(manifest.dumps(written))
     else:

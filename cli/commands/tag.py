@@ -22,7 +22,7 @@ def command(
         str | None, Option("--from", metavar="TAGGED", help="The tagged model that a tool made this one from.")
     ] = None,
     inputs: Inputs = None,
-    strategy: StrategyName = "auto",
+    strategy: StrategyName = "",
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -36,12 +36,13 @@ def command(
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
+    from mxtools.passes.record_absent import TagReport
     from mxtools.strategies import table
 
     check_json(json, output)
-    pipeline = table.get("previous" if previous else strategy).passes(strict, *steps)
-    report = process(pipeline, source, output, data_dir, trace, inputs, previous).report["tag"]
+    pipeline = table.get(strategy or ("previous" if previous else "auto")).passes(strict, *steps)
+    report = process(pipeline, source, output, data_dir, trace, inputs, previous).last(TagReport)
     if json:
-        emit(report)
+        emit(report.to_dict())
     else:
         say(f"mx tag: {tagged_in_words(report)}")

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ..common import check_json, emit, is_pipe, progress, say
+from ..common import check_json, emit, progress, say
 from ..options import Cache, Json, Output, key, takes_model
+from ..streams import check_output, is_pipe, write_text
 
 
 @takes_model
@@ -28,24 +29,23 @@ def command(
     from pathlib import Path
 
     from mxtools.errors import UsageError
-    from mxtools.files import model_files
+    from mxtools.files.atomic import atomic_output
     from mxtools.traces import sidecar
 
     check_json(json, output)
     if record and is_pipe(output):
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
-    if not is_pipe(output):
-        model_files.check_writable(output)
+    check_output(output, binary=False)
     from mxtools.pytorch.sources import sources_of
 
     with sources_of(load, cache=cache, key=cache and key(load)) as sources, progress("tracing"):
         traced, values = sources.trace(record)
         if values is not None and traced.record:
             beside = Path(output).with_suffix(".safetensors")
-            with model_files.atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
+            with atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
                 shutil.copyfileobj(recorded, file)
             traced = traced.model_copy(update={"record": beside.name})
-    model_files.write_text(sidecar.dumps(traced), output)
+    write_text(sidecar.dumps(traced), output)
     if json:
         emit({"model": traced.model.class_name, "modules": len(traced.modules), "calls": len(traced.calls)})
     else:

@@ -47,21 +47,19 @@ def command(
 
     Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
     """
-    from mxtools.cut.choose import nodes_anywhere, selected_calls
-    from mxtools.errors import InputError, UsageError
-    from mxtools.scopes.annotations import read_absent
+    from mxtools.errors import UsageError
+    from mxtools.scopes.selection import nodes_anywhere, selected_calls
 
     if csv_ + markdown + json > 1:
         raise UsageError("--csv, --markdown and --json are several formats: give one")
-    model, context = opened(source, data_dir)
-    annotations = context.annotations(model)
-    if not any(annotations.evidence):
-        raise InputError("no node has a scope: run `mx tag` first")
+    model = opened(source, data_dir)
+    model.require_tagged()
+    annotations = model.annotations
     chosen = None
     if selected:
-        calls = selected_calls(annotations, selected[0], read_absent(model))
+        calls = selected_calls(annotations, selected[0])
         chosen = nodes_anywhere(annotations, calls, selected[1])
-    root = tree(annotations, context.multiply_adds(model), chosen)
+    root = tree(annotations, model.multiply_adds, chosen)
     root = sorted_by(root, sort) if sort else root
     if json:
         emit(root.to_dict())

@@ -13,8 +13,9 @@ from typer import Option
 
 from mxtools.errors import printable
 
-from ..common import check_json, is_pipe, json_text, progress, read_sidecar, say
+from ..common import check_json, json_text, progress, read_sidecar, say
 from ..options import DataDir, Json, Output, Source, Trace
+from ..streams import check_output, is_pipe, model_source, named, write_model
 
 if TYPE_CHECKING:
     from mxtools.validate.findings import Finding, Mended
@@ -46,40 +47,40 @@ def command(
     """
     from mxtools.carriers.packed import embedded_trace
     from mxtools.errors import CheckError, InputError
-    from mxtools.files import model_files
-    from mxtools.pipeline.context import Context
+    from mxtools.files.reading import read_model
+    from mxtools.pipeline.working_model import WorkingModel
     from mxtools.validate import findings as checking
 
     format_ = "json" if json and format_ == "text" else format_
     _check(format_, json, repair, output)
     sidecar = read_sidecar(trace) if trace else None
-    loaded = model_files.read_model(source, data_dir, placing=False)
+    name = named(source)
+    proto, weights = read_model(model_source(source), name, data_dir, placing=False)
     folder = Path() if is_pipe(trace) else Path(str(trace)).parent
     if not sidecar:
         with suppress(InputError):  # which is a finding
-            sidecar = embedded_trace(loaded.proto)
-    context = Context(loaded.weights, sidecar)
+            sidecar = embedded_trace(proto)
+    model = WorkingModel(proto, weights, name, sidecar=sidecar)
     mended: list[Mended] = []
     with progress("validating"):
         if repair:
-            mended, findings = checking.repair(loaded.proto, context, folder)
+            mended, findings = checking.repair(model, folder)
         else:
-            findings = checking.validate(loaded.proto, context, folder)
+            findings = checking.validate(model, folder)
     if repair:
-        model_files.write_model(loaded.proto, loaded.weights, output, data_dir)
-    _report(findings, mended, format_, loaded.name, say if repair and is_pipe(output) else _print)
+        write_model(model, output, data_dir)
+    _report(findings, mended, format_, name, say if repair and is_pipe(output) else _print)
     counts = checking.counts(findings)
     summary = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
     if counts["error"]:
         first = next(finding for finding in findings if finding.severity == "error")
-        raise CheckError(f"{loaded.name}: {summary}: {first.remedy}")
-    say(f"mx validate: {loaded.name}: {summary}{f', {len(mended)} mended' if repair else ''}")
+        raise CheckError(f"{name}: {summary}: {first.remedy}")
+    say(f"mx validate: {name}: {summary}{f', {len(mended)} mended' if repair else ''}")
 
 
 def _check(format_: str, json: bool, repair: bool, output: str) -> None:
     """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
     from mxtools.errors import UsageError
-    from mxtools.files import model_files
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
@@ -89,7 +90,7 @@ def _check(format_: str, json: bool, repair: bool, output: str) -> None:
         raise UsageError("-o is where --repair writes: give --repair too, or redirect the report")
     if repair:
         check_json(format_ != "text", output)
-        model_files.check_target(output)
+        check_output(output)
 
 
 def _report(

@@ -54,10 +54,10 @@ def command(
 
     if plot:
         check_plot(plot)
-    model, context = opened(source, data_dir, trace)
-    tolerance = usual_tolerance(model) if tolerance is None else tolerance
+    model = opened(source, data_dir, trace)
+    tolerance = usual_tolerance(model.proto) if tolerance is None else tolerance
     with progress("comparing"):
-        found = verify(model, context, tolerance, isolate)
+        found = verify(model, tolerance, isolate)
     if found.untagged:
         say(f"mx verify: {found.untagged} nodes had no scope and were given their neighbours'")
     if json:

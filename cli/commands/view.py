@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ..common import check_json, emit, is_pipe, opened, progress, say
+from ..common import check_json, emit, opened, progress, say
 from ..options import DataDir, Json, Output, Source
+from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from mxtools.pipeline.context import Context
+    from mxtools.pipeline.working_model import WorkingModel
     from mxtools.views.structure import Structure
 
 FORMATS = ("html", "model-explorer", "netron", "graphml", "mermaid", "dot")
@@ -48,25 +47,24 @@ def command(
     Example: mx view bert.tagged.onnx --metric bert.profile.json -o bert.html
     """
     from mxtools.errors import UsageError
-    from mxtools.files import model_files
     from mxtools.views.build import structure
     from mxtools.views.metrics import add_metrics
 
     check_json(json, output)
     _check(format_, depth, against, output)
-    model, context = opened(source, data_dir)
+    model = opened(source, data_dir)
     with progress("reading"):
-        shown = structure(model, context, model.graph.name or "stdin" if is_pipe(source) else Path(source).name)
+        shown = structure(model, model.proto.graph.name or "stdin" if is_pipe(source) else Path(source).name)
     for file in metric or ():
-        unknown = add_metrics(shown, model_files.read_bytes(file), str(file))
+        unknown = add_metrics(shown, read_bytes(file), str(file))
         if unknown:
             say(f"mx view: {unknown} modules of {file} have no node in this graph")
     if format_ == "model-explorer":
         if is_pipe(output) and (metric or against):
             raise UsageError("node data and navigation are files beside the graph: give -o FILE")
-        files = _model_explorer(model, context, shown, output, against, data_dir)
+        files = _model_explorer(model, shown, output, against, data_dir)
     else:
-        model_files.write_text(_text(format_, shown, depth, [*shown.metrics][-1] if metric else "parameters"), output)
+        write_text(_text(format_, shown, depth, [*shown.metrics][-1] if metric else "parameters"), output)
         files = [output]
     if json:
         emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
@@ -77,7 +75,6 @@ def command(
 def _check(format_: str, depth: int | None, against: str | None, output: str) -> None:
     """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
     from mxtools.errors import UsageError
-    from mxtools.files import model_files
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
@@ -85,8 +82,7 @@ def _check(format_: str, depth: int | None, against: str | None, output: str) ->
         raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels: leave it out")
     if against is not None and format_ != "model-explorer":
         raise UsageError("--against is for synchronised navigation: give --format model-explorer")
-    if not is_pipe(output):
-        model_files.check_writable(output)
+    check_output(output, binary=False)
 
 
 def _text(format_: str, shown: Structure, depth: int | None, metric: str) -> str:
@@ -108,32 +104,31 @@ def _text(format_: str, shown: Structure, depth: int | None, metric: str) -> str
 
 
 def _model_explorer(
-    model: ModelProto, context: Context, shown: Structure, output: str, against: str | None, data_dir: Path | None
+    model: WorkingModel, shown: Structure, output: str, against: str | None, data_dir: Path | None
 ) -> list[str]:
     """Write the graph and what lies beside it; give the names of the files."""
-    from mxtools.files import model_files
     from mxtools.views import model_explorer
     from mxtools.views.build import structure
 
-    name = model_explorer.graph_name(model)
+    name = model_explorer.graph_name(model.proto)
     beside: dict[str, object] = {}
     if not is_pipe(output):
         for key, metric in shown.metrics.items():
             if key != "nodes":
                 beside[f"{_plain(key)}.json"] = model_explorer.overlay(shown, name, metric)
     if against is not None:
-        other, known = opened(against, data_dir)
-        left = structure(other, known, Path(against).name)
+        other = opened(against, data_dir)
+        left = structure(other, Path(against).name)
         beside["sync.json"] = model_explorer.sync_navigation(left, shown)
     if output.endswith(".onnx"):
-        model_explorer.write_namespaces(model, context.graph(model), shown)
-        model_files.write_model(model, context.weights, output, data_dir)
+        model_explorer.write_namespaces(model.proto, model.graph, shown)
+        write_model(model, output, data_dir)
     else:
-        model_files.write_text(jsons.dumps(model_explorer.graph(shown, name), ensure_ascii=False) + "\n", output)
+        write_text(jsons.dumps(model_explorer.graph(shown, name), ensure_ascii=False) + "\n", output)
     files = [output]
     for ending, content in beside.items():
         files.append(f"{output.removesuffix('.onnx').removesuffix('.json')}.{ending}")
-        model_files.write_text(jsons.dumps(content, ensure_ascii=False) + "\n", files[-1])
+        write_text(jsons.dumps(content, ensure_ascii=False) + "\n", files[-1])
     return files
 
 

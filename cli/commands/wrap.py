@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from typer import Context as Invocation
 from typer.core import TyperCommand
 
-from ..common import check_json, emit, is_pipe, opened, say, tagged_in_words
+from ..common import check_json, emit, opened, say, tagged_in_words
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
+from ..streams import check_output, is_pipe, write_model
 
 
 class Command(TyperCommand):
@@ -45,28 +47,21 @@ def command(
 
     Example: mx wrap bert.tagged.onnx -o bert.slim.onnx -- onnxslim {in} {out}
     """
-    from mxtools.files import model_files
-    from mxtools.files.weights import inline_within, keep_external
-    from mxtools.pipeline.context import Context, Previous
-    from mxtools.strategies import table
-    from mxtools.tools.external import check_command, run_tool
+    from mxtools.passes.record_absent import TagReport
+    from mxtools.strategies.wrap import wrap
+    from mxtools.tools.external import check_command
 
     tool: list[str] = context.obj
     check_json(json, output)
     check_command(tool)
-    model_files.check_target(output)
-    model, known = opened(source, data_dir, trace, inputs)
-    previous = Previous(model, known)
-    previous.check_tagged()
+    check_output(output)
+    model = opened(source, data_dir, trace, inputs)
+    model.require_tagged("the earlier model")
     with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
-        made = run_tool(tool, model, known.weights, Path(scratch))
-        keep_external(made.proto, made.weights, model, known.weights)
-        if is_pipe(output):
-            inline_within(made.proto, made.weights, Path(scratch))
-        after = Context(made.weights, known.sidecar, known.values, previous)
-        table.get("previous").passes().run(made.proto, after)
-        model_files.write_model(made.proto, made.weights, output, data_dir)
+        made, steps = wrap(model, tool, Path(scratch), sys.stderr.buffer, inline=is_pipe(output))
+        write_model(made, output, data_dir)
+    report = steps.last(TagReport)
     if json:
-        emit(after.report["tag"])
+        emit(report.to_dict())
     else:
-        say(f"mx wrap: {tagged_in_words(after.report['tag'])}")
+        say(f"mx wrap: {tagged_in_words(report)}")

@@ -51,7 +51,7 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
     try:
         return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
     except InputError as error:
-        raise InputError(f"{str(error).rpartition(': ')[0]}: {_AGAIN}") from None
+        raise InputError(error.problem, _AGAIN) from None
 
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
@@ -76,5 +76,5 @@ def _unpacked(text: str, what: str) -> bytes:
     except (ValueError, zlib.error):
         data = b""
     if not data or not unpacker.eof:
-        raise InputError(f"the {what} in the model's metadata cannot be read: {_AGAIN}")
+        raise InputError(f"the {what} in the model's metadata cannot be read", f"{_AGAIN}")
     return data

@@ -10,12 +10,10 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Content, Contents, Digests
-from mxtools.errors import InputError
 from mxtools.graph.functions import every_node, nodes_of
 from mxtools.graph.types import type_text
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import Distance, worst
-from mxtools.scopes.annotations import read_absent
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,14 @@ class Comparison:
         return [module for module in self.modules if module.differs(tolerance)]
 
 
-def compare(one: ModelProto, context: Context, other: ModelProto, others: Context) -> Comparison:
+def compare(one: WorkingModel, other: WorkingModel) -> Comparison:
     """Compare two tagged models but for numbers; InputError where one of them bears no scopes."""
-    for name, model, of in (("A", one, context), ("B", other, others)):
-        if not any(of.annotations(model).evidence):
-            raise InputError(f"no node of {name} has a scope: run `mx tag` on it first")
+    one.require_tagged("A")
+    other.require_tagged("B")
     digests: Digests = {}
-    compared = _Compared(Contents(one, context, digests), Contents(other, others, digests))
-    modules = compared.modules(read_absent(one), read_absent(other))
-    return Comparison(modules, interface_changes(one, other) + compared.sources())
+    compared = _Compared(Contents(one, digests), Contents(other, digests))
+    modules = compared.modules(one.absent, other.absent)
+    return Comparison(modules, interface_changes(one.proto, other.proto) + compared.sources())
 
 
 class _Compared:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import blake2b
 
-from onnx import AttributeProto, ModelProto, TensorProto, defs
+from onnx import AttributeProto, TensorProto, defs
 
 from mxtools.files.weights import Place, is_deferred, is_external
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.types import type_of, type_text
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT
 from mxtools.scopes.hierarchy import ROOT_CALL
 
@@ -56,11 +56,11 @@ class Contents:
     Attributes: `annotations`; `graph`; `names`, of its nodes and values.
     """
 
-    def __init__(self, model: ModelProto, context: Context, digests: Digests) -> None:
+    def __init__(self, model: WorkingModel, digests: Digests) -> None:
         """Look at a model; `digests` keeps those of weights in files, for other models that have them there too."""
-        self.annotations, self.graph = context.annotations(model), context.graph(model)
-        self._weights, self._digests = context.weights, digests
-        self._versions = {entry.domain: entry.version for entry in model.opset_import}
+        self.annotations, self.graph = model.annotations, model.graph
+        self._weights, self._digests = model.weights, digests
+        self._versions = {entry.domain: entry.version for entry in model.proto.opset_import}
         self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
         self._nodes: dict[str, list[int]] = defaultdict(list)
         for node in range(len(self.graph.nodes)):

@@ -10,11 +10,10 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.comparison.comparison import Comparison, Number
-from mxtools.cut.check import inputs_of, whole_inputs
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.matching.carried import left_calls
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import distance
 from mxtools.runtime.sessions import inner_values
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -22,24 +21,21 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 Pair = tuple[str, str]
 
 
-def compare_numbers(
-    found: Comparison, one: ModelProto, context: Context, other: ModelProto, others: Context, given: Context
-) -> None:
+def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -> None:
     """Run both models and add the distances to a comparison's modules; the first model's numbers are the wanted ones.
 
-    `given` has the inputs, recorded or given ones; what lacks is made. Raises InputError where one does not run.
+    They run on the first model's inputs, recorded or given ones; what lacks is made. Raises InputError where one does
+    not run.
     """
     modules = {module.scope: module for module in found.modules}
-    feeds = whole_inputs(one, given)
-    pairs = _pairs(_leaving(one, context), _leaving(other, others))
-    wanted, graph = list(dict.fromkeys(pair for of in pairs.values() for pair in of)), context.graph(one)
-    shapes = (context.shapes(one)[graph.by_name[name]] for name, _ in wanted)
+    feeds = one.inputs()
+    pairs = _pairs(_leaving(one), _leaving(other))
+    wanted, graph = list(dict.fromkeys(pair for of in pairs.values() for pair in of)), one.graph
+    shapes = (one.shapes[graph.by_name[name]] for name, _ in wanted)
     sizes = [8 * (shape.count or 0) if shape else 0 for shape in shapes]
     runs = (
-        inner_values(model, of.weights, inputs, dict(zip([pair[side] for pair in wanted], sizes, strict=True)))
-        for side, (model, of, inputs) in enumerate(
-            ((one, context, feeds), (other, others, _fitting(other, one, feeds)))
-        )
+        inner_values(model.proto, model.weights, inputs, dict(zip([pair[side] for pair in wanted], sizes, strict=True)))
+        for side, (model, inputs) in enumerate(((one, feeds), (other, _fitting(other.proto, one.proto, feeds))))
     )
     apart = {
         (a, b): distance(after, before)
@@ -50,11 +46,11 @@ def compare_numbers(
         modules[scope].numbers = [Number(*pair, apart[pair]) for pair in of if pair in apart]
 
 
-def _leaving(model: ModelProto, context: Context) -> dict[str, list[str]]:
+def _leaving(model: WorkingModel) -> dict[str, list[str]]:
     """Give the tensors of the main graph that leave each call, by scope, in order; the root's are the outputs."""
-    graph, annotations = context.graph(model), context.annotations(model)
+    graph, annotations = model.graph, model.annotations
     scopes, found = annotations.hierarchy.scopes, defaultdict[str, list[str]](list)
-    found[scopes[ROOT_CALL]] = [value.name for value in model.graph.output]
+    found[scopes[ROOT_CALL]] = [value.name for value in model.proto.graph.output]
     for value, calls in sorted(left_calls(graph, annotations).items()):
         if graph.home[value] == NOWHERE and graph.region[graph.producer[value]] == 0:
             for call in calls:
@@ -84,7 +80,7 @@ def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, 
 
 def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Give the inputs of one model to another: by name, or in their order if they have other names; in its types."""
-    asked, had = inputs_of(other), [value.name for value in inputs_of(one)]
+    asked, had = graph_inputs(other), [value.name for value in graph_inputs(one)]
     names = {value.name: value.name for value in asked}
     if not names.keys() <= feeds.keys() and len(asked) == len(had):
         names = dict(zip(names, had, strict=True))

@@ -33,7 +33,7 @@ def boundary_infos(
     for name in missing:
         if not is_typed(known.get(name)):
             raise InputError(
-                f"the type of tensor {name!r} is not in the file and cannot be inferred: add it as value_info"
+                f"the type of tensor {name!r} is not in the file and cannot be inferred", "add it as value_info"
             )
     if all(_is_fixed(value) for value in model.graph.input):
         vague = [name for name in names if not is_shaped(said.get(name)) and not _is_fixed(known[name])]

@@ -124,7 +124,7 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """
     if not cut.outputs:
         raise AbsentError(
-            "what is selected computes nothing that the rest of the graph reads: select the module that calls it"
+            "what is selected computes nothing that the rest of the graph reads", "select the module that calls it"
         )
     for part in extracted(model, [cut], weights):
         model.CopyFrom(part)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Call
+from mxtools.traces.sidecar import Call, Sidecar
 
 VACUOUS = "vacuous"
 UNUSED = "unused"
@@ -25,18 +25,18 @@ def borne_calls(annotations: Annotations) -> set[int]:
     return borne
 
 
-def absent_scopes(annotations: Annotations) -> dict[str, str]:
+def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str, str]:
     """Give the scopes of the trace that no node bears, with the reason for each; empty without a trace.
 
     `merged: SCOPE`, a node there does its work too; `vacuous`, it returned what it was given; `unused`, nobody takes
     what it returned; else `folded`, it is a constant.
     """
     hierarchy = annotations.hierarchy
-    if not hierarchy.sidecar:
+    if not sidecar:
         return {}
     borne = borne_calls(annotations)
     merged = _merged_into(annotations)
-    calls = hierarchy.sidecar.calls
+    calls = sidecar.calls
     passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
     live = {t.id for call in borne for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
     absent = {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mxtools.errors import InputError
 from mxtools.graph.index import Graph
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 
@@ -94,6 +95,11 @@ class CallIndex:
         return tuple(self._at[states[0]]) if known else ()
 
 
+def call_index(model: WorkingModel) -> CallIndex | None:
+    """Return the index of a model's traced calls, None without a trace; for `WorkingModel.once`."""
+    return CallIndex(model.annotations.hierarchy, model.traced) if model.traced else None
+
+
 def check_model(
     sidecar: Sidecar, said: Mapping[Said, Sequence[int]], found: Container[Said], text: Callable[[Said], str]
 ) -> None:
@@ -105,7 +111,8 @@ def check_model(
     if 2 * sum(len(said[name]) for name in unknown) > sum(map(len, said.values())):
         raise InputError(
             f"the sidecar is of another model: {sidecar.model.class_name} has no module {text(unknown[0])!r}, "
-            "which nodes of this graph name: trace the model that was exported"
+            "which nodes of this graph name",
+            "trace the model that was exported",
         )
 
 

@@ -101,7 +101,7 @@ class WeightStore:
             while left:
                 piece = file.read(min(left, PIECE))
                 if not piece:
-                    raise InputError(f"{place.file.name} became shorter while it was read: write elsewhere meanwhile")
+                    raise InputError(f"{place.file.name} became shorter while it was read", "write elsewhere meanwhile")
                 yield piece
                 left -= len(piece)
 
@@ -134,27 +134,27 @@ class WeightStore:
         length = size - offset if length is None else length
         if offset > size or offset + length > size:
             raise InputError(
-                f"external data of {tensor.name!r} end after {file.name} does ({size} bytes): the file is truncated"
+                f"external data of {tensor.name!r} end after {file.name} does ({size} bytes)", "the file is truncated"
             )
         return Place(file, offset, length)
 
     def _file(self, location: str, name: str) -> tuple[Path, int]:
         if not location or "\0" in location or Path(location).is_absolute():
-            raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model: refused")
+            raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model", "refused")
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
             raise InputError(
-                f"external data of {name!r} at {location!r} leave the folder {self.folder}: give --data-dir"
+                f"external data of {name!r} at {location!r} leave the folder {self.folder}", "give --data-dir"
             )
         try:
             found = file.stat()
         except OSError:
             raise InputError(
-                f"external data of {name!r} are missing, {self.folder / location}: put them there or give --data-dir"
+                f"external data of {name!r} are missing, {self.folder / location}", "put them there or give --data-dir"
             ) from None
         if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"external data of {name!r} at {location!r} are no regular file: refused")
+            raise InputError(f"external data of {name!r} at {location!r} are no regular file", "refused")
         return file, found.st_size
 
     def _map(self, file: Path) -> memoryview:
@@ -278,5 +278,5 @@ def _number(text: str | None, name: str, key: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"external data of {name!r} have {key} {text[:40]!r}, no number: the file is damaged")
+        raise InputError(f"external data of {name!r} have {key} {text[:40]!r}, no number", "the file is damaged")
     return int(text[:30])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from mxtools.errors import InputError
-from mxtools.files.model_files import LoadedModel
 from mxtools.files.weights import WeightStore, is_same
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.working_model import WorkingModel
 
 
 class Difference:
@@ -18,7 +18,7 @@ class Difference:
     `outputs`, those that are not the same; `reads`, what the new nodes and outputs read.
     """
 
-    def __init__(self, graph: Graph, part: LoadedModel, weights: WeightStore) -> None:
+    def __init__(self, graph: Graph, part: WorkingModel, weights: WeightStore) -> None:
         """Compare a part with the model that `graph` is the index of; InputError where the part is not whole."""
         self.graph = graph
         self.index = index = Graph(part.proto)
@@ -43,7 +43,7 @@ class Difference:
         self.weights = stored.keys() & (self.reads.keys() | noted) - self.same
         for name in self.reads:
             if name not in made and name not in self.same and name not in self.weights:
-                raise InputError(f"{part.name} does not say what makes {name!r}: make it again, it is not whole")
+                raise InputError(f"{part.name} does not say what makes {name!r}", "make it again, it is not whole")
 
     def _is_stored(self, value: int, weights: WeightStore, others: WeightStore) -> bool:
         """Tell whether the model has an initializer of the part under the same name."""
@@ -101,8 +101,8 @@ class Place:
             node = graph.producer[value]
             if node == NOWHERE:
                 raise InputError(
-                    f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part: "
-                    "keep the inputs when changing a part, also those that it no longer reads"
+                    f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part",
+                    "keep the inputs when changing a part, also those that it no longer reads",
                 )
             if node not in found:
                 found.add(node)

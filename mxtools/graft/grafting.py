@@ -15,14 +15,15 @@ from typing import Any
 from onnx import GraphProto, ModelProto, NodeProto
 
 from mxtools.errors import InputError
-from mxtools.files.model_files import LoadedModel
 from mxtools.files.weights import WeightStore, is_external, tensors_of
 from mxtools.graft.changes import Difference, Place
 from mxtools.graft.interface import check_interface
+from mxtools.graft.operator_sets import reconciled
 from mxtools.graph.functions import every_node, key_of, separate_functions, used_functions
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.opsets import import_missing, reconciled
+from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
+from mxtools.pipeline.working_model import WorkingModel
 
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
@@ -43,7 +44,7 @@ class Grafted:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
-def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: LoadedModel) -> Grafted:
+def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingModel) -> Grafted:
     """Put a part into a model, in place; `graph` is the model's index, which is out of date afterwards.
 
     The part is used up. Raises InputError where it does not fit.
@@ -166,8 +167,8 @@ def _cycle(sources: Sequence[Collection[int]], nodes: Sequence[NodeProto], stuck
         at = min(stuck.intersection(sources[at]))
     name = next(filter(None, nodes[at].output), "")
     return InputError(
-        f"with the part, {name!r} would depend on itself: the part reads what is computed from its own outputs: "
-        "let it read the inputs that it was cut out with"
+        f"with the part, {name!r} would depend on itself: the part reads what is computed from its own outputs",
+        "let it read the inputs that it was cut out with",
     )
 
 

@@ -22,14 +22,14 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
             _require(graph, what, name)
     for name in made:
         if graph.by_name[name] in graph.inputs:
-            raise InputError(f"output {name!r} of the part is an input of the model: rename it as what it replaces")
+            raise InputError(f"output {name!r} of the part is an input of the model", "rename it as what it replaces")
     types = _types(model, graph, [*given, *made])
     for what, infos in (("input", given), ("output", made)):
         for name, info in infos.items():
             if name in types and not _fits(types[name], info.type):
                 raise InputError(
-                    f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part: "
-                    "keep the types of inputs and outputs when changing a part"
+                    f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part",
+                    "keep the types of inputs and outputs when changing a part",
                 )
 
 
@@ -39,8 +39,8 @@ def _require(graph: Graph, what: str, name: str) -> None:
         return
     near = ", ".join(difflib.get_close_matches(name, graph.by_name, n=3))
     raise InputError(
-        f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}: "
-        "keep the names of inputs and outputs, and graft into the model that the part was cut from"
+        f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}",
+        "keep the names of inputs and outputs, and graft into the model that the part was cut from",
     )
 
 

@@ -10,25 +10,12 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_helper
 
 from mxtools.files.weights import WeightStore
+from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.index import RANDOM, Graph, bodies
 from mxtools.graph.shapes import Array, Shapes
-from mxtools.traces.sidecar import Fingerprint
 
-NUMERIC = "fiub"
-"""Kinds of elements, as numpy names them, that are looked at."""
 LARGEST = 1 << 22
 """Elements up to which a constant is looked at."""
-
-
-def fingerprint(array: Array) -> Fingerprint | None:
-    """Give count, minimum, maximum, sum and sum of squares of an array's finite elements; None for what has none."""
-    if array.dtype.kind not in NUMERIC:
-        return None
-    finite = array.astype(np.float64).ravel()
-    finite = finite[np.isfinite(finite)]
-    if not finite.size:
-        return (array.size, 0.0, 0.0, 0.0, 0.0)
-    return (array.size, float(finite.min()), float(finite.max()), float(finite.sum()), float(finite @ finite))
 
 
 def constant_arrays(

@@ -11,7 +11,16 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 NOWHERE = -1
 
@@ -33,6 +42,12 @@ class Names(dict[str, int]):
         """Begin without any."""
         super().__init__()
         self.around = around
+
+
+def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Return a model's inputs that have to be given: initializers that are inputs too have a value."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:

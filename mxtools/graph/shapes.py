@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,19 @@ from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.graph.index import bodies
 
-if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Tensor
-
 Array = npt.NDArray[Any]
+
+
+class TorchTensor(Protocol):
+    """What is compared of a traced tensor: its shape, and its dtype by torch's name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+
+    @property
+    def dtype(self) -> str:
+        """Torch's name of its element type, without the prefix: `float32`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Shaped:
         known = [d for d in self.dims if d is not None]
         return math.prod(known) if len(known) == len(self.dims) else None
 
-    def fits(self, tensor: Tensor) -> bool:
+    def fits(self, tensor: TorchTensor) -> bool:
         """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
         if self.kind != torch_kind(tensor.dtype):
             return False
@@ -47,13 +56,13 @@ class Shaped:
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0
 
-    def agrees(self, tensor: Tensor) -> bool:
+    def agrees(self, tensor: TorchTensor) -> bool:
         """Tell whether this can have the dimensions of a traced tensor, in their order."""
         if self.kind != torch_kind(tensor.dtype) or self.dims is None or len(self.dims) != len(tensor.shape):
             return False
         return all(mine in (None, its) for mine, its in zip(self.dims, tensor.shape, strict=True))
 
-    def is_transposed(self, tensor: Tensor) -> bool:
+    def is_transposed(self, tensor: TorchTensor) -> bool:
         """Tell whether this has the dimensions of a traced tensor in another order, and so its elements too."""
         if self.dims is None or None in self.dims:
             return False

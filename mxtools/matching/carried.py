@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from onnx import ModelProto
-
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.matching.correspondence import Correspondence, Known
 from mxtools.matching.elements import same_elements
@@ -13,10 +11,15 @@ from mxtools.matching.node_matches import Hosts
 from mxtools.matching.surviving_names import SurvivingNames
 from mxtools.matching.weight_matches import Likeness
 from mxtools.matching.weight_users import made_with
-from mxtools.pipeline.context import Context, Previous
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.values import Values
+
+
+def carried_over(model: WorkingModel) -> Carried | None:
+    """Return what of the earlier model is where in a model, None without an earlier one; for `WorkingModel.once`."""
+    return Carried(model, model.previous) if model.previous else None
 
 
 class Carried:
@@ -29,19 +32,19 @@ class Carried:
     its work.
     """
 
-    def __init__(self, model: ModelProto, context: Context, previous: Previous) -> None:
+    def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
         """Compare the models, by one kind of evidence after the other, in the order of trust."""
-        self.graph, self.earlier, self.was = context.graph(model), previous.graph, previous.annotations
-        self.elements = same_elements(self.earlier, previous.context.shapes(previous.model))
-        self._likeness, self._stored = Likeness(self.earlier, previous.context.weights), context.weights
-        elements = same_elements(self.graph, context.shapes(model))
+        self.graph, self.earlier, self.was = model.graph, previous.graph, previous.annotations
+        self.elements = same_elements(self.earlier, previous.shapes)
+        self._likeness, self._stored = Likeness(self.earlier, previous.weights), model.weights
+        elements = same_elements(self.graph, model.shapes)
         found = Correspondence(self.graph, self.earlier, elements, self.elements, self._is_equal)
-        names = SurvivingNames(model, context, previous)
+        names = SurvivingNames(model, previous)
         for known in (names.fixed, names.values, names.made):
             found.learn(known())
         found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
-        if context.values:
-            found.learn(_equal(model, context, previous, context.values), Evidence.VALUE)
+        if model.values:
+            found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
         hosts = Hosts(found)
         self.of, self.known, self.named = found.of, found.known, names.nodes
@@ -116,8 +119,8 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
     return found
 
 
-def _equal(model: ModelProto, context: Context, previous: Previous, values: Values) -> Known:
+def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> Known:
     """Compare the values of both models; what running them needs is imported only here."""
     from mxtools.matching.equal_values import equal_values
 
-    return equal_values(model, context, previous, values)
+    return equal_values(model, previous, values)

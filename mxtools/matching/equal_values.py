@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import ModelProto
 
 from mxtools.graph.shapes import Array
 from mxtools.matching.correspondence import Known
-from mxtools.pipeline.context import Context, Previous
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.traces.values import Values, feeds
 
@@ -21,19 +20,19 @@ WAVES = 8
 """Numbers that sum a value up, besides its root mean square."""
 
 
-def equal_values(model: ModelProto, context: Context, previous: Previous, values: Values) -> Known:
+def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) -> Known:
     """Run a model and the earlier one; give the values with the earlier values that they equal.
 
     Values are equal if they have the same elements in the same order, up to rounding; of those whose elements are all
     one number nothing is said. Raises InputError where one of the models does not run on the inputs.
     """
     found: dict[tuple[int, str], list[tuple[int, Array]]] = defaultdict(list)
-    for value, array in computed_values(previous.model, previous.context, values):
+    for value, array in computed_values(previous, values):
         if (summary := summary_of(array)) is not None:
             found[array.size, array.dtype.kind].append((value, summary))
     known = {key: ([v for v, _ in all_], np.stack([s for _, s in all_])) for key, all_ in found.items()}
     equal = {}
-    for value, array in computed_values(model, context, values):
+    for value, array in computed_values(model, values):
         summary = summary_of(array) if (array.size, array.dtype.kind) in known else None
         if summary is not None:
             numbers, summaries = known[array.size, array.dtype.kind]
@@ -43,14 +42,14 @@ def equal_values(model: ModelProto, context: Context, previous: Previous, values
     return equal
 
 
-def computed_values(model: ModelProto, context: Context, values: Values) -> Iterator[tuple[int, Array]]:
+def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, Array]]:
     """Give the values that nodes of the main graph make, as a run computes them."""
-    graph = context.graph(model)
-    names = [info.name for info in model.graph.input if graph.by_name[info.name] not in graph.initializers]
+    graph = model.graph
+    names = [info.name for info in model.proto.graph.input if graph.by_name[info.name] not in graph.initializers]
     named = {name: array for name in names if (array := values.get(name)) is not None}
-    given = feeds(context.sidecar, values, names) if context.sidecar else named
+    given = feeds(model.sidecar, values, names) if model.sidecar else named
     wanted = {graph.names[value]: 0 for node in graph.main for value in graph.writes[node]}
-    for name, array in inner_tensors(model, context.weights, given, wanted):
+    for name, array in inner_tensors(model.proto, model.weights, given, wanted):
         yield graph.by_name[name], array
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from onnx import ModelProto
-
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shaped, Shapes, of_tensor
 from mxtools.matching.correspondence import Known, is_same_operator
-from mxtools.pipeline.context import Context, Previous
+from mxtools.pipeline.working_model import WorkingModel
 
 
 class SurvivingNames:
     """Values that bear the name of an earlier value, and nodes that bear the name of an earlier node."""
 
-    def __init__(self, model: ModelProto, context: Context, previous: Previous) -> None:
+    def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
         """Take a model and the earlier one."""
-        self.graph, self.shapes, self.weights = context.graph(model), context.shapes(model), context.weights
-        self.earlier, self.earlier_weights = previous.graph, previous.context.weights
-        self.earlier_shapes = previous.context.shapes(previous.model)
+        self.graph, self.shapes, self.weights = model.graph, model.shapes, model.weights
+        self.earlier, self.earlier_weights = previous.graph, previous.weights
+        self.earlier_shapes = previous.shapes
         self.named = _shared(self.graph.names, self.earlier.names)
         self.nodes = _shared((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
 

@@ -9,13 +9,12 @@ from itertools import chain, permutations
 from math import prod
 
 import numpy as np
-from onnx import ModelProto
 
-from mxtools.graph.constants import fingerprint
+from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, torch_kind
-from mxtools.pipeline.context import Context
-from mxtools.traces.sidecar import Sidecar, Tensor, same_fingerprint
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.traces.sidecar import Sidecar, Tensor
 from mxtools.traces.values import Values, feeds
 
 CLOSE = 1e-3
@@ -92,18 +91,18 @@ def same_values(array: Array, wanted: Array) -> bool:
     return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
 
 
-def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
+def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
     """Run the graph on the traced inputs; give its values that are each tensor of the trace, in the order of making.
 
     Raises InputError where the graph does not run.
     """
     from mxtools.runtime.sessions import inner_tensors
 
-    graph, shapes = context.graph(model), context.shapes(model)
+    graph, shapes = model.graph, model.shapes
     matcher = Matcher(sidecar, values)
     sizes = matcher.sizes()
     given = feeds(
-        sidecar, values, [i.name for i in model.graph.input if graph.by_name[i.name] not in graph.initializers]
+        sidecar, values, [i.name for i in model.proto.graph.input if graph.by_name[i.name] not in graph.initializers]
     )
     wanted = {}
     for node, made in enumerate(graph.writes):
@@ -114,9 +113,9 @@ def matched_values(model: ModelProto, context: Context, sidecar: Sidecar, values
     found: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in ("equal", "transposed", "alike")}
     arrays = [
         *given.items(),
-        *((graph.names[v], context.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
+        *((graph.names[v], model.weights.array(t)) for v, t in graph.initializers.items() if prod(t.dims) in sizes),
     ]
-    for name, array in chain(arrays, inner_tensors(model, context.weights, given, wanted)):
+    for name, array in chain(arrays, inner_tensors(model.proto, model.weights, given, wanted)):
         for kind, tensors in vars(matcher.find(array)).items():
             for tensor in tensors:
                 found[kind][tensor].append(graph.by_name[name])

@@ -12,7 +12,8 @@ from mxtools.carriers.foreign import namespaces
 from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
 from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
 from mxtools.errors import UsageError
-from mxtools.pipeline.context import Context, Pass, option
+from mxtools.pipeline.base import Pass, option
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
 
@@ -22,7 +23,6 @@ class Carry(Pass):
     """Copy tags to further places, which tools keep or read; copies that the model has are brought up to date."""
 
     name: ClassVar[str] = "carry"
-    annotates: ClassVar[bool] = True  # where it does more it says so itself
 
     doc_string: bool = option("copy tags to doc strings, which ONNX Runtime's optimiser keeps", False)
     rename: bool = option("name nodes by scope, /encoder/layer.0/MatMul: what quantisers select by", False)
@@ -31,27 +31,26 @@ class Carry(Pass):
     namespace: bool = option("write the namespaces that Model Explorer reads", False)
     layer_annotation: bool = option("write the scopes where ONNX Runtime reads them, layer_ann", False)
 
-    def apply(self, model: ModelProto, context: Context) -> None:
+    def apply(self, model: WorkingModel) -> None:
         """Write what is asked for, and what the model, or the one that it was made from, says it has.
 
         Scopes and tags do not change. Raises UsageError where there is no trace to embed.
         """
         asked = {item.name.replace("_", "-") for item in fields(self) if getattr(self, item.name)}
-        before = carriers_of(context.previous.model) if context.previous else frozenset()
-        wanted = asked | carriers_of(model) | before
+        before = carriers_of(model.previous.proto) if model.previous else frozenset()
+        wanted = asked | carriers_of(model.proto) | before
         if not wanted:
             return
-        sidecar = context.annotations(model).hierarchy.sidecar
-        if "embed-trace" in asked and not sidecar:
-            raise UsageError("there is no trace to put into the model: give --trace")
-        context.save()
-        write_carriers(model, wanted)
-        if "embed-trace" in wanted and sidecar:
-            embed_trace(model, sidecar)
-        _write_on_nodes(context.annotations(model), wanted)
-        if wanted & {"rename", "output-names"}:
-            _write_names(model, context.annotations(model), wanted)
-            context.forget()
+        if "embed-trace" in asked and not model.traced:
+            raise UsageError("there is no trace to put into the model", "give --trace")
+        annotations = model.annotations
+        with model.changing() as proto:
+            write_carriers(proto, wanted)
+            if "embed-trace" in wanted and model.traced:
+                embed_trace(proto, model.traced)
+            _write_on_nodes(annotations, wanted)
+            if wanted & {"rename", "output-names"}:
+                _write_names(proto, annotations, wanted)
 
 
 def _write_on_nodes(annotations: Annotations, wanted: set[str]) -> None:

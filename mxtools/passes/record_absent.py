@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from onnx import ModelProto
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, lost_scopes
-from mxtools.pipeline.context import Context, Pass, option
-from mxtools.scopes.annotations import Evidence, read_absent, write_absent
+from mxtools.matching.carried import carried_over
+from mxtools.pipeline.base import Pass, Report, option
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Evidence, write_absent
+
+
+@dataclass(frozen=True)
+class TagReport(Report):
+    """What was projected: nodes, nodes by evidence, merged nodes, and scopes without nodes, each with the reason."""
+
+    kind: ClassVar[str] = "tag"
+
+    nodes: int
+    evidence: dict[str, int]
+    merged: int
+    absent: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -18,30 +34,24 @@ class RecordAbsent(Pass):
     """Record on the model which scopes of the trace no node bears, and why, and report what was projected."""
 
     name: ClassVar[str] = "record-absent"
-    annotates: ClassVar[bool] = True
 
     strict: bool = option("refuse a model with nodes of which nothing is known", False)
 
-    def apply(self, model: ModelProto, context: Context) -> None:
-        """Write the model's metadata and report, under "tag": nodes, nodes by evidence, merged nodes, absent scopes.
+    def apply(self, model: WorkingModel) -> TagReport:
+        """Write the model's metadata.
 
         Raises CheckError under `strict` when a node has the root as its scope because nothing is known of it.
         """
-        annotations = context.annotations(model)
+        annotations = model.annotations
         unknown = [node for node, word in enumerate(annotations.evidence) if word is Evidence.ROOT]
         if self.strict and unknown:
             proto = annotations.graph.nodes[unknown[0]]
             raise CheckError(
-                f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}: "
-                "give a trace of the model (--trace), with values (mx trace --record)"
+                f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
+                "give a trace of the model (--trace), with values (mx trace --record)",
             )
-        absent, previous, carried = absent_scopes(annotations), context.previous, context.carried(model)
-        if previous and carried:
-            absent = lost_scopes(annotations, carried.was, read_absent(previous.model), carried.passing)
-        write_absent(model, absent)
-        context.report["tag"] = {
-            "nodes": len(annotations.call),
-            "evidence": annotations.counts(),
-            "merged": len(annotations.merged),
-            "absent": absent,
-        }
+        absent, carried = absent_scopes(annotations, model.traced), model.once(carried_over)
+        if model.previous and carried:
+            absent = lost_scopes(annotations, carried.was, model.previous.absent, carried.passing)
+        write_absent(model.proto, absent)
+        return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx import ModelProto, NodeProto
-
 from mxtools.carriers.doc_strings import without_tag
 from mxtools.carriers.packed import carriers_of
-from mxtools.pipeline.context import Context, Pass, option
+from mxtools.pipeline.base import Pass, option
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 
 
@@ -18,26 +17,23 @@ class Untag(Pass):
     """Remove the tags that mxtools wrote on nodes and model."""
 
     name: ClassVar[str] = "untag"
-    annotates: ClassVar[bool] = True
 
     carriers: bool = option("also their copies in doc strings and under other keys, and the trace; names stay", False)
 
-    def apply(self, model: ModelProto, context: Context) -> None:
+    def apply(self, model: WorkingModel) -> None:
         """Remove our keys; foreign ones stay."""
-        nodes = context.graph(model).nodes
-        for node in [node for node in nodes if node.metadata_props]:
-            keys.replace_props(node, keys.NODE_KEYS, {})
-        keys.replace_props(model, keys.MODEL_KEYS, {})
         if self.carriers:
-            _remove_carriers(model, nodes)
-        context.forget_annotations()
+            with model.changing():
+                _remove_carriers(model)
+        model.clear_annotations()
+        keys.replace_props(model.proto, keys.MODEL_KEYS, {})
 
 
-def _remove_carriers(model: ModelProto, nodes: list[NodeProto]) -> None:
+def _remove_carriers(model: WorkingModel) -> None:
     known = {"namespace": keys.NAMESPACE, "layer-annotation": keys.LAYER_ANNOTATION}
-    ours = frozenset(known[name] for name in carriers_of(model) if name in known)
-    for node in nodes:
+    ours = frozenset(known[name] for name in carriers_of(model.proto) if name in known)
+    for node in model.graph.nodes:
         keys.replace_props(node, ours, {})
         if (text := without_tag(node.doc_string)) != node.doc_string:
             node.doc_string = text
-    keys.replace_props(model, keys.CARRIER_KEYS, {})
+    keys.replace_props(model.proto, keys.CARRIER_KEYS, {})

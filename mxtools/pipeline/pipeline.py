@@ -1,221 +1,107 @@
-"""Pipelines: the registry of passes, the spec text `a{x=1},b`, and running.
-
-Grammar: `PIPELINE = PASS ("," PASS)*`, `PASS = name ["{" KEY "=" VALUE ("," KEY "=" VALUE)* "}"]`. A value is a bare
-word or a JSON string in double quotes; a key given several times makes a list. `str(Pipeline.parse(text))` parses to
-the same.
-"""
+"""Pipelines: sequences of passes, which are passes themselves."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.metadata
-import json
-import pkgutil
-import re
-import types
-import typing
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, fields
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from onnx import ModelProto
+from mxtools.errors import MxError
+from mxtools.pipeline.base import Pass, Report
+from mxtools.pipeline.spec import parse, spec_of
+from mxtools.pipeline.working_model import WorkingModel
 
-import mxtools.passes
-from mxtools.errors import UsageError
-from mxtools.pipeline.context import Context, Pass
-
-ENTRY_POINTS = "mxtools.passes"
-
-_TOKEN = re.compile(r'\s*(?:(?P<word>[^\s{}=,"]+)|(?P<string>"(?:[^"\\]|\\.)*")|(?P<mark>[{}=,]))')
-_BARE = re.compile(r'[^\s{}=,"]+')
-
-
-def names() -> list[str]:
-    """Give the names of all passes: the files of `mxtools/passes/` and the entry points of others."""
-    own = [module.name.replace("_", "-") for module in pkgutil.iter_modules(mxtools.passes.__path__)]
-    return sorted({*own, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))})
-
-
-@cache
-def load(name: str) -> type[Pass]:
-    """Give the class of a pass.
-
-    Raises UsageError, with the nearest names, when there is none, or when another package's pass cannot be imported.
-    """
-    if any(module.name == name.replace("-", "_") for module in pkgutil.iter_modules(mxtools.passes.__path__)):
-        module = importlib.import_module(f"mxtools.passes.{name.replace('-', '_')}")
-        return next(
-            v
-            for v in vars(module).values()
-            if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == module.__name__
-        )
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            found = entry.load()
-        except Exception as error:
-            raise UsageError(
-                f"pass {name!r} of {entry.value} cannot be imported ({error}): repair or remove that package"
-            ) from error
-        if not (isinstance(found, type) and issubclass(found, Pass)):
-            raise UsageError(
-                f"pass {name!r} of {entry.value} is no subclass of mxtools.context.Pass: repair or remove that package"
-            )
-        return found
-    near = difflib.get_close_matches(name, names(), n=3) or names()
-    raise UsageError(f"no pass is called {name!r}: there are {', '.join(near)} (see `mx passes`)")
-
-
-def key_of(item: Field[Any]) -> str:
-    """Give an option's name in a spec or on a command line: of `class_` `class`, of `from_tensor` `from-tensor`."""
-    return item.name.rstrip("_").replace("_", "-")
-
-
-def types_of(cls: type[Pass]) -> dict[str, Any]:
-    """Give the types of a pass's fields, as objects."""
-    return typing.get_type_hints(cls)
+R = TypeVar("R", bound=Report)
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """A sequence of passes."""
+class Step:
+    """One pass that was run: how many seconds it took, whether it changed the graph, and what it reports."""
+
+    step: Pass
+    seconds: float
+    changed: bool
+    report: Report | None = None
+
+
+@dataclass(frozen=True)
+class PipelineReport(Report):
+    """What became of each pass of a pipeline, in order."""
+
+    kind: ClassVar[str] = "pipeline"
+
+    steps: tuple[Step, ...]
+
+    def last(self, kind: type[R]) -> R:
+        """Return the last report of a kind; LookupError where no pass made one."""
+        for step in reversed(self.steps):
+            if isinstance(step.report, kind):
+                return step.report
+        raise LookupError(f"no pass of the pipeline reports {kind.kind!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reports by kind; the second one of a kind has `@1` behind it, the third `@2`, as scopes do."""
+        seen: Counter[str] = Counter()
+        found = {}
+        for report in (step.report for step in self.steps if step.report):
+            count = seen[report.kind]
+            found[f"{report.kind}@{count}" if count else report.kind] = report.to_dict()
+            seen[report.kind] += 1
+        return found
+
+
+@dataclass(frozen=True)
+class Pipeline(Pass):
+    """Run passes one after the other."""
+
+    name: ClassVar[str] = "pipeline"
 
     passes: tuple[Pass, ...]
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
         """Read a pipeline from its spec; UsageError says where it is wrong."""
-        return cls(tuple(_build(name, options) for name, options in _Parser(text).pipeline()))
+        return cls(parse(text))
 
     def __str__(self) -> str:
-        """Give the spec: options that have their default value are left out."""
-        return ",".join(map(_spec, self.passes))
+        """Return the spec: options that have their default value are left out."""
+        return ",".join(str(step) if isinstance(step, Pipeline) else spec_of(step) for step in self.passes)
+
+    def apply(self, model: WorkingModel) -> PipelineReport:
+        """Run the passes in order on `model`, in place, and write the annotations."""
+        return self.run(model)
+
+    def run(self, model: WorkingModel, observe: Callable[[Step], None] | None = None) -> PipelineReport:
+        """Do what `apply` does; `observe` is told of each pass when it has run.
+
+        An MxError that a pass raises gets a note that names it, and those that ran before it.
+        """
+        done: list[Step] = []
+        for step in self._all():
+            start, version = perf_counter(), model.version
+            try:
+                report = step.apply(model)
+            except MxError as error:
+                error.add_note(_where(step, done))
+                raise
+            done.append(Step(step, perf_counter() - start, model.version > version, report))
+            if observe:
+                observe(done[-1])
+        model.save()
+        return PipelineReport(tuple(done))
 
     def _all(self) -> Iterator[Pass]:
-        """Give the passes, each with those that have to follow it."""
+        """Yield the passes, each with those that have to follow it; what is in a pipeline inside comes in its place."""
         for step in self.passes:
-            yield step
-            if step.then:
-                yield from Pipeline.parse(step.then).passes
-
-    def run(self, model: ModelProto, context: Context, observe: Callable[[Pass, float], None] | None = None) -> None:
-        """Run the passes in order on `model`, in place; `observe` is told each pass's seconds."""
-        for step in self._all():
-            start = perf_counter()
-            if not step.annotates:
-                context.save()
-            step.apply(model, context)
-            if not step.annotates:
-                context.forget()
-            if observe:
-                observe(step, perf_counter() - start)
-        context.save()
+            if isinstance(step, Pipeline):
+                yield from step._all()
+            else:
+                yield step
+                yield from parse(step.then) if step.then else ()
 
 
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = list(self._tokens())
-        self.at = 0
-
-    def _tokens(self) -> Iterator[tuple[str, str, int]]:
-        position, end = 0, len(self.text.rstrip())
-        while position < end:
-            found = _TOKEN.match(self.text, position)
-            if not found:
-                raise self._error(position)
-            kind = found.lastgroup or ""
-            yield kind, found[kind], found.start(kind)
-            position = found.end()
-
-    def _error(self, position: int) -> UsageError:
-        found = self.text[position : position + 20]
-        return UsageError(
-            f"pipeline {self.text!r} is wrong at {found!r} (column {position + 1}): write 'name{{key=value}},name2'"
-        )
-
-    def take(self, *kinds: str) -> str:
-        """Give the next token, which must be of one of the kinds: word, string, or the mark itself."""
-        kind, value, position = self.tokens[self.at] if self.at < len(self.tokens) else ("end", "", len(self.text))
-        if kind not in kinds and value not in kinds:
-            raise self._error(position)
-        self.at += 1
-        if kind != "string":
-            return value
-        try:
-            return str(json.loads(value))
-        except ValueError:
-            raise self._error(position) from None
-
-    def peek(self, mark: str) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at][:2] == ("mark", mark)
-
-    def pipeline(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-        yield self.pass_()
-        while self.at < len(self.tokens):
-            self.take(",")
-            yield self.pass_()
-
-    def pass_(self) -> tuple[str, list[tuple[str, str]]]:
-        name = self.take("word")
-        options: list[tuple[str, str]] = []
-        if self.peek("{"):
-            self.take("{")
-            while not self.peek("}"):
-                if options:
-                    self.take(",")
-                key = self.take("word")
-                self.take("=")
-                options.append((key, self.take("word", "string")))
-            self.take("}")
-        return name, options
-
-
-def _build(name: str, options: list[tuple[str, str]]) -> Pass:
-    cls = load(name)
-    known, hints = {key_of(item): item for item in fields(cls)}, types_of(cls)
-    values: dict[str, Any] = {}
-    for key, text in options:
-        if key not in known:
-            takes = ", ".join(known) or "no options"
-            raise UsageError(f"pass {name!r} has no option {key!r}: it takes {takes}")
-        item = known[key]
-        if typing.get_origin(hints[item.name]) is tuple:
-            values[item.name] = (*values.get(item.name, ()), text)
-        elif item.name in values:
-            raise UsageError(f"pass {name!r} is given {key!r} twice: give it once")
-        else:
-            values[item.name] = _convert(hints[item.name], text, f"option {key!r} of pass {name!r}")
-    required = [key for key, item in known.items() if item.default is MISSING and item.name not in values]
-    if required:
-        raise UsageError(f"pass {name!r} needs {required[0]!r}: write '{name}{{{required[0]}=…}}'")
-    return cls(**values)
-
-
-def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(t for t in typing.get_args(hint) if t is not type(None))
-    if hint is bool:
-        if text not in ("true", "false"):
-            raise UsageError(f"{what} is {text!r}: write true or false")
-        return text == "true"
-    try:
-        return hint(text)
-    except ValueError as error:
-        raise UsageError(f"{what} is {text!r}: {error}") from None
-
-
-def _spec(step: Pass) -> str:
-    parts = []
-    for item in fields(step):
-        value = getattr(step, item.name)
-        if value != item.default:
-            parts += [f"{key_of(item)}={_text(v)}" for v in (value if isinstance(value, tuple) else (value,))]
-    return step.name + (f"{{{','.join(parts)}}}" if parts else "")
-
-
-def _text(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+def _where(step: Pass, done: Sequence[Step]) -> str:
+    before = ", ".join(one.step.name for one in done)
+    return f"in the pass {step.name}" + (f", after {before}" if before else "")

@@ -62,16 +62,16 @@ def read_profile(files: Sequence[Path]) -> Profile:
         try:
             found = _read(file)
         except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}): {_KNOWN}") from None
+            raise InputError(f"{file} cannot be read ({error.strerror})", f"{_KNOWN}") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise InputError(f"{file} is no profile of a known kind: {_KNOWN}") from None
+            raise InputError(f"{file} is no profile of a known kind", f"{_KNOWN}") from None
         if isinstance(found, Profile):
             profiles.append(found)
         else:
             layers |= found
     if len(profiles) != 1 or not profiles[0].kernels:
         raise InputError(
-            f"{' and '.join(map(str, files))} hold no times of kernels, or those of several runs: {_KNOWN}"
+            f"{' and '.join(map(str, files))} hold no times of kernels, or those of several runs", f"{_KNOWN}"
         )
     return replace(profiles[0], kernels=tuple(_detailed(kernel, layers) for kernel in profiles[0].kernels))
 

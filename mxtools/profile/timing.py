@@ -10,17 +10,15 @@ from typing import Any
 
 from onnx import ModelProto
 
-from mxtools.cut.check import whole_inputs
 from mxtools.errors import InputError
-from mxtools.files.model_files import read_model
+from mxtools.files.reading import read_model
 from mxtools.graph.functions import every_node
 from mxtools.graph.index import Graph
 from mxtools.graph.rename import fresh
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.attribution import Attribution
 from mxtools.profile.kernels import ONNX_RUNTIME, Kernel, Profile, read_profile
 from mxtools.runtime.sessions import Level, one_line, session, session_options
-from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 WARM_UP = 3
@@ -79,8 +77,7 @@ class Timing:
 
 
 def run(
-    model: ModelProto,
-    context: Context,
+    model: WorkingModel,
     level: Level = Level.ALL,
     runs: int = 20,
     threads: int = 0,
@@ -90,15 +87,15 @@ def run(
 
     Raises InputError where it does not run, or no node has a scope.
     """
-    name_nodes(model)
-    annotations = _annotations(model, context)
-    given = whole_inputs(model, context)
+    model = _named(model)
+    annotations = model.annotations
+    given = model.inputs()
     with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
         options = _options(level, Path(folder))
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.intra_op_num_threads = threads
-        opened = session(model, context.weights, options, providers)
+        opened = session(model.proto, model.weights, options, providers)
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         with one_line():
             for _ in range(WARM_UP + runs):
@@ -109,19 +106,19 @@ def run(
         return _timing(profile, Attribution(annotations, _optimised(Path(folder))))
 
 
-def read(model: ModelProto, context: Context, files: Sequence[Path]) -> Timing:
+def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
     """Read a profile that a runtime made of a tagged model; InputError where it is none, or no node has a scope.
 
     Kernels of ONNX Runtime bear the names of nodes that its optimiser made: it is asked to make them again, at the
     level that explains most.
     """
     profile = read_profile(files)
-    name_nodes(model)
-    annotations = _annotations(model, context)
+    model = _named(model)
+    annotations = model.annotations
     found = Attribution(annotations)
     names = {kernel.name for kernel in profile.kernels}
     if profile.runtime == ONNX_RUNTIME and not names <= found.names.nodes.keys():
-        optimised = (_optimise(model, context, level) for level in (Level.ALL, Level.EXTENDED, Level.BASIC))
+        optimised = (_optimise(model, level) for level in (Level.ALL, Level.EXTENDED, Level.BASIC))
         known = [graph for graph in optimised if graph]
         best = max(known, key=lambda graph: len(names & {node.name for node in graph.nodes}), default=None)
         found = Attribution(annotations, best)
@@ -130,7 +127,7 @@ def read(model: ModelProto, context: Context, files: Sequence[Path]) -> Timing:
 
 def name_nodes(model: ModelProto) -> None:
     """Give names to the nodes of a model, in place, that have none or one that another has."""
-    nodes = list(every_node(model.graph.node))
+    nodes = list(every_node(model.proto.graph.node))
     taken = {node.name for node in nodes}
     seen = {""}
     for number, node in enumerate(nodes):
@@ -140,11 +137,13 @@ def name_nodes(model: ModelProto) -> None:
         seen.add(node.name)
 
 
-def _annotations(model: ModelProto, context: Context) -> Annotations:
-    annotations = context.annotations(model)
-    if not any(annotations.evidence):
-        raise InputError("no node has a scope: run `mx tag` first")
-    return annotations
+def _named(model: WorkingModel) -> WorkingModel:
+    """Return a copy of a tagged model in which every node has a name of its own."""
+    model.require_tagged()
+    copy = model.copy()
+    with copy.changing() as proto:
+        name_nodes(proto)
+    return copy
 
 
 def _options(level: Level, folder: Path) -> Any:  # noqa: ANN401 - an untyped library's options
@@ -157,14 +156,14 @@ def _options(level: Level, folder: Path) -> Any:  # noqa: ANN401 - an untyped li
 
 
 def _optimised(folder: Path) -> Graph:
-    return Graph(read_model(folder / _OPTIMISED).proto)
+    return Graph(read_model(folder / _OPTIMISED, _OPTIMISED)[0])
 
 
-def _optimise(model: ModelProto, context: Context, level: Level) -> Graph | None:
+def _optimise(model: WorkingModel, level: Level) -> Graph | None:
     """Give the graph that ONNX Runtime makes of a model, None where it cannot load it."""
     with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
         try:
-            session(model, context.weights, _options(level, Path(folder)))
+            session(model.proto, model.weights, _options(level, Path(folder)))
         except InputError:
             return None
         return _optimised(Path(folder))

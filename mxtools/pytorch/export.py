@@ -156,7 +156,7 @@ def _axes(subject: Subject, dynamic: Sequence[str]) -> Axes:
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
-        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input: there are {inputs}")
+        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input", f"there are {inputs}")
     return axes
 
 
@@ -165,7 +165,7 @@ def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
     name, _, axes = text.partition("=")
     found = [re.fullmatch(r"(\d+)(?::(\w+))?", part) for part in axes.split(",")]
     if not name or not all(found):
-        raise UsageError(f"--dynamic {text!r} is not NAME=AXIS[:SYMBOL],…: write input_ids=0:batch,1:sequence")
+        raise UsageError(f"--dynamic {text!r} is not NAME=AXIS[:SYMBOL],…", "write input_ids=0:batch,1:sequence")
     return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mxtools.errors import InputError
-from mxtools.files.model_files import LoadedModel, read_model
+from mxtools.pipeline.working_model import WorkingModel
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Attempt:
     error: str | None = None
     log: str = ""
 
-    def read(self) -> LoadedModel:
+    def read(self) -> WorkingModel:
         """Read what it made."""
-        return replace(read_model(self.path), name=f"{self.exporter} export")
+        return WorkingModel.read(self.path, f"{self.exporter} export")
 
 
 def in_turn(choice: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mxtools.traces.sidecar import Fingerprint
+from mxtools.graph.fingerprints import Fingerprint
 
 BLOCK = 1 << 18
 """Elements taken at a time, so that a block stays in the cache for all its reductions and no large copy is made."""

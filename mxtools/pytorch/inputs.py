@@ -53,7 +53,7 @@ def load_subject(
     missing = [n for n in _required(model) if n not in inputs]
     if missing:
         raise UsageError(
-            f"forward of {type(model).__name__} needs {missing[0]!r}: give --input {missing[0]}=1,3,224,224"
+            f"forward of {type(model).__name__} needs {missing[0]!r}", f"give --input {missing[0]}=1,3,224,224"
         )
     return Subject(model, by_name(model, inputs), spec)
 
@@ -62,7 +62,7 @@ def _parse(text: str) -> tuple[str, tuple[tuple[int, ...], torch.dtype | None]]:
     found = _GIVEN.fullmatch(text)
     dtype = getattr(torch, found["dtype"], None) if found and found["dtype"] else None
     if not found or (found["dtype"] and not isinstance(dtype, torch.dtype)):
-        raise UsageError(f"--input {text!r} is not NAME=SHAPE[:DTYPE]: write x=1,3,224,224 or ids=1x16:int64")
+        raise UsageError(f"--input {text!r} is not NAME=SHAPE[:DTYPE]", "write x=1,3,224,224 or ids=1x16:int64")
     shape = tuple(int(n) for n in re.split("[x,]", found["shape"]) if n)
     return found["name"], (shape, dtype)
 
@@ -80,10 +80,10 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".json":
             return {name: torch.tensor(value) for name, value in json.loads(file.read_text()).items()}
     except FileNotFoundError:
-        raise InputError(f"there is no file {file}: give .npz, .safetensors or .json") from None
+        raise InputError(f"there is no file {file}", "give .npz, .safetensors or .json") from None
     except Exception as error:
-        raise InputError(f"{file} cannot be read as inputs ({described(error)}): give names with tensors") from error
-    raise UsageError(f"--inputs {file}: give a .npz, .safetensors or .json file")
+        raise InputError(f"{file} cannot be read as inputs ({described(error)})", "give names with tensors") from error
+    raise UsageError(f"--inputs {file}", "give a .npz, .safetensors or .json file")
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
     open_ = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
     unknown = [name for name in names if name not in taken]
     if unknown and not open_:
-        raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}: it takes {', '.join(taken)}")
+        raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}", f"it takes {', '.join(taken)}")
 
 
 def _required(model: nn.Module) -> list[str]:

@@ -27,6 +27,6 @@ def load(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
 
 def _task(task: str) -> tuple[Any, ...]:
     if task not in SUPPORTED_TASKS:
-        raise UsageError(f"there is no task {task!r}: there are {', '.join(sorted(SUPPORTED_TASKS))}")
+        raise UsageError(f"there is no task {task!r}", f"there are {', '.join(sorted(SUPPORTED_TASKS))}")
     entry: Any = SUPPORTED_TASKS[task]
     return tuple(entry["pt"])

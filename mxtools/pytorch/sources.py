@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxtools.files import model_files
+from mxtools.files.atomic import atomic_output, write_text
 from mxtools.pytorch.exporters import Attempt, ExportError, Options, in_turn
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
@@ -69,10 +69,10 @@ class Sources:
             traced = trace(subject, arrays)
             if arrays is not None:
                 beside = file.with_suffix(".safetensors")
-                with model_files.atomic_output(beside) as out:
+                with atomic_output(beside) as out:
                     out.write(save(arrays))
                 traced = traced.model_copy(update={"record": beside.name})
-            model_files.write_text(sidecar.dumps(traced), str(file))
+            write_text(sidecar.dumps(traced), file)
         return traced
 
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[Attempt]:

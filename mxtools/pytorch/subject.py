@@ -46,7 +46,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
         Path(spec).exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec)
     ):
         raise InputError(
-            f"there is no model {spec!r}: give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
+            f"there is no model {spec!r}", "give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
         )
     with quiet():
         from mxtools.pytorch import pretrained
@@ -55,7 +55,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             return pretrained.load(spec, task, trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
             raise InputError(
-                f"{spec} cannot be loaded as a Hugging Face model ({described(error)}): check the folder or the id"
+                f"{spec} cannot be loaded as a Hugging Face model ({described(error)})", "check the folder or the id"
             ) from error
 
 
@@ -66,7 +66,7 @@ def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  #
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"{spec} gives a {type(model).__name__}, no torch.nn.Module: let it give a module, or (module, inputs)"
+            f"{spec} gives a {type(model).__name__}, no torch.nn.Module", "let it give a module, or (module, inputs)"
         )
     return model.eval(), None if inputs is None else by_name(model, inputs)
 
@@ -82,13 +82,13 @@ def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401
         needed = []
     if needed:
         raise InputError(
-            f"{spec} needs arguments ({', '.join(needed)}): name a function without any that gives the module"
+            f"{spec} needs arguments ({', '.join(needed)})", "name a function without any that gives the module"
         )
     try:
         with quiet():
             return function()
     except Exception as error:
-        raise InputError(f"{spec} raised {described(error)} ({where_raised(error)}): repair it") from error
+        raise InputError(f"{spec} raised {described(error)} ({where_raised(error)})", "repair it") from error
 
 
 def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401

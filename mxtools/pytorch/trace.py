@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mxtools import __version__
 from mxtools.errors import InputError
+from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.fingerprint import fingerprint
 from mxtools.pytorch.nested import tensors
@@ -45,8 +45,8 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
             model(**inputs)
         except Exception as error:
             raise InputError(
-                f"the forward pass of {type(model).__name__} raised {described(error)} ({where_raised(error)}): "
-                "give fitting inputs with --input or --inputs"
+                f"the forward pass of {type(model).__name__} raised {described(error)} ({where_raised(error)})",
+                "give fitting inputs with --input or --inputs",
             ) from error
     return Sidecar(
         producer=_producer(),
@@ -218,7 +218,7 @@ def _qualified(module: nn.Module) -> str:
 
 
 def _producer() -> dict[str, str]:
-    versions = {"mxtools": __version__, "torch": torch.__version__}
+    versions = {"mxtools": VERSION, "torch": torch.__version__}
     if "transformers" in sys.modules:
         versions["transformers"] = sys.modules["transformers"].__version__
     return versions

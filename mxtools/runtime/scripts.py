@@ -32,7 +32,7 @@ def find(spec: str) -> Any:  # noqa: ANN401
             known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
             raise InputError(
-                f"{spec} names nothing: the nearest are {', '.join(near) or 'none, the file defines nothing'}"
+                f"{spec} names nothing", f"the nearest are {', '.join(near) or 'none, the file defines nothing'}"
             )
         found = getattr(found, part)
     return found
@@ -41,7 +41,7 @@ def find(spec: str) -> Any:  # noqa: ANN401
 def _import_file(path: Path) -> ModuleType:
     """Import a Python file, with its folder on the path meanwhile."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}: give FILE.py:NAME")
+        raise InputError(f"there is no file {path}", "give FILE.py:NAME")
     name = f"_mx_{path.stem}"
     loader = importlib.util.spec_from_file_location(name, path)
     assert loader is not None
@@ -66,6 +66,8 @@ def _importing(what: str, folder: str) -> Iterator[None]:
         with quiet():
             yield
     except (Exception, SystemExit) as error:
-        raise InputError(f"{what} cannot be imported: {described(error)} ({where_raised(error)}): repair it") from error
+        raise InputError(
+            f"{what} cannot be imported: {described(error)} ({where_raised(error)})", "repair it"
+        ) from error
     finally:
         sys.path.remove(folder)

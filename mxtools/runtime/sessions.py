@@ -68,7 +68,7 @@ class _Session:
         self._session = session(model, weights, session_options(Level.NONE))
         missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
         if missing:
-            raise InputError(f"no value for the graph's input {missing[0]!r}: give --inputs with the model's inputs")
+            raise InputError(f"no value for the graph's input {missing[0]!r}", "give --inputs with the model's inputs")
         self._feeds = {value.name: feeds[value.name] for value in self._session.get_inputs()}
 
     def run(self, names: Sequence[str]) -> Sequence[Array]:

@@ -10,8 +10,8 @@ from functools import cache
 
 from onnx import ModelProto
 
-from mxtools import __version__
 from mxtools.files.json_text import list_of_texts, texts_by_name
+from mxtools.files.version import VERSION
 from mxtools.graph.index import Graph
 from mxtools.scopes import keys
 from mxtools.scopes.hierarchy import Hierarchy
@@ -38,6 +38,9 @@ INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 _Entry = tuple[str, str, str, str]
 """Scope, tag, evidence and merged scopes, as a node bears them."""
 
+_REMOVED: _Entry = ("", "", "", "")
+"""What a node has whose annotations are to be removed."""
+
 _WORDS = {str(word): word for word in Evidence}
 
 
@@ -47,8 +50,11 @@ class Annotations:
     `described` are the nodes that had any metadata when they were read, ours or another's.
     """
 
-    def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy) -> None:
-        """Read the annotations that the nodes bear; scopes that a trace does not know are dropped."""
+    def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
+        """Read the annotations that the nodes have; scopes that a trace does not know are dropped.
+
+        With `blank` they are not taken over, and `save` removes them from the nodes that get no new ones.
+        """
         self.graph = graph
         self.hierarchy = hierarchy
         self.call: list[int | None] = [None] * len(graph.nodes)
@@ -57,18 +63,25 @@ class Annotations:
         self._model = model
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
         self.merged: dict[int, tuple[int, ...]] = {}
-        said: dict[int, dict[str, str]] = {}
+        found: dict[int, dict[str, str]] = {}
         for node in self.described:
             props = keys.props(graph.nodes[node])
-            if keys.SCOPE in props:
+            if blank and not keys.NODE_KEYS.isdisjoint(props):
+                self._saved[node] = _REMOVED
+            elif not blank and keys.SCOPE in props:
                 self._saved[node] = _entry(props)
-                said[node] = props
-        self.take_in(said)
+                found[node] = props
+        self.read(found)
 
-    def take_in(self, said: Mapping[int, Mapping[str, str]]) -> None:
-        """Annotate nodes with what is said of them, by the keys of the metadata."""
+    @property
+    def absent(self) -> dict[str, str]:
+        """The scopes that a trace knew and no node has, each with its reason, as the model's metadata say."""
+        return read_absent(self._model)
+
+    def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
+        """Annotate nodes from entries of metadata, by node number."""
         taken = {}
-        for node, props in said.items():
+        for node, props in entries.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:
                 self.set(node, call, _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
@@ -111,6 +124,9 @@ class Annotations:
         states = zip(self.graph.nodes, self.call, self.evidence, self._saved, strict=True)
         for node, (proto, call, evidence, saved) in enumerate(states):
             if call is None or evidence is None:
+                if saved is _REMOVED:
+                    self._saved[node] = None
+                    keys.replace_props(proto, keys.NODE_KEYS, {})
                 continue
             key = (call, evidence, merged.get(node, ()))
             if key not in written:
@@ -138,7 +154,7 @@ class Annotations:
         if not scope or scope.count(".") >= DEEPEST:
             return None
         found = self.hierarchy.find(scope)
-        if not found and self.hierarchy.sidecar is None:
+        if not found and not self.hierarchy.is_traced:
             found = self.hierarchy.adopt(scope, tag or "")
         return found
 
@@ -158,7 +174,7 @@ def read_absent(model: ModelProto) -> dict[str, str]:
 
 def write_absent(model: ModelProto, absent: dict[str, str]) -> None:
     """Write the model's own metadata: the version, and the scopes that no node bears."""
-    values = {keys.VERSION: __version__}
+    values = {keys.VERSION: VERSION}
     if absent:
         values[keys.ABSENT] = json.dumps(absent, ensure_ascii=False)
     keys.replace_props(model, keys.MODEL_KEYS, values)

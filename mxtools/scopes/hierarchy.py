@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mxtools.scopes.scope import ROOT, join
 from mxtools.scopes.tags import align, class_of, tags_of
 
-if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Call, Sidecar
-
 ROOT_CALL = 0
+
+
+class CallRecord(Protocol):
+    """What the tree takes of a traced call: its scope, its tag, and the position of the call that made it."""
+
+    @property
+    def scope(self) -> str:
+        """The scope of the call."""
+
+    @property
+    def tag(self) -> str:
+        """The same place, written with class names."""
+
+    @property
+    def parent(self) -> int | None:
+        """The position of the calling call, None for the root."""
 
 
 class Hierarchy:
     """A tree of calls, numbered, parents first; 0 is the root.
 
-    From a sidecar it is closed: exactly the calls of the trace. Without one it is open: `add` enters scopes as they are
-    met in a file, each with its class where the file knows it, else with its attribute name in the class's place.
+    Made from a trace, it holds exactly the traced calls (`is_traced`). Otherwise it grows: `add` enters scopes as they
+    are met in a file, each with its class where the file knows it, else with its attribute name in place of the class.
     """
 
-    def __init__(self, sidecar: Sidecar | None = None, root_class: str = "Model") -> None:
-        """Make the tree of a trace, or one with just a root."""
-        calls: Iterable[Call] = sidecar.calls if sidecar else ()
-        self.sidecar = sidecar
+    def __init__(self, calls: Sequence[CallRecord] = (), root_class: str = "Model") -> None:
+        """Build the tree of some traced calls, or one with just a root."""
+        self.is_traced = bool(calls)
         self.scopes: list[str] = [call.scope for call in calls] or [ROOT]
         self.parent: list[int] = [-1 if call.parent is None else call.parent for call in calls] or [-1]
         self.depth: list[int] = [0]
         for parent in self.parent[1:]:
             self.depth.append(self.depth[parent] + 1)
         self._classes: list[str] = [root_class]
-        self._borne: dict[int, str] = {}
+        self._known_tags: dict[int, str] = {i: call.tag for i, call in enumerate(calls)}
         self._number = {scope: i for i, scope in enumerate(self.scopes)}
+
+    def copy(self) -> Hierarchy:
+        """Return a tree with the same calls and numbers, which grows on its own."""
+        twin = copy.copy(self)
+        for name in ("scopes", "parent", "depth", "_classes", "_known_tags", "_number"):
+            setattr(twin, name, copy.copy(getattr(self, name)))
+        twin.__dict__.pop("tags", None)
+        return twin
 
     def __len__(self) -> int:
         """Give the number of calls."""
@@ -93,7 +114,7 @@ class Hierarchy:
         if levels:
             self.name_root(class_of(levels[0]))
             for call in self.lineage(known):
-                self._borne.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
+                self._known_tags.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known
 
     def name_root(self, class_name: str) -> None:
@@ -104,13 +125,13 @@ class Hierarchy:
     @cached_property
     def tags(self) -> list[str]:
         """The tag of each call."""
-        if self.sidecar:
-            return [call.tag for call in self.sidecar.calls]
+        if self.is_traced:
+            return list(self._known_tags.values())
         calls = []
         for scope, parent, class_name in zip(self.scopes, self.parent, self._classes, strict=True):
             stand_in = next((p for p in reversed(scope.split(".")) if not p.isdecimal()), "")
             calls.append((scope, None if parent < 0 else parent, class_name or stand_in.partition("@")[0] or "Module"))
-        return [self._borne.get(number, tag) for number, tag in enumerate(tags_of(calls))]
+        return [self._known_tags.get(number, tag) for number, tag in enumerate(tags_of(calls))]
 
     def common(self, calls: Iterable[int]) -> int:
         """Give the lowest common ancestor of some calls, at least one."""

@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from onnx import ModelProto
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.cut.cut import extracted
 from mxtools.errors import OutputError
-from mxtools.files.folder import atomic_folder
-from mxtools.files.model_files import write_models, write_text
+from mxtools.files.atomic import atomic_folder, write_text
+from mxtools.files.writing import write_models
 from mxtools.graph.index import Graph
 from mxtools.scopes.scope import ROOT
 from mxtools.split.parts import Part
 
 if TYPE_CHECKING:
-    from mxtools.pipeline.context import Context
+    from mxtools.pipeline.working_model import WorkingModel
 
 FILE = "manifest.json"
 DATA = "weights.data"
@@ -87,29 +86,29 @@ def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
     )
 
 
-def write(model: ModelProto, context: Context, parts: Sequence[Part], folder: Path, verify: bool) -> Manifest:
+def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool) -> Manifest:
     """Write the parts of a model and their manifest to a folder, in place of those of an earlier split; give it.
 
     With `verify` they are run, and CheckError is raised and nothing written where they compute something else than the
     model. Raises OutputError where the folder cannot be written, InputError where a part lacks the type of a tensor.
     """
-    graph = context.graph(model)
+    graph = model.graph
     manifest = describe(graph, parts)
     used = Counter(v for part in parts for v in part.cut.initializers)
     shared = {graph.names[v] for v, count in used.items() if count > 1}
     with atomic_folder(folder, files_of(folder)) as new:
         models = zip(
             (part.file for part in manifest.parts),
-            extracted(model, [p.cut for p in parts], context.weights),
+            extracted(model.proto, [p.cut for p in parts], model.weights),
             strict=True,
         )
-        if write_models(models, context.weights, new, DATA, shared):
+        if write_models(models, model.weights, new, DATA, shared):
             manifest = manifest.model_copy(update={"data": DATA})
         write_text(dumps(manifest), new / FILE)
         if verify:
-            from mxtools.cut.check import check_split
+            from mxtools.split.check import check_split
 
-            check_split(model, manifest, new, context)
+            check_split(model, manifest, new)
     return manifest
 
 
@@ -129,7 +128,7 @@ def files_of(folder: Path) -> list[str]:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise OutputError(f"{path} is no manifest of this version of mx split: give another folder") from None
+        raise OutputError(f"{path} is no manifest of this version of mx split", "give another folder") from None
     return [FILE, *(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
 
 

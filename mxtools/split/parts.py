@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
-from onnx import ModelProto
-
-from mxtools.cut.choose import given_nodes, nodes_of, separate_calls
 from mxtools.cut.cut import Cut
-from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.cut.surroundings import given_nodes
+from mxtools.errors import AbsentError, UsageError
 from mxtools.graph.index import NOWHERE
-from mxtools.pipeline.context import Context
-from mxtools.scopes.annotations import INDIRECT, Annotations, read_absent
-from mxtools.scopes.selection import Selection
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import INDIRECT, Annotations
+from mxtools.scopes.selection import Selection, nodes_of, separate_calls
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class Part:
 
 
 def split(
-    model: ModelProto,
-    context: Context,
+    model: WorkingModel,
     selections: Iterable[Selection],
     depth: int | None = None,
     exclude: tuple[str, ...] = (),
@@ -46,12 +43,11 @@ def split(
     nothing is selected or one selected call lies in another, AbsentError where a call is not there to be cut out, or is
     left and entered again.
     """
-    annotations = context.annotations(model)
-    if not any(annotations.evidence):
-        raise InputError("no node has a scope: run `mx tag` first")
-    calls = separate_calls(annotations, selections, depth, exclude, read_absent(model))
+    annotations = model.annotations
+    model.require_tagged()
+    calls = separate_calls(annotations, selections, depth, exclude)
     if not calls:
-        raise UsageError("nothing is selected: give --each, --depth or --class, or exclude less")
+        raise UsageError("nothing is selected", "give --each, --depth or --class, or exclude less")
     return _Units(annotations, {call: nodes_of(annotations, within) for call, within in calls.items()}).parts()
 
 
@@ -138,7 +134,8 @@ class _Units:
         scope, tensor = hierarchy.scopes[self.calls[unit]], self.graph.names[value]
         return AbsentError(
             f"{scope} cannot be a part of its own, it reads {tensor!r}, which is computed outside of it from what it "
-            f"returns: select {hierarchy.scopes[around]}, which holds both, or --exclude {scope}"
+            f"returns",
+            f"select {hierarchy.scopes[around]}, which holds both, or --exclude {scope}",
         )
 
     def _call(self, unit: int, needed: set[int]) -> Cut:
@@ -149,7 +146,7 @@ class _Units:
         cut.outputs = Cut.ordered(self.graph.outputs, outputs)
         if not cut.outputs:
             scope = self.annotations.hierarchy.scopes[self.calls[unit]]
-            raise AbsentError(f"{scope} computes nothing that the rest of the graph reads: --exclude {scope}")
+            raise AbsentError(f"{scope} computes nothing that the rest of the graph reads", f"--exclude {scope}")
         return cut
 
     def _rest(self, nodes: list[int], level: int, needed: set[int]) -> Cut | None:

@@ -14,10 +14,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from mxtools import __version__
 from mxtools.errors import OutputError
+from mxtools.files.atomic import write_text
 from mxtools.files.json_text import decoded
-from mxtools.files.model_files import write_text
+from mxtools.files.version import VERSION
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _NOTE = "entry.json"
@@ -51,10 +51,10 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"the cache {self.place} cannot be written ({error.strerror}): give another --cache"
+                f"the cache {self.place} cannot be written ({error.strerror})", "give another --cache"
             ) from None
         note = {"spec": spec, "key": key, "used": time.time()}
-        write_text(json.dumps(note) + "\n", str(folder / _NOTE))
+        write_text(json.dumps(note) + "\n", folder / _NOTE)
         return folder
 
     def find(self, key: str) -> Path | None:
@@ -112,7 +112,7 @@ def key_of_folder(folder: Path, *settings: object) -> str:
 
 def versions() -> list[str]:
     """Give the versions of the packages that a trace and an export depend on."""
-    return [f"mxtools {__version__}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
+    return [f"mxtools {VERSION}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
 
 
 def _version(package: str) -> str:

@@ -16,12 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from mxtools.evidence.absent import absent_scopes
 from mxtools.graph.index import NOWHERE
 from mxtools.scopes.annotations import INDIRECT, Evidence
+from mxtools.verify.round_trip import RoundTrip
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from mxtools.pipeline.context import Context, Pass
-    from mxtools.scopes.annotations import Annotations
+    from mxtools.pipeline.pipeline import Step
+    from mxtools.pipeline.working_model import WorkingModel
     from mxtools.traces.sidecar import Sidecar
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -46,22 +45,6 @@ class TagQuality(_Record):
     merged: Annotated[int, Field(description="nodes that do the work of several modules")]
     roots: Annotated[int, Field(description="nodes of which nothing is known")]
     absent: Annotated[dict[str, int], Field(description="traced calls without nodes, by reason")]
-
-
-class RoundTrip(_Record):
-    """How many module calls, cut out, return what PyTorch's module returned; the classes are in docs/strategies.md."""
-
-    exact: int = 0
-    extra: int = 0
-    bad: int = 0
-    missing: int = 0
-    gone: Annotated[int, Field(description="the exporter removed the module; not in the rate")] = 0
-
-    @property
-    def rate(self) -> float:
-        """Give exact / (exact + extra + bad + missing); 1 where there is none."""
-        counted = self.exact + self.extra + self.bad + self.missing
-        return self.exact / counted if counted else 1.0
 
 
 class Metrics(_Record):
@@ -125,29 +108,30 @@ def _peak() -> int:
 class Tally:
     """Counts, while a pipeline runs, the nodes that each pass was the first to give a scope."""
 
-    def __init__(self, model: ModelProto, context: Context) -> None:
+    def __init__(self, model: WorkingModel) -> None:
         """Begin with a model of which nothing is known."""
         self.by_pass: dict[str, int] = {}
-        self._model, self._context = model, context
+        self._model = model
         self._known = 0
 
-    def observe(self, step: Pass, seconds: float) -> None:  # noqa: ARG002 - what `Pipeline.run` tells
-        """Count after a pass."""
-        if step.annotates:
-            known = sum(call is not None for call in self._context.annotations(self._model).call)
+    def observe(self, step: Step) -> None:
+        """Count after a pass that changed nothing but annotations."""
+        if not step.changed:
+            known = sum(call is not None for call in self._model.annotations.call)
             if known > self._known:
-                self.by_pass[step.name] = known - self._known
+                self.by_pass[step.step.name] = known - self._known
             self._known = known
 
 
 def measured(
-    annotations: Annotations, meter: Meter, by_pass: dict[str, int], round_trip: RoundTrip | None = None
+    model: WorkingModel, meter: Meter, by_pass: dict[str, int], round_trip: RoundTrip | None = None
 ) -> Metrics:
     """Give the metrics of a tagged model."""
+    annotations = model.annotations
     counts = Counter(word for word in annotations.evidence if word)
     nodes = max(len(annotations.call), 1)
     indirect = sum(counts[word] for word in INDIRECT)
-    absent = Counter(reason.partition(":")[0] for reason in absent_scopes(annotations).values())
+    absent = Counter(reason.partition(":")[0] for reason in absent_scopes(annotations, model.traced).values())
     return Metrics(
         stages=meter.stages,
         nodes=len(annotations.call),
@@ -160,16 +144,16 @@ def measured(
             roots=counts[Evidence.ROOT],
             absent=dict(sorted(absent.items())),
         ),
-        edge_cases=tuple(edge_cases(annotations)),
+        edge_cases=tuple(edge_cases(model)),
         round_trip=round_trip,
     )
 
 
-def edge_cases(annotations: Annotations) -> Iterator[str]:
+def edge_cases(model: WorkingModel) -> Iterator[str]:
     """Name the edge cases that a tagged model is."""
-    sidecar = annotations.hierarchy.sidecar
+    sidecar = model.traced
     yield from (name for name, met in TRACE_CASES.items() if sidecar and met(sidecar))
-    yield from (name for name, met_in in GRAPH_CASES.items() if met_in(annotations))
+    yield from (name for name, met_in in GRAPH_CASES.items() if met_in(model))
 
 
 TRACE_CASES: dict[str, Callable[[Sidecar], bool]] = {
@@ -179,12 +163,12 @@ TRACE_CASES: dict[str, Callable[[Sidecar], bool]] = {
 }
 """Names of the edge cases that a trace tells."""
 
-GRAPH_CASES: dict[str, Callable[[Annotations], bool]] = {
-    "merged nodes": lambda annotations: bool(annotations.merged),
-    "modules without nodes": lambda annotations: bool(absent_scopes(annotations)),
-    "nested bodies": lambda annotations: any(owner != NOWHERE for owner in annotations.graph.owner),
-    "functions": lambda annotations: any(annotations.graph.region),
-    "only auxiliary operators": lambda annotations: all(word in INDIRECT for word in annotations.evidence),
+GRAPH_CASES: dict[str, Callable[[WorkingModel], bool]] = {
+    "merged nodes": lambda model: bool(model.annotations.merged),
+    "modules without nodes": lambda model: bool(absent_scopes(model.annotations, model.traced)),
+    "nested bodies": lambda model: any(owner != NOWHERE for owner in model.graph.owner),
+    "functions": lambda model: any(model.graph.region),
+    "only auxiliary operators": lambda model: all(word in INDIRECT for word in model.annotations.evidence),
 }
 """Names of the edge cases that a tagged graph tells."""
 

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mxtools.errors import InputError, UsageError
 from mxtools.passes.carry import Carry
-from mxtools.passes.optimize import TOOLS, Optimize
+from mxtools.passes.optimize import Optimize
 from mxtools.passes.record_absent import RecordAbsent
-from mxtools.pipeline.context import Pass
+from mxtools.pipeline.base import Pass
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.tools.optimizers import OPTIMIZERS
 
 DEFAULT = "auto"
 
@@ -57,16 +58,16 @@ class Strategy(_Entry):
     @field_validator("optimize")
     @classmethod
     def _is_optimizer(cls, text: str | None) -> str | None:
-        if text is not None and text not in TOOLS:
-            raise ValueError(f"no optimiser is called {text!r}: there are {', '.join(TOOLS)}")
+        if text is not None and text not in OPTIMIZERS:
+            raise ValueError(f"no optimiser is called {text!r}: there are {', '.join(OPTIMIZERS)}")
         return text
 
     def optimized(self, by: str | None) -> Strategy:
         """Give the strategy with another optimiser, where one is given; UsageError where there is none of that name."""
         if by is None:
             return self
-        if by not in TOOLS:
-            raise UsageError(f"no optimiser is called {by!r}: there are {', '.join(TOOLS)}")
+        if by not in OPTIMIZERS:
+            raise UsageError(f"no optimiser is called {by!r}", f"there are {', '.join(OPTIMIZERS)}")
         return self.model_copy(update={"optimize": by})
 
     def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
@@ -118,7 +119,7 @@ def known(folder: Path | None = None) -> dict[str, Strategy]:
     place, table = found
     users = _read(table, str(place)).strategies
     for name in users.keys() & own.keys():
-        raise InputError(f"{place} redefines the strategy {name!r}: give yours another name")
+        raise InputError(f"{place} redefines the strategy {name!r}", "give yours another name")
     return own | users
 
 
@@ -132,7 +133,7 @@ def get(name: str) -> Strategy:
     strategies = known()
     if name not in strategies:
         near = difflib.get_close_matches(name, strategies, n=3) or strategies
-        raise UsageError(f"no strategy is called {name!r}: there are {', '.join(near)} (see `mx strategies`)")
+        raise UsageError(f"no strategy is called {name!r}", f"there are {', '.join(near)} (see `mx strategies`)")
     return strategies[name]
 
 
@@ -151,7 +152,7 @@ def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as TOML ({error}): repair it") from None
+        raise InputError(f"{file} cannot be read as TOML ({error})", "repair it") from None
 
 
 def _read(table: dict[str, Any], place: str) -> _File:
@@ -161,5 +162,5 @@ def _read(table: dict[str, Any], place: str) -> _File:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{place}: {where}: {first['msg'].removeprefix('Value error, ')}: see `mx strategies`"
+            f"{place}: {where}: {first['msg'].removeprefix('Value error, ')}", "see `mx strategies`"
         ) from None

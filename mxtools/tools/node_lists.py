@@ -8,15 +8,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from onnx import ModelProto
-
-from mxtools.cut.choose import calls_of, nodes_anywhere
 from mxtools.errors import InputError, UsageError
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
-from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.scope import above
-from mxtools.scopes.selection import Selection
+from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere
 
 ASSIGNMENT = "session.layer_assignment_settings"
 LONGEST = 8192
@@ -54,7 +51,9 @@ class Selected:
             name = protos[node].name
             if not name or name in others:
                 what = f"has its name, {name!r}, in common with a node that is not selected" if name else "has no name"
-                raise InputError(f"a {protos[node].op_type} of {self.scope(node)} {what}: name it by `mx tag --rename`")
+                raise InputError(
+                    f"a {protos[node].op_type} of {self.scope(node)} {what}", "name it by `mx tag --rename`"
+                )
         return list(dict.fromkeys(protos[node].name for node in self.nodes))
 
     @property
@@ -76,18 +75,15 @@ class Selected:
         return self.annotations.hierarchy.scopes[self.annotations.call[node] or 0]
 
 
-def select(
-    model: ModelProto, context: Context, selection: Selection, operators: tuple[str, ...] = (), device: str = "cpu"
-) -> Selected:
+def select(model: WorkingModel, selection: Selection, operators: tuple[str, ...] = (), device: str = "cpu") -> Selected:
     """Select nodes of a tagged model, also those in bodies and functions.
 
     Raises InputError where no node has a scope, UsageError where a selector matches nothing, AbsentError where a
     selected module is there no more or in part.
     """
-    annotations = context.annotations(model)
-    if not any(annotations.evidence):
-        raise InputError("no node has a scope: run `mx tag` first")
-    nodes = nodes_anywhere(annotations, calls_of(annotations, selection, read_absent(model)), operators)
+    annotations = model.annotations
+    model.require_tagged()
+    nodes = nodes_anywhere(annotations, calls_of(annotations, selection), operators)
     return Selected(annotations, tuple(sorted(nodes)), device)
 
 
@@ -102,7 +98,7 @@ def _layer_annotation(selected: Selected) -> dict[str, Any]:
     scopes = {protos[n].name: selected.scope(n) for n in selected.nodes} if selected.names else {}
     option = f"{selected.device}({', '.join(_rules(selected))})"
     if len(option) > LONGEST:
-        raise UsageError(f"{ASSIGNMENT} would be longer than {LONGEST} characters: select whole modules, or fewer")
+        raise UsageError(f"{ASSIGNMENT} would be longer than {LONGEST} characters", "select whole modules, or fewer")
     return {keys.LAYER_ANNOTATION: scopes, ASSIGNMENT: option}
 
 
@@ -119,10 +115,10 @@ def _rules(selected: Selected) -> dict[str, None]:
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):
         if scope in others:
             raise UsageError(
-                f"ONNX Runtime assigns all of {scope} or nothing: select by --scope, --tag or --class only"
+                f"ONNX Runtime assigns all of {scope} or nothing", "select by --scope, --tag or --class only"
             )
         if not _SYNTAX.isdisjoint(scope):
-            raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}: select another")
+            raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}", "select another")
         outermost = next((outer for outer in above(scope) if outer not in around), None)
         rules[f"{outermost}." if outermost else f"={scope}"] = None
     return rules

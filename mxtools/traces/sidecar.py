@@ -6,12 +6,12 @@ The pydantic models below are the schema; `docs/trace.schema.json` is generated 
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
+from mxtools.graph.fingerprints import Fingerprint
 from mxtools.scopes.scope import ROOT, is_scope
 
 SCHEMA = "mxtools.trace/1"
@@ -19,10 +19,6 @@ SCHEMA = "mxtools.trace/1"
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings", populate_by_name=True, frozen=True)
-
-
-Fingerprint = tuple[int, float, float, float, float]
-"""Number of elements, then minimum, maximum, sum and sum of squares (float64) of the finite ones; all order-free."""
 
 
 class Tensor(_Record):
@@ -173,16 +169,6 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Sidecar.model_json_schema(by_alias=True)}
 
 
-def same_fingerprint(a: Fingerprint, b: Fingerprint, tolerance: float = 1e-4) -> bool:
-    """Tell whether two fingerprints can be of the same values up to rounding; `tolerance` is relative to the extent."""
-    if a[0] != b[0]:
-        return False
-    extent = max(abs(b[1]), abs(b[2]), 1e-12)
-    count = max(a[0], 1)
-    scales = (extent, extent, extent * math.sqrt(count), extent * extent * math.sqrt(count))
-    return all(abs(x - y) <= tolerance * scale for x, y, scale in zip(a[1:], b[1:], scales, strict=True))
-
-
 def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
 
@@ -204,7 +190,7 @@ def _explain(error: ValidationError, text: str | bytes, where: str) -> str:
 def _check(sidecar: Sidecar, where: str) -> None:
     """Check what the schema cannot say: modules are known, parents come first, scopes are scopes and unique."""
     if not sidecar.calls:
-        raise InputError(f"{where} is not a valid sidecar: it has no calls: run `mx trace` again")
+        raise InputError(f"{where} is not a valid sidecar: it has no calls", "run `mx trace` again")
     paths = {module.path for module in sidecar.modules}
     scopes: set[str] = set()
     tags: set[str] = set()
@@ -219,6 +205,6 @@ def _check(sidecar: Sidecar, where: str) -> None:
         elif call.scope in scopes or call.tag in tags:
             fault = f"repeats scope {call.scope!r} or tag {call.tag!r}"
         if fault:
-            raise InputError(f"{where} is not a valid sidecar: call {index} {fault}: run `mx trace` again")
+            raise InputError(f"{where} is not a valid sidecar: call {index} {fault}", "run `mx trace` again")
         scopes.add(call.scope)
         tags.add(call.tag)

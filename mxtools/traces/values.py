@@ -52,8 +52,8 @@ class Values:
             if file.suffix == ".json":
                 return cls._of_lists(decoded(file.read_bytes()))
         except (OSError, ValueError, AttributeError, SafetensorError) as error:
-            raise InputError(f"{file} cannot be read as values by name ({error}): record or save it again") from None
-        raise UsageError(f"{file} is no .safetensors, .npz or .json file: give one of these")
+            raise InputError(f"{file} cannot be read as values by name ({error})", "record or save it again") from None
+        raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
 
     @classmethod
     def _of_lists(cls, lists: dict[str, list[object]]) -> Values:
@@ -67,7 +67,7 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
     if not sidecar.record:
         return None
     if Path(sidecar.record).name != sidecar.record:
-        raise InputError(f"the sidecar's record {sidecar.record!r} is no file name: it must lie beside the sidecar")
+        raise InputError(f"the sidecar's record {sidecar.record!r} is no file name", "it must lie beside the sidecar")
     return Values.open(folder / sidecar.record)
 
 

@@ -9,9 +9,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from onnx import ModelProto
-
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.validate.rules import RULES, Fault, Mend, Rule, Severity, Subject
 
@@ -60,9 +58,9 @@ class Mended:
     done: str
 
 
-def validate(model: ModelProto, context: Context, folder: Path = Path()) -> list[Finding]:
-    """Give all findings of a model, in the order of the rules; `folder` is where the context's sidecar lies."""
-    subject = Subject(model, context, folder)
+def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
+    """Give all findings of a model, in the order of the rules; `folder` is where its sidecar lies."""
+    subject = Subject(model, folder)
 
     @cache
     def check(name: str) -> list[Finding]:
@@ -74,17 +72,17 @@ def validate(model: ModelProto, context: Context, folder: Path = Path()) -> list
     return [finding for name in RULES for finding in check(name)]
 
 
-def repair(model: ModelProto, context: Context, folder: Path = Path()) -> tuple[list[Mended], list[Finding]]:
+def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], list[Finding]]:
     """Mend in place what is mechanical; give what was mended, and the findings that are left."""
     mended: list[Mended] = []
     for _ in range(ROUNDS):
-        findings = validate(model, context, folder)
+        findings = validate(model, folder)
         mends = list(_mends(findings))
         if not mends:
             return mended, findings
-        mended += [Mended(finding, mend()) for finding, mend in mends]
-        context.forget()
-    return mended, validate(model, context, folder)
+        with model.changing():
+            mended += [Mended(finding, mend()) for finding, mend in mends]
+    return mended, validate(model, folder)
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from mxtools.evidence.data_flow import resolve
 from mxtools.graph.index import Graph
-from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
+from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.scope import ROOT, above, is_scope, join
 from mxtools.scopes.tags import align
@@ -74,14 +75,23 @@ def rule(
 class Subject:
     """A model, what is known besides it, and the folder of the sidecar; what rules share is computed once."""
 
-    model: ModelProto
-    context: Context
+    model: WorkingModel
     folder: Path = Path()
 
     @cached_property
     def graph(self) -> Graph:
         """The index of the model."""
-        return self.context.graph(self.model)
+        return self.model.graph
+
+    @property
+    def proto(self) -> ModelProto:
+        """The model as ONNX has it."""
+        return self.model.proto
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """What the nodes have, read for the rules alone: mending changes the nodes themselves."""
+        return self._read()
 
     @cached_property
     def entries(self) -> list[dict[str, str]]:
@@ -101,12 +111,12 @@ class Subject:
     @property
     def calls(self) -> tuple[Call, ...]:
         """The calls of the trace; none without one."""
-        return self.context.sidecar.calls if self.context.sidecar else ()
+        return self.model.sidecar.calls if self.model.sidecar else ()
 
     @property
     def has_trace(self) -> bool:
         """Whether there is a trace."""
-        return self.context.sidecar is not None
+        return self.model.sidecar is not None
 
     @cached_property
     def scopes(self) -> dict[int, str]:
@@ -137,6 +147,9 @@ class Subject:
         numbers = {scope: tree.adopt(scope, found.get(scope, "")) for scope in dict.fromkeys(self.scopes.values())}
         return {scope: tree.tags[number] for scope, number in numbers.items()} | found
 
+    def _read(self) -> Annotations:
+        return Annotations(self.proto, self.graph, Hierarchy(self.calls))
+
     def mend_untagged(self, node: int) -> Mend:
         """Give what gives a node, and all others without one, the scope of its neighbours."""
 
@@ -145,9 +158,9 @@ class Subject:
                 for proto in self.graph.nodes:
                     if keys.SCOPE not in keys.props(proto):
                         keys.replace_props(proto, keys.NODE_KEYS, {})
-                self.context.forget_annotations()
-                ResolveAuxiliary().apply(self.model, self.context)
-                self.context.save()
+                annotations = self._read()
+                resolve(annotations)
+                annotations.save()
             return f"gave it {keys.props(self.graph.nodes[node])[keys.SCOPE]}, by data flow"
 
         return mend

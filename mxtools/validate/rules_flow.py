@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from mxtools.cut.choose import pieces
+from mxtools.cut.surroundings import pieces
 from mxtools.graph.index import NOWHERE
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -20,7 +20,7 @@ from mxtools.validate.rules import Fault, Severity, Subject, rule
 )
 def _order(subject: Subject) -> Iterator[Fault]:
     """No call of a module works on what a later call made."""
-    graph, annotations = subject.graph, subject.context.annotations(subject.model)
+    graph, annotations = subject.graph, subject.annotations
     still = graph.constant | graph.shape_derived(graph.constant)
     seen: set[tuple[int, int]] = set()
     for node, call in enumerate(annotations.call):
@@ -38,7 +38,7 @@ def _order(subject: Subject) -> Iterator[Fault]:
 @rule("disconnected", Severity.NOTE, "look at the module with `mx view`", unless=("untagged", "other-model"))
 def _disconnected(subject: Subject) -> Iterator[Fault]:
     """The nodes of each scope, and those below it, are connected."""
-    graph, annotations = subject.graph, subject.context.annotations(subject.model)
+    graph, annotations = subject.graph, subject.annotations
     nodes: dict[int, set[int]] = defaultdict(set)
     for node in graph.main:
         call = annotations.call[node]
@@ -59,7 +59,7 @@ def _disconnected(subject: Subject) -> Iterator[Fault]:
 )
 def _unknown_place(subject: Subject) -> Iterator[Fault]:
     """Something is known of every node."""
-    unknown = [n for n, word in enumerate(subject.context.annotations(subject.model).evidence) if word == "root"]
+    unknown = [n for n, word in enumerate(subject.annotations.evidence) if word == "root"]
     if unknown:
         yield Fault(f"nothing is known of {len(unknown)} nodes, this is the first", unknown[0])
 
@@ -77,7 +77,7 @@ def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] |
     if meet in (made, read):
         return None
     after, before = hierarchy.below(meet, made)[-1], hierarchy.below(meet, read)[-1]
-    if hierarchy.sidecar:
+    if hierarchy.is_traced:
         return (before, after) if after > before else None
     (name, count), (other, first) = (_numbered(hierarchy.scopes[call]) for call in (after, before))
     return (before, after) if name == other and count > first else None

@@ -27,11 +27,11 @@ _NODE = re.compile(
 @rule("external-data", Severity.ERROR, "put the file beside the model, say --data-dir, or export again")
 def _external_data(subject: Subject) -> Iterator[Fault]:
     """Weights that lie in a file beside the model are there, within its folder, and complete."""
-    for tensor in filter(is_external, tensors_of(subject.model)):
+    for tensor in filter(is_external, tensors_of(subject.proto)):
         try:
-            subject.context.weights.place(tensor)
+            subject.model.weights.place(tensor)
         except InputError as error:
-            yield Fault(str(error).rpartition(": ")[0], _reader(subject, tensor))
+            yield Fault(error.problem, _reader(subject, tensor))
 
 
 @rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=("external-data",))
@@ -56,7 +56,7 @@ def _types(subject: Subject) -> Iterator[Fault]:
 def _custom_operator(subject: Subject) -> Iterator[Fault]:
     """Every operator is one of ONNX, of ONNX Runtime, or a function of the model."""
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
-    functions = {key_of(function) for function in subject.model.functions}
+    functions = {key_of(function) for function in subject.proto.functions}
     first: dict[tuple[str, str], int] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for number, node in enumerate(subject.graph.nodes):
@@ -78,7 +78,7 @@ def _custom_operator(subject: Subject) -> Iterator[Fault]:
 def _runtime(subject: Subject) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
     try:
-        sessions.session(subject.model, subject.context.weights, sessions.session_options(sessions.Level.NONE))
+        sessions.session(subject.proto, subject.model.weights, sessions.session_options(sessions.Level.NONE))
     except InputError as error:
         yield _fault(subject, error)
 
@@ -86,7 +86,7 @@ def _runtime(subject: Subject) -> Iterator[Fault]:
 @rule("ir-version", Severity.ERROR, "raise the IR version to 10")
 def _ir_version(subject: Subject) -> Iterator[Fault]:
     """A model whose nodes have metadata is of an IR version that has that."""
-    model, before, wanted = subject.model, subject.model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
+    model, before, wanted = subject.proto, subject.proto.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
 
     def mend() -> str:
         model.ir_version = wanted
@@ -98,8 +98,8 @@ def _ir_version(subject: Subject) -> Iterator[Fault]:
 
 def _light(subject: Subject) -> ModelProto:
     """Give a copy to be checked: its large weights are inputs, and what only our own rules look at is not there."""
-    copy, weights = ModelProto(), subject.context.weights
-    copy.CopyFrom(subject.model)
+    copy, weights = ModelProto(), subject.model.weights
+    copy.CopyFrom(subject.proto)
     del copy.metadata_props[:]
     known = {info.name for info in copy.graph.input}
     initializers = list(copy.graph.initializer)

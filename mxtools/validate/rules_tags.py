@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, MutableSequence
 
 from onnx import ModelProto, NodeProto, StringStringEntryProto
 
-from mxtools import __version__
 from mxtools.carriers.doc_strings import read_doc_string, write_doc_string
 from mxtools.carriers.packed import embedded_trace, scopes_of
 from mxtools.errors import InputError
 from mxtools.evidence.absent import FOLDED, MERGED_INTO, UNUSED, VACUOUS
 from mxtools.files.json_text import decoded_or_none
+from mxtools.files.version import VERSION
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import is_scope
@@ -28,7 +28,7 @@ AGAIN = "run `mx tag` again"
 @rule("duplicate-key", Severity.ERROR, "keep one of them")
 def _duplicate_key(subject: Subject) -> Iterator[Fault]:
     """No key stands twice in the metadata of a node or of the model."""
-    owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(subject.graph.nodes), (None, subject.model)]
+    owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(subject.graph.nodes), (None, subject.proto)]
     for number, proto in owners:
         if len(proto.metadata_props) > 1:
             counts = Counter(entry.key for entry in proto.metadata_props)
@@ -45,9 +45,9 @@ def _unknown_key(subject: Subject) -> Iterator[Fault]:
         for key in props:
             if key.startswith(_OURS) and key not in keys.NODE_KEYS:
                 yield Fault(f"{key} is no key of mxtools", number, mend=_remove(subject.graph.nodes[number], key))
-    for key in keys.props(subject.model):
+    for key in keys.props(subject.proto):
         if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:
-            yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(subject.model, key))
+            yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(subject.proto, key))
 
 
 @rule("damaged-copy", Severity.ERROR, "run `mx tag --trace` again")
@@ -55,9 +55,9 @@ def _damaged_copy(subject: Subject) -> Iterator[Fault]:
     """The trace and the scopes in the model's metadata can be read."""
     for key, read in ((keys.TRACE, embedded_trace), (keys.SCOPES, scopes_of)):
         try:
-            read(subject.model)
+            read(subject.proto)
         except InputError as error:
-            yield Fault(f"{key}: {str(error).rpartition(': ')[0]}", mend=_remove(subject.model, key))
+            yield Fault(f"{key}: {error.problem}", mend=_remove(subject.proto, key))
 
 
 @rule("stale-copy", Severity.ERROR, AGAIN)
@@ -144,22 +144,22 @@ def _version(subject: Subject) -> Iterator[Fault]:
     """A tagged model says by which version it was tagged."""
 
     def mend() -> str:
-        keys.set_prop(subject.model, keys.VERSION, __version__)
-        return f"wrote {__version__}"
+        keys.set_prop(subject.proto, keys.VERSION, VERSION)
+        return f"wrote {VERSION}"
 
-    if subject.tagged and not keys.props(subject.model).get(keys.VERSION):
+    if subject.tagged and not keys.props(subject.proto).get(keys.VERSION):
         yield Fault(f"nodes have scopes, and the model no {keys.VERSION}", mend=mend)
 
 
 @rule("invalid-absent", Severity.ERROR, AGAIN)
 def _invalid_absent(subject: Subject) -> Iterator[Fault]:
     """The scopes that no node bears are a JSON object of scopes with known reasons."""
-    text = keys.props(subject.model).get(keys.ABSENT)
+    text = keys.props(subject.proto).get(keys.ABSENT)
     if text is None:
         return
     found = decoded_or_none(text)
     if not isinstance(found, dict):
-        yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(subject.model, keys.ABSENT))
+        yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(subject.proto, keys.ABSENT))
         return
     for scope, reason in found.items():
         if not is_scope(scope):
@@ -171,7 +171,7 @@ def _invalid_absent(subject: Subject) -> Iterator[Fault]:
 @rule("absent-borne", Severity.ERROR, AGAIN)
 def _absent_borne(subject: Subject) -> Iterator[Fault]:
     """No node bears a scope that the model says no node bears."""
-    found = decoded_or_none(keys.props(subject.model).get(keys.ABSENT, ""))
+    found = decoded_or_none(keys.props(subject.proto).get(keys.ABSENT, ""))
     if isinstance(found, dict):
         for number, scope in subject.scopes.items():
             listed = [around for around in prefixes(scope) if around in found]
@@ -184,10 +184,10 @@ def drop_absent(subject: Subject, scope: str) -> Callable[[], str]:
     """Give what takes a scope off the list of those that no node bears."""
 
     def mend() -> str:
-        found = decoded_or_none(keys.props(subject.model).get(keys.ABSENT, ""))
+        found = decoded_or_none(keys.props(subject.proto).get(keys.ABSENT, ""))
         if isinstance(found, dict):
             found.pop(scope, None)
-            keys.set_prop(subject.model, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
+            keys.set_prop(subject.proto, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
         return f"took {scope} off the list"
 
     return mend

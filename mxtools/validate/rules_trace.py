@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from mxtools.evidence.absent import absent_scopes
 from mxtools.files.json_text import list_of_texts
-from mxtools.graph.constants import LARGEST, fingerprint
+from mxtools.graph.constants import LARGEST
+from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.shapes import of_tensor, shaped, torch_kind, value_infos
 from mxtools.scopes import keys
-from mxtools.scopes.annotations import read_absent, write_absent
+from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
-from mxtools.traces.sidecar import Module, Weight, full_name, same_fingerprint
+from mxtools.traces.sidecar import Module, Weight, full_name
 from mxtools.validate.rules import Fault, Severity, Subject, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
 
@@ -45,7 +46,7 @@ def _unknown_scope(subject: Subject) -> Iterator[Fault]:
 @rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))
 def _unknown_absent(subject: Subject) -> Iterator[Fault]:
     """The scopes that no node bears are of the trace."""
-    for scope in read_absent(subject.model) if subject.has_trace else ():
+    for scope in subject.model.absent if subject.has_trace else ():
         if is_scope(scope) and scope not in subject.traced:
             yield Fault(f"{keys.ABSENT} lists what the trace does not have", None, scope, drop_absent(subject, scope))
 
@@ -58,11 +59,11 @@ def _unknown_absent(subject: Subject) -> Iterator[Fault]:
 )
 def _unmentioned(subject: Subject) -> Iterator[Fault]:
     """Every scope of the trace is borne by a node, or the model says why none does."""
-    known = subject.borne | set(read_absent(subject.model))
+    known = subject.borne | set(subject.model.absent)
 
     def mend() -> str:
-        found = absent_scopes(subject.context.annotations(subject.model))
-        write_absent(subject.model, found)
+        found = absent_scopes(subject.annotations, subject.model.sidecar)
+        write_absent(subject.proto, found)
         return f"wrote the {len(found)} scopes that no node bears"
 
     for call in subject.calls:
@@ -90,7 +91,7 @@ def _other_values(subject: Subject) -> Iterator[Fault]:
         if any(keys.MERGED in subject.entries[reader] for reader in readers):
             continue
         if traced and traced[0] <= LARGEST and of_tensor(tensor).kind == torch_kind(weight.dtype):
-            found = fingerprint(subject.context.weights.array(tensor))
+            found = fingerprint(subject.model.weights.array(tensor))
             if found and not same_fingerprint(found, traced, _TOLERANCE):
                 reason = f"its weight {full_name(module, weight)} has other values than in the trace"
                 yield Fault(reason, readers[0] if readers else None)
@@ -99,7 +100,7 @@ def _other_values(subject: Subject) -> Iterator[Fault]:
 @rule("foreign-weight", Severity.WARNING, AGAIN, unless=("other-model", "other-weights"))
 def _foreign_weight(subject: Subject) -> Iterator[Fault]:
     """A weight that no other equals is used in calls of its module, or of one that it is in, if that is called."""
-    modules = subject.context.sidecar.modules if subject.context.sidecar else ()
+    modules = subject.model.sidecar.modules if subject.model.sidecar else ()
     names = {module.path: (module.path, *module.aliases) for module in modules}
     called = {call.module for call in subject.calls}
     equal = Counter(weight.fingerprint for module in modules for weight in module.weights)
@@ -116,9 +117,9 @@ def _foreign_weight(subject: Subject) -> Iterator[Fault]:
 @rule("other-inputs", Severity.WARNING, TRACE, unless=("other-model",))
 def _other_inputs(subject: Subject) -> Iterator[Fault]:
     """Inputs of the model have the types and shapes of those of their names in the trace."""
-    traced = {tensor.name: tensor for tensor in subject.context.sidecar.model.inputs} if subject.context.sidecar else {}
-    infos = value_infos(subject.model)
-    for info in subject.model.graph.input:
+    traced = {tensor.name: tensor for tensor in subject.model.sidecar.model.inputs} if subject.model.sidecar else {}
+    infos = value_infos(subject.proto)
+    for info in subject.proto.graph.input:
         tensor, found = traced.get(info.name), shaped(infos[info.name])
         if tensor is None or found is None:
             continue
@@ -130,7 +131,7 @@ def _other_inputs(subject: Subject) -> Iterator[Fault]:
 @rule("record", Severity.WARNING, "put it there, or trace again with --record")
 def _record(subject: Subject) -> Iterator[Fault]:
     """The recorded values that a sidecar names lie beside it."""
-    record = subject.context.sidecar.record if subject.context.sidecar else None
+    record = subject.model.sidecar.record if subject.model.sidecar else None
     if record and not (subject.folder / record).is_file():
         yield Fault(f"the sidecar's values {record} are not beside it")
 
@@ -138,7 +139,7 @@ def _record(subject: Subject) -> Iterator[Fault]:
 def _weights(subject: Subject) -> Iterator[tuple[int, Module, Weight]]:
     """Give the initializers of the main graph that bear the name of a weight of the trace."""
     by_name = subject.graph.by_name
-    for module in subject.context.sidecar.modules if subject.context.sidecar else ():
+    for module in subject.model.sidecar.modules if subject.model.sidecar else ():
         for weight in module.weights:
             value = by_name.get(full_name(module, weight))
             if value in subject.graph.initializers:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mxtools import __version__
+from mxtools.files.version import VERSION
 from mxtools.validate.findings import Finding
 from mxtools.validate.rules import RULES
 
@@ -29,7 +29,7 @@ def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
         }
         for rule in RULES.values()
     ]
-    driver = {"name": "mx validate", "version": __version__, "rules": rules}
+    driver = {"name": "mx validate", "version": VERSION, "rules": rules}
     results = [_result(finding, file, numbers[finding.rule]) for finding in findings]
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
 

@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from onnx import ModelProto
 
-from mxtools.cut.choose import given_nodes, nodes_of
 from mxtools.cut.cut import Cut, extracted
+from mxtools.cut.surroundings import given_nodes
 from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import UNLIKE, Distance, worst
 from mxtools.runtime.sessions import batches, computed
+from mxtools.scopes.selection import nodes_of
 from mxtools.traces.sidecar import Call, Sidecar, Tensor, ends, returned
 from mxtools.verify.output_matches import StandIn, StandIns
 
@@ -21,11 +22,11 @@ from mxtools.verify.output_matches import StandIn, StandIns
 class Isolation:
     """Runs the modules of a graph one by one."""
 
-    def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar, stand_ins: StandIns) -> None:
+    def __init__(self, model: WorkingModel, sidecar: Sidecar, stand_ins: StandIns) -> None:
         """Cut every call out that has nodes which make what it returned."""
-        self._model, self._weights, self._stand_ins = model, context.weights, stand_ins
-        self._annotations, self._shapes = context.annotations(model), context.shapes(model)
-        self._graph, self._calls = context.graph(model), sidecar.calls
+        self._model, self._weights, self._stand_ins = model, model.weights, stand_ins
+        self._annotations, self._shapes = model.annotations, model.shapes
+        self._graph, self._calls = model.graph, sidecar.calls
         self._cuts = {number: cut for number, end in enumerate(ends(sidecar)) if (cut := self._cut(number, end))}
 
     def errors(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Distance | InputError]]:
@@ -35,7 +36,7 @@ class Isolation:
         calls' inputs are in memory at a time.
         """
         names = self._graph.names
-        parts = extracted(self._model, list(self._cuts.values()), self._weights)
+        parts = extracted(self._model.proto, list(self._cuts.values()), self._weights)
         sizes = {number: sum(map(self._bytes, cut.inputs)) for number, cut in self._cuts.items()}
         for numbers in batches(sizes):
             wanted = dict.fromkeys(v for number in numbers for v in self._cuts[number].inputs)
@@ -81,7 +82,7 @@ class Isolation:
             return {}
         others = {self._graph.producer[v] for v in self._stand_ins.standing}
         cut, names = Cut(self._graph, nodes, others - nodes, values), self._graph.names
-        (part,) = extracted(self._model, [cut], self._weights)
+        (part,) = extracted(self._model.proto, [cut], self._weights)
         inputs = dict(given) | {names[v]: array for v, array in self._recorded(cut.inputs).items()}
         results = computed(part, self._weights, inputs)
         return {v: results[names[v]] for v in values}

@@ -7,24 +7,41 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
+from typing import Annotated
 
-from onnx import ModelProto
+from pydantic import BaseModel, ConfigDict, Field
 
-from mxtools.cut.check import whole_inputs
-from mxtools.cut.choose import calls_of, given_nodes, nodes_of
 from mxtools.cut.cut import Cut, extracted
+from mxtools.cut.surroundings import given_nodes
 from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 from mxtools.matching.traced_values import matched_values, same_values
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import computed, inner_values
-from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.scopes.selection import Selection
-from mxtools.strategies.metrics import RoundTrip
+from mxtools.scopes.selection import Selection, calls_of, nodes_of
 from mxtools.traces.sidecar import Call, Sidecar, ends, returned
 from mxtools.traces.values import Values
+
+
+class RoundTrip(BaseModel):
+    """How many module calls, cut out, return what PyTorch's module returned; the classes are in docs/strategies.md."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    exact: int = 0
+    extra: int = 0
+    bad: int = 0
+    missing: int = 0
+    gone: Annotated[int, Field(description="the exporter removed the module; not in the rate")] = 0
+
+    @property
+    def rate(self) -> float:
+        """Give exact / (exact + extra + bad + missing); 1 where there is none."""
+        counted = self.exact + self.extra + self.bad + self.missing
+        return self.exact / counted if counted else 1.0
 
 
 @dataclass(frozen=True)
@@ -41,36 +58,36 @@ def counted(verdicts: Collection[Verdict]) -> RoundTrip:
     return RoundTrip(**Counter(verdict.word for verdict in verdicts))
 
 
-def round_trip(model: ModelProto, context: Context) -> list[Verdict]:
+def round_trip(model: WorkingModel) -> list[Verdict]:
     """Cut out every call whose result is used and not just what it was given; compare with the recorded values.
 
     `exact`: it returns all that the graph has of what the module returned, and nothing else; `extra`: besides, tensors
     that the module did not return; `bad`: something is lacking, or it does not run; `missing`: it cannot be cut out
     though its results are in the graph; `gone`: neither. Raises UsageError where there is no trace with values.
     """
-    sidecar, values = context.sidecar, context.values
+    sidecar, values = model.sidecar, model.values
     if not sidecar or not values:
-        raise UsageError("the round trip compares with recorded values: give a trace with them (mx trace --record)")
-    annotations, absent = context.annotations(model), read_absent(model)
-    live = _live(annotations.graph, matched_values(model, context, sidecar, values))
+        raise UsageError("the round trip compares with recorded values", "give a trace with them (mx trace --record)")
+    annotations = model.annotations
+    live = _live(annotations.graph, matched_values(model, sidecar, values))
     verdicts: dict[int, Verdict] = {}
     cuts: dict[int, Cut] = {}
     used = _used(sidecar)
     for number, results in used.items():
         scope = sidecar.calls[number].scope
         try:
-            cuts[number] = _cut(annotations, scope, absent)
+            cuts[number] = _cut(annotations, scope)
         except (AbsentError, UsageError) as error:
             verdicts[number] = Verdict(scope, "missing" if results & live else "gone", str(error))
-    given = whole_inputs(model, context)
+    given = model.inputs()
     asked = {annotations.graph.names[v] for cut in cuts.values() for v in cut.inputs} - given.keys()
-    given |= dict(inner_values(model, context.weights, given, dict.fromkeys(sorted(asked), 0)))
-    parts = extracted(model, list(cuts.values()), context.weights)
+    given |= dict(inner_values(model.proto, model.weights, given, dict.fromkeys(sorted(asked), 0)))
+    parts = extracted(model.proto, list(cuts.values()), model.weights)
     for number, part in zip(cuts, parts, strict=True):
         call = sidecar.calls[number]
         try:
             feeds = {value.name: given[value.name] for value in part.graph.input if value.name in given}
-            got = computed(part, context.weights, feeds)
+            got = computed(part, model.weights, feeds)
         except InputError as error:
             verdicts[number] = Verdict(call.scope, "bad", str(error))
             continue
@@ -98,8 +115,8 @@ def _used(sidecar: Sidecar) -> dict[int, set[int]]:
     return {number: tensors for number, tensors in found.items() if tensors}
 
 
-def _cut(annotations: Annotations, scope: str, absent: dict[str, str]) -> Cut:
-    calls = calls_of(annotations, Selection((glob.escape(scope),)), absent)
+def _cut(annotations: Annotations, scope: str) -> Cut:
+    calls = calls_of(annotations, Selection((glob.escape(scope),)))
     chosen = nodes_of(annotations, calls)
     cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen))
     if not cut.outputs:

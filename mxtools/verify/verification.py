@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, TensorProto, helper
 
-from mxtools.cut.check import inputs_of
 from mxtools.errors import InputError, UsageError
+from mxtools.evidence.data_flow import resolve
 from mxtools.files.weights import tensors_of
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
-from mxtools.passes.resolve_auxiliary import ResolveAuxiliary
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
 from mxtools.runtime.sessions import inner_tensors
-from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.sidecar import Sidecar, returned
 from mxtools.traces.values import Values, feeds
@@ -101,30 +101,30 @@ def usual_tolerance(model: ModelProto) -> float:
     return QUANTISED if types & _SMALL else HALF if types & _HALVES else EXACT
 
 
-def verify(model: ModelProto, context: Context, tolerance: float, isolating: bool = False) -> Verified:
+def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Verified:
     """Run a tagged graph on the recorded inputs and compare every call's outputs with the recorded ones.
 
     What `tolerance` bounds is the largest difference over the largest value. With `isolating` each call is cut out too
     and run on the recorded inputs. Raises UsageError without recorded values, InputError where the graph does not run.
     """
-    sidecar, values = context.sidecar, context.values
+    sidecar, values = model.sidecar, model.values
     if not sidecar or not values:
-        raise UsageError("there is nothing to compare with: give --trace with recorded values (mx trace --record)")
-    annotations, names = context.annotations(model), context.graph(model).names
-    if not any(annotations.evidence):
-        raise InputError("no node has a scope: run `mx tag` first")
-    untagged = annotations.call.count(None)
+        raise UsageError("there is nothing to compare with", "give --trace with recorded values (mx trace --record)")
+    model.require_tagged()
+    untagged = model.annotations.call.count(None)
     if untagged:
-        ResolveAuxiliary().apply(model, context)
-    stand_ins = StandIns(annotations, context.shapes(model), sidecar, values)
-    given = recorded_inputs(model, sidecar, values)
+        model = model.copy()
+        resolve(model.annotations)
+    annotations, names = model.annotations, model.graph.names
+    stand_ins = StandIns(annotations, model.shapes, sidecar, values)
+    given = recorded_inputs(model.proto, sidecar, values)
     sizes = {names[value]: size for value, size in stand_ins.wanted.items()}
-    for name, array in inner_tensors(model, context.weights, given, sizes):
+    for name, array in inner_tensors(model.proto, model.weights, given, sizes):
         stand_ins.show(annotations.graph.by_name[name], array)
     stand_ins.settle(tolerance)
-    calls = _calls(annotations, sidecar, stand_ins, read_absent(model))
+    calls = _calls(annotations, sidecar, stand_ins, model.absent)
     if isolating:
-        for number, own in Isolation(model, context, sidecar, stand_ins).errors(given):
+        for number, own in Isolation(model, sidecar, stand_ins).errors(given):
             if isinstance(own, Distance):
                 calls[number].own = own
             else:
@@ -134,12 +134,12 @@ def verify(model: ModelProto, context: Context, tolerance: float, isolating: boo
 
 def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Array]:
     """Give the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
-    asked = inputs_of(model)
+    asked = graph_inputs(model)
     given = feeds(sidecar, values, [value.name for value in asked])
     missing = next((value.name for value in asked if value.name not in given), None)
     if missing is not None:
         raise InputError(
-            f"the trace has no value for the graph's input {missing!r}: give the recorded trace of this model"
+            f"the trace has no value for the graph's input {missing!r}", "give the recorded trace of this model"
         )
     types = {value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in asked}
     return {name: array.astype(types[name], copy=False) for name, array in given.items()}

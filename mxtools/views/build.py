@@ -11,7 +11,7 @@ from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, Val
 from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import inferred_infos, is_typed
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
 from mxtools.views.tree import Branch, tree
@@ -20,13 +20,13 @@ LONGEST = 120
 """Characters of an attribute that are shown."""
 
 
-def structure(model: ModelProto, context: Context, title: str) -> Structure:
+def structure(model: WorkingModel, title: str) -> Structure:
     """Give what is to be shown of a tagged model; InputError where no node has a scope."""
-    annotations = context.annotations(model)
+    annotations = model.annotations
     if not any(annotations.evidence):
-        raise InputError(f"no node of {title} has a scope: run `mx tag` first")
+        raise InputError(f"no node of {title} has a scope", "run `mx tag` first")
     graph = annotations.graph
-    products = context.multiply_adds(model)
+    products = model.multiply_adds
     branches = list(_flat(tree(annotations, products)))
     scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
     sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
@@ -47,7 +47,7 @@ def structure(model: ModelProto, context: Context, title: str) -> Structure:
         title,
         scopes,
         list(_nodes(annotations, {scope.scope: i for i, scope in enumerate(scopes)})),
-        list(_values(model, graph)),
+        list(_values(model.proto, graph)),
         list(_edges(graph, len(scopes))),
         metrics,
     )

@@ -14,7 +14,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from mxtools import __version__
+from mxtools.files.version import VERSION
 from mxtools.views.metrics import as_json
 from mxtools.views.structure import Structure
 
@@ -25,7 +25,7 @@ def html(structure: Structure, metric: str = "") -> str:
     """Give the page; it opens with the colours of `metric`, where there is one."""
     style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
     return Template(_file("page.html")).substitute(
-        version=__version__,
+        version=VERSION,
         title=markup.escape(structure.title),
         style=style,
         style_digest=_digest(style),

@@ -30,13 +30,13 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
     try:
         report = decoded(text)
     except ValueError as error:
-        raise InputError(f"{where} is no JSON ({error}): give a file of metrics by scope") from None
+        raise InputError(f"{where} is no JSON ({error})", "give a file of metrics by scope") from None
     if not isinstance(report, dict):
-        raise InputError(f"{where} is no JSON object: give {EXAMPLE}")
+        raise InputError(f"{where} is no JSON object", f"give {EXAMPLE}")
     try:
         by_scope, by_node = _of_report(report)
     except (TypeError, ValueError, AttributeError, KeyError):
-        raise InputError(f"{where}: not every metric is numbers by scope: give {EXAMPLE}") from None
+        raise InputError(f"{where}: not every metric is numbers by scope", f"give {EXAMPLE}") from None
     scopes = {scope.scope: item for item, scope in enumerate(structure.scopes)}
     nodes = {node.name: item for item, node in enumerate(structure.nodes, len(scopes)) if node.name}
     known = 0
@@ -47,7 +47,7 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
             if placed:
                 getattr(structure.metrics.setdefault(name, Metric()), kind).update(placed)
     if not known:
-        raise InputError(f"{where} has no number for any module of {structure.title}: give metrics of this model")
+        raise InputError(f"{where} has no number for any module of {structure.title}", "give metrics of this model")
     return len({scope for found in by_scope.values() for scope in found} - scopes.keys())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import UsageError
-from mxtools.files.model_files import atomic_output, check_writable
+from mxtools.files.atomic import atomic_output, check_writable
 
 FORMATS = (".png", ".svg")
 MOST = 80
@@ -21,9 +21,9 @@ _INCHES = 0.22
 def check_plot(path: Path) -> None:
     """Refuse, before any work is done, a picture that cannot be made: UsageError, or OutputError for its place."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is no {' or '.join(FORMATS)} file: pictures are one of these")
+        raise UsageError(f"{path} is no {' or '.join(FORMATS)} file", "pictures are one of these")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("pictures need matplotlib: pip install 'mxtools[plot]'")
+        raise UsageError("pictures need matplotlib", "pip install 'mxtools[plot]'")
     check_writable(path)
 
 

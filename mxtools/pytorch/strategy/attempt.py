@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from onnx import ModelProto
 
 from mxtools.errors import CheckError, InputError, MxError, UsageError
-from mxtools.files import model_files
-from mxtools.files.model_files import LoadedModel
-from mxtools.graph.constants import fingerprint
+from mxtools.files.atomic import check_writable
+from mxtools.files.writing import write_model
+from mxtools.graph.fingerprints import Fingerprint, fingerprint, same_fingerprint
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.trace import trace
 from mxtools.runtime.sessions import computed
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
-from mxtools.strategies.metrics import Meter, Metrics, RoundTrip, Tally, measured
-from mxtools.traces.sidecar import Fingerprint, Sidecar, same_fingerprint
+from mxtools.strategies.metrics import Meter, Metrics, Tally, measured
+from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values, feeds
-from mxtools.verify.round_trip import counted, round_trip
+from mxtools.verify.round_trip import RoundTrip, counted, round_trip
 
 CLOSE = 1e-3
 """Relative tolerance of an export's outputs against PyTorch's: exporters reorder sums."""
@@ -72,20 +72,23 @@ class ExportResult:
 class Tagged:
     """A tagged model in memory, with what was found out about it."""
 
-    model: ModelProto
-    context: Context
+    model: WorkingModel
     exporter: str
     optimizer: str | None
     by_pass: dict[str, int]
     warnings: list[str] = field(default_factory=list)
     round_trip: RoundTrip | None = None
 
+    def against(self, sidecar: Sidecar | None, values: Values | None) -> WorkingModel:
+        """Return the model with another trace and its values, to be looked at."""
+        return WorkingModel(self.model.proto, self.model.weights, sidecar=sidecar, values=values)
+
     @property
     def quality(self) -> float:
         """Give the rate of the round trip, where it was made, else the share of nodes with evidence of their own."""
         if self.round_trip:
             return self.round_trip.rate
-        return measured(self.context.annotations(self.model), Meter(), {}).tag_quality.direct
+        return measured(self.model, Meter(), {}).tag_quality.direct
 
 
 def export_by(
@@ -100,7 +103,7 @@ def export_by(
 
     Raises InputError, with all causes, where none succeeds, UsageError where a strategy is not known.
     """
-    model_files.check_writable(output)
+    check_writable(output)
     attempts: list[Attempt] = []
     for name in dict.fromkeys(names):
         try:
@@ -112,7 +115,7 @@ def export_by(
             continue
         attempts.append(Attempt(name, None))
         with meter.stage("write"):
-            model_files.write_model(tagged.model, tagged.context.weights, output)
+            write_model(tagged.model.proto, tagged.model.weights, output)
         return _result(output, attempts, tagged, meter)
     causes = "; ".join(f"{attempt.strategy}: {attempt.error}" for attempt in attempts)
     raise InputError(f"no strategy succeeds with {type(sources.subject.model).__name__} ({causes})")
@@ -127,45 +130,46 @@ def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None =
     export = sources.export(strategy.exporter, strategy.keep_modules)[-1]
     known, values = (None, None) if strategy.trace == "none" else sources.trace(strategy.trace == "values")
     with meter.stage("tag"):
-        loaded = export.read()
-        context = Context(loaded.weights, known, values)
-        tally = Tally(loaded.proto, context)
-        strategy.passes().run(loaded.proto, context, tally.observe)
-    return Tagged(loaded.proto, context, export.exporter, strategy.optimize, tally.by_pass)
+        model = export.read()
+        model.sidecar, model.values = known, values
+        tally = Tally(model)
+        strategy.passes().run(model, tally.observe)
+    return Tagged(model, export.exporter, strategy.optimize, tally.by_pass)
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
     """Give a tagged model back with what the checks found; raises an MxError where it does not meet the demands."""
-    known, values = sources.trace(values=True) if demands.verify else (tagged.context.sidecar, None)
+    known, values = sources.trace(values=True) if demands.verify else (tagged.model.sidecar, None)
     with meter.stage("check"):
         made = f"{tagged.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")
-        warning = check_outputs(sources, LoadedModel(tagged.model, tagged.context.weights, made), known)
+        warning = check_outputs(sources, tagged.model, made, known)
     if warning and demands.verify:
         raise CheckError(warning)
     if demands.verify:
         with meter.stage("verify"):
-            tagged.round_trip = counted(round_trip(tagged.model, Context(tagged.context.weights, known, values)))
+            tagged.round_trip = counted(round_trip(tagged.against(known, values)))
     if tagged.quality < demands.quality:
         raise CheckError(f"its quality is {tagged.quality:.3f}, {demands.quality} was asked for")
     tagged.warnings += [warning] if warning else []
     return tagged
 
 
-def check_outputs(sources: Sources, loaded: LoadedModel, known: Sidecar | None) -> str | None:
+def check_outputs(sources: Sources, model: WorkingModel, name: str, known: Sidecar | None) -> str | None:
     """Run an export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
+
+    `name` is what the message calls the export.
 
     Outputs of a model that is random are not compared. Raises InputError where ONNX Runtime cannot run it.
     """
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
-    stored = {tensor.name for tensor in loaded.proto.graph.initializer}
-    names = [value.name for value in loaded.proto.graph.input if value.name not in stored]
+    names = [value.name for value in graph_inputs(model.proto)]
     values = Values(arrays.keys(), arrays.__getitem__)
     given = feeds(known, values, names) if known else arrays
-    outputs = computed(loaded.proto, loaded.weights, given)
+    outputs = computed(model.proto, model.weights, given)
     strange = _strange(outputs, known) if known else None
     if strange is None or _is_random(sources):
         return None
-    return f"output {strange!r} of the {loaded.name} is none of those that PyTorch returned"
+    return f"output {strange!r} of the {name} is none of those that PyTorch returned"
 
 
 def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
@@ -190,7 +194,7 @@ def _is_random(sources: Sources) -> bool:
 
 
 def _result(output: Path, attempts: list[Attempt], tagged: Tagged, meter: Meter) -> ExportResult:
-    annotations = tagged.context.annotations(tagged.model)
+    annotations = tagged.model.annotations
     roots = sum(word is Evidence.ROOT for word in annotations.evidence)
     warnings = [f"{a.strategy} failed: {a.error}" for a in attempts if a.error] + tagged.warnings
     if roots:
@@ -203,5 +207,5 @@ def _result(output: Path, attempts: list[Attempt], tagged: Tagged, meter: Meter)
         tagged_operations=len(annotations.call) - roots,
         hierarchy_nodes=len({call for call in annotations.call if call is not None}),
         warnings=tuple(warnings),
-        performance_metrics=measured(annotations, meter, tagged.by_pass, tagged.round_trip),
+        performance_metrics=measured(tagged.model, meter, tagged.by_pass, tagged.round_trip),
     )

@@ -15,7 +15,6 @@ from torch import nn
 from mxtools.errors import MxError
 from mxtools.graph.index import NOWHERE
 from mxtools.matching.traced_values import matched_values
-from mxtools.pipeline.context import Context
 from mxtools.pytorch.exporters import in_turn
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.strategy.attempt import Demands, Tagged, accepted, tagged_by
@@ -102,7 +101,7 @@ def _row(name: str, subject: Subject, folder: Path) -> Row:
     sources = Sources(lambda: subject, folder, meter=meter)
     try:
         tagged = tagged_by(name, sources, meter)
-        metrics = measured(tagged.context.annotations(tagged.model), meter, tagged.by_pass)
+        metrics = measured(tagged.model, meter, tagged.by_pass)
         accepted(tagged, sources, Demands(verify=True), Meter())
     except MxError as error:
         return Row(name, str(error))
@@ -113,10 +112,10 @@ def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
     """Give the scope of the node that makes each traced tensor that the graph has, by the tensor's id."""
     sidecar, values = sources.trace(values=True)
     assert values is not None
-    context = Context(tagged.context.weights, sidecar, values)
-    annotations = context.annotations(tagged.model)
+    model = tagged.against(sidecar, values)
+    annotations = model.annotations
     found = {}
-    for tensor, at in matched_values(tagged.model, context, sidecar, values).items():
+    for tensor, at in matched_values(model, sidecar, values).items():
         node = annotations.graph.producer[at[0]]
         call = annotations.call[node] if node != NOWHERE else None
         if call is not None:

@@ -84,7 +84,7 @@ class Probe:
 
     def _exports(self, exporter: str) -> bool:
         export = self.sources.export(exporter)[-1]
-        warning = check_outputs(self.sources, export.read(), self.sidecar)
+        warning = check_outputs(self.sources, export.read(), f"{export.exporter} export", self.sidecar)
         if warning:
             self.failures[exporter] = warning
         return not warning

@@ -1,45 +1,34 @@
-"""The pass `settle-merged`."""
+"""Nodes that do the work of several modules, such as a Conv with a folded BatchNorm."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import ClassVar
-
-from onnx import ModelProto
 
 from mxtools.evidence.absent import borne_calls, is_vacuous
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
-from mxtools.pipeline.context import Context, Pass
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.traces.sidecar import Sidecar, full_name, makers
 
 
-@dataclass(frozen=True)
-class SettleMerged(Pass):
-    """Give nodes that do several modules' work (Conv with a folded BatchNorm) to the module whose output they make."""
+def assign_fused(model: WorkingModel) -> None:
+    """Find the calls that no node bears and that took just what another call returned, or returned what it takes.
 
-    name: ClassVar[str] = "settle-merged"
-    annotates: ClassVar[bool] = True
-
-    def apply(self, model: ModelProto, context: Context) -> None:
-        """Find the calls that no node bears and that took just what another call returned, or returned what it takes.
-
-        An exporter that merges two modules leaves one node with the scope of either. Needs a trace.
-        """
-        annotations = context.annotations(model)
-        sidecar = annotations.hierarchy.sidecar
-        if not sidecar:
-            return
-        borne = borne_calls(annotations)
-        open_ = [c for c in range(len(sidecar.calls)) if c not in borne and not is_vacuous(sidecar.calls[c])]
-        if not open_:
-            return
-        merging = _Merging(context.graph(model), annotations, context.shapes(model), sidecar, borne)
-        for call in open_:
-            merging.place(call)
+    An exporter that merges two modules leaves one node with the scope of either. Needs a trace.
+    """
+    annotations = model.annotations
+    sidecar = model.traced
+    if not sidecar:
+        return
+    borne = borne_calls(annotations)
+    open_ = [c for c in range(len(sidecar.calls)) if c not in borne and not is_vacuous(sidecar.calls[c])]
+    if not open_:
+        return
+    merging = _Merging(model.graph, annotations, model.shapes, sidecar, borne)
+    for call in open_:
+        merging.place(call)
 
 
 class _Merging:

@@ -1,4 +1,4 @@
-"""The pass `settle-shared`."""
+"""What several modules share (common subexpressions) belongs to what holds them all."""
 
 from __future__ import annotations
 
@@ -7,57 +7,48 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from onnx import ModelProto
 
 from mxtools.files.weights import WeightStore
-from mxtools.graph.constants import constant_arrays, fingerprint
+from mxtools.graph.constants import constant_arrays
+from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shaped
-from mxtools.pipeline.context import Context, Pass
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Sidecar, Tensor, full_name, returned, same_fingerprint, times
+from mxtools.traces.sidecar import Sidecar, Tensor, full_name, returned, times
 
 
-@dataclass(frozen=True)
-class SettleShared(Pass):
-    """Move what modules share (common subexpressions) from the first of them to their lowest common ancestor."""
+def hoist_shared(model: WorkingModel) -> None:
+    """Move each node that makes a tensor which leaves a module without being one that the module returns.
 
-    name: ClassVar[str] = "settle-shared"
-    annotates: ClassVar[bool] = True
-
-    def apply(self, model: ModelProto, context: Context) -> None:
-        """Move each node that makes a tensor which leaves a module without being one that the module returns.
-
-        Against the data flow, so that the readers of a node are settled before it. Needs a trace, which tells what each
-        call returned; without one nothing is done.
-        """
-        graph, annotations = context.graph(model), context.annotations(model)
-        hierarchy = annotations.hierarchy
-        if not hierarchy.sidecar:
-            return
-        settling = _Settling(model, context, hierarchy.sidecar)
-        calls, producer = annotations.call, graph.producer
-        leaving = set(graph.outputs) | _crossing(graph, calls)
-        waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
-        done = NOWHERE
-        while waiting:
-            node = -heapq.heappop(waiting)
-            if node == done:
-                continue
-            done, before = node, calls[node]
-            for value in graph.writes[node]:
-                if value in leaving or calls[node] != before:
-                    settling.settle(node, value)
-            for value in graph.reads[node] if calls[node] != before else ():
-                maker = producer[value]
-                if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
-                    leaving.add(value)
-                    heapq.heappush(waiting, -maker)
+    Against the data flow, so that the readers of a node are settled before it. Needs a trace, which tells what each
+    call returned; without one nothing is done.
+    """
+    graph, annotations = model.graph, model.annotations
+    if not model.traced:
+        return
+    settling = _Settling(model, model.traced)
+    calls, producer = annotations.call, graph.producer
+    leaving = set(graph.outputs) | _crossing(graph, calls)
+    waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
+    done = NOWHERE
+    while waiting:
+        node = -heapq.heappop(waiting)
+        if node == done:
+            continue
+        done, before = node, calls[node]
+        for value in graph.writes[node]:
+            if value in leaving or calls[node] != before:
+                settling.settle(node, value)
+        for value in graph.reads[node] if calls[node] != before else ():
+            maker = producer[value]
+            if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
+                leaving.add(value)
+                heapq.heappush(waiting, -maker)
 
 
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
@@ -73,16 +64,16 @@ def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
 class _Settling:
     """Which tensors calls returned, and which of them values of the graph do not stand for yet."""
 
-    def __init__(self, model: ModelProto, context: Context, sidecar: Sidecar) -> None:
-        self.graph, self.annotations = context.graph(model), context.annotations(model)
-        self.shapes = context.shapes(model)
+    def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
+        self.graph, self.annotations = model.graph, model.annotations
+        self.shapes = model.shapes
         self.constant = self.graph.constant
         self.outputs = set(self.graph.outputs)
         self.moved: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = times(sidecar)
         self.returned = [returned(call) for call in sidecar.calls]
-        folded = self._folded(model, context.weights, sidecar)
+        folded = self._folded(model.proto, model.weights, sidecar)
         self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
     def settle(self, node: int, value: int) -> None:

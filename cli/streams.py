@@ -1,0 +1,83 @@
+"""stdin, stdout and files by their names on a command line: '-' or nothing is a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mxtools.pipeline.working_model import WorkingModel
+
+Place = str | Path | None
+"""A file's name, or '-' or nothing for stdin or stdout."""
+
+
+def is_pipe(place: Place) -> bool:
+    """Tell whether a source or an output is stdin or stdout."""
+    return place is None or str(place) in ("", "-")
+
+
+def named(source: Place) -> str:
+    """Return what messages call a source."""
+    return "stdin" if is_pipe(source) else str(source)
+
+
+def model_source(source: Place) -> Path | IO[bytes]:
+    """Return where to read a model from; a terminal is refused."""
+    from mxtools.errors import InputError, UsageError
+
+    if not is_pipe(source):
+        return Path(str(source))
+    if os.isatty(0):
+        raise UsageError("a model is expected on stdin, which is a terminal: give a file or use a pipe")
+    try:
+        return open(0, "rb", closefd=False)
+    except OSError as error:
+        raise InputError(f"stdin cannot be read ({error.strerror or error}): give an ONNX file") from None
+
+
+def read_bytes(source: Place) -> bytes:
+    """Read all of a file or of stdin; InputError where that is not possible."""
+    from mxtools.errors import InputError
+    from mxtools.files import reading
+
+    if not is_pipe(source):
+        return reading.read_bytes(Path(str(source)))
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"stdin cannot be read ({error.strerror or error}): give a file that exists") from None
+
+
+def write_model(model: WorkingModel, output: Place, data_dir: Path | None = None) -> None:
+    """Write a model to a file or to stdout."""
+    from mxtools.files import writing
+
+    if is_pipe(output):
+        writing.write_stream(model.proto, model.weights, sys.stdout.buffer, data_dir or Path())
+    else:
+        writing.write_model(model.proto, model.weights, Path(str(output)))
+
+
+def write_text(text: str, output: Place) -> None:
+    """Write text to a file or to stdout."""
+    from mxtools.files import atomic
+
+    if is_pipe(output):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        atomic.write_text(text, Path(str(output)))
+
+
+def check_output(output: Place, binary: bool = True) -> None:
+    """Refuse, before any work is done, a file that cannot be written, and a terminal where a model would go to it."""
+    from mxtools.errors import UsageError
+    from mxtools.files.atomic import check_writable
+
+    if not is_pipe(output):
+        check_writable(str(output))
+    elif binary and sys.stdout.isatty():
+        raise UsageError("a model is binary and stdout a terminal: give -o FILE or use a pipe")

@@ -1,0 +1,151 @@
+"""Reducing a model to the modules that are selected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mxtools.cut.cut import Cut, extract
+from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces
+from mxtools.errors import UsageError
+from mxtools.graph.rename import rename_values
+from mxtools.pipeline.base import Report
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.selection import Selection, calls_of, nodes_of
+
+if TYPE_CHECKING:
+    from mxtools.cut.signature import Signature
+
+
+class Auxiliary(StrEnum):
+    """How much of what leads to a selection comes along."""
+
+    CONTEXT = "context"
+    ALL = "all"
+    NONE = "none"
+
+
+class Io(StrEnum):
+    """What the inputs and outputs of a part are."""
+
+    TENSORS = "tensors"
+    MODULE = "module"
+
+
+@dataclass(frozen=True)
+class CutRequest:
+    """What is to be cut out: by selectors, operators, and the tensors that it begins and ends at; and how."""
+
+    selection: Selection
+    operators: tuple[str, ...] = ()
+    from_tensors: tuple[str, ...] = ()
+    to_tensors: tuple[str, ...] = ()
+    auxiliary: Auxiliary = Auxiliary.CONTEXT
+    io: Io = Io.TENSORS
+    verify: bool = False
+
+    @property
+    def is_ranged(self) -> bool:
+        """Whether tensors say where it begins or ends."""
+        return bool(self.from_tensors or self.to_tensors)
+
+    @property
+    def is_selected(self) -> bool:
+        """Whether selectors say what it holds."""
+        return self.selection.is_positive or bool(self.operators)
+
+
+@dataclass(frozen=True)
+class FilterReport(Report):
+    """What was cut out: its nodes, inputs and outputs.
+
+    `pieces` is the number of pieces of the selection that no tensor connects; `differences` those from the whole model
+    by output, where these were asked for.
+    """
+
+    kind: ClassVar[str] = "filter"
+
+    nodes: int
+    inputs: list[str]
+    outputs: list[str]
+    pieces: int
+    differences: list[dict[str, Any]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, for JSON."""
+        found = {"nodes": self.nodes, "inputs": self.inputs, "outputs": self.outputs, "pieces": self.pieces}
+        return found if self.differences is None else found | {"verify": self.differences}
+
+
+def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
+    """Reduce a model, in place, to the requested nodes and what they need.
+
+    Raises UsageError where nothing is selected, AbsentError where the module is there no more or in part, CheckError
+    where the part computes something else than the whole.
+    """
+    graph, annotations = model.graph, model.annotations
+    calls = _calls(model, request)
+    chosen, outputs = _chosen(annotations, calls, request)
+    if request.auxiliary is Auxiliary.ALL:
+        chosen |= auxiliary_behind(annotations, chosen)
+    signature = _signature(model, calls or set(), request) if request.io is Io.MODULE else None
+    names = signature.outputs() if signature else {}
+    given = given_nodes(annotations, chosen)
+    cut = Cut(graph, chosen, given, names or outputs, copying=request.auxiliary is not Auxiliary.NONE)
+    names |= signature.inputs(cut.inputs) if signature else {}
+    separate = pieces(graph, chosen)
+    whole = model.copy() if request.verify else None
+    with model.changing() as proto:
+        extract(proto, cut, model.weights)
+        differences = _differences(whole, model) if whole else None
+        rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
+    inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
+    return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences)
+
+
+def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Signature:
+    """Return the signature of the one call that is selected; UsageError where there is no trace or are several."""
+    from mxtools.cut.signature import Signature
+    from mxtools.matching.traced_values import matched_values
+
+    annotations, sidecar = model.annotations, model.traced
+    if not sidecar:
+        raise UsageError("--io module needs to know what the module was given", "give --trace")
+    outermost = [call for call in calls if annotations.hierarchy.parent[call] not in calls]
+    if len(outermost) != 1 or request.operators or request.is_ranged:
+        raise UsageError("--io module takes one whole module", "select one with --scope")
+    matches = matched_values(model, sidecar, model.values) if model.values else None
+    return Signature(annotations, model.shapes, sidecar, outermost[0], matches)
+
+
+def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
+    """Return the selected calls, None where tensors alone tell what is selected."""
+    if not (request.is_ranged or request.is_selected):
+        raise UsageError("nothing is selected", "give --scope, --tag, --class, --op, --from-tensor or --to-tensor")
+    if not (request.is_selected or request.selection.exclude):
+        return None
+    model.require_tagged()
+    return calls_of(model.annotations, request.selection)
+
+
+def _chosen(annotations: Annotations, calls: set[int] | None, request: CutRequest) -> tuple[set[int], set[int]]:
+    """Return the selected nodes, and the values that are to be the outputs where these are said."""
+    ranged = request.is_ranged
+    chosen, outputs = set[int](), set[int]()
+    if ranged:
+        chosen, outputs = between(annotations.graph, request.from_tensors, request.to_tensors)
+    if calls is not None:
+        nodes = nodes_of(annotations, calls, request.operators)
+        chosen = chosen & nodes if ranged else nodes
+    if not chosen:
+        raise UsageError("no selected node lies between --from-tensor and --to-tensor", "select more")
+    return chosen, outputs if request.to_tensors else set()
+
+
+def _differences(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
+    """Compare a part with the whole; what that needs is imported only here."""
+    from mxtools.cut.check import check_part
+
+    return check_part(whole, part)

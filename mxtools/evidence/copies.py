@@ -1,0 +1,51 @@
+"""Evidence from the copies of tags that `carry` wrote: doc strings, names of nodes and of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from onnx import NodeProto
+
+from mxtools.carriers.doc_strings import is_said_of, read_doc_string
+from mxtools.carriers.names import is_named_after, scope_in
+from mxtools.carriers.packed import carriers_of, scopes_of
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import INDIRECT, Evidence
+
+
+def annotate_by_copies(model: WorkingModel) -> None:
+    """Annotate the nodes that bear a copy; names count only where the model says that they hold scopes."""
+    annotations, carriers = model.annotations, carriers_of(model.proto)
+    known = scopes_of(model.proto) if carriers & {"rename", "output-names"} else {}
+    said: dict[int, Mapping[str, str]] = {}
+    for node, proto in enumerate(annotations.graph.nodes):
+        if not (known or proto.doc_string):
+            continue
+        if annotations.call[node] is None and (props := next(_found(proto, carriers, known), None)):
+            said[node] = {**props, keys.EVIDENCE: _word(props)}
+    annotations.read(said)
+
+
+def _found(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """Give what is said of a node, what counts most first.
+
+    Where its operator is still the one of which it was said, that is what it bears itself; else a tool made one node of
+    several, and what it makes tells more.
+    """
+    named = _by_name(node.name, known) if "rename" in carriers else {}
+    borne = [(read_doc_string(node.doc_string), is_said_of(node)), (named, is_named_after(node))]
+    yield from (props for props, is_same in borne if props and is_same)
+    if "output-names" in carriers:
+        yield from (props for name in node.output if (props := _by_name(name, known)))
+    yield from (props for props, is_same in borne if props and not is_same)
+
+
+def _by_name(name: str, known: Mapping[str, str]) -> Mapping[str, str]:
+    scope = scope_in(name, known)
+    return {} if scope is None else {keys.SCOPE: scope, keys.TAG: known.get(scope, "")}
+
+
+def _word(props: Mapping[str, str]) -> str:
+    word = props.get(keys.EVIDENCE, "")
+    return word if word in INDIRECT else Evidence.PREVIOUS

@@ -1,0 +1,82 @@
+"""Scopes by data flow: the lowest common ancestor of what reads a node, else of what feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.hierarchy import ROOT_CALL
+
+
+def resolve(annotations: Annotations, between: bool = False) -> None:
+    """Annotate every node that has no annotation yet.
+
+    With `between` what lies between two known scopes first gets their lowest common ancestor.
+    """
+    graph = annotations.graph
+    if between:
+        _by_both(graph, annotations)
+    for fill in (_by_readers, _by_sources, _by_readers, _by_holder, _by_sites):
+        fill(graph, annotations, _open(annotations))
+    annotations.set_all(_open(annotations), ROOT_CALL, Evidence.ROOT)
+
+
+def _by_both(graph: Graph, annotations: Annotations) -> None:
+    """Give each open node that is between known ones the lowest common ancestor of the nearest on both sides."""
+    count, hierarchy = len(graph.nodes), annotations.hierarchy
+
+    def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
+        found = list(annotations.call)
+        for node in nodes:
+            if found[node] is None:
+                calls = {call for n in neighbours(node) if (call := found[n]) is not None}
+                found[node] = hierarchy.common(calls) if calls else None
+        return found
+
+    before = nearest(range(count), graph.sources)
+    after = nearest(range(count - 1, -1, -1), graph.targets)
+    for node, (a, b) in enumerate(zip(before, after, strict=True)):
+        if annotations.call[node] is None and a is not None and b is not None:
+            annotations.set(node, hierarchy.meet(a, b), Evidence.DATAFLOW)
+
+
+def _open(annotations: Annotations) -> list[int]:
+    """Give the nodes that have no annotation yet."""
+    return [node for node, call in enumerate(annotations.call) if call is None]
+
+
+def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
+    """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
+    outputs = set(graph.outputs)
+    for node in reversed(nodes):
+        inside = outputs.isdisjoint(graph.writes[node])
+        _resolve(annotations, node, graph.targets(node), () if inside else (ROOT_CALL,))
+
+
+def _by_sources(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
+    """Go through the open nodes along the data flow: what nobody known reads gets the scope of what feeds it."""
+    for node in nodes:
+        _resolve(annotations, node, graph.sources(node))
+
+
+def _by_holder(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
+    """Give the open nodes of a body the scope of the node that holds it, outermost first."""
+    for node in reversed(nodes):
+        if graph.owner[node] != NOWHERE:
+            _resolve(annotations, node, (graph.owner[node],))
+
+
+def _by_sites(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
+    """Give the open nodes of a function the lowest common ancestor of its calls; a function's body has one scope."""
+    for node in nodes:
+        if graph.region[node]:
+            _resolve(annotations, node, graph.sites[graph.region[node]])
+
+
+def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:
+    """Give a node the lowest common ancestor of its neighbours' calls, where any is known."""
+    calls = {call for n in neighbours if (call := annotations.call[n]) is not None}
+    calls.update(known)
+    if calls:
+        annotations.set(node, annotations.hierarchy.common(calls), Evidence.DATAFLOW)

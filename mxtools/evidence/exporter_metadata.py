@@ -1,0 +1,67 @@
+"""Evidence from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`)."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+
+from onnx import NodeProto
+
+from mxtools.evidence.calls import assign, call_index, check_model
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.scope import ROOT, escape
+
+
+def annotate_by_metadata(model: WorkingModel) -> None:
+    """Annotate the nodes that bear the path of a module; a path that is no module of the trace says nothing."""
+    graph, annotations = model.graph, model.annotations
+    hierarchy = annotations.hierarchy
+    said: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for node in annotations.described:
+        if paths := _paths(graph.nodes[node]):
+            said[paths].append(node)
+    index = model.once(call_index)
+    if index:
+        found = {paths: calls for paths in said if (calls := index.by_paths(paths))}
+        check_model(index.sidecar, said, found, lambda paths: paths[-1])
+        assign(annotations, ((calls, said[paths]) for paths, calls in found.items()), Evidence.METADATA)
+        return
+    for node, paths in sorted((node, paths) for paths, nodes in said.items() for node in nodes):
+        annotations.set(node, _enter(hierarchy, paths, graph.nodes[node]), Evidence.METADATA)
+
+
+def _paths(node: NodeProto) -> tuple[str, ...]:
+    """Give the module paths, outermost first, that a node bears; the last item, its FX node, is left out."""
+    for entry in node.metadata_props:
+        if entry.key == keys.TORCH_NAME_SCOPES:
+            return tuple(path or ROOT for path in _listed(entry.value)[:-1])
+    return ()
+
+
+def _listed(text: str) -> list[str]:
+    """Read the `repr` of a list of strings; anything else gives an empty list."""
+    if "\\" not in text and '"' not in text and text[:2] == "['" and text[-2:] == "']":
+        return text[2:-2].split("', '")
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [str(item) for item in items] if isinstance(items, list) else []
+
+
+def _enter(hierarchy: Hierarchy, paths: tuple[str, ...], node: NodeProto) -> int:
+    """Enter the scope that a node bears into an open hierarchy."""
+    classes = _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
+    names = [c.rpartition(".")[2] for c in classes[: len(paths)]] if len(classes) > len(paths) else [""] * len(paths)
+    steps, before = [], ROOT
+    for path, name in zip(paths, names, strict=True):
+        if path == ROOT:
+            hierarchy.name_root(name)
+            continue
+        local = path if before == ROOT else path.removeprefix(before + ".")
+        steps.append((escape(local), name))
+        before = path
+    return hierarchy.add(steps)

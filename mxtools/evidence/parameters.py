@@ -1,0 +1,111 @@
+"""Evidence from parameters: a node that uses a module's parameter or buffer belongs to that module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from mxtools.errors import InputError
+from mxtools.evidence.calls import CallIndex, Candidates, assign, call_index
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.scope import escape
+from mxtools.traces.sidecar import full_name
+from mxtools.traces.values import Values
+
+_STATE = re.compile(r"\w+(\.\w+)+")
+"""A name as state dicts have them: `encoder.layer.0.dense.weight`."""
+
+
+def annotate_by_parameters(model: WorkingModel, names: Path | None = None) -> None:
+    """Annotate nodes without evidence that read an initializer named as a weight of a module.
+
+    With a trace these are the weights of the traced modules; one that several modules own tells them apart no more
+    than a repeated call is: by order. Without, the names themselves are the hierarchy, and a module that is called
+    several times is one scope. Raises InputError where a shape is not the traced weight's.
+    """
+    graph, annotations = model.graph, model.annotations
+    index = model.once(call_index)
+    if index:
+        candidates = _traced(graph, index)
+    else:
+        candidates = _named(graph, annotations, model.weights, _read(names) if names else None)
+    found = {
+        node: calls
+        for value, calls in candidates.items()
+        for node in graph.readers[value]
+        if annotations.call[node] is None
+    }
+    assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER)
+
+
+def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
+    """Give for each initializer that is a weight of the trace the calls of its module."""
+    owner = {
+        full_name(module, weight): (module.path, weight)
+        for module in index.sidecar.modules
+        for weight in module.weights
+    }
+    found = {}
+    for value, name, dims in _stored(graph):
+        if name not in owner:
+            continue
+        module, weight = owner[name]
+        if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
+            raise InputError(
+                f"the sidecar is of another model: its {name!r} is of shape {list(weight.shape)}, here {list(dims)}",
+                "trace the model that was exported",
+            )
+        if calls := index.by_paths((module,)):
+            found[value] = calls
+    return found
+
+
+def _named(
+    graph: Graph, annotations: Annotations, weights: WeightStore, names: Collection[str] | None
+) -> dict[int, Candidates]:
+    """Give for each initializer that is named like a module's weight, or is one of `names`, the module of that name.
+
+    One of equal elements that several nodes read is left out: exporters leave one of all biases that are zero.
+    """
+    found: dict[int, Candidates] = {}
+    for value, name, _ in _stored(graph):
+        wanted = _STATE.fullmatch(name) if names is None else name in names
+        if wanted and not (len(graph.readers[value]) > 1 and _is_uniform(graph, weights, value)):
+            path = name.split(".")[:-1]
+            found[value] = (annotations.hierarchy.add([(escape(part), "") for part in path]),)
+    return found
+
+
+def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
+    tensor = graph.initializers.get(value)
+    array = weights.array(tensor) if tensor is not None else None
+    return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
+
+
+def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
+    """Give value, name and shape of every initializer, and of its copies, which exporters leave of equal weights."""
+    shapes: dict[int, Collection[int]] = {value: tensor.dims for value, tensor in graph.initializers.items()}
+    shapes.update((value, tensor.dims) for value, tensor in graph.sparse.items())
+    open_ = list(shapes)
+    while open_:
+        value = open_.pop()
+        for node in graph.readers[value]:
+            if graph.nodes[node].op_type == "Identity":
+                copy = graph.writes[node][0]
+                shapes[copy] = shapes[value]
+                open_.append(copy)
+    return [(value, graph.names[value], dims) for value, dims in shapes.items()]
+
+
+def _read(file: Path) -> Collection[str]:
+    """Read the names of a state dict; InputError where that cannot be done."""
+    if file.suffix == ".safetensors":
+        return Values.open(file).names
+    try:
+        return frozenset(file.read_text().split())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as names ({error})", "give one name a line, or .safetensors") from None

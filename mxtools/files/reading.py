@@ -1,0 +1,93 @@
+"""Reading models without their weights, which stay in their files until they are needed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from mxtools.errors import InputError, UsageError
+from mxtools.files import wire
+from mxtools.files.weights import WeightStore, is_external, tensors_of
+
+Source = Path | IO[bytes]
+
+
+def read_model(
+    source: Source, name: str, data_dir: Path | None = None, placing: bool = True
+) -> tuple[ModelProto, WeightStore]:
+    """Read a model from a file, or from an open one such as a pipe; `name` stands for it in messages.
+
+    Locations of external data are relative to `data_dir`, else to the file's folder, of a pipe to the working
+    directory. Raises InputError where there is no file, it holds no model or not all of one, or, with `placing`,
+    external data are not there.
+    """
+    data = _bytes(source, name)
+    if not len(data):
+        raise InputError(f"{name} is empty, no ONNX model", "check the command that writes it")
+    proto, skeleton = _parse(data, name)
+    folder = data_dir or (source.parent if isinstance(source, Path) else Path())
+    if not folder.is_dir():
+        raise UsageError(f"--data-dir {folder} is no folder")
+    weights = WeightStore(data, folder)
+    if placing and b"location" in skeleton:
+        for tensor in tensors_of(proto):
+            if is_external(tensor):
+                weights.place(tensor)
+    return proto, weights
+
+
+def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
+    """Parse a model around its weights; give it and the bytes that were parsed."""
+    try:
+        skeleton, deferred = wire.split(data)
+        proto = ModelProto.FromString(skeleton)
+    except (wire.WireError, DecodeError):
+        raise InputError(f"{name} is no ONNX model, or only the beginning of one", "export it again") from None
+    if skeleton.count(wire.REFERENCE) != deferred:
+        raise InputError(f"{name} uses the name {wire.REFERENCE.decode()!r}, which is reserved", "rename it")
+    if not proto.HasField("graph") or not proto.ir_version or (proto.ir_version >= 3 and not proto.opset_import):
+        raise InputError(
+            f"{name} is no ONNX model, or only the beginning of one", "it lacks graph, IR version or operator sets"
+        )
+    return proto, skeleton
+
+
+def _bytes(source: Source, name: str) -> memoryview:
+    """Return the bytes of a file, mapped; what is no regular file is first spooled to an unnamed one."""
+    try:
+        if not isinstance(source, Path):
+            return _mapped(source)
+        with source.open("rb") as file:
+            return _mapped(file)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror or error})", "give an ONNX file") from None
+
+
+def _mapped(file: IO[bytes]) -> memoryview:
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return _map(file)
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(file, spool, 1 << 20)
+        spool.flush()
+        return _map(spool)
+
+
+def _map(file: IO[bytes]) -> memoryview:
+    size = os.fstat(file.fileno()).st_size
+    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; InputError where that is not possible."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", "give a file that exists") from None

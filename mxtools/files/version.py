@@ -1,0 +1,3 @@
+"""The version of mxtools, which is written into files."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,171 @@
+"""Writing models, with the bytes of just the weights that they use.
+
+What came inline goes out inline; what came external goes out external: in one `NAME.onnx.data` beside a file, and by
+reference on a pipe, where locations are relative to a folder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, StringStringEntryProto, TensorProto
+
+from mxtools.errors import UsageError
+from mxtools.files import wire
+from mxtools.files.atomic import atomic_output
+from mxtools.files.weights import Place, WeightStore, is_deferred, is_external, tensors_of
+
+SMALL = 1024
+"""External tensors of fewer bytes are written inline."""
+ALIGNMENT = 64
+PAGE = 4096
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
+    """Write a model to a file; the same model gives the same bytes.
+
+    Raises OutputError where a file cannot be written, UsageError where the model is too large for one.
+    """
+    if not any(map(is_external, tensors_of(proto))):
+        with atomic_output(path) as file:
+            _write_parts(file, proto, weights)
+        return
+    data = _DataFile(weights, path.name + ".data")
+    with atomic_output(path) as file:
+        _write_parts(file, data.moved(proto), weights)
+        if data:
+            with atomic_output(path.with_name(data.location)) as beside:
+                data.write(beside)
+
+
+def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], folder: Path = Path()) -> None:
+    """Write a model to a pipe; external data stay where they are, with locations relative to a folder.
+
+    Raises UsageError where the model is too large, or its external data lie outside of the folder.
+    """
+    external = any(map(is_external, tensors_of(proto)))
+    _write_parts(stream, _referring(proto, weights, folder) if external else proto, weights)
+    stream.flush()
+
+
+def write_models(
+    models: Iterable[tuple[str, ModelProto]], weights: WeightStore, folder: Path, location: str, shared: Container[str]
+) -> bool:
+    """Write models into a new folder, by file name; tell whether they needed the file of external data, `location`.
+
+    It holds what came external, and of what came inline the initializers of the names `shared`, the same bytes once.
+    Raises OutputError where a file cannot be written, UsageError where a model is too large for one.
+    """
+    data = _DataFile(weights, location, shared)
+    for name, proto in models:
+        with atomic_output(folder / name) as file:
+            _write_parts(file, data.moved(proto), weights)
+    if data:
+        with atomic_output(folder / location) as file:
+            data.write(file)
+    return bool(data)
+
+
+def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
+    """Give a copy that holds its weights itself; UsageError where that would be more than 2 GiB."""
+    buffer = io.BytesIO()
+    _write_parts(buffer, proto, weights)
+    copy = ModelProto()
+    copy.ParseFromString(buffer.getvalue())
+    for tensor in tensors_of(copy):
+        if is_external(tensor):
+            tensor.CopyFrom(weights.inline(tensor))
+    return copy
+
+
+def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> None:
+    try:
+        parts = wire.joined(proto.SerializeToString(), weights.source)
+    except (ValueError, DecodeError) as error:
+        raise UsageError(
+            f"the graph cannot be serialised ({error})", "it is larger than 2 GiB without its weights"
+        ) from None
+    if sum(map(len, parts)) > PROTOBUF_LIMIT:
+        raise UsageError(
+            "the model with its weights is larger than 2 GiB, which no ONNX file can be", "keep its weights external"
+        )
+    for part in parts:
+        file.write(part)
+
+
+def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelProto:
+    """Give a copy whose external locations are relative to a folder; UsageError where they lie outside of it."""
+    copy, base = ModelProto(), Path(os.path.realpath(folder))
+    copy.CopyFrom(proto)
+    for tensor in tensors_of(copy):
+        if is_external(tensor):
+            file = weights.place(tensor).file
+            if not file.is_relative_to(base):
+                raise UsageError(
+                    f"the weights lie in {file.parent.name}/{file.name}, outside of {folder.absolute()}",
+                    "write to a file with -o, or say with --data-dir what a pipe's locations are relative to",
+                )
+            _set_external(tensor, location=file.relative_to(base).as_posix())
+    return copy
+
+
+class _DataFile:
+    """One file of external data, for one or several models: the same bytes lie in it once."""
+
+    def __init__(self, weights: WeightStore, location: str, shared: Container[str] = ()) -> None:
+        """Begin an empty file; of what came inline it takes the initializers of the names `shared`."""
+        self.location = location
+        self._weights, self._shared = weights, shared
+        self._offsets: dict[Place | str, int] = {}
+        self._end = 0
+
+    def __len__(self) -> int:
+        """Give the bytes of the file."""
+        return self._end
+
+    def moved(self, proto: ModelProto) -> ModelProto:
+        """Give a copy of a model whose external tensors lie in this file, small ones inline."""
+        copy = ModelProto()
+        copy.CopyFrom(proto)
+        for tensor in tensors_of(copy):
+            if is_external(tensor):
+                place = self._weights.place(tensor)
+                if place.length < SMALL:
+                    tensor.CopyFrom(self._weights.inline(tensor))
+                else:
+                    self._move(tensor, place, place.length)
+            elif is_deferred(tensor) and tensor.name in self._shared:
+                reference = tensor.external_data.pop().value
+                self._move(tensor, reference, wire.parse_reference(reference)[1])
+        return copy
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the bytes of all tensors that were moved."""
+        for place, offset in self._offsets.items():
+            file.write(bytes(offset - file.tell()))
+            if isinstance(place, Place):
+                file.writelines(self._weights.pieces(place))
+            else:
+                start, length, _ = wire.parse_reference(place)
+                file.write(self._weights.source[start : start + length])
+
+    def _move(self, tensor: TensorProto, place: Place | str, length: int) -> None:
+        """Let a tensor lie in this file, given where its bytes are: in a file, or, as a reference, in the model's."""
+        if place not in self._offsets:
+            step = PAGE if length >= 1 << 20 else ALIGNMENT
+            self._offsets[place] = -(-self._end // step) * step
+            self._end = self._offsets[place] + length
+        _set_external(tensor, location=self.location, offset=str(self._offsets[place]), length=str(length))
+
+
+def _set_external(tensor: TensorProto, **values: str) -> None:
+    """Change entries of a tensor's external data; a checksum goes where the bytes move."""
+    said = {entry.key: entry.value for entry in tensor.external_data if entry.key != "checksum"} | values
+    del tensor.external_data[:]
+    tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in said.items())

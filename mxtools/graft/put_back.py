@@ -1,0 +1,85 @@
+"""Putting a changed part back into a tagged model: the graph, the tags of new nodes, and which scopes are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from mxtools.evidence.absent import borne_calls
+from mxtools.graft.grafting import Grafted, graft
+from mxtools.graph.functions import Key, key_of
+from mxtools.pipeline.base import Report
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations, Evidence, write_absent
+from mxtools.scopes.hierarchy import ROOT_CALL
+
+
+@dataclass(frozen=True)
+class GraftReport(Report):
+    """What was done: how many nodes were removed, added and kept, and the values that got other names."""
+
+    kind: ClassVar[str] = "graft"
+
+    removed: int
+    added: int
+    kept: int
+    renamed: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, for JSON."""
+        return asdict(self)
+
+
+def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
+    """Replace what a part was cut from by the part, which is used up.
+
+    Raises InputError where the inputs and outputs of the part do not fit the model.
+    """
+    before, functions = model.annotations, {key_of(f) for f in model.proto.functions}
+    with model.changing() as proto:
+        done = graft(proto, before.graph, model.weights, part)
+    if any(before.evidence) and (done.added or done.removed):
+        scope, tag = _place(before, done)
+        after = model.annotations
+        _tag(after, scope, tag, _new_nodes(model, after, done, functions))
+        model.save()
+        _update_absent(model, before, after, scope)
+    return GraftReport(len(done.removed), len(done.added), done.kept, done.renamed)
+
+
+def _place(before: Annotations, done: Grafted) -> tuple[str, str]:
+    """Give scope and tag of what a part replaced: the lowest common ancestor of all of which something was known."""
+    nodes = done.removed or done.replaced
+    calls = [c for n in nodes if (c := before.call[n]) is not None and before.evidence[n] is not Evidence.ROOT]
+    call = before.hierarchy.common(calls) if calls else ROOT_CALL
+    return before.hierarchy.scopes[call], before.hierarchy.tags[call]
+
+
+def _new_nodes(model: WorkingModel, after: Annotations, done: Grafted, functions: Collection[Key]) -> list[int]:
+    """Give the nodes that came with a part, those of its bodies and functions too."""
+    graph = after.graph
+    tops = {graph.main[place] for place in done.added}
+    regions = {n for n, function in enumerate(model.proto.functions, 1) if key_of(function) not in functions}
+    return [n for n in range(len(graph.nodes)) if graph.region[n] in regions or graph.top(n) in tops]
+
+
+def _tag(after: Annotations, scope: str, tag: str, nodes: list[int]) -> None:
+    """Give nodes that bear no scope one."""
+    untagged = [n for n in nodes if after.call[n] is None]
+    if untagged:
+        call = after.hierarchy.find(scope)
+        call = after.hierarchy.adopt(scope, tag) if call is None else call
+        for node in untagged:
+            after.set(node, call, Evidence.DATAFLOW)
+
+
+def _update_absent(model: WorkingModel, before: Annotations, after: Annotations, scope: str) -> None:
+    """Record the scopes that lost all their nodes to the part's, and no longer those that bear nodes again."""
+    had, has = ({a.hierarchy.scopes[call] for call in borne_calls(a)} for a in (before, after))
+    was = model.absent
+    absent = {name: reason for name, reason in was.items() if name not in has}
+    lost = had - has - absent.keys()
+    absent |= {name: f"merged: {scope}" for name in before.hierarchy.scopes if name in lost}
+    if absent != was:
+        write_absent(model.proto, absent)

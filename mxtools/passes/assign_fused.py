@@ -1,0 +1,21 @@
+"""The pass `assign-fused`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mxtools.evidence.fused import assign_fused
+from mxtools.pipeline.base import Pass
+from mxtools.pipeline.working_model import WorkingModel
+
+
+@dataclass(frozen=True)
+class AssignFused(Pass):
+    """Give nodes that do several modules' work (Conv with a folded BatchNorm) to the module whose output they make."""
+
+    name: ClassVar[str] = "assign-fused"
+
+    def apply(self, model: WorkingModel) -> None:
+        """Find the modules that nodes of others do the work of; without a trace nothing is done."""
+        assign_fused(model)

@@ -1,0 +1,21 @@
+"""The pass `move-arguments-out`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mxtools.evidence.arguments import move_arguments_out
+from mxtools.pipeline.base import Pass
+from mxtools.pipeline.working_model import WorkingModel
+
+
+@dataclass(frozen=True)
+class MoveArgumentsOut(Pass):
+    """Move auxiliary nodes out of a module where what they make, not what they read, is what the module was given."""
+
+    name: ClassVar[str] = "move-arguments-out"
+
+    def apply(self, model: WorkingModel) -> None:
+        """Move each such node; without a trace nothing is done."""
+        move_arguments_out(model)

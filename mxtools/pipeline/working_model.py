@@ -1,0 +1,185 @@
+"""The model that passes work on: a graph without its weights, what is known besides, and what was computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from onnx import ModelProto
+
+from mxtools.carriers.packed import embedded_trace
+from mxtools.errors import InputError
+from mxtools.files.reading import read_model
+from mxtools.files.weights import WeightStore
+from mxtools.graph.index import Graph
+from mxtools.graph.shapes import Array, Shapes
+from mxtools.scopes.annotations import Annotations, read_absent
+from mxtools.scopes.hierarchy import Hierarchy
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.values import Values
+
+T = TypeVar("T")
+
+
+class WorkingModel:
+    """An ONNX model, without its weights, and all that passes and products need to know of it.
+
+    Attributes: `proto`, the graph, whose large weights are references into `weights`; `name`, what messages call it;
+    `sidecar` and `values`, the trace and its recorded values, or inputs to run on; `previous`, the tagged model that a
+    tool made this one from; `version`, which grows when the graph changes.
+
+    What is computed from the graph (`graph`, `annotations`, `shapes`, and whatever `once` computes) is computed when it
+    is first asked for, and dropped when the graph changes. Code that changes `proto` says so in one way:
+
+        with model.changing() as proto:
+            del proto.graph.node[0]
+
+    Annotations change without that: they are written to the nodes by `save`, which `changing` and every pipeline call.
+    """
+
+    def __init__(
+        self,
+        proto: ModelProto,
+        weights: WeightStore | None = None,
+        name: str = "the model",
+        *,
+        sidecar: Sidecar | None = None,
+        values: Values | None = None,
+        previous: WorkingModel | None = None,
+    ) -> None:
+        """Wrap a proto and the store of its weights; without a store the proto holds them itself."""
+        self.proto = proto
+        self.weights = weights or WeightStore()
+        self.name = name
+        self.sidecar, self.values, self.previous = sidecar, values, previous
+        self.version = 0
+        self._graph: Graph | None = None
+        self._shapes: Shapes | None = None
+        self._annotations: Annotations | None = None
+        self._computed: dict[Callable[..., Any], Any] = {}
+
+    @classmethod
+    def read(
+        cls,
+        source: Path | IO[bytes],
+        name: str = "",
+        *,
+        data_dir: Path | None = None,
+        sidecar: Sidecar | None = None,
+        values: Values | None = None,
+    ) -> Self:
+        """Read a model, and the trace that it holds where none is given; its weights stay in their files.
+
+        Raises InputError where there is no model, not all of one, or its external data are missing.
+        """
+        proto, weights = read_model(source, name or str(source), data_dir)
+        return cls(proto, weights, name or str(source), sidecar=sidecar or embedded_trace(proto), values=values)
+
+    @property
+    def graph(self) -> Graph:
+        """The index of the graph."""
+        if self._graph is None:
+            self._graph = Graph(self.proto)
+        return self._graph
+
+    @property
+    def shapes(self) -> Shapes:
+        """What is known of the types and shapes of the main graph's values."""
+        if self._shapes is None:
+            self._shapes = Shapes(self.proto, self.graph.names)
+        return self._shapes
+
+    @property
+    def annotations(self) -> Annotations:
+        """The annotations of the nodes, with a call tree of this model's own."""
+        if self._annotations is None:
+            self._annotations = Annotations(self.proto, self.graph, self._tree())
+        return self._annotations
+
+    @property
+    def traced(self) -> Sidecar | None:
+        """The trace whose calls the annotations are numbered by: that of the earlier model, where there is one."""
+        return self.previous.traced if self.previous else self.sidecar
+
+    @property
+    def multiply_adds(self) -> dict[int, int]:
+        """The multiply-adds of convolutions and matrix products by node, where their shapes can be known."""
+        from mxtools.graph.multiply_adds import is_product, multiply_adds
+        from mxtools.graph.static_shapes import static_shapes
+
+        found = multiply_adds(self.graph, self.shapes)
+        if len(found) < sum(is_product(self.graph.nodes[node]) for node in self.graph.main):
+            found = multiply_adds(self.graph, static_shapes(self.proto, self.graph, self.weights, self.shapes))
+        return found
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether any node has a scope."""
+        return any(self.annotations.evidence)
+
+    def require_tagged(self, name: str = "") -> None:
+        """Raise InputError where no node has a scope; `name` is what the message calls the model."""
+        if not self.is_tagged:
+            of, on = (f" of {name}", " on it") if name else ("", "")
+            raise InputError(f"no node{of} has a scope", f"⟨tag⟩{on} first")
+
+    def inputs(self) -> dict[str, Array]:
+        """Return inputs to run on: the recorded or given ones, else made ones; InputError where one cannot be made."""
+        from mxtools.traces.model_inputs import model_inputs
+
+        return model_inputs(self.proto, self.sidecar, self.values)
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The scopes that a trace knew and no node has, each with its reason."""
+        return read_absent(self.proto)
+
+    def once(self, compute: Callable[[Any], T]) -> T:
+        """Return what a function computes from this model, computed once until the graph changes."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        return cast(T, self._computed[compute])
+
+    @contextmanager
+    def changing(self) -> Iterator[ModelProto]:
+        """Let the graph be changed inside the block: what was computed from it is dropped at its end.
+
+        Annotations are written to the nodes at its beginning, so that nodes which are copied or moved keep theirs.
+        """
+        self.save()
+        try:
+            yield self.proto
+        finally:
+            self.version += 1
+            self._graph = self._shapes = self._annotations = None
+            self._computed.clear()
+
+    def clear_annotations(self) -> None:
+        """Begin with nodes of which nothing is known; `save` removes the annotations of those that get none."""
+        self._annotations = Annotations(self.proto, self.graph, self._tree(), blank=True)
+        self._computed.clear()
+
+    def save(self) -> None:
+        """Write changed annotations to the nodes."""
+        if self._annotations is not None:
+            self._annotations.save()
+
+    def with_proto(self, proto: ModelProto, name: str = "") -> Self:
+        """Return a model of another graph whose weights lie in the same store, with the same trace and values."""
+        return type(self)(proto, self.weights, name or self.name, sidecar=self.traced, values=self.values)
+
+    def copy(self) -> Self:
+        """Return a copy that changes on its own; the weights stay where they are, for both."""
+        self.save()
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        return self.with_proto(proto)
+
+    def _tree(self) -> Hierarchy:
+        if self.previous:
+            return self.previous.annotations.hierarchy.copy()
+        return Hierarchy(self.sidecar.calls if self.sidecar else ())

@@ -1,0 +1,43 @@
+"""Whether a part computes what the whole model computes: the differences of outputs of one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mxtools.errors import CheckError
+from mxtools.runtime.distance import distance
+
+TOLERANCE = 1e-5
+"""Of a part that was cut out, relative to the largest value of the tensor: the same kernels compute it."""
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far a tensor is from another of its name: largest absolute difference, and that over the largest value."""
+
+    output: str
+    max_abs: float
+    max_rel: float
+
+
+def refuse(differences: list[OutputDifference], tolerance: float) -> None:
+    """Raise CheckError where a relative difference is above a tolerance, or is no number."""
+    wrong = next((d for d in differences if not d.max_rel <= tolerance), None)
+    if wrong:
+        raise CheckError(
+            f"output {wrong.output!r} differs from the whole model's by {wrong.max_abs:.3g} "
+            f"({wrong.max_rel:.3g} of its largest value)",
+            "see that nothing in it is random, else report it",
+        )
+
+
+def difference(name: str, found: Any, wanted: Any) -> OutputDifference:  # noqa: ANN401 - sequences and maps are possible
+    """Compare a value with another; what is no number is equal or infinitely different."""
+    a, b = np.asarray(found), np.asarray(wanted)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return OutputDifference(name, float("inf"), float("inf"))
+    apart = distance(a, b)
+    return OutputDifference(name, apart.max_abs, apart.relative)

@@ -1,0 +1,23 @@
+"""Comparing what the parts of a split compute with what the whole model computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.output_check import TOLERANCE, difference, refuse
+from mxtools.runtime.sessions import computed
+from mxtools.split.manifest import Manifest
+
+
+def check_split(whole: WorkingModel, manifest: Manifest, folder: Path) -> None:
+    """Run the parts of a model in the order of their manifest and compare the outputs with the model's.
+
+    Raises CheckError where one differs by more than TOLERANCE, InputError where ONNX Runtime cannot run one of them.
+    """
+    values = whole.inputs()
+    wanted = computed(whole.proto, whole.weights, values)
+    for part in manifest.parts:
+        loaded = WorkingModel.read(folder / part.file)
+        values |= computed(loaded.proto, loaded.weights, values)
+    refuse([difference(name, values[name], array) for name, array in wanted.items()], TOLERANCE)

@@ -1,0 +1,68 @@
+"""Running a user's function on a graph, as onnx-graphsurgeon's, and taking over what it changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_graphsurgeon
+from onnx import ModelProto
+
+from mxtools.errors import InputError, UsageError
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime import scripts
+from mxtools.runtime.quiet import described, where_raised
+from mxtools.surgeon.surgery import Surgery
+from mxtools.surgeon.threeway import merged
+
+
+def edit(model: WorkingModel, script: str) -> None:
+    """Run the function that a script names on a model's graph.
+
+    Raises UsageError where the script names no function, InputError where it raises, gives no graph, or makes one that
+    cannot be written or whose nodes are not in order.
+    """
+    if ":" not in script:
+        raise UsageError(f"script {script!r} names no function", "write FILE.py:FUNCTION")
+    function = scripts.find(script)
+    if not callable(function):
+        raise UsageError(f"{script} is a {type(function).__name__}, no function", "name one that takes a graph")
+    with model.changing() as proto:
+        edited = _edited(model, function, script)
+        _check_order(edited, script)
+        proto.CopyFrom(edited)
+
+
+def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # noqa: ANN401
+    try:
+        surgery = Surgery(model.proto, model.weights)
+    except Exception as error:  # it has no class of exceptions of its own for this
+        raise InputError(
+            f"onnx-graphsurgeon cannot read the graph ({described(error)})", "leave out the pass"
+        ) from error
+    try:
+        returned = function(surgery.graph)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{script} raised {described(error)} ({where_raised(error)})", "repair it") from error
+    after = surgery.graph if returned is None else returned
+    if not isinstance(after, onnx_graphsurgeon.Graph):
+        raise InputError(f"{script} gives a {type(after).__name__}", "let it return the graph, or nothing")
+    try:
+        return merged(surgery, after)
+    except Exception as error:
+        raise InputError(f"what {script} made cannot be written ({described(error)})", "repair it") from error
+
+
+def _check_order(model: ModelProto, spec: str) -> None:
+    """Refuse a graph in which a node reads what is not there, or is made only after it."""
+    graph = Graph(model)
+    there = {*graph.inputs, *graph.stored}
+    for node, needs in enumerate(graph.needs):
+        if graph.owner[node] == NOWHERE and graph.region[node] == 0:
+            missing = next((v for v in needs if v not in there and not 0 <= graph.producer[v] < node), None)
+            if missing is not None:
+                raise InputError(
+                    f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "
+                    f"{graph.names[missing]!r}, which nothing makes before it",
+                    "end with graph.cleanup().toposort()",
+                )

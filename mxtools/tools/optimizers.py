@@ -1,0 +1,105 @@
+"""Optimisers of other projects, and putting what they make of a graph in its place."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from mxtools.errors import InputError, MxError, UsageError
+from mxtools.files.weights import keep_external
+from mxtools.files.writing import materialise
+from mxtools.graph.opsets import import_missing, versions
+from mxtools.graph.rename import fresh, names_in, rename_values
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.quiet import described, quiet
+from mxtools.runtime.sessions import Level, session, session_options
+
+Optimizer = Callable[[WorkingModel], ModelProto]
+
+
+def optimize(model: WorkingModel, tool: str) -> None:
+    """Put what an optimiser makes of the graph in its place; the graph before becomes the earlier model.
+
+    Inputs, outputs, and what is said of the model stay; weights that lie in other files and that the tool left as they
+    are stay there. Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
+    """
+    if tool not in OPTIMIZERS:
+        raise UsageError(f"no optimiser is called {tool!r}", f"there are {', '.join(OPTIMIZERS)}")
+    before = model.copy()
+    try:
+        with quiet():
+            made = OPTIMIZERS[tool](before)
+    except ImportError as error:
+        raise UsageError(f"{tool} is not installed ({error})", f"pip install {tool}") from None
+    except MxError:
+        raise
+    except Exception as error:  # tools raise anything
+        raise InputError(
+            f"{tool} cannot optimise the graph ({described(error)})", "take another tool, or none"
+        ) from error
+    with model.changing() as proto:
+        _replace(proto, made, tool)
+        keep_external(proto, model.weights, before.proto, model.weights)
+        model.previous = before
+
+
+def _onnxscript(model: WorkingModel) -> ModelProto:
+    from onnxscript import optimizer
+
+    made = optimizer.optimize(materialise(model.proto, model.weights))
+    assert isinstance(made, ModelProto)
+    return made
+
+
+def _onnxslim(model: WorkingModel) -> ModelProto:
+    import onnxslim
+
+    made = onnxslim.slim(materialise(model.proto, model.weights))
+    assert isinstance(made, ModelProto)
+    return made
+
+
+def _ort_basic(model: WorkingModel) -> ModelProto:
+    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
+        file = Path(scratch) / "optimised.onnx"
+        options = session_options(Level.BASIC)
+        options.optimized_model_filepath = str(file)
+        session(model.proto, model.weights, options, ["CPUExecutionProvider"])
+        made = onnx.load(file, load_external_data=False)  # its locations are those of the model
+    _rename_new(made, model.proto)
+    return made
+
+
+def _rename_new(made: ModelProto, model: ModelProto) -> None:
+    """Rename the weights that ONNX Runtime added: where it finds its own names again, it may refuse the graph."""
+    known, taken = names_in(model.graph), names_in(made.graph)
+    new = [tensor.name for tensor in made.graph.initializer if tensor.name not in known]
+    rename_values(made.graph, {name: fresh(f"{name}_basic", taken) for name in new})
+
+
+OPTIMIZERS: dict[str, Optimizer] = {"onnxscript": _onnxscript, "onnxslim": _onnxslim, "ort-basic": _ort_basic}
+
+
+def _replace(model: ModelProto, made: ModelProto, tool: str) -> None:
+    """Take over graph and functions; what was said of the model, of its inputs and of its outputs stays."""
+    outputs = [value.name for value in model.graph.output]
+    if [value.name for value in made.graph.output] != outputs:
+        raise InputError(
+            f"{tool} changed the outputs of the graph, which were {', '.join(outputs)}", "take another tool"
+        )
+    ours, theirs = versions(model.opset_import), versions(made.opset_import)
+    if any(theirs.get(domain, version) != version for domain, version in ours.items()):
+        raise InputError(f"{tool} changed the operator sets of the graph, which were {ours}", "take another tool")
+    for field in ("input", "output"):
+        made.graph.ClearField(field)
+        getattr(made.graph, field).extend(getattr(model.graph, field))
+    made.graph.name, made.graph.doc_string = model.graph.name, model.graph.doc_string
+    model.graph.CopyFrom(made.graph)
+    model.ClearField("functions")
+    model.functions.extend(made.functions)
+    import_missing(model, made)
+    model.ir_version = max(model.ir_version, made.ir_version)

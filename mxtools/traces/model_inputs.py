@@ -1,0 +1,46 @@
+"""The inputs to run a graph on: recorded ones of its trace, given ones, else made ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from mxtools.errors import InputError
+from mxtools.graph.index import graph_inputs
+from mxtools.graph.shapes import Array
+from mxtools.traces.sidecar import Sidecar
+from mxtools.traces.values import Values, feeds
+
+SYMBOLIC = 8
+"""The size that a symbolic dimension gets in made inputs."""
+
+
+def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | None) -> dict[str, Array]:
+    """Return inputs for a model: the recorded or given ones, else made ones; InputError where one cannot be made."""
+    wanted = graph_inputs(proto)
+    names = [value.name for value in wanted]
+    given: Mapping[str, Array] = {}
+    if values and sidecar:
+        given = feeds(sidecar, values, names)
+    elif values:
+        given = {name: array for name in names if (array := values.get(name)) is not None}
+    return dict(given) | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
+
+
+def _made(value: Any, sidecar: Sidecar | None) -> Array:  # noqa: ANN401 - onnx's ValueInfoProto
+    """Make an input of its type: normal numbers, zeros and ones for integers; of the traced shape, if any."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.elem_type:
+        raise InputError(f"input {value.name!r} is no tensor, none can be made", "give --inputs")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    traced = next((t.shape for t in sidecar.model.inputs if t.name == value.name), None) if sidecar else None
+    shape = traced or tuple(d.dim_value if d.HasField("dim_value") else SYMBOLIC for d in kind.shape.dim)
+    generator = np.random.default_rng(sum(value.name.encode()))
+    if dtype.kind in "iub":
+        return generator.integers(0, 2, shape).astype(dtype)
+    if dtype.kind not in "fV":
+        raise InputError(f"input {value.name!r} is of type {dtype}, none can be made", "give --inputs")
+    return generator.standard_normal(shape).astype(dtype)
