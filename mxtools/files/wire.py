@@ -23,6 +23,9 @@ REFERENCE = b"mxtools.bytes"
 """Key of the external_data entry that stands for deferred bytes. Its value is `offset:length`, with `:0` added where
 the tensor said explicitly that its data are not external."""
 
+NOTE = b"nowhere: this proto lacks its weights, mxtools' model.to_proto() gives one with them"
+"""Location beside a reference: other libraries look for a file of this name, and quote it when they find none."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -90,6 +93,9 @@ def _message(number: int, parts: list[bytes | memoryview]) -> list[bytes | memor
     return [varint(number << 3 | _BYTES) + varint(sum(map(len, parts))), *parts]
 
 
+_NOTE_FIELD = b"".join(_message(TENSOR_EXTERNAL_DATA, [*_message(1, [b"location"]), *_message(2, [NOTE])]))
+
+
 def split(data: memoryview) -> tuple[bytes, int]:
     """Give the skeleton of a model and how many tensors are deferred in it; WireError where the bytes are no model."""
     graph = _graph(data)
@@ -147,7 +153,7 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
         return None
     reference = b"%d:%d%s" % (raw[0].value, raw[0].end - raw[0].value, explicit)
     entry = [*_message(1, [REFERENCE]), *_message(2, [reference])]
-    return [*parts, *_message(TENSOR_EXTERNAL_DATA, entry), varint(TENSOR_DATA_LOCATION << 3), b"\x01"]
+    return [*parts, *_message(TENSOR_EXTERNAL_DATA, entry), _NOTE_FIELD, varint(TENSOR_DATA_LOCATION << 3), b"\x01"]
 
 
 def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes | memoryview]:
@@ -158,7 +164,9 @@ def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes
     explicit = False
     for field in fields(data, tensor.value, tensor.end):
         if field.number == TENSOR_EXTERNAL_DATA:
-            offset, length, explicit = parse_reference(_entry_value(data, field))
+            key, value = _entry(data, field)
+            if key == REFERENCE:
+                offset, length, explicit = parse_reference(value)
         elif field.number == TENSOR_DATA_LOCATION:
             after += [varint(TENSOR_DATA_LOCATION << 3), b"\x00"] if explicit else []
         else:
@@ -166,9 +174,10 @@ def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes
     return [*before, *_message(TENSOR_RAW_DATA, [source[offset : offset + length]]), *after]
 
 
-def _entry_value(data: memoryview, entry: Field) -> str:
-    value = next(field for field in fields(data, entry.value, entry.end) if field.number == 2)
-    return bytes(data[value.value : value.end]).decode()
+def _entry(data: memoryview, entry: Field) -> tuple[bytes, str]:
+    """Return key and value of an entry of external data."""
+    found = {field.number: bytes(data[field.value : field.end]) for field in fields(data, entry.value, entry.end)}
+    return found.get(1, b""), found.get(2, b"").decode()
 
 
 def parse_reference(text: str) -> tuple[int, int, bool]:

@@ -141,7 +141,8 @@ class _DataFile:
                 else:
                     self._move(tensor, place, place.length)
             elif is_deferred(tensor) and tensor.name in self._shared:
-                reference = tensor.external_data.pop().value
+                reference = tensor.external_data[0].value
+                del tensor.external_data[:]
                 self._move(tensor, reference, wire.parse_reference(reference)[1])
         return copy
 

@@ -43,7 +43,7 @@ def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
         scope, tag = _place(before, done)
         after = model.annotations
         _tag(after, scope, tag, _new_nodes(model, after, done, functions))
-        model.save()
+        model.write_annotations()
         _update_absent(model, before, after, scope)
     return GraftReport(len(done.removed), len(done.added), done.kept, done.renamed)
 

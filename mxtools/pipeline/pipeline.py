@@ -89,7 +89,7 @@ class Pipeline(Pass):
             done.append(Step(step, perf_counter() - start, model.version > version, report))
             if observe:
                 observe(done[-1])
-        model.save()
+        model.write_annotations()
         return PipelineReport(tuple(done))
 
     def _all(self) -> Iterator[Pass]:

@@ -38,7 +38,7 @@ class WorkingModel:
         with model.changing() as proto:
             del proto.graph.node[0]
 
-    Annotations change without that: they are written to the nodes by `save`, which `changing` and every pipeline call.
+    Annotations change without that: they are written to the nodes by `write_annotations`, which `changing` and every pipeline call.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class WorkingModel:
 
         Annotations are written to the nodes at its beginning, so that nodes which are copied or moved keep theirs.
         """
-        self.save()
+        self.write_annotations()
         try:
             yield self.proto
         finally:
@@ -159,11 +159,11 @@ class WorkingModel:
             self._computed.clear()
 
     def clear_annotations(self) -> None:
-        """Begin with nodes of which nothing is known; `save` removes the annotations of those that get none."""
+        """Begin with nodes of which nothing is known; `write_annotations` removes the annotations of those that get none."""
         self._annotations = Annotations(self.proto, self.graph, self._tree(), blank=True)
         self._computed.clear()
 
-    def save(self) -> None:
+    def write_annotations(self) -> None:
         """Write changed annotations to the nodes."""
         if self._annotations is not None:
             self._annotations.save()
@@ -174,7 +174,7 @@ class WorkingModel:
 
     def copy(self) -> Self:
         """Return a copy that changes on its own; the weights stay where they are, for both."""
-        self.save()
+        self.write_annotations()
         proto = ModelProto()
         proto.CopyFrom(self.proto)
         return self.with_proto(proto)
