@@ -1,9 +1,39 @@
-"""What the words of remedies are on the command line; `mxtools.errors.PYTHON` has the same words for Python."""
+"""What the words in errors are on the command line; `mxtools.errors.PYTHON` has the same words for Python."""
 
 from __future__ import annotations
 
 WORDS: dict[str, str] = {
-    "tag": "run `mx tag`",
+    # options
+    "by-tag": "--tag",
+    "cache": "--cache",
+    "class": "--class",
+    "data-dir": "--data-dir",
+    "depth": "--depth",
+    "dynamic": "--dynamic",
+    "each": "--each",
+    "exclude": "--exclude",
+    "exporter": "--exporter",
+    "from-tensor": "--from-tensor",
+    "input": "--input",
+    "inputs": "--inputs",
+    "io": "--io",
+    "keep-modules": "--keep-modules",
+    "log": "--log",
+    "op": "--op",
+    "opset": "--opset",
+    "output": "-o",
+    "rename": "--rename",
+    "repair": "--repair",
+    "scope": "--scope",
+    "to-tensor": "--to-tensor",
     "trace": "--trace",
+    # commands
+    "passes": "`mx passes`",
+    "profiler": "`mx profile --json`",
     "record": "mx trace --record",
+    "strategies": "`mx strategies`",
+    "tag": "run `mx tag`",
+    "tracer": "`mx trace`",
+    "tree": "`mx tree`",
+    "view": "`mx view`",
 }

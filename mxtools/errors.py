@@ -1,8 +1,8 @@
 """The one tree of exceptions; each class carries the exit status that a command ends with.
 
-An error says what is wrong, and what to do about it. What to do is said in the words of whoever asks: a remedy is a
-template in which `⟨word⟩` stands for something that Python and the command line call by different names, as
-`⟨trace⟩` for `trace=` here and `--trace` there.
+An error says what is wrong (its problem) and what to do about it (its remedy). Python and the command line call some
+things by different names: a sidecar is passed as `trace=` here and as `--trace` there. Both texts are therefore
+templates, in which a word in `⟨⟩` stands for such a name: `InputError("there is no trace", "give ⟨trace⟩")`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,41 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 PYTHON: dict[str, str] = {
-    "tag": "call `model.tag()`",
+    # parameters
+    "by-tag": "tag=",
+    "cache": "cache=",
+    "class": "class_name=",
+    "data-dir": "data_dir=",
+    "depth": "depth=",
+    "dynamic": "dynamic=",
+    "each": "each=",
+    "exclude": "exclude=",
+    "exporter": "exporter=",
+    "from-tensor": "from_tensor=",
+    "input": "inputs=",
+    "inputs": "inputs=",
+    "io": "io=",
+    "keep-modules": "keep_modules=True",
+    "log": "log=",
+    "op": "op=",
+    "opset": "opset=",
+    "output": "path=",
+    "rename": "rename=True",
+    "repair": "repair=True",
+    "scope": "scope=",
+    "to-tensor": "to_tensor=",
     "trace": "trace=",
+    # calls
+    "passes": "`mxtools.pipeline.registry.names()`",
+    "profiler": "`mxtools.Model.profile()`",
     "record": "mxtools.trace(…, record=True)",
+    "strategies": "`mxtools.strategies.table.known()`",
+    "tag": "call `model.tag()`",
+    "tracer": "`mxtools.trace()`",
+    "tree": "`model.modules()`",
+    "view": "`model.view()`",
 }
-"""What the words of remedies are in Python; the command line has a table of the same words."""
+"""What the words are in Python; `cli/words.py` has the same words for the command line."""
 
 _WORD = re.compile("⟨([a-z-]+)⟩")
 
@@ -28,8 +58,20 @@ def printable(text: str) -> str:
     return "".join(c if c in "\t\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def in_words(template: str, words: Mapping[str, str]) -> str:
+    """Return a template on one printable line, with `words` in the place of its `⟨word⟩`; unknown ones stay.
+
+    >>> in_words("give ⟨trace⟩", PYTHON)
+    'give trace='
+    """
+    text = _WORD.sub(lambda found: words.get(found[1], found[0]), template)
+    return printable(" ".join(text.split()))
+
+
 class MxError(Exception):
-    """An error that a user can act on: `problem`, what is wrong and where, and `remedy`, what to do.
+    """An error that a user can act on.
+
+    Attributes: `problem`, what is wrong and where; `remedy`, what to do; `status`, the exit status of a command.
 
     >>> error = UsageError("no node has a scope", "⟨tag⟩ first")
     >>> str(error)
@@ -41,7 +83,7 @@ class MxError(Exception):
     status: ClassVar[int] = 3
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        """Take what is wrong, and a template of what to do; both may hold `⟨word⟩`."""
+        """Take two templates: what is wrong and where, and what to do, which may be empty."""
         super().__init__(problem, remedy)
 
     @property
@@ -52,24 +94,19 @@ class MxError(Exception):
     @property
     def remedy(self) -> str:
         """What to do, in Python's words; empty where there is no advice."""
-        return _said(str(self.args[1]), PYTHON)
+        return in_words(str(self.args[1]), PYTHON)
 
     def __str__(self) -> str:
         """Return problem and remedy in Python's words."""
         return self.line(PYTHON)
 
     def line(self, words: Mapping[str, str], remedied: bool = True) -> str:
-        """Return the message on one printable line, whatever an underlying library put into it.
+        """Return problem and remedy on one printable line, whatever an underlying library put into them.
 
-        `words` is what `⟨word⟩` stands for; without `remedied` the line only says what is wrong.
+        `words` says what each `⟨word⟩` stands for. With `remedied=False` the line leaves the remedy out.
         """
-        problem, remedy = (_said(str(part), words) for part in self.args)
+        problem, remedy = (in_words(str(part), words) for part in self.args)
         return f"{problem}: {remedy}" if remedy and remedied else problem
-
-
-def _said(template: str, words: Mapping[str, str]) -> str:
-    text = _WORD.sub(lambda found: words.get(found[1], found[1]), template)
-    return printable(" ".join(text.split()))
 
 
 class CheckError(MxError):
