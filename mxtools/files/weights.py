@@ -188,8 +188,8 @@ def is_deferred(tensor: TensorProto) -> bool:
     """Tell whether a tensor's bytes were left in the file that the model came from."""
     return (
         tensor.data_location == TensorProto.EXTERNAL
-        and len(tensor.external_data) > 0
-        and tensor.external_data[0].key == _REFERENCE
+        and len(tensor.external_data) == 1
+        and tensor.external_data[0].value.endswith(_REFERENCE)
     )
 
 

@@ -19,12 +19,9 @@ TENSOR_DATA_LOCATION = 14
 DEFERRED_BYTES = 1024
 """Raw data of at most so many bytes stays in the skeleton, where shape inference can see it."""
 
-REFERENCE = b"mxtools.bytes"
-"""Key of the external_data entry that stands for deferred bytes. Its value is `offset:length`, with `:0` added where
-the tensor said explicitly that its data are not external."""
-
-NOTE = b"nowhere: this proto lacks its weights, mxtools' model.to_proto() gives one with them"
-"""Location beside a reference: other libraries look for a file of this name, and quote it when they find none."""
+REFERENCE = b"this proto lacks its weights, model.to_proto() of mxtools gives one with them"
+"""Ends the location that stands for deferred bytes, `offset:length REFERENCE`, with `:0` behind the length where the
+tensor said explicitly that its data are not external. A library that looks for a file of that name quotes it."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -93,9 +90,6 @@ def _message(number: int, parts: list[bytes | memoryview]) -> list[bytes | memor
     return [varint(number << 3 | _BYTES) + varint(sum(map(len, parts))), *parts]
 
 
-_NOTE_FIELD = b"".join(_message(TENSOR_EXTERNAL_DATA, [*_message(1, [b"location"]), *_message(2, [NOTE])]))
-
-
 def split(data: memoryview) -> tuple[bytes, int]:
     """Give the skeleton of a model and how many tensors are deferred in it; WireError where the bytes are no model."""
     graph = _graph(data)
@@ -151,9 +145,9 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
             parts.append(data[field.start : field.end])
     if len(raw) != 1 or raw[0].kind != _BYTES or raw[0].end - raw[0].value <= DEFERRED_BYTES:
         return None
-    reference = b"%d:%d%s" % (raw[0].value, raw[0].end - raw[0].value, explicit)
-    entry = [*_message(1, [REFERENCE]), *_message(2, [reference])]
-    return [*parts, *_message(TENSOR_EXTERNAL_DATA, entry), _NOTE_FIELD, varint(TENSOR_DATA_LOCATION << 3), b"\x01"]
+    reference = b"%d:%d%s %s" % (raw[0].value, raw[0].end - raw[0].value, explicit, REFERENCE)
+    entry = [*_message(1, [b"location"]), *_message(2, [reference])]
+    return [*parts, *_message(TENSOR_EXTERNAL_DATA, entry), varint(TENSOR_DATA_LOCATION << 3), b"\x01"]
 
 
 def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes | memoryview]:
@@ -164,9 +158,7 @@ def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes
     explicit = False
     for field in fields(data, tensor.value, tensor.end):
         if field.number == TENSOR_EXTERNAL_DATA:
-            key, value = _entry(data, field)
-            if key == REFERENCE:
-                offset, length, explicit = parse_reference(value)
+            offset, length, explicit = parse_reference(_location(data, field))
         elif field.number == TENSOR_DATA_LOCATION:
             after += [varint(TENSOR_DATA_LOCATION << 3), b"\x00"] if explicit else []
         else:
@@ -174,13 +166,13 @@ def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes
     return [*before, *_message(TENSOR_RAW_DATA, [source[offset : offset + length]]), *after]
 
 
-def _entry(data: memoryview, entry: Field) -> tuple[bytes, str]:
-    """Return key and value of an entry of external data."""
-    found = {field.number: bytes(data[field.value : field.end]) for field in fields(data, entry.value, entry.end)}
-    return found.get(1, b""), found.get(2, b"").decode()
+def _location(data: memoryview, entry: Field) -> str:
+    """Return the value of an entry of external data."""
+    value = next(field for field in fields(data, entry.value, entry.end) if field.number == 2)
+    return bytes(data[value.value : value.end]).decode()
 
 
 def parse_reference(text: str) -> tuple[int, int, bool]:
     """Read a reference: offset, length, and whether the tensor said that its data are not external."""
-    offset, length, *explicit = text.split(":")
+    offset, length, *explicit = text.partition(" ")[0].split(":")
     return int(offset), int(length), bool(explicit)

@@ -38,7 +38,7 @@ class WorkingModel:
         with model.changing() as proto:
             del proto.graph.node[0]
 
-    Annotations change without that: they are written to the nodes by `write_annotations`, which `changing` and every pipeline call.
+    Annotations change without that: `write_annotations` writes them to the nodes; `changing` and every pipeline call it.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class WorkingModel:
             self._computed.clear()
 
     def clear_annotations(self) -> None:
-        """Begin with nodes of which nothing is known; `write_annotations` removes the annotations of those that get none."""
+        """Begin with nodes of which nothing is known; the annotations of those that get none are removed from them."""
         self._annotations = Annotations(self.proto, self.graph, self._tree(), blank=True)
         self._computed.clear()
 
