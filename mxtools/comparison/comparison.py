@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from mxtools.comparison.contents import UNTAGGED, Content, Contents, Digests
+from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
 from mxtools.graph.functions import every_node, nodes_of
 from mxtools.graph.types import type_text
 from mxtools.pipeline.working_model import WorkingModel
@@ -161,7 +161,7 @@ class _Compared:
             inputs=self._inputs(a, b) if same else [],
         )
 
-    def _inputs(self, a: Content, b: Content) -> list[Change]:
+    def _inputs(self, a: ModuleContent, b: ModuleContent) -> list[Change]:
         """Give what nodes that are the same read from elsewhere; what only one model has is no other place."""
         reads_a = Counter((digest, at, self.a.source(v, self.inserted_a)) for digest, at, v in a.reads)
         reads_b = Counter((digest, at, self.b.source(v, self.inserted_b)) for digest, at, v in b.reads)
@@ -197,7 +197,7 @@ def _merged(contents: Contents) -> dict[str, str]:
     }
 
 
-def _weights(a: Content, b: Content) -> list[Change]:
+def _weights(a: ModuleContent, b: ModuleContent) -> list[Change]:
     """Give the weights that only one of two modules has, those of one name together; else those that changed places."""
     before = {name: weight for weight, name in a.weights.items() if weight not in b.weights}
     after = {name: weight for weight, name in b.weights.items() if weight not in a.weights}

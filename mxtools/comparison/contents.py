@@ -36,7 +36,7 @@ Digests = dict[Place | str, bytes]
 
 
 @dataclass
-class Content:
+class ModuleContent:
     """What some nodes of one module hold.
 
     Digests of the nodes; operators; weights, each with a name; `uses`, which node has which weight in which place;
@@ -87,9 +87,9 @@ class Contents:
         """Give the own nodes of a call, without those of the calls in it."""
         return self._nodes.get(scope, [])
 
-    def content(self, nodes: Iterable[int]) -> Content:
+    def content(self, nodes: Iterable[int]) -> ModuleContent:
         """Give what some nodes of one module hold."""
-        found, known, graph = Content(), dict[int, bytes](), self.graph
+        found, known, graph = ModuleContent(), dict[int, bytes](), self.graph
         for node in nodes:
             proto = graph.nodes[node]
             digest = self._digest(node, known)

@@ -12,7 +12,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 from mxtools.comparison.comparison import Comparison, Number
 from mxtools.graph.index import NOWHERE, graph_inputs
 from mxtools.graph.shapes import Array
-from mxtools.matching.carried import left_calls
+from mxtools.matching.earlier_model import left_calls
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import distance
 from mxtools.runtime.sessions import inner_values

@@ -14,7 +14,7 @@ FOLDED = "folded"
 MERGED_INTO = "merged: "
 
 
-def borne_calls(annotations: Annotations) -> set[int]:
+def calls_with_nodes(annotations: Annotations) -> set[int]:
     """Give the calls that nodes bear, and those above them."""
     borne = {ROOT_CALL}
     for call in {call for call in annotations.call if call is not None}:
@@ -34,7 +34,7 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
     hierarchy = annotations.hierarchy
     if not sidecar:
         return {}
-    borne = borne_calls(annotations)
+    borne = calls_with_nodes(annotations)
     merged = _merged_into(annotations)
     calls = sidecar.calls
     passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
@@ -61,10 +61,10 @@ def lost_scopes(
     gave just what they were given, `passing`, or `folded`.
     """
     scopes = annotations.hierarchy.scopes
-    borne = borne_calls(annotations)
+    borne = calls_with_nodes(annotations)
     merged = _merged_into(annotations)
     found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in borne}
-    for call in sorted(borne_calls(was) - borne):
+    for call in sorted(calls_with_nodes(was) - borne):
         other = VACUOUS if call in passing else FOLDED
         found[scopes[call]] = MERGED_INTO + scopes[merged[call]] if call in merged else other
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from mxtools.evidence.absent import borne_calls, is_vacuous
+from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
@@ -22,16 +22,16 @@ def assign_fused(model: WorkingModel) -> None:
     sidecar = model.traced
     if not sidecar:
         return
-    borne = borne_calls(annotations)
+    borne = calls_with_nodes(annotations)
     open_ = [c for c in range(len(sidecar.calls)) if c not in borne and not is_vacuous(sidecar.calls[c])]
     if not open_:
         return
-    merging = _Merging(model.graph, annotations, model.shapes, sidecar, borne)
+    fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, borne)
     for call in open_:
-        merging.place(call)
+        fused.place(call)
 
 
-class _Merging:
+class _FusedCalls:
     """Which call made each tensor of the trace and which took it, and which calls nodes bear."""
 
     def __init__(

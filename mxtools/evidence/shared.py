@@ -31,7 +31,7 @@ def hoist_shared(model: WorkingModel) -> None:
     graph, annotations = model.graph, model.annotations
     if not model.traced:
         return
-    settling = _Settling(model, model.traced)
+    returned_tensors = _ReturnedTensors(model, model.traced)
     calls, producer = annotations.call, graph.producer
     leaving = set(graph.outputs) | _crossing(graph, calls)
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
@@ -43,7 +43,7 @@ def hoist_shared(model: WorkingModel) -> None:
         done, before = node, calls[node]
         for value in graph.writes[node]:
             if value in leaving or calls[node] != before:
-                settling.settle(node, value)
+                returned_tensors.settle(node, value)
         for value in graph.reads[node] if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
@@ -61,7 +61,7 @@ def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     return set(values[(makers != NOWHERE) & (call[makers] != call[reading])].tolist())
 
 
-class _Settling:
+class _ReturnedTensors:
     """Which tensors calls returned, and which of them values of the graph do not stand for yet."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mxtools.evidence.absent import borne_calls
+from mxtools.evidence.absent import calls_with_nodes
 from mxtools.graft.grafting import Grafted, graft
 from mxtools.graph.functions import Key, key_of
 from mxtools.pipeline.base import Report
@@ -76,7 +76,7 @@ def _tag(after: Annotations, scope: str, tag: str, nodes: list[int]) -> None:
 
 def _update_absent(model: WorkingModel, before: Annotations, after: Annotations, scope: str) -> None:
     """Record the scopes that lost all their nodes to the part's, and no longer those that bear nodes again."""
-    had, has = ({a.hierarchy.scopes[call] for call in borne_calls(a)} for a in (before, after))
+    had, has = ({a.hierarchy.scopes[call] for call in calls_with_nodes(a)} for a in (before, after))
     was = model.absent
     absent = {name: reason for name, reason in was.items() if name not in has}
     lost = had - has - absent.keys()

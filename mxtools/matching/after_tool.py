@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxtools.graph.index import NOWHERE
-from mxtools.matching.carried import Carried, carried_over
+from mxtools.matching.earlier_model import EarlierModelMatch, match_earlier
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 
@@ -14,7 +14,7 @@ def annotate_by_previous(model: WorkingModel) -> None:
     A node goes to the module whose output it makes. Without an earlier model nothing is done; raises InputError
     where it has no tags.
     """
-    carried = model.once(carried_over)
+    carried = model.once(match_earlier)
     if not carried or not model.previous:
         return
     model.previous.require_tagged("the earlier model")
@@ -31,7 +31,7 @@ def annotate_by_previous(model: WorkingModel) -> None:
             annotations.set(node, _call(carried, known), before if before in INDIRECT else word)
 
 
-def _makers(carried: Carried, node: int) -> set[int]:
+def _makers(carried: EarlierModelMatch, node: int) -> set[int]:
     """Give the earlier nodes that made what a node makes; of equal values the first alone if its module returned it."""
     found = set[int]()
     for value in carried.graph.writes[node]:
@@ -42,7 +42,7 @@ def _makers(carried: Carried, node: int) -> set[int]:
     return found
 
 
-def _call(carried: Carried, twins: list[int]) -> int:
+def _call(carried: EarlierModelMatch, twins: list[int]) -> int:
     """Give the call of a node that does the work of some earlier nodes: that of the last, if it works on the others'.
 
     Else their lowest common ancestor.
@@ -54,7 +54,7 @@ def _call(carried: Carried, twins: list[int]) -> int:
     return calls[-1] if follow else was.hierarchy.common(calls)
 
 
-def _evidence(carried: Carried, node: int) -> Evidence:
+def _evidence(carried: EarlierModelMatch, node: int) -> Evidence:
     """Give the evidence for what a node makes."""
     found = (carried.known.get(value) for value in carried.graph.writes[node])
     return next((word for word in found if word), Evidence.PREVIOUS)
@@ -62,13 +62,13 @@ def _evidence(carried: Carried, node: int) -> Evidence:
 
 def assign_fused_previous(model: WorkingModel) -> None:
     """Compare the tensors that leave modules with those that left them in the earlier model, if there is one."""
-    carried = model.once(carried_over)
+    carried = model.once(match_earlier)
     if carried:
         _move_shared(model.annotations, carried)
         _merge(model.annotations, carried)
 
 
-def _move_shared(annotations: Annotations, carried: Carried) -> None:
+def _move_shared(annotations: Annotations, carried: EarlierModelMatch) -> None:
     """Move nodes, against the data flow, out of the calls that their values did not leave before and leave now.
 
     To a node that does work of a call, or reads what another value of it gave, something of that call came before.
@@ -90,7 +90,7 @@ def _move_shared(annotations: Annotations, carried: Carried) -> None:
             annotations.set(node, call, Evidence.DATAFLOW)
 
 
-def _merge(annotations: Annotations, carried: Carried) -> None:
+def _merge(annotations: Annotations, carried: EarlierModelMatch) -> None:
     """Say of nodes which modules end inside them."""
     merged: dict[int, set[int]] = {}
     for call, host in (_ending(annotations, carried) | _merged_before(carried)).items():
@@ -100,7 +100,7 @@ def _merge(annotations: Annotations, carried: Carried) -> None:
     annotations.merged.update({host: tuple(sorted(calls)) for host, calls in merged.items()})
 
 
-def _ending(annotations: Annotations, carried: Carried) -> dict[int, int]:
+def _ending(annotations: Annotations, carried: EarlierModelMatch) -> dict[int, int]:
     """Give the calls of which no node makes what left them before, with the node that does that work."""
     hierarchy, earlier = annotations.hierarchy, carried.earlier
     made, hosts = set[int](), dict[int, int]()
@@ -116,7 +116,7 @@ def _ending(annotations: Annotations, carried: Carried) -> dict[int, int]:
     return {call: host for call, host in hosts.items() if call not in made and call not in carried.passing}
 
 
-def _merged_before(carried: Carried) -> dict[int, int]:
+def _merged_before(carried: EarlierModelMatch) -> dict[int, int]:
     """Give the calls that ended inside nodes of others before, with the nodes that do the work of these."""
     hierarchy, was = carried.was.hierarchy, carried.was
     merged = ((node, call) for node, calls in was.merged.items() for call in calls if carried.host[node] >= 0)

@@ -13,7 +13,7 @@ from onnx import NodeProto
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.scopes.annotations import Evidence
 
-Known = Mapping[int, Sequence[int]]
+ValueMatches = Mapping[int, Sequence[int]]
 """Values of a graph with the values of the earlier graph that they stand for."""
 
 
@@ -42,7 +42,7 @@ class Correspondence:
         self._is_equal = is_equal
         self._open: list[int] = []
 
-    def learn(self, found: Known, word: Evidence = Evidence.PREVIOUS, copies: bool = False) -> None:
+    def learn(self, found: ValueMatches, word: Evidence = Evidence.PREVIOUS, copies: bool = False) -> None:
         """Take in, with the evidence, what values stand for that stand for nothing yet, and follow it up.
 
         Without `copies` nothing is taken in of earlier values that others stand for already.

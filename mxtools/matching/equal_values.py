@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mxtools.graph.shapes import Array
-from mxtools.matching.correspondence import Known
+from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.traces.values import Values, feeds
@@ -20,7 +20,7 @@ WAVES = 8
 """Numbers that sum a value up, besides its root mean square."""
 
 
-def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) -> Known:
+def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
     """Run a model and the earlier one; give the values with the earlier values that they equal.
 
     Values are equal if they have the same elements in the same order, up to rounding; of those whose elements are all

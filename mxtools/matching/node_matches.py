@@ -15,7 +15,7 @@ SHARED = -2
 """The host of a node whose work several nodes do."""
 
 
-class Hosts:
+class NodeMatches:
     """The nodes that do the work of the nodes of an earlier graph.
 
     Attributes: `made`, by node, the earlier values that it makes, and does not merely convert; `covered`, nodes to the

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shaped, Shapes, of_tensor
-from mxtools.matching.correspondence import Known, is_same_operator
+from mxtools.matching.correspondence import ValueMatches, is_same_operator
 from mxtools.pipeline.working_model import WorkingModel
 
 
@@ -23,17 +23,17 @@ class SurvivingNames:
         self.named = _shared(self.graph.names, self.earlier.names)
         self.nodes = _shared((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
 
-    def fixed(self) -> Known:
+    def fixed(self) -> ValueMatches:
         """Give inputs and outputs of the models and their weights, which no tool names after others."""
         mine = {*self.graph.inputs, *self.graph.outputs, *self.graph.stored}
         return {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
 
-    def values(self) -> Known:
+    def values(self) -> ValueMatches:
         """Give the values of the same name; none at all where a tool numbered them anew, as their makers tell."""
         found = {v: (other,) for v, other in self.named.items() if not self._contradicts(v, other)}
         return found if 4 * (len(self.named) - len(found)) < len(self.named) else {}
 
-    def made(self) -> Known:
+    def made(self) -> ValueMatches:
         """Give what nodes of the same name and operator make, in order, where they make as much."""
         found = {}
         for node, twin in self.nodes.items():

@@ -24,7 +24,7 @@ MOST_DIMENSIONS = 5
 
 
 @dataclass(frozen=True)
-class Found:
+class TensorMatch:
     """Ids of the tensors of a trace that an array is: to the element, transposed, or of its shape and all one value."""
 
     equal: Collection[int] = ()
@@ -32,7 +32,7 @@ class Found:
     alike: Collection[int] = ()
 
 
-class Matcher:
+class TensorMatcher:
     """Finds the tensors of a trace that have an array's values, in the same order; reshapes do not matter.
 
     Of tensors of equal elements the shape has to be the same too, and those of one element are left out: too much looks
@@ -52,19 +52,19 @@ class Matcher:
         """Give the numbers of elements of the tensors."""
         return {size for size, _ in self._known}
 
-    def find(self, array: Array) -> Found:
+    def find(self, array: Array) -> TensorMatch:
         """Give the ids of the tensors that an array is."""
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         candidates = self._known.get((array.size, kind), [])
         summary = fingerprint(array) if candidates else None
         if summary is None:
-            return Found()
+            return TensorMatch()
         near = [t for t in candidates if t.fingerprint and same_fingerprint(summary, t.fingerprint, CLOSE)]
         if summary[1] == summary[2]:
-            return Found(alike={t.id for t in near if t.shape == array.shape})
+            return TensorMatch(alike={t.id for t in near if t.shape == array.shape})
         equal = {t.id for t in near if self._equal(array, t)}
         transposed = {t.id for t in near if t.id not in equal and self._is_transposed(array, t)}
-        return Found(equal, transposed)
+        return TensorMatch(equal, transposed)
 
     def _is_transposed(self, array: Array, tensor: Tensor) -> bool:
         """Tell whether an array is a tensor with its dimensions in another order."""
@@ -99,7 +99,7 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
     from mxtools.runtime.sessions import inner_tensors
 
     graph, shapes = model.graph, model.shapes
-    matcher = Matcher(sidecar, values)
+    matcher = TensorMatcher(sidecar, values)
     sizes = matcher.sizes()
     given = feeds(
         sidecar, values, [i.name for i in model.proto.graph.input if graph.by_name[i.name] not in graph.initializers]

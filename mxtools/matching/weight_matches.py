@@ -73,7 +73,7 @@ class _Group:
                 yield np.ravel_multi_index([self.places[axis] for axis in order], dims)
 
 
-class Likeness:
+class WeightMatches:
     """Finds which weights of an earlier graph a weight is, or is made of."""
 
     def __init__(self, earlier: Graph, weights: WeightStore) -> None:

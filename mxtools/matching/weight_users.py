@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mxtools.graph.index import Graph
-from mxtools.matching.correspondence import Correspondence, Known
+from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
@@ -23,7 +23,7 @@ def users(graph: Graph, values: Iterable[int]) -> list[int]:
     return sorted(found)
 
 
-def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> Known:
+def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
     """Give what nodes make with weights that they alone use, with what the last earlier node that used these made.
 
     `fits` tells whether a value can be an earlier one.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, lost_scopes
-from mxtools.matching.carried import carried_over
+from mxtools.matching.earlier_model import match_earlier
 from mxtools.pipeline.base import Pass, Report, option
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence, write_absent
@@ -50,7 +50,7 @@ class RecordAbsent(Pass):
                 f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
                 "give a trace of the model (--trace), with values (mx trace --record)",
             )
-        absent, carried = absent_scopes(annotations, model.traced), model.once(carried_over)
+        absent, carried = absent_scopes(annotations, model.traced), model.once(match_earlier)
         if model.previous and carried:
             absent = lost_scopes(annotations, carried.was, model.previous.absent, carried.passing)
         write_absent(model.proto, absent)

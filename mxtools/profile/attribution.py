@@ -19,7 +19,7 @@ _BETWEEN = re.compile(r"\s\+\s|\.\.\.|[\x1e\x1f\[\](){},|\s]")
 """What stands between names of nodes in the name of a TensorRT layer: 'a + b', '{ForeignNode[a...b]}', 'PWN(a, b)'."""
 
 
-class Names:
+class OriginalNames:
     """The original nodes by their names and by those of the tensors that they make; ambiguous names are left out."""
 
     def __init__(self, graph: Graph) -> None:
@@ -54,7 +54,7 @@ class Attribution:
         self._annotations, self._graph = annotations, annotations.graph
         self._optimised = optimised = optimised or annotations.graph
         self.hierarchy = annotations.hierarchy
-        self.names = Names(self._graph)
+        self.names = OriginalNames(self._graph)
         own = [self._own(node) for node in range(len(optimised.nodes))]
         reach = self._reach({node for nodes in own for node in nodes})
         self.calls = []

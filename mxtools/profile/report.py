@@ -16,11 +16,11 @@ from mxtools.profile.kernels import Kernel
 from mxtools.profile.timing import Timing
 
 
-class _Record(BaseModel):
+class _ReportRecord(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
-class KernelTime(_Record):
+class KernelTime(_ReportRecord):
     """What a runtime ran under one name."""
 
     name: str
@@ -29,7 +29,7 @@ class KernelTime(_Record):
     microseconds: Annotated[float, Field(description="median over the runs")]
 
 
-class ModuleTime(_Record):
+class ModuleTime(_ReportRecord):
     """One call of a module; its own kernels are those that do no work of the calls below it alone."""
 
     scope: str
@@ -42,7 +42,7 @@ class ModuleTime(_Record):
     )
 
 
-class ProfileReport(_Record):
+class ProfileReport(_ReportRecord):
     """Where the time goes, by module call."""
 
     schema_: Annotated[Literal["mxtools.profile/1"], Field(alias="schema")] = "mxtools.profile/1"

@@ -16,15 +16,15 @@ from mxtools.runtime.distance import UNLIKE, Distance, worst
 from mxtools.runtime.sessions import batches, computed
 from mxtools.scopes.selection import nodes_of
 from mxtools.traces.sidecar import Call, Sidecar, Tensor, ends, returned
-from mxtools.verify.output_matches import StandIn, StandIns
+from mxtools.verify.output_matches import OutputMatch, OutputMatches
 
 
 class Isolation:
     """Runs the modules of a graph one by one."""
 
-    def __init__(self, model: WorkingModel, sidecar: Sidecar, stand_ins: StandIns) -> None:
+    def __init__(self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches) -> None:
         """Cut every call out that has nodes which make what it returned."""
-        self._model, self._weights, self._stand_ins = model, model.weights, stand_ins
+        self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
         self._graph, self._calls = model.graph, sidecar.calls
         self._cuts = {number: cut for number, end in enumerate(ends(sidecar)) if (cut := self._cut(number, end))}
@@ -62,11 +62,11 @@ class Isolation:
         shape = self._shapes[value]
         return 8 * (shape.count or 0) if shape else 0
 
-    def _outputs(self, call: Call) -> list[tuple[Tensor, StandIn]]:
-        return [(tensor, stand_in) for tensor in returned(call) if (stand_in := self._stand_ins[tensor.id])]
+    def _outputs(self, call: Call) -> list[tuple[Tensor, OutputMatch]]:
+        return [(tensor, match) for tensor in returned(call) if (match := self._matches[tensor.id])]
 
     def _recorded(self, values: Iterable[int]) -> dict[int, Array]:
-        return {v: array for v in values if (array := self._stand_ins.recorded(v)) is not None}
+        return {v: array for v in values if (array := self._matches.recorded(v)) is not None}
 
     def _between(self, values: Collection[int], given: Mapping[str, Array]) -> dict[int, Array]:
         """Compute values from recorded ones and the graph's inputs, by the nodes between."""
@@ -75,12 +75,12 @@ class Isolation:
         while open_:
             value = open_.pop()
             node = self._graph.producer[value]
-            if node != NOWHERE and node not in nodes and value not in self._stand_ins.standing:
+            if node != NOWHERE and node not in nodes and value not in self._matches.standing:
                 nodes.add(node)
                 open_ += self._graph.needs[node]
         if not nodes:
             return {}
-        others = {self._graph.producer[v] for v in self._stand_ins.standing}
+        others = {self._graph.producer[v] for v in self._matches.standing}
         cut, names = Cut(self._graph, nodes, others - nodes, values), self._graph.names
         (part,) = extracted(self._model.proto, [cut], self._weights)
         inputs = dict(given) | {names[v]: array for v, array in self._recorded(cut.inputs).items()}
@@ -92,9 +92,9 @@ class Isolation:
         cut, names = self._cuts[number], self._graph.names
         results = computed(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
         found = []
-        for tensor, stand_in in self._outputs(self._calls[number]):
-            if stand_in.value in cut.outputs:
-                array = results[names[stand_in.value]]
-                ends_ = (self._stand_ins.apart(array, t) for t in self._stand_ins.ending(tensor))
+        for tensor, match in self._outputs(self._calls[number]):
+            if match.value in cut.outputs:
+                array = results[names[match.value]]
+                ends_ = (self._matches.apart(array, t) for t in self._matches.ending(tensor))
                 found.append(min((e for e in ends_ if e), key=lambda e: e.relative, default=UNLIKE))
         return worst(found) or UNLIKE

@@ -23,7 +23,7 @@ from mxtools.traces.values import Values
 
 
 @dataclass(frozen=True)
-class StandIn:
+class OutputMatch:
     """A value of the graph that stands for a tensor of the trace, and how far it is from it."""
 
     value: int
@@ -46,7 +46,7 @@ def has_no_effect(inner: Distance, outer: Distance, tolerance: float) -> bool:
     return outer.relative <= min(tolerance, HARMLESS * max(1.0, inner.relative))
 
 
-class StandIns:
+class OutputMatches:
     """Finds, while the values of a graph come by, the best one for each tensor that a call returned.
 
     Attributes: `makers`, the innermost call that returned each tensor, by its id; `tensors`, these by id, in the order
@@ -63,7 +63,7 @@ class StandIns:
         _, _, born = times(sidecar)
         self.tensors = {number: known[number] for number in sorted(known, key=born.__getitem__)}
         self._wanting: dict[int, list[Tensor]] = defaultdict(list)
-        self._best: dict[int, tuple[_Rank, StandIn]] = {}
+        self._best: dict[int, tuple[_Rank, OutputMatch]] = {}
         self._merged: dict[int, set[int]] = {}
         self.standing: dict[int, int] = {}
         self.harmless: set[int] = set()
@@ -76,7 +76,7 @@ class StandIns:
         """The values to show, with the bytes that each takes, estimated."""
         return {value: 8 * ((s.count if (s := self._shapes[value]) else 0) or 0) for value in sorted(self._wanting)}
 
-    def __getitem__(self, tensor: int) -> StandIn | None:
+    def __getitem__(self, tensor: int) -> OutputMatch | None:
         """Give what stands for a tensor, None where nothing does."""
         return self._best[tensor][1] if tensor in self._best else None
 
@@ -93,7 +93,7 @@ class StandIns:
             if number in equal or (not beside and self._annotations.leaves(value, call)):
                 rank = (number in equal, array.shape == self.tensors[number].shape, -error.relative, value)
                 if number not in self._best or rank > self._best[number][0]:
-                    self._best[number] = rank, StandIn(value, error, array.shape, array.dtype)
+                    self._best[number] = rank, OutputMatch(value, error, array.shape, array.dtype)
 
     def settle(self, tolerance: float) -> None:
         """When all values were shown: drop what stands for nothing.
@@ -114,10 +114,10 @@ class StandIns:
         for call in self._calls:
             taken: dict[int, int] = {}
             for number in (t.id for t in returned(call) if t.id in self._best):
-                rank, stand_in = self._best[number]
-                other = taken.setdefault(stand_in.value, number)
+                rank, match = self._best[number]
+                other = taken.setdefault(match.value, number)
                 if other != number and not (rank[0] and self._best[other][0][0]):
-                    less, taken[stand_in.value] = sorted((number, other), key=lambda n: self._best[n][0])
+                    less, taken[match.value] = sorted((number, other), key=lambda n: self._best[n][0])
                     del self._best[less]
 
     def _settle_merged(self, tolerance: float) -> None:
@@ -135,7 +135,7 @@ class StandIns:
     def _is_harmless(self, number: int, tolerance: float) -> bool:
         """Tell whether what the nearest caller returned of its own depends on a wrong value, and is right still."""
         _, wrong = self._best[number]
-        caller, own = self._calls[self.makers[number]].parent, list[StandIn]()
+        caller, own = self._calls[self.makers[number]].parent, list[OutputMatch]()
         while caller is not None and not own:
             own = [s for t in returned(self._calls[caller]) if t.id != number and (s := self[t.id])]
             caller = self._calls[caller].parent
@@ -170,8 +170,8 @@ class StandIns:
         array = self._values.get(str(number))
         if number is None or array is None:
             return None
-        stand_in = self._best[number][1]
-        return array.astype(stand_in.dtype).reshape(stand_in.shape)
+        match = self._best[number][1]
+        return array.astype(match.dtype).reshape(match.shape)
 
     def _candidates(self) -> dict[int, list[int]]:
         """Give the values of the main graph that may stand for each tensor, by its id.

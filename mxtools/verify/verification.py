@@ -21,7 +21,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.sidecar import Sidecar, returned
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
-from mxtools.verify.output_matches import StandIns, has_no_effect
+from mxtools.verify.output_matches import OutputMatches, has_no_effect
 
 EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
 """Relative errors that are right still: of graphs in single precision, in half precision, and with small integers."""
@@ -116,20 +116,20 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
         model = model.copy()
         resolve(model.annotations)
     annotations, names = model.annotations, model.graph.names
-    stand_ins = StandIns(annotations, model.shapes, sidecar, values)
+    matches = OutputMatches(annotations, model.shapes, sidecar, values)
     given = recorded_inputs(model.proto, sidecar, values)
-    sizes = {names[value]: size for value, size in stand_ins.wanted.items()}
+    sizes = {names[value]: size for value, size in matches.wanted.items()}
     for name, array in inner_tensors(model.proto, model.weights, given, sizes):
-        stand_ins.show(annotations.graph.by_name[name], array)
-    stand_ins.settle(tolerance)
-    calls = _calls(annotations, sidecar, stand_ins, model.absent)
+        matches.show(annotations.graph.by_name[name], array)
+    matches.settle(tolerance)
+    calls = _calls(annotations, sidecar, matches, model.absent)
     if isolating:
-        for number, own in Isolation(model, sidecar, stand_ins).errors(given):
+        for number, own in Isolation(model, sidecar, matches).errors(given):
             if isinstance(own, Distance):
                 calls[number].own = own
             else:
                 calls[number].reason = str(own)
-    return Verified(calls, tolerance, _first(calls, stand_ins, tolerance), untagged)
+    return Verified(calls, tolerance, _first(calls, matches, tolerance), untagged)
 
 
 def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Array]:
@@ -145,7 +145,7 @@ def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict
     return {name: array.astype(types[name], copy=False) for name, array in given.items()}
 
 
-def _calls(annotations: Annotations, sidecar: Sidecar, stand_ins: StandIns, absent: dict[str, str]) -> list[Checked]:
+def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, absent: dict[str, str]) -> list[Checked]:
     """Give the calls with what stands for their outputs, or why nothing does."""
     found = [Checked(call.scope, call.tag) for call in sidecar.calls]
     names = annotations.graph.names
@@ -153,8 +153,8 @@ def _calls(annotations: Annotations, sidecar: Sidecar, stand_ins: StandIns, abse
         if call.parent is not None:
             found[call.parent].children.append(row)
         own = returned(call)
-        matched = [(tensor, stand_in) for tensor in own if (stand_in := stand_ins[tensor.id])]
-        row.outputs = [Output(t.name, names[s.value], s.distance, t.id in stand_ins.harmless) for t, s in matched]
+        matched = [(tensor, match) for tensor in own if (match := matches[tensor.id])]
+        row.outputs = [Output(t.name, names[s.value], s.distance, t.id in matches.harmless) for t, s in matched]
         if not row.outputs:
             row.reason = absent.get(call.scope) or (GONE if own else "returns its inputs")
         elif any(output.harmless for output in row.outputs):
@@ -162,8 +162,8 @@ def _calls(annotations: Annotations, sidecar: Sidecar, stand_ins: StandIns, abse
     return found
 
 
-def _first(calls: list[Checked], stand_ins: StandIns, tolerance: float) -> Checked | None:
+def _first(calls: list[Checked], matches: OutputMatches, tolerance: float) -> Checked | None:
     """Give the call that made the first wrong tensor, in the order in which they came to be."""
-    known = (t for t in stand_ins.tensors if t not in stand_ins.harmless)
-    wrong = (t for t in known if (s := stand_ins[t]) and not s.distance.relative <= tolerance)
-    return next((calls[stand_ins.makers[tensor]] for tensor in wrong), None)
+    known = (t for t in matches.tensors if t not in matches.harmless)
+    wrong = (t for t in known if (s := matches[t]) and not s.distance.relative <= tolerance)
+    return next((calls[matches.makers[tensor]] for tensor in wrong), None)

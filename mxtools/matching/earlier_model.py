@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.matching.correspondence import Correspondence, Known
+from mxtools.matching.correspondence import Correspondence, ValueMatches
 from mxtools.matching.elements import same_elements
-from mxtools.matching.node_matches import Hosts
+from mxtools.matching.node_matches import NodeMatches
 from mxtools.matching.surviving_names import SurvivingNames
-from mxtools.matching.weight_matches import Likeness
+from mxtools.matching.weight_matches import WeightMatches
 from mxtools.matching.weight_users import made_with
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
@@ -17,12 +17,12 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.values import Values
 
 
-def carried_over(model: WorkingModel) -> Carried | None:
+def match_earlier(model: WorkingModel) -> EarlierModelMatch | None:
     """Return what of the earlier model is where in a model, None without an earlier one; for `WorkingModel.once`."""
-    return Carried(model, model.previous) if model.previous else None
+    return EarlierModelMatch(model, model.previous) if model.previous else None
 
 
-class Carried:
+class EarlierModelMatch:
     """The nodes of a model that do the work of those of an earlier one.
 
     Attributes: `graph`; `earlier`, the earlier graph; `was`, its annotations; `elements`, for its values the first that
@@ -36,7 +36,7 @@ class Carried:
         """Compare the models, by one kind of evidence after the other, in the order of trust."""
         self.graph, self.earlier, self.was = model.graph, previous.graph, previous.annotations
         self.elements = same_elements(self.earlier, previous.shapes)
-        self._likeness, self._stored = Likeness(self.earlier, previous.weights), model.weights
+        self._likeness, self._stored = WeightMatches(self.earlier, previous.weights), model.weights
         elements = same_elements(self.graph, model.shapes)
         found = Correspondence(self.graph, self.earlier, elements, self.elements, self._is_equal)
         names = SurvivingNames(model, previous)
@@ -46,7 +46,7 @@ class Carried:
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
-        hosts = Hosts(found)
+        hosts = NodeMatches(found)
         self.of, self.known, self.named = found.of, found.known, names.nodes
         self.made, self.covered, self.host = hosts.made, hosts.covered, hosts.host
 
@@ -54,7 +54,7 @@ class Carried:
         tensor = self.graph.initializers.get(value)
         return tensor is not None and self._likeness.is_equal(tensor, self._stored, other)
 
-    def _weights(self, found: Correspondence) -> Known:
+    def _weights(self, found: Correspondence) -> ValueMatches:
         """Give the weights of which no name tells what they were, with the earlier weights that they are made of."""
         left = ((value, tensor) for value, tensor in self.graph.initializers.items() if value not in found.of)
         return {value: self._likeness.find(tensor, self._stored) for value, tensor in left}
@@ -119,7 +119,7 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
     return found
 
 
-def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> Known:
+def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
     """Compare the values of both models; what running them needs is imported only here."""
     from mxtools.matching.equal_values import equal_values
 
