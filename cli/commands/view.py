@@ -48,7 +48,7 @@ def command(
     """
     from mxtools.errors import UsageError
     from mxtools.views.build import structure
-    from mxtools.views.metrics import add_metrics
+    from mxtools.views.metric_files import add_metrics
 
     check_json(json, output)
     _check(format_, depth, against, output)

@@ -146,6 +146,6 @@ def _chosen(annotations: Annotations, calls: set[int] | None, request: CutReques
 
 def _differences(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
     """Compare a part with the whole; what that needs is imported only here."""
-    from mxtools.cut.check import check_part
+    from mxtools.cut.part_check import check_part
 
     return check_part(whole, part)

@@ -10,7 +10,7 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
 
 
-class Difference:
+class PartChanges:
     """What is new in a part.
 
     Attributes: `index`, of the part; `nodes`, the new ones of its main graph; `same`, the names of values that the
@@ -65,14 +65,14 @@ class Difference:
         return ours != NOWHERE and graph.nodes[ours].SerializeToString() == index.nodes[node].SerializeToString()
 
 
-class Place:
+class GraftSite:
     """Where a part goes into a model.
 
     Attributes: `replaced`, the values that the part makes now; `region`, the nodes that led to these, back to the
     part's inputs; `dead`, those of them that nothing reads any more; `weights`, likewise.
     """
 
-    def __init__(self, graph: Graph, new: Difference) -> None:
+    def __init__(self, graph: Graph, new: PartChanges) -> None:
         """Find it; InputError where the region begins at an input of the model that is none of the part's."""
         self.graph = graph
         self.replaced = {graph.by_name[name] for name in new.outputs}

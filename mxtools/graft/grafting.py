@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, is_external, tensors_of
-from mxtools.graft.changes import Difference, Place
+from mxtools.graft.changes import GraftSite, PartChanges
 from mxtools.graft.interface import check_interface
 from mxtools.graft.operator_sets import reconciled
 from mxtools.graph.functions import every_node, key_of, separate_functions, used_functions
@@ -54,8 +54,8 @@ def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingMo
     separate_functions(part.proto, model)
     for tensor in filter(is_external, tensors_of(part.proto)):
         weights.adopt(tensor, part.weights)
-    new = Difference(graph, part, weights)
-    place = Place(graph, new)
+    new = PartChanges(graph, part, weights)
+    place = GraftSite(graph, new)
     result = Grafted(len(new.index.main) - len(new.nodes))
     if not new.nodes and not new.outputs:
         return result
@@ -69,7 +69,7 @@ def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingMo
     return result
 
 
-def _take_out(graph: GraphProto, place: Place, others: Collection[str]) -> None:
+def _take_out(graph: GraphProto, place: GraftSite, others: Collection[str]) -> None:
     """Take what a part replaces out of a graph; a node that stays makes a replaced value under a new name."""
     index = place.graph
     taken = names_in(graph).union(others)
@@ -92,7 +92,7 @@ def _take_out(graph: GraphProto, place: Place, others: Collection[str]) -> None:
     _keep(graph.value_info, lambda info: info.name not in untyped)
 
 
-def _reduce(part: GraphProto, new: Difference, graph: GraphProto) -> dict[str, str]:
+def _reduce(part: GraphProto, new: PartChanges, graph: GraphProto) -> dict[str, str]:
     """Leave in a part what is new, under names that the graph does not use; give the renamed values."""
     nodes = {id(new.index.nodes[n]) for n in new.nodes}
     own = {new.index.names[v] for n in new.nodes for v in new.index.writes[n]} | new.weights
@@ -122,7 +122,7 @@ def _rename_nodes(part: GraphProto, graph: GraphProto) -> None:
             taken.add(node.name)
 
 
-def _insert(graph: GraphProto, place: Place, new: Difference, renamed: dict[str, str]) -> list[int]:
+def _insert(graph: GraphProto, place: GraftSite, new: PartChanges, renamed: dict[str, str]) -> list[int]:
     """Put the nodes of a part where the first was that it replaces, and in an order to compute; give their places."""
     index, inner = place.graph, new.index
     at = min([*place.dead, *place.makers], default=NOWHERE)

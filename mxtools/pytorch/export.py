@@ -17,7 +17,7 @@ from torch import nn
 from mxtools.errors import UsageError
 from mxtools.graph.rename import fresh
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.exporters import Attempt, Options
+from mxtools.pytorch.exporters import ExportAttempt, Options
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import quiet
@@ -28,7 +28,7 @@ INLINE_LIMIT = 1_900_000_000
 Axes = dict[str, dict[int, str]]
 
 
-def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> Attempt:
+def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
     """Let an exporter write raw ONNX to `path`; the attempt says whether it could."""
     options = options or Options()
     axes = _axes(subject, options.dynamic)
@@ -39,7 +39,7 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
                 EXPORTERS[exporter](subject, path, options.opset, axes, options.keep_modules)
         except Exception as problem:
             error, trail = _cause(problem), traceback.format_exc()
-    return Attempt(exporter, path, error, log.text + trail)
+    return ExportAttempt(exporter, path, error, log.text + trail)
 
 
 @contextmanager

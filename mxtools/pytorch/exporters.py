@@ -22,7 +22,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class ExportAttempt:
     """One exporter's try: its name, what it made, the cause of its failure in one line or None, and all it said."""
 
     exporter: str
@@ -46,7 +46,7 @@ def in_turn(choice: str) -> tuple[str, ...]:
 class ExportError(InputError):
     """No exporter could do it."""
 
-    def __init__(self, model: str, attempts: list[Attempt]) -> None:
+    def __init__(self, model: str, attempts: list[ExportAttempt]) -> None:
         """Say the cause of each failure and what to try next."""
         self.attempts = attempts
         causes = "; ".join(f"{attempt.exporter}: {attempt.error}" for attempt in attempts)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxtools.files.atomic import atomic_output, write_text
-from mxtools.pytorch.exporters import Attempt, ExportError, Options, in_turn
+from mxtools.pytorch.exporters import ExportAttempt, ExportError, Options, in_turn
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 from mxtools.traces import sidecar
@@ -41,7 +41,7 @@ class Sources:
         self._load = load
         self._options = options or Options()
         self._meter = meter
-        self._failed: dict[Path, Attempt] = {}
+        self._failed: dict[Path, ExportAttempt] = {}
 
     @cached_property
     def subject(self) -> Subject:
@@ -75,7 +75,7 @@ class Sources:
             write_text(sidecar.dumps(traced), file)
         return traced
 
-    def export(self, choice: str = "auto", keep_modules: bool = False) -> list[Attempt]:
+    def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
         """Let exporters try in turn; give the attempts, the last of which succeeded.
 
         `choice` is dynamo, torchscript or auto. Nothing is folded across modules where that is asked for here or in the
@@ -89,11 +89,11 @@ class Sources:
                 return attempts
         raise ExportError(type(self.subject.model).__name__, attempts)
 
-    def _attempt(self, exporter: str, options: Options) -> Attempt:
+    def _attempt(self, exporter: str, options: Options) -> ExportAttempt:
         kind = "-" + blake2b(repr(options).encode(), digest_size=6).hexdigest() if options != Options() else ""
         path = self.folder / f"{exporter}{kind}" / _MODEL
         if path.is_file():
-            return Attempt(exporter, path)
+            return ExportAttempt(exporter, path)
         if path not in self._failed:
             attempt = self._exported(exporter, path.parent, options)
             if attempt.error is None:
@@ -101,7 +101,7 @@ class Sources:
             self._failed[path] = attempt
         return self._failed[path]
 
-    def _exported(self, exporter: str, folder: Path, options: Options) -> Attempt:
+    def _exported(self, exporter: str, folder: Path, options: Options) -> ExportAttempt:
         """Let an exporter fill a folder, which appears when it is complete."""
         from mxtools.pytorch.export import export
 

@@ -106,7 +106,7 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
             manifest = manifest.model_copy(update={"data": DATA})
         write_text(dumps(manifest), new / FILE)
         if verify:
-            from mxtools.split.check import check_split
+            from mxtools.split.split_check import check_split
 
             check_split(model, manifest, new)
     return manifest

@@ -13,7 +13,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime import scripts
 from mxtools.runtime.quiet import described, where_raised
 from mxtools.surgeon.surgery import Surgery
-from mxtools.surgeon.threeway import merged
+from mxtools.surgeon.three_way_merge import merged
 
 
 def edit(model: WorkingModel, script: str) -> None:

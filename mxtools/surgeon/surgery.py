@@ -1,7 +1,7 @@
 """What onnx-graphsurgeon is given of a model, and how its objects are tied to what they came from.
 
 A model is imported twice: once to be edited, once to know later what was not. What graphsurgeon cannot hold is left
-out of both, and is put back by `mxtools.surgeon.threeway`.
+out of both, and is put back by `mxtools.surgeon.three_way_merge`.
 """
 
 from __future__ import annotations

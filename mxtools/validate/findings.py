@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
-from mxtools.validate.rules import RULES, Fault, Mend, Rule, Severity, Subject
+from mxtools.validate.rules import RULES, CheckedModel, Fault, Mend, Rule, Severity
 
 for _table in ("rules_model", "rules_tags", "rules_trace", "rules_flow"):
     import_module(f"mxtools.validate.{_table}")  # which registers its rules
@@ -60,14 +60,14 @@ class Mended:
 
 def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
     """Give all findings of a model, in the order of the rules; `folder` is where its sidecar lies."""
-    subject = Subject(model, folder)
+    checked = CheckedModel(model, folder)
 
     @cache
     def check(name: str) -> list[Finding]:
         rule = RULES[name]
         if any(map(check, rule.unless)):
             return []
-        return [_finding(subject, rule, fault) for fault in rule.find(subject)]
+        return [_finding(checked, rule, fault) for fault in rule.find(checked)]
 
     return [finding for name in RULES for finding in check(name)]
 
@@ -97,14 +97,14 @@ def _mends(findings: Sequence[Finding]) -> Iterator[tuple[Finding, Mend]]:
             yield finding, finding.mend
 
 
-def _finding(subject: Subject, rule: Rule, fault: Fault) -> Finding:
+def _finding(checked: CheckedModel, rule: Rule, fault: Fault) -> Finding:
     """Give a fault with what its rule says, and the names of its node."""
     node = operator = ""
     scope = fault.scope
     if fault.node is not None:
-        proto = subject.graph.nodes[fault.node]
+        proto = checked.graph.nodes[fault.node]
         node = proto.name or next(filter(None, proto.output), f"#{fault.node}")
         operator = proto.op_type
-        scope = scope or subject.entries[fault.node].get(keys.SCOPE, "")
+        scope = scope or checked.entries[fault.node].get(keys.SCOPE, "")
     remedy = f"{rule.remedy}, or --repair" if fault.mend else rule.remedy
     return Finding(rule.name, rule.severity, fault.reason, remedy, node, operator, scope, fault.mend)

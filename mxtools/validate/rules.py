@@ -52,7 +52,7 @@ class Rule:
     title: str
     remedy: str
     unless: tuple[str, ...]
-    find: Callable[[Subject], Iterator[Fault]]
+    find: Callable[[CheckedModel], Iterator[Fault]]
 
 
 RULES: dict[str, Rule] = {}
@@ -61,10 +61,10 @@ RULES: dict[str, Rule] = {}
 
 def rule(
     name: str, severity: Severity, remedy: str, unless: tuple[str, ...] = ()
-) -> Callable[[Callable[[Subject], Iterator[Fault]]], Callable[[Subject], Iterator[Fault]]]:
+) -> Callable[[Callable[[CheckedModel], Iterator[Fault]]], Callable[[CheckedModel], Iterator[Fault]]]:
     """Register a function as a rule; its docstring is the title."""
 
-    def register(find: Callable[[Subject], Iterator[Fault]]) -> Callable[[Subject], Iterator[Fault]]:
+    def register(find: Callable[[CheckedModel], Iterator[Fault]]) -> Callable[[CheckedModel], Iterator[Fault]]:
         RULES[name] = Rule(name, severity, (find.__doc__ or "").strip(), remedy, unless, find)
         return find
 
@@ -72,7 +72,7 @@ def rule(
 
 
 @dataclass
-class Subject:
+class CheckedModel:
     """A model, what is known besides it, and the folder of the sidecar; what rules share is computed once."""
 
     model: WorkingModel

@@ -9,7 +9,7 @@ from mxtools.cut.surroundings import pieces
 from mxtools.graph.index import NOWHERE
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.validate.rules import Fault, Severity, Subject, rule
+from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
 
 @rule(
@@ -18,9 +18,9 @@ from mxtools.validate.rules import Fault, Severity, Subject, rule
     "tag again with --trace, or look at the node with `mx view`",
     unless=("untagged", "other-model"),
 )
-def _order(subject: Subject) -> Iterator[Fault]:
+def _order(checked: CheckedModel) -> Iterator[Fault]:
     """No call of a module works on what a later call made."""
-    graph, annotations = subject.graph, subject.annotations
+    graph, annotations = checked.graph, checked.annotations
     still = graph.constant | graph.shape_derived(graph.constant)
     seen: set[tuple[int, int]] = set()
     for node, call in enumerate(annotations.call):
@@ -36,9 +36,9 @@ def _order(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("disconnected", Severity.NOTE, "look at the module with `mx view`", unless=("untagged", "other-model"))
-def _disconnected(subject: Subject) -> Iterator[Fault]:
+def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
     """The nodes of each scope, and those below it, are connected."""
-    graph, annotations = subject.graph, subject.annotations
+    graph, annotations = checked.graph, checked.annotations
     nodes: dict[int, set[int]] = defaultdict(set)
     for node in graph.main:
         call = annotations.call[node]
@@ -57,9 +57,9 @@ def _disconnected(subject: Subject) -> Iterator[Fault]:
     "tag with a trace that has values: mx trace --record",
     unless=("untagged", "other-model"),
 )
-def _unknown_place(subject: Subject) -> Iterator[Fault]:
+def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
     """Something is known of every node."""
-    unknown = [n for n, word in enumerate(subject.annotations.evidence) if word == "root"]
+    unknown = [n for n, word in enumerate(checked.annotations.evidence) if word == "root"]
     if unknown:
         yield Fault(f"nothing is known of {len(unknown)} nodes, this is the first", unknown[0])
 

@@ -14,7 +14,7 @@ from mxtools.files.weights import is_external, tensors_of
 from mxtools.graph.functions import called, key_of
 from mxtools.runtime import sessions
 from mxtools.scopes import keys
-from mxtools.validate.rules import Fault, Severity, Subject, rule
+from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
 _RUNTIMES = ("com.microsoft", "com.ms.")
 """Begin the domains of ONNX Runtime's own operators."""
@@ -25,41 +25,41 @@ _NODE = re.compile(
 
 
 @rule("external-data", Severity.ERROR, "put the file beside the model, say --data-dir, or export again")
-def _external_data(subject: Subject) -> Iterator[Fault]:
+def _external_data(checked: CheckedModel) -> Iterator[Fault]:
     """Weights that lie in a file beside the model are there, within its folder, and complete."""
-    for tensor in filter(is_external, tensors_of(subject.proto)):
+    for tensor in filter(is_external, tensors_of(checked.proto)):
         try:
-            subject.model.weights.place(tensor)
+            checked.model.weights.place(tensor)
         except InputError as error:
-            yield Fault(error.problem, _reader(subject, tensor))
+            yield Fault(error.problem, _reader(checked, tensor))
 
 
 @rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=("external-data",))
-def _checker(subject: Subject) -> Iterator[Fault]:
+def _checker(checked: CheckedModel) -> Iterator[Fault]:
     """The model is valid ONNX."""
     try:
-        onnx.checker.check_model(_light(subject))
+        onnx.checker.check_model(_light(checked))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        yield _fault(subject, error)
+        yield _fault(checked, error)
 
 
 @rule("types", Severity.ERROR, "mend the node, or the type that the file says", unless=("external-data", "checker"))
-def _types(subject: Subject) -> Iterator[Fault]:
+def _types(checked: CheckedModel) -> Iterator[Fault]:
     """Types and shapes that the file says agree with those that follow from its operators."""
     try:
-        onnx.shape_inference.infer_shapes(_light(subject), check_type=True, strict_mode=True)
+        onnx.shape_inference.infer_shapes(_light(checked), check_type=True, strict_mode=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        yield _fault(subject, error)
+        yield _fault(checked, error)
 
 
 @rule("custom-operator", Severity.WARNING, "register the library that has it, else only mxtools' static commands work")
-def _custom_operator(subject: Subject) -> Iterator[Fault]:
+def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
     """Every operator is one of ONNX, of ONNX Runtime, or a function of the model."""
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
-    functions = {key_of(function) for function in subject.proto.functions}
+    functions = {key_of(function) for function in checked.proto.functions}
     first: dict[tuple[str, str], int] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    for number, node in enumerate(subject.graph.nodes):
+    for number, node in enumerate(checked.graph.nodes):
         domain = node.domain if node.domain != "ai.onnx" else ""
         if domain not in known and not domain.startswith(_RUNTIMES) and called(node) not in functions:
             first.setdefault((domain, node.op_type), number)
@@ -75,31 +75,31 @@ def _custom_operator(subject: Subject) -> Iterator[Fault]:
     "mend the node, or export for an older opset",
     unless=("external-data", "checker", "types", "custom-operator"),
 )
-def _runtime(subject: Subject) -> Iterator[Fault]:
+def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
     try:
-        sessions.session(subject.proto, subject.model.weights, sessions.session_options(sessions.Level.NONE))
+        sessions.session(checked.proto, checked.model.weights, sessions.session_options(sessions.Level.NONE))
     except InputError as error:
-        yield _fault(subject, error)
+        yield _fault(checked, error)
 
 
 @rule("ir-version", Severity.ERROR, "raise the IR version to 10")
-def _ir_version(subject: Subject) -> Iterator[Fault]:
+def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
     """A model whose nodes have metadata is of an IR version that has that."""
-    model, before, wanted = subject.proto, subject.proto.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
+    model, before, wanted = checked.proto, checked.proto.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
 
     def mend() -> str:
         model.ir_version = wanted
         return f"raised the IR version from {before} to {wanted}"
 
-    if before < wanted and any(subject.entries):
+    if before < wanted and any(checked.entries):
         yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
 
 
-def _light(subject: Subject) -> ModelProto:
+def _light(checked: CheckedModel) -> ModelProto:
     """Give a copy to be checked: its large weights are inputs, and what only our own rules look at is not there."""
-    copy, weights = ModelProto(), subject.model.weights
-    copy.CopyFrom(subject.proto)
+    copy, weights = ModelProto(), checked.model.weights
+    copy.CopyFrom(checked.proto)
     del copy.metadata_props[:]
     known = {info.name for info in copy.graph.input}
     initializers = list(copy.graph.initializer)
@@ -115,19 +115,19 @@ def _light(subject: Subject) -> ModelProto:
     return copy
 
 
-def _reader(subject: Subject, tensor: TensorProto) -> int | None:
+def _reader(checked: CheckedModel, tensor: TensorProto) -> int | None:
     """Give the first node that reads an initializer, or holds a tensor as an attribute."""
-    value = subject.graph.by_name.get(tensor.name)
-    readers = subject.graph.readers[value] if value is not None else []
+    value = checked.graph.by_name.get(tensor.name)
+    readers = checked.graph.readers[value] if value is not None else []
     return readers[0] if readers else None
 
 
-def _fault(subject: Subject, error: Exception) -> Fault:
+def _fault(checked: CheckedModel, error: Exception) -> Fault:
     """Give what a library says, with the node that it names."""
     text = " ".join(str(error).split())
     found = _NODE.search(text)
     name = next((group for group in found.groups() if group), "") if found else ""
-    nodes = (number for number, node in enumerate(subject.graph.nodes) if name and node.name == name)
+    nodes = (number for number, node in enumerate(checked.graph.nodes) if name and node.name == name)
     return Fault(text[:300], next(nodes, None))
 
 

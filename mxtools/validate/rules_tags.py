@@ -17,7 +17,7 @@ from mxtools.files.version import VERSION
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import is_scope
-from mxtools.validate.rules import Fault, Severity, Subject, prefixes, rule
+from mxtools.validate.rules import CheckedModel, Fault, Severity, prefixes, rule
 
 _WORDS = frozenset(map(str, Evidence))
 _REASONS = frozenset({VACUOUS, UNUSED, FOLDED})
@@ -26,9 +26,9 @@ AGAIN = "run `mx tag` again"
 
 
 @rule("duplicate-key", Severity.ERROR, "keep one of them")
-def _duplicate_key(subject: Subject) -> Iterator[Fault]:
+def _duplicate_key(checked: CheckedModel) -> Iterator[Fault]:
     """No key stands twice in the metadata of a node or of the model."""
-    owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(subject.graph.nodes), (None, subject.proto)]
+    owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(checked.graph.nodes), (None, checked.proto)]
     for number, proto in owners:
         if len(proto.metadata_props) > 1:
             counts = Counter(entry.key for entry in proto.metadata_props)
@@ -39,155 +39,155 @@ def _duplicate_key(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("unknown-key", Severity.WARNING, "remove it")
-def _unknown_key(subject: Subject) -> Iterator[Fault]:
+def _unknown_key(checked: CheckedModel) -> Iterator[Fault]:
     """Of the keys `pkg.mxtools.*` there are only those that mxtools writes."""
-    for number, props in enumerate(subject.entries):
+    for number, props in enumerate(checked.entries):
         for key in props:
             if key.startswith(_OURS) and key not in keys.NODE_KEYS:
-                yield Fault(f"{key} is no key of mxtools", number, mend=_remove(subject.graph.nodes[number], key))
-    for key in keys.props(subject.proto):
+                yield Fault(f"{key} is no key of mxtools", number, mend=_remove(checked.graph.nodes[number], key))
+    for key in keys.props(checked.proto):
         if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:
-            yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(subject.proto, key))
+            yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(checked.proto, key))
 
 
 @rule("damaged-copy", Severity.ERROR, "run `mx tag --trace` again")
-def _damaged_copy(subject: Subject) -> Iterator[Fault]:
+def _damaged_copy(checked: CheckedModel) -> Iterator[Fault]:
     """The trace and the scopes in the model's metadata can be read."""
     for key, read in ((keys.TRACE, embedded_trace), (keys.SCOPES, scopes_of)):
         try:
-            read(subject.proto)
+            read(checked.proto)
         except InputError as error:
-            yield Fault(f"{key}: {error.problem}", mend=_remove(subject.proto, key))
+            yield Fault(f"{key}: {error.problem}", mend=_remove(checked.proto, key))
 
 
 @rule("stale-copy", Severity.ERROR, AGAIN)
-def _stale_copy(subject: Subject) -> Iterator[Fault]:
+def _stale_copy(checked: CheckedModel) -> Iterator[Fault]:
     """A doc string that says where a node belongs says the same as its metadata."""
-    for number, props in enumerate(subject.entries):
-        proto = subject.graph.nodes[number]
+    for number, props in enumerate(checked.entries):
+        proto = checked.graph.nodes[number]
         said = read_doc_string(proto.doc_string).get(keys.SCOPE)
         if said and keys.SCOPE in props and said != props[keys.SCOPE]:
             yield Fault(f"its doc string says {said}", number, mend=_copy(proto))
 
 
 @rule("untagged", Severity.ERROR, "run `mx tag`")
-def _untagged(subject: Subject) -> Iterator[Fault]:
+def _untagged(checked: CheckedModel) -> Iterator[Fault]:
     """Every node has a scope, those of bodies and functions too."""
-    if not subject.tagged:
-        if subject.graph.nodes:
+    if not checked.tagged:
+        if checked.graph.nodes:
             yield Fault("no node has a scope")
         return
-    for number, props in enumerate(subject.entries):
+    for number, props in enumerate(checked.entries):
         if keys.SCOPE not in props:
-            yield Fault("it has no scope", number, mend=subject.mend_untagged(number))
+            yield Fault("it has no scope", number, mend=checked.mend_untagged(number))
 
 
 @rule("malformed-scope", Severity.ERROR, AGAIN)
-def _malformed_scope(subject: Subject) -> Iterator[Fault]:
+def _malformed_scope(checked: CheckedModel) -> Iterator[Fault]:
     """Scopes are written as scopes: attribute names joined by dots, `@k` after them, and '.' for the root."""
-    for number, props in enumerate(subject.entries):
+    for number, props in enumerate(checked.entries):
         if keys.SCOPE in props and not is_scope(props[keys.SCOPE]):
-            yield Fault(f"{props[keys.SCOPE]!r} is no scope", number, mend=_untag(subject, number))
+            yield Fault(f"{props[keys.SCOPE]!r} is no scope", number, mend=_untag(checked, number))
 
 
 @rule("incomplete", Severity.ERROR, AGAIN, unless=("other-model",))
-def _incomplete(subject: Subject) -> Iterator[Fault]:
+def _incomplete(checked: CheckedModel) -> Iterator[Fault]:
     """A node with a scope has its tag and the evidence."""
-    for number, scope in subject.scopes.items():
+    for number, scope in checked.scopes.items():
         for key in (keys.TAG, keys.EVIDENCE):
-            if key not in subject.entries[number]:
-                tag = subject.tags[scope]
+            if key not in checked.entries[number]:
+                tag = checked.tags[scope]
                 value = tag if key == keys.TAG else str(Evidence.PREVIOUS)
-                yield Fault(f"it has a scope without {key}", number, mend=_set(subject, number, key, value))
+                yield Fault(f"it has a scope without {key}", number, mend=_set(checked, number, key, value))
 
 
 @rule("unknown-evidence", Severity.ERROR, AGAIN)
-def _unknown_evidence(subject: Subject) -> Iterator[Fault]:
+def _unknown_evidence(checked: CheckedModel) -> Iterator[Fault]:
     """Evidence is one of the known words."""
-    for number, props in enumerate(subject.entries):
+    for number, props in enumerate(checked.entries):
         word = props.get(keys.EVIDENCE)
         if word is not None and word not in _WORDS:
-            mend = _set(subject, number, keys.EVIDENCE, str(Evidence.PREVIOUS))
+            mend = _set(checked, number, keys.EVIDENCE, str(Evidence.PREVIOUS))
             yield Fault(f"{word!r} is no kind of evidence", number, mend=mend)
 
 
 @rule("tag-differs", Severity.ERROR, AGAIN, unless=("other-model",))
-def _tag_differs(subject: Subject) -> Iterator[Fault]:
+def _tag_differs(checked: CheckedModel) -> Iterator[Fault]:
     """Tag and scope say the same, and each scope has one tag that no other has."""
     owner: dict[str, str] = {}
-    for scope, tag in subject.tags.items():
+    for scope, tag in checked.tags.items():
         owner.setdefault(tag, scope)
-    for number, scope in subject.scopes.items():
-        tag, wanted = subject.entries[number].get(keys.TAG, ""), subject.tags[scope]
+    for number, scope in checked.scopes.items():
+        tag, wanted = checked.entries[number].get(keys.TAG, ""), checked.tags[scope]
         if tag and tag != wanted:
             yield Fault(
                 f"its tag is {tag!r}, that of its scope {wanted!r}",
                 number,
-                mend=_set(subject, number, keys.TAG, wanted),
+                mend=_set(checked, number, keys.TAG, wanted),
             )
         elif tag and owner[tag] != scope:
             yield Fault(f"its tag is {tag!r}, which is that of {owner[tag]} too", number)
 
 
 @rule("invalid-merged", Severity.ERROR, AGAIN)
-def _invalid_merged(subject: Subject) -> Iterator[Fault]:
+def _invalid_merged(checked: CheckedModel) -> Iterator[Fault]:
     """The scopes that a merged node stands for are a JSON list of several scopes."""
-    for number, props in enumerate(subject.entries):
+    for number, props in enumerate(checked.entries):
         if keys.MERGED in props:
             reason = _wrong_list(props[keys.MERGED])
             if reason:
-                yield Fault(reason, number, mend=_remove(subject.graph.nodes[number], keys.MERGED))
+                yield Fault(reason, number, mend=_remove(checked.graph.nodes[number], keys.MERGED))
 
 
 @rule("version", Severity.WARNING, AGAIN)
-def _version(subject: Subject) -> Iterator[Fault]:
+def _version(checked: CheckedModel) -> Iterator[Fault]:
     """A tagged model says by which version it was tagged."""
 
     def mend() -> str:
-        keys.set_prop(subject.proto, keys.VERSION, VERSION)
+        keys.set_prop(checked.proto, keys.VERSION, VERSION)
         return f"wrote {VERSION}"
 
-    if subject.tagged and not keys.props(subject.proto).get(keys.VERSION):
+    if checked.tagged and not keys.props(checked.proto).get(keys.VERSION):
         yield Fault(f"nodes have scopes, and the model no {keys.VERSION}", mend=mend)
 
 
 @rule("invalid-absent", Severity.ERROR, AGAIN)
-def _invalid_absent(subject: Subject) -> Iterator[Fault]:
+def _invalid_absent(checked: CheckedModel) -> Iterator[Fault]:
     """The scopes that no node bears are a JSON object of scopes with known reasons."""
-    text = keys.props(subject.proto).get(keys.ABSENT)
+    text = keys.props(checked.proto).get(keys.ABSENT)
     if text is None:
         return
     found = decoded_or_none(text)
     if not isinstance(found, dict):
-        yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(subject.proto, keys.ABSENT))
+        yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(checked.proto, keys.ABSENT))
         return
     for scope, reason in found.items():
         if not is_scope(scope):
-            yield Fault(f"{keys.ABSENT} lists {scope!r}, which is no scope", mend=drop_absent(subject, scope))
+            yield Fault(f"{keys.ABSENT} lists {scope!r}, which is no scope", mend=drop_absent(checked, scope))
         elif not _is_reason(reason):
-            yield Fault(f"{keys.ABSENT} gives {reason!r}, no known reason", None, scope, drop_absent(subject, scope))
+            yield Fault(f"{keys.ABSENT} gives {reason!r}, no known reason", None, scope, drop_absent(checked, scope))
 
 
 @rule("absent-borne", Severity.ERROR, AGAIN)
-def _absent_borne(subject: Subject) -> Iterator[Fault]:
+def _absent_borne(checked: CheckedModel) -> Iterator[Fault]:
     """No node bears a scope that the model says no node bears."""
-    found = decoded_or_none(keys.props(subject.proto).get(keys.ABSENT, ""))
+    found = decoded_or_none(keys.props(checked.proto).get(keys.ABSENT, ""))
     if isinstance(found, dict):
-        for number, scope in subject.scopes.items():
+        for number, scope in checked.scopes.items():
             listed = [around for around in prefixes(scope) if around in found]
             if listed:
                 reason = f"{keys.ABSENT} says of {listed[0]} that no node bears it"
-                yield Fault(reason, number, scope, drop_absent(subject, listed[0]))
+                yield Fault(reason, number, scope, drop_absent(checked, listed[0]))
 
 
-def drop_absent(subject: Subject, scope: str) -> Callable[[], str]:
+def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
     """Give what takes a scope off the list of those that no node bears."""
 
     def mend() -> str:
-        found = decoded_or_none(keys.props(subject.proto).get(keys.ABSENT, ""))
+        found = decoded_or_none(keys.props(checked.proto).get(keys.ABSENT, ""))
         if isinstance(found, dict):
             found.pop(scope, None)
-            keys.set_prop(subject.proto, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
+            keys.set_prop(checked.proto, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
         return f"took {scope} off the list"
 
     return mend
@@ -236,17 +236,17 @@ def _copy(proto: NodeProto) -> Callable[[], str]:
     return mend
 
 
-def _set(subject: Subject, number: int, key: str, value: str) -> Callable[[], str]:
+def _set(checked: CheckedModel, number: int, key: str, value: str) -> Callable[[], str]:
     def mend() -> str:
-        keys.set_prop(subject.graph.nodes[number], key, value)
+        keys.set_prop(checked.graph.nodes[number], key, value)
         return f"set {key} to {value}"
 
     return mend
 
 
-def _untag(subject: Subject, number: int) -> Callable[[], str]:
+def _untag(checked: CheckedModel, number: int) -> Callable[[], str]:
     def mend() -> str:
-        keys.replace_props(subject.graph.nodes[number], keys.NODE_KEYS, {})
-        return subject.mend_untagged(number)()
+        keys.replace_props(checked.graph.nodes[number], keys.NODE_KEYS, {})
+        return checked.mend_untagged(number)()
 
     return mend

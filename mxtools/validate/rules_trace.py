@@ -14,7 +14,7 @@ from mxtools.scopes import keys
 from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
 from mxtools.traces.sidecar import Module, Weight, full_name
-from mxtools.validate.rules import Fault, Severity, Subject, rule
+from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
 
 TRACE = "trace the model that was exported"
@@ -23,32 +23,32 @@ _TOLERANCE = 1e-2
 
 
 @rule("other-model", Severity.ERROR, TRACE)
-def _other_model(subject: Subject) -> Iterator[Fault]:
+def _other_model(checked: CheckedModel) -> Iterator[Fault]:
     """The trace knows most of the scopes that nodes bear."""
-    scopes = {props[keys.SCOPE] for props in subject.entries if keys.SCOPE in props} if subject.has_trace else set()
-    unknown = scopes - subject.traced.keys()
+    scopes = {props[keys.SCOPE] for props in checked.entries if keys.SCOPE in props} if checked.has_trace else set()
+    unknown = scopes - checked.traced.keys()
     if 2 * len(unknown) > len(scopes):
         yield Fault(f"the trace does not have {len(unknown)} of the {len(scopes)} scopes that nodes bear")
 
 
 @rule("unknown-scope", Severity.ERROR, AGAIN, unless=("other-model",))
-def _unknown_scope(subject: Subject) -> Iterator[Fault]:
+def _unknown_scope(checked: CheckedModel) -> Iterator[Fault]:
     """Every scope is one of the trace."""
-    for number, props in enumerate(subject.entries if subject.has_trace else ()):
+    for number, props in enumerate(checked.entries if checked.has_trace else ()):
         scope = props.get(keys.SCOPE, ".")
-        if is_scope(scope) and scope not in subject.traced:
+        if is_scope(scope) and scope not in checked.traced:
             yield Fault(f"the trace has no scope {scope}", number)
         for other in list_of_texts(props.get(keys.MERGED, "[]")):
-            if is_scope(other) and other not in subject.traced:
+            if is_scope(other) and other not in checked.traced:
                 yield Fault(f"it is merged with {other}, which the trace does not have", number)
 
 
 @rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))
-def _unknown_absent(subject: Subject) -> Iterator[Fault]:
+def _unknown_absent(checked: CheckedModel) -> Iterator[Fault]:
     """The scopes that no node bears are of the trace."""
-    for scope in subject.model.absent if subject.has_trace else ():
-        if is_scope(scope) and scope not in subject.traced:
-            yield Fault(f"{keys.ABSENT} lists what the trace does not have", None, scope, drop_absent(subject, scope))
+    for scope in checked.model.absent if checked.has_trace else ():
+        if is_scope(scope) and scope not in checked.traced:
+            yield Fault(f"{keys.ABSENT} lists what the trace does not have", None, scope, drop_absent(checked, scope))
 
 
 @rule(
@@ -57,69 +57,69 @@ def _unknown_absent(subject: Subject) -> Iterator[Fault]:
     "run `mx tag` again, unless the model is a part",
     unless=("other-model", "untagged", "unknown-scope", "invalid-absent", "malformed-scope"),
 )
-def _unmentioned(subject: Subject) -> Iterator[Fault]:
+def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
     """Every scope of the trace is borne by a node, or the model says why none does."""
-    known = subject.borne | set(subject.model.absent)
+    known = checked.borne | set(checked.model.absent)
 
     def mend() -> str:
-        found = absent_scopes(subject.annotations, subject.model.sidecar)
-        write_absent(subject.proto, found)
+        found = absent_scopes(checked.annotations, checked.model.sidecar)
+        write_absent(checked.proto, found)
         return f"wrote the {len(found)} scopes that no node bears"
 
-    for call in subject.calls:
-        parent = subject.calls[call.parent].scope if call.parent is not None else None
+    for call in checked.calls:
+        parent = checked.calls[call.parent].scope if call.parent is not None else None
         if call.scope not in known and (parent is None or parent in known):
             yield Fault("no node bears it, and nothing says why", scope=call.scope, mend=mend)
 
 
 @rule("other-weights", Severity.ERROR, TRACE, unless=("other-model",))
-def _other_weights(subject: Subject) -> Iterator[Fault]:
+def _other_weights(checked: CheckedModel) -> Iterator[Fault]:
     """Weights have the shapes that the trace says."""
-    for value, module, weight in _weights(subject):
-        dims = list(subject.graph.initializers[value].dims)
+    for value, module, weight in _weights(checked):
+        dims = list(checked.graph.initializers[value].dims)
         if sorted(dims) != sorted(weight.shape):
-            readers = subject.graph.readers[value]
+            readers = checked.graph.readers[value]
             reason = f"its weight {full_name(module, weight)} is {dims}, in the trace {list(weight.shape)}"
             yield Fault(reason, readers[0] if readers else None)
 
 
 @rule("other-values", Severity.WARNING, TRACE, unless=("external-data", "other-model", "other-weights"))
-def _other_values(subject: Subject) -> Iterator[Fault]:
+def _other_values(checked: CheckedModel) -> Iterator[Fault]:
     """Weights of up to 4 M elements have the values that the trace saw, but for those that were merged."""
-    for value, module, weight in _weights(subject):
-        tensor, traced, readers = subject.graph.initializers[value], weight.fingerprint, subject.graph.readers[value]
-        if any(keys.MERGED in subject.entries[reader] for reader in readers):
+    for value, module, weight in _weights(checked):
+        tensor, traced, readers = checked.graph.initializers[value], weight.fingerprint, checked.graph.readers[value]
+        if any(keys.MERGED in checked.entries[reader] for reader in readers):
             continue
         if traced and traced[0] <= LARGEST and of_tensor(tensor).kind == torch_kind(weight.dtype):
-            found = fingerprint(subject.model.weights.array(tensor))
+            found = fingerprint(checked.model.weights.array(tensor))
             if found and not same_fingerprint(found, traced, _TOLERANCE):
                 reason = f"its weight {full_name(module, weight)} has other values than in the trace"
                 yield Fault(reason, readers[0] if readers else None)
 
 
 @rule("foreign-weight", Severity.WARNING, AGAIN, unless=("other-model", "other-weights"))
-def _foreign_weight(subject: Subject) -> Iterator[Fault]:
+def _foreign_weight(checked: CheckedModel) -> Iterator[Fault]:
     """A weight that no other equals is used in calls of its module, or of one that it is in, if that is called."""
-    modules = subject.model.sidecar.modules if subject.model.sidecar else ()
+    modules = checked.model.sidecar.modules if checked.model.sidecar else ()
     names = {module.path: (module.path, *module.aliases) for module in modules}
-    called = {call.module for call in subject.calls}
+    called = {call.module for call in checked.calls}
     equal = Counter(weight.fingerprint for module in modules for weight in module.weights)
-    for value, module, weight in _weights(subject):
+    for value, module, weight in _weights(checked):
         single = weight.fingerprint and equal[weight.fingerprint] == 1 and module.path in called
-        for node in subject.graph.readers[value] if single else ():
-            if node in subject.scopes and keys.MERGED not in subject.entries[node]:
-                own, *around = _modules(subject, subject.scopes[node])
+        for node in checked.graph.readers[value] if single else ():
+            if node in checked.scopes and keys.MERGED not in checked.entries[node]:
+                own, *around = _modules(checked, checked.scopes[node])
                 holds = any(contains(a, b) for a in names[own] for b in names[module.path])
                 if not holds and module.path not in around:
                     yield Fault(f"it uses {full_name(module, weight)}, and is in a call of {own}", node)
 
 
 @rule("other-inputs", Severity.WARNING, TRACE, unless=("other-model",))
-def _other_inputs(subject: Subject) -> Iterator[Fault]:
+def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
     """Inputs of the model have the types and shapes of those of their names in the trace."""
-    traced = {tensor.name: tensor for tensor in subject.model.sidecar.model.inputs} if subject.model.sidecar else {}
-    infos = value_infos(subject.proto)
-    for info in subject.proto.graph.input:
+    traced = {tensor.name: tensor for tensor in checked.model.sidecar.model.inputs} if checked.model.sidecar else {}
+    infos = value_infos(checked.proto)
+    for info in checked.proto.graph.input:
         tensor, found = traced.get(info.name), shaped(infos[info.name])
         if tensor is None or found is None:
             continue
@@ -129,29 +129,29 @@ def _other_inputs(subject: Subject) -> Iterator[Fault]:
 
 
 @rule("record", Severity.WARNING, "put it there, or trace again with --record")
-def _record(subject: Subject) -> Iterator[Fault]:
+def _record(checked: CheckedModel) -> Iterator[Fault]:
     """The recorded values that a sidecar names lie beside it."""
-    record = subject.model.sidecar.record if subject.model.sidecar else None
-    if record and not (subject.folder / record).is_file():
+    record = checked.model.sidecar.record if checked.model.sidecar else None
+    if record and not (checked.folder / record).is_file():
         yield Fault(f"the sidecar's values {record} are not beside it")
 
 
-def _weights(subject: Subject) -> Iterator[tuple[int, Module, Weight]]:
+def _weights(checked: CheckedModel) -> Iterator[tuple[int, Module, Weight]]:
     """Give the initializers of the main graph that bear the name of a weight of the trace."""
-    by_name = subject.graph.by_name
-    for module in subject.model.sidecar.modules if subject.model.sidecar else ():
+    by_name = checked.graph.by_name
+    for module in checked.model.sidecar.modules if checked.model.sidecar else ():
         for weight in module.weights:
             value = by_name.get(full_name(module, weight))
-            if value in subject.graph.initializers:
+            if value in checked.graph.initializers:
                 yield value, module, weight
 
 
-def _modules(subject: Subject, scope: str) -> Iterator[str]:
+def _modules(checked: CheckedModel, scope: str) -> Iterator[str]:
     """Give the modules that a call of the trace is of and that it is in, innermost first."""
-    at: int | None = subject.traced[scope]
+    at: int | None = checked.traced[scope]
     while at is not None:
-        yield subject.calls[at].module
-        at = subject.calls[at].parent
+        yield checked.calls[at].module
+        at = checked.calls[at].parent
 
 
 def _text(dims: tuple[int | None, ...] | None) -> str:

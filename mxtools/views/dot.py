@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mxtools.views.nested import Nested
+from mxtools.views.nesting import Nesting
 from mxtools.views.structure import Structure
 
 HEAD = """digraph {
@@ -16,13 +16,13 @@ HEAD = """digraph {
 
 def dot(structure: Structure, depth: int | None) -> str:
     """Give the text of a directed graph in which so many levels of modules are open."""
-    nested = Nested(structure, depth)
+    nested = Nesting(structure, depth)
     lines = [*_lines(structure, nested, 0, "  ")]
     lines += [f"  {_quoted(str(source))} -> {_quoted(str(target))}" for source, target in nested.edges]
     return HEAD + "\n".join(lines) + "\n}\n"
 
 
-def _lines(structure: Structure, nested: Nested, scope: int, lead: str) -> Iterator[str]:
+def _lines(structure: Structure, nested: Nesting, scope: int, lead: str) -> Iterator[str]:
     if scope:
         yield f"{lead}subgraph {_quoted(f'cluster{scope}')} {{"
         yield f"{lead}  label={_quoted(': '.join(nested.label(scope)))}"

@@ -15,7 +15,7 @@ from string import Template
 from typing import Any
 
 from mxtools.files.version import VERSION
-from mxtools.views.metrics import as_json
+from mxtools.views.metric_files import as_json
 from mxtools.views.structure import Structure
 
 SCRIPTS = ("layout.js", "page.js", "panels.js")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mxtools.views.nested import Nested
+from mxtools.views.nesting import Nesting
 from mxtools.views.structure import OUTSIDE, Structure
 
 
 def mermaid(structure: Structure, depth: int | None) -> str:
     """Give the text of a flowchart in which so many levels of modules are open."""
-    nested = Nested(structure, depth)
+    nested = Nesting(structure, depth)
     lines = ["flowchart TD", *_lines(structure, nested, 0, "  ")]
     lines += [f"  {_name(source)} --> {_name(target)}" for source, target in nested.edges]
     return "\n".join(lines) + "\n"
 
 
-def _lines(structure: Structure, nested: Nested, scope: int, lead: str) -> Iterator[str]:
+def _lines(structure: Structure, nested: Nesting, scope: int, lead: str) -> Iterator[str]:
     if scope:
         yield f'{lead}subgraph {_name(scope)}["{_escape(": ".join(nested.label(scope)))}"]'
     for item in nested.children[scope]:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from mxtools.graph.index import Graph
 from mxtools.scopes import keys
-from mxtools.views.metrics import as_json
+from mxtools.views.metric_files import as_json
 from mxtools.views.structure import OUTSIDE, Metric, Structure
 
 GRADIENT = [

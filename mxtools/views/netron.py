@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mxtools.views.metrics import as_json
+from mxtools.views.metric_files import as_json
 from mxtools.views.structure import Node, Structure
 
 

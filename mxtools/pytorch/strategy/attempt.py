@@ -31,7 +31,7 @@ CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
-class Attempt:
+class StrategyAttempt:
     """A strategy that was tried, and why it failed; None where it did not."""
 
     strategy: str
@@ -56,7 +56,7 @@ class ExportResult:
 
     output_path: Path
     strategy: str
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[StrategyAttempt, ...]
     total_operations: int
     tagged_operations: int
     """The operations of which something is known: their scope is no mere fallback to the root."""
@@ -104,16 +104,16 @@ def export_by(
     Raises InputError, with all causes, where none succeeds, UsageError where a strategy is not known.
     """
     check_writable(output)
-    attempts: list[Attempt] = []
+    attempts: list[StrategyAttempt] = []
     for name in dict.fromkeys(names):
         try:
             tagged = accepted(tagged_by(name, sources, meter, optimizer), sources, demands, meter)
         except UsageError:
             raise
         except MxError as error:
-            attempts.append(Attempt(name, str(error)))
+            attempts.append(StrategyAttempt(name, str(error)))
             continue
-        attempts.append(Attempt(name, None))
+        attempts.append(StrategyAttempt(name, None))
         with meter.stage("write"):
             write_model(tagged.model.proto, tagged.model.weights, output)
         return _result(output, attempts, tagged, meter)
@@ -193,7 +193,7 @@ def _is_random(sources: Sources) -> bool:
     return outputs(1) != outputs(2)
 
 
-def _result(output: Path, attempts: list[Attempt], tagged: Tagged, meter: Meter) -> ExportResult:
+def _result(output: Path, attempts: list[StrategyAttempt], tagged: Tagged, meter: Meter) -> ExportResult:
     annotations = tagged.model.annotations
     roots = sum(word is Evidence.ROOT for word in annotations.evidence)
     warnings = [f"{a.strategy} failed: {a.error}" for a in attempts if a.error] + tagged.warnings

@@ -7,7 +7,7 @@ from collections import defaultdict
 from mxtools.views.structure import OUTSIDE, Structure
 
 
-class Nested:
+class Nesting:
     """What is drawn when so many levels of modules are open.
 
     `children`: scope to the items in it that something leads to or from; `opened`: the scopes whose children are shown;
