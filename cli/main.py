@@ -7,7 +7,8 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mxtools import __version__
-from mxtools.errors import MxError
+from mxtools.errors import MxError, speaking
 
 from .common import say
 from .words import WORDS
@@ -43,7 +44,8 @@ COMMANDS = {
     "strategies": "List the strategies: exporter, trace and passes of each.",
     "passes": "List the passes and their options.",
 }
-RUNNING = ("trace", "export", "auto", "recommend", "bench", "wrap")
+RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap")
+"""Commands that run a PyTorch model or another tool."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 FAULT = 70
@@ -54,22 +56,22 @@ class Commands(TyperGroup):
     """A group that knows its commands by name and imports one only to run it or to show its own help."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own signature
-        """Give the names in the order of work."""
+        """Return the names in the order of work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Give a command that has its first line of help, for lists."""
+        """Return a command that has just its first line of help, for lists."""
         return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Give the real command."""
+        """Return the real command, which imports its file."""
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
         return super().resolve_command(ctx, args)
 
 
 def load(name: str) -> Any:
-    """Import a command's file and give the click command of its function `command`."""
+    """Import a command's file and return the click command of its function `command`."""
     module = import_module(f".commands.{name}", __package__)
     app = typer.Typer(add_completion=False)
     text = f"{COMMANDS[name]}\n\n{module.command.__doc__}"
@@ -100,11 +102,13 @@ def mx(
 
 def main() -> None:
     """Run `mx`."""
-    if sys.argv[1:2] and sys.argv[1] in RUNNING:
+    if sys.argv[1:2] and sys.argv[1] in RUNNING_MODELS:
         _same_order_of_sets()
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads take long to start, and have nothing to do
+        os.environ.setdefault(
+            "OPENBLAS_NUM_THREADS", "1"
+        )  # numpy's threads take long to start, and nothing here needs them
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments = [a for a in sys.argv[1:end] if a != "--debug"] + sys.argv[end:]
     if len(arguments) < len(sys.argv) - 1:
@@ -122,43 +126,50 @@ def main() -> None:
 
 
 def _same_order_of_sets() -> None:
-    """Start again with fixed string hashing where a model or a tool is run: some iterate over sets of strings.
+    """Start the process again with fixed string hashing: models and tools iterate over sets of strings.
 
-    A trace and an export of one model would differ in the order of calls, and two exports in their bytes.
+    Without it a trace and an export of one model would differ in the order of calls, and two exports in their bytes.
     """
     if "PYTHONHASHSEED" not in os.environ:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
 
 def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that turns errors into one line and an exit status."""
+    """Return a command that turns errors into one line and an exit status."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
+        with speaking(WORDS), _errors_in_one_line(name):
             command(*args, **kwargs)
             sys.stdout.flush()
-        except MxError as error:
-            if os.environ.get("MX_DEBUG"):
-                traceback.print_exc()
-            say(f"mx {name}: {_where(error)}{error.line(WORDS)}")
-            raise typer.Exit(error.status) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(BROKEN_PIPE) from None
-        except Exception as error:
-            if os.environ.get("MX_DEBUG"):
-                raise
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            say(f"mx {name}: unexpected {said[:300]}: report it with what --debug shows")
-            raise typer.Exit(FAULT) from None
 
     return guarded
 
 
-def _where(error: MxError) -> str:
+@contextmanager
+def _errors_in_one_line(name: str) -> Iterator[None]:
+    """Turn what the block raises into a line on stderr and an exit status; `name` is the command's."""
+    try:
+        yield
+    except MxError as error:
+        if os.environ.get("MX_DEBUG"):
+            traceback.print_exc()
+        say(f"mx {name}: {_failed_pass(error)}{error}")
+        raise typer.Exit(error.status) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+    except Exception as error:
+        if os.environ.get("MX_DEBUG"):
+            raise
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"mx {name}: unexpected {message[:300]}: report it with what --debug shows")
+        raise typer.Exit(FAULT) from None
+
+
+def _failed_pass(error: MxError) -> str:
     """Return the pass of a user's pipeline that failed, as the beginning of a line; empty for single commands."""
     notes = getattr(error, "__notes__", ())
     return f"{notes[0]}: " if notes and sys.argv[1:2] == ["run"] else ""

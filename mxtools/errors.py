@@ -3,12 +3,17 @@
 An error says what is wrong (its problem) and what to do about it (its remedy). Python and the command line call some
 things by different names: a sidecar is passed as `trace=` here and as `--trace` there. Both texts are therefore
 templates, in which a word in `⟨⟩` stands for such a name: `InputError("there is no trace", "give ⟨trace⟩")`.
+
+Texts are in Python's words, unless a block says otherwise (`with speaking(WORDS)`, as `mx` does). So a message that
+ends in a report, as the failure of one strategy among several does, is in the words of whoever asked for the report.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ClassVar
 
 PYTHON: dict[str, str] = {
@@ -49,6 +54,7 @@ PYTHON: dict[str, str] = {
 """What the words are in Python; `cli/words.py` has the same words for the command line."""
 
 _WORD = re.compile("⟨([a-z-]+)⟩")
+_words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 
 
 def printable(text: str) -> str:
@@ -58,20 +64,37 @@ def printable(text: str) -> str:
     return "".join(c if c in "\t\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def in_words(template: str, words: Mapping[str, str]) -> str:
-    """Return a template on one printable line, with `words` in the place of its `⟨word⟩`; unknown ones stay.
+@contextmanager
+def speaking(words: Mapping[str, str]) -> Iterator[None]:
+    """Inside the block, let the words in errors stand for others than Python's.
 
-    >>> in_words("give ⟨trace⟩", PYTHON)
+    >>> with speaking({"trace": "--trace"}):
+    ...     in_words("give ⟨trace⟩")
+    'give --trace'
+    """
+    token = _words.set(words)
+    try:
+        yield
+    finally:
+        _words.reset(token)
+
+
+def in_words(template: str, words: Mapping[str, str] | None = None) -> str:
+    """Return a template on one printable line, each `⟨word⟩` replaced; one that is in no table stays.
+
+    >>> in_words("give ⟨trace⟩")
     'give trace='
     """
-    text = _WORD.sub(lambda found: words.get(found[1], found[0]), template)
+    table = _words.get() if words is None else words
+    text = _WORD.sub(lambda found: table.get(found[1], found[0]), template)
     return printable(" ".join(text.split()))
 
 
 class MxError(Exception):
     """An error that a user can act on.
 
-    Attributes: `problem`, what is wrong and where; `remedy`, what to do; `status`, the exit status of a command.
+    Attributes: `problem`, what is wrong and where; `remedy`, what to do, empty where there is no advice; `status`, the
+    exit status of a command.
 
     >>> error = UsageError("no node has a scope", "⟨tag⟩ first")
     >>> str(error)
@@ -83,30 +106,30 @@ class MxError(Exception):
     status: ClassVar[int] = 3
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        """Take two templates: what is wrong and where, and what to do, which may be empty."""
+        """Take two templates: what is wrong and where, and what to do."""
         super().__init__(problem, remedy)
 
     @property
     def problem(self) -> str:
-        """What is wrong, in Python's words."""
-        return self.line(PYTHON, remedied=False)
+        """What is wrong and where."""
+        return in_words(str(self.args[0]))
 
     @property
     def remedy(self) -> str:
-        """What to do, in Python's words; empty where there is no advice."""
-        return in_words(str(self.args[1]), PYTHON)
+        """What to do; empty where there is no advice."""
+        return in_words(str(self.args[1]))
 
     def __str__(self) -> str:
-        """Return problem and remedy in Python's words."""
-        return self.line(PYTHON)
+        """Return problem and remedy."""
+        return self.line()
 
-    def line(self, words: Mapping[str, str], remedied: bool = True) -> str:
+    def line(self, words: Mapping[str, str] | None = None) -> str:
         """Return problem and remedy on one printable line, whatever an underlying library put into them.
 
-        `words` says what each `⟨word⟩` stands for. With `remedied=False` the line leaves the remedy out.
+        `words` says what each `⟨word⟩` stands for, where that is not what `speaking` said last.
         """
         problem, remedy = (in_words(str(part), words) for part in self.args)
-        return f"{problem}: {remedy}" if remedy and remedied else problem
+        return f"{problem}: {remedy}" if remedy else problem
 
 
 class CheckError(MxError):
