@@ -108,7 +108,7 @@ def main() -> None:
         gc.disable()  # a graph is millions of small objects that live as long as the process
         os.environ.setdefault(
             "OPENBLAS_NUM_THREADS", "1"
-        )  # numpy's threads take long to start, and nothing here needs them
+        )  # its threads start slowly, and nothing here needs them
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments = [a for a in sys.argv[1:end] if a != "--debug"] + sys.argv[end:]
     if len(arguments) < len(sys.argv) - 1:
