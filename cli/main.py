@@ -106,9 +106,7 @@ def main() -> None:
         _same_order_of_sets()
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
-        os.environ.setdefault(
-            "OPENBLAS_NUM_THREADS", "1"
-        )  # its threads start slowly, and nothing here needs them
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads start slowly, and nothing here needs them
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments = [a for a in sys.argv[1:end] if a != "--debug"] + sys.argv[end:]
     if len(arguments) < len(sys.argv) - 1:

@@ -1,4 +1,4 @@
-"""JSON that comes from anywhere: what is none is a ValueError, or nothing, whatever it is."""
+"""Reading JSON that anybody may have written: whatever is wrong with it is a ValueError, or counts as nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Give what JSON text says; ValueError where it is none, or nested deeper than can be read."""
+    """Return the data of JSON text; ValueError if it is not JSON, or nested too deep for Python's parser."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -15,7 +15,7 @@ def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def decoded_or_none(text: str | bytes) -> Any:  # noqa: ANN401
-    """Give what JSON text says, None where it says nothing."""
+    """Return the data of JSON text, None if it is not JSON."""
     try:
         return decoded(text)
     except ValueError:
@@ -23,12 +23,12 @@ def decoded_or_none(text: str | bytes) -> Any:  # noqa: ANN401
 
 
 def list_of_texts(text: str) -> list[str]:
-    """Give the texts of a JSON list; none where it is no list."""
-    found = decoded_or_none(text)
-    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+    """Return the strings in a JSON list; an empty list if the text is no JSON list."""
+    items = decoded_or_none(text)
+    return [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
 
 
 def texts_by_name(text: str | bytes) -> dict[str, str]:
-    """Give the values of a JSON object as texts; none where it is no object."""
-    found = decoded_or_none(text)
-    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    """Return the entries of a JSON object, values as strings; an empty dictionary if the text is no JSON object."""
+    entries = decoded_or_none(text)
+    return {name: str(value) for name, value in entries.items()} if isinstance(entries, dict) else {}

@@ -23,11 +23,11 @@ Source = Path | IO[bytes]
 def read_model(
     source: Source, name: str, data_dir: Path | None = None, placing: bool = True
 ) -> tuple[ModelProto, WeightStore]:
-    """Read a model from a file, or from an open one such as a pipe; `name` stands for it in messages.
+    """Read a model from a path or an open file, such as a pipe; return its graph and the store of its weights.
 
-    Locations of external data are relative to `data_dir`, else to the file's folder, of a pipe to the working
-    directory. Raises InputError where there is no file, it holds no model or not all of one, or, with `placing`,
-    external data are not there.
+    `name` stands for the source in messages. Locations of external data are relative to `data_dir`, else to the file's
+    folder, for a pipe to the working directory. Raises InputError if there is no file, or it holds no model or only a
+    part of one; with `placing` also if external data are missing.
     """
     data = _bytes(source, name)
     if not len(data):
@@ -35,7 +35,7 @@ def read_model(
     proto, skeleton = _parse(data, name)
     folder = data_dir or (source.parent if isinstance(source, Path) else Path())
     if not folder.is_dir():
-        raise UsageError(f"--data-dir {folder} is no folder")
+        raise UsageError(f"⟨data-dir⟩ {folder} is no folder")
     weights = WeightStore(data, folder)
     if placing and b"location" in skeleton:
         for tensor in tensors_of(proto):
@@ -45,7 +45,7 @@ def read_model(
 
 
 def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
-    """Parse a model around its weights; give it and the bytes that were parsed."""
+    """Parse a model around its weights; return it and its skeleton, the bytes that were parsed."""
     try:
         skeleton, deferred = wire.split(data)
         proto = ModelProto.FromString(skeleton)
@@ -61,17 +61,20 @@ def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
 
 
 def _bytes(source: Source, name: str) -> memoryview:
-    """Return the bytes of a file, mapped; what is no regular file is first spooled to an unnamed one."""
+    """Return the bytes of a file as a memory map, so that weights are read only when they are used.
+
+    What cannot be mapped, such as a pipe, is first copied to an unnamed temporary file.
+    """
     try:
         if not isinstance(source, Path):
-            return _mapped(source)
+            return _mapped_or_spooled(source)
         with source.open("rb") as file:
-            return _mapped(file)
+            return _mapped_or_spooled(file)
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror or error})", "give an ONNX file") from None
 
 
-def _mapped(file: IO[bytes]) -> memoryview:
+def _mapped_or_spooled(file: IO[bytes]) -> memoryview:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return _map(file)
     with tempfile.TemporaryFile() as spool:
@@ -86,7 +89,7 @@ def _map(file: IO[bytes]) -> memoryview:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; InputError where that is not possible."""
+    """Return the bytes of a whole file; InputError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
