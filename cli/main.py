@@ -102,7 +102,7 @@ def mx(
 
 def main() -> None:
     """Run `mx`."""
-    if sys.argv[1:2] and sys.argv[1] in RUNNING_MODELS:
+    if _command_named() in RUNNING_MODELS:
         _same_order_of_sets()
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
@@ -121,6 +121,11 @@ def main() -> None:
         say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
         status = 2
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _command_named() -> str:
+    """Return the command on the command line, which options of all commands may precede; empty where there is none."""
+    return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
 
 
 def _same_order_of_sets() -> None:
@@ -170,4 +175,4 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
 def _failed_pass(error: MxError) -> str:
     """Return the pass of a user's pipeline that failed, as the beginning of a line; empty for single commands."""
     notes = getattr(error, "__notes__", ())
-    return f"{notes[0]}: " if notes and sys.argv[1:2] == ["run"] else ""
+    return f"{notes[0]}: " if notes and _command_named() == "run" else ""
