@@ -1,4 +1,15 @@
-"""Types and shapes of the tensors at a boundary: from the file, else inferred by ONNX, else by ONNX Runtime."""
+"""The types and shapes of the tensors at the boundary of a cut: from the file, else from ONNX, else from ONNX Runtime.
+
+The last step, folding, finds shapes that are themselves computed. Five nodes of a model whose inputs are fixed:
+
+    x[2, 128] -> Relu -> r            Reshape(r, u) -> y
+    x -> Shape -> s -> Slice -> t -> Concat(t, 16) -> u
+
+The shape of `y` is the value of `u`. ONNX's inference evaluates few operators, so it often knows only the rank of `y`.
+The obvious way, to let ONNX Runtime fold the whole model, loads all weights and takes long. `_folded` gives it only
+what can decide a shape: it goes back from `y` and stops at each tensor of known shape with too many elements to be a
+shape (`r`, `x`). These become inputs, and ONNX Runtime folds Shape, Slice and Concat and says that `y` is [2, 8, 16].
+"""
 
 from __future__ import annotations
 
@@ -13,19 +24,19 @@ from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, shaped, va
 from mxtools.runtime.sessions import runtime_infos
 
 LONGEST = 64
-"""Elements up to which a tensor may decide the shape of another: larger ones are no shapes."""
+"""The most elements of a tensor that may decide the shape of another: no shape has more."""
 
 
 def boundary_infos(
     model: ModelProto, graph: Graph, weights: WeightStore, names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Give the value infos of tensors of the main graph, those named among them.
+    """Return value infos of the main graph by tensor name; those of `names` are there, and typed.
 
-    ONNX Runtime is asked for types last because it loads the weights: it knows operators that ONNX does not. Raises
-    InputError where nobody knows a type.
+    ONNX Runtime comes last because it loads the weights; it knows operators that ONNX does not. Raises InputError for a
+    tensor of `names` whose type is neither in the file nor can be inferred.
     """
-    known = said = value_infos(model)
-    if not all(is_shaped(said.get(name)) for name in names):
+    known = declared = value_infos(model)
+    if not all(is_shaped(declared.get(name)) for name in names):
         known = inferred_infos(model)
     missing = [name for name in names if not is_typed(known.get(name))]
     if missing:
@@ -36,17 +47,17 @@ def boundary_infos(
                 f"the type of tensor {name!r} is not in the file and cannot be inferred", "add it as value_info"
             )
     if all(_is_fixed(value) for value in model.graph.input):
-        vague = [name for name in names if not is_shaped(said.get(name)) and not _is_fixed(known[name])]
-        known |= _folded(model, graph, weights, known, vague) if vague else {}
+        unknown = [name for name in names if not is_shaped(declared.get(name)) and not _is_fixed(known[name])]
+        known |= _folded(model, graph, weights, known, unknown) if unknown else {}
     return known
 
 
 def _folded(
     model: ModelProto, graph: Graph, weights: WeightStore, known: Mapping[str, ValueInfoProto], names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Give the infos of tensors whose shapes are known once constants are folded, which ONNX does for few operators.
+    """Return the infos of those of some tensors whose shapes ONNX Runtime knows once it has folded constants.
 
-    ONNX Runtime does it, on what the shapes hang on: in the place of large tensors of known shapes there are inputs.
+    It gets only the nodes that these shapes depend on, with inputs in the place of large tensors of known shape.
     """
     nodes: set[int] = set()
     given: set[int] = set()
@@ -72,7 +83,7 @@ def _folded(
 
 
 def _stored(graph: Graph, value: int) -> ValueInfoProto | None:
-    """Give the info of an initializer, None for what is none."""
+    """Return the info of an initializer; None for other values."""
     if value in graph.sparse:
         tensor = graph.sparse[value]
         return helper.make_tensor_value_info(graph.names[value], tensor.values.data_type, tensor.dims)
@@ -81,7 +92,7 @@ def _stored(graph: Graph, value: int) -> ValueInfoProto | None:
 
 
 def _is_fixed(info: ValueInfoProto | None) -> bool:
-    """Tell whether all dimensions are known; what is no tensor has none."""
+    """Return whether all dimensions are known; a sequence or a map has none to know."""
     if info is not None and info.type.WhichOneof("value") not in (None, "tensor_type"):
         return True
     known = shaped(info)
@@ -89,6 +100,6 @@ def _is_fixed(info: ValueInfoProto | None) -> bool:
 
 
 def _is_short(info: ValueInfoProto | None) -> bool:
-    """Tell whether a tensor of known dimensions is so small that it can be a shape."""
+    """Return whether a tensor has known dimensions and so few elements that it can be a shape."""
     known = shaped(info)
     return known is not None and known.count is not None and known.count <= LONGEST

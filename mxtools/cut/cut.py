@@ -1,8 +1,22 @@
-"""Cutting nodes out of a model, as a model that runs on its own.
+"""Cut nodes out of a model, as a model that runs on its own.
 
-Kept are the chosen nodes, and what they need: constants and what is computed from constants alone, and shape chains
-whose tensors are at hand. All other tensors that they read are inputs; the tensors that the rest reads are outputs.
-O(nodes + edges).
+A cut keeps the chosen nodes, and copies of two kinds of nodes that they need: *constants*, which depend on no input of
+the model, and *shape chains*, which compute a shape from tensors that the cut has anyway. All other tensors that the
+kept nodes read become inputs; the tensors that the rest of the graph reads become outputs. O(nodes + edges).
+
+Five nodes, of which the module `attention` owns MatMul and Reshape:
+
+    x -> LayerNorm -> h -> MatMul(h, w) -> m -> Reshape(m, u) -> y
+                      h -> Shape -> s -> Concat(s, c) -> u            c = Constant
+
+The obvious cut, the chosen nodes and nothing else, has the inputs `h` and `u`: its user would have to compute a shape
+by hand. But `u` depends only on `h`, which is an input of the cut anyway, and on the constant `c`. So Shape, Concat and
+Constant are copied in, and `h` remains the only input.
+
+To copy everything that leads to `u` is wrong too. If the chain started from `x`, which is outside of the cut, copying
+it would make `x` an input, though the module was never given it. So a chain is copied only where all tensors that it
+starts from are at hand, and constants that another module computed stay there (`foreign`). For the same reason shapes
+and constants, of which other cuts have copies, are outputs only where a cut has no others.
 """
 
 from __future__ import annotations
@@ -22,7 +36,8 @@ from mxtools.graph.index import SHAPE_READERS, Graph
 class Cut:
     """A cut through the main graph around some of its nodes.
 
-    Attributes: `nodes`, those kept, in list order; `inputs`, `outputs`, `initializers`, values of the index.
+    Attributes: `chosen`, the nodes that were asked for; `nodes`, all that are kept, in list order; `inputs`, `outputs`
+    and `initializers`, values of the index.
     """
 
     def __init__(
@@ -35,8 +50,8 @@ class Cut:
     ) -> None:
         """Find the boundary around the chosen nodes of the main graph.
 
-        What `foreign` nodes compute is not copied in, and nothing at all where `copying` is false. `outputs` are the
-        values to give instead of those that the rest of the graph reads.
+        Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
+        values that the cut returns instead of those that the rest of the graph reads.
         """
         self.graph = graph
         self.chosen = chosen
@@ -61,7 +76,7 @@ class Cut:
         self.initializers |= graph.stored.intersection(self.outputs + self.inputs)
 
     def _behind(self, values: set[int], within: set[int]) -> set[int]:
-        """Give the nodes that make some values, back to where the values are not `within`."""
+        """Return the nodes that make some values, and so on backwards, through values that are in `within` alone."""
         found: set[int] = set()
         open_ = [v for v in values if v in within]
         while open_:
@@ -73,11 +88,14 @@ class Cut:
 
     @cached_property
     def _shape_derived(self) -> set[int]:
-        """The values that depend on inputs only through shapes."""
+        """The values that depend on the model's inputs through their shapes alone."""
         return self.graph.shape_derived(self._constant)
 
     def _shape_chains(self, kept: set[int]) -> set[int]:
-        """Give the nodes of the shape chains that the kept nodes read and whose tensors are at hand."""
+        """Return the nodes of the shape chains that the kept nodes read and that start from tensors at hand.
+
+        At hand is what the kept nodes make, and what they read and is no shape itself: it will be an input.
+        """
         graph, derived = self.graph, self._shape_derived
         made = {v for n in kept for v in graph.writes[n]}
         read = {v for n in kept for v in self._needs[n]} - made
@@ -94,7 +112,10 @@ class Cut:
         return chains | self._behind({v for n in chains for v in self._needs[n]}, self._constant)
 
     def _returned(self) -> list[int]:
-        """Give the outputs: what others read; constants and shapes, which others copy, only if there is no more."""
+        """Return the outputs: what the rest of the graph reads, or the model returns.
+
+        Constants and shapes are outputs only where there is nothing else: others have copies of their own.
+        """
         graph = self.graph
         results = set(graph.outputs)
         readers = {
@@ -111,7 +132,7 @@ class Cut:
 
     @staticmethod
     def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:
-        """Put values that stand in `first` before the others, each once."""
+        """Return some values, each once: in the order of `first` those that it has, then the others."""
         known = dict.fromkeys(values)
         return list(dict.fromkeys([*(v for v in first if v in known), *known]))
 
@@ -119,8 +140,8 @@ class Cut:
 def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """Reduce a model, in place, to a cut through its main graph.
 
-    Raises AbsentError when nothing of it is read by the rest, InputError when the type of a tensor at the boundary is
-    neither in the file nor can be inferred.
+    Raises AbsentError where the rest of the graph reads nothing of the cut, InputError where the type of a tensor at the
+    boundary is neither in the file nor can be inferred.
     """
     if not cut.outputs:
         raise AbsentError(
@@ -131,9 +152,9 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
 
 
 def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> Iterator[ModelProto]:
-    """Give for each cut through the main graph of a model a model of just that, made when it is asked for.
+    """Yield, for each cut through the main graph of a model, a model of just that; each is made when it is asked for.
 
-    Raises InputError when the type of a tensor at a boundary is neither in the file nor can be inferred.
+    Raises InputError where the type of a tensor at a boundary is neither in the file nor can be inferred.
     """
     names = dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs))
     types = boundary_infos(model, cuts[0].graph, weights, names) if cuts else {}
@@ -152,7 +173,7 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
 
 
 def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
-    """Copy what a cut keeps of a graph, to the byte and in its order, into one without nodes and tensors."""
+    """Copy what a cut keeps of a graph, byte for byte and in its order, into a graph without nodes and tensors."""
     index = cut.graph
     inputs, outputs = ([index.names[v] for v in values] for values in (cut.inputs, cut.outputs))
     weights = {index.names[v] for v in cut.initializers}

@@ -1,4 +1,4 @@
-"""Reducing a model to the modules that are selected."""
+"""Reduce a model to selected modules, operators or stretches between tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Auxiliary(StrEnum):
-    """How much of what leads to a selection comes along."""
+    """How many of the nodes that lead to a selection come along."""
 
     CONTEXT = "context"
     ALL = "all"
@@ -28,7 +28,7 @@ class Auxiliary(StrEnum):
 
 
 class Io(StrEnum):
-    """What the inputs and outputs of a part are."""
+    """What the inputs and outputs of a part are: those of its tensors, or those of the module's `forward`."""
 
     TENSORS = "tensors"
     MODULE = "module"
@@ -36,7 +36,7 @@ class Io(StrEnum):
 
 @dataclass(frozen=True)
 class CutRequest:
-    """What is to be cut out: by selectors, operators, and the tensors that it begins and ends at; and how."""
+    """What to cut out (by selectors, by operators, by the tensors that it begins and ends at), and how."""
 
     selection: Selection
     operators: tuple[str, ...] = ()
@@ -48,12 +48,12 @@ class CutRequest:
 
     @property
     def is_ranged(self) -> bool:
-        """Whether tensors say where it begins or ends."""
+        """Whether tensors say where the part begins or ends."""
         return bool(self.from_tensors or self.to_tensors)
 
     @property
     def is_selected(self) -> bool:
-        """Whether selectors say what it holds."""
+        """Whether selectors or operators say what the part holds."""
         return self.selection.is_positive or bool(self.operators)
 
 
@@ -61,8 +61,8 @@ class CutRequest:
 class FilterReport(Report):
     """What was cut out: its nodes, inputs and outputs.
 
-    `pieces` is the number of pieces of the selection that no tensor connects; `differences` those from the whole model
-    by output, where these were asked for.
+    `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `differences` says
+    how far each output is from the whole model's; None where no check was asked for.
     """
 
     kind: ClassVar[str] = "filter"
@@ -82,8 +82,8 @@ class FilterReport(Report):
 def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     """Reduce a model, in place, to the requested nodes and what they need.
 
-    Raises UsageError where nothing is selected, AbsentError where the module is there no more or in part, CheckError
-    where the part computes something else than the whole.
+    Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only in
+    part, CheckError where the part computes something else than the whole model.
     """
     graph, annotations = model.graph, model.annotations
     calls = _calls(model, request)
@@ -92,8 +92,8 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         chosen |= auxiliary_behind(annotations, chosen)
     signature = _signature(model, calls or set(), request) if request.io is Io.MODULE else None
     names = signature.outputs() if signature else {}
-    given = given_nodes(annotations, chosen)
-    cut = Cut(graph, chosen, given, names or outputs, copying=request.auxiliary is not Auxiliary.NONE)
+    foreign = given_nodes(annotations, chosen)
+    cut = Cut(graph, chosen, foreign, names or outputs, copying=request.auxiliary is not Auxiliary.NONE)
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
     whole = model.copy() if request.verify else None
@@ -106,24 +106,24 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
 
 
 def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Signature:
-    """Return the signature of the one call that is selected; UsageError where there is no trace or are several."""
+    """Return the signature of the selected call; UsageError without a trace, or where not just one call is selected."""
     from mxtools.cut.signature import Signature
     from mxtools.matching.traced_values import matched_values
 
     annotations, sidecar = model.annotations, model.traced
     if not sidecar:
-        raise UsageError("--io module needs to know what the module was given", "give --trace")
+        raise UsageError("⟨io-module⟩ needs to know what the module was given", "give ⟨trace⟩")
     outermost = [call for call in calls if annotations.hierarchy.parent[call] not in calls]
     if len(outermost) != 1 or request.operators or request.is_ranged:
-        raise UsageError("--io module takes one whole module", "select one with --scope")
+        raise UsageError("⟨io-module⟩ takes one whole module", "select one with ⟨scope⟩")
     matches = matched_values(model, sidecar, model.values) if model.values else None
     return Signature(annotations, model.shapes, sidecar, outermost[0], matches)
 
 
 def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
-    """Return the selected calls, None where tensors alone tell what is selected."""
+    """Return the selected calls; None where only tensors say what is selected."""
     if not (request.is_ranged or request.is_selected):
-        raise UsageError("nothing is selected", "give --scope, --tag, --class, --op, --from-tensor or --to-tensor")
+        raise UsageError("nothing is selected", "give ⟨scope⟩, ⟨by-tag⟩, ⟨class⟩, ⟨op⟩, ⟨from-tensor⟩ or ⟨to-tensor⟩")
     if not (request.is_selected or request.selection.exclude):
         return None
     model.require_tagged()
@@ -131,7 +131,7 @@ def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
 
 
 def _chosen(annotations: Annotations, calls: set[int] | None, request: CutRequest) -> tuple[set[int], set[int]]:
-    """Return the selected nodes, and the values that are to be the outputs where these are said."""
+    """Return the selected nodes, and the values that the request wants as outputs; none where it names no tensors."""
     ranged = request.is_ranged
     chosen, outputs = set[int](), set[int]()
     if ranged:
@@ -140,12 +140,12 @@ def _chosen(annotations: Annotations, calls: set[int] | None, request: CutReques
         nodes = nodes_of(annotations, calls, request.operators)
         chosen = chosen & nodes if ranged else nodes
     if not chosen:
-        raise UsageError("no selected node lies between --from-tensor and --to-tensor", "select more")
+        raise UsageError("no selected node lies between ⟨from-tensor⟩ and ⟨to-tensor⟩", "select more")
     return chosen, outputs if request.to_tensors else set()
 
 
 def _differences(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
-    """Compare a part with the whole; what that needs is imported only here."""
+    """Compare a part with the whole; ONNX Runtime is imported only here."""
     from mxtools.cut.part_check import check_part
 
     return check_part(whole, part)

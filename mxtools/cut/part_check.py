@@ -1,4 +1,4 @@
-"""Comparing what a part computes with what the whole model computes at the same tensors, in ONNX Runtime."""
+"""Check that a part computes what the whole model computes at the same tensors, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mxtools.runtime.sessions import computed, inner_values
 
 
 def check_part(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
-    """Run a model and a part of it, feed the part from the whole, and return the differences of its outputs.
+    """Run a model, feed a part of it with tensors of that run, and return how far the part's outputs differ from it.
 
-    Raises CheckError where one is above TOLERANCE, InputError where ONNX Runtime cannot run one of them.
+    Raises CheckError where a difference is above TOLERANCE, InputError where ONNX Runtime cannot run one of the two.
     """
-    given = whole.inputs()
-    asked = graph_inputs(part.proto)
-    names = {value.name for value in (*asked, *part.proto.graph.output)}
-    values = dict(inner_values(whole.proto, whole.weights, given, dict.fromkeys(names - given.keys(), 0))) | given
-    found = computed(part.proto, part.weights, {v.name: values[v.name] for v in asked})
-    differences = [difference(name, array, values[name]) for name, array in found.items()]
+    inputs = whole.inputs()
+    part_inputs = graph_inputs(part.proto)
+    names = {value.name for value in (*part_inputs, *part.proto.graph.output)}
+    values = dict(inner_values(whole.proto, whole.weights, inputs, dict.fromkeys(names - inputs.keys(), 0))) | inputs
+    outputs = computed(part.proto, part.weights, {v.name: values[v.name] for v in part_inputs})
+    differences = [difference(name, array, values[name]) for name, array in outputs.items()]
     refuse(differences, TOLERANCE)
     return [asdict(d) for d in differences]

@@ -1,4 +1,18 @@
-"""The signature of a module call: which values of a graph are what its `forward` was given and returned, by name."""
+"""The signature of a module call: which values of a graph are the arguments and results of its `forward`, by name.
+
+Five nodes, of which the call `attention` owns the first four; `forward(hidden_states)` returned (`context`, `scores`):
+
+    h -> MatMul -> m -> Softmax -> p -> MatMul(p, h) -> c -> Transpose -> t -> Reshape -> z
+
+The obvious way, to take the call's boundary tensors in order, gives `t`, the only one that the rest of the graph reads:
+`scores`, which the model threw away, is missing, and exporters do not keep the order either. With recorded values
+each traced tensor is looked up among the values of the graph: `scores` is `p`, whoever reads it, and `context` is `c`
+and not `t`, whose elements are those of `c` in another order.
+
+Without recorded values the trace still says which calls returned a tensor, and its shape. A result is looked for among
+the values of that shape that the innermost of these calls made; the last one wins, because a call returns what it
+computed last. Where several values fit, this can be wrong; with recorded values it cannot.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +26,19 @@ from mxtools.scopes.annotations import Annotations
 from mxtools.traces.sidecar import Sidecar, Tensor, makers, returned
 
 Matches = Mapping[int, Sequence[int]]
-"""Ids of traced tensors to the values that equal them, in the order in which these are made."""
+"""The values of the graph that equal each traced tensor, by its id, in the order in which the graph makes them."""
 
 
 class Signature:
     """Finds the values of a graph that are the inputs and outputs of one traced call.
 
-    With matches it is told by values; without, by who made a tensor, shapes and order.
+    With matches it compares values; without, it goes by who made a tensor, by shapes and by order.
     """
 
     def __init__(
         self, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, call: int, matches: Matches | None
     ) -> None:
-        """Take what is known of the nodes, and the number of the call."""
+        """Take what is known of nodes, shapes and calls, and the number of the call in the trace."""
         self._annotations, self._shapes, self._sidecar = annotations, shapes, sidecar
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call, self._matches = call, matches
@@ -32,9 +46,9 @@ class Signature:
         self._makers = makers(sidecar)
 
     def outputs(self) -> dict[int, str]:
-        """Give the values that the call returned, with their names, in its order; what it was given is left out.
+        """Return the values that the call returned, in its order, with their names.
 
-        Raises AbsentError where the graph has no such value.
+        Arguments that it returned as they were are left out. Raises AbsentError where the graph lacks a value.
         """
         found: dict[int, str] = {}
         for tensor in returned(self._sidecar.calls[self._call]):
@@ -42,7 +56,7 @@ class Signature:
             if value is None:
                 raise AbsentError(
                     f"{self._hierarchy.scopes[self._call]} returned {tensor.name!r}, which no node of it makes",
-                    "the exporter changed its end, give --io tensors",
+                    "the exporter changed its end, give ⟨io-tensors⟩",
                 )
             found[value] = tensor.name
         taken = {tensor.name for tensor in self._given.values()}
@@ -52,7 +66,7 @@ class Signature:
         return found
 
     def inputs(self, values: Iterable[int]) -> dict[int, str]:
-        """Give the names of those of some values that the call was given; each name once."""
+        """Return the argument names of those of some values that the call was given; each argument has one value."""
         left = dict(self._given)
         found: dict[int, str] = {}
         for value in values:
@@ -62,7 +76,7 @@ class Signature:
         return found
 
     def _made(self, tensor: Tensor, taken: Collection[int]) -> int | None:
-        """Give the value of a node within the call that is a returned tensor: the last that fits best."""
+        """Return the value, made within the call, that is a returned tensor; of those that fit best the last."""
         inner = [c for c in self._makers.get(tensor.id, ()) if self._hierarchy.within(c, self._call)]
         maker = max(inner, key=self._hierarchy.depth.__getitem__)
         if self._matches is not None:
@@ -70,8 +84,8 @@ class Signature:
             return next((v for v in made if not ((s := self._shapes[v]) and s.is_transposed(tensor))), None)
         fitting = [
             v
-            for n, at in enumerate(self._annotations.call)
-            if at is not None and self._graph.owner[n] == NOWHERE and self._hierarchy.within(at, maker)
+            for n, call in enumerate(self._annotations.call)
+            if call is not None and self._graph.owner[n] == NOWHERE and self._hierarchy.within(call, maker)
             for v in self._graph.writes[n]
             if v not in taken and (shape := self._shapes[v]) and shape.fits(tensor)
         ]
@@ -80,25 +94,25 @@ class Signature:
         )
 
     def _taken(self, value: int, left: Mapping[int, Tensor]) -> Tensor | None:
-        """Give the tensor of those left that a value is: by its values, its name, or by who made it."""
+        """Return which of the arguments left a value is: told by its elements, by its name, or by who made it."""
         if self._matches is not None:
             return next((t for t in left.values() if value in self._matches.get(t.id, ())), None)
         name = self._graph.names[value]
-        model = {t.id for t in self._sidecar.model.inputs if t.name == name}
+        same_name = {t.id for t in self._sidecar.model.inputs if t.name == name}
         fitting = [t for t in left.values() if (shape := self._shapes[value]) and shape.fits(t)]
         node = self._graph.producer[value]
-        at = self._annotations.call[node] if node != NOWHERE else None
-        above = set() if at is None else set(self._hierarchy.lineage(at))
-        ranked = [t for t in fitting if t.id in model] or [
-            t for t in fitting if above.intersection(self._makers.get(t.id, ()))
+        call = self._annotations.call[node] if node != NOWHERE else None
+        lineage = set() if call is None else set(self._hierarchy.lineage(call))
+        ranked = [t for t in fitting if t.id in same_name] or [
+            t for t in fitting if lineage.intersection(self._makers.get(t.id, ()))
         ]
         exact = [t for t in ranked or fitting if self._has_shape(value, t)] or ranked or fitting
         return exact[0] if ranked or len(exact) == 1 else None
 
     def _is_within(self, value: int, call: int) -> bool:
         node = self._graph.producer[value]
-        at = self._annotations.call[node] if node != NOWHERE else None
-        return at is not None and self._hierarchy.within(at, call)
+        maker = self._annotations.call[node] if node != NOWHERE else None
+        return maker is not None and self._hierarchy.within(maker, call)
 
     def _has_shape(self, value: int, tensor: Tensor) -> bool:
         shape = self._shapes[value]
@@ -106,6 +120,6 @@ class Signature:
 
 
 def _plain(names: Collection[str]) -> list[str]:
-    """Give names for results: of a tuple, `output_0`, `output_1` …, of a single tensor `output`."""
+    """Return names for results: `output_0`, `output_1` … for those of a tuple, `output` for a single tensor."""
     single = "output" if len(names) == 1 else "output_{}"
     return [single.format(name) if name.isdecimal() else name for name in names]

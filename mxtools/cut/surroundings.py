@@ -1,4 +1,4 @@
-"""What lies around the nodes that are to be cut out: what they were given, what leads to them, whether they connect."""
+"""What lies around the nodes of a cut: what they were given, what leads to them, and whether they hang together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mxtools.scopes.annotations import INDIRECT, Annotations
 
 
 def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
-    """Give the nodes on the ways from some tensors to others, and the others; without any, from inputs or to outputs.
+    """Return the nodes on all paths from the tensors `first` to the tensors `last`, and the values of `last`.
 
-    Raises UsageError where the graph has no such tensor, or no way leads from the ones to the others.
+    Without `first` the paths begin at the model's inputs, without `last` they end at its outputs. Raises UsageError
+    where the graph has no tensor of a name, or no path leads from the first to the last.
     """
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
     end = _values(graph, last) or set(graph.outputs)
@@ -30,7 +31,7 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
             nodes.add(node)
             open_ += [v for v in graph.needs[node] if v not in begin]
     if not nodes:
-        raise UsageError("no way leads from the tensors of --from-tensor to those of --to-tensor", "exchange them")
+        raise UsageError("no way leads from the tensors of ⟨from-tensor⟩ to those of ⟨to-tensor⟩", "exchange them")
     return nodes, end
 
 
@@ -45,9 +46,10 @@ def _values(graph: Graph, names: Iterable[str]) -> set[int]:
 
 
 def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:
-    """Give the nodes whose results chosen modules were given: those of calls beside them, and of their callers.
+    """Return the nodes whose results the chosen modules were given: nodes of calls beside them, and of their callers.
 
-    A caller's node without direct evidence says nothing of who computed it: exporters share constants that way.
+    A caller's node counts only with direct evidence: without it the node may be a constant that the exporter shared
+    among the modules that use it, and no result of the caller.
     """
     graph, hierarchy = annotations.graph, annotations.hierarchy
     inside = {call for n in chosen if (call := annotations.call[n]) is not None}
@@ -60,7 +62,7 @@ def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:
 
 
 def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[int]:
-    """Give the auxiliary nodes that lead to the chosen ones by way of auxiliary nodes alone."""
+    """Return the auxiliary nodes that lead to the chosen ones through auxiliary nodes alone."""
     graph = annotations.graph
     found: set[int] = set()
     open_ = [v for n in chosen for v in graph.needs[n]]
@@ -73,7 +75,7 @@ def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[i
 
 
 def pieces(graph: Graph, chosen: Collection[int]) -> int:
-    """Give the number of pieces of a selection that no tensor of its own connects; constants do not connect."""
+    """Return the number of pieces that a selection falls into; tensors between its nodes connect, constants do not."""
     left = {n for n in chosen if not graph.constant.issuperset(graph.writes[n])} or set(chosen)
     count = 0
     while left:
