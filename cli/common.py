@@ -36,10 +36,10 @@ def process(
 ) -> PipelineReport:
     """Read a model, run a pipeline over it and write it; return what the passes report."""
     check_output(output)
+    if previous and is_pipe(previous):
+        raise UsageError("--from names a file: the model to tag comes from stdin")
     model = opened(source, data_dir, trace, inputs)
     if previous:
-        if is_pipe(previous):
-            raise UsageError("--from names a file: the model to tag comes from stdin")
         model.previous = opened(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
     with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model

@@ -9,7 +9,7 @@ from typer import Option
 from mxtools.passes.carry import Carry
 
 from ..common import check_json, emit, process, say, tagged_in_words
-from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace, takes
+from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
 
 
 @takes(Carry)
@@ -22,7 +22,15 @@ def command(
         str | None, Option("--from", metavar="TAGGED", help="The tagged model that a tool made this one from.")
     ] = None,
     inputs: Inputs = None,
-    strategy: StrategyName = "",
+    strategy: Annotated[
+        str,
+        Option(
+            "--strategy",
+            "-s",
+            metavar="NAME",
+            help="Whose passes to run, else those of auto, with --from those of previous; `mx strategies` lists all.",
+        ),
+    ] = "",
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
