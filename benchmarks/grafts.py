@@ -28,12 +28,12 @@ import onnx
 import onnxruntime
 
 from mxtools.errors import MxError
-from mxtools.evidence.absent import borne_calls
-from mxtools.files import model_files
+from mxtools.evidence.absent import calls_with_nodes
+from mxtools.files.writing import write_model
 from mxtools.passes.filter import Filter
 from mxtools.passes.graft import Graft
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
@@ -83,17 +83,16 @@ def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
     subject = load_subject(spec)
     sidecar = trace(subject)
     export(subject, path, exporter)
-    loaded = model_files.read_model(path)
-    table.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
-    model_files.write_model(loaded.proto, loaded.weights, path)
+    loaded = WorkingModel.read(path, sidecar=sidecar)
+    table.get("auto").passes().apply(loaded)
+    write_model(loaded.proto, loaded.weights, path)
     return {name: tensor.numpy() for name, tensor in tensors(subject.inputs)}
 
 
 def scopes(path: Path) -> list[str]:
     """Give the scopes of a tagged model that nodes bear, or that are above such."""
-    loaded = model_files.read_model(path)
-    annotations = Context(loaded.weights).annotations(loaded.proto)
-    return [annotations.hierarchy.scopes[call] for call in sorted(borne_calls(annotations))]
+    annotations = WorkingModel.read(path).annotations
+    return [annotations.hierarchy.scopes[call] for call in sorted(calls_with_nodes(annotations))]
 
 
 def round_trips(
@@ -151,9 +150,9 @@ def difference(one: Any, other: Any) -> float:  # noqa: ANN401
 
 def run(step: Filter | Graft, source: Path, target: Path) -> None:
     """Run one pass from file to file."""
-    loaded = model_files.read_model(source)
-    Pipeline((step,)).run(loaded.proto, Context(loaded.weights))
-    model_files.write_model(loaded.proto, loaded.weights, target)
+    loaded = WorkingModel.read(source)
+    Pipeline((step,)).apply(loaded)
+    write_model(loaded.proto, loaded.weights, target)
 
 
 def session_options(level: Any) -> Any:  # noqa: ANN401

@@ -28,13 +28,12 @@ from onnx import ModelProto, NodeProto, OptionalProto, SequenceProto, TensorProt
 from onnx.backend.test.loader import load_model_tests
 
 from mxtools.errors import AbsentError, MxError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import is_shaped
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.strategies import table
 
@@ -181,9 +180,9 @@ def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
 
 def by_pipeline(text: str, source: Path, target: Path) -> None:
     """Do what `mx tag` and `mx filter` do, in this process."""
-    loaded = model_files.read_model(source)
-    Pipeline.parse(text).run(loaded.proto, Context(loaded.weights))
-    model_files.write_model(loaded.proto, loaded.weights, target)
+    loaded = WorkingModel.read(source)
+    Pipeline.parse(text).apply(loaded)
+    write_model(loaded.proto, loaded.weights, target)
 
 
 def by_command(text: str, source: Path, target: Path) -> None:
@@ -254,7 +253,7 @@ def mark(node: NodeProto, scope: str) -> None:
 def check_cut(data: bytes, values: dict[str, Value], valid: bool) -> bool:
     """Cut a node out and compare what it computes; tell whether there was anything to compare."""
     part = ModelProto.FromString(data)
-    Filter(scope=("part",)).apply(part, Context(WeightStore()))
+    Filter(scope=("part",)).apply(WorkingModel(part))
     if valid and all(map(is_shaped, (*part.graph.input, *part.graph.output))):  # a rank that nobody knows stays out
         checker.check_model(part, full_check=True)
     session = session_of(part.SerializeToString())

@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
 
@@ -68,7 +67,7 @@ def main() -> int:
         for _ in range(ROUNDS):
             model = ModelProto.FromString(text)
             start = time.process_time()
-            table.get("auto").passes().run(model, Context(WeightStore(), sidecar))
+            table.get("auto").passes().apply(WorkingModel(model, sidecar=sidecar))
             ours.append(time.process_time() - start)
             model = ModelProto.FromString(text)
             start = time.process_time()

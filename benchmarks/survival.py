@@ -25,11 +25,11 @@ from onnx import ModelProto
 from mxtools.carriers.doc_strings import read_doc_string
 from mxtools.carriers.names import scope_in
 from mxtools.carriers.packed import embedded_trace
-from mxtools.files import model_files
+from mxtools.files.writing import write_model
 from mxtools.graph.index import NOWHERE
 from mxtools.matching.equal_values import computed_values, summary_of
 from mxtools.passes.carry import Carry
-from mxtools.pipeline.context import Context, Previous
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.sources import sources_of
 from mxtools.runtime.quiet import described, quiet
@@ -174,16 +174,15 @@ def main() -> int:
 def measured(name: str, folder: Path) -> Iterator[tuple[str, dict[str, str] | str]]:
     """Put a model through every tool; give what survived, or why the tool failed."""
     with sources_of(lambda: load_subject(f"{ROOT / 'fixtures' / 'models.py'}:{name}")) as sources:
-        sources.export("torchscript")
+        exported = sources.export("torchscript")[-1].path
         sidecar, values = sources.trace(values=True)
         assert values is not None
         files = folder / "plain.onnx", folder / "carrying.onnx"
         carry = Carry(doc_string=True, rename=True, output_names=True, embed_trace=True)
         for file, step in zip(files, (None, carry), strict=True):
-            loaded = sources.read("torchscript")
-            context = Context(loaded.weights, sidecar)
-            strategies.get("auto").passes(carry=step).run(loaded.proto, context)
-            model_files.write_model(loaded.proto, loaded.weights, file)
+            loaded = WorkingModel.read(exported, sidecar=sidecar)
+            strategies.get("auto").passes(carry=step).apply(loaded)
+            write_model(loaded.proto, loaded.weights, file)
         inputs = {i.name: values.get(i.name) for i in onnx.load(files[0]).graph.input}
         given = {name: array for name, array in inputs.items() if array is not None}
         for tool, run in (TOOLS | {STATIC: static(given)}).items():
@@ -223,15 +222,15 @@ def survived(before: tuple[Path, Path], made: list[Path], values: Values) -> dic
 
 def judged(before: Path, made: Path, values: Values, alone: bool = False) -> list[bool]:
     """Tag what a tool made, with the model before or from the file alone; give for nodes whether that is right."""
-    was, now = model_files.read_model(before), model_files.read_model(made)
-    previous = Previous(was.proto, Context(was.weights))
-    context = Context(now.weights, embedded_trace(now.proto) if alone else None, previous=None if alone else previous)
-    strategies.get("auto" if alone else "previous").passes().run(now.proto, context)
-    context = Context(now.weights)
-    annotations = context.annotations(now.proto)
-    told = twins(previous, values)
+    was, now = WorkingModel.read(before), WorkingModel.read(made)
+    was.sidecar = None
+    now.sidecar, now.previous = (now.sidecar, None) if alone else (None, was)
+    strategies.get("auto" if alone else "previous").passes().apply(now)
+    now = WorkingModel(now.proto, now.weights)
+    annotations = now.annotations
+    told = twins(was, values)
     found, seen = [], list[tuple[int, Any]]()
-    for value, array in computed_values(now.proto, context, values):
+    for value, array in computed_values(now, values):
         node, summary = annotations.graph.producer[value], summary_of(array)
         if summary is None or node == NOWHERE or _is_copy(array.size, summary, seen):
             continue
@@ -250,10 +249,10 @@ def _per_cent(flags: list[bool]) -> str:
     return f"{100 * sum(flags) / len(flags):.0f}" if flags else "-"
 
 
-def twins(previous: Previous, values: Values) -> Callable[[Any, Any], set[str]]:
+def twins(previous: WorkingModel, values: Values) -> Callable[[Any, Any], set[str]]:
     """Give what tells the scopes of the nodes that made a value before: those nearest to it, by elements and order."""
     known: dict[tuple[int, str], list[tuple[str, Any]]] = {}
-    for value, array in computed_values(previous.model, previous.context, values):
+    for value, array in computed_values(previous, values):
         if (summary := summary_of(array)) is not None:
             scope = scope_of(previous.annotations, previous.graph.producer[value])
             known.setdefault((array.size, kind(array)), []).append((scope, summary))

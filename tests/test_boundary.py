@@ -12,12 +12,11 @@ from onnx import ModelProto, numpy_helper
 
 from mxtools.cut.boundary import LONGEST, boundary_infos
 from mxtools.errors import InputError
-from mxtools.files import model_files
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import inferred_infos
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 
 from .test_cut import HEAD, cut, tagged
 
@@ -92,9 +91,9 @@ def test_a_type_that_nobody_knows_is_refused() -> None:
 
 def test_parts_of_a_static_export_are_static(built: Callable[..., Path]) -> None:
     """TorchScript expands BERT's mask by a Where over its shape; each layer is given it."""
-    loaded = model_files.read_model(built("bert", "torchscript") / "tagged.onnx")
+    loaded = WorkingModel.read(built("bert", "torchscript") / "tagged.onnx")
     before = inferred_infos(loaded.proto)
-    Filter(scope=("encoder.layer.1.attention.self",)).apply(loaded.proto, Context(loaded.weights))
+    Filter(scope=("encoder.layer.1.attention.self",)).apply(loaded)
     inputs = list(loaded.proto.graph.input)
     assert any(not all(d.HasField("dim_value") for d in before[v.name].type.tensor_type.shape.dim) for v in inputs)
     assert all(d.HasField("dim_value") for v in inputs for d in v.type.tensor_type.shape.dim)

@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from mxtools.cut.check import check_part, difference
+from mxtools.cut.part_check import check_part, difference
 from mxtools.errors import CheckError, UsageError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Auxiliary, Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from tests.conftest import Mx
 from tests.test_filter import HEAD, SHARED, cut, tagged
@@ -84,15 +83,12 @@ def test_auxiliary(auxiliary: Auxiliary, expected: tuple[list[str], list[str], l
 
 @pytest.mark.parametrize(("scopes", "pieces"), [({"a": "m", "d": "m"}, 2), ({"a": "m", "b": "m"}, 1), ({"k": "m"}, 1)])
 def test_pieces_are_counted(scopes: dict[str, str], pieces: int) -> None:
-    context = Context(WeightStore())
-    Filter(scope=("m",)).apply(tagged(LADDER, scopes), context)
-    assert context.report["filter"]["pieces"] == pieces
+    assert Filter(scope=("m",)).apply(WorkingModel(tagged(LADDER, scopes))).pieces == pieces
 
 
 def test_verify_compares_with_the_whole() -> None:
-    context = Context(WeightStore())
-    Filter(scope=("m",), verify=True).apply(tagged(LADDER, {"b": "m", "c": "m"}), context)
-    assert [(row["output"], row["max_abs"]) for row in context.report["filter"]["verify"]] == [("b", 0.0), ("c", 0.0)]
+    report = Filter(scope=("m",), verify=True).apply(WorkingModel(tagged(LADDER, {"b": "m", "c": "m"})))
+    assert [(row["output"], row["max_abs"]) for row in report.to_dict()["verify"]] == [("b", 0.0), ("c", 0.0)]
 
 
 def test_verify_finds_a_wrong_part() -> None:
@@ -100,7 +96,7 @@ def test_verify_finds_a_wrong_part() -> None:
     part = cut(tagged(LADDER, {"b": "m", "c": "m"}), scope=("m",))
     part.graph.node[1].op_type = "Exp"
     with pytest.raises(CheckError, match="'c' differs"):
-        check_part(whole, part, Context(WeightStore()))
+        check_part(WorkingModel(whole), WorkingModel(part))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from .conftest import MODELS, Mx
 Build = Callable[..., Path]
 PASSES = (
     "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"
-    "settle-merged,settle-shared,record-absent"
+    "assign-fused,hoist-shared,record-absent"
 )
 
 

@@ -13,10 +13,9 @@ from onnx import ModelProto, helper, numpy_helper
 from mxtools.comparison.comparison import Comparison, compare
 from mxtools.comparison.numbers import compare_numbers
 from mxtools.errors import InputError
-from mxtools.files.model_files import read_model
 from mxtools.files.weights import PIECE, WeightStore, is_deferred, is_external
 from mxtools.graph.functions import every_node
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.traces.values import Values
 
@@ -45,11 +44,11 @@ def model(text: str = TEXT, **arrays: np.ndarray) -> ModelProto:
 
 
 def compared(one: ModelProto, other: ModelProto, inputs: dict[str, np.ndarray] | None = None) -> Comparison:
-    contexts = Context(WeightStore()), Context(WeightStore())
-    found = compare(one, contexts[0], other, contexts[1])
+    values = Values(inputs.keys(), inputs.__getitem__) if inputs else None
+    a, b = WorkingModel(one, values=values), WorkingModel(other)
+    found = compare(a, b)
     if inputs:
-        given = Context(WeightStore(), values=Values(inputs.keys(), inputs.__getitem__))
-        compare_numbers(found, one, contexts[0], other, contexts[1], given)
+        compare_numbers(found, a, b)
     return found
 
 
@@ -325,15 +324,15 @@ def test_weights_in_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest
     pieces = WeightStore.pieces
     monkeypatch.setattr(WeightStore, "data", None)
     monkeypatch.setattr(WeightStore, "pieces", lambda self, place: read.append(str(place)) or pieces(self, place))
-    one, other = (read_model(tmp_path / name / "m.onnx") for name in ("a", "b"))
-    assert not compare(one.proto, Context(one.weights), other.proto, Context(other.weights)).differing(0)
+    one, other = (WorkingModel.read(tmp_path / name / "m.onnx") for name in ("a", "b"))
+    assert not compare(one, other).differing(0)
     assert len(read) == 6
     with (tmp_path / "b" / "w").open("r+b") as file:
         file.write(b"\1")
-    found = compare(one.proto, Context(one.weights), other.proto, Context(other.weights)).differing(0)
+    found = compare(one, other).differing(0)
     assert [(m.scope, m.differs(0)) for m in found] == [("one", ["weights"])]
     read.clear()
-    assert not compare(one.proto, Context(one.weights), one.proto, Context(one.weights)).differing(0)
+    assert not compare(one, one).differing(0)
     assert len(read) == 3
 
 
@@ -341,7 +340,7 @@ def test_weights_in_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest
 def test_pieces_are_the_whole(tmp_path: Path, external: bool) -> None:
     array = GENERATOR.standard_normal((3, PIECE // 8)).astype(np.float32)
     onnx.save(model(two__w=array), tmp_path / "m.onnx", save_as_external_data=external, location="w", size_threshold=0)
-    loaded = read_model(tmp_path / "m.onnx")
+    loaded = WorkingModel.read(tmp_path / "m.onnx")
     tensor = next(tensor for tensor in loaded.proto.graph.initializer if tensor.name == "two.w")
     assert is_external(tensor) == external
     assert is_deferred(tensor) != external

@@ -12,11 +12,10 @@ import onnxruntime
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, parser
 
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model
 from mxtools.graph.index import Graph, bodies
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.views.tree import tree
 
@@ -44,7 +43,7 @@ def tagged(source: str | ModelProto, *outputs: str, **scopes: str) -> ModelProto
 def cut(model: ModelProto, scope: str = "m") -> ModelProto:
     """Cut a scope out; the part is valid and loads."""
     part = ModelProto.FromString(model.SerializeToString())
-    Filter(scope=(scope,)).apply(part, Context(WeightStore()))
+    Filter(scope=(scope,)).apply(WorkingModel(part))
     onnx.checker.check_model(part, full_check=True)
     session(part)
     return part
@@ -241,8 +240,8 @@ def test_initializers_that_are_inputs_stay_both() -> None:
     x = np.array([1, 1], np.float32)
     assert session(part).run(None, {"x": x})[0].tolist() == [1, 2]
     assert session(part).run(None, {"x": x, "w": 3 * x})[0].tolist() == [3, 3]
-    Filter(scope=("m",), verify=True).apply(model, context := Context(WeightStore()))
-    assert context.report["filter"]["verify"] == [{"output": "a", "max_abs": 0, "max_rel": 0}]
+    report = Filter(scope=("m",), verify=True).apply(WorkingModel(model))
+    assert report.to_dict()["verify"] == [{"output": "a", "max_abs": 0, "max_rel": 0}]
 
 
 def sparse_model() -> ModelProto:
@@ -259,7 +258,7 @@ def test_sparse_initializers_that_are_read_are_kept() -> None:
     model = sparse_model()
     model.graph.value_info.append(helper.make_tensor_value_info("b", 1, [2, 2]))
     part = ModelProto.FromString(model.SerializeToString())
-    Filter(scope=("m",)).apply(part, Context(WeightStore()))
+    Filter(scope=("m",)).apply(WorkingModel(part))
     assert shape(part) == (["b"], ["a"], ["b"], ["w"])
     assert part.graph.sparse_initializer[0] == model.graph.sparse_initializer[0]
     (result,) = session(part).run(None, {"a": np.ones((2, 3), np.float32)})
@@ -270,8 +269,7 @@ def test_sparse_initializers_are_no_dense_ones() -> None:
     graph = Graph(sparse_model())
     assert not graph.initializers
     assert {graph.names[v] for v in graph.stored} == {"w", "unused"}
-    context = Context(WeightStore())
-    assert tree(context.annotations(sparse_model())).parameters == 6
+    assert tree(WorkingModel(sparse_model()).annotations).parameters == 6
 
 
 def test_external_sparse_initializers(tmp_path: Path) -> None:
@@ -288,9 +286,9 @@ def test_external_sparse_initializers(tmp_path: Path) -> None:
         data += raw
     (tmp_path / "w.bin").write_bytes(data)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    loaded = model_files.read_model(tmp_path / "m.onnx")
-    Filter(scope=("m",)).apply(loaded.proto, Context(loaded.weights))
-    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "part.onnx")
+    loaded = WorkingModel.read(tmp_path / "m.onnx")
+    Filter(scope=("m",)).apply(loaded)
+    write_model(loaded.proto, loaded.weights, tmp_path / "part.onnx")
     (result,) = session(onnx.load(tmp_path / "part.onnx")).run(None, {"a": np.ones((2, 3), np.float32)})
     assert result.tolist() == [[5, 7], [5, 7]]
 
@@ -355,7 +353,7 @@ def test_attributes_of_every_kind_are_kept() -> None:
     )
     model.graph.value_info.append(helper.make_tensor_value_info("b", 1, [2]))
     before = node.SerializeToString()
-    Filter(scope=("m",)).apply(model, Context(WeightStore()))
+    Filter(scope=("m",)).apply(WorkingModel(model))
     assert [n.SerializeToString() for n in model.graph.node] == [before]
 
 
@@ -374,6 +372,6 @@ def test_a_rank_that_nobody_knows_is_left_open() -> None:
         a = Reshape(x, s) b = Neg(a) y = Reshape(b, two) }"""
     )
     part = tagged(text, "b")
-    Filter(scope=("m",)).apply(part, Context(WeightStore()))
+    Filter(scope=("m",)).apply(WorkingModel(part))
     assert not part.graph.input[0].type.tensor_type.HasField("shape")
     assert session(part).run(None, {"a": np.ones((1, 2), np.float32)})[0].tolist() == [[-1, -1]]

@@ -7,9 +7,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mxtools.errors import AbsentError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 
 from .test_cut import CASES, HEAD, cut, session, shape, tagged
 
@@ -62,7 +61,7 @@ def test_functions_in_the_defaults_of_a_functions_attributes_come_along() -> Non
     )
     model.functions[1].attribute_proto.append(helper.make_attribute("body", body))
     model.functions[1].opset_import.add(domain="own", version=1)
-    Filter(scope=("m",)).apply(model, Context(WeightStore()))
+    Filter(scope=("m",)).apply(WorkingModel(model))
     assert [f.domain + f.name for f in model.functions] == ["otherf", "ownh"]
 
 

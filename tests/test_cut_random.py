@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from mxtools.errors import AbsentError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 
 KINDS = ("Neg", "Exp", "Add", "Mul", "Constant", "Shape", "Sizes", "Max", "Reshape", "If", "own")
@@ -109,7 +108,7 @@ def test_parts_of_random_graphs(steps: list[tuple[str, int, int, str]], results:
         part = ModelProto.FromString(model.SerializeToString())
         made = {n.output[0] for n in part.graph.node if keys.props(n)[keys.SCOPE] == scope}
         try:
-            Filter(scope=(scope,)).apply(part, Context(WeightStore()))
+            Filter(scope=(scope,)).apply(WorkingModel(part))
         except AbsentError:
             assert not read_outside(model, scope) & made
             continue

@@ -15,9 +15,8 @@ import jsonschema
 import pytest
 from onnx import parser
 
-from mxtools.files.weights import WeightStore
 from mxtools.pipeline import pipeline
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces import sidecar
 
@@ -135,7 +134,7 @@ def test_the_edit_of_the_page_runs(tmp_path: Path) -> None:
     text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { a = Dropout(x) y = Neg(a) }'
     model = parser.parse_model(text)
     passes = f"surgeon{{script={tmp_path}/edit.py:without_dropout}}"
-    pipeline.Pipeline.parse(passes).run(model, Context(WeightStore()))
+    pipeline.Pipeline.parse(passes).apply(WorkingModel(model))
     assert [node.op_type for node in model.graph.node] == ["Neg"]
 
 

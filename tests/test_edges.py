@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mxtools.errors import AbsentError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import materialise
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
@@ -107,9 +106,9 @@ def tagged(model: nn.Module, path: Path, exporter: str) -> tuple[onnx.ModelProto
     subject = Subject(model.eval(), {name: X}, "test")
     sidecar = trace(subject)
     export(subject, path, exporter)
-    loaded = model_files.read_model(path)
-    table.get("auto").passes().run(loaded.proto, Context(loaded.weights, sidecar))
-    return model_files.materialise(loaded.proto, loaded.weights), {call.scope for call in sidecar.calls}
+    loaded = WorkingModel.read(path, sidecar=sidecar)
+    table.get("auto").passes().apply(loaded)
+    return materialise(loaded.proto, loaded.weights), {call.scope for call in sidecar.calls}
 
 
 def _parameters(model: nn.Module) -> list[str]:
@@ -154,7 +153,7 @@ def test_parts_compute_what_the_modules_computed(name: str, exporter: str, tmp_p
     for scope in sorted(scopes - {"."}):
         part = onnx.ModelProto.FromString(model.SerializeToString())
         try:
-            Filter(scope=(scope.replace("[", "[[]"),)).apply(part, Context(WeightStore()))
+            Filter(scope=(scope.replace("[", "[[]"),)).apply(WorkingModel(part))
         except AbsentError:
             assert scope in read_absent(model)
             continue

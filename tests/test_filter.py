@@ -15,9 +15,8 @@ import torch
 from onnx import parser
 
 from mxtools.errors import AbsentError, UsageError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
@@ -102,7 +101,7 @@ def tagged(text: str, scopes: dict[str, str], absent: dict[str, str] | None = No
 
 
 def cut(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
-    Filter(**options).apply(model, Context(WeightStore()))
+    Filter(**options).apply(WorkingModel(model))
     onnx.checker.check_model(model, full_check=True)
     return model
 

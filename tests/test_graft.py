@@ -12,10 +12,9 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper, parser
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.graft import Graft
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import computed
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
@@ -39,10 +38,9 @@ def put(folder: Path, model: ModelProto, part: ModelProto | str) -> dict[str, An
     part = model_of(part) if isinstance(part, str) else part
     onnx.checker.check_model(part)
     onnx.save(part, folder / "part.onnx")
-    context = Context(WeightStore())
-    Pipeline((Graft(str(folder / "part.onnx")),)).run(model, context)
+    report = Pipeline((Graft(str(folder / "part.onnx")),)).apply(WorkingModel(model))
     onnx.checker.check_model(model, full_check=True)
-    return context.report["graft"]
+    return report.to_dict()["graft"]
 
 
 def lines(model: ModelProto) -> list[str]:
@@ -221,7 +219,7 @@ def test_a_part_that_is_not_whole(tmp_path: Path) -> None:
     part = model_of("p (float[N, 4] a) => (float[N, 4] c) { b = Neg(a) c = Add(b, x) }")
     onnx.save(part, tmp_path / "part.onnx")
     with pytest.raises(InputError, match="'x'"):
-        Graft(str(tmp_path / "part.onnx")).apply(model_of(CHAIN), Context(WeightStore()))
+        Graft(str(tmp_path / "part.onnx")).apply(WorkingModel(model_of(CHAIN)))
 
 
 def test_symbolic_and_unknown_dimensions_fit(tmp_path: Path) -> None:
@@ -339,7 +337,7 @@ def test_the_model_runs_in_the_same_process(tmp_path: Path) -> None:
     model = _weighted("g (float[400] x) => (float[400] y) { a = Add(x, w) b = Exp(a) y = Sub(b, v) }", 1)
     part = _weighted("p (float[400] a) => (float[400] b) { b = Div(a, w) }", 2)
     onnx.save(part, tmp_path / "part.onnx", save_as_external_data=True, location="data", size_threshold=0)
-    context, x = Context(WeightStore()), np.ones(400, np.float32)
-    Pipeline((Graft(str(tmp_path / "part.onnx")),)).run(model, context)
+    working, x = WorkingModel(model), np.ones(400, np.float32)
+    Pipeline((Graft(str(tmp_path / "part.onnx")),)).apply(working)
     w, v, other = (np.random.default_rng(seed).standard_normal(400).astype(np.float32) for seed in (1, 0, 2))
-    assert np.allclose(computed(model, context.weights, {"x": x})["y"], (x + w) / other - v, 1e-5)
+    assert np.allclose(computed(model, working.weights, {"x": x})["y"], (x + w) / other - v, 1e-5)

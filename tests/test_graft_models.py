@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from benchmarks.grafts import outputs, round_trips, scopes
-from mxtools.files import model_files
+from mxtools.files.writing import write_model
 from mxtools.passes.graft import Graft
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
@@ -42,13 +42,13 @@ def test_every_scope_goes_back(built: Build, tmp_path: Path, name: str, exporter
 def test_a_part_that_computes_something_else_is_seen(built: Build, tmp_path: Path) -> None:
     whole, part, out = built("repeated") / "tagged.onnx", tmp_path / "part.onnx", tmp_path / "out.onnx"
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
-    loaded = model_files.read_model(whole)
-    Pipeline.parse("filter{scope=heads.main}").run(loaded.proto, Context(loaded.weights))
+    loaded = WorkingModel.read(whole)
+    Pipeline.parse("filter{scope=heads.main}").apply(loaded)
     next(n for n in loaded.proto.graph.node if n.op_type == "Tanh").op_type = "Sigmoid"
-    model_files.write_model(loaded.proto, loaded.weights, part)
-    loaded = model_files.read_model(whole)
-    Pipeline((Graft(str(part)),)).run(loaded.proto, Context(loaded.weights))
-    model_files.write_model(loaded.proto, loaded.weights, out)
+    write_model(loaded.proto, loaded.weights, part)
+    loaded = WorkingModel.read(whole)
+    Pipeline((Graft(str(part)),)).apply(loaded)
+    write_model(loaded.proto, loaded.weights, out)
     was, now = outputs(whole, feeds)[0], outputs(out, feeds)[0]
     assert np.allclose(now, 1 / (1 + np.exp(-np.arctanh(was))), atol=1e-5)
 

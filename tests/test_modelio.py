@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mxtools.errors import InputError, MxError, OutputError, UsageError
-from mxtools.files import model_files, wire
+from mxtools.files import wire
+from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.weights import is_deferred
+from mxtools.files.writing import write_model
+from mxtools.pipeline.working_model import WorkingModel
 
 BIG = np.arange(2000, dtype=np.float32)
 
@@ -54,8 +57,8 @@ def external(name: str, location: str, **entries: object) -> TensorProto:
 
 
 def copy(source: Path, target: Path) -> None:
-    loaded = model_files.read_model(source)
-    model_files.write_model(loaded.proto, loaded.weights, target)
+    loaded = WorkingModel.read(source)
+    write_model(loaded.proto, loaded.weights, target)
 
 
 VARIANTS = {
@@ -87,7 +90,7 @@ def test_every_model_of_the_onnx_package_is_kept(tmp_path: Path) -> None:
 
 def test_large_weights_are_deferred_and_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(VARIANTS["inline"].SerializeToString())
-    loaded = model_files.read_model(tmp_path / "a.onnx")
+    loaded = WorkingModel.read(tmp_path / "a.onnx")
     weight = loaded.proto.graph.initializer[0]
     assert is_deferred(weight)
     assert loaded.proto.ByteSize() < 1000
@@ -99,7 +102,7 @@ def test_a_graph_in_two_pieces_is_read(tmp_path: Path) -> None:
     whole = VARIANTS["inline"]
     second = onnx.ModelProto(graph=onnx.GraphProto(doc_string="more"))
     (tmp_path / "a.onnx").write_bytes(whole.SerializeToString() + second.SerializeToString())
-    loaded = model_files.read_model(tmp_path / "a.onnx")
+    loaded = WorkingModel.read(tmp_path / "a.onnx")
     assert loaded.proto.graph.doc_string == "more"
     assert np.array_equal(numpy_helper.to_array(loaded.proto.graph.initializer[0]), BIG)
 
@@ -172,10 +175,10 @@ def test_data_dir_says_what_locations_are_relative_to(tmp_path: Path) -> None:
 
 
 def test_data_that_become_shorter_are_told(tmp_path: Path) -> None:
-    loaded = model_files.read_model(with_data(tmp_path, external("w", "weights.bin", length=8000)))
+    loaded = WorkingModel.read(with_data(tmp_path, external("w", "weights.bin", length=8000)))
     os.truncate(tmp_path / "weights.bin", 5000)
     with pytest.raises(InputError, match="became shorter"):
-        model_files.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+        write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "weights.bin"]
 
 
@@ -200,7 +203,7 @@ def test_more_than_two_gigabytes_of_external_data_take_no_memory(tmp_path: Path)
     huge.dims[:] = [3 << 28]
     source = with_data(tmp_path, huge)
     os.truncate(tmp_path / "weights.bin", 3 << 30)
-    loaded = model_files.read_model(source)
+    loaded = WorkingModel.read(source)
     assert loaded.weights.place(loaded.proto.graph.initializer[0]).length == 3 << 30
 
 
@@ -230,7 +233,7 @@ def test_bad_external_data_are_refused(tmp_path: Path, bad: TensorProto) -> None
     (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
     os.mkfifo(folder / "pipe.bin")
     with pytest.raises(InputError) as error:
-        model_files.read_model(with_data(folder, bad))
+        WorkingModel.read(with_data(folder, bad))
     assert "\n" not in str(error.value)
 
 
@@ -238,10 +241,10 @@ def test_data_dir_covers_what_lies_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     source = with_data(tmp_path, external("w", "w.bin"))
     (tmp_path / "data" / "w.bin").write_bytes(BIG.tobytes())
-    loaded = model_files.read_model(source, tmp_path / "data")
+    loaded = WorkingModel.read(source, data_dir=tmp_path / "data")
     assert np.array_equal(loaded.weights.array(loaded.proto.graph.initializer[0]), BIG)
     with pytest.raises(UsageError):
-        model_files.read_model(source, tmp_path / "nowhere")
+        WorkingModel.read(source, data_dir=tmp_path / "nowhere")
 
 
 def test_the_reserved_name_is_refused(tmp_path: Path) -> None:
@@ -249,7 +252,7 @@ def test_the_reserved_name_is_refused(tmp_path: Path) -> None:
     fake.external_data.add(key=wire.REFERENCE.decode(), value="0:8000")
     (tmp_path / "a.onnx").write_bytes(model(fake).SerializeToString())
     with pytest.raises(InputError, match="reserved"):
-        model_files.read_model(tmp_path / "a.onnx")
+        WorkingModel.read(tmp_path / "a.onnx")
 
 
 def test_a_truncated_model_is_refused_or_read(tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_a_truncated_model_is_refused_or_read(tmp_path: Path) -> None:
     for size in [*range(400), *range(400, len(data), 97)]:
         (tmp_path / "a.onnx").write_bytes(data[:size])
         try:
-            model_files.read_model(tmp_path / "a.onnx")
+            WorkingModel.read(tmp_path / "a.onnx")
         except InputError:
             continue
         assert size >= whole - 10, size
@@ -269,12 +272,12 @@ def test_random_bytes_raise_nothing_else(tmp_path_factory: pytest.TempPathFactor
     file = tmp_path_factory.getbasetemp() / "random.onnx"
     file.write_bytes(data)
     with contextlib.suppress(MxError):
-        model_files.read_model(file)
+        WorkingModel.read(file)
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"before")
-    with pytest.raises(TypeError), model_files.atomic_output(tmp_path / "a") as file:
+    with pytest.raises(TypeError), atomic_output(tmp_path / "a") as file:
         file.writelines([b"half", "no bytes"])
     assert (tmp_path / "a").read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
@@ -283,22 +286,22 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 def test_permissions_are_those_of_any_new_file_or_the_old_one(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        model_files.write_text("x", tmp_path / "new")
+        write_text("x", tmp_path / "new")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
     (tmp_path / "new").chmod(0o600)
-    model_files.write_text("y", tmp_path / "new")
+    write_text("y", tmp_path / "new")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
 
 
 def test_links_stay_links_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    model_files.write_text("x", tmp_path / "link")
+    write_text("x", tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "x"
     with pytest.raises(OutputError):
-        model_files.write_text("x", tmp_path)
+        write_text("x", tmp_path)
 
 
 def test_external_data_on_a_pipe_are_relative_to_the_working_directory(tmp_path: Path) -> None:

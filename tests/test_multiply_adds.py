@@ -8,9 +8,8 @@ import torch
 from onnx import parser
 
 from fixtures import models
-from mxtools.files.weights import WeightStore
 from mxtools.graph.multiply_adds import multiply_adds
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\ng '
 CASES = {
@@ -34,8 +33,8 @@ CASES = {
 
 
 def counted(model: onnx.ModelProto) -> list[int]:
-    context = Context(WeightStore())
-    return list(multiply_adds(context.graph(model), context.shapes(model)).values())
+    working = WorkingModel(model)
+    return list(multiply_adds(working.graph, working.shapes).values())
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,9 +12,8 @@ import pytest
 from onnx import ModelProto, parser
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore
 from mxtools.passes.graft import Graft
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 
 from .test_graft import put, versioned
 
@@ -56,7 +55,7 @@ def test_versions_that_cannot_be_converted(tmp_path: Path) -> None:
     onnx.save(part, tmp_path / "part.onnx")
     model = versioned(13, "g (float[2, 3] x) => (float[2, 3] y) { a = Abs(x) b = Exp(a) y = Abs(b) }")
     with pytest.raises(InputError, match="Softmax cannot be converted"):
-        Graft(str(tmp_path / "part.onnx")).apply(model, Context(WeightStore()))
+        Graft(str(tmp_path / "part.onnx")).apply(WorkingModel(model))
 
 
 def test_new_domains_are_imported_and_only_those_that_are_used(tmp_path: Path) -> None:

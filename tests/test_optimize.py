@@ -12,16 +12,15 @@ import onnxruntime
 import pytest
 
 from mxtools.errors import InputError, UsageError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import materialise
 from mxtools.graph.functions import every_node
-from mxtools.passes.optimize import TOOLS
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
 from mxtools.strategies import table
+from mxtools.tools.optimizers import OPTIMIZERS
 
 from . import golden
 from .conftest import MODELS, Mx
@@ -42,13 +41,12 @@ def ran(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) 
 
 def passed(file: Path, pipeline: str) -> onnx.ModelProto:
     """Run a pipeline over a file; give the model, with its weights."""
-    loaded = model_files.read_model(file)
-    context = Context(loaded.weights)
-    Pipeline.parse(pipeline).run(loaded.proto, context)
-    return model_files.materialise(loaded.proto, context.weights)
+    loaded = WorkingModel.read(file)
+    Pipeline.parse(pipeline).apply(loaded)
+    return materialise(loaded.proto, loaded.weights)
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", OPTIMIZERS)
 def test_modules_are_what_they_were(built: Build, tmp_path: Path, tool: str) -> None:
     """Cut modules out of the optimised graph; they return what those of the graph before return."""
     tagged, out = built("bert") / "tagged.onnx", tmp_path / "out.onnx"
@@ -121,7 +119,7 @@ def test_what_runs_after_it_is_the_strategy_for_earlier_models() -> None:
 def test_a_tool_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxslim", None)
     with pytest.raises(UsageError, match=r"onnxslim is not installed.*pip install onnxslim"):
-        Pipeline.parse("optimize{with=onnxslim}").run(golden.read(NEG), Context(WeightStore()))
+        Pipeline.parse("optimize{with=onnxslim}").apply(WorkingModel(golden.read(NEG)))
 
 
 def test_a_graph_without_tags(built: Build, mx: Mx) -> None:

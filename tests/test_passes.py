@@ -14,9 +14,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from mxtools.errors import CheckError, InputError
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from mxtools.scopes.scope import contains
@@ -101,7 +100,7 @@ def tagged(
         node.name = (names or {}).get(node.output[0], "")
         if node.output[0] in (metadata or {}):
             node.metadata_props.add(key=keys.TORCH_NAME_SCOPES, value=repr((metadata or {})[node.output[0]]))
-    Pipeline.parse(passes).run(model, Context(WeightStore(), sidecar, values))
+    Pipeline.parse(passes).apply(WorkingModel(model, sidecar=sidecar, values=values))
     return model
 
 
@@ -260,7 +259,7 @@ SHARED = f"""{HEAD} g (float[2, 4] x, float[2, 3] y) => (float[2, 4] d) {{
 def test_settle_shared_moves_what_was_not_returned() -> None:
     sidecar = trace_of(".  Net x:2x4 y:2x3 -> d:2x4\none L x:2x4 y:2x3 -> a:2x4\ntwo L a:2x4 y:2x3 -> d:2x4")
     names = {"m": "/one/Neg", "r": "/one/ReduceSum", "a": "/one/Mul", "d": "/two/Mul"}
-    found = run("project-names,settle-shared", SHARED, sidecar, names)
+    found = run("project-names,hoist-shared", SHARED, sidecar, names)
     assert found["r"] == (".", "dataflow")
     assert found["m"] == (".", "dataflow")
     assert found["a"] == ("one", "name")
@@ -275,9 +274,9 @@ def test_settle_shared_leaves_a_constant_that_may_be_what_was_returned() -> None
     }}"""
     names = {"z": "/one/NonZero", "q": "/one/Cast", "d": "/two/Add"}
     sidecar = trace_of(".  Net x:1x3 -> d:1x3\none L x:1x3 -> q:1x3\ntwo L q:1x3 -> d:1x3")
-    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["q"] == ("one", "name")
+    assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["q"] == ("one", "name")
     sidecar = trace_of(".  Net x:1x3 -> d:1x3\none L x:1x3 -> q:3x1\ntwo L q:1x3 -> d:1x3")
-    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["q"] == ("two", "dataflow")
+    assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["q"] == ("two", "dataflow")
 
 
 def test_settle_shared_reads_a_merged_node_as_all_its_modules() -> None:
@@ -292,7 +291,7 @@ def test_settle_shared_reads_a_merged_node_as_all_its_modules() -> None:
     text = f"{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{ a = Neg(x) b = Abs(a) d = Exp(b) }}"
     model = tagged("project-names", text, sidecar, {"a": "/se/a", "b": "/se/b", "d": "/bn/d"})
     model.graph.node[2].metadata_props.add(key=keys.MERGED, value='["cv", "bn"]')
-    Pipeline.parse("settle-shared").run(model, Context(WeightStore(), sidecar))
+    Pipeline.parse("hoist-shared").apply(WorkingModel(model, sidecar=sidecar))
     assert annotations(model)["b"] == ("se", "name")
 
 
@@ -314,7 +313,7 @@ def test_settle_given_leaves_to_the_caller_what_it_gave() -> None:
     )
     names = {"a": "/stage/l/Neg", "d": "/norm/Exp"}
     assert run("project-names,resolve-auxiliary", GIVEN, sidecar, names)["rest"] == ("norm", "dataflow")
-    found = run("project-names,resolve-auxiliary,settle-given,settle-shared", GIVEN, sidecar, names)
+    found = run("project-names,resolve-auxiliary,move-arguments-out,hoist-shared", GIVEN, sidecar, names)
     assert found == {
         "a": ("stage.l", "name"),
         "rest": ("stage", "dataflow"),
@@ -324,7 +323,7 @@ def test_settle_given_leaves_to_the_caller_what_it_gave() -> None:
 
 def test_settle_given_leaves_what_a_module_makes_of_what_it_was_given() -> None:
     sidecar = trace_of(".    Net   x:1x5x4 -> d:1x1x4\nnorm Norm  x:1x5x4 -> d:1x1x4")
-    found = run("project-names,resolve-auxiliary,settle-given", GIVEN, sidecar, {"d": "/norm/Exp"})
+    found = run("project-names,resolve-auxiliary,move-arguments-out", GIVEN, sidecar, {"d": "/norm/Exp"})
     assert found["rest"] == ("norm", "dataflow")
 
 
@@ -347,7 +346,7 @@ CONV_BN = trace_of(
 @pytest.mark.parametrize("named", ["conv", "bn"])
 def test_settle_merged_gives_a_node_to_the_module_whose_output_it_makes(named: str) -> None:
     names = {"c": f"/{named}/Conv", "y": "/act/Relu"}
-    model = tagged("project-names,settle-merged,record-absent", FOLDED, CONV_BN, names)
+    model = tagged("project-names,assign-fused,record-absent", FOLDED, CONV_BN, names)
     assert annotations(model)["c"] == ("bn", "name")
     assert json.loads(keys.props(model.graph.node[0])[keys.MERGED]) == ["conv", "bn"]
     assert read_absent(model) == {"conv": "merged: bn"}
@@ -410,7 +409,7 @@ def test_project_values_knows_a_transposed_result() -> None:
         arrays=arrays,
     )
     text = f"{HEAD} g (float[1, 2, 3] x) => (float[1, 2, 3] t2) {{ t1 = Exp(x) t2 = Sqrt(t1) }}"
-    passes = "project-values,resolve-auxiliary,settle-shared"
+    passes = "project-values,resolve-auxiliary,hoist-shared"
     model = tagged(passes, text, sidecar, values=recorded(arrays, "x d b"))
     assert [scope for scope, _ in annotations(model).values()] == ["one", "two"]
     assert json.loads(keys.props(model.graph.node[1])[keys.MERGED]) == ["two", "one"]
@@ -452,7 +451,7 @@ def test_untag_leaves_foreign_metadata() -> None:
 def test_weights_that_are_deferred_are_no_matter() -> None:
     model = parser.parse_model(CHAIN)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "unused"))
-    Pipeline.parse("project-names,resolve-auxiliary").run(model, Context(WeightStore(), TWO))
+    Pipeline.parse("project-names,resolve-auxiliary").apply(WorkingModel(model, sidecar=TWO))
     assert all(keys.props(node)[keys.SCOPE] for node in model.graph.node)
 
 
@@ -469,4 +468,4 @@ def test_a_graph_cannot_make_tagging_compute_much() -> None:
         ".  Net x:2x4 -> d:2x4\none L x:2x4 -> a:2x4\ntwo L a:2x4 -> d:2x4", arrays={"a": np.arange(8.0)}
     )
     names = {"huge": "/one/a", "four": "/one/b", "a": "/one/c", "d": "/two/d"}
-    assert run("project-names,resolve-auxiliary,settle-shared", text, sidecar, names)["a"] == ("one", "name")
+    assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["a"] == ("one", "name")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mxtools.errors import UsageError
 from mxtools.passes.filter import Filter
-from mxtools.pipeline.pipeline import Pipeline, load, names
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.registry import load, names
 
 
 def test_every_file_is_a_pass_of_its_name() -> None:
@@ -40,7 +41,7 @@ def test_str_is_the_inverse_of_parse(scopes: list[str], ops: list[str]) -> None:
         ('filter{scope="a}', "wrong at"),
         ("filtre", "filter"),
         ("filter{scopes=a}", "it takes scope"),
-        ("settle-given{x=1}", "no options"),
+        ("move-arguments-out{x=1}", "no options"),
     ],
 )
 def test_errors_say_what_is_wrong(text: str, message: str) -> None:

@@ -8,9 +8,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context, Previous
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import read_absent
 from mxtools.strategies.table import shipped
 from mxtools.traces.values import Values
@@ -27,9 +26,8 @@ def carried(
     before: onnx.ModelProto, after: onnx.ModelProto, values: Values | None = None, pipeline: str = PIPELINE
 ) -> dict[str, str]:
     """Carry the tags of a model over to another, in place; give what each node bears, by its first output."""
-    context = Context(WeightStore(), values=values)
-    context.previous = Previous(before, Context(WeightStore()))
-    Pipeline.parse(pipeline).run(after, context)
+    working = WorkingModel(after, values=values, previous=WorkingModel(before))
+    Pipeline.parse(pipeline).apply(working)
     return golden.written(after)
 
 

@@ -13,16 +13,13 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, parser
 
 from mxtools.errors import InputError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile import timing as profiling
-from mxtools.profile.attribution import Attribution, Names
+from mxtools.profile.attribution import Attribution, OriginalNames
 from mxtools.profile.report import ProfileReport, schema
 from mxtools.runtime.sessions import Level
 from mxtools.scopes import keys
-from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.scope import contains
 
 from .conftest import ROOT, Mx
@@ -36,8 +33,8 @@ EXPORTERS = ("torchscript", "dynamo")
 @pytest.mark.parametrize("name", ["bert", "llama", "resnet", "repeated"])
 def test_nearly_all_time_has_a_module(built: Build, name: str, exporter: str) -> None:
     """Under full optimisation, as ONNX Runtime's own total says; rows add up to the total."""
-    loaded = model_files.read_model(built(name, exporter) / "tagged.onnx")
-    timing = profiling.run(loaded.proto, Context(loaded.weights), runs=3)
+    loaded = WorkingModel.read(built(name, exporter) / "tagged.onnx")
+    timing = profiling.run(loaded, runs=3)
     assert timing.attributed >= 0.95
     lost = sum(kernel.time for kernel in timing.unknown)
     assert sum(timed.own for timed in timing.root.every()) + lost == pytest.approx(timing.total, rel=1e-12)
@@ -51,12 +48,11 @@ def test_nearly_all_time_has_a_module(built: Build, name: str, exporter: str) ->
 @pytest.mark.parametrize("name", ["bert", "llama", "resnet"])
 def test_optimised_nodes_belong_to_what_made_their_tensors(built: Build, name: str, exporter: str) -> None:
     """A node whose output has a name of the original is in a module that holds, or is in, the one that made it."""
-    loaded = model_files.read_model(built(name, exporter) / "tagged.onnx")
-    context = Context(loaded.weights)
-    annotations = context.annotations(loaded.proto)
+    loaded = WorkingModel.read(built(name, exporter) / "tagged.onnx")
+    annotations = loaded.annotations
     before = annotations.graph
     for level in (Level.BASIC, Level.EXTENDED, Level.ALL):
-        after = profiling._optimise(loaded.proto, context, level)
+        after = profiling._optimise(loaded, level)
         assert after
         found = Attribution(annotations, after).calls
         checked = 0
@@ -78,15 +74,14 @@ def test_optimised_nodes_belong_to_what_made_their_tensors(built: Build, name: s
 
 def test_convolutions_in_blocked_layouts(built: Build) -> None:
     """None of their tensors has a name of the original; the names of the weights tell whose they are, in order."""
-    loaded = model_files.read_model(built("resnet", "dynamo") / "tagged.onnx")
-    context = Context(loaded.weights)
-    annotations = context.annotations(loaded.proto)
+    loaded = WorkingModel.read(built("resnet", "dynamo") / "tagged.onnx")
+    annotations = loaded.annotations
     layers = [
         next(name for name in node.input if "convolution.weight" in name).partition(".convolution")[0]
         for node in loaded.proto.graph.node
         if node.op_type == "Conv"
     ]
-    after = profiling._optimise(loaded.proto, context, Level.ALL)
+    after = profiling._optimise(loaded, Level.ALL)
     assert after
     calls = Attribution(annotations, after).calls
     found = [annotations.hierarchy.scopes[c or 0] for n, c in enumerate(calls) if after.nodes[n].op_type == "Conv"]
@@ -101,8 +96,7 @@ def test_convolutions_in_blocked_layouts(built: Build) -> None:
 
 def attributed(before: ModelProto, after: ModelProto | str) -> dict[str, str | None]:
     """Give the scopes of the nodes of an optimised graph, by first output."""
-    graph = Graph(before)
-    annotations = Annotations(before, graph, Context(WeightStore()).annotations(before).hierarchy)
+    annotations = WorkingModel(before).annotations
     optimised = Graph(parser.parse_model(after) if isinstance(after, str) else after)
     calls = Attribution(annotations, optimised).calls
     scopes = annotations.hierarchy.scopes
@@ -154,7 +148,7 @@ def test_fused_nodes_belong_to_what_holds_all_that_they_do(text: str, expected: 
 
 
 def test_names_derive_from_nodes_and_tensors() -> None:
-    names = Names(Graph(fused()))
+    names = OriginalNames(Graph(fused()))
     graph = Graph(fused())
     maker = {graph.names[v]: node for node, made in enumerate(graph.writes) for v in made}
     assert names.derived("node_1") == maker["s"]
@@ -174,7 +168,7 @@ def test_what_nobody_knows_has_its_own_row(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(
         json.dumps([{"count": 1}, {"name": "node_0 + node_1", "averageMs": 0.3}, {"name": "mystery", "averageMs": 0.1}])
     )
-    timing = profiling.read(model, Context(WeightStore()), [tmp_path / "p.json"])
+    timing = profiling.read(WorkingModel(model), [tmp_path / "p.json"])
     assert [kernel.name for kernel in timing.unknown] == ["mystery"]
     assert timing.attributed == pytest.approx(0.75)
     assert {t.scope: (t.time, t.own) for t in timing.root.every()} == {
@@ -201,7 +195,7 @@ def test_bodies_are_profiled_once(tmp_path: Path) -> None:
     np.savez(tmp_path / "i.npz", trips=np.int64(50), go=np.bool_(True), x=np.ones(8, np.float32))
     from mxtools.traces.values import Values
 
-    timing = profiling.run(model, Context(WeightStore(), None, Values.open(tmp_path / "i.npz")), Level.NONE, runs=3)
+    timing = profiling.run(WorkingModel(model, values=Values.open(tmp_path / "i.npz")), Level.NONE, runs=3)
     assert timing.total <= np.median(timing.profile.runs)
     operators = {t.scope: {kernel.operator for kernel in t.kernels} for t in timing.root.every()}
     assert operators["loop"] == {"Loop"}
@@ -221,8 +215,8 @@ def test_a_profile_that_onnx_runtime_wrote_elsewhere(built: Build, tmp_path: Pat
     feeds = {i.name: np.ones(i.shape, np.float32) for i in session.get_inputs()}
     for _ in range(3):
         session.run(None, feeds)
-    loaded = model_files.read_model(path)
-    timing = profiling.read(loaded.proto, Context(loaded.weights), [Path(session.end_profiling())])
+    loaded = WorkingModel.read(path)
+    timing = profiling.read(loaded, [Path(session.end_profiling())])
     assert timing.attributed >= 0.95
     assert len(timing.profile.runs) == 3
     assert len([t for t in timing.root.every() if t.kernels]) > 5
@@ -293,4 +287,4 @@ def test_wrong_options(mx: Mx, built: Build, options: tuple[str, str], status: i
 def test_a_graph_without_scopes_is_refused() -> None:
     model = parser.parse_model(HEAD + " g (float[2] x) => (float[2] y) { y = Neg(x) }")
     with pytest.raises(InputError, match="mx tag"):
-        profiling.run(model, Context(WeightStore()))
+        profiling.run(WorkingModel(model))

@@ -21,8 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, qu
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import AbsentError, InputError, UsageError
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.scopes.selection import Selection
@@ -40,7 +39,7 @@ QUANTISED = frozenset({"MatMulInteger", "DynamicQuantizeLinear", "QuantizeLinear
 
 
 def selected(model: ModelProto, *operators: str, **selection: tuple[str, ...]) -> Selected:
-    return select(model, Context(WeightStore()), Selection(**selection), operators)
+    return select(WorkingModel(model), Selection(**selection), operators)
 
 
 def chosen(mx: Mx, model: Path, format_: str, but: str = BUT) -> Any:
@@ -180,11 +179,11 @@ g (float[2] x) => (float[2] y) {
     ids=str,
 )
 def test_prefixes_match_no_other_module(selection: dict[str, tuple[str, ...]], option: str) -> None:
-    found = select(golden.read(REPEATED), Context(WeightStore()), Selection(**selection), device="npu")
+    found = select(WorkingModel(golden.read(REPEATED)), Selection(**selection), device="npu")
     model = golden.read(REPEATED)
     for number, node in enumerate(model.graph.node):
         node.name = f"n{number}"
-    found = select(model, Context(WeightStore()), Selection(**selection), device="npu")
+    found = select(WorkingModel(model), Selection(**selection), device="npu")
     written = FORMATS[Format.LAYER_ANNOTATION](found)
     assert isinstance(written, dict)
     assert set(written[ASSIGNMENT][4:-1].split(", ")) == set(option[4:-1].split(", "))

@@ -10,10 +10,9 @@ import onnxruntime
 import pytest
 
 from mxtools.errors import AbsentError, UsageError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import materialise
 from mxtools.passes.filter import Filter, Io
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces import sidecar
 from mxtools.traces.values import Values
 from tests.test_choose import LADDER
@@ -35,10 +34,10 @@ def test_parts_have_the_names_of_forward(recorded: Any, built: Any, name: str, e
     trace = sidecar.loads(recorded(name).read_bytes(), "trace")
     values = Values.open(recorded(name).with_suffix(".safetensors"))
     for scope in SCOPES[name]:
-        loaded = model_files.read_model(built(name, exporter) / "tagged.onnx")
-        context = Context(loaded.weights, trace, values if by == "values" else None)
-        Filter(scope=(scope,), io=Io.MODULE).apply(loaded.proto, context)
-        part = model_files.materialise(loaded.proto, loaded.weights)
+        file, known = built(name, exporter) / "tagged.onnx", values if by == "values" else None
+        loaded = WorkingModel.read(file, sidecar=trace, values=known)
+        Filter(scope=(scope,), io=Io.MODULE).apply(loaded)
+        part = materialise(loaded.proto, loaded.weights)
         onnx.checker.check_model(part, full_check=True)
         call = next(call for call in trace.calls if call.scope == scope)
         session = onnxruntime.InferenceSession(part.SerializeToString())
@@ -69,12 +68,12 @@ TRACE = trace_of(
 
 def test_outputs_are_those_of_the_module_and_names_never_clash() -> None:
     model = tagged(LADDER, {"b": "m", "c": "m"})
-    Filter(scope=("m",), io=Io.MODULE).apply(model, Context(WeightStore(), TRACE))
+    Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(model, sidecar=TRACE))
     assert [i.name for i in model.graph.input] == ["z", "h"]
     assert [o.name for o in model.graph.output] == ["b", "c"]
     swapped = trace_of(".  Net x:2 z:2 -> d:2 e:2\nm  M   z:2 -> c:2 b:2")
     model = tagged(LADDER, {"b": "m", "c": "m"})
-    Filter(scope=("m",), io=Io.MODULE).apply(model, Context(WeightStore(), swapped))
+    Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(model, sidecar=swapped))
     onnx.checker.check_model(model, full_check=True)
     assert sorted(o.name for o in model.graph.output) == ["b", "c"]
 
@@ -82,10 +81,8 @@ def test_outputs_are_those_of_the_module_and_names_never_clash() -> None:
 def test_what_has_no_signature_is_refused() -> None:
     with pytest.raises(UsageError, match="give --trace"):
         cut(tagged(LADDER, {"b": "m"}), scope=("m",), io=Io.MODULE)
-    context = Context(WeightStore(), TRACE)
     for options in ({"scope": ("m",), "op": ("Add",)}, {"scope": ("m",), "to_tensor": ("b",)}):
         with pytest.raises(UsageError, match="one whole module"):
-            Filter(io=Io.MODULE, **options).apply(tagged(LADDER, {"b": "m"}), context)
-        context = Context(WeightStore(), TRACE)
+            Filter(io=Io.MODULE, **options).apply(WorkingModel(tagged(LADDER, {"b": "m"}), sidecar=TRACE))
     with pytest.raises(AbsentError, match="returned 'c'"):
-        Filter(scope=("m",), io=Io.MODULE).apply(tagged(LADDER, {"b": "m"}), context)
+        Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(tagged(LADDER, {"b": "m"}), sidecar=TRACE))

@@ -15,14 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxtools.cut import check
 from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputError, UsageError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.selection import Selection
-from mxtools.split import manifest
+from mxtools.split import manifest, split_check
 from mxtools.split.parts import split
 
 from .conftest import ROOT, Mx
@@ -63,21 +60,14 @@ def session_of(model: Any) -> onnxruntime.InferenceSession:
 
 def written(source: onnx.ModelProto | Path, folder: Path, check: bool = False, **options: Any) -> manifest.Manifest:
     """Split a model into a folder; `each` is a tuple of globs, `class_` a name."""
-    loaded = (
-        model_files.read_model(source)
-        if isinstance(source, Path)
-        else model_files.LoadedModel(source, WeightStore(), "")
-    )
+    loaded = WorkingModel.read(source) if isinstance(source, Path) else WorkingModel(source)
     selections = [Selection(scopes=(glob,)) for glob in options.pop("each", ())]
     selections += [Selection(classes=(options.pop("class_"),))] if "class_" in options else []
-    context = Context(loaded.weights)
-    parts = split(loaded.proto, context, selections, **options)
-    return manifest.write(loaded.proto, context, parts, folder, check)
+    return manifest.write(loaded, split(loaded, selections, **options), folder, check)
 
 
 def assert_same(whole: Path, folder: Path) -> None:
-    proto = model_files.read_model(whole).proto
-    feeds = check.whole_inputs(proto, Context(WeightStore()))
+    feeds = WorkingModel.read(whole).inputs()
     for found, wanted in zip(run(folder, feeds), session_of(whole).run(None, feeds), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
@@ -230,7 +220,7 @@ def test_command(built: Build, mx: Mx, tmp_path: Path) -> None:
     code = (ROOT / "docs" / "splitting.md").read_text().partition("```python\n")[2].partition("```")[0]
     page: dict[str, Any] = {}
     exec(compile(code, "page", "exec", dont_inherit=True), page)
-    feeds = check.whole_inputs(model_files.read_model(whole).proto, Context(WeightStore()))
+    feeds = WorkingModel.read(whole).inputs()
     for found, wanted in zip(
         page["run"](tmp_path / "parts", dict(feeds)), session_of(whole).run(None, feeds), strict=True
     ):
@@ -297,8 +287,8 @@ def test_a_difference_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def wrong(*arguments: Any) -> dict[str, Any]:
         return {name: array + len(arguments[0].graph.node) for name, array in right(*arguments).items()}
 
-    right = check.computed
-    monkeypatch.setattr(check, "computed", wrong)
+    right = split_check.computed
+    monkeypatch.setattr(split_check, "computed", wrong)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(CheckError, match="differs"):
             written(tagged(LADDER, {"c": "m"}), target, check=True, depth=1)

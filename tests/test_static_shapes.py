@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from mxtools.files.model_files import read_model
-from mxtools.files.weights import WeightStore
 from mxtools.graph.static_shapes import static_shapes
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_values
 
 Build = Callable[..., Path]
@@ -35,10 +33,10 @@ g (float[{dims}] x) => (float[a, b, c] y) <int64[1] one = {{1}}, int64[1] minus 
 def known(dims: str) -> list[tuple[int | None, ...] | None]:
     """Give the shape of what is expanded, without and with following."""
     model = parser.parse_model(EXPANDED.format(dims=dims))
-    context = Context(WeightStore())
-    graph, shapes = context.graph(model), context.shapes(model)
+    working = WorkingModel(model)
+    graph, shapes = working.graph, working.shapes
     before = model.SerializeToString()
-    followed = static_shapes(model, graph, context.weights, shapes)
+    followed = static_shapes(model, graph, working.weights, shapes)
     assert model.SerializeToString() == before
     value = graph.by_name["e"]
     return [found and found.dims for found in (shapes[value], followed[value])]
@@ -57,10 +55,9 @@ def test_symbolic_dimensions_stay_unknown() -> None:
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_shapes_of_a_real_model(built: Build, name: str) -> None:
-    loaded = read_model(built(name) / "tagged.onnx")
-    context = Context(loaded.weights)
-    graph = context.graph(loaded.proto)
-    shapes = static_shapes(loaded.proto, graph, loaded.weights, context.shapes(loaded.proto))
+    loaded = WorkingModel.read(built(name) / "tagged.onnx")
+    graph = loaded.graph
+    shapes = static_shapes(loaded.proto, graph, loaded.weights, loaded.shapes)
     given = np.ones((1, 12), np.int64)
     feeds = {info.name: given for info in loaded.proto.graph.input}
     made = {graph.names[v]: v for n in graph.main for v in graph.writes[n]}
@@ -73,6 +70,6 @@ def test_shapes_of_a_real_model(built: Build, name: str) -> None:
 def test_products_of_both_exports_are_the_same(built: Build) -> None:
     counts = []
     for exporter in ("torchscript", "dynamo"):
-        model = read_model(built("bert", exporter) / "tagged.onnx")
-        counts.append(sum(Context(model.weights).multiply_adds(model.proto).values()))
+        model = WorkingModel.read(built("bert", exporter) / "tagged.onnx")
+        counts.append(sum(model.multiply_adds.values()))
     assert counts[0] == counts[1]

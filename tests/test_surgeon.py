@@ -11,9 +11,8 @@ import onnxruntime
 import pytest
 
 from mxtools.errors import MxError
-from mxtools.files import model_files
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 
@@ -37,9 +36,9 @@ def test_nothing_is_nothing(built: Build, mx: Mx, tmp_path: Path, name: str, exp
 def test_every_model_of_the_onnx_package_is_kept(tmp_path: Path) -> None:
     (tmp_path / "edit.py").write_text(SCRIPT)
     for file in sorted((Path(onnx.__file__).parent / "backend" / "test" / "data").rglob("*.onnx")):
-        loaded = model_files.read_model(file)
+        loaded = WorkingModel.read(file)
         before = loaded.proto.SerializeToString()
-        Pipeline.parse(f"surgeon{{script={tmp_path}/edit.py:read}}").run(loaded.proto, Context(loaded.weights))
+        Pipeline.parse(f"surgeon{{script={tmp_path}/edit.py:read}}").apply(loaded)
         assert loaded.proto.SerializeToString() == before, file
 
 

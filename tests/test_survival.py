@@ -15,12 +15,11 @@ from mxtools.carriers.doc_strings import read_doc_string, without_tag
 from mxtools.carriers.names import scope_in
 from mxtools.carriers.packed import carriers_of, embedded_trace, scopes_of
 from mxtools.errors import InputError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import materialise, write_model
 from mxtools.graph.functions import every_node, nodes_of
 from mxtools.passes.carry import Carry
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.strategies.table import shipped
 from mxtools.traces.sidecar import loads
@@ -36,11 +35,9 @@ OPTIONS = ("--doc-string", "--rename", "--output-names", "--embed-trace", "--nam
 
 def tagged(file: Path, carry: Carry | None = None, trace: Path | None = None) -> onnx.ModelProto:
     """Tag a file; give the model, with its weights."""
-    loaded = model_files.read_model(file)
-    sidecar = loads(trace.read_bytes(), "trace") if trace else embedded_trace(loaded.proto)
-    context = Context(loaded.weights, sidecar)
-    TAG.passes(carry=carry).run(loaded.proto, context)
-    return model_files.materialise(loaded.proto, context.weights)
+    loaded = WorkingModel.read(file, sidecar=loads(trace.read_bytes(), "trace") if trace else None)
+    TAG.passes(carry=carry).apply(loaded)
+    return materialise(loaded.proto, loaded.weights)
 
 
 def all_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -109,8 +106,8 @@ def test_what_survived_is_read_back(built: Build, tmp_path: Path, carry: Carry, 
         for number, node in enumerate(all_nodes(model)):
             node.name = f"n{number}"
     onnx.save(model, tmp_path / "a.onnx")
-    loaded = model_files.read_model(tmp_path / "a.onnx")
-    Pipeline.parse("project-carried").run(loaded.proto, Context(loaded.weights))
+    loaded = WorkingModel.read(tmp_path / "a.onnx")
+    Pipeline.parse("project-carried").apply(loaded)
     after = scopes(loaded.proto), scopes(loaded.proto, keys.TAG)
     for was, now in zip(before, after, strict=True):
         assert all(b in ("", a) for a, b in zip(was, now, strict=True))
@@ -140,7 +137,7 @@ def nested() -> onnx.ModelProto:
 
 def test_nested_bodies_and_functions() -> None:
     model, expected = nested(), outputs(nested())
-    Pipeline((Carry(doc_string=True, rename=True, output_names=True),)).run(model, Context(WeightStore()))
+    Pipeline((Carry(doc_string=True, rename=True, output_names=True),)).apply(WorkingModel(model))
     onnx.checker.check_model(model)
     np.testing.assert_array_equal(outputs(model), expected)
     names = [node.name for node in all_nodes(model)]
@@ -175,9 +172,9 @@ def test_what_a_doc_string_said_stays() -> None:
     model = golden.read("g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}")
     model.graph.node[0].doc_string = "File model.py,\nline 3"
     for _ in range(2):
-        Pipeline((Carry(doc_string=True),)).run(model, Context(WeightStore()))
+        Pipeline((Carry(doc_string=True),)).apply(WorkingModel(model))
         assert model.graph.node[0].doc_string.startswith("File model.py,\nline 3\npkg.mxtools {")
-    Pipeline.parse("untag{carriers=true}").run(model, Context(WeightStore()))
+    Pipeline.parse("untag{carriers=true}").apply(WorkingModel(model))
     assert model.graph.node[0].doc_string == without_tag(model.graph.node[0].doc_string) == "File model.py,\nline 3"
     assert (list(model.metadata_props), list(model.graph.node[0].metadata_props)) == ([], [])
 
@@ -200,8 +197,8 @@ def test_names_are_read_as_far_as_scopes_are_known(name: str, scope: str | None)
 
 
 def test_names_say_nothing_where_the_model_does_not_say_so(built: Build) -> None:
-    loaded = model_files.read_model(built("convnet") / "raw.onnx")
-    Pipeline.parse("project-carried").run(loaded.proto, Context(loaded.weights))
+    loaded = WorkingModel.read(built("convnet") / "raw.onnx")
+    Pipeline.parse("project-carried").apply(loaded)
     assert set(scopes(loaded.proto)) == {""}
 
 
@@ -252,9 +249,9 @@ def test_a_part_that_is_tagged_again_stays_what_it_was(built: Build, tmp_path: P
     """The trace in it knows modules of which the part has nothing."""
     folder = built("bert")
     onnx.save(tagged(folder / "raw.onnx", ALL, folder / "trace.json"), tmp_path / "a.onnx")
-    loaded = model_files.read_model(tmp_path / "a.onnx")
-    Pipeline.parse("filter{scope=encoder.layer.0}").run(loaded.proto, Context(loaded.weights))
-    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    loaded = WorkingModel.read(tmp_path / "a.onnx")
+    Pipeline.parse("filter{scope=encoder.layer.0}").apply(loaded)
+    write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
     before, after = scopes(onnx.load(tmp_path / "b.onnx")), scopes(tagged(tmp_path / "b.onnx"))
     assert after == before
     assert all(scope.startswith("encoder.layer.0") for scope in after)

@@ -12,11 +12,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model
 from mxtools.passes.surgeon import Surgeon
-from mxtools.pipeline.context import Context
 from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 
 Edit = Callable[..., onnx.ModelProto]
@@ -55,7 +54,7 @@ def edit(tmp_path: Path) -> Edit:
         script.write_text(f"{SCRIPT}\ndef edit(graph):\n{indent(dedent(body), '    ')}\n")
         result = onnx.ModelProto()
         result.CopyFrom(model)
-        Pipeline((Surgeon(script=f"{script}:edit"),)).run(result, Context(WeightStore()))
+        Pipeline((Surgeon(script=f"{script}:edit"),)).apply(WorkingModel(result))
         return result
 
     return run
@@ -325,14 +324,14 @@ def large(folder: Path) -> Path:
     ids=["nothing", "read", "fold", "assign", "rename", "to an attribute"],
 )
 def test_weights_stay_where_they_are(tmp_path: Path, body: str, deferred: list[str]) -> None:
-    loaded = model_files.read_model(large(tmp_path))
+    loaded = WorkingModel.read(large(tmp_path))
     assert loaded.proto.ByteSize() < 2000
     script = tmp_path / "e.py"
     script.write_text(f"{SCRIPT}\ndef edit(graph):\n{indent(body, '    ')}\n")
-    Pipeline((Surgeon(script=f"{script}:edit"),)).run(loaded.proto, Context(loaded.weights))
+    Pipeline((Surgeon(script=f"{script}:edit"),)).apply(loaded)
     outside = [t.name for t in loaded.proto.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert outside == deferred
-    model_files.write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
+    write_model(loaded.proto, loaded.weights, tmp_path / "b.onnx")
     x = np.ones((40, 50), np.float32)
     results = [onnxruntime.InferenceSession(tmp_path / f"{n}.onnx").run(None, {"x": x})[0] for n in "ab"]
     assert np.array_equal(*results)

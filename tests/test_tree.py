@@ -14,8 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from mxtools.files.weights import WeightStore, bytes_of
-from mxtools.pipeline.context import Context
+from mxtools.files.weights import bytes_of
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
@@ -50,19 +50,18 @@ SCOPES = {
 }
 
 
-def blocks(scopes: dict[str, tuple[str, str]] = SCOPES) -> tuple[onnx.ModelProto, Context]:
+def blocks(scopes: dict[str, tuple[str, str]] = SCOPES) -> onnx.ModelProto:
     """Give a model of blocks of which two are equal."""
     model = parser.parse_model(BLOCKS)
     for node in model.graph.node:
         scope, tag = scopes[node.output[0]]
         keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
-    return model, Context(WeightStore())
+    return model
 
 
 def built_tree(scopes: dict[str, tuple[str, str]] = SCOPES) -> Branch:
-    model, context = blocks(scopes)
-    annotations = context.annotations(model)
-    return tree(annotations, context.multiply_adds(model))
+    model = WorkingModel(blocks(scopes))
+    return tree(model.annotations, model.multiply_adds)
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,7 +142,7 @@ def shown(mx: Mx, *arguments: object, stdin: bytes) -> list[str]:
 
 
 def test_the_table(mx: Mx) -> None:
-    stdin = blocks()[0].SerializeToString()
+    stdin = blocks().SerializeToString()
     head, root, *lines = shown(mx, stdin=stdin)
     assert head.split() == ["module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators"]
     assert root.split()[:9] == [".", "M", "8", "20", "72", "B", "≥", "96", "name"]
@@ -163,12 +162,12 @@ def test_the_table(mx: Mx) -> None:
 
 def test_folded_blocks_that_do_not_follow_are_listed(mx: Mx) -> None:
     scopes = {k: (s.replace("seq.1", "seq.7"), t.replace("B.1", "B.7")) for k, (s, t) in SCOPES.items()}
-    lines = shown(mx, "--depth", "1", stdin=blocks(scopes)[0].SerializeToString())
+    lines = shown(mx, "--depth", "1", stdin=blocks(scopes).SerializeToString())
     assert lines[2].startswith("├─ seq.0, 7  2 × B")  # noqa: RUF001
 
 
 def test_csv_is_the_json(mx: Mx) -> None:
-    stdin = blocks()[0].SerializeToString()
+    stdin = blocks().SerializeToString()
     table = list(csv.DictReader(io.StringIO("\n".join(shown(mx, "--csv", "--sort", "bytes", stdin=stdin)))))
     report = rows(json.loads("\n".join(shown(mx, "--json", "--sort", "bytes", stdin=stdin))))
     assert [row["scope"] for row in table] == [row["scope"] for row in report]
@@ -189,7 +188,7 @@ def test_csv_is_the_json(mx: Mx) -> None:
     ],
 )
 def test_selectors(mx: Mx, selectors: list[str], nodes: int) -> None:
-    report = json.loads("\n".join(shown(mx, "--json", *selectors, stdin=blocks()[0].SerializeToString())))
+    report = json.loads("\n".join(shown(mx, "--json", *selectors, stdin=blocks().SerializeToString())))
     assert report["nodes"] == nodes
 
 
@@ -203,7 +202,7 @@ def test_selectors(mx: Mx, selectors: list[str], nodes: int) -> None:
     ],
 )
 def test_what_matches_nothing_is_an_error(mx: Mx, arguments: list[str], said: str) -> None:
-    done = mx("tree", *arguments, stdin=blocks()[0].SerializeToString())
+    done = mx("tree", *arguments, stdin=blocks().SerializeToString())
     assert done.returncode == 2
     assert said in done.stderr.decode()
 

@@ -14,9 +14,8 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 from mxtools.carriers.doc_strings import write_doc_string
-from mxtools.files.weights import WeightStore
 from mxtools.graph.functions import every_node
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.scope import is_scope
 from mxtools.traces import sidecar
@@ -229,8 +228,8 @@ UNSEEDED = {"disconnected", "unknown-place"}
 def checked(model: ModelProto, trace: Trace | None, mending: bool = False) -> list[Finding]:
     """Give what is found of a model and the text of a sidecar without notes; with `mending`, what is left of it."""
     known = sidecar.loads(json.dumps(trace), "trace") if trace else None
-    context = Context(WeightStore(), known)
-    findings = repair(model, context)[1] if mending else validate(model, context)
+    working = WorkingModel(model, sidecar=known)
+    findings = repair(working)[1] if mending else validate(working)
     return [finding for finding in findings if finding.rule not in UNSEEDED]
 
 
@@ -293,7 +292,7 @@ def test_a_scope_in_pieces_is_noted(built: Build) -> None:
     first, last = at(model, "layers.0", "Gemm"), at(model, "layers.47", "Gemm")
     for key in (keys.SCOPE, keys.TAG):
         put(last, key, keys.props(first)[key])
-    notes = [finding for finding in validate(model, Context(WeightStore())) if finding.rule == "disconnected"]
+    notes = [finding for finding in validate(WorkingModel(model)) if finding.rule == "disconnected"]
     assert [finding.scope for finding in notes] == ["layers.0"]
     assert "2 pieces" in notes[0].reason
 
@@ -316,7 +315,7 @@ twice (a) => (b) { [called] b = Add(a, a) }
 def test_bodies_and_functions_are_looked_into(bare: str) -> None:
     model = parser.parse_model(NESTED)
     keys.replace_props(model, keys.MODEL_KEYS, {keys.VERSION: "1"})
-    nodes = Context(WeightStore()).graph(model).nodes
+    nodes = WorkingModel(model).graph.nodes
     for node in nodes:
         if node.name != bare:
             keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: ".", keys.TAG: "/M", keys.EVIDENCE: "name"})
@@ -339,8 +338,8 @@ def test_junk_gives_findings_and_no_crash(built: Build, seed: int) -> None:
         model.metadata_props.add(key=choose.choice(sorted(keys.MODEL_KEYS)), value=choose.choice(JUNK))
     node.input[0] = choose.choice([node.output[0], "nowhere", ""])
     known = sidecar.loads(json.dumps(trace), "trace") if seed % 3 else None
-    assert "duplicate-key" in {finding.rule for finding in validate(model, Context(WeightStore(), known))}
-    _, left = repair(model, Context(WeightStore(), known))
+    assert "duplicate-key" in {finding.rule for finding in validate(WorkingModel(model, sidecar=known))}
+    _, left = repair(WorkingModel(model, sidecar=known))
     assert [str(finding) for finding in left if finding.mend] == []
 
 

@@ -18,9 +18,7 @@ from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import InputError, UsageError
-from mxtools.files import model_files
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
@@ -112,9 +110,8 @@ def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: 
 
 
 def verified(path: Path, trace: Path, tolerance: float = EXACT, isolating: bool = False) -> Verified:
-    loaded, sidecar = model_files.read_model(path), loads(trace.read_bytes(), "trace")
-    values = Values.open(trace.with_suffix(".safetensors"))
-    return verify(loaded.proto, Context(loaded.weights, sidecar, values), tolerance, isolating)
+    sidecar, values = loads(trace.read_bytes(), "trace"), Values.open(trace.with_suffix(".safetensors"))
+    return verify(WorkingModel.read(path, sidecar=sidecar, values=values), tolerance, isolating)
 
 
 def formulas(found: Any, wanted: Any) -> list[float]:
@@ -218,8 +215,8 @@ ARRAYS = {"x": X, "a": np.exp(X), "b": -np.exp(X), "c": np.exp(X), "d": np.sqrt(
 def small(text: str, scopes: dict[str, str], trace: str = TRACE, names: str = "x d a c b") -> Verified:
     """Verify a model from text with scopes by output, on a trace whose tensors have the values of ARRAYS."""
     sidecar = trace_of(trace, arrays=ARRAYS)
-    context = Context(WeightStore(), sidecar, values_of(ARRAYS, names))
-    return verify(tagged_at(text, scopes), context, EXACT, isolating=True)
+    model = WorkingModel(tagged_at(text, scopes), sidecar=sidecar, values=values_of(ARRAYS, names))
+    return verify(model, EXACT, isolating=True)
 
 
 def outputs(found: Verified) -> dict[str, str]:
@@ -280,8 +277,9 @@ def test_what_the_caller_computes_between_is_computed_of_recorded_values() -> No
     trace = ".   Net x:4 -> d:4\none One x:4 -> a:4\ntwo Two c:4 -> d:4"
     arrays = ARRAYS | {"c": np.exp(X) + X, "d": np.tanh(np.exp(X) + X)}
     text = HEAD + " g (float[4] x) => (float[4] d) { a = Sin(x) c = Add(a, x) d = Tanh(c) }"
-    context = Context(WeightStore(), trace_of(trace, arrays=arrays), values_of(arrays, "x d a c"))
-    found = verify(tagged_at(text, {"a": "one", "d": "two"}), context, EXACT, isolating=True)
+    sidecar, values = trace_of(trace, arrays=arrays), values_of(arrays, "x d a c")
+    model = WorkingModel(tagged_at(text, {"a": "one", "d": "two"}), sidecar=sidecar, values=values)
+    found = verify(model, EXACT, isolating=True)
     assert [call.scope for call in found.culprits] == ["one"]
     two = found.calls[2]
     assert two.distance is not None
@@ -305,7 +303,7 @@ def test_errors(
     sidecar: Sidecar | None, values: Values | None, text: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        verify(tagged_at(text, FOUR), Context(WeightStore(), sidecar, values), EXACT)
+        verify(WorkingModel(tagged_at(text, FOUR), sidecar=sidecar, values=values), EXACT)
 
 
 def test_a_graph_without_scopes_is_refused(built: Build, recorded: Record, mx: Mx) -> None:

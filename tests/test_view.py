@@ -18,8 +18,7 @@ import pytest
 from onnx import parser
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore
-from mxtools.pipeline.context import Context
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.views import model_explorer
 from mxtools.views.build import structure
@@ -27,7 +26,7 @@ from mxtools.views.dot import dot
 from mxtools.views.graphml import graphml
 from mxtools.views.html import html
 from mxtools.views.mermaid import mermaid
-from mxtools.views.metrics import add_metrics
+from mxtools.views.metric_files import add_metrics
 from mxtools.views.netron import netron
 from mxtools.views.structure import OUTSIDE, Structure
 
@@ -66,7 +65,7 @@ SCOPES = {
 def tagged(text: str = BLOCK, scopes: dict[str, tuple[str, str]] | None = None) -> onnx.ModelProto:
     """Give a model whose nodes bear scopes and tags by their outputs."""
     model = parser.parse_model(text)
-    for node in Context(WeightStore()).graph(model).nodes:
+    for node in WorkingModel(model).graph.nodes:
         scope, tag = (scopes or SCOPES)[node.output[0]]
         node.name = node.name or f"node {node.output[0]}"
         keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
@@ -74,7 +73,7 @@ def tagged(text: str = BLOCK, scopes: dict[str, tuple[str, str]] | None = None) 
 
 
 def shown(model: onnx.ModelProto, title: str = "m.onnx") -> Structure:
-    return structure(model, Context(WeightStore()), title)
+    return structure(WorkingModel(model), title)
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
 
 def name_nodes(model: ModelProto) -> None:
     """Give names to the nodes of a model, in place, that have none or one that another has."""
-    nodes = list(every_node(model.proto.graph.node))
+    nodes = list(every_node(model.graph.node))
     taken = {node.name for node in nodes}
     seen = {""}
     for number, node in enumerate(nodes):

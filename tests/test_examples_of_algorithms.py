@@ -1,0 +1,442 @@
+"""The five-node examples that the hard algorithms begin with, run: what the comments there say is so.
+
+A graph is ONNX text; `#@ SCOPE` behind a node is the scope that it has. A line of a trace is `SCOPE INPUTS -> OUTPUTS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from mxtools.comparison.contents import Contents
+from mxtools.evidence.arguments import move_arguments_out
+from mxtools.evidence.between_values import annotate_by_values
+from mxtools.evidence.calls import assign
+from mxtools.evidence.data_flow import resolve
+from mxtools.evidence.fused import assign_fused
+from mxtools.evidence.shared import hoist_shared
+from mxtools.matching.after_tool import annotate_by_previous, assign_fused_previous
+from mxtools.matching.earlier_model import EarlierModelMatch
+from mxtools.matching.equal_values import equal_values, summary_of
+from mxtools.matching.surviving_names import SurvivingNames
+from mxtools.matching.weight_matches import WeightMatches
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.profile.attribution import Attribution
+from mxtools.scopes import keys
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.scope import contains
+from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.traces.values import Values
+from mxtools.verify.output_matches import OutputMatches
+
+Array = NDArray[np.float32]
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
+_TAGGED = re.compile(r"^\s*(\w+)[\w, ]* =.*#@ (\S+)", re.MULTILINE)
+_RANDOM = np.random.default_rng(0)
+
+
+def graph(text: str, weights: Mapping[str, Array] | None = None) -> onnx.ModelProto:
+    """Return the model of a text, whose nodes have the scopes that it says; `weights` are added to its initializers."""
+    model = parser.parse_model(f"{HEAD}\n{text}")
+    scopes = dict(_TAGGED.findall(text))
+    for node in model.graph.node:
+        if scope := scopes.get(node.output[0]):
+            props = {keys.SCOPE: scope, keys.TAG: _tag(scope), keys.EVIDENCE: Evidence.METADATA}
+            keys.replace_props(node, keys.NODE_KEYS, props)
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in (weights or {}).items())
+    return model
+
+
+def _tag(scope: str) -> str:
+    return "/Net" + "".join(f"/{part.title()}" for part in scope.split(".") if part)
+
+
+def trace(text: str, arrays: Mapping[str, Array] | None = None, weights: Mapping[str, str] | None = None) -> Sidecar:
+    """Return a trace; tensors are written `name:2x4`, equal names are one tensor; `weights` are shapes by full name."""
+    ids: dict[str, int] = {}
+
+    def tensors(words: str) -> tuple[Tensor, ...]:
+        pairs = [word.split(":") for word in words.split()]
+        return tuple(
+            Tensor(
+                name=name,
+                id=ids.setdefault(name, len(ids)),
+                shape=_dims(dims),
+                dtype="float32",
+                fingerprint=_fingerprint((arrays or {}).get(name)),
+            )
+            for name, dims in pairs
+        )
+
+    calls: list[Call] = []
+    for line in text.strip().splitlines():
+        scope, _, rest = line.strip().partition(" ")
+        given, _, made = rest.partition("->")
+        parent = max((n for n, c in enumerate(calls) if contains(c.scope, scope)), default=None)
+        module = re.sub(r"@\d+", "", scope)
+        call = Call(
+            scope=scope, tag=_tag(scope), module=module, parent=parent, inputs=tensors(given), outputs=tensors(made)
+        )
+        calls.append(call)
+    owned: dict[str, list[Weight]] = {}
+    for name, dims in (weights or {}).items():
+        module, _, own = name.rpartition(".")
+        owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=_dims(dims), dtype="float32"))
+    modules = tuple(
+        Module(path=path, class_name="Some", qualified_class="Some", weights=tuple(owned.get(path, ())))
+        for path in dict.fromkeys(call.module for call in calls)
+    )
+    model = Model(class_name="Net", qualified_class="Net", spec="", inputs=calls[0].inputs)
+    return Sidecar(producer={}, model=model, modules=modules, calls=tuple(calls))
+
+
+def _dims(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("x")))
+
+
+def _fingerprint(array: Array | None) -> tuple[int, float, float, float, float] | None:
+    if array is None:
+        return None
+    flat = array.astype(np.float64).ravel()
+    return (flat.size, flat.min(), flat.max(), flat.sum(), float(flat @ flat))
+
+
+def values(arrays: Mapping[str, Array]) -> Values:
+    return Values(arrays.keys(), arrays.__getitem__)
+
+
+def scopes(model: WorkingModel) -> dict[str, str]:
+    """Return the scope of each node by its first output, empty where it has none."""
+    annotations = model.annotations
+    names = annotations.hierarchy.scopes
+    return {
+        node.output[0]: "" if call is None else names[call]
+        for node, call in zip(annotations.graph.nodes, annotations.call, strict=True)
+    }
+
+
+def merged(model: WorkingModel) -> dict[str, list[str]]:
+    """Return the scopes of the nodes that do the work of several modules, by first output."""
+    annotations = model.annotations
+    names = annotations.hierarchy.scopes
+    return {annotations.graph.nodes[n].output[0]: [names[c] for c in calls] for n, calls in annotations.merged.items()}
+
+
+def random(*dims: int) -> Array:
+    return _RANDOM.standard_normal(dims).astype(np.float32)
+
+
+def test_calls_of_one_module_are_told_apart_by_order() -> None:
+    nodes = "g (float[2] x) => (float[2] y) { a = Neg(x) b = Abs(a) c = Relu(b) d = Abs(c) y = Relu(d) }"
+    sidecar = trace(
+        """
+        . x:2 -> y:2
+        pre x:2 -> a:2
+        block a:2 -> c:2
+        block.abs a:2 -> b:2
+        block@1 c:2 -> y:2
+        block@1.abs c:2 -> d:2
+        """
+    )
+    model = WorkingModel(graph(nodes), sidecar=sidecar)
+    pre, block, block_abs = (1,), (2, 4), (3, 5)
+    assign(model.annotations, [(pre, [0]), (block_abs, [1, 3]), (block, [2, 4])], Evidence.METADATA)
+    assert scopes(model) == {"a": "pre", "b": "block.abs", "c": "block", "d": "block@1.abs", "y": "block@1"}
+
+
+def test_data_flow() -> None:
+    model = WorkingModel(
+        graph(
+            """
+            g (float[2] x) => (float[2] y) {
+                s = Shape(x)
+                t = ConstantOfShape(s)
+                a = Add(x, t)    #@ enc.a
+                b = Mul(a, t)    #@ enc.b
+                y = Identity(b)
+            }"""
+        )
+    )
+    resolve(model.annotations)
+    assert scopes(model) == {"s": "enc", "t": "enc", "a": "enc.a", "b": "enc.b", "y": "."}
+
+
+ARGUMENT = """
+g (float[2, 8] x) => (float[8, 2] y) {
+    a = Neg(x)                          #@ enc
+    h = Tanh(a)                         #@ enc
+    t = Transpose <perm = [1, 0]> (h)
+    r = Relu(t)                         #@ dec
+    y = Exp(r)                          #@ dec
+}"""
+
+
+def test_arguments_move_out() -> None:
+    sidecar = trace(
+        """
+        . x:2x8 -> y:8x2
+        enc x:2x8 -> h:2x8
+        dec t:8x2 -> y:8x2
+        """
+    )
+    model = WorkingModel(graph(ARGUMENT), sidecar=sidecar)
+    resolve(model.annotations)
+    assert scopes(model)["t"] == "dec"
+    move_arguments_out(model)
+    assert scopes(model) == {"a": "enc", "h": "enc", "t": ".", "r": "dec", "y": "dec"}
+
+
+def test_nodes_between_the_values_of_a_module() -> None:
+    x = np.array([-1, 2, 3], np.float32)
+    a = np.maximum(x, 0)
+    c = -np.exp(a)
+    arrays = {"x": x, "a": a, "c": c, "y": np.abs(c + a)}
+    sidecar = trace(
+        """
+        . x:3 -> y:3
+        block a:3 -> c:3
+        """,
+        arrays,
+    )
+    by_id = {str(t.id): arrays[t.name] for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
+    text = "g (float[3] x) => (float[3] y) { a = Relu(x) b = Exp(a) c = Neg(b) d = Add(c, a) y = Abs(d) }"
+    model = WorkingModel(graph(text), sidecar=sidecar, values=values(arrays | by_id))
+    annotate_by_values(model)
+    assert scopes(model) == {"a": ".", "b": "block", "c": "block", "d": ".", "y": "."}
+
+
+SHARED = """
+g (float[4] m, float[2, 4] x) => (float[2, 4] y) {
+    u = Abs(m)          #@ one
+    k = Sqrt(u)         #@ one
+    h = Mul(x, k)       #@ one
+    s = Add(h, k)       #@ two
+    y = Relu(s)         #@ two
+}"""
+
+
+def test_what_modules_share_is_hoisted() -> None:
+    sidecar = trace(
+        """
+        . m:4 x:2x4 -> y:2x4
+        one x:2x4 m:4 -> h:2x4
+        two h:2x4 m:4 -> y:2x4
+        """
+    )
+    model = WorkingModel(graph(SHARED), sidecar=sidecar)
+    hoist_shared(model)
+    assert scopes(model) == {"u": ".", "k": ".", "h": "one", "s": "two", "y": "two"}
+
+
+def test_a_fused_node_goes_to_the_module_whose_output_it_makes() -> None:
+    text = """
+    g (float[1, 3, 2, 2] x, float[4, 3, 1, 1] w1, float[4] b1, float[4, 4, 1, 1] w2, float[4] b2)
+    => (float[1, 4, 1, 1] y) {
+        c1 = Conv(x, w1, b1)        #@ conv1
+        r1 = Relu(c1)               #@ act1
+        c2 = Conv(r1, w2, b2)       #@ conv2
+        r2 = Relu(c2)               #@ act2
+        y = GlobalAveragePool(r2)   #@ pool
+    }"""
+    arrays = {"w1": random(4, 3, 1, 1), "b1": random(4), "w2": random(4, 4, 1, 1), "b2": random(4)}
+    proto = graph(text, arrays)
+    del proto.graph.input[1:]
+    sidecar = trace(
+        """
+        . x:1x3x2x2 -> y:1x4x1x1
+        conv1 x:1x3x2x2 -> c1:1x4x2x2
+        bn1 c1:1x4x2x2 -> n1:1x4x2x2
+        act1 n1:1x4x2x2 -> r1:1x4x2x2
+        bn2 r1:1x4x2x2 -> n2:1x4x2x2
+        conv2 n2:1x4x2x2 -> c2:1x4x2x2
+        act2 c2:1x4x2x2 -> r2:1x4x2x2
+        pool r2:1x4x2x2 -> y:1x4x1x1
+        """,
+        weights={"conv1.weight": "4x3x1x1", "bn1.weight": "4", "conv2.weight": "4x4x1x1", "bn2.weight": "4"},
+    )
+    model = WorkingModel(proto, sidecar=sidecar)
+    assign_fused(model)
+    assert scopes(model) == {"c1": "bn1", "r1": "act1", "c2": "conv2", "r2": "act2", "y": "pool"}
+    assert merged(model) == {"c1": ["conv1", "bn1"], "c2": ["bn2", "conv2"]}
+
+
+CHAIN = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    m = MatMul(x, w1)   #@ one
+    a = Add(m, b1)      #@ one
+    r = Relu(a)         #@ act
+    n = MatMul(r, w2)   #@ two
+    y = Add(n, b2)      #@ two
+}"""
+WEIGHTS = {"w1": random(8, 8), "b1": random(8), "w2": random(8, 8), "b2": random(8)}
+FUSED = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    r = com.microsoft.FusedGemm <activation = "Relu"> (x, w1, b1)
+    n = MatMul(r, w2)
+    y = Add(n, b2)
+}"""
+
+
+def chain() -> WorkingModel:
+    return WorkingModel(graph(CHAIN, WEIGHTS))
+
+
+def after(text: str, weights: Mapping[str, Array]) -> WorkingModel:
+    return WorkingModel(graph(text, weights), previous=chain())
+
+
+def earlier_names(model: WorkingModel) -> dict[str, set[str]]:
+    """Return the earlier values that each value stands for, by name."""
+    assert model.previous
+    found, previous = EarlierModelMatch(model, model.previous), model.previous.graph
+    return {
+        model.graph.names[value]: {previous.names[v] for v in others} for value, others in found.of.items()
+    }
+
+
+def test_correspondence_follows_what_is_known() -> None:
+    text = """
+    g (float[2, 8] x) => (float[2, 8] y) {
+        t1 = MatMul(x, w1)
+        t2 = Add(t1, b1)
+        t3 = Relu(t2)
+        t4 = MatMul(t3, w2)
+        y = Add(t4, b2)
+    }"""
+    found = earlier_names(after(text, WEIGHTS))
+    assert {name: found[name] for name in ("t1", "t2", "t3", "t4")} == {
+        "t1": {"m"},
+        "t2": {"a"},
+        "t3": {"r"},
+        "t4": {"n"},
+    }
+
+
+def test_a_fused_node_does_the_work_of_three() -> None:
+    model = after(FUSED, WEIGHTS)
+    assert model.previous
+    found = EarlierModelMatch(model, model.previous)
+    assert found.host == [0, 0, 0, 1, 2]
+
+
+def test_tags_after_a_tool() -> None:
+    model = after(FUSED, WEIGHTS)
+    annotate_by_previous(model)
+    assign_fused_previous(model)
+    assert scopes(model) == {"r": "act", "n": "two", "y": "two"}
+    assert merged(model) == {"r": ["one", "act"]}
+
+
+THREE = """
+g (float[2, 4] x) => (float[2, 4] y) {
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    s = Add(q, k)
+    y = Add(s, v)
+}"""
+
+
+def test_weights_are_known_by_content() -> None:
+    arrays = {name: random(4, 4) for name in ("wq", "wk", "wv")}
+    earlier = WorkingModel(graph(THREE, arrays))
+    finder = WeightMatches(earlier.graph, earlier.weights)
+
+    def found(array: Array) -> list[str]:
+        values_ = finder.find(numpy_helper.from_array(array, "new"), earlier.weights)
+        return [earlier.graph.names[value] for value in values_]
+
+    assert found(np.concatenate([arrays["wq"], arrays["wk"], arrays["wv"]], axis=1)) == ["wq", "wk", "wv"]
+    assert found(np.ascontiguousarray(arrays["wk"].T)) == ["wk"]
+    assert found(arrays["wv"].astype(np.float16)) == ["wv"]
+    assert found(random(4, 4)) == []
+
+
+def test_names_that_were_numbered_anew_say_nothing() -> None:
+    def numbered(*text: str) -> WorkingModel:
+        arrays = {"w1": random(8, 4), "w2": random(4, 6), "w3": random(6, 3)}
+        return WorkingModel(graph(f"g (float[2, 8] x) => (float[2, 3] y) {{ {' '.join(text)} }}", arrays))
+
+    earlier = numbered("t1 = MatMul(x, w1)", "t2 = Identity(t1)", "t3 = MatMul(t2, w2)", "t4 = MatMul(t3, w3)", "y = Neg(t4)")
+    now = numbered("t1 = MatMul(x, w1)", "t2 = MatMul(t1, w2)", "t3 = MatMul(t2, w3)", "y = Neg(t3)")
+    names = SurvivingNames(now, earlier)
+    assert {now.graph.names[value] for value in names.named} == {"x", "w1", "w2", "w3", "t1", "t2", "t3", "y"}
+    assert names.values() == {}
+    assert {now.graph.names[value] for value in names.fixed()} == {"x", "w1", "w2", "w3", "y"}
+
+
+def test_equal_values_of_two_runs() -> None:
+    text = "g (float[2, 3] x) => (float[2, 3] y) { a = Neg(x) b = Exp(a) c = Relu(b) d = Sqrt(c) y = Abs(d) }"
+    now = "g (float[2, 3] x) => (float[2, 3] y) { p = Neg(x) q = Exp(p) y = Sqrt(q) }"
+    model, earlier = WorkingModel(graph(now)), WorkingModel(graph(text))
+    found = equal_values(model, earlier, values({"x": random(2, 3)}))
+    names, before = model.graph.names, earlier.graph.names
+    assert {names[value]: [before[v] for v in others] for value, others in found.items()} == {
+        "p": ["a"],
+        "q": ["b", "c"],
+        "y": ["d", "y"],
+    }
+    one, other = (summary_of(array) for array in (np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3).T))
+    assert one is not None
+    assert other is not None
+    assert one[0] == other[0]
+    assert not np.allclose(one, other)
+
+
+def test_the_output_of_a_module_in_a_quantised_graph() -> None:
+    text = """
+    g (float[2, 4] x) => (float[2, 4] y) {
+        m = MatMul(x, w)                    #@ one
+        a = Add(m, b)                       #@ one
+        i = QuantizeLinear(a, s, z)         #@ one
+        d = DequantizeLinear(i, s, z)       #@ one
+        y = Relu(d)                         #@ act
+    }"""
+    step = np.float32(0.05)
+    arrays: dict[str, Array] = {"x": random(2, 4), "w": random(4, 4), "b": random(4), "s": np.asarray(step)}
+    proto = graph(text, {name: arrays[name] for name in "wbs"})
+    proto.graph.initializer.append(numpy_helper.from_array(np.int8(0), "z"))
+    noise = np.float32(0.004)
+    m = arrays["x"] @ arrays["w"]
+    a = m + arrays["b"]
+    d = np.round(a / step).astype(np.float32) * step
+    made = {"m": m + noise, "a": a + noise, "d": d, "y": np.maximum(d, 0)}
+    sidecar = trace(". x:2x4 -> y:2x4\none x:2x4 -> a:2x4\nact a:2x4 -> y:2x4", {"x": arrays["x"], "a": a})
+    by_id = {str(t.id): {"x": arrays["x"], "a": a, "y": np.maximum(a, 0)}[t.name] for c in sidecar.calls for t in (*c.inputs, *c.outputs)}
+    model = WorkingModel(proto, sidecar=sidecar)
+    matches = OutputMatches(model.annotations, model.shapes, sidecar, values(by_id))
+    for name, array in made.items():
+        matches.show(model.graph.by_name[name], array)
+    matches.settle(0.1)
+    of = {t.name: matches[t.id] for c in sidecar.calls for t in c.outputs}
+    assert {name: model.graph.names[match.value] for name, match in of.items() if match} == {"a": "d", "y": "y"}
+
+
+def test_a_fused_kernel_counts_for_the_modules_around() -> None:
+    model = chain()
+    found = Attribution(model.annotations, WorkingModel(graph(FUSED, WEIGHTS)).graph)
+    assert [None if call is None else found.hierarchy.scopes[call] for call in found.calls] == [".", "two", "two"]
+
+
+def test_nodes_of_modules_are_compared_without_names() -> None:
+    text = """
+    g (float[2] x) => (float[2] y) {
+        a = Neg(x)          #@ one
+        b = Sub(a, x)       #@ one
+        c = Neg(b)          #@ two
+        d = Sub(c, b)       #@ two
+        y = Sub(b, d)       #@ three
+    }"""
+    contents = Contents(WorkingModel(graph(text)), {})
+    one, two, three = (contents.content(contents.nodes(scope)) for scope in ("one", "two", "three"))
+    assert one.nodes == two.nodes
+    swapped = Contents(WorkingModel(graph(text.replace("Sub(c, b)", "Sub(b, c)"))), {})
+    other = swapped.content(swapped.nodes("two"))
+    assert other.operators == two.operators
+    assert other.nodes != two.nodes
