@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 from onnx import AttributeProto, TensorProto, defs
 
-from mxtools.files.weights import Place, is_deferred, is_external
+from mxtools.files.weights import DataPlace, is_deferred, is_external
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.types import type_of, type_text
 from mxtools.pipeline.working_model import WorkingModel
@@ -31,7 +31,7 @@ _TENSORS = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
 Weight = tuple[str, bytes]
 """Type and shape of a tensor, and the digest of its elements."""
 
-Digests = dict[Place | str, bytes]
+Digests = dict[DataPlace | str, bytes]
 """Digests of elements by where these lie: beside a model, or in its own file."""
 
 
@@ -170,7 +170,7 @@ class Contents:
         """Give the digest of a tensor's elements."""
         if tensor.data_type == TensorProto.STRING:
             return _hashed(b"%d:%s" % (len(text), text) for text in tensor.string_data)
-        known: Place | str = ""
+        known: DataPlace | str = ""
         if is_external(tensor):
             known = self._weights.place(tensor)
         elif is_deferred(tensor):

@@ -1,4 +1,12 @@
-"""Where the bytes of a model's tensors lie: in the message, in the file that it came from, or in a file beside it."""
+"""Where the bytes of a model's tensors lie: in the message, in the file that it came from, or in a file beside it.
+
+A tensor is in one of four states, and code that needs bytes asks a `WeightStore` instead of the tensor:
+
+- plain: the tensor holds its bytes itself (`raw_data` or a typed field);
+- deferred: it was inline in the file that the model was read from, and is a reference into that file (`files/wire.py`);
+- external: its bytes lie in another file, as ONNX's external data, at a location relative to the store's folder;
+- adopted: as external, but beside another model; the location is then absolute and marked, see `WeightStore.adopt`.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +28,19 @@ from mxtools.errors import InputError
 from mxtools.files import wire
 
 PIECE = 1 << 20
+"""Bytes that are read at a time."""
 
 _ADOPTED = "\0"
-"""Begins the location of an adopted tensor: no file can be named so, and a model that is read with such is refused."""
+"""Begins the location of an adopted tensor. No file name can hold it, and `place` refuses files that do."""
 
 _REFERENCE = wire.REFERENCE.decode()
 
 _PACKED = {"INT4": 4, "FLOAT4E2M1": 4, "INT2": 2}
-"""Bits of the types, by how their names end, of which several elements lie in a byte."""
+"""Bits of an element, by how the name of its type ends, for types that pack several elements into a byte."""
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPlace:
     """Where external data lie: file, offset and length in bytes."""
 
     file: Path
@@ -41,32 +50,38 @@ class Place:
 
 @dataclass
 class WeightStore:
-    """Gives the bytes of tensors without reading more of them than is asked for."""
+    """Reads the bytes of a model's tensors when they are asked for, and no more of them."""
 
     source: memoryview = field(default_factory=lambda: memoryview(b""))
-    """The model file, which references in deferred tensors point into."""
+    """The bytes of the file that the model was read from; references in deferred tensors point into them."""
     folder: Path = Path()
     """What the locations of external data are relative to."""
+    kept: list[Any] = field(default_factory=list)
+    """What has to live as long as the store does, such as a temporary folder that its files lie in."""
     _maps: dict[Path, memoryview] = field(default_factory=dict)
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    """Files and their sizes, by location."""
+    """Path and size in bytes of files of external data, by location."""
 
     def adopt(self, tensor: TensorProto, other: WeightStore) -> None:
-        """Make a tensor of another model one of this store's; what lies in a file beside that model stays there.
+        """Let this store read a tensor of another store's model, in place; the other store can still read it.
 
-        Inline bytes are copied into the tensor. The other store can read it still. InputError as for `place`.
+        Bytes inline in the other model's file are copied into the tensor. Bytes in a file beside the other model stay
+        there, however many they are. Their location, such as `w.data`, is relative to the other store's folder and
+        would mean another file here. So it becomes the absolute path behind a NUL, `NUL/models/w.data`, and both stores
+        know that as the file. Writing a model moves adopted bytes into its own file of external data.
+        Raises InputError as `place` does.
         """
         if is_deferred(tensor):
             tensor.CopyFrom(other.inline(tensor))
         elif is_external(tensor):
             other.place(tensor)
             entry = next(entry for entry in tensor.external_data if entry.key == "location")
-            file = other._files[entry.value]
-            entry.value = f"{_ADOPTED}{file[0]}"
-            self._files[entry.value] = other._files[entry.value] = file
+            path, size = other._files[entry.value]
+            entry.value = f"{_ADOPTED}{path}"
+            self._files[entry.value] = other._files[entry.value] = (path, size)
 
     def data(self, tensor: TensorProto) -> memoryview:
-        """Give the bytes of a tensor, little-endian, without a copy where they lie in a file."""
+        """Return the bytes of a tensor, little-endian; those in a file are mapped, not copied."""
         if is_deferred(tensor):
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
             return self.source[offset : offset + length]
@@ -75,11 +90,11 @@ class WeightStore:
         return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
-        """Give a tensor's values as an array of its shape and type."""
+        """Return a tensor's values as an array of its shape and type."""
         return numpy_helper.to_array(self.inline(tensor))
 
     def inline(self, tensor: TensorProto) -> TensorProto:
-        """Give a tensor that holds its bytes itself: the same, or a copy where they lie in a file."""
+        """Return a tensor that holds its bytes itself: the same object, or a copy if its bytes lie in a file."""
         if tensor.data_location != TensorProto.EXTERNAL:
             return tensor
         copy = TensorProto()
@@ -89,24 +104,24 @@ class WeightStore:
         copy.ClearField("data_location")
         return copy
 
-    def view(self, place: Place) -> memoryview:
-        """Give the bytes at a place, without a copy."""
+    def view(self, place: DataPlace) -> memoryview:
+        """Return the bytes at a place, mapped and not copied."""
         return self._map(place.file)[place.offset : place.offset + place.length]
 
-    def pieces(self, place: Place) -> Iterator[bytes]:
-        """Give the bytes at a place piece by piece, which is all that memory holds; InputError where some lack."""
+    def pieces(self, place: DataPlace) -> Iterator[bytes]:
+        """Yield the bytes at a place piece by piece, so that memory holds one piece; InputError if some are missing."""
         with place.file.open("rb", buffering=0) as file:
             file.seek(place.offset)
-            left = place.length
-            while left:
-                piece = file.read(min(left, PIECE))
+            remaining = place.length
+            while remaining:
+                piece = file.read(min(remaining, PIECE))
                 if not piece:
                     raise InputError(f"{place.file.name} became shorter while it was read", "write elsewhere meanwhile")
                 yield piece
-                left -= len(piece)
+                remaining -= len(piece)
 
     def streamed(self, tensor: TensorProto) -> Iterator[bytes | memoryview]:
-        """Give the bytes of a tensor piece by piece; of what lies in a file memory holds no more than that."""
+        """Yield the bytes of a tensor piece by piece; of a tensor in a file, memory holds one piece at a time."""
         if is_external(tensor):
             yield from self.pieces(self.place(tensor))
         elif is_deferred(tensor):
@@ -119,43 +134,44 @@ class WeightStore:
         else:
             yield self.data(tensor)
 
-    def place(self, tensor: TensorProto) -> Place:
-        """Find the file and range of an external tensor.
+    def place(self, tensor: TensorProto) -> DataPlace:
+        """Return the file and the range of bytes of an external tensor.
 
-        Raises InputError when the location leaves the folder, is no file, or is shorter than the tensor says.
+        Raises InputError if the location leaves the folder or is no file, or if the file ends before the tensor does.
         """
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        location = said.get("location", "")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
         if location not in self._files:
             self._files[location] = self._file(location, tensor.name)
         file, size = self._files[location]
-        offset, length = (_number(said.get(key), tensor.name, key) for key in ("offset", "length"))
+        offset, length = (_number(entries.get(key), tensor.name, key) for key in ("offset", "length"))
         offset = offset or 0
         length = size - offset if length is None else length
         if offset > size or offset + length > size:
             raise InputError(
                 f"external data of {tensor.name!r} end after {file.name} does ({size} bytes)", "the file is truncated"
             )
-        return Place(file, offset, length)
+        return DataPlace(file, offset, length)
 
     def _file(self, location: str, name: str) -> tuple[Path, int]:
+        """Return path and size of the file at a location; `name` is that of the tensor, for messages."""
         if not location or "\0" in location or Path(location).is_absolute():
             raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model", "refused")
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
             raise InputError(
-                f"external data of {name!r} at {location!r} leave the folder {self.folder}", "give --data-dir"
+                f"external data of {name!r} at {location!r} leave the folder {self.folder}", "give ⟨data-dir⟩"
             )
         try:
-            found = file.stat()
+            status = file.stat()
         except OSError:
             raise InputError(
-                f"external data of {name!r} are missing, {self.folder / location}", "put them there or give --data-dir"
+                f"external data of {name!r} are missing, {self.folder / location}", "put them there or give ⟨data-dir⟩"
             ) from None
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"external data of {name!r} at {location!r} are no regular file", "refused")
-        return file, found.st_size
+        return file, status.st_size
 
     def _map(self, file: Path) -> memoryview:
         if file not in self._maps:
@@ -164,7 +180,7 @@ class WeightStore:
 
 
 def mapped(file: Path) -> memoryview:
-    """Give a file's bytes, read when they are used."""
+    """Return a file's bytes as a memory map: they are read when they are used."""
     with file.open("rb") as opened:
         return (
             memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
@@ -174,18 +190,18 @@ def mapped(file: Path) -> memoryview:
 
 
 def bytes_of(tensor: TensorProto) -> int:
-    """Give the bytes of a tensor's elements, by its type and dimensions; small integers lie several in a byte."""
+    """Return how many bytes a tensor's elements take, by its type and dimensions; types below 8 bits are packed."""
     if tensor.data_type == TensorProto.STRING:
         return sum(len(text) for text in tensor.string_data)
     count, name = int(math.prod(tensor.dims)), TensorProto.DataType.Name(tensor.data_type)
-    packed = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
-    if packed:
-        return -(-count * packed // 8)
+    bits = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
+    if bits:
+        return -(-count * bits // 8)  # rounded up
     return count * int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def is_deferred(tensor: TensorProto) -> bool:
-    """Tell whether a tensor's bytes were left in the file that the model came from."""
+    """Return whether a tensor's bytes were left in the file that the model came from."""
     return (
         tensor.data_location == TensorProto.EXTERNAL
         and len(tensor.external_data) == 1
@@ -194,19 +210,19 @@ def is_deferred(tensor: TensorProto) -> bool:
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Tell whether a tensor's bytes lie in a file beside the model."""
+    """Return whether a tensor's bytes lie in a file beside the model."""
     return tensor.data_location == TensorProto.EXTERNAL and not is_deferred(tensor)
 
 
 def is_adopted(tensor: TensorProto) -> bool:
-    """Tell whether a tensor's bytes lie in a file beside another model."""
+    """Return whether a tensor's bytes lie in a file beside another model."""
     return is_external(tensor) and any(
         entry.key == "location" and entry.value.startswith(_ADOPTED) for entry in tensor.external_data
     )
 
 
 def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: WeightStore) -> bool:
-    """Tell whether two tensors have the same type, dimensions and bytes, each read from its own store."""
+    """Return whether two tensors have the same type, dimensions and bytes, each read from its own store."""
     if (one.data_type, list(one.dims)) != (other.data_type, list(other.dims)):
         return False
     if one.data_type == TensorProto.STRING:
@@ -218,7 +234,10 @@ def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: 
 
 
 def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, others: WeightStore) -> None:
-    """Let initializers that lay in a file beside an earlier model, and are the same still, lie there again."""
+    """Let initializers lie again in the file beside an earlier model where they lay, if their bytes are still the same.
+
+    Tools take external data into the model; without this, every run of one would copy all weights.
+    """
     known = {tensor.name: tensor for tensor in earlier.graph.initializer if is_external(tensor)}
     for tensor in model.graph.initializer:
         before = known.get(tensor.name)
@@ -229,7 +248,7 @@ def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, 
 
 
 def inline_within(model: ModelProto, weights: WeightStore, folder: Path) -> None:
-    """Take the tensors that lie in files of a folder into the model."""
+    """Read the tensors that lie in files of a folder into the model, as before the folder is removed."""
     base = Path(os.path.realpath(folder))
     for tensor in tensors_of(model):
         if is_external(tensor) and weights.place(tensor).file.is_relative_to(base):
@@ -237,7 +256,7 @@ def inline_within(model: ModelProto, weights: WeightStore, folder: Path) -> None
 
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
-    """Give every tensor of a model: initializers and attributes, of graphs, bodies, functions and training."""
+    """Yield every tensor of a model: initializers and attributes, of graphs, bodies, functions and training."""
     yield from _of_graph(model.graph)
     for function in model.functions:
         yield from _of_nodes(function)
@@ -275,6 +294,7 @@ def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
 
 
 def _number(text: str | None, name: str, key: str) -> int | None:
+    """Return the number in an entry of external data, None if there is no entry; InputError if it is no number."""
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()):

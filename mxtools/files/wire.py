@@ -1,7 +1,14 @@
-"""Protobuf's wire format, as far as it takes to read and write a model around its weights.
+"""Protobuf's wire format, as far as it takes to read and write a model without touching its weights.
 
-A model's bytes are split into a *skeleton*, in which the large `raw_data` of initializers are replaced by references to
-where they lie, and those bytes, which are never copied. `joined` is the exact inverse of `split`.
+`split` takes a model's bytes apart: into a *skeleton*, a small message that protobuf can parse, and the large
+`raw_data` of initializers, which stay where they are. `joined` is the exact inverse. With a model of 1 GB:
+
+    bytes:      graph { node … initializer { dims: 16384 name: "w" raw_data: <64 KB from byte 812 on> } … }
+    skeleton:   graph { node … initializer { dims: 16384 name: "w" external_data { location: "812:65536 …" }
+                                             data_location: EXTERNAL } … }
+
+The obvious way, `ModelProto.FromString(bytes)`, copies every weight and refuses more than 2 GiB. Here a message is a
+run of fields (number, wire type, value), and a field that is not needed is stepped over by its length.
 Source: https://protobuf.dev/programming-guides/encoding and onnx.proto.
 """
 
@@ -20,8 +27,8 @@ DEFERRED_BYTES = 1024
 """Raw data of at most so many bytes stays in the skeleton, where shape inference can see it."""
 
 REFERENCE = b"this proto lacks its weights, model.to_proto() of mxtools gives one with them"
-"""Ends the location that stands for deferred bytes, `offset:length REFERENCE`, with `:0` behind the length where the
-tensor said explicitly that its data are not external. A library that looks for a file of that name quotes it."""
+"""Ends the location of every reference, `offset:length REFERENCE`: a library that looks for a file of that name quotes
+it in its message. If the tensor said explicitly that its data are not external, `:0` follows the length."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -32,105 +39,116 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a message: its number and where it begins, its value begins, and both end."""
+    """One field of a message: its number and wire type, and at which byte it starts, its value starts, and both end."""
 
     number: int
-    kind: int
+    wire_type: int
     start: int
     value: int
     end: int
 
 
 def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
-    """Give the fields of the message at data[start:end]; WireError where it is none."""
-    at = start
-    while at < end:
-        key, value = _varint(data, at, end)
-        kind = key & 7
-        if kind == _BYTES:
-            length, value = _varint(data, value, end)
+    """Yield the fields of the message at data[start:end]; WireError if there is none."""
+    position = start
+    while position < end:
+        key, value = _read_varint(data, position, end)
+        wire_type = key & 7
+        if wire_type == _BYTES:
+            length, value = _read_varint(data, value, end)
             after = value + length
-        elif kind == _VARINT:
-            after = _varint(data, value, end)[1]
-        elif kind in (_FIXED64, _FIXED32):
-            after = value + (8 if kind == _FIXED64 else 4)
+        elif wire_type == _VARINT:
+            after = _read_varint(data, value, end)[1]
+        elif wire_type in (_FIXED64, _FIXED32):
+            after = value + (8 if wire_type == _FIXED64 else 4)
         else:
-            raise WireError(f"wire type {kind} at byte {at}")
+            raise WireError(f"wire type {wire_type} at byte {position}")
         if after > end:
-            raise WireError(f"field at byte {at} ends after the message")
-        yield Field(key >> 3, kind, at, value, after)
-        at = after
+            raise WireError(f"field at byte {position} ends after the message")
+        yield Field(key >> 3, wire_type, position, value, after)
+        position = after
 
 
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    """Read a varint; give it and where the next byte is."""
+def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
+    """Return the varint at a position (7 bits a byte, the lowest first), and the position after it."""
     result = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
         result |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return result, at
+            return result, position
         shift += 7
-    raise WireError(f"no varint at byte {at}")
+    raise WireError(f"no varint at byte {position}")
 
 
 def varint(value: int) -> bytes:
-    """Write a varint."""
-    out = bytearray()
+    """Return a number as a varint."""
+    encoded = bytearray()
     while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    out.append(value)
-    return bytes(out)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _message(number: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Give a length-delimited field from the parts of its value."""
+    """Return a field that holds a message or bytes, from the parts of its value."""
     return [varint(number << 3 | _BYTES) + varint(sum(map(len, parts))), *parts]
 
 
 def split(data: memoryview) -> tuple[bytes, int]:
-    """Give the skeleton of a model and how many tensors are deferred in it; WireError where the bytes are no model."""
+    """Return the skeleton of a model, and how many tensors are references in it; WireError if `data` is no message.
+
+    Only the fields of the graph and of its large initializers are looked at, so the time hangs on their number and not
+    on their bytes. The lengths of the graph and of the changed initializers are written anew; all else is copied.
+    """
     graph = _graph(data)
     if graph is None:
         return bytes(data), 0
     parts: list[bytes | memoryview] = []
-    kept, count = graph.value, 0
+    copied_to, count = graph.value, 0
     for field in fields(data, graph.value, graph.end):
-        if field.number == GRAPH_INITIALIZER and field.kind == _BYTES and field.end - field.value > DEFERRED_BYTES:
+        is_initializer = field.number == GRAPH_INITIALIZER and field.wire_type == _BYTES
+        if is_initializer and field.end - field.value > DEFERRED_BYTES:
             tensor = _deferred(data, field)
             if tensor:
-                parts += [data[kept : field.start], *_message(GRAPH_INITIALIZER, tensor)]
-                kept, count = field.end, count + 1
-    parts.append(data[kept : graph.end])
+                parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, tensor)]
+                copied_to, count = field.end, count + 1
+    parts.append(data[copied_to : graph.end])
     return b"".join([data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]), count
 
 
 def joined(skeleton: bytes, source: memoryview) -> list[bytes | memoryview]:
-    """Give the bytes of a model, in parts, from its skeleton and the bytes that the references point into."""
+    """Return the bytes of a model, in parts to be written one after the other.
+
+    `source` are the bytes that the references in the skeleton point into; slices of it are among the parts, so that
+    no weight is copied. A skeleton that was changed meanwhile (renamed, cut, tagged) is joined just as well.
+    """
     data = memoryview(skeleton)
     graph = _graph(data)
     if graph is None or REFERENCE not in skeleton:
         return [data]
     parts: list[bytes | memoryview] = []
-    kept = graph.value
+    copied_to = graph.value
     for field in fields(data, graph.value, graph.end):
         if field.number == GRAPH_INITIALIZER and skeleton.find(REFERENCE, field.value, field.end) >= 0:
-            parts += [data[kept : field.start], *_message(GRAPH_INITIALIZER, _restored(data, field, source))]
-            kept = field.end
-    parts.append(data[kept : graph.end])
+            parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, _restored(data, field, source))]
+            copied_to = field.end
+    parts.append(data[copied_to : graph.end])
     return [data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]
 
 
 def _graph(data: memoryview) -> Field | None:
-    """Find the graph of a model; None where it is not in one piece, which protobuf allows and nobody writes."""
-    found = [field for field in fields(data, 0, len(data)) if field.number == MODEL_GRAPH and field.kind == _BYTES]
-    return found[0] if len(found) == 1 else None
+    """Return the graph of a model; None if it comes in several pieces, which protobuf allows and nobody writes."""
+    pieces = [
+        field for field in fields(data, 0, len(data)) if field.number == MODEL_GRAPH and field.wire_type == _BYTES
+    ]
+    return pieces[0] if len(pieces) == 1 else None
 
 
 def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | None:
-    """Give a tensor with a reference in place of its raw data, None where it is to stay as it is."""
+    """Return a tensor with a reference in place of its raw data, in parts; None if it has to stay as it is."""
     parts: list[bytes | memoryview] = []
     raw: list[Field] = []
     explicit = b""
@@ -143,7 +161,7 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
             explicit = b":0"
         else:
             parts.append(data[field.start : field.end])
-    if len(raw) != 1 or raw[0].kind != _BYTES or raw[0].end - raw[0].value <= DEFERRED_BYTES:
+    if len(raw) != 1 or raw[0].wire_type != _BYTES or raw[0].end - raw[0].value <= DEFERRED_BYTES:
         return None
     reference = b"%d:%d%s %s" % (raw[0].value, raw[0].end - raw[0].value, explicit, REFERENCE)
     entry = [*_message(1, [b"location"]), *_message(2, [reference])]
@@ -151,7 +169,10 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
 
 
 def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes | memoryview]:
-    """Give a tensor with its raw data in place of the reference; fields are in the order of their numbers."""
+    """Return a tensor with its raw data in place of the reference, in parts.
+
+    Writers put the fields in the order of their numbers, so the raw data come before the first field with a larger one.
+    """
     before: list[bytes | memoryview] = []
     after: list[bytes | memoryview] = []
     offset = length = 0
@@ -173,6 +194,6 @@ def _location(data: memoryview, entry: Field) -> str:
 
 
 def parse_reference(text: str) -> tuple[int, int, bool]:
-    """Read a reference: offset, length, and whether the tensor said that its data are not external."""
+    """Return a reference's offset and length in bytes, and whether the tensor said that its data are not external."""
     offset, length, *explicit = text.partition(" ")[0].split(":")
     return int(offset), int(length), bool(explicit)

@@ -1,7 +1,7 @@
 """Writing models, with the bytes of just the weights that they use.
 
-What came inline goes out inline; what came external goes out external: in one `NAME.onnx.data` beside a file, and by
-reference on a pipe, where locations are relative to a folder.
+Weights that were inline are written inline. External weights stay external: beside a file in one `NAME.onnx.data`, on a
+pipe as locations relative to a folder, where no bytes are written at all.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 from mxtools.errors import UsageError
 from mxtools.files import wire
 from mxtools.files.atomic import atomic_output
-from mxtools.files.weights import Place, WeightStore, is_deferred, is_external, tensors_of
+from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
 """External tensors of fewer bytes are written inline."""
 ALIGNMENT = 64
+"""The offset of an external tensor is a multiple of so many bytes."""
 PAGE = 4096
+"""As ALIGNMENT, for tensors of 1 MiB and more: runtimes can map these page by page."""
 PROTOBUF_LIMIT = 2**31 - 1
 
 
 def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
-    """Write a model to a file; the same model gives the same bytes.
+    """Write a model to a file, external weights to `NAME.onnx.data` beside it; the same model gives the same bytes.
 
-    Raises OutputError where a file cannot be written, UsageError where the model is too large for one.
+    Raises OutputError if a file cannot be written, UsageError if the model without external data exceeds 2 GiB.
     """
     if not any(map(is_external, tensors_of(proto))):
         with atomic_output(path) as file:
@@ -38,16 +40,16 @@ def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
         return
     data = _DataFile(weights, path.name + ".data")
     with atomic_output(path) as file:
-        _write_parts(file, data.moved(proto), weights)
+        _write_parts(file, data.moved_here(proto), weights)
         if data:
             with atomic_output(path.with_name(data.location)) as beside:
                 data.write(beside)
 
 
 def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], folder: Path = Path()) -> None:
-    """Write a model to a pipe; external data stay where they are, with locations relative to a folder.
+    """Write a model to a pipe; external data stay where they are, and their locations become relative to `folder`.
 
-    Raises UsageError where the model is too large, or its external data lie outside of the folder.
+    Raises UsageError if the model exceeds 2 GiB, or if its external data lie outside of the folder.
     """
     external = any(map(is_external, tensors_of(proto)))
     _write_parts(stream, _referring(proto, weights, folder) if external else proto, weights)
@@ -57,15 +59,16 @@ def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], fol
 def write_models(
     models: Iterable[tuple[str, ModelProto]], weights: WeightStore, folder: Path, location: str, shared: Container[str]
 ) -> bool:
-    """Write models into a new folder, by file name; tell whether they needed the file of external data, `location`.
+    """Write models, given with their file names, into a folder; return whether a file of external data was needed.
 
-    It holds what came external, and of what came inline the initializers of the names `shared`, the same bytes once.
-    Raises OutputError where a file cannot be written, UsageError where a model is too large for one.
+    That one file, `location`, holds the external weights of all models, and of the inline weights those whose names are
+    in `shared`; the same bytes lie in it once. Raises OutputError if a file cannot be written, UsageError if a model
+    exceeds 2 GiB.
     """
     data = _DataFile(weights, location, shared)
     for name, proto in models:
         with atomic_output(folder / name) as file:
-            _write_parts(file, data.moved(proto), weights)
+            _write_parts(file, data.moved_here(proto), weights)
     if data:
         with atomic_output(folder / location) as file:
             data.write(file)
@@ -73,7 +76,7 @@ def write_models(
 
 
 def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
-    """Give a copy that holds its weights itself; UsageError where that would be more than 2 GiB."""
+    """Return a copy of a model that holds its weights itself; UsageError if that exceeds 2 GiB."""
     buffer = io.BytesIO()
     _write_parts(buffer, proto, weights)
     copy = ModelProto()
@@ -85,6 +88,7 @@ def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
 
 
 def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> None:
+    """Write a model with its deferred weights; UsageError if that is more than protobuf can read."""
     try:
         parts = wire.joined(proto.SerializeToString(), weights.source)
     except (ValueError, DecodeError) as error:
@@ -100,7 +104,7 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> No
 
 
 def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelProto:
-    """Give a copy whose external locations are relative to a folder; UsageError where they lie outside of it."""
+    """Return a copy whose external locations are relative to a folder; UsageError if one lies outside of it."""
     copy, base = ModelProto(), Path(os.path.realpath(folder))
     copy.CopyFrom(proto)
     for tensor in tensors_of(copy):
@@ -109,28 +113,28 @@ def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelPr
             if not file.is_relative_to(base):
                 raise UsageError(
                     f"the weights lie in {file.parent.name}/{file.name}, outside of {folder.absolute()}",
-                    "write to a file with -o, or say with --data-dir what a pipe's locations are relative to",
+                    "write to a file with ⟨output⟩, or say with ⟨data-dir⟩ what a pipe's locations are relative to",
                 )
             _set_external(tensor, location=file.relative_to(base).as_posix())
     return copy
 
 
 class _DataFile:
-    """One file of external data, for one or several models: the same bytes lie in it once."""
+    """The plan of one file of external data for one or several models; the same bytes get one place in it."""
 
     def __init__(self, weights: WeightStore, location: str, shared: Container[str] = ()) -> None:
-        """Begin an empty file; of what came inline it takes the initializers of the names `shared`."""
+        """Begin an empty file. It also takes the inline initializers whose names are in `shared`."""
         self.location = location
         self._weights, self._shared = weights, shared
-        self._offsets: dict[Place | str, int] = {}
+        self._offsets: dict[DataPlace | str, int] = {}
         self._end = 0
 
     def __len__(self) -> int:
-        """Give the bytes of the file."""
+        """Return the size of the file in bytes."""
         return self._end
 
-    def moved(self, proto: ModelProto) -> ModelProto:
-        """Give a copy of a model whose external tensors lie in this file, small ones inline."""
+    def moved_here(self, proto: ModelProto) -> ModelProto:
+        """Return a copy of a model whose external tensors lie in this file; small ones become inline."""
         copy = ModelProto()
         copy.CopyFrom(proto)
         for tensor in tensors_of(copy):
@@ -147,26 +151,26 @@ class _DataFile:
         return copy
 
     def write(self, file: BinaryIO) -> None:
-        """Write the bytes of all tensors that were moved."""
+        """Write the bytes of all tensors that were moved here, with zeros between them."""
         for place, offset in self._offsets.items():
             file.write(bytes(offset - file.tell()))
-            if isinstance(place, Place):
+            if isinstance(place, DataPlace):
                 file.writelines(self._weights.pieces(place))
             else:
                 start, length, _ = wire.parse_reference(place)
                 file.write(self._weights.source[start : start + length])
 
-    def _move(self, tensor: TensorProto, place: Place | str, length: int) -> None:
-        """Let a tensor lie in this file, given where its bytes are: in a file, or, as a reference, in the model's."""
+    def _move(self, tensor: TensorProto, place: DataPlace | str, length: int) -> None:
+        """Give a tensor its place in this file; `place` says where its bytes are: external, or a reference."""
         if place not in self._offsets:
             step = PAGE if length >= 1 << 20 else ALIGNMENT
-            self._offsets[place] = -(-self._end // step) * step
+            self._offsets[place] = -(-self._end // step) * step  # rounded up to a multiple
             self._end = self._offsets[place] + length
         _set_external(tensor, location=self.location, offset=str(self._offsets[place]), length=str(length))
 
 
 def _set_external(tensor: TensorProto, **values: str) -> None:
-    """Change entries of a tensor's external data; a checksum goes where the bytes move."""
-    said = {entry.key: entry.value for entry in tensor.external_data if entry.key != "checksum"} | values
+    """Change entries of a tensor's external data, and drop its checksum, which is of the file that it lay in."""
+    entries = {entry.key: entry.value for entry in tensor.external_data if entry.key != "checksum"} | values
     del tensor.external_data[:]
-    tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in said.items())
+    tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in entries.items())
