@@ -33,6 +33,7 @@ WORDS: dict[str, str] = {
     "passes": "`mx passes`",
     "profiler": "`mx profile --json`",
     "record": "mx trace --record",
+    "splitter": "mx split",
     "strategies": "`mx strategies`",
     "tag": "run `mx tag`",
     "tracer": "`mx trace`",

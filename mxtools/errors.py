@@ -47,6 +47,7 @@ PYTHON: dict[str, str] = {
     "passes": "`mxtools.pipeline.registry.names()`",
     "profiler": "`mxtools.Model.profile()`",
     "record": "mxtools.trace(…, record=True)",
+    "splitter": "mxtools",
     "strategies": "`mxtools.strategies.table.known()`",
     "tag": "call `model.tag()`",
     "tracer": "`mxtools.trace()`",

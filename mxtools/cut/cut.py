@@ -140,8 +140,8 @@ class Cut:
 def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """Reduce a model, in place, to a cut through its main graph.
 
-    Raises AbsentError where the rest of the graph reads nothing of the cut, InputError where the type of a tensor at the
-    boundary is neither in the file nor can be inferred.
+    Raises AbsentError where the rest of the graph reads nothing of the cut, InputError where the type of a tensor at
+    the boundary is neither in the file nor can be inferred.
     """
     if not cut.outputs:
         raise AbsentError(

@@ -82,8 +82,8 @@ class FilterReport(Report):
 def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     """Reduce a model, in place, to the requested nodes and what they need.
 
-    Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only in
-    part, CheckError where the part computes something else than the whole model.
+    Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only
+    in part, CheckError where the part computes something else than the whole model.
     """
     graph, annotations = model.graph, model.annotations
     calls = _calls(model, request)

@@ -28,7 +28,7 @@ FILE = "manifest.json"
 DATA = "weights.data"
 MODEL = "model"
 LONGEST = 100
-"""Characters of a scope that its file's name shows, the last ones."""
+"""Characters of a scope that a file name shows: the last ones, which tell modules apart."""
 
 
 class _Record(BaseModel):
@@ -64,7 +64,7 @@ class Manifest(_Record):
 
 
 def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
-    """Give the manifest of some parts of a model, in their order."""
+    """Return the manifest of a model's parts, which are in the order to run them."""
     files = [_file_name(number, part.scope, len(parts)) for number, part in enumerate(parts)]
     source = {v: file for part, file in zip(parts, files, strict=True) for v in part.cut.outputs}
 
@@ -87,10 +87,11 @@ def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
 
 
 def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool) -> Manifest:
-    """Write the parts of a model and their manifest to a folder, in place of those of an earlier split; give it.
+    """Write the parts of a model and their manifest to a folder, and return the manifest.
 
-    With `verify` they are run, and CheckError is raised and nothing written where they compute something else than the
-    model. Raises OutputError where the folder cannot be written, InputError where a part lacks the type of a tensor.
+    They replace those of an earlier split. With `verify` the parts are run first: where they compute something else
+    than the model, CheckError is raised and nothing is written. Raises OutputError where the folder cannot be written,
+    InputError where the type of a tensor between parts is not known.
     """
     graph = model.graph
     manifest = describe(graph, parts)
@@ -113,14 +114,14 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
 
 
 def dumps(manifest: Manifest) -> str:
-    """Give a manifest as JSON text."""
+    """Return a manifest as JSON text."""
     return manifest.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
 def files_of(folder: Path) -> list[str]:
-    """Give the names of the files that an earlier split wrote to a folder, the manifest first.
+    """Return the names of the files that an earlier split wrote to a folder, the manifest first.
 
-    Raises OutputError where the folder has another `manifest.json`.
+    Raises OutputError where the folder's `manifest.json` is none of mxtools.
     """
     path = folder / FILE
     if not path.exists():
@@ -128,16 +129,16 @@ def files_of(folder: Path) -> list[str]:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise OutputError(f"{path} is no manifest of this version of mx split", "give another folder") from None
+        raise OutputError(f"{path} is no manifest of this version of ⟨splitter⟩", "give another folder") from None
     return [FILE, *(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON Schema of the manifest."""
+    """Return the JSON Schema of the manifest."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema(by_alias=True)}
 
 
 def _file_name(number: int, scope: str | None, count: int) -> str:
-    """Give a file name that is safe everywhere; the number keeps names apart where case does not."""
+    """Return a file name that is safe on every system; its number tells names apart that differ in case only."""
     shown = "rest" if scope is None else "root" if scope == ROOT else re.sub(r"[^A-Za-z0-9._@-]", "_", scope)
     return f"{number:0{max(2, len(str(count - 1)))}}-{shown[-LONGEST:]}.onnx"

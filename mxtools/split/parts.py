@@ -1,9 +1,19 @@
-"""Splitting a model into parts: one for each selected call, and the rest; they cover it and can be run in order.
+"""Split a model into parts that can be run in order: one for each selected call, and few for all the rest.
 
-The main graph is condensed: the nodes of a selected call are one unit, every other node is one of its own. Units have
-levels, even ones for the rest and odd ones for calls. What a unit reads is of a lower level, or of its own where both
-are of the rest; so no way leaves a level and comes back to it, and all the rest of a level can be one part.
-O(nodes + edges), besides the cuts.
+Five nodes; the calls `a` (MatMul) and `b` (Gemm) are selected, the other nodes are the rest:
+
+    x -> Cast -> c -> MatMul (a) -> m -> Relu -> r -> Gemm (b) -> g -> Add(g, c) -> y
+
+The obvious way, one part for each selected call and one for the rest, has no order: Cast must run before `a`, Relu
+between `a` and `b`, and Add after `b`, so the rest would have to run before and after each call. A part for each node
+of the rest has an order, but makes hundreds of parts.
+
+So units get levels. A unit is a selected call with all its nodes, or a single node of the rest. Units of the rest have
+even levels, calls odd ones: each is on the lowest level of its kind that is above all calls it depends on, and not
+below anything it reads. Here Cast is on level 0, `a` on 1, Relu on 2, `b` on 3 and Add on 4. A unit of the rest that
+reads another of its own level lies in the same part; everything else is read from lower levels. So no path leaves a
+level and comes back to it, and all the rest of a level can be one part. A call that needs something computed outside of
+it from its own results has no level: it cannot be a part. O(nodes + edges), besides the cuts.
 """
 
 from __future__ import annotations
@@ -24,7 +34,7 @@ from mxtools.scopes.selection import Selection, nodes_of, separate_calls
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model: the scope of the call that it is, None for what no selected call covers, and its cut."""
+    """A part of a model: the scope of its call, None where it belongs to the rest, and its cut."""
 
     scope: str | None
     cut: Cut
@@ -36,30 +46,30 @@ def split(
     depth: int | None = None,
     exclude: tuple[str, ...] = (),
 ) -> list[Part]:
-    """Give the parts of a model, each after those that it needs something of.
+    """Return the parts of a model, each after the parts that it reads from.
 
-    The outermost calls of each selection are parts, and with `depth` the calls that many levels below the root and
-    leaves above that, all without what is excluded. Raises InputError where no node has a scope, UsageError where
-    nothing is selected or one selected call lies in another, AbsentError where a call is not there to be cut out, or is
-    left and entered again.
+    The outermost calls of each selection are parts. With `depth` so are the calls that many levels below the root, and
+    leaves above that level. What is excluded is no part. Raises InputError where no node has a scope, UsageError where
+    nothing is selected or one selected call lies in another, AbsentError where a call has no nodes to cut out, or reads
+    what is computed outside of it from its own results.
     """
     annotations = model.annotations
     model.require_tagged()
     calls = separate_calls(annotations, selections, depth, exclude)
     if not calls:
-        raise UsageError("nothing is selected", "give --each, --depth or --class, or exclude less")
+        raise UsageError("nothing is selected", "give ⟨each⟩, ⟨depth⟩ or ⟨class⟩, or exclude less")
     return _Units(annotations, {call: nodes_of(annotations, within) for call, within in calls.items()}).parts()
 
 
 class _Units:
-    """The condensed main graph. A unit is known by its first node.
+    """The units of a main graph: selected calls, and single nodes of the rest. A unit's number is its first node.
 
-    Attributes: `calls`, the units that are calls; `cuts`, theirs; `reads`, the values that a unit is given, so without
-    constants and shapes that it has copies of.
+    Attributes: `calls`, the call of each unit that is one; `cuts`, their cuts; `reads`, the values that each unit has
+    to be given: all that it reads but constants and shapes, of which its part has copies.
     """
 
     def __init__(self, annotations: Annotations, groups: dict[int, set[int]]) -> None:
-        """Condense a main graph, given the nodes of each selected call."""
+        """Find the units of a main graph, given the nodes of each selected call."""
         graph = self.graph = annotations.graph
         self.annotations = annotations
         self.calls = {min(nodes): call for call, nodes in groups.items()}
@@ -68,14 +78,18 @@ class _Units:
             self._unit.update(dict.fromkeys(nodes, min(nodes)))
         self.cuts = {min(nodes): Cut(graph, nodes, given_nodes(annotations, nodes)) for nodes in groups.values()}
         grouped = {n for nodes in groups.values() for n in nodes}
-        # What exporters share is found in any of its readers, what a selected call itself computed is its to give.
-        self._given = {n for n in grouped if graph.reads[n] and annotations.evidence[n] not in INDIRECT}
-        copied = graph.constants(self._given)
+        # A constant without direct evidence may stand in any of the modules that share it, so every part copies it.
+        # What a call has direct evidence for, it computed itself: others read that from its part.
+        self._owned = {n for n in grouped if graph.reads[n] and annotations.evidence[n] not in INDIRECT}
+        copied = graph.constants(self._owned)
         self.reads = {n: [v for v in graph.needs[n] if v not in copied] for n in graph.main if n not in grouped}
         self.reads.update((unit, cut.inputs) for unit, cut in self.cuts.items())
 
     def parts(self) -> list[Part]:
-        """Give the parts in order; from the last to the first, because it takes the readers to know the outputs."""
+        """Return the parts in order.
+
+        They are made from the last to the first, because the outputs of a part are what the parts after it read.
+        """
         graph, scopes = self.graph, self.annotations.hierarchy.scopes
         rest: dict[int, list[int]] = {0: []}
         ordered: list[tuple[int, int]] = []
@@ -95,64 +109,67 @@ class _Units:
         return found[::-1]
 
     def _levels(self) -> dict[int, int]:
-        """Give the level of each unit; AbsentError where a call needs what is computed from its own results."""
-        before = {unit: {self._source(v) for v in values} - {NOWHERE} for unit, values in self.reads.items()}
+        """Return the level of each unit; AbsentError where a call reads what is computed from its own results."""
+        sources = {unit: {self._source(v) for v in values} - {NOWHERE} for unit, values in self.reads.items()}
         try:
-            order = list(TopologicalSorter(before).static_order())
+            order = list(TopologicalSorter(sources).static_order())
         except CycleError as error:
             raise self._entered_again(error.args[1]) from None
         levels: dict[int, int] = {}
         for unit in order:
-            highest = max((levels[u] for u in before[unit]), default=0)
+            highest = max((levels[u] for u in sources[unit]), default=0)
             levels[unit] = (highest + 1) // 2 * 2 + (unit in self.calls)
-        self._sink(order, before, levels)
+        self._sink(order, sources, levels)
         return levels
 
-    def _sink(self, order: list[int], before: dict[int, set[int]], levels: dict[int, int]) -> None:
-        """Move what only the rest reads to the first level that does, so that a shape chain is no part of its own."""
-        after: dict[int, set[int]] = {unit: set() for unit in order}
+    def _sink(self, order: list[int], sources: dict[int, set[int]], levels: dict[int, int]) -> None:
+        """Move units that only the rest reads up to the first level that reads them.
+
+        Otherwise a shape chain that starts at the inputs, but is read behind a call, would be a part of its own.
+        """
+        targets: dict[int, set[int]] = {unit: set() for unit in order}
         results = set(self.graph.outputs)
         for unit in reversed(order):
-            readers = after[unit]
+            readers = targets[unit]
             inner = unit not in self.calls and results.isdisjoint(self.graph.writes[unit])
             if inner and readers and readers.isdisjoint(self.calls):
                 levels[unit] = min(levels[reader] for reader in readers)
-            for source in before[unit]:
-                after[source].add(unit)
+            for source in sources[unit]:
+                targets[source].add(unit)
 
     def _source(self, value: int) -> int:
-        """Give the unit that makes a value, or NOWHERE."""
+        """Return the unit that makes a value; NOWHERE for inputs and initializers."""
         return self._unit.get(self.graph.producer[value], NOWHERE)
 
     def _entered_again(self, cycle: list[int]) -> AbsentError:
-        """Give the error for a way through the units that begins and ends at the same one."""
+        """Return the error for a cycle of units."""
         hierarchy, known = self.annotations.hierarchy, self.annotations.call
         before, unit = next((a, b) for a, b in pairwise(cycle) if b in self.calls)
         value = next(v for v in self.reads[unit] if self._source(v) == before)
-        on_the_way = [self.calls.get(u, known[u]) for u in cycle]
-        around = hierarchy.common(call for call in on_the_way if call is not None)
+        on_cycle = [self.calls.get(u, known[u]) for u in cycle]
+        around = hierarchy.common(call for call in on_cycle if call is not None)
         scope, tensor = hierarchy.scopes[self.calls[unit]], self.graph.names[value]
         return AbsentError(
             f"{scope} cannot be a part of its own, it reads {tensor!r}, which is computed outside of it from what it "
             f"returns",
-            f"select {hierarchy.scopes[around]}, which holds both, or --exclude {scope}",
+            f"select {hierarchy.scopes[around]}, which holds both, or ⟨exclude-scope⟩ {scope}",
         )
 
     def _call(self, unit: int, needed: set[int]) -> Cut:
-        """Give the cut of a call, with what others need as its outputs, else with those that `mx filter` gives it."""
+        """Return the cut of a call; its outputs are what later parts need, else those that it has as a part alone."""
         cut = self.cuts[unit]
         made = [v for n in sorted(cut.chosen) for v in self.graph.writes[n]]
         outputs = [v for v in made if v in needed] or [v for v in cut.outputs if v in made]
         cut.outputs = Cut.ordered(self.graph.outputs, outputs)
         if not cut.outputs:
             scope = self.annotations.hierarchy.scopes[self.calls[unit]]
-            raise AbsentError(f"{scope} computes nothing that the rest of the graph reads", f"--exclude {scope}")
+            raise AbsentError(f"{scope} computes nothing that the rest of the graph reads", f"⟨exclude-scope⟩ {scope}")
         return cut
 
     def _rest(self, nodes: list[int], level: int, needed: set[int]) -> Cut | None:
-        """Give the cut around what is needed of the rest of a level, None where that is nothing.
+        """Return the cut around the needed nodes of the rest on a level; None where nothing of it is needed.
 
-        Initializers that are outputs of the model are given by the first level.
+        Initializers that are outputs of the model are outputs of the first level.
         """
         graph, inside = self.graph, set(nodes)
         outputs = [v for n in sorted(nodes) for v in graph.writes[n] if v in needed]
@@ -164,4 +181,4 @@ class _Units:
                 chosen.add(node)
                 open_ += [graph.producer[v] for v in self.reads[node]]
         outputs += [v for v in graph.outputs if v in graph.stored and level == 0]
-        return Cut(graph, chosen, self._given, outputs) if outputs else None
+        return Cut(graph, chosen, self._owned, outputs) if outputs else None

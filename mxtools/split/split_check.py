@@ -1,4 +1,4 @@
-"""Comparing what the parts of a split compute with what the whole model computes."""
+"""Check that the parts of a split, run one after the other, compute what the whole model computes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def check_split(whole: WorkingModel, manifest: Manifest, folder: Path) -> None:
     Raises CheckError where one differs by more than TOLERANCE, InputError where ONNX Runtime cannot run one of them.
     """
     values = whole.inputs()
-    wanted = computed(whole.proto, whole.weights, values)
-    for part in manifest.parts:
-        loaded = WorkingModel.read(folder / part.file)
-        values |= computed(loaded.proto, loaded.weights, values)
-    refuse([difference(name, values[name], array) for name, array in wanted.items()], TOLERANCE)
+    expected = computed(whole.proto, whole.weights, values)
+    for entry in manifest.parts:
+        part = WorkingModel.read(folder / entry.file)
+        values |= computed(part.proto, part.weights, values)
+    refuse([difference(name, values[name], array) for name, array in expected.items()], TOLERANCE)
