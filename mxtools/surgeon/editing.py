@@ -1,4 +1,4 @@
-"""Running a user's function on a graph, as onnx-graphsurgeon's, and taking over what it changed."""
+"""Run a user's function on a model as an onnx-graphsurgeon graph, and take over what the function changed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mxtools.surgeon.three_way_merge import merged
 
 
 def edit(model: WorkingModel, script: str) -> None:
-    """Run the function that a script names on a model's graph.
+    """Run the function that a script names on a model's graph, in place.
 
-    Raises UsageError where the script names no function, InputError where it raises, gives no graph, or makes one that
-    cannot be written or whose nodes are not in order.
+    Raises UsageError where the script names no function, InputError where the function raises, returns something else
+    than a graph, or leaves a graph that cannot be written or whose nodes are out of order.
     """
     if ":" not in script:
         raise UsageError(f"script {script!r} names no function", "write FILE.py:FUNCTION")
@@ -36,7 +36,7 @@ def edit(model: WorkingModel, script: str) -> None:
 def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # noqa: ANN401
     try:
         surgery = Surgery(model.proto, model.weights)
-    except Exception as error:  # it has no class of exceptions of its own for this
+    except Exception as error:  # onnx-graphsurgeon has no exception class of its own
         raise InputError(
             f"onnx-graphsurgeon cannot read the graph ({described(error)})", "leave out the pass"
         ) from error
@@ -54,12 +54,12 @@ def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # n
 
 
 def _check_order(model: ModelProto, spec: str) -> None:
-    """Refuse a graph in which a node reads what is not there, or is made only after it."""
+    """Raise InputError where a node reads a tensor that nothing makes, or that a later node makes."""
     graph = Graph(model)
-    there = {*graph.inputs, *graph.stored}
+    given = {*graph.inputs, *graph.stored}
     for node, needs in enumerate(graph.needs):
         if graph.owner[node] == NOWHERE and graph.region[node] == 0:
-            missing = next((v for v in needs if v not in there and not 0 <= graph.producer[v] < node), None)
+            missing = next((v for v in needs if v not in given and not 0 <= graph.producer[v] < node), None)
             if missing is not None:
                 raise InputError(
                     f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "

@@ -1,23 +1,22 @@
-"""What onnx-graphsurgeon is given of a model, and how its objects are tied to what they came from.
+"""Import a model into onnx-graphsurgeon, and remember which message each of its objects came from.
 
-A model is imported twice: once to be edited, once to know later what was not. What graphsurgeon cannot hold is left
-out of both, and is put back by `mxtools.surgeon.three_way_merge`.
+The model is imported twice: one graph is edited, its twin stays as it was, so that a comparison of the two later shows
+what was edited. What graphsurgeon cannot hold is left out of both; `mxtools.surgeon.three_way_merge` puts it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from mxtools.files.weights import WeightStore
-from mxtools.graph.index import bodies
+from mxtools.graph.functions import model_nodes
 from mxtools.graph.shapes import Array
 
 _HELD = frozenset(
@@ -32,20 +31,20 @@ _HELD = frozenset(
         AttributeProto.STRINGS,
     }
 )
-"""The types of attributes that graphsurgeon has."""
+"""The types of attributes that graphsurgeon knows."""
 
 
 @dataclass(frozen=True)
 class Tie:
-    """A graph, function or node that was given away, its twin that was not, and the message that both came from."""
+    """A graph, function or node that can be edited, its twin that cannot, and the message that both came from."""
 
-    given: Any
+    edited: Any
     before: Any
     proto: Any
 
 
 class Stored(LazyValues):  # type: ignore[misc]
-    """The values of a dense tensor, which stay where they lie until they are read."""
+    """The values of a dense tensor, which stay in their file until something reads them."""
 
     def __init__(self, lazy: LazyValues, weights: WeightStore) -> None:
         """Take over what graphsurgeon imported."""
@@ -61,12 +60,12 @@ class Stored(LazyValues):  # type: ignore[misc]
         return copy
 
     def load(self) -> Array:
-        """Give the values, writable."""
+        """Return the values as an array that can be written to."""
         return np.array(self._weights.array(self.origin))
 
 
 class StoredSparse(SparseValues):  # type: ignore[misc]
-    """The values of a sparse tensor, in whichever field they lie; graphsurgeon's own are zero for raw data."""
+    """The values of a sparse tensor, whichever field holds them; graphsurgeon's own class reads raw data as zeros."""
 
     def __init__(self, lazy: SparseValues, weights: WeightStore) -> None:
         """Take over what graphsurgeon imported."""
@@ -75,12 +74,12 @@ class StoredSparse(SparseValues):  # type: ignore[misc]
         self._weights = weights
 
     def load(self) -> Array:
-        """Give the values as a dense array."""
+        """Return the values as a dense array."""
         return densified(self.tensor, self._weights)
 
 
 class Surgery:
-    """A model on the table: `graph` is for editing, `before` its twin, `functions` those given away."""
+    """A model that is being edited: `graph` can be edited, with its `functions`; `before` is its unedited twin."""
 
     def __init__(self, model: ModelProto, weights: WeightStore) -> None:
         """Import a model; raises what graphsurgeon raises."""
@@ -90,19 +89,19 @@ class Surgery:
         self.functions = list(self.graph.functions)
         self._ties: dict[int, Tie] = {}
         self._tie(self.graph, self.before, model.graph)
-        for given, before, function in zip(self.functions, self.before.functions, model.functions, strict=True):
-            self._tie(given, before, function)
+        for edited, before, function in zip(self.functions, self.before.functions, model.functions, strict=True):
+            self._tie(edited, before, function)
 
-    def tie(self, thing: object) -> Tie | None:
-        """Give the tie of a graph, function or node; None for a new one."""
-        return self._ties.get(id(thing))
+    def tie(self, edited: object) -> Tie | None:
+        """Return what a graph, function or node came from; None for a new one."""
+        return self._ties.get(id(edited))
 
-    def _tie(self, given: gs.Graph, before: gs.Graph, proto: GraphProto | FunctionProto) -> None:
-        """Tie a graph, its nodes and their bodies, and let its constants read from the store."""
-        self._ties[id(given)] = Tie(given, before, proto)
-        for tensor in (*given.outputs, *vars(given).get("attrs", {}).values()):
+    def _tie(self, edited: gs.Graph, before: gs.Graph, proto: GraphProto | FunctionProto) -> None:
+        """Tie a graph, its nodes and their bodies to their twins, and let its constants read from the weight store."""
+        self._ties[id(edited)] = Tie(edited, before, proto)
+        for tensor in (*edited.outputs, *vars(edited).get("attrs", {}).values()):
             self._store(tensor)
-        for node, twin, message in zip(given.nodes, before.nodes, proto.node, strict=True):
+        for node, twin, message in zip(edited.nodes, before.nodes, proto.node, strict=True):
             self._ties[id(node)] = Tie(node, twin, message)
             for tensor in (*node.inputs, *node.attrs.values()):
                 self._store(tensor)
@@ -119,7 +118,7 @@ class Surgery:
 
 
 def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
-    """Give a sparse tensor as a dense array; its indices are linear, or one for each axis."""
+    """Return a sparse tensor as a dense array; its indices are linear, or one for each axis."""
     values, indices = weights.array(tensor.values), weights.array(tensor.indices)
     dense = np.zeros(tuple(tensor.dims), values.dtype)
     if indices.ndim == 1:
@@ -130,25 +129,18 @@ def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
 
 
 def _imported(model: ModelProto) -> gs.Graph:
+    """Import a model without the attributes that graphsurgeon does not know."""
     shown = ModelProto()
     shown.CopyFrom(model)
-    for node in _all_nodes(shown):
+    for node in model_nodes(shown):
         for index in range(len(node.attribute) - 1, -1, -1):
             if not _is_held(node.attribute[index]):
                 del node.attribute[index]
     return gs.import_onnx(shown)
 
 
-def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    open_: list[NodeProto] = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    while open_:
-        node = open_.pop()
-        yield node
-        open_.extend(inner for body in bodies(node) for inner in body.node)
-
-
 def _is_held(attribute: AttributeProto) -> bool:
-    """Tell whether graphsurgeon can import an attribute."""
+    """Return whether graphsurgeon can import an attribute: it knows the type, and the text is UTF-8."""
     try:
         for text in (attribute.s, *attribute.strings):
             text.decode()
@@ -158,7 +150,7 @@ def _is_held(attribute: AttributeProto) -> bool:
 
 
 def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
-    """Give the constants that a graph and its bodies read or return, by name."""
+    """Return the constants that a graph and its bodies read or return, by name."""
     found = own_constants(graph)
     for body in graph.subgraphs():
         found |= constants(body)
@@ -166,6 +158,6 @@ def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
 
 
 def own_constants(graph: gs.Graph) -> dict[str, gs.Constant]:
-    """Give the constants that the nodes of a graph itself read, and those that it returns, by name."""
+    """Return the constants that the nodes of a graph itself read, or that it returns, by name."""
     read = (tensor for node in graph.nodes for tensor in node.inputs)
     return {t.name: t for t in (*read, *graph.outputs) if isinstance(t, gs.Constant)}

@@ -1,8 +1,20 @@
-"""Putting an edited onnx-graphsurgeon graph back into the model that it came from.
+"""Write an edited onnx-graphsurgeon graph back into the model that it came from, as a three-way merge.
 
-A three-way merge: what is the same in the edited graph as in its unedited twin stays as the message has it, to the
-byte, with all that graphsurgeon does not hold (metadata, doc strings, overloads, attributes that it cannot import,
-unused initializers, quantisation annotations); only what differs is written.
+Five nodes, of which a script renamed the third:
+
+    x -> Conv -> c -> BatchNormalization -> b -> Relu -> r -> Gemm -> g -> Softmax -> y
+
+The obvious way, to export the edited graph, loses what graphsurgeon does not hold: the metadata of all five nodes, with
+their scopes, doc strings, overloads, attributes of types that it does not import, initializers that nothing reads,
+quantisation annotations. To copy metadata from old nodes to new ones of the same name fails for Relu, which has
+another name now, and for a new node that took an old name.
+
+So there are three versions of each message: the original, what graphsurgeon made of it (`before`), and what the script
+left (`after`). Graphsurgeon edits objects in place, so the object says which original it came from, whatever its name
+is now. For every field, where `before` and `after` agree, the original's bytes stay; where they differ, `after` is
+written. Here that is the name of Relu and nothing else. An object of the script's own making has no original and is
+written as it is. A graph that the script copied consists of new objects; its nodes are recognised by their operator and
+the tensors that they make.
 """
 
 from __future__ import annotations
@@ -31,11 +43,11 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from mxtools.files.weights import is_deferred
 from mxtools.graph.shapes import Array
 from mxtools.surgeon.surgery import Stored, Surgery, Tie, constants, densified, own_constants
-from mxtools.surgeon.value_infos import Infos
+from mxtools.surgeon.value_infos import TypeMerge
 
 
 def merged(surgery: Surgery, after: gs.Graph) -> ModelProto:
-    """Give the model with what was edited; raises what graphsurgeon raises where it cannot write that."""
+    """Return the model with the edits; raises what graphsurgeon raises where it cannot write them."""
     model, before = ModelProto(), surgery.before
     model.CopyFrom(surgery.model)
     for field in ("ir_version", "producer_name", "producer_version"):
@@ -56,7 +68,7 @@ class _Merge:
     def graph(
         self, after: gs.Graph, tie: Tie | None, around: Collection[str] = frozenset(), main: bool = False
     ) -> GraphProto:
-        """Merge a graph; `around` are the names of constants of the graphs around it, which it does not hold itself."""
+        """Merge a graph; `around` names constants of the graphs around it, which the graph does not hold itself."""
         before, original = (tie.before, tie.proto) if tie else (gs.Graph(name=""), GraphProto())
         result = GraphProto()
         result.CopyFrom(original)
@@ -68,17 +80,17 @@ class _Merge:
         _replace(result.sparse_initializer, sparse)
         own = {t.name for t in dense} | {t.values.name for t in sparse}
         _replace(result.node, self._nodes(after, before, original.node, {*around, *own}))
-        infos = Infos(after, before)
+        types = TypeMerge(after, before)
         defaults = [info for info in original.input if info.name in own]
-        _replace(result.input, infos.boundary(after.inputs, before.inputs, original.input, main, defaults))
-        _replace(result.output, infos.boundary(after.outputs, before.outputs, original.output, main))
-        _replace(result.value_info, infos.inner(original.value_info))
-        notes = [n for n in original.quantization_annotation if infos.is_left(n.tensor_name)]
+        _replace(result.input, types.boundary(after.inputs, before.inputs, original.input, main, defaults))
+        _replace(result.output, types.boundary(after.outputs, before.outputs, original.output, main))
+        _replace(result.value_info, types.inner(original.value_info))
+        notes = [n for n in original.quantization_annotation if types.is_left(n.tensor_name)]
         _replace(result.quantization_annotation, notes)
         return result
 
     def functions(self, after: Sequence[gs.Function]) -> list[FunctionProto]:
-        """Merge functions; overloads, which graphsurgeon's sorting takes for duplicates, stay with their namesakes."""
+        """Merge functions. Graphsurgeon's sorting drops overloads as duplicates: each comes back with its namesake."""
         namesakes: dict[object, list[gs.Function]] = defaultdict(list)
         for function in self.surgery.functions:
             namesakes[function.unique_id].append(function)
@@ -102,12 +114,12 @@ class _Merge:
         nodes = self._nodes(after, before, original.node, own_constants(after))
         _replace(result.node, [*self._constant_nodes(after), *nodes])
         _replace(result.opset_import, _opsets(after, before))
-        infos = Infos(after, before)
-        _replace(result.value_info, [info for info in original.value_info if infos.is_left(info.name)])
+        types = TypeMerge(after, before)
+        _replace(result.value_info, [info for info in original.value_info if types.is_left(info.name)])
         return result
 
     def _constant_nodes(self, function: gs.Function) -> list[NodeProto]:
-        """Give nodes that make the constants of a function, which has no initializers."""
+        """Return nodes that make the constants of a function, because functions have no initializers."""
         return [
             helper.make_node("Constant", [], [name], value=self._tensor(constant, None, inline=True))
             for name, constant in own_constants(function).items()
@@ -116,7 +128,7 @@ class _Merge:
     def _nodes(
         self, after: gs.Graph, before: gs.Graph, originals: Sequence[NodeProto], around: Collection[str]
     ) -> list[NodeProto]:
-        """Merge nodes; those of a copied graph are known by what they make."""
+        """Merge nodes; those of a copied graph are recognised by their operator and the tensors that they make."""
         copied = self.surgery.tie(after) is None
         makers = {_made(twin): Tie(None, twin, proto) for twin, proto in zip(before.nodes, originals, strict=True)}
         return [
@@ -149,7 +161,10 @@ class _Merge:
         originals: Sequence[AttributeProto],
         around: Collection[str] = frozenset(),
     ) -> list[AttributeProto]:
-        """Merge attributes in the order of the originals, then new ones; those that `before` lacks were not given."""
+        """Merge attributes: the originals in their order, then new ones.
+
+        An original that `before` lacks was never imported, so the script cannot have deleted it.
+        """
         result = []
         for original in originals:
             name = original.name
@@ -187,7 +202,7 @@ class _Merge:
     def _initializers(
         self, after: gs.Graph, before: gs.Graph, original: GraphProto, around: Collection[str], main: bool
     ) -> tuple[list[TensorProto], list[SparseTensorProto]]:
-        """Merge initializers, dense and sparse: those that nothing read stay, new ones go where they are read."""
+        """Merge initializers, dense and sparse: unread ones stay, new ones go to the graph that reads them."""
         used, was_used = constants(after), constants(before)
         sparse = [
             tensor
@@ -210,7 +225,7 @@ class _Merge:
         return dense, sparse
 
     def _tensor(self, constant: gs.Constant, original: TensorProto | None, inline: bool) -> TensorProto:
-        """Give a constant's tensor; `inline` where it must not be a reference, which only initializers can be."""
+        """Return a constant's tensor; `inline` with its bytes, because only initializers can be references."""
         values = constant._values
         if isinstance(values, Stored):
             result = TensorProto()
@@ -238,7 +253,7 @@ def _made(node: gs.Node) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _made_attribute(name: str, value: Any, original: AttributeProto) -> AttributeProto:  # noqa: ANN401
-    """Give a new or changed attribute; of an empty list the type is that of the original."""
+    """Return a new or changed attribute; an empty list has the type of the original."""
     if isinstance(value, list) and not value and original.type:
         made = helper.make_attribute(name, value, attr_type=original.type)
     else:
@@ -249,12 +264,12 @@ def _made_attribute(name: str, value: Any, original: AttributeProto) -> Attribut
 
 
 def _defaults(function: gs.Function) -> dict[str, Any]:
-    """Give the attributes of a function that have a default value."""
+    """Return the attributes of a function that have a default value."""
     return {name: value for name, value in function.attrs.items() if value is not None}
 
 
 def _opsets(after: gs.Graph, before: gs.Graph) -> list[OperatorSetIdProto]:
-    """Give the operator sets of the edited graph or function, with those that its new nodes are of."""
+    """Return the operator sets of the edited graph or function, and those of its new nodes."""
     if after.import_domains is None:
         imports = [helper.make_opsetid("", after.opset)]
     else:
@@ -271,13 +286,13 @@ def _domains(graph: gs.Graph) -> set[str]:
 
 
 def _equal(a: Array, b: Array) -> bool:
-    """Tell whether two arrays are the same to the bit."""
+    """Return whether two arrays are equal to the bit."""
     same = a.dtype == b.dtype and a.shape == b.shape
     return same and (np.array_equal(a, b) if a.dtype.hasobject else a.tobytes() == b.tobytes())
 
 
 def _replace(field: Any, values: Iterable[Any]) -> None:  # noqa: ANN401 - protobuf's container
-    """Put other values into a repeated field."""
+    """Replace the values of a repeated field."""
     values = list(values)
     del field[:]
     field.extend(values)

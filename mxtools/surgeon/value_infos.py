@@ -1,4 +1,4 @@
-"""The types of the tensors of a graph that onnx-graphsurgeon edited: those of the file where they are the same."""
+"""Merge the declared types of a graph's tensors: the file's own where an edit left type and shape as they were."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from onnx import ValueInfoProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 
-class Infos:
-    """The types of the tensors of one graph, after and before."""
+class TypeMerge:
+    """The types of the tensors of one graph, before and after it was edited."""
 
     def __init__(self, after: gs.Graph, before: gs.Graph) -> None:
-        """Look at both."""
+        """Take the edited graph and its unedited twin."""
         self.after, self.before = after.tensors(), before.tensors()
         self.made = [tensor for node in after.nodes for tensor in node.outputs]
         self.at_boundary = {tensor.name for tensor in (*after.inputs, *after.outputs)}
         self.was_at_boundary = {tensor.name for tensor in (*before.inputs, *before.outputs)}
 
     def is_left(self, name: str) -> bool:
-        """Tell whether a tensor is still there, or was none that nodes read or make."""
+        """Return whether a tensor is still in the graph, or was never one that graphsurgeon knew."""
         return name not in self.before or name in self.after
 
     def boundary(
@@ -32,7 +32,7 @@ class Infos:
         typed: bool,
         defaults: Sequence[ValueInfoProto] = (),
     ) -> list[ValueInfoProto]:
-        """Merge inputs or outputs; `defaults` are inputs that have initializers, which graphsurgeon does not show."""
+        """Merge inputs or outputs; `defaults` are inputs with an initializer, which graphsurgeon leaves out."""
         known = {info.name: info for info in originals}
         infos = {tensor.name: self._info(tensor, known.get(tensor.name), typed) for tensor in after}
         if [tensor.name for tensor in after] == [tensor.name for tensor in before]:
@@ -41,7 +41,7 @@ class Infos:
         return [*(infos[tensor.name] for tensor in after), *defaults]
 
     def inner(self, originals: Sequence[ValueInfoProto]) -> list[ValueInfoProto]:
-        """Merge value infos, and add those of new tensors whose type is known."""
+        """Merge the types of inner tensors, and add those of new tensors whose type is known."""
         known = {info.name for info in originals}
         kept = [
             self._info(self.after[info.name], info) if info.name in self.after else info
