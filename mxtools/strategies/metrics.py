@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mxtools.evidence.absent import absent_scopes
 from mxtools.graph.index import NOWHERE
+from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.scopes.annotations import INDIRECT, Evidence
 from mxtools.verify.round_trip import RoundTrip
 
@@ -27,7 +28,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
-class _Record(BaseModel):
+class _Record(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 

@@ -17,6 +17,7 @@ from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 from mxtools.matching.traced_values import matched_values, same_values
+from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import computed, inner_values
 from mxtools.scopes.annotations import Annotations
@@ -26,7 +27,7 @@ from mxtools.traces.sidecar import Call, Sidecar, ends, returned
 from mxtools.traces.values import Values
 
 
-class RoundTrip(BaseModel):
+class RoundTrip(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys
     """How many module calls, cut out, return what PyTorch's module returned; the classes are in docs/strategies.md."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)

@@ -14,6 +14,7 @@ from mxtools.files.writing import write_model
 from mxtools.graph.fingerprints import Fingerprint, fingerprint, same_fingerprint
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
+from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
@@ -51,7 +52,7 @@ class Demands:
 
 
 @dataclass(frozen=True)
-class ExportResult:
+class ExportResult(FieldMapping):
     """An export that succeeded, by which strategy, and what was tried before."""
 
     output_path: Path

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from mxtools.errors import InputError, UsageError
+from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pytorch.strategy.probe import Probe
 from mxtools.strategies import table
 from mxtools.strategies.table import Priority
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(FieldMapping):
     """A strategy for a model, with what it is founded on."""
 
     strategy: str
