@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxtools.scopes.scope import common_ancestor, contains, escape, join
+from mxtools.scopes.scope import contains, enclosing_scopes, escape, join
 from mxtools.scopes.selection import Selection
 from mxtools.scopes.tags import align, tags_of
 
@@ -30,11 +30,9 @@ def test_contains(ancestor: str, scope: str, expected: bool) -> None:
     assert contains(ancestor, scope) is expected
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"), [("a.b.c", "a.b.d", "a.b"), ("a", "b", "."), (".", "a", "."), ("a.b", "a.b", "a.b")]
-)
-def test_common_ancestor(a: str, b: str, expected: str) -> None:
-    assert common_ancestor(a, b) == common_ancestor(b, a) == expected
+@pytest.mark.parametrize(("scope", "expected"), [("a.b.c", ["a", "a.b"]), ("a", []), (".", []), ("a@1.b", ["a@1"])])
+def test_enclosing_scopes(scope: str, expected: list[str]) -> None:
+    assert list(enclosing_scopes(scope)) == expected
 
 
 def test_join() -> None:
@@ -100,11 +98,14 @@ KNOWN = {
     ],
 )
 def test_selectors(pattern: str, expected: set[str]) -> None:
-    assert Selection(scopes=(pattern,)).places(KNOWN, {}) == expected
+    assert Selection(scopes=(pattern,)).matching_scopes(KNOWN, {}) == expected
 
 
 def test_exclusion() -> None:
-    assert Selection(scopes=("enc",), exclude=("enc.layer.0",)).places(KNOWN, {}) == {"enc.layer.1", "enc.layer.10"}
+    assert Selection(scopes=("enc",), exclude=("enc.layer.0",)).matching_scopes(KNOWN, {}) == {
+        "enc.layer.1",
+        "enc.layer.10",
+    }
 
 
 @given(call_trees())

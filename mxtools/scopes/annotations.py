@@ -1,4 +1,8 @@
-"""What is known of each node: its call in the hierarchy, the evidence for it, and what else is merged into it."""
+"""What is known of each node: its call in the hierarchy, the evidence for that, and the calls merged into the node.
+
+Annotations live in lists by node number while passes work, and in the nodes' metadata in a file; `Annotations` reads
+and writes these.
+"""
 
 from __future__ import annotations
 
@@ -36,131 +40,146 @@ INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
 
 _Entry = tuple[str, str, str, str]
-"""Scope, tag, evidence and merged scopes, as a node bears them."""
+"""Scope, tag, evidence and merged scopes of a node, as its metadata say them."""
 
-_REMOVED: _Entry = ("", "", "", "")
-"""What a node has whose annotations are to be removed."""
+_TO_REMOVE: _Entry = ("", "", "", "")
+"""Stands for the saved entry of a node whose annotations are to be removed, unless it gets new ones."""
 
-_WORDS = {str(word): word for word in Evidence}
+_EVIDENCE_BY_WORD = {str(word): word for word in Evidence}
 
 
 class Annotations:
-    """The annotations of a model's nodes, by node number of `graph`; `save` writes those that changed to the nodes.
+    """The annotations of a model's nodes; `save` writes those that changed to the nodes.
 
-    `described` are the nodes that had any metadata when they were read, ours or another's.
+    Attributes, by node number of `graph`: `call`, the number in `hierarchy` of the node's call, None if unknown;
+    `evidence`, why; `merged`, for merged nodes only, the calls that the node does the work of. `nodes_with_metadata`
+    are the nodes that had any metadata when they were read, ours or another's.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
-        """Read the annotations that the nodes have; scopes that a trace does not know are dropped.
+        """Read the annotations that the nodes have; scopes that the trace of `hierarchy` does not know are dropped.
 
-        With `blank` they are not taken over, and `save` removes them from the nodes that get no new ones.
+        With `blank` none are read, and `save` removes them from the nodes that get no new ones.
         """
         self.graph = graph
         self.hierarchy = hierarchy
         self.call: list[int | None] = [None] * len(graph.nodes)
         self.evidence: list[Evidence | None] = [None] * len(graph.nodes)
-        self.described = [node for node, proto in enumerate(graph.nodes) if proto.metadata_props]
+        self.nodes_with_metadata = [node for node, proto in enumerate(graph.nodes) if proto.metadata_props]
         self._model = model
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
         self.merged: dict[int, tuple[int, ...]] = {}
-        found: dict[int, dict[str, str]] = {}
-        for node in self.described:
+        entries: dict[int, dict[str, str]] = {}
+        for node in self.nodes_with_metadata:
             props = keys.props(graph.nodes[node])
             if blank and not keys.NODE_KEYS.isdisjoint(props):
-                self._saved[node] = _REMOVED
+                self._saved[node] = _TO_REMOVE
             elif not blank and keys.SCOPE in props:
                 self._saved[node] = _entry(props)
-                found[node] = props
-        self.read(found)
+                entries[node] = props
+        self.read(entries)
 
     @property
     def absent(self) -> dict[str, str]:
-        """The scopes that a trace knew and no node has, each with its reason, as the model's metadata say."""
+        """The scopes that a trace knew and no node has, each with its reason, as the model's metadata say them."""
         return read_absent(self._model)
 
     def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
-        """Annotate nodes from entries of metadata, by node number."""
-        taken = {}
+        """Annotate nodes from metadata, given by node number; entries with an unknown scope are left out.
+
+        An unknown word of evidence becomes `previous`: the node had its scope before, for whatever reason.
+        """
+        merged = {}
         for node, props in entries.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:
-                self.set(node, call, _WORDS.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
-                taken[node] = props.get(keys.MERGED, "")
-        self.merged.update({node: self._calls(text) for node, text in taken.items() if text})
+                self.set(node, call, _EVIDENCE_BY_WORD.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
+                merged[node] = props.get(keys.MERGED, "")
+        self.merged.update({node: self._calls(text) for node, text in merged.items() if text})
 
     def merged_away(self) -> set[int]:
-        """Give the calls that end inside a node which is another's."""
+        """Return the calls that end inside a merged node of another call, so that no value is theirs alone."""
         within = self.hierarchy.within
         return {
-            c for n, calls in self.merged.items() for c in calls if (at := self.call[n]) is None or not within(at, c)
+            merged
+            for node, calls in self.merged.items()
+            for merged in calls
+            if (call := self.call[node]) is None or not within(call, merged)
         }
 
     def set(self, node: int, call: int, evidence: Evidence) -> None:
-        """Give a node its call."""
+        """Annotate a node with its call and the evidence for it."""
         self.call[node] = call
         self.evidence[node] = evidence
 
     def set_all(self, nodes: Iterable[int], call: int, evidence: Evidence) -> None:
-        """Give some nodes one call."""
+        """Annotate several nodes with one call and the evidence for it."""
         for node in nodes:
             self.call[node] = call
             self.evidence[node] = evidence
 
-    def leaves(self, value: int, call: int) -> bool:
-        """Tell whether a value is read outside of a call, or is an output of the graph."""
-        outside = (self.call[node] for node in self.graph.readers[value])
-        read = any(at is None or not self.hierarchy.within(at, call) for at in outside)
-        return read or value in self.graph.outputs
+    def is_read_outside(self, value: int, call: int) -> bool:
+        """Return whether a value is read by a node outside of a call, or is an output of the graph."""
+        readers = (self.call[node] for node in self.graph.readers[value])
+        is_read = any(reader is None or not self.hierarchy.within(reader, call) for reader in readers)
+        return is_read or value in self.graph.outputs
 
     def counts(self) -> dict[str, int]:
-        """Give the number of nodes by evidence, in the order of trust; nodes without any are not counted."""
-        found = Counter(self.evidence)
-        return {str(word): found[word] for word in Evidence if found[word]}
+        """Return the number of nodes by evidence, the most direct first; nodes without evidence are not counted."""
+        counted = Counter(self.evidence)
+        return {str(word): counted[word] for word in Evidence if counted[word]}
 
     def save(self) -> None:
-        """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it."""
+        """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it.
+
+        A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
+        each (call, evidence, merged calls) are made once, and merging bytes into a node appends its entries; of 10,000
+        nodes of `encoder.layer.0` each costs one call of `MergeFromString`. Appending is also why old entries are first
+        removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched at all.
+        """
         merged, encoded = self.merged, cache(keys.encoded)
         written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
         states = zip(self.graph.nodes, self.call, self.evidence, self._saved, strict=True)
         for node, (proto, call, evidence, saved) in enumerate(states):
             if call is None or evidence is None:
-                if saved is _REMOVED:
+                if saved is _TO_REMOVE:
                     self._saved[node] = None
                     keys.replace_props(proto, keys.NODE_KEYS, {})
                 continue
             key = (call, evidence, merged.get(node, ()))
             if key not in written:
                 entry = self._entry(*key)
-                text = b"".join([encoded(*pair) for pair in zip(keys.TAG_KEYS, entry, strict=True) if pair[1]])
-                written[key] = entry, text
-            entry, text = written[key]
+                data = b"".join([encoded(*pair) for pair in zip(keys.TAG_KEYS, entry, strict=True) if pair[1]])
+                written[key] = entry, data
+            entry, data = written[key]
             if saved is not None:
                 if saved == entry:
                     continue
                 keys.replace_props(proto, keys.NODE_KEYS, {})
             self._saved[node] = entry
-            proto.MergeFromString(text)
+            proto.MergeFromString(data)
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
 
     def _entry(self, call: int, word: Evidence, merged: tuple[int, ...]) -> _Entry:
-        """Give what a node is to bear."""
+        """Return the entry of a node with this call, evidence and merged calls."""
         scopes = self.hierarchy.scopes
         listed = json.dumps([scopes[c] for c in merged]) if merged else ""
         return (scopes[call], self.hierarchy.tags[call], word, listed)
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
-        """Give the call of a scope that a node bears; an open hierarchy takes it in, and learns the root's class."""
+        """Return the call of a scope in a file, None if there is none; a hierarchy without a trace adopts it."""
         if not scope or scope.count(".") >= DEEPEST:
             return None
-        found = self.hierarchy.find(scope)
-        if not found and not self.hierarchy.is_traced:
-            found = self.hierarchy.adopt(scope, tag or "")
-        return found
+        call = self.hierarchy.find(scope)
+        if not call and not self.hierarchy.is_traced:  # also for the root, 0: the tag says its class
+            call = self.hierarchy.adopt(scope, tag or "")
+        return call
 
     def _calls(self, merged: str) -> tuple[int, ...]:
-        found = [self._find(scope, None) for scope in list_of_texts(merged)]
-        return tuple(call for call in found if call is not None)
+        """Return the calls of a JSON list of scopes."""
+        calls = [self._find(scope, None) for scope in list_of_texts(merged)]
+        return tuple(call for call in calls if call is not None)
 
 
 def _entry(props: dict[str, str]) -> _Entry:
@@ -168,12 +187,12 @@ def _entry(props: dict[str, str]) -> _Entry:
 
 
 def read_absent(model: ModelProto) -> dict[str, str]:
-    """Give the scopes that a trace knew and no node bears, each with its reason; empty where the file has none."""
+    """Return the scopes that a trace knew and no node has, each with its reason; empty if the file lists none."""
     return texts_by_name(keys.props(model).get(keys.ABSENT, "{}"))
 
 
 def write_absent(model: ModelProto, absent: dict[str, str]) -> None:
-    """Write the model's own metadata: the version, and the scopes that no node bears."""
+    """Write the model's own metadata: the version of mxtools, and the scopes that no node has."""
     values = {keys.VERSION: VERSION}
     if absent:
         values[keys.ABSENT] = json.dumps(absent, ensure_ascii=False)

@@ -1,4 +1,7 @@
-"""The call tree that nodes are projected onto: scopes by number, with their tags and common ancestors."""
+"""The call tree that nodes are projected onto: scopes by number, with their tags and common ancestors.
+
+Whatever handles many nodes works with the numbers of calls; scopes and tags are looked up only to be written or shown.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,33 @@ ROOT_CALL = 0
 
 
 class CallRecord(Protocol):
-    """What the tree takes of a traced call: its scope, its tag, and the position of the call that made it."""
+    """What the tree needs to know of a traced call."""
 
     @property
     def scope(self) -> str:
-        """The scope of the call."""
+        """The scope of the call, `encoder.layer.0`."""
 
     @property
     def tag(self) -> str:
-        """The same place, written with class names."""
+        """Its tag, the same path written with class names."""
 
     @property
     def parent(self) -> int | None:
-        """The position of the calling call, None for the root."""
+        """The position of the call that made it, None for the root."""
 
 
 class Hierarchy:
-    """A tree of calls, numbered, parents first; 0 is the root.
+    """A tree of calls, numbered, parents before children; 0 is the root.
 
-    Made from a trace, it holds exactly the traced calls (`is_traced`). Otherwise it grows: `add` enters scopes as they
-    are met in a file, each with its class where the file knows it, else with its attribute name in place of the class.
+    Made from a trace, it holds exactly the traced calls (`is_traced`). Otherwise it grows as scopes are met in a file:
+    `add` enters one, with its class if the file tells it, else with its attribute name in the place of the class.
+
+    Attributes, by call: `scopes`; `parent`, the number of the calling call, -1 for the root; `depth`, levels below the
+    root; `tags`.
     """
 
     def __init__(self, calls: Sequence[CallRecord] = (), root_class: str = "Model") -> None:
-        """Build the tree of some traced calls, or one with just a root."""
+        """Build the tree of traced calls, or without these one with just a root, which grows."""
         self.is_traced = bool(calls)
         self.scopes: list[str] = [call.scope for call in calls] or [ROOT]
         self.parent: list[int] = [-1 if call.parent is None else call.parent for call in calls] or [-1]
@@ -50,50 +56,58 @@ class Hierarchy:
 
     def copy(self) -> Hierarchy:
         """Return a tree with the same calls and numbers, which grows on its own."""
-        twin = copy.copy(self)
+        duplicate = copy.copy(self)
         for name in ("scopes", "parent", "depth", "_classes", "_known_tags", "_number"):
-            setattr(twin, name, copy.copy(getattr(self, name)))
-        twin.__dict__.pop("tags", None)
-        return twin
+            setattr(duplicate, name, copy.copy(getattr(self, name)))
+        duplicate._forget_tags()
+        return duplicate
 
     def __len__(self) -> int:
-        """Give the number of calls."""
+        """Return the number of calls."""
         return len(self.scopes)
 
     def find(self, scope: str) -> int | None:
-        """Give the number of a scope, None when it is no scope of this tree."""
+        """Return the number of a scope, None if it is no scope of this tree."""
         return self._number.get(scope)
 
     def local(self, call: int) -> str:
-        """Give what the scope of a call, other than the root, adds to its parent's."""
-        above, scope = self.scopes[self.parent[call]], self.scopes[call]
-        return scope if above == ROOT else scope.removeprefix(above + ".")
+        """Return the attribute name of a call below its parent: `layer.0` of `encoder.layer.0` below `encoder`."""
+        parent, scope = self.scopes[self.parent[call]], self.scopes[call]
+        return scope if parent == ROOT else scope.removeprefix(parent + ".")
 
     def add(self, steps: Iterable[tuple[str, str]]) -> int:
-        """Enter a path of (attribute name as in a scope, class name or '') below the root; give its number."""
-        at = ROOT_CALL
+        """Enter a path below the root, as (attribute name in a scope, class name or ''); return the number of its end.
+
+        Steps that are known already only learn their class.
+        """
+        call = ROOT_CALL
         for local, class_name in steps:
-            scope = join(self.scopes[at], local)
+            scope = join(self.scopes[call], local)
             number = self._number.get(scope)
             if number is None:
-                number = self._enter(scope, at, class_name)
+                number = self._enter(scope, call, class_name)
             elif class_name and not self._classes[number]:
                 self._classes[number] = class_name
-                self.__dict__.pop("tags", None)
-            at = number
-        return at
+                self._forget_tags()
+            call = number
+        return call
 
     def _enter(self, scope: str, parent: int, class_name: str) -> int:
+        """Add a call as the last one; return its number."""
         self.scopes.append(scope)
         self.parent.append(parent)
         self.depth.append(self.depth[parent] + 1)
         self._classes.append(class_name)
-        self.__dict__.pop("tags", None)
+        self._forget_tags()
         self._number[scope] = len(self.scopes) - 1
         return self._number[scope]
 
+    def _forget_tags(self) -> None:
+        """Let `tags` be computed again: a new call or class can change the tags of its siblings too."""
+        self.__dict__.pop("tags", None)
+
     def _nearest(self, scope: str) -> int:
-        """Give the call with the longest known scope that a scope lies below."""
+        """Return the known call that a scope lies below, the innermost one."""
         while "." in scope:
             scope = scope.rpartition(".")[0]
             if scope in self._number:
@@ -101,16 +115,26 @@ class Hierarchy:
         return ROOT_CALL
 
     def adopt(self, scope: str, tag: str) -> int:
-        """Enter a scope and its tag as a tagged file bears them, with the levels above; give its number."""
+        """Enter a scope and its tag, read from a tagged file, with all calls around it; return its number.
+
+        A tagged file does not list its call tree, and a call that no node has is met only as a part of others' scopes.
+        The tag tells what the scope alone does not, where one level ends and the next begins:
+
+            scope  encoder.layer.0.attention  with tag  /BertModel/BertEncoder/BertLayer.0/BertAttention
+            enters encoder (BertEncoder), encoder.layer.0 (BertLayer), encoder.layer.0.attention (BertAttention)
+
+        If the tag does not fit the scope (a user changed one of them), the scope is entered in one step below the
+        nearest known one. The tags of a file are kept to the letter: computed anew they could differ, since the tree
+        may lack the siblings for whose sake a tag says an attribute name.
+        """
         known = self._number.get(scope)
         levels = tag.split("/")[1:]
         if known is None:
             steps = align(scope, tag)
-            known = (
-                self.add((local, class_of(level)) for local, level in steps)
-                if steps or scope == ROOT
-                else self._enter(scope, self._nearest(scope), levels[-1] if levels else "")
-            )
+            if steps or scope == ROOT:
+                known = self.add((local, class_of(level)) for local, level in steps)
+            else:
+                known = self._enter(scope, self._nearest(scope), levels[-1] if levels else "")
         if levels:
             self.name_root(class_of(levels[0]))
             for call in self.lineage(known):
@@ -118,9 +142,9 @@ class Hierarchy:
         return known
 
     def name_root(self, class_name: str) -> None:
-        """Say the class of the root of an open tree."""
+        """Set the class of the root, in a tree that is not traced."""
         self._classes[ROOT_CALL] = class_name
-        self.__dict__.pop("tags", None)
+        self._forget_tags()
 
     @cached_property
     def tags(self) -> list[str]:
@@ -129,12 +153,12 @@ class Hierarchy:
             return list(self._known_tags.values())
         calls = []
         for scope, parent, class_name in zip(self.scopes, self.parent, self._classes, strict=True):
-            stand_in = next((p for p in reversed(scope.split(".")) if not p.isdecimal()), "")
-            calls.append((scope, None if parent < 0 else parent, class_name or stand_in.partition("@")[0] or "Module"))
+            name = next((part for part in reversed(scope.split(".")) if not part.isdecimal()), "")
+            calls.append((scope, None if parent < 0 else parent, class_name or name.partition("@")[0] or "Module"))
         return [self._known_tags.get(number, tag) for number, tag in enumerate(tags_of(calls))]
 
     def common(self, calls: Iterable[int]) -> int:
-        """Give the lowest common ancestor of some calls, at least one."""
+        """Return the lowest common ancestor of at least one call."""
         found = -1
         for call in calls:
             found = call if found < 0 else self.meet(found, call)
@@ -143,7 +167,7 @@ class Hierarchy:
         return found
 
     def meet(self, a: int, b: int) -> int:
-        """Give the lowest common ancestor of two calls."""
+        """Return the lowest common ancestor of two calls."""
         depth, parent = self.depth, self.parent
         while a != b:
             if depth[a] >= depth[b]:
@@ -153,21 +177,21 @@ class Hierarchy:
         return a
 
     def within(self, call: int, ancestor: int) -> bool:
-        """Tell whether `call` is `ancestor` or below it."""
+        """Return whether `call` is `ancestor` or lies below it."""
         while self.depth[call] > self.depth[ancestor]:
             call = self.parent[call]
         return call == ancestor
 
     def lineage(self, call: int) -> Iterator[int]:
-        """Give a call, the one that called it, and so on to the root."""
+        """Yield a call, the one that called it, and so on to the root."""
         while call >= 0:
             yield call
             call = self.parent[call]
 
-    def below(self, ancestor: int, call: int) -> list[int]:
-        """Give a call and those around it that lie below an ancestor of it, innermost first."""
-        found = []
+    def path_below(self, ancestor: int, call: int) -> list[int]:
+        """Return the calls from a call up to an ancestor of it, without the ancestor: the innermost call first."""
+        path = []
         while call != ancestor:
-            found.append(call)
+            path.append(call)
             call = self.parent[call]
-        return found
+        return path

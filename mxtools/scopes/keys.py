@@ -26,20 +26,23 @@ TORCH_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 
 NAMESPACE = "namespace"
-"""What Model Explorer reads."""
+"""Model Explorer groups nodes by this key."""
 LAYER_ANNOTATION = "layer_ann"
-"""What ONNX Runtime assigns devices by."""
+"""ONNX Runtime assigns nodes to devices by this key."""
 
 FIRST_IR_WITH_NODE_METADATA = 10
 
 
 def props(proto: NodeProto | ModelProto) -> dict[str, str]:
-    """Give the metadata of a node or a model as a dictionary; of a key that stands there twice, the last value."""
+    """Return the metadata of a node or a model as a dictionary; if a key occurs twice, the last value counts."""
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def encoded(key: str, value: str) -> bytes:
-    """Give a node with one entry of metadata as bytes: joined with others and merged into a node, it adds them."""
+    """Return the bytes of a node with one entry of metadata and nothing else.
+
+    Such bytes can be concatenated, and `node.MergeFromString` then adds all entries, faster than one by one.
+    """
     node = NodeProto()
     node.metadata_props.add(key=key, value=value)
     return bytes(node.SerializeToString())
@@ -56,5 +59,5 @@ def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: M
 
 
 def set_prop(proto: NodeProto | ModelProto, key: str, value: str | None) -> None:
-    """Give a key one value, as the last entry, or none; the other entries stay as they are, in their order."""
+    """Set a key to one value, as the last entry, or remove it (None); other entries stay, in their order."""
     replace_props(proto, frozenset({key}), {} if value is None else {key: value})

@@ -1,8 +1,8 @@
 """Tags: scopes written with class names, for people: `/BertModel/BertEncoder/BertLayer.0/BertAttention`.
 
-Each level is the class; the last part of the attribute name is added where it is an index or where a sibling of the
-same class makes it needed (more parts where siblings would still look alike), and then the call suffix of the scope.
-Scope and tag map to each other one to one.
+Each level is the class of the module. The last part of the attribute name follows if it is an index, or if a sibling
+has the same class; more parts follow if siblings would still look alike. Then comes the call suffix of the scope. So
+scope and tag map to each other one to one.
 """
 
 from __future__ import annotations
@@ -15,90 +15,97 @@ from mxtools.scopes.scope import ROOT, escape
 
 
 def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
-    """Give the tag of each call, given as (scope, position of its parent or None, class name), parents first."""
+    """Return the tag of each call, given as (scope, position of its parent or None, class name), parents first."""
     calls = list(calls)
     children: dict[int, list[int]] = defaultdict(list)
     for index, (_, parent, _) in enumerate(calls):
         if parent is not None:
             children[parent].append(index)
-    tags = [f"/{_class(calls[0][2])}"] if calls else []
+    tags = [f"/{_escaped_class(calls[0][2])}"] if calls else []
     tags += [""] * (len(calls) - 1)
-    for parent, below in sorted(children.items()):
-        locals_ = [_local(calls[i][0], calls[parent][0]) for i in below]
-        for i, level in zip(below, _levels(locals_, [calls[i][2] for i in below]), strict=True):
+    for parent, siblings in sorted(children.items()):
+        locals_ = [_local(calls[i][0], calls[parent][0]) for i in siblings]
+        for i, level in zip(siblings, _levels(locals_, [calls[i][2] for i in siblings]), strict=True):
             tags[i] = f"{tags[parent]}/{level}"
     return tags
 
 
 def class_of(tag: str) -> str:
-    """Give the class of a tag, or of a level of one."""
+    """Return the class of a tag, or of one level of a tag."""
     return tag.rpartition("/")[2].partition("@")[0].partition(".")[0]
 
 
 def align(scope: str, tag: str) -> list[tuple[str, str]]:
-    """Divide a scope into the levels of its tag, below the root; give each level's part of the scope and of the tag.
+    """Return the levels of a tag below the root, each with its part of the scope; empty if they do not fit together.
 
-    A level can be several attribute names (`layer.0`). What a tag's level says of its name decides; where that leaves a
-    choice, numbers stay with the name before them. Empty where they do not fit together.
+    A level of a tag can stand for several attribute names, since a ModuleList or a Sequential that is only indexed is
+    never called and so has no level. Dots alone therefore do not say where a level ends:
+
+        encoder.layer.0.attention  and  /BertModel/BertEncoder/BertLayer.0/BertAttention
+        give  encoder: BertEncoder,  layer.0: BertLayer.0,  attention: BertAttention
+
+    Every way to divide the names among the levels is tried, and a level's suffix decides: `BertLayer.0` can be
+    `layer.0` but not `layer`. If several ways fit, an index stays with the name before it. `divide` is cached by
+    position and level, so the work is at most names x levels x names.
     """
     names, levels = ([] if scope == ROOT else scope.split(".")), tag.split("/")[2:]
 
     @cache
-    def divide(at: int, level: int) -> tuple[int, ...] | None:
-        """Give the ends of the levels from a name and a level on."""
+    def divide(start: int, level: int) -> tuple[int, ...] | None:
+        """Return where the levels from `level` on end, if the first of them begins at the name `start`."""
         if level == len(levels):
-            return () if at == len(names) else None
-        ends = range(at + 1, len(names) - (len(levels) - level - 1) + 1)
+            return () if start == len(names) else None
+        ends = range(start + 1, len(names) - (len(levels) - level - 1) + 1)
         for end in sorted(ends, key=lambda e: e < len(names) and names[e].partition("@")[0].isdecimal()):
-            rest = divide(end, level + 1) if _fits(names[at:end], levels[level]) else None
+            rest = divide(end, level + 1) if _fits(names[start:end], levels[level]) else None
             if rest is not None:
                 return (end, *rest)
         return None
 
-    found = divide(0, 0) or ()
-    return [(".".join(names[i:j]), level) for i, j, level in zip((0, *found), found, levels, strict=False)]
+    ends = divide(0, 0) or ()
+    return [(".".join(names[i:j]), level) for i, j, level in zip((0, *ends), ends, levels, strict=False)]
 
 
 def _fits(names: list[str], level: str) -> bool:
-    """Tell whether a tag's level can be that of a call with these attribute names."""
-    base, _, count = level.partition("@")
+    """Return whether a level of a tag can be that of a call with these attribute names."""
+    base, _, call_number = level.partition("@")
     suffix = base.partition(".")[2]
-    local, _, local_count = ".".join(names).partition("@")
+    local, _, local_call_number = ".".join(names).partition("@")
     if suffix:
-        return count == local_count and (local == suffix or local.endswith("." + suffix))
-    return count == local_count and not local.rpartition(".")[2].isdecimal()
+        return call_number == local_call_number and (local == suffix or local.endswith("." + suffix))
+    return call_number == local_call_number and not local.rpartition(".")[2].isdecimal()
 
 
 def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Give the tag level of each of some siblings."""
+    """Return the tag level of each of some siblings, given their attribute names and their classes."""
     names: dict[str, set[str]] = defaultdict(set)
-    for local, name in zip(locals_, classes, strict=True):
-        names[name].add(local.partition("@")[0])
+    for local, class_name in zip(locals_, classes, strict=True):
+        names[class_name].add(local.partition("@")[0])
     tails = {name: Counter(tail for local in found for tail in _tails(local)) for name, found in names.items()}
     levels = []
-    for local, name in zip(locals_, classes, strict=True):
-        base, at, count = local.partition("@")
-        level = _class(name)
-        if len(names[name]) > 1 or base.rpartition(".")[2].isdecimal():
-            level += "." + _shortest(base, tails[name])
-        levels.append(level + at + count)
+    for local, class_name in zip(locals_, classes, strict=True):
+        base, at_sign, call_number = local.partition("@")
+        level = _escaped_class(class_name)
+        if len(names[class_name]) > 1 or base.rpartition(".")[2].isdecimal():
+            level += "." + _shortest(base, tails[class_name])
+        levels.append(level + at_sign + call_number)
     return levels
 
 
 def _shortest(local: str, siblings: Mapping[str, int]) -> str:
-    """Give the last parts of a local name, as many as it takes to tell it apart from its siblings' last parts."""
+    """Return the last parts of a local name, as many as it takes to differ from those of its siblings."""
     return next((tail for tail in _tails(local) if siblings[tail] == 1), local)
 
 
 def _tails(local: str) -> list[str]:
-    """Give the last part of a local name, the last two, and so on to all."""
+    """Return the last part of a local name, the last two, and so on to all: of `a.b`, `b` and `a.b`."""
     parts = local.split(".")
-    return [".".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
+    return [".".join(parts[first:]) for first in range(len(parts) - 1, -1, -1)]
 
 
 def _local(scope: str, parent: str) -> str:
     return scope if parent == ROOT else scope[len(parent) + 1 :]
 
 
-def _class(name: str) -> str:
+def _escaped_class(name: str) -> str:
     return escape(name).replace(".", "%2E")
