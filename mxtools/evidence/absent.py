@@ -1,4 +1,4 @@
-"""Which calls of a trace no node bears, and why."""
+"""Which calls of a trace no node has as its scope, and why."""
 
 from __future__ import annotations
 
@@ -9,39 +9,43 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.sidecar import Call, Sidecar
 
 VACUOUS = "vacuous"
+"""The reason of a call that returned what it was given."""
 UNUSED = "unused"
+"""The reason of a call whose results nobody used."""
 FOLDED = "folded"
+"""The reason of a call whose results are constants of the graph."""
 MERGED_INTO = "merged: "
+"""Begins the reason of a call whose work a node of another module does; the scope of that node follows."""
 
 
 def calls_with_nodes(annotations: Annotations) -> set[int]:
-    """Give the calls that nodes bear, and those above them."""
-    borne = {ROOT_CALL}
+    """Return the calls that nodes have as their scopes, and all calls around these."""
+    found = {ROOT_CALL}
     for call in {call for call in annotations.call if call is not None}:
         for ancestor in annotations.hierarchy.lineage(call):
-            if ancestor in borne:
+            if ancestor in found:
                 break
-            borne.add(ancestor)
-    return borne
+            found.add(ancestor)
+    return found
 
 
 def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str, str]:
-    """Give the scopes of the trace that no node bears, with the reason for each; empty without a trace.
+    """Return the scopes of the trace that no node has, with the reason for each; nothing without a trace.
 
-    `merged: SCOPE`, a node there does its work too; `vacuous`, it returned what it was given; `unused`, nobody takes
-    what it returned; else `folded`, it is a constant.
+    The reasons: `merged: SCOPE`, a node of that scope does its work too; `vacuous`, it returned what it was given;
+    `unused`, nobody takes what it returned; else `folded`, what it returned is a constant of the graph.
     """
     hierarchy = annotations.hierarchy
     if not sidecar:
         return {}
-    borne = calls_with_nodes(annotations)
+    with_nodes = calls_with_nodes(annotations)
     merged = _merged_into(annotations)
     calls = sidecar.calls
     passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
-    live = {t.id for call in borne for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
+    live = {t.id for call in with_nodes for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
     absent = {}
     for number, scope in enumerate(hierarchy.scopes):
-        if number in borne:
+        if number in with_nodes:
             continue
         if number in merged:
             absent[scope] = MERGED_INTO + hierarchy.scopes[merged[number]]
@@ -53,25 +57,25 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
 
 
 def lost_scopes(
-    annotations: Annotations, was: Annotations, absent: dict[str, str], passing: Collection[int]
+    annotations: Annotations, earlier: Annotations, absent: dict[str, str], passing: Collection[int]
 ) -> dict[str, str]:
-    """Give the scopes that an earlier model knew and no node bears, with the reason for each.
+    """Return the scopes that an earlier model knew and no node has now, with the reason for each.
 
-    What was `absent` there keeps its reason; what nodes bore is `merged: SCOPE`, `vacuous` if it is one of those that
-    gave just what they were given, `passing`, or `folded`.
+    A scope that was `absent` there already keeps its reason. One that had nodes is `merged: SCOPE`, else `vacuous` if
+    its call is among `passing`, the calls that returned just what they were given, else `folded`.
     """
     scopes = annotations.hierarchy.scopes
-    borne = calls_with_nodes(annotations)
+    with_nodes = calls_with_nodes(annotations)
     merged = _merged_into(annotations)
-    found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in borne}
-    for call in sorted(calls_with_nodes(was) - borne):
+    found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in with_nodes}
+    for call in sorted(calls_with_nodes(earlier) - with_nodes):
         other = VACUOUS if call in passing else FOLDED
         found[scopes[call]] = MERGED_INTO + scopes[merged[call]] if call in merged else other
     return found
 
 
 def _merged_into(annotations: Annotations) -> dict[int, int]:
-    """Give the calls that nodes of others do the work of too, with these others."""
+    """Return the calls whose work nodes of other calls do, each with such a call."""
     merged: dict[int, int] = {}
     for node, together in annotations.merged.items():
         into = annotations.call[node]
@@ -88,6 +92,9 @@ def is_vacuous(call: Call) -> bool:
 
 
 def _is_unused(call: Call, passed: set[int], live: set[int]) -> bool:
-    """Tell whether nobody was seen to use what a call returned, though it is no constant: it works on live tensors."""
+    """Return whether no call took what a call returned, although it is no constant: it was computed from live tensors.
+
+    `passed` are the tensors that calls were given or that the root returned; `live` those that depend on its inputs.
+    """
     returned = {tensor.id for tensor in call.outputs}
     return not returned & passed and any(tensor.id in live for tensor in call.inputs)

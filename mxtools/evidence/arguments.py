@@ -1,4 +1,16 @@
-"""Auxiliary nodes that make what a module was given belong outside of it."""
+"""Auxiliary nodes that compute an argument of a module belong outside of that module.
+
+    x ─ Neg ─ Tanh ─h─ Transpose ─t─ Relu ─ Exp ─ y         x, h: 2x8    t, y: 8x2
+        enc   enc         ?          dec    dec
+
+Nothing says directly whose the Transpose is. Data flow alone gives an auxiliary node to what reads it (`dec`), which is
+right for most constants and shape chains, but wrong here: the trace says that `dec` was given a tensor of 8x2, so the
+Transpose ran before `dec` began; its caller did it, the root.
+
+The shapes tell: what the node makes is one of the arguments of `dec`, and what it reads is none. Then the node moves
+out, to the innermost call that returned such a tensor, or else to the lowest common ancestor of the node's sources and
+of the caller.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +20,20 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Shaped
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.sidecar import Tensor, makers
+from mxtools.traces.sidecar import TracedTensor, calls_returning
 
 
 def move_arguments_out(model: WorkingModel) -> None:
-    """Move each such node to the innermost call that returned what it makes, else to where its sources are.
+    """Move each node that computes an argument of its module out of that module.
 
-    Along the data flow, so that a chain moves from its beginning. Needs a trace, which tells what each call was
-    given; without one nothing is done.
+    The nodes are visited along the data flow, so that a chain moves from its beginning on. Does nothing without a
+    trace, which says what each call was given.
     """
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
     if not model.traced:
         return
-    calls, sidecar, makers_ = annotations.call, model.traced, makers(model.traced)
+    calls, sidecar, returned_by = annotations.call, model.traced, calls_returning(model.traced)
     for node, word in enumerate(annotations.evidence):
         call = calls[node]
         if word is not Evidence.DATAFLOW or not call or graph.owner[node] != NOWHERE:
@@ -33,15 +45,15 @@ def move_arguments_out(model: WorkingModel) -> None:
         if not sources or any(hierarchy.within(at, call) for at in sources):
             continue
         shapes, given = model.shapes, sidecar.calls[call].inputs
-        made = _fitting(given, (shapes[v] for v in graph.writes[node]))
-        if made and not _fitting(given, (shapes[v] for v in live)):
-            homes = [at for tensor in made for at in makers_.get(tensor.id, ())]
-            around = [at for at in homes if all(hierarchy.within(s, at) for s in sources)]
+        arguments = _fitting(given, (shapes[v] for v in graph.writes[node]))
+        if arguments and not _fitting(given, (shapes[v] for v in live)):
+            returning = [at for tensor in arguments for at in returned_by.get(tensor.id, ())]
+            around = [at for at in returning if all(hierarchy.within(source, at) for source in sources)]
             outside = hierarchy.common({*sources, hierarchy.parent[call]})
             annotations.set(node, max(around, key=hierarchy.depth.__getitem__, default=outside), Evidence.DATAFLOW)
 
 
-def _fitting(given: Iterable[Tensor], shapes: Iterable[Shaped | None]) -> list[Tensor]:
-    """Give the tensors that have one of some shapes."""
+def _fitting(given: Iterable[TracedTensor], shapes: Iterable[Shaped | None]) -> list[TracedTensor]:
+    """Return those of the tensors of a call that have one of some shapes."""
     known = [shape for shape in shapes if shape and shape.dims is not None]
     return [tensor for tensor in given if any(shape.fits(tensor) for shape in known)]

@@ -1,21 +1,35 @@
-"""Evidence from recorded values: a node lies in a module if it lies between that module's inputs and outputs."""
+"""Evidence from recorded values: a node lies in a module if it lies between that module's inputs and outputs.
+
+    x ─ Relu ─a─ Exp ─b─ Neg ─c─ Add ─ Abs ─ y              the trace: `block` was given a and returned c
+              └────────────────a─┘
+
+The graph runs once on the recorded inputs. Its values a and c turn out equal to what `block` was given and returned.
+The obvious rule, that a node belongs to the module that returned its value, finds the Neg but not the Exp: no module
+returned b. So this walks backwards from c, through all values that no call knows, and stops at the values that were
+there before `block` began: at a. Exp and Neg lie in `block`; the rest lies between x and y only, in the root.
+
+The walk stops at *every* value that is older than the call, not only at its inputs: a module also reads what nobody
+passed to it, such as a mask that another module keeps, and the walk must not run through that into the other module.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from itertools import pairwise
 
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import Graph
+from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import matched_values
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.sidecar import Sidecar, times
+from mxtools.traces.sidecar import Sidecar, call_times
 
 
 def annotate_by_values(model: WorkingModel) -> None:
     """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-    Needs a sidecar with recorded values; without, nothing is done. Raises InputError where the graph does not run.
+    Does nothing without a trace and values to run on. Raises InputError where the graph does not run.
     """
     graph, annotations = model.graph, model.annotations
     sidecar = model.traced
@@ -36,22 +50,22 @@ def annotate_by_values(model: WorkingModel) -> None:
 
 
 def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
-    """Give for each call the nodes of the main graph between what was there when it began and what it returned."""
-    begun, _, born = times(sidecar)
+    """Return for each call the nodes of the main graph between what was there when it began and what it returned.
+
+    `matches` are the values of the graph that equal each traced tensor, by its id.
+    """
+    begun, _, born = call_times(sidecar)
     inside: list[set[int]] = []
     first: dict[int, int] = {}
     for tensor, values in matches.items():
         for value in values:
             first[value] = min(first.get(value, born[tensor]), born[tensor])
+
+    def was_there(value: int, time: int) -> bool:
+        return value in first and first[value] <= time
+
     for number, call in enumerate(sidecar.calls):
         given = {tensor.id for tensor in call.inputs}
         returned = [matches[t.id][0] for t in call.outputs if t.id in matches and t.id not in given]
-        nodes: set[int] = set()
-        open_ = [v for v in returned if first[v] > begun[number]]
-        while open_:
-            node = graph.producer[open_.pop()]
-            if node != NOWHERE and node not in nodes:
-                nodes.add(node)
-                open_.extend(v for v in graph.needs[node] if first.get(v, begun[number] + 1) > begun[number])
-        inside.append(nodes)
+        inside.append(nodes_behind(graph, returned, until=partial(was_there, time=begun[number])))
     return inside

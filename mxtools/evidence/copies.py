@@ -15,30 +15,30 @@ from mxtools.scopes.annotations import INDIRECT, Evidence
 
 
 def annotate_by_copies(model: WorkingModel) -> None:
-    """Annotate the nodes that bear a copy; names count only where the model says that they hold scopes."""
+    """Annotate the nodes that have a copy; names count only where the model says that they hold scopes."""
     annotations, carriers = model.annotations, carriers_of(model.proto)
     known = scopes_of(model.proto) if carriers & {"rename", "output-names"} else {}
-    said: dict[int, Mapping[str, str]] = {}
+    entries: dict[int, Mapping[str, str]] = {}
     for node, proto in enumerate(annotations.graph.nodes):
         if not (known or proto.doc_string):
             continue
         if annotations.call[node] is None and (props := next(_found(proto, carriers, known), None)):
-            said[node] = {**props, keys.EVIDENCE: _word(props)}
-    annotations.read(said)
+            entries[node] = {**props, keys.EVIDENCE: _word(props)}
+    annotations.read(entries)
 
 
 def _found(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """Give what is said of a node, what counts most first.
+    """Yield the copies of a tag that a node has, the most trusted first.
 
-    Where its operator is still the one of which it was said, that is what it bears itself; else a tool made one node of
-    several, and what it makes tells more.
+    Those in its doc string and in its name come first if its operator is the one for which they were written. If it is
+    not, a tool made one node of several, and the names of the node's outputs tell more.
     """
     named = _by_name(node.name, known) if "rename" in carriers else {}
-    borne = [(read_doc_string(node.doc_string), is_said_of(node)), (named, is_named_after(node))]
-    yield from (props for props, is_same in borne if props and is_same)
+    own = [(read_doc_string(node.doc_string), is_said_of(node)), (named, is_named_after(node))]
+    yield from (props for props, is_same in own if props and is_same)
     if "output-names" in carriers:
         yield from (props for name in node.output if (props := _by_name(name, known)))
-    yield from (props for props, is_same in borne if props and not is_same)
+    yield from (props for props, is_same in own if props and not is_same)
 
 
 def _by_name(name: str, known: Mapping[str, str]) -> Mapping[str, str]:

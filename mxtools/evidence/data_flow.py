@@ -1,4 +1,18 @@
-"""Scopes by data flow: the lowest common ancestor of what reads a node, else of what feeds it."""
+"""Scopes by data flow: the lowest common ancestor of what reads a node, else of what feeds it.
+
+    x ─ Shape ─ ConstantOfShape ─┬─ Add ─── Mul ─ Identity ─ y        known: Add is `enc.a`, Mul is `enc.b`
+                                 └───────────┘
+
+Auxiliary nodes say nothing of where they belong. The obvious way, to take the scope of what feeds a node, fails for
+most of them: constants and shape chains begin with nothing, or with an input of the graph, and would all end up in the
+root. To take the scope of the first reader fails for what several modules read: here that would be `enc.a`.
+
+So a node gets the lowest common ancestor of *all* that read it: ConstantOfShape is `enc`, and so is the Shape, which
+only ConstantOfShape reads. The nodes are visited against the data flow, so that one round settles whole chains. An
+output of the graph is read by the root, so the Identity is the root's. What nobody reads gets the scope of what feeds
+it, along the data flow. Bodies (of If, Loop, Scan) and functions that hold nothing known get the scope of what holds
+or calls them; and what is still open gets the root, with the evidence `root`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +37,7 @@ def resolve(annotations: Annotations, between: bool = False) -> None:
 
 
 def _by_both(graph: Graph, annotations: Annotations) -> None:
-    """Give each open node that is between known ones the lowest common ancestor of the nearest on both sides."""
+    """Give each open node between known ones the lowest common ancestor of the nearest known ones on both sides."""
     count, hierarchy = len(graph.nodes), annotations.hierarchy
 
     def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
@@ -42,7 +56,7 @@ def _by_both(graph: Graph, annotations: Annotations) -> None:
 
 
 def _open(annotations: Annotations) -> list[int]:
-    """Give the nodes that have no annotation yet."""
+    """Return the nodes that have no annotation yet."""
     return [node for node, call in enumerate(annotations.call) if call is None]
 
 
@@ -55,7 +69,7 @@ def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> Non
 
 
 def _by_sources(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
-    """Go through the open nodes along the data flow: what nobody known reads gets the scope of what feeds it."""
+    """Go through the open nodes along the data flow: a node without a known reader gets the scope of what feeds it."""
     for node in nodes:
         _resolve(annotations, node, graph.sources(node))
 
@@ -68,14 +82,14 @@ def _by_holder(graph: Graph, annotations: Annotations, nodes: list[int]) -> None
 
 
 def _by_sites(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
-    """Give the open nodes of a function the lowest common ancestor of its calls; a function's body has one scope."""
+    """Give the open nodes of a function the lowest common ancestor of the nodes that call it; it has one body only."""
     for node in nodes:
         if graph.region[node]:
             _resolve(annotations, node, graph.sites[graph.region[node]])
 
 
 def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:
-    """Give a node the lowest common ancestor of its neighbours' calls, where any is known."""
+    """Give a node the lowest common ancestor of its neighbours' calls and of `known` ones, if there is any."""
     calls = {call for n in neighbours if (call := annotations.call[n]) is not None}
     calls.update(known)
     if calls:

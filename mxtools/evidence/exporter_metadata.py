@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from onnx import NodeProto
 
-from mxtools.evidence.calls import assign, call_index, check_model
+from mxtools.evidence.calls import assign, call_index, require_same_model
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
@@ -16,25 +16,25 @@ from mxtools.scopes.scope import ROOT, escape
 
 
 def annotate_by_metadata(model: WorkingModel) -> None:
-    """Annotate the nodes that bear the path of a module; a path that is no module of the trace says nothing."""
+    """Annotate the nodes on which the path of a module is written; a path that the trace does not know is ignored."""
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
-    said: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for node in annotations.described:
+    labelled: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for node in annotations.nodes_with_metadata:
         if paths := _paths(graph.nodes[node]):
-            said[paths].append(node)
+            labelled[paths].append(node)
     index = model.once(call_index)
     if index:
-        found = {paths: calls for paths in said if (calls := index.by_paths(paths))}
-        check_model(index.sidecar, said, found, lambda paths: paths[-1])
-        assign(annotations, ((calls, said[paths]) for paths, calls in found.items()), Evidence.METADATA)
+        found = {paths: calls for paths in labelled if (calls := index.by_paths(paths))}
+        require_same_model(index.sidecar, labelled, found, lambda paths: paths[-1])
+        assign(annotations, ((calls, labelled[paths]) for paths, calls in found.items()), Evidence.METADATA)
         return
-    for node, paths in sorted((node, paths) for paths, nodes in said.items() for node in nodes):
+    for node, paths in sorted((node, paths) for paths, nodes in labelled.items() for node in nodes):
         annotations.set(node, _enter(hierarchy, paths, graph.nodes[node]), Evidence.METADATA)
 
 
 def _paths(node: NodeProto) -> tuple[str, ...]:
-    """Give the module paths, outermost first, that a node bears; the last item, its FX node, is left out."""
+    """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out."""
     for entry in node.metadata_props:
         if entry.key == keys.TORCH_NAME_SCOPES:
             return tuple(path or ROOT for path in _listed(entry.value)[:-1])
@@ -42,7 +42,7 @@ def _paths(node: NodeProto) -> tuple[str, ...]:
 
 
 def _listed(text: str) -> list[str]:
-    """Read the `repr` of a list of strings; anything else gives an empty list."""
+    """Return the list of strings whose `repr` a text is; an empty list where it is something else."""
     if "\\" not in text and '"' not in text and text[:2] == "['" and text[-2:] == "']":
         return text[2:-2].split("', '")
     try:
@@ -53,7 +53,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _enter(hierarchy: Hierarchy, paths: tuple[str, ...], node: NodeProto) -> int:
-    """Enter the scope that a node bears into an open hierarchy."""
+    """Enter the scope that is written on a node into an open hierarchy and return its number."""
     classes = _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
     names = [c.rpartition(".")[2] for c in classes[: len(paths)]] if len(classes) > len(paths) else [""] * len(paths)
     steps, before = [], ROOT

@@ -1,4 +1,23 @@
-"""Nodes that do the work of several modules, such as a Conv with a folded BatchNorm."""
+"""Nodes that do the work of several modules, such as a Conv with a folded BatchNorm: which module gets the node.
+
+    x ─ Conv ─ Relu ─ Conv ─ Relu ─ GlobalAveragePool ─ y
+        conv1  act1   conv2  act2   pool                     what the exporter wrote
+        bn1    act1   conv2  act2   pool                     what is right
+
+    PyTorch ran: conv1, bn1, act1, bn2, conv2, act2, pool; no node has `bn1` or `bn2`
+
+Both BatchNorms are folded into the Conv beside them. The obvious rule, that a module without nodes is merged into the
+node before it, fails: before `bn2` there is a Relu, which did not take it up. And many a module without nodes did
+nothing at all, such as a Dropout; `is_vacuous` tells these from the trace.
+
+A node belongs to the module whose *output* it makes, because a cut ends where the module's results are. `bn1` took what
+`conv1` made, so its work is at the end of that Conv: the node goes to `bn1`. `bn2` ran first, so its work is at the
+beginning of the second Conv: that node stays with `conv2`. Both say in `merged` for whom they work.
+
+A Conv shows that it took a BatchNorm up by a weight that its own module does not account for: here a bias of 4
+elements, where `conv1` owns just a kernel of 4x3x1x1, and `bn1` weights of 4. Where that says nothing, the node before
+is still taken for fused if it makes a tensor of the right shape and no longer uses its module's weights as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +29,47 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, full_name, makers
+from mxtools.traces.sidecar import Sidecar, calls_returning, full_name
 
 
 def assign_fused(model: WorkingModel) -> None:
-    """Find the calls that no node bears and that took just what another call returned, or returned what it takes.
+    """Find the nodes that do the work of calls without nodes, and annotate them with the calls whose outputs they make.
 
-    An exporter that merges two modules leaves one node with the scope of either. Needs a trace.
+    A call without nodes can be in the node of a call whose result it took, or of one that took its result. Does nothing
+    without a trace.
     """
     annotations = model.annotations
     sidecar = model.traced
     if not sidecar:
         return
-    borne = calls_with_nodes(annotations)
-    open_ = [c for c in range(len(sidecar.calls)) if c not in borne and not is_vacuous(sidecar.calls[c])]
+    with_nodes = calls_with_nodes(annotations)
+    open_ = [c for c in range(len(sidecar.calls)) if c not in with_nodes and not is_vacuous(sidecar.calls[c])]
     if not open_:
         return
-    fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, borne)
+    fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, with_nodes)
     for call in open_:
-        fused.place(call)
+        fused.assign(call)
 
 
 class _FusedCalls:
-    """Which call made each tensor of the trace and which took it, and which calls nodes bear."""
+    """Calls without nodes, and the nodes that do their work.
+
+    Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name that of the first weight that is
+    the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost call that
+    returned each tensor, by its id; `takers`, the calls that were given it; `nodes`, the nodes of the main graph that
+    are no constants, by call.
+    """
 
     def __init__(
-        self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, borne: set[int]
+        self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, with_nodes: set[int]
     ) -> None:
         self.graph, self.annotations, self.shapes, self.sidecar = graph, annotations, shapes, sidecar
         self.constant = graph.constant
-        self.borne = borne
-        self.first = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
-        self.weights = {m.path: {self.first[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
-        self.shapes_of = {m.path: [tuple(sorted(w.shape)) for w in m.weights] for m in sidecar.modules}
-        self.maker = {tensor: calls[-1] for tensor, calls in makers(sidecar).items()}
+        self.with_nodes = with_nodes
+        self.tied = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
+        self.weights = {m.path: {self.tied[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
+        self.weight_shapes = {m.path: [tuple(sorted(w.shape)) for w in m.weights] for m in sidecar.modules}
+        self.maker = {tensor: calls[-1] for tensor, calls in calls_returning(sidecar).items()}
         self.takers: dict[int, list[int]] = {}
         for number, call in enumerate(sidecar.calls):
             for tensor in {tensor.id for tensor in call.inputs}:
@@ -53,57 +79,62 @@ class _FusedCalls:
             if at is not None and graph.owner[node] == NOWHERE and not set(graph.writes[node]) <= self.constant:
                 self.nodes.setdefault(at, []).append(node)
 
-    def place(self, call: int) -> None:
-        """Find the node that does the work of an absent call: of the call before it, or of the one after.
+    def assign(self, call: int) -> None:
+        """Find the node that does the work of a call without nodes: that of the call before it, or of the one after.
 
-        It is the node with a weight of the shape of the call's largest that no other module accounts for. Failing that,
-        the node before, if it no longer uses its own module's weights as they are.
+        It is the one with a weight of the shape of the call's largest for which no other module accounts. Where neither
+        has such a weight it is the node before, which no longer uses its own module's weights as they are.
         """
-        before, after = self._before(call), self._after(call)
-        if before is not None and (self._fits(before, call) or after is None or not self._fits(after, call)):
+        before, after = self._node_before(call), self._node_after(call)
+        if before is not None and (
+            self._has_weight_of(before, call) or after is None or not self._has_weight_of(after, call)
+        ):
             self._move(before, call)
-        elif after is not None and self._fits(after, call):
+        elif after is not None and self._has_weight_of(after, call):
             at = self.annotations.call[after]
             self.annotations.merged[after] = (call, *self.annotations.merged.get(after, () if at is None else (at,)))
 
-    def _before(self, call: int) -> int | None:
-        """Give the last node of the call that made all that a call works on, if its weights are altered and it fits."""
+    def _node_before(self, call: int) -> int | None:
+        """Return the last node of the one call that made all that a call was given, None where no such node fits.
+
+        It fits if its call's weights are altered, and if it makes a tensor of the shape of one that the call returned.
+        """
         record = self.sidecar.calls[call]
         makers = {self.maker[t.id] for t in record.inputs if t.id in self.maker}
         makers -= set(self.annotations.hierarchy.lineage(call))
         source = makers.pop() if len(makers) == 1 else None
-        if source is None or not self.nodes.get(source) or not self._altered(source):
+        if source is None or not self.nodes.get(source) or not self._has_altered_weights(source):
             return None
         node = self.nodes[source][-1]
         shapes = [shape for value in self.graph.writes[node] if (shape := self.shapes[value])]
         return node if any(shape.fits(t) for t in record.outputs for shape in shapes) else None
 
-    def _after(self, call: int) -> int | None:
-        """Give the only node of the only call that works on what a call made."""
-        hierarchy = self.annotations.hierarchy
-        takers = {taker for t in self.sidecar.calls[call].outputs for taker in self.takers.get(t.id, ())} & self.borne
+    def _node_after(self, call: int) -> int | None:
+        """Return the only node of the only call that took what a call returned, None where there are more."""
+        hierarchy, returned = self.annotations.hierarchy, self.sidecar.calls[call].outputs
+        takers = {taker for tensor in returned for taker in self.takers.get(tensor.id, ())} & self.with_nodes
         innermost = [t for t in takers if not any(u != t and hierarchy.within(u, t) for u in takers)]
         nodes = self.nodes.get(innermost[0], []) if len(innermost) == 1 else []
         return nodes[0] if len(nodes) == 1 else None
 
-    def _fits(self, node: int, call: int) -> bool:
-        """Tell whether a node has a weight of the shape of a call's largest, besides those of its own modules."""
+    def _has_weight_of(self, node: int, call: int) -> bool:
+        """Return whether a node has a weight of the shape of a call's largest, besides those of its own modules."""
         at = self.annotations.call[node]
         modules = self.annotations.merged.get(node, () if at is None else (at,))
         tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
-        left.subtract(shape for module in modules for shape in self.shapes_of[self.sidecar.calls[module].module])
-        largest = max(self.shapes_of[self.sidecar.calls[call].module], key=math.prod, default=None)
+        left.subtract(shape for module in modules for shape in self.weight_shapes[self.sidecar.calls[module].module])
+        largest = max(self.weight_shapes[self.sidecar.calls[call].module], key=math.prod, default=None)
         return largest is not None and left[largest] > 0
 
-    def _altered(self, call: int) -> bool:
-        """Tell whether a call's nodes no longer use its module's weights as they are."""
-        used = {self.first.get(self.graph.names[v]) for n in self.nodes[call] for v in self.graph.reads[n]}
+    def _has_altered_weights(self, call: int) -> bool:
+        """Return whether a call's module has weights, and its nodes no longer use any of them as it is."""
+        used = {self.tied.get(self.graph.names[v]) for n in self.nodes[call] for v in self.graph.reads[n]}
         weights = self.weights[self.sidecar.calls[call].module]
         return bool(weights) and not weights & used
 
     def _move(self, node: int, call: int) -> None:
-        """Give a node to a call whose output it makes."""
+        """Give a node to the call whose output it makes."""
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
@@ -111,4 +142,4 @@ class _FusedCalls:
         annotations.call[node] = call
         self.nodes[at].remove(node)
         self.nodes[call] = [node]
-        self.borne.update(annotations.hierarchy.lineage(call))
+        self.with_nodes.update(annotations.hierarchy.lineage(call))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from mxtools.evidence.calls import assign, call_index, check_model, components, join_components
+from mxtools.evidence.calls import assign, call_index, name_components, require_same_model, scope_steps
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 
@@ -13,15 +13,15 @@ def annotate_by_names(model: WorkingModel) -> None:
     """Annotate the nodes whose names begin with `/`; nodes that have metadata evidence keep it."""
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
-    said: dict[str, list[int]] = defaultdict(list)
+    named: dict[str, list[int]] = defaultdict(list)
     for node, (proto, call) in enumerate(zip(graph.nodes, annotations.call, strict=True)):
         if call is None and (name := proto.name).startswith("/"):
-            said[name.rpartition("/")[0]].append(node)
+            named[name.rpartition("/")[0]].append(node)
     index = model.once(call_index)
     if index:
-        found = {name: calls for name in said if (calls := index.by_name(name))}
-        check_model(index.sidecar, said, found, lambda name: name[1:])
-        assign(annotations, ((calls, said[name]) for name, calls in found.items()), Evidence.NAME)
+        found = {name: calls for name in named if (calls := index.by_name(name))}
+        require_same_model(index.sidecar, named, found, lambda name: name[1:])
+        assign(annotations, ((calls, named[name]) for name, calls in found.items()), Evidence.NAME)
         return
-    for name, nodes in said.items():
-        annotations.set_all(nodes, hierarchy.add(join_components(components(name))), Evidence.NAME)
+    for name, nodes in named.items():
+        annotations.set_all(nodes, hierarchy.add(scope_steps(name_components(name))), Evidence.NAME)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mxtools.errors import InputError
 from mxtools.evidence.calls import CallIndex, Candidates, assign, call_index
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
+from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.scope import escape
@@ -21,11 +22,12 @@ _STATE = re.compile(r"\w+(\.\w+)+")
 
 
 def annotate_by_parameters(model: WorkingModel, names: Path | None = None) -> None:
-    """Annotate nodes without evidence that read an initializer named as a weight of a module.
+    """Annotate nodes without evidence that read an initializer which is named like a weight of a module.
 
-    With a trace these are the weights of the traced modules; one that several modules own tells them apart no more
-    than a repeated call is: by order. Without, the names themselves are the hierarchy, and a module that is called
-    several times is one scope. Raises InputError where a shape is not the traced weight's.
+    With a trace these are the weights of the traced modules; where a module is called several times, the order of the
+    nodes tells its calls apart. Without a trace the names themselves are the hierarchy, and all calls of a module
+    are one scope. `names` is a file with the names that count then. Raises InputError where an initializer does not
+    have the shape of the traced weight, or the file cannot be read.
     """
     graph, annotations = model.graph, model.annotations
     index = model.once(call_index)
@@ -43,7 +45,7 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None) -> No
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
-    """Give for each initializer that is a weight of the trace the calls of its module."""
+    """Return for each initializer that is a weight of the trace the calls of its module."""
     owner = {
         full_name(module, weight): (module.path, weight)
         for module in index.sidecar.modules
@@ -87,17 +89,17 @@ def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
 
 
 def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
-    """Give value, name and shape of every initializer, and of its copies, which exporters leave of equal weights."""
+    """Return value, name and shape of every initializer, and of its copies, which exporters leave of equal weights."""
     shapes: dict[int, Collection[int]] = {value: tensor.dims for value, tensor in graph.initializers.items()}
     shapes.update((value, tensor.dims) for value, tensor in graph.sparse.items())
-    open_ = list(shapes)
-    while open_:
-        value = open_.pop()
-        for node in graph.readers[value]:
-            if graph.nodes[node].op_type == "Identity":
-                copy = graph.writes[node][0]
-                shapes[copy] = shapes[value]
-                open_.append(copy)
+
+    def copies(value: int) -> Iterator[int]:
+        copying = (node for node in graph.readers[value] if graph.operators[node].onnx_name == "Identity")
+        return (copy for node in copying for copy in graph.writes[node])
+
+    for value in reached(shapes, copies):
+        if value not in shapes:
+            shapes[value] = next(shapes[v] for v in graph.reads[graph.producer[value]] if v in shapes)
     return [(value, graph.names[value], dims) for value, dims in shapes.items()]
 
 

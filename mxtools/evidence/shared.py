@@ -1,4 +1,22 @@
-"""What several modules share (common subexpressions) belongs to what holds them all."""
+"""What several modules share (common subexpressions) belongs to their lowest common ancestor.
+
+    m ─ Abs ─u─ Sqrt ─k─┬─ Mul(x, k) ─h─ Add(h, k) ─ Relu ─ y
+                        └────────────────┘
+        one     one        one           two         two        what the exporter wrote
+        .       .          one           two         two        what is right
+
+    PyTorch ran: `one`, given x and m, returned h; `two`, given h and m, returned y
+
+In PyTorch `one` and `two` each compute sqrt(abs(m)) for themselves. The exporter sees the same expression twice, keeps
+the first, and names it after `one`; `two` then reads k out of the middle of `one`, and no part that is cut out for
+`two` is the module that it was.
+
+The obvious rule, to hoist whatever is read in several modules, fails: `two` reads h as well, and h is rightly made in
+`one`, whose result it is. So what matters is which tensors a call *returned*. k and h both leave `one`, but `one`
+returned only one tensor, h of 2x4. The nodes are visited against the data flow: Mul comes first, and h claims the
+tensor that `one` returned. For k none is left, so Sqrt moves out to the root, the lowest common ancestor of what reads
+k; then u, which only Sqrt read, leaves `one` too, and Abs follows.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +37,19 @@ from mxtools.graph.shapes import Shaped
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Sidecar, Tensor, full_name, returned, times
+from mxtools.traces.sidecar import Sidecar, TracedTensor, call_times, full_name, returned_tensors
 
 
 def hoist_shared(model: WorkingModel) -> None:
-    """Move each node that makes a tensor which leaves a module without being one that the module returns.
+    """Move each node out of its module that makes a tensor which leaves the module and which it did not return.
 
-    Against the data flow, so that the readers of a node are settled before it. Needs a trace, which tells what each
-    call returned; without one nothing is done.
+    The nodes are visited against the data flow, so that the readers of a node have their place before it. Does nothing
+    without a trace, which says what each call returned.
     """
     graph, annotations = model.graph, model.annotations
     if not model.traced:
         return
-    returned_tensors = _ReturnedTensors(model, model.traced)
+    unclaimed = _UnclaimedResults(model, model.traced)
     calls, producer = annotations.call, graph.producer
     leaving = set(graph.outputs) | _crossing(graph, calls)
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
@@ -43,7 +61,7 @@ def hoist_shared(model: WorkingModel) -> None:
         done, before = node, calls[node]
         for value in graph.writes[node]:
             if value in leaving or calls[node] != before:
-                returned_tensors.settle(node, value)
+                unclaimed.hoist_or_claim(node, value)
         for value in graph.reads[node] if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
@@ -52,7 +70,7 @@ def hoist_shared(model: WorkingModel) -> None:
 
 
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
-    """Give the values that a node of one call makes and a node of another reads."""
+    """Return the values that a node of one call makes and a node of another reads."""
     count = len(graph.nodes)
     call = np.fromiter((NOWHERE if at is None else at for at in calls), np.int64, count)
     reading = np.repeat(np.arange(count), np.fromiter(map(len, graph.reads), np.int64, count))
@@ -61,26 +79,32 @@ def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     return set(values[(makers != NOWHERE) & (call[makers] != call[reading])].tolist())
 
 
-class _ReturnedTensors:
-    """Which tensors calls returned, and which of them values of the graph do not stand for yet."""
+class _UnclaimedResults:
+    """The tensors that calls returned, and which of these no value of the graph claims yet.
+
+    Attributes: `former_calls`, for each node that was moved the call that it was in, and those that use it; `calls`, of
+    the trace; `ended` and `born`, when each call ended and each tensor was first seen; `returned`, the tensors that
+    each call returned, and `unclaimed`, those that are no constants of the graph and that no value claims yet.
+    """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
         self.graph, self.annotations = model.graph, model.annotations
         self.shapes = model.shapes
         self.constant = self.graph.constant
         self.outputs = set(self.graph.outputs)
-        self.moved: dict[int, set[int]] = {}
+        self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
-        _, self.ended, self.born = times(sidecar)
-        self.returned = [returned(call) for call in sidecar.calls]
+        _, self.ended, self.born = call_times(sidecar)
+        self.returned = [returned_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
-        self.left = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
+        self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
-    def settle(self, node: int, value: int) -> None:
-        """Move a node out of the calls that a value of it leaves without being returned by them.
+    def hoist_or_claim(self, node: int, value: int) -> None:
+        """Let a value claim a tensor that its call returned; where there is none, move its node out of the call.
 
-        What its own call returned stays there, even if it leaves calls further out by a side channel. A constant takes
-        no returned tensor from another value, and one that nothing computes is never returned.
+        A value that leaves several calls claims one of each. It stays in its own call if that returned it, even if it
+        leaves calls further out that did not. A constant claims nothing: it stays if its call returned a tensor of its
+        shape, and if a node computes it from something.
         """
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
         call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
@@ -94,54 +118,61 @@ class _ReturnedTensors:
         if value in self.constant:
             fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
-            left, users = hierarchy.below(common, call), self._users(value)
-            taken = [self._take(at, shape, users) or self._take_transposed(at, shape, value) for at in left]
-            fits = taken[0]
+            left, users = hierarchy.path_below(common, call), self._users(value)
+            claimed = [self._claim(at, shape, users) or self._claim_transposed(at, shape, value) for at in left]
+            fits = claimed[0]
         if not fits:
-            self.moved[node] = {call} | self._users(value)
+            self.former_calls[node] = {call} | self._users(value)
             self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
 
     def _users(self, value: int) -> set[int]:
-        """Give the calls that read a value; a node that was moved counts for the call it was in and for its users.
+        """Return the calls that read a value.
 
-        One that is merged counts for all its calls.
+        A moved node counts for the call that it was in and for its users, a merged one for all its calls.
         """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
         for node in self.graph.readers[value]:
             call = self.annotations.call[node]
             own = self.annotations.merged.get(node, () if call is None else (call,))
-            users.update(self.moved.get(node, own))
+            users.update(self.former_calls.get(node, own))
         return users
 
-    def _take(self, call: int, shape: Shaped, users: set[int]) -> bool:
-        """Let a value stand for a tensor that a call returned, of the same shape rather than of the same size."""
-        left = self.left[call]
-        candidates = [t for t in left if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
+    def _claim(self, call: int, shape: Shaped, users: set[int]) -> bool:
+        """Claim a tensor that a call returned for a value, and return whether there is one that fits.
+
+        One of the same shape is preferred to one that only has as many elements.
+        """
+        unclaimed = self.unclaimed[call]
+        candidates = [t for t in unclaimed if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
         fitting = min(candidates, key=lambda t: t.shape != shape.dims, default=None)
         if fitting is not None:
-            left.remove(fitting)
+            unclaimed.remove(fitting)
         return fitting is not None
 
-    def _reaches(self, tensor: Tensor, call: int, shape: Shaped, reader: int) -> bool:
-        """Tell whether what a call returned came to a reader outside: by their caller, as it is or made into another.
+    def _reaches(self, tensor: TracedTensor, call: int, shape: Shaped, reader: int) -> bool:
+        """Return whether a tensor that a call returned can have come to a reader outside of it.
 
-        Calls whose inputs were not seen could have got anything.
+        Their common caller passed it on, as it is, or made into a later tensor of the value's shape. A call whose
+        inputs were not seen can have got anything.
         """
         hierarchy = self.annotations.hierarchy
         meet = hierarchy.meet(call, reader)
         if meet in (call, reader):
             return meet != call
-        entered = hierarchy.below(meet, reader)[-1]
+        entered = hierarchy.path_below(meet, reader)[-1]
         given, end = self.calls[entered].inputs, self.ended[call]
         return not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given)
 
-    def _take_transposed(self, call: int, shape: Shaped, value: int) -> bool:
-        """Let a value stand for a returned tensor whose transposition its readers do: the call ends inside them."""
-        left = self.left[call]
-        fitting = next((t for t in left if shape.is_transposed(t)), None)
+    def _claim_transposed(self, call: int, shape: Shaped, value: int) -> bool:
+        """Claim a returned tensor that is the value transposed, and return whether there is one.
+
+        The readers of the value do the transposition: the call ends inside them, so they are merged nodes.
+        """
+        unclaimed = self.unclaimed[call]
+        fitting = next((t for t in unclaimed if shape.is_transposed(t)), None)
         if fitting is None:
             return False
-        left.remove(fitting)
+        unclaimed.remove(fitting)
         annotations = self.annotations
         for reader in self.graph.readers[value]:
             at = annotations.call[reader]
@@ -150,8 +181,8 @@ class _ReturnedTensors:
         return True
 
     def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
-        """Give the ids of the returned tensors that are constants of the graph."""
-        by_shape: dict[tuple[int | None, ...], list[Tensor]] = defaultdict(list)
+        """Return the ids of the returned tensors that are constants of the graph."""
+        by_shape: dict[tuple[int | None, ...], list[TracedTensor]] = defaultdict(list)
         for tensor in {t.id: t for tensors in self.returned for t in tensors if math.prod(t.shape) > 1}.values():
             by_shape[tensor.shape].append(tensor)
         named = {full_name(module, weight) for module in sidecar.modules for weight in module.weights}
