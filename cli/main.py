@@ -133,8 +133,14 @@ def _same_order_of_sets() -> None:
 
     Without it a trace and an export of one model would differ in the order of calls, and two exports in their bytes.
     """
-    if "PYTHONHASHSEED" not in os.environ:
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+    if "PYTHONHASHSEED" in os.environ:
+        return
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    if os.name == "nt":  # where a process that executes another ends at once, for the shell that waits for it
+        import subprocess
+
+        sys.exit(subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=False).returncode)
+    os.execve(sys.executable, sys.orig_argv, environment)
 
 
 def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:

@@ -128,7 +128,7 @@ class WeightStore:
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
             for start in range(offset, offset + length, PIECE):
                 yield self.source[start : min(start + PIECE, offset + length)]
-                if isinstance(self.source.obj, mmap.mmap):
+                if isinstance(self.source.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
                     first = start // mmap.PAGESIZE * mmap.PAGESIZE
                     self.source.obj.madvise(mmap.MADV_DONTNEED, first, PIECE)
         else:

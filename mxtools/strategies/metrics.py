@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -97,13 +96,21 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Give the highest resident size in bytes since the last reset."""
+    """Return the highest resident size in bytes since the last reset; 0 where the system does not tell it: Windows."""
     try:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _peak_of_process()
+
+
+def _peak_of_process() -> int:
+    try:
+        import resource  # which Windows does not have
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class Tally:
