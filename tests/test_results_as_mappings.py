@@ -102,7 +102,7 @@ def test_each_is_a_mapping(record: Any) -> None:
 
 def test_keys_are_those_of_the_json_report() -> None:
     assert list(METRICS) == list(json.loads(METRICS.model_dump_json(by_alias=True)))
-    assert METRICS["schema"] == "mxtools.metrics/1"
+    assert dict(METRICS)["schema"] == "mxtools.metrics/1"
     assert list(RESULT) == [field.name for field in dataclasses.fields(RESULT)]
 
 

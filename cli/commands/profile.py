@@ -85,11 +85,10 @@ def command(
 
 def _providers(names: list[str] | None) -> list[str] | None:
     """Refuse providers that ONNX Runtime does not have: it would take another, and say nothing."""
-    import onnxruntime
-
     from mxtools.errors import UsageError
+    from mxtools.runtime.sessions import onnx_runtime
 
-    known = onnxruntime.get_available_providers()
+    known = onnx_runtime().get_available_providers()
     for name in names or ():
         if name not in known:
             raise UsageError(f"ONNX Runtime has no provider {name!r} here: there are {', '.join(known)}")

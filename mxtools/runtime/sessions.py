@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -108,10 +109,19 @@ def _giving(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return probe
 
 
-def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's options
-    """Give the options of a session that says nothing."""
+@cache
+def onnx_runtime() -> Any:  # noqa: ANN401 - an untyped library
+    """Import ONNX Runtime and return it; its telemetry, which some builds send, is switched off before any session."""
     import onnxruntime
 
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's options
+    """Give the options of a session that says nothing."""
+    onnxruntime = onnx_runtime()
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = {
@@ -131,8 +141,6 @@ def session(
     providers: Sequence[str] | None = None,
 ) -> Any:  # noqa: ANN401 - an untyped library's session
     """Load a model into ONNX Runtime; InputError where it cannot."""
-    import onnxruntime
-
     if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime looks into one folder only
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_adopted, tensors_of(model)):
@@ -140,7 +148,7 @@ def session(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
     bytes_ = b"".join(wire.joined(model.SerializeToString(), weights.source))
     with one_line():
-        return onnxruntime.InferenceSession(bytes_, options, providers=providers)
+        return onnx_runtime().InferenceSession(bytes_, options, providers=providers)
 
 
 @contextmanager
