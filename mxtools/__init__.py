@@ -1,28 +1,260 @@
-"""Give ONNX graphs their PyTorch module hierarchy back."""
+"""Give ONNX graphs their PyTorch module hierarchy back.
+
+What a command of `mx` does, a call does on the same objects, without files in between:
+
+    import mxtools
+
+    model = mxtools.load("bert.onnx")
+    model.tag(mxtools.load_trace("bert.trace.json"))
+    layer = model.filter("encoder.layer.0")
+    outputs = layer.run()
+    layer.save("layer0.onnx")
+
+Errors are subclasses of `MxError`. PyTorch is imported only by `trace`, `export`, `bench`, `export_model_auto`,
+`export_model_with_fallback` and `StrategySelector`.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputError, UsageError
 from mxtools.files.version import VERSION
 
 if TYPE_CHECKING:
-    from mxtools.strategy_selector import StrategySelector as StrategySelector
-    from mxtools.unified_export import export_model_auto as export_model_auto
-    from mxtools.unified_export import export_model_with_fallback as export_model_with_fallback
+    from collections.abc import Mapping, Sequence
 
+    import onnx
+    import onnx_ir
+    from torch import nn
+
+    from mxtools.comparison.comparison import Comparison
+    from mxtools.graph.shapes import Array
+    from mxtools.model.model import Model
+    from mxtools.pipeline.base import Pass, option
+    from mxtools.pipeline.pipeline import Pipeline
+    from mxtools.pytorch.strategy.bench import Row
+    from mxtools.scopes.modules import Module
+    from mxtools.strategies.cache import Cache
+    from mxtools.strategies.table import Strategy
+    from mxtools.strategy_selector import StrategySelector
+    from mxtools.traces.trace import Trace
+    from mxtools.unified_export import export_model_auto, export_model_with_fallback
 
 __version__ = VERSION
 
+_PLACES = {
+    "Cache": "mxtools.strategies.cache",
+    "Model": "mxtools.model.model",
+    "Module": "mxtools.scopes.modules",
+    "Pass": "mxtools.pipeline.base",
+    "Pipeline": "mxtools.pipeline.pipeline",
+    "StrategySelector": "mxtools.strategy_selector",
+    "Trace": "mxtools.traces.trace",
+    "export_model_auto": "mxtools.unified_export",
+    "export_model_with_fallback": "mxtools.unified_export",
+    "option": "mxtools.pipeline.base",
+}
+"""Where the names are that are imported when they are first asked for: `import mxtools` alone imports very little."""
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names below
-    """Import what needs PyTorch only when it is asked for."""
-    if name in ("export_model_auto", "export_model_with_fallback"):
-        from mxtools import unified_export
+__all__ = [
+    "AbsentError",
+    "Cache",
+    "CheckError",
+    "InputError",
+    "Model",
+    "Module",
+    "MxError",
+    "OutputError",
+    "Pass",
+    "Pipeline",
+    "StrategySelector",
+    "Trace",
+    "UsageError",
+    "bench",
+    "compare",
+    "export",
+    "export_model_auto",
+    "export_model_with_fallback",
+    "from_proto",
+    "list_passes",
+    "list_strategies",
+    "load",
+    "load_trace",
+    "option",
+    "trace",
+]
 
-        return getattr(unified_export, name)
-    if name == "StrategySelector":
-        from mxtools.strategy_selector import StrategySelector
 
-        return StrategySelector
+def load(
+    path: str | PathLike[str], *, data_dir: str | PathLike[str] | None = None, trace: Trace | None = None
+) -> Model:
+    """Read a model without its weights, which stay in their file until something needs them.
+
+    A trace that the model holds is known to it, unless another is given. `data_dir` is the folder of external data,
+    where that is not the model's own. Raises InputError where there is no model, not all of one, or its external data
+    are missing.
+
+    >>> mxtools.load("bert.onnx")
+    <Model bert.onnx: 85 nodes, not tagged>
+    """
+    from mxtools.model.model import Model
+
+    folder = None if data_dir is None else Path(data_dir)
+    sidecar, values = (trace.sidecar, trace.values) if trace else (None, None)
+    return Model.read(Path(path), data_dir=folder, sidecar=sidecar, values=values)
+
+
+def load_trace(path: str | PathLike[str]) -> Trace:
+    """Read a trace that `mx trace` or `Trace.save` wrote, with the recorded values beside it where it has any.
+
+    Raises InputError where it is none, or was written by a version that this one does not understand.
+
+    >>> mxtools.load_trace("bert.trace.json").scopes[:3]
+    ['.', 'embeddings', 'embeddings.word_embeddings']
+    """
+    from mxtools.traces.trace import Trace
+
+    return Trace.load(path)
+
+
+def from_proto(
+    proto: onnx.ModelProto | onnx_ir.Model, *, name: str = "the model", data_dir: str | PathLike[str] | None = None
+) -> Model:
+    """Return the model of an `onnx.ModelProto`, or of an `onnx_ir.Model`; the object that is given is never changed.
+
+    External data are looked for in `data_dir`, else in the working directory. Raises InputError for a `model.proto` of
+    this library, which lacks its weights.
+
+    >>> mxtools.from_proto(onnx.load("bert.onnx"), name="bert")
+    <Model bert: 85 nodes, not tagged>
+    """
+    import onnx
+
+    from mxtools.carriers.packed import embedded_trace
+    from mxtools.files.weights import WeightStore, is_deferred, tensors_of
+    from mxtools.model.model import Model
+
+    copy = onnx.ModelProto()
+    if isinstance(proto, onnx.ModelProto):
+        copy.CopyFrom(proto)
+    else:
+        import onnx_ir
+
+        copy = onnx_ir.serde.serialize_model(proto)
+    if any(map(is_deferred, tensors_of(copy))):
+        raise InputError("the proto lacks its weights", "give `model.to_proto()`, which has them")
+    store = WeightStore(folder=Path() if data_dir is None else Path(data_dir))
+    return Model(copy, store, name, sidecar=embedded_trace(copy))
+
+
+def compare(one: Model, other: Model, inputs: Mapping[str, Array] | None = None) -> Comparison:
+    """Compare two tagged models by module; with `inputs` both are run, and the tensors that leave a module compared.
+
+    Raises InputError where a model has no scopes, or does not run.
+
+    >>> found = mxtools.compare(model, model.optimize("ort-basic"))
+    >>> all(module.scope for module in found.differing(1e-5))
+    True
+    """
+    return one.compare(other, inputs)
+
+
+def trace(module: nn.Module, inputs: Any, *, record: bool = False) -> Trace:  # noqa: ANN401 - as forward takes them
+    """Run a PyTorch module once, and return the scopes of its modules; with `record` also the values of their tensors.
+
+    `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. The module is left as
+    it was. Raises InputError where the forward pass raises.
+
+    >>> mxtools.trace(torch.nn.Sequential(torch.nn.Linear(3, 3)), torch.ones(1, 3)).scopes
+    ['.', '0']
+    """
+    from mxtools.pytorch.objects import trace_module
+    from mxtools.traces.trace import Trace
+
+    return Trace(*trace_module(module, inputs, record))
+
+
+def export(
+    module: nn.Module,
+    inputs: Any,  # noqa: ANN401 - as forward takes them
+    *,
+    exporter: str = "auto",
+    dynamic: bool | Mapping[str, Mapping[int, str]] = False,
+    opset: int | None = None,
+    keep_modules: bool = False,
+) -> Model:
+    """Export a PyTorch module to raw ONNX, as torch's exporters make it, and return the model.
+
+    `exporter` is "dynamo", "torchscript", or "auto", which tries both. `dynamic` names axes by input,
+    `{"input_ids": {0: "batch", 1: "sequence"}}`; True makes the first axis of every input dynamic, and the second one
+    of token ids and masks. With `keep_modules` nothing is folded across modules. Raises InputError, with the causes,
+    where no exporter can.
+
+    >>> mxtools.export(torch.nn.Linear(3, 3), torch.ones(1, 3), exporter="torchscript").output_names
+    ['output_0']
+    """
+    from mxtools.model.model import Model
+    from mxtools.pytorch.objects import export_module
+
+    path, folder = export_module(module, inputs, exporter, dynamic, opset, keep_modules)
+    model = Model.read(path, type(module).__name__)
+    model.weights.kept.append(folder)
+    return model
+
+
+def bench(
+    module: nn.Module,
+    inputs: Any,  # noqa: ANN401 - as forward takes them
+    strategies: Sequence[str] = ("fx", "htp", "usage"),
+    rounds: int = 1,
+) -> list[Row]:
+    """Export and tag a module by several strategies; return what each cost, in seconds and bytes, and how good it is.
+
+    Of several `rounds` the fastest one counts. Raises UsageError for an unknown strategy.
+
+    >>> [row] = mxtools.bench(torch.nn.Linear(3, 3), torch.ones(1, 3), ["htp"])
+    >>> row.strategy, row.metrics.round_trip.rate
+    ('htp', 1.0)
+    """
+    from mxtools.pytorch.objects import subject_of
+    from mxtools.pytorch.strategy import bench as benchmark
+
+    return benchmark.fastest(benchmark.bench(subject_of(module, inputs), strategies, rounds))
+
+
+def list_passes() -> dict[str, type[Pass]]:
+    """Return the passes by name: the library's own, and those of other packages.
+
+    >>> sorted(mxtools.list_passes())[:3]
+    ['assign-fused', 'assign-fused-previous', 'carry']
+    """
+    from mxtools.pipeline import registry
+
+    return {name: registry.load(name) for name in registry.names()}
+
+
+def list_strategies() -> dict[str, Strategy]:
+    """Return the strategies by name: the library's own, and those of the user's `mxtools.toml` or `pyproject.toml`.
+
+    >>> mxtools.list_strategies()["htp"].exporter
+    'torchscript'
+    """
+    from mxtools.strategies import table
+
+    return table.known()
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
+    """Import what is asked for."""
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__"]

@@ -49,6 +49,7 @@ def command(
     from mxtools.errors import UsageError
     from mxtools.views.build import structure
     from mxtools.views.metric_files import add_metrics
+    from mxtools.views.text import view_text
 
     check_json(json, output)
     _check(format_, depth, against, output)
@@ -64,7 +65,7 @@ def command(
             raise UsageError("node data and navigation are files beside the graph: give -o FILE")
         files = _model_explorer(model, shown, output, against, data_dir)
     else:
-        write_text(_text(format_, shown, depth, [*shown.metrics][-1] if metric else "parameters"), output)
+        write_text(view_text(shown, format_, depth, [*shown.metrics][-1] if metric else "parameters"), output)
         files = [output]
     if json:
         emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
@@ -83,24 +84,6 @@ def _check(format_: str, depth: int | None, against: str | None, output: str) ->
     if against is not None and format_ != "model-explorer":
         raise UsageError("--against is for synchronised navigation: give --format model-explorer")
     check_output(output, binary=False)
-
-
-def _text(format_: str, shown: Structure, depth: int | None, metric: str) -> str:
-    """Give the file of a format that is one text."""
-    from mxtools.views.dot import dot
-    from mxtools.views.graphml import graphml
-    from mxtools.views.html import html
-    from mxtools.views.mermaid import mermaid
-    from mxtools.views.netron import netron
-
-    levels = 2 if depth is None else depth
-    return {
-        "html": lambda: html(shown, metric),
-        "netron": lambda: netron(shown),
-        "graphml": lambda: graphml(shown),
-        "mermaid": lambda: mermaid(shown, levels),
-        "dot": lambda: dot(shown, levels),
-    }[format_]()
 
 
 def _model_explorer(

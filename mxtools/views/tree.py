@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from html import escape
 from typing import Any
 
 from mxtools.files.weights import bytes_of
 from mxtools.graph.index import Graph
-from mxtools.graph.multiply_adds import is_product
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.scope import ROOT
 from mxtools.scopes.tags import class_of
@@ -101,7 +101,7 @@ def tree(
             branch.operators[proto.op_type] += 1
             branch.evidence[str(annotations.evidence[node])] += 1
             branch.multiply_adds += count or 0
-            branch.uncounted += count is None and is_product(proto)
+            branch.uncounted += count is None and graph.operators[node].is_product
             used.setdefault(at, set()).update(weights)
     for at, values in used.items():
         branches[at].parameters = sum(sizes[value][0] for value in values)
@@ -158,3 +158,17 @@ def _sizes(graph: Graph) -> Sizes:
         value: (math.prod(sparse.dims), bytes_of(sparse.values) + bytes_of(sparse.indices))
         for value, sparse in graph.sparse.items()
     }
+
+
+def tree_html(branch: Branch) -> str:
+    """Return a branch as HTML: one element a call, that opens to show those below it; the first level is open."""
+    return f'<div style="font-family:monospace">{_element(branch, is_open=True)}</div>'
+
+
+def _element(branch: Branch, is_open: bool = False) -> str:
+    name = escape(branch.scope.rpartition(".")[2] or ".")
+    label = f"{name} <b>{escape(branch.class_name)}</b> {branch.nodes} nodes, {branch.parameters:,} parameters"
+    if not branch.children:
+        return f'<div style="margin-left:1em">{label}</div>'
+    below = "".join(map(_element, branch.children))
+    return f'<details style="margin-left:1em"{" open" if is_open else ""}><summary>{label}</summary>{below}</details>'

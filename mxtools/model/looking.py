@@ -1,0 +1,305 @@
+"""What can be asked of a model: its modules, its tree, what it computes, whether it is right, where its time goes."""
+
+from __future__ import annotations
+
+import glob
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from mxtools.graph.index import graph_inputs
+from mxtools.graph.shapes import Array
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.modules import Module, ModuleIndex
+from mxtools.scopes.selection import Selection, selected_calls
+
+if TYPE_CHECKING:
+    from mxtools.comparison.comparison import Comparison
+    from mxtools.profile.report import ProfileReport
+    from mxtools.traces.trace import Trace
+    from mxtools.traces.values import Values
+    from mxtools.validate.findings import Finding, Mended
+    from mxtools.verify.verification import Verified
+    from mxtools.views.tree import Branch
+
+PathText = str | PathLike[str]
+Inputs = Mapping[str, Array]
+"""Arrays by the names of a graph's inputs."""
+
+
+class LookingModel(WorkingModel):
+    """The half of the public model that leaves it as it is."""
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs that have to be given."""
+        return [value.name for value in graph_inputs(self.proto)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs."""
+        return [value.name for value in self.proto.graph.output]
+
+    def modules(
+        self,
+        *scopes: str,
+        tag: Iterable[str] = (),
+        class_name: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+    ) -> list[Module]:
+        """Return the module calls that have nodes: all of them, or the outermost ones that selectors match.
+
+        `scopes` are globs, where `*` matches within a level and `**` across levels; `tag` globs of tags, `class_name`
+        names of classes, `exclude` globs of scopes to leave out: a text each, or several. Raises InputError where no
+        node has a scope, UsageError, with the nearest scopes, where a selector matches nothing.
+
+        >>> for module in model.modules("encoder.layer.*"):
+        ...     print(module.scope, module.class_name, len(module.nodes))
+        encoder.layer.0 BertLayer 36
+        encoder.layer.1 BertLayer 36
+        """
+        self.require_tagged()
+        index = self.once(_module_index)
+        wanted = selection_of(scopes, tag, class_name, exclude)
+        if wanted == Selection():
+            return index.modules(index.nodes)
+        calls, parent = selected_calls(self.annotations, wanted), self.annotations.hierarchy.parent
+        return index.modules(call for call in calls if parent[call] not in calls)
+
+    def module(self, scope: str = ".") -> Module:
+        """Return the module call of a scope, without one the model itself; UsageError where no node has it.
+
+        >>> model.module("pooler").operators
+        {'Gather': 1, 'Gemm': 1, 'Tanh': 1}
+        """
+        if scope == ".":
+            self.require_tagged()
+            return self.once(_module_index).modules([0])[0]
+        return self.modules(glob.escape(scope))[0]
+
+    def run(
+        self,
+        inputs: Inputs | None = None,
+        outputs: Sequence[str] | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> dict[str, Array]:
+        """Run the model in ONNX Runtime; return its outputs, or those that are named, as numpy arrays by name.
+
+        Without `inputs` recorded ones are taken, else made ones. Raises InputError where the model does not run.
+
+        >>> {name: array.shape for name, array in model.run().items()}
+        {'layer_norm_4': (1, 12, 32), 'tanh': (1, 32)}
+        """
+        from mxtools.runtime.sessions import Level, one_line, session, session_options
+
+        sessions = self.once(_sessions)
+        key = tuple(providers or ())
+        if key not in sessions:
+            self.write_annotations()
+            sessions[key] = session(self.proto, self.weights, session_options(Level.ALL), providers)
+        opened = sessions[key]
+        names = list(outputs) if outputs is not None else self.output_names
+        with one_line():
+            feeds = dict(self.inputs() if inputs is None else inputs)
+            return dict(zip(names, opened.run(names, feeds), strict=True))
+
+    def tree(self) -> Branch:
+        """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, operators, and children.
+
+        Raises InputError where no node has a scope.
+
+        >>> root = model.tree()
+        >>> root.class_name, root.nodes, root.parameters
+        ('BertModel', 85, 24514)
+        """
+        from mxtools.views.tree import tree
+
+        self.require_tagged()
+        return tree(self.annotations, self.multiply_adds)
+
+    def select(
+        self,
+        *scopes: str,
+        tag: Iterable[str] = (),
+        class_name: Iterable[str] = (),
+        op: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        format: str = "names",  # noqa: A002 - as the command calls it
+        device: str = "cpu",
+    ) -> list[str] | dict[str, Any]:
+        """Return the nodes of modules as other tools take them, which know no modules.
+
+        Selectors are those of `modules`, and `op` operators. `format` is "names" or "tensors" (lists), "ort-quant",
+        "float16", "nncf", "olive" or "layer-annotation" (with `device`), keyword arguments or settings of these tools.
+        Raises UsageError where nothing matches, InputError where names do not tell nodes apart.
+
+        >>> list(model.select("encoder.layer.1", format="ort-quant"))
+        ['nodes_to_exclude']
+        """
+        from mxtools.tools.node_lists import FORMATS, Format, select
+
+        wanted = selection_of(scopes, tag, class_name, exclude)
+        return FORMATS[Format(format)](select(self, wanted, texts(op), device))
+
+    def compare(self, other: LookingModel, inputs: Inputs | None = None, trace: Trace | None = None) -> Comparison:
+        """Compare with another tagged model, module by module: nodes, weights, interface, and numbers where both run.
+
+        With `inputs`, or a recorded `trace`, both are run on these. Raises InputError where a model has no scopes, or
+        does not run.
+
+        >>> model.compare(model).differing(0)
+        []
+        """
+        from mxtools.comparison.comparison import compare
+
+        found = compare(self, other)
+        if inputs is not None or trace is not None:
+            from mxtools.comparison.numbers import compare_numbers
+
+            compare_numbers(found, self.knowing(trace, inputs), other)
+        return found
+
+    def verify(
+        self,
+        trace: Trace | None = None,
+        tolerance: float | None = None,
+        isolate: bool = False,
+    ) -> Verified:
+        """Compare what every module returns with what PyTorch's returned, on the recorded inputs.
+
+        `tolerance` is the largest relative error that still counts as equal; without one it follows from the types of
+        the weights. With `isolate` each module is also run alone, on what PyTorch's module was given. Raises UsageError
+        where there are no recorded values, InputError where the graph does not run.
+
+        >>> found = model.verify(mxtools.load_trace("bert.trace.json"))
+        >>> found.first is None, found.furthest.distance.relative < 1e-4
+        (True, True)
+        """
+        from mxtools.verify.verification import usual_tolerance, verify
+
+        known = self.knowing(trace)
+        return verify(known, usual_tolerance(self.proto) if tolerance is None else tolerance, isolate)
+
+    def validate(self, trace: Trace | None = None) -> list[Finding]:
+        """Check the model, its tags, and a trace and the model together; return what is wrong or doubtful.
+
+        >>> model.validate()
+        []
+        """
+        from mxtools.validate.findings import validate
+
+        self.write_annotations()
+        return validate(self.knowing(trace))
+
+    def repair(self, trace: Trace | None = None) -> tuple[list[Mended], list[Finding]]:
+        """Mend what needs no judgement, in place; return what was mended, and the findings that are left.
+
+        >>> model.repair()
+        ([], [])
+        """
+        from mxtools.validate.findings import repair
+
+        with self.changing():
+            return repair(self.knowing(trace))
+
+    def profile(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        files: Iterable[PathText] = (),
+        level: str = "all",
+        runs: int = 20,
+        threads: int = 0,
+        providers: Sequence[str] | None = None,
+    ) -> ProfileReport:
+        """Return where the time goes, by module call, in microseconds.
+
+        The model is run `runs` times in ONNX Runtime, optimised to a `level` ("none", "basic", "extended", "all"), on
+        `inputs`, recorded or made ones; `threads` 0 is ONNX Runtime's own choice. With `files` nothing is run: they are
+        a profile that ONNX Runtime, TensorRT or OpenVINO wrote. Raises InputError where that fails.
+
+        >>> report = model.profile(runs=3)
+        >>> report.modules[0].scope, report.attributed > 0.9
+        ('.', True)
+        """
+        from mxtools.profile import timing
+        from mxtools.profile.report import report
+        from mxtools.runtime.sessions import Level
+
+        known, given = self.knowing(None, inputs), [Path(file) for file in files]
+        found = timing.read(known, given) if given else timing.run(known, Level(level), runs, threads, providers)
+        return report(found)
+
+    def view(self, path: PathText, format: str = "html", depth: int | None = None) -> Path:  # noqa: A002
+        """Write the graph as a page to browse, or as a file for other viewers; return its path.
+
+        `format` is "html", "model-explorer", "netron", "graphml", "mermaid" or "dot"; `depth` is how many levels
+        mermaid and dot open, else 2. Raises InputError where no node has a scope, OutputError where it cannot be
+        written.
+
+        >>> model.view("bert.html").stat().st_size > 10_000
+        True
+        """
+        from mxtools.files.atomic import write_text
+        from mxtools.views.build import structure
+        from mxtools.views.text import view_text
+
+        write_text(view_text(structure(self, self.name), format, depth), Path(path))
+        return Path(path)
+
+    def knowing(self, trace: Trace | None, inputs: Inputs | None = None) -> Self:
+        """Return the same graph with another trace, or with inputs to run on; itself where neither is given."""
+        if trace is None and inputs is None:
+            return self
+        self.write_annotations()
+        other = self.with_proto(self.proto)
+        if trace is not None:
+            other.sidecar, other.values = trace.sidecar, trace.values
+        if inputs is not None:
+            other.values = array_values(inputs)
+        return other
+
+    def __repr__(self) -> str:
+        """Return name, nodes, and, where it is tagged, module calls, in one line."""
+        nodes = f"{len(self.graph.nodes)} nodes"
+        if not self.is_tagged:
+            return f"<Model {self.name}: {nodes}, not tagged>"
+        index = self.once(_module_index)
+        return f"<Model {self.name}: {nodes} in {len(index.nodes)} module calls of {index.modules([0])[0].class_name}>"
+
+    def _repr_html_(self) -> str:
+        """Return the module tree as HTML that opens level by level; notebooks show it."""
+        from mxtools.views.tree import tree_html
+
+        return tree_html(self.tree()) if self.is_tagged else f"<code>{html.escape(repr(self))}</code>"
+
+
+def selection_of(
+    scopes: Iterable[str], tag: Iterable[str], class_name: Iterable[str], exclude: Iterable[str]
+) -> Selection:
+    """Return the selection of some selectors; a text stands for a single one."""
+    return Selection(texts(scopes), texts(tag), texts(class_name), texts(exclude))
+
+
+def texts(given: Iterable[str]) -> tuple[str, ...]:
+    """Return a text, or several, as a tuple."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def array_values(inputs: Inputs) -> Values:
+    """Return arrays as values that are read by name."""
+    from mxtools.traces.values import Values
+
+    return Values(inputs.keys(), lambda name: np.asarray(inputs[name]))
+
+
+def _module_index(model: WorkingModel) -> ModuleIndex:
+    return ModuleIndex(model.annotations)
+
+
+def _sessions(model: WorkingModel) -> dict[tuple[str, ...], Any]:  # noqa: ARG001 - `once` gives the model
+    return {}

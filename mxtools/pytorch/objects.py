@@ -1,0 +1,67 @@
+"""Tracing and exporting modules that are objects in memory, for the public API."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mxtools.pytorch.exporters import Options
+from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.sources import Sources
+from mxtools.pytorch.subject import Subject, by_name
+from mxtools.pytorch.trace import trace
+from mxtools.traces.sidecar import Sidecar
+from mxtools.traces.values import Values
+
+Axes = Mapping[str, Mapping[int, str]]
+
+
+def subject_of(module: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401 - as forward takes them
+    """Return a module with its inputs by the names of `forward`, under the name of its class."""
+    return Subject(module, by_name(module, inputs), f"{type(module).__module__}:{type(module).__qualname__}")
+
+
+def trace_module(module: nn.Module, inputs: Any, record: bool) -> tuple[Sidecar, Values | None]:  # noqa: ANN401
+    """Return the trace of a module, and with `record` the values of its tensors."""
+    arrays: dict[str, torch.Tensor] | None = {} if record else None
+    sidecar = trace(subject_of(module, inputs), arrays)
+    if arrays is None:
+        return sidecar, None
+    return sidecar, Values(arrays.keys(), lambda name: arrays[name].cpu().numpy())
+
+
+def export_module(
+    module: nn.Module,
+    inputs: Any,  # noqa: ANN401
+    exporter: str,
+    dynamic: bool | Axes,
+    opset: int | None,
+    keep_modules: bool,
+) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """Export a module; return the ONNX file, and its folder, which has to live as long as the file is used."""
+    subject = subject_of(module, inputs)
+    axes = dynamic if isinstance(dynamic, Mapping) else _usual_axes(subject) if dynamic else {}
+    options = Options(opset, tuple(_axes_texts(axes)), keep_modules)
+    folder = tempfile.TemporaryDirectory(prefix="mx-")
+    return Sources(lambda: subject, Path(folder.name), options).export(exporter)[-1].path, folder
+
+
+def _usual_axes(subject: Subject) -> Axes:
+    """Return the axes that mostly vary: the first one of every input, and the second one of token ids and masks."""
+    found: dict[str, dict[int, str]] = {}
+    for name, tensor in tensors(subject.inputs):
+        if tensor.dim():
+            is_tokens = tensor.dim() == 2 and not tensor.is_floating_point()
+            found[name] = {0: "batch", 1: "sequence"} if is_tokens else {0: "batch"}
+    return found
+
+
+def _axes_texts(axes: Axes) -> Iterator[str]:
+    """Yield axes as the command line takes them: `x=0:batch,1:sequence`."""
+    for name, symbols in axes.items():
+        yield f"{name}={','.join(f'{axis}:{symbol}' for axis, symbol in symbols.items())}"

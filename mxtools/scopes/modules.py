@@ -1,0 +1,107 @@
+"""Module calls as objects: what a tagged graph holds of each, looked up when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.tags import class_of
+
+
+class ModuleIndex:
+    """The calls of a tagged graph with the nodes of each, its own and those of the calls below it. O(nodes * depth)."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        """Look at the calls of all nodes, those of bodies and functions too."""
+        self.annotations = annotations
+        self.nodes: dict[int, list[int]] = defaultdict(list)
+        for node, call in enumerate(annotations.call):
+            for around in annotations.hierarchy.lineage(call) if call is not None else ():
+                self.nodes[around].append(node)
+        self.children: dict[int, list[int]] = defaultdict(list)
+        for call in sorted(self.nodes):
+            self.children[annotations.hierarchy.parent[call]].append(call)
+
+    def modules(self, calls: Iterable[int]) -> list[Module]:
+        """Return the modules of some calls, in the order of the calls; those without nodes are left out."""
+        return [Module(self, call) for call in sorted(calls) if call in self.nodes]
+
+
+@dataclass(frozen=True, repr=False)
+class Module:
+    """One call of a module in a tagged graph, with all below it.
+
+    It shows the graph as it was when the module was asked for.
+
+    >>> module = model.module("encoder.layer.0.attention")
+    >>> module
+    <Module encoder.layer.0.attention: BertAttention, 29 nodes, 4176 parameters>
+    >>> module.tag
+    '/BertModel/BertEncoder/BertLayer.0/BertAttention'
+    >>> [child.class_name for child in module.children]
+    ['BertSelfAttention', 'BertSelfOutput']
+    """
+
+    _index: ModuleIndex
+    _call: int
+
+    @property
+    def scope(self) -> str:
+        """Its scope: `encoder.layer.0.attention`."""
+        return self._index.annotations.hierarchy.scopes[self._call]
+
+    @property
+    def tag(self) -> str:
+        """The same place, written with class names."""
+        return self._index.annotations.hierarchy.tags[self._call]
+
+    @property
+    def class_name(self) -> str:
+        """The class of the module, as far as the file or the trace tells."""
+        return class_of(self.tag)
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """The nodes that do its work, in the order of the graph; those of a body come before its holder."""
+        nodes = self._index.annotations.graph.nodes
+        return [nodes[node] for node in self._index.nodes[self._call]]
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """How many nodes of each operator there are."""
+        return dict(Counter(node.op_type for node in self.nodes).most_common())
+
+    @property
+    def evidence(self) -> dict[str, int]:
+        """How many nodes have their scope for which reason, by the word for it: `metadata`, `parameter`, `dataflow`."""
+        words = self._index.annotations.evidence
+        return dict(Counter(str(words[node]) for node in self._index.nodes[self._call]).most_common())
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements of the weights that its nodes read, each weight once."""
+        graph = self._index.annotations.graph
+        read = {value for node in self._index.nodes[self._call] for value in graph.reads[node]} & graph.stored
+        tensors = (graph.initializers.get(value) or graph.sparse[value] for value in read)
+        return sum(int(math.prod(tensor.dims)) for tensor in tensors)
+
+    @property
+    def children(self) -> list[Module]:
+        """The calls that it makes itself, in order."""
+        return [Module(self._index, call) for call in self._index.children[self._call]]
+
+    @property
+    def parent(self) -> Module | None:
+        """The call that it is made by, None for the model itself."""
+        parent = self._index.annotations.hierarchy.parent[self._call]
+        return None if parent < 0 else Module(self._index, parent)
+
+    def __repr__(self) -> str:
+        """Return scope, class, nodes and parameters in one line."""
+        count = len(self._index.nodes[self._call])
+        return f"<Module {self.scope}: {self.class_name}, {count} nodes, {self.parameters} parameters>"

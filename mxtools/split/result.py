@@ -1,0 +1,53 @@
+"""A split model in memory: its parts as models, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from mxtools.cut.cut import extracted
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.split.manifest import Manifest, write
+from mxtools.split.parts import Part
+
+M = TypeVar("M", bound=WorkingModel)
+
+
+@dataclass(frozen=True)
+class Split(Generic[M]):
+    """The parts of a model. Run in their order, each on what those before it computed, they give the model's outputs.
+
+    >>> parts = model.split("encoder.layer.*")
+    >>> parts.scopes
+    [None, 'encoder.layer.0', 'encoder.layer.1', None]
+    >>> [part.file for part in parts.save("parts").parts][1]
+    '01-encoder.layer.0.onnx'
+    """
+
+    _whole: M
+    _parts: Sequence[Part]
+
+    @property
+    def scopes(self) -> list[str | None]:
+        """The scope of each part; None for what no selected module covers."""
+        return [part.scope for part in self._parts]
+
+    def __len__(self) -> int:
+        """Return the number of parts."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[M]:
+        """Yield the parts as models, each made when it is its turn."""
+        protos = extracted(self._whole.proto, [part.cut for part in self._parts], self._whole.weights)
+        for part, proto in zip(self._parts, protos, strict=True):
+            yield self._whole.with_proto(proto, part.scope or "the rest")
+
+    def save(self, folder: str | Path, verify: bool = False) -> Manifest:
+        """Write the parts and their manifest to a folder, in place of those of an earlier split; return the manifest.
+
+        With `verify` they are run, and CheckError is raised, and nothing written, where they compute something else
+        than the whole model. Raises OutputError where the folder cannot be written.
+        """
+        return write(self._whole, self._parts, Path(folder), verify)

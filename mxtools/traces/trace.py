@@ -1,0 +1,71 @@
+"""A trace as one object: the sidecar, and the values that were recorded with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from mxtools.files.atomic import atomic_output, write_text
+from mxtools.files.reading import read_bytes
+from mxtools.traces import sidecar as sidecars
+from mxtools.traces.sidecar import Call, Sidecar
+from mxtools.traces.values import Values, recorded
+
+
+@dataclass(frozen=True, repr=False)
+class Trace:
+    """One traced forward pass of a PyTorch model.
+
+    Attributes: `sidecar`, what was traced, as the file holds it; `values`, the recorded values of the tensors that went
+    into calls and came out of them, None where they were not recorded.
+
+    >>> trace = mxtools.load_trace("bert.trace.json")
+    >>> trace
+    Trace(BertModel: 45 calls of 48 modules, with values)
+    >>> trace.calls[1].scope, trace.calls[1].outputs[0].shape
+    ('embeddings', (1, 12, 32))
+    """
+
+    sidecar: Sidecar
+    values: Values | None = None
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Trace:
+        """Read a trace, and the recorded values beside it where it has any; InputError where it is none."""
+        file = Path(path)
+        found = sidecars.loads(read_bytes(file), str(file))
+        return cls(found, recorded(found, file.parent))
+
+    @property
+    def class_name(self) -> str:
+        """The class of the traced model."""
+        return self.sidecar.model.class_name
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls of its modules, in the order of execution; the first one is that of the model itself."""
+        return self.sidecar.calls
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scope of each call."""
+        return [call.scope for call in self.calls]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the sidecar, and the values to a `.safetensors` file beside it; OutputError where that fails."""
+        file, record = Path(path), None
+        if self.values is not None:
+            from safetensors.numpy import save
+
+            record = file.with_suffix(".safetensors")
+            arrays = {name: array for name in sorted(self.values.names) if (array := self.values.get(name)) is not None}
+            with atomic_output(record) as out:
+                out.write(save(arrays))
+        written = self.sidecar.model_copy(update={"record": record.name if record else None})
+        write_text(sidecars.dumps(written), file)
+
+    def __repr__(self) -> str:
+        """Return class, calls and modules in one line."""
+        modules, values = len(self.sidecar.modules), "with" if self.values else "without"
+        return f"Trace({self.class_name}: {len(self.calls)} calls of {modules} modules, {values} values)"
