@@ -314,7 +314,7 @@ def earlier_names(model: WorkingModel) -> dict[str, set[str]]:
     """Return the earlier values that each value stands for, by name."""
     assert model.previous
     found, previous = EarlierModelMatch(model, model.previous), model.previous.graph
-    return {model.graph.names[value]: {previous.names[v] for v in others} for value, others in found.of.items()}
+    return {model.graph.names[value]: {previous.names[v] for v in others} for value, others in found.earlier_values.items()}
 
 
 def test_correspondence_follows_what_is_known() -> None:
@@ -339,7 +339,7 @@ def test_a_fused_node_does_the_work_of_three() -> None:
     model = after(FUSED, WEIGHTS)
     assert model.previous
     found = EarlierModelMatch(model, model.previous)
-    assert found.host == [0, 0, 0, 1, 2]
+    assert found.node_now == [0, 0, 0, 1, 2]
 
 
 def test_tags_after_a_tool() -> None:

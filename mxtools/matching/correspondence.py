@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from onnx import NodeProto
 
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.operators import operator_key
 from mxtools.scopes.annotations import Evidence
 
 ValueMatches = Mapping[int, Sequence[int]]
@@ -35,10 +36,10 @@ class Correspondence:
     ) -> None:
         """Begin with nothing known; `is_equal` tells whether a constant is equal to an earlier one."""
         self.graph, self.earlier = graph, earlier
-        self.of: dict[int, list[int]] = {}
-        self.back: dict[int, list[int]] = {}
-        self.known: dict[int, Evidence] = {}
-        self.elements, self.before = elements, before
+        self.earlier_values: dict[int, list[int]] = {}
+        self.values_now: dict[int, list[int]] = {}
+        self.direct_evidence: dict[int, Evidence] = {}
+        self.same_elements, self.earlier_same_elements = elements, before
         self._is_equal = is_equal
         self._open: list[int] = []
 
@@ -48,27 +49,27 @@ class Correspondence:
         Without `copies` nothing is taken in of earlier values that others stand for already.
         """
         for value, others in found.items():
-            if value in self.of:
-                if word is Evidence.PREVIOUS and not set(others).isdisjoint(self.of[value]):
-                    self.known.setdefault(value, word)
+            if value in self.earlier_values:
+                if word is Evidence.PREVIOUS and not set(others).isdisjoint(self.earlier_values[value]):
+                    self.direct_evidence.setdefault(value, word)
                 continue
             for other in others:
-                if copies or other not in self.back:
-                    self.known[value] = word
+                if copies or other not in self.values_now:
+                    self.direct_evidence[value] = word
                     self._meet(value, other)
         self._follow()
 
     def _meet(self, value: int, other: int) -> None:
-        self.of.setdefault(value, []).append(other)
-        self.back.setdefault(other, []).append(value)
+        self.earlier_values.setdefault(value, []).append(other)
+        self.values_now.setdefault(other, []).append(value)
         self._open.append(value)
 
     def _follow(self) -> None:
         """Follow from each value that was found to the node that makes it, and to those that read it."""
         while self._open:
             value = self._open.pop()
-            for other in self.of[value][:]:
-                self._zip((self.elements[value],), (self.before[other],))
+            for other in self.earlier_values[value][:]:
+                self._zip((self.same_elements[value],), (self.earlier_same_elements[other],))
             node = self.graph.producer[value]
             if node != NOWHERE:
                 self._backward(node)
@@ -84,18 +85,18 @@ class Correspondence:
 
     def _twin(self, node: int) -> int | None:
         """Give the earlier node of the same operator that makes what a node makes."""
-        makers = (self.earlier.producer[other] for v in self.graph.writes[node] for other in self.of.get(v, ()))
+        makers = (self.earlier.producer[other] for v in self.graph.writes[node] for other in self.earlier_values.get(v, ()))
         mine, its = self.graph.nodes, self.earlier.nodes
         return next((n for n in makers if n != NOWHERE and is_same_operator(mine[node], its[n])), None)
 
     def _forward(self, node: int) -> None:
         """Let nodes that read the same, by the same operator, make the same."""
         graph, earlier = self.graph, self.earlier
-        if not graph.writes[node] or graph.writes[node][0] in self.of:
+        if not graph.writes[node] or graph.writes[node][0] in self.earlier_values:
             return
-        live = next((v for v in graph.reads[node] if v in self.of and v not in graph.stored), NOWHERE)
-        for twin in dict.fromkeys(n for other in self.of.get(live, ()) for n in earlier.readers[other]):
-            if not any(v in self.back for v in earlier.writes[twin]) and self._reads_same(node, twin):
+        live = next((v for v in graph.reads[node] if v in self.earlier_values and v not in graph.stored), NOWHERE)
+        for twin in dict.fromkeys(n for other in self.earlier_values.get(live, ()) for n in earlier.readers[other]):
+            if not any(v in self.values_now for v in earlier.writes[twin]) and self._reads_same(node, twin):
                 self._zip(graph.writes[node], earlier.writes[twin])
                 return
 
@@ -105,7 +106,7 @@ class Correspondence:
         if len(mine) != len(its) or not is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
             return False
         pairs = zip(mine, its, strict=True)
-        return all(b in self.of.get(a, ()) or (a not in self.of and self._is_equal(a, b)) for a, b in pairs)
+        return all(b in self.earlier_values.get(a, ()) or (a not in self.earlier_values and self._is_equal(a, b)) for a, b in pairs)
 
     def _unknown(self, node: int, twin: int) -> tuple[Sequence[int], Sequence[int]]:
         """Give what is left of the inputs of two nodes when those that stand for each other are taken away.
@@ -117,7 +118,7 @@ class Correspondence:
             return (), ()
         moved = False
         for value in self.graph.reads[node]:
-            other = next((o for o in self.of.get(value, ()) if o in its), None)
+            other = next((o for o in self.earlier_values.get(value, ()) if o in its), None)
             if other is not None:
                 moved |= mine.index(value) != its.index(other)
                 mine.remove(value)
@@ -128,14 +129,13 @@ class Correspondence:
         """Let values stand for others, unless both stand for something else already."""
         if len(mine) == len(its):
             for value, other in zip(mine, its, strict=True):
-                if value not in self.of or other not in self.back:
+                if value not in self.earlier_values or other not in self.values_now:
                     self._meet(value, other)
 
 
 def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
     """Tell whether two nodes are of one operator, with the same attributes."""
-    mine, its = ((n.domain or "ai.onnx", n.op_type, n.overload) for n in (node, other))
-    if mine != its or len(node.attribute) != len(other.attribute):
+    if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):
         return False
     attributes = {a.name: a.SerializeToString() for a in other.attribute}
     return all(attributes.get(a.name) == a.SerializeToString() for a in node.attribute)

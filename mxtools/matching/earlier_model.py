@@ -34,11 +34,11 @@ class EarlierModelMatch:
 
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
         """Compare the models, by one kind of evidence after the other, in the order of trust."""
-        self.graph, self.earlier, self.was = model.graph, previous.graph, previous.annotations
-        self.elements = same_elements(self.earlier, previous.shapes)
-        self._likeness, self._stored = WeightMatches(self.earlier, previous.weights), model.weights
+        self.graph, self.earlier, self.earlier_annotations = model.graph, previous.graph, previous.annotations
+        self.earlier_same_elements = same_elements(self.earlier, previous.shapes)
+        self._weight_matches, self._stored = WeightMatches(self.earlier, previous.weights), model.weights
         elements = same_elements(self.graph, model.shapes)
-        found = Correspondence(self.graph, self.earlier, elements, self.elements, self._is_equal)
+        found = Correspondence(self.graph, self.earlier, elements, self.earlier_same_elements, self._is_equal)
         names = SurvivingNames(model, previous)
         for known in (names.fixed, names.values, names.made):
             found.learn(known())
@@ -46,62 +46,62 @@ class EarlierModelMatch:
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
-        hosts = NodeMatches(found)
-        self.of, self.known, self.named = found.of, found.known, names.nodes
-        self.made, self.covered, self.host = hosts.made, hosts.covered, hosts.host
+        nodes = NodeMatches(found)
+        self.earlier_values, self.direct_evidence, self.same_name = found.earlier_values, found.direct_evidence, names.nodes
+        self.values_made, self.same_weights, self.node_now = nodes.values_made, nodes.same_weights, nodes.node_now
 
     def _is_equal(self, value: int, other: int) -> bool:
         tensor = self.graph.initializers.get(value)
-        return tensor is not None and self._likeness.is_equal(tensor, self._stored, other)
+        return tensor is not None and self._weight_matches.is_equal(tensor, self._stored, other)
 
     def _weights(self, found: Correspondence) -> ValueMatches:
         """Give the weights of which no name tells what they were, with the earlier weights that they are made of."""
-        left = ((value, tensor) for value, tensor in self.graph.initializers.items() if value not in found.of)
-        return {value: self._likeness.find(tensor, self._stored) for value, tensor in left}
+        left = ((value, tensor) for value, tensor in self.graph.initializers.items() if value not in found.earlier_values)
+        return {value: self._weight_matches.find(tensor, self._stored) for value, tensor in left}
 
     @cached_property
-    def ends(self) -> dict[int, list[int]]:
+    def calls_left(self) -> dict[int, list[int]]:
         """For earlier values the calls that they left, innermost first."""
-        return left_calls(self.earlier, self.was)
+        return left_calls(self.earlier, self.earlier_annotations)
 
     @cached_property
-    def passing(self) -> set[int]:
+    def passing_calls(self) -> set[int]:
         """The calls that gave just what they were given, as far as elements and their order tell."""
         own, passed = set[int](), set[int]()
-        for value, calls in self.ends.items():
-            maker = self.earlier.producer[self.elements[value]]
-            at = None if maker == NOWHERE else self.was.call[maker]
-            inside = set() if at is None else set(self.was.hierarchy.lineage(at))
+        for value, calls in self.calls_left.items():
+            maker = self.earlier.producer[self.earlier_same_elements[value]]
+            at = None if maker == NOWHERE else self.earlier_annotations.call[maker]
+            inside = set() if at is None else set(self.earlier_annotations.hierarchy.lineage(at))
             own.update(inside.intersection(calls))
             passed.update(call for call in calls if call not in inside)
         return passed - own
 
     @cached_property
-    def left(self) -> dict[int, set[int]]:
+    def calls_left_by_elements(self) -> dict[int, set[int]]:
         """For earlier values the calls that they, or what has the same elements, left."""
         found: dict[int, set[int]] = {}
-        for value, calls in self.ends.items():
-            for same in {value, self.elements[value]}:
+        for value, calls in self.calls_left.items():
+            for same in {value, self.earlier_same_elements[value]}:
                 found.setdefault(same, set()).update(calls)
         return found
 
     @cached_property
-    def within(self) -> dict[int, set[int]]:
+    def calls_done(self) -> dict[int, set[int]]:
         """For nodes the calls, and those above them, of the earlier nodes whose work they do."""
         found: dict[int, set[int]] = {}
-        for twin, node in enumerate(self.host):
-            call = self.was.call[twin]
+        for twin, node in enumerate(self.node_now):
+            call = self.earlier_annotations.call[twin]
             if node >= 0 and call is not None:
-                found.setdefault(node, set()).update(self.was.hierarchy.lineage(call))
+                found.setdefault(node, set()).update(self.earlier_annotations.hierarchy.lineage(call))
         return found
 
     @cached_property
-    def flows(self) -> dict[int, set[int]]:
+    def calls_read_from(self) -> dict[int, set[int]]:
         """For nodes the calls that what they read left before, as the earlier nodes tell whose work they do."""
         found: dict[int, set[int]] = {}
-        for value, calls in self.ends.items():
+        for value, calls in self.calls_left.items():
             for twin in self.earlier.readers[value]:
-                found.setdefault(self.host[twin], set()).update(calls)
+                found.setdefault(self.node_now[twin], set()).update(calls)
         return found
 
 
@@ -115,7 +115,7 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
             calls = {at for n in graph.readers[value] if (at := annotations.call[n]) is not None}
             common = ROOT_CALL if value in outputs else hierarchy.common({*calls, call})
             if common != call:
-                found[value] = hierarchy.below(common, call)
+                found[value] = hierarchy.path_below(common, call)
     return found
 
 

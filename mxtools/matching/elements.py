@@ -5,10 +5,8 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from mxtools.graph.index import Graph
+from mxtools.graph.operators import Operator
 from mxtools.graph.shapes import Shapes
-
-RESHAPING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators whose result has the elements of their first input in the same order, says the specification of ONNX."""
 
 
 def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
@@ -16,16 +14,14 @@ def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
     found = list(range(len(graph.names)))
     for node, proto in enumerate(graph.nodes):
         reads, writes = graph.reads[node], graph.writes[node]
-        if reads and writes and _keeps_elements(proto, shapes, reads[0]):
+        if reads and writes and _keeps_elements(graph.operators[node], proto, shapes, reads[0]):
             found[writes[0]] = found[reads[0]]
     return found
 
 
-def _keeps_elements(node: NodeProto, shapes: Shapes, value: int) -> bool:
+def _keeps_elements(operator: Operator, node: NodeProto, shapes: Shapes, value: int) -> bool:
     """Tell whether what a node makes has the elements of its first input in the same order."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    return node.op_type in RESHAPING or (node.op_type == "Transpose" and _moves_nothing(node, shapes, value))
+    return operator.keeps_elements or (operator.onnx_name == "Transpose" and _moves_nothing(node, shapes, value))
 
 
 def _moves_nothing(node: NodeProto, shapes: Shapes, value: int) -> bool:

@@ -25,11 +25,11 @@ class NodeMatches:
     def __init__(self, found: Correspondence) -> None:
         """Take what values stand for."""
         self._found, self._graph, self._earlier = found, found.graph, found.earlier
-        after, before = _origins(self._graph, found.of.keys()), _origins(self._earlier, found.back.keys())
-        self.made = [self._makes(node, after, before) for node in range(len(self._graph.nodes))]
-        self._maker = {self._earlier.producer[v]: node for node, values in enumerate(self.made) for v in values}
-        self.covered = self._by_weights()
-        self.host = self._hosts({twin: node for node, twins in self.covered.items() for twin in twins})
+        after, before = _origins(self._graph, found.earlier_values.keys()), _origins(self._earlier, found.values_now.keys())
+        self.values_made = [self._makes(node, after, before) for node in range(len(self._graph.nodes))]
+        self._maker = {self._earlier.producer[v]: node for node, values in enumerate(self.values_made) for v in values}
+        self.same_weights = self._by_weights()
+        self.node_now = self._nodes_now({twin: node for node, twins in self.same_weights.items() for twin in twins})
 
     def _makes(self, node: int, after: list[int], before: list[int]) -> list[int]:
         """Give the earlier values that a node makes.
@@ -38,22 +38,22 @@ class NodeMatches:
         the values that one stands for, one that depends on another of them alone is a copy of it, if no weight was
         folded in on the way: then that other one is there no more, even if its name is.
         """
-        of, earlier = self._found.of, self._earlier
+        of, earlier = self._found.earlier_values, self._earlier
         read = set(of.get(_origin(self._graph, node, after), ()))
         found: list[int] = []
         for value in self._graph.writes[node]:
             others = of.get(value, ())
-            if value not in self._found.known and not read.isdisjoint(others):
+            if value not in self._found.direct_evidence and not read.isdisjoint(others):
                 continue
             twins = {other: earlier.producer[other] for other in others if earlier.producer[other] != NOWHERE}
             copies = [v for v, twin in twins.items() if _origin(earlier, twin, before) in others]
-            folded = [v for v in copies if _uses_unknown(earlier, twins[v], self._found.back)]
-            maker = self._graph.producer[self._found.elements[value]]
+            folded = [v for v in copies if _uses_unknown(earlier, twins[v], self._found.values_now)]
+            maker = self._graph.producer[self._found.same_elements[value]]
             is_folded = folded and maker != NOWHERE and _uses_unknown(self._graph, maker, of)
             found += folded if is_folded else [v for v in twins if v not in copies]
         return found
 
-    def _hosts(self, covered: Mapping[int, int]) -> list[int]:
+    def _nodes_now(self, covered: Mapping[int, int]) -> list[int]:
         """Give the host of each earlier node: what makes its values, or uses its weights, or hosts its readers."""
         host = [self._maker.get(node, NOWHERE) for node in range(len(self._earlier.nodes))]
         for node in range(len(host) - 1, -1, -1):
@@ -67,10 +67,10 @@ class NodeMatches:
         Where several nodes use the same, or equal ones, those belong together that lead to the same known value.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
-        for value, others in self._found.of.items():
+        for value, others in self._found.earlier_values.items():
             if value in self._graph.initializers and prod(self._graph.initializers[value].dims) >= LEAST:
                 groups.setdefault(tuple(sorted(others)), []).append(value)
-        goal, was = self._goals(), self._hosts({})
+        goal, was = self._goals(), self._nodes_now({})
         covered: dict[int, list[int]] = {}
         for key, values in groups.items():
             nodes, twins = users(self._graph, values), users(self._earlier, key)
@@ -81,7 +81,7 @@ class NodeMatches:
 
     def _goals(self) -> list[int]:
         """Give for each node the one that makes known values that it leads to; SHARED where these are several."""
-        goal = [node if made else NOWHERE for node, made in enumerate(self.made)]
+        goal = [node if made else NOWHERE for node, made in enumerate(self.values_made)]
         for node in range(len(goal) - 1, -1, -1):
             if goal[node] == NOWHERE:
                 goal[node] = _one(goal[reader] for reader in self._graph.targets(node))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.operators import operator_key
 from mxtools.graph.shapes import Shaped, Shapes, of_tensor
 from mxtools.matching.correspondence import ValueMatches, is_same_operator
 from mxtools.pipeline.working_model import WorkingModel
@@ -47,7 +48,7 @@ class SurvivingNames:
         if not self.fits(value, other):
             return True
         node, twin = self.graph.producer[value], self.earlier.producer[other]
-        if NOWHERE in (node, twin) or self.graph.nodes[node].op_type != self.earlier.nodes[twin].op_type:
+        if NOWHERE in (node, twin) or operator_key(self.graph.nodes[node]) != operator_key(self.earlier.nodes[twin]):
             return False
         pairs = zip(self.graph.reads[node], self.earlier.reads[twin], strict=False)
         return any(self.named.get(v, o) != o and self._is_other_weight(v, o) for v, o in pairs)

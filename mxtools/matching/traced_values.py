@@ -14,7 +14,7 @@ from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.traces.sidecar import Sidecar, Tensor
+from mxtools.traces.sidecar import Sidecar, TracedTensor
 from mxtools.traces.values import Values, feeds
 
 CLOSE = 1e-3
@@ -42,7 +42,7 @@ class TensorMatcher:
     def __init__(self, sidecar: Sidecar, values: Values | None) -> None:
         """Index the tensors of all calls by size and kind; without values their fingerprints have to do."""
         self._values = values
-        self._known: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
+        self._known: dict[tuple[int, str], list[TracedTensor]] = defaultdict(list)
         unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
         for tensor in unique.values():
             if tensor.fingerprint and tensor.fingerprint[0] > 1:
@@ -66,7 +66,7 @@ class TensorMatcher:
         transposed = {t.id for t in near if t.id not in equal and self._is_transposed(array, t)}
         return TensorMatch(equal, transposed)
 
-    def _is_transposed(self, array: Array, tensor: Tensor) -> bool:
+    def _is_transposed(self, array: Array, tensor: TracedTensor) -> bool:
         """Tell whether an array is a tensor with its dimensions in another order."""
         dims = [d for d in tensor.shape if d != 1]
         plain = array.reshape([d for d in array.shape if d != 1])
@@ -77,7 +77,7 @@ class TensorMatcher:
             [plain.shape[i] for i in order] == dims and self._equal(plain.transpose(order), tensor) for order in orders
         )
 
-    def _equal(self, array: Array, tensor: Tensor) -> bool:
+    def _equal(self, array: Array, tensor: TracedTensor) -> bool:
         recorded = self._values.get(str(tensor.id)) if self._values else None
         return recorded is None or same_values(array, recorded)
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from mxtools.graph.index import Graph
+from mxtools.graph.walk import reached
 from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
     """Give the nodes that read some constants, as they are or made into other constants, in their order."""
-    found, seen = set[int](), set[int]()
-    open_ = list(values)
-    while open_:
-        value = open_.pop()
-        for node in graph.readers[value]:
-            if not graph.constant.issuperset(graph.writes[node]):
-                found.add(node)
-            elif node not in seen:
-                seen.add(node)
-                open_ += graph.writes[node]
-    return sorted(found)
+
+    def is_constant(node: int) -> bool:
+        return graph.constant.issuperset(graph.writes[node])
+
+    def made(value: int) -> Iterator[int]:
+        return (v for node in graph.readers[value] if is_constant(node) for v in graph.writes[node])
+
+    return sorted({n for value in reached(values, made) for n in graph.readers[value] if not is_constant(n)})
 
 
 def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
@@ -30,7 +28,7 @@ def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
     """
     graph, earlier = found.graph, found.earlier
     twins: dict[int, set[int]] = {}
-    for value, others in found.of.items():
+    for value, others in found.earlier_values.items():
         if value in graph.stored and len(nodes := users(graph, (value,))) == 1:
             twins.setdefault(nodes[0], set()).update(users(earlier, others))
     made = ((graph.writes[node][0], earlier.writes[max(of)][0]) for node, of in twins.items() if of)

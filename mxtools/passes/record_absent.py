@@ -50,8 +50,8 @@ class RecordAbsent(Pass):
                 f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
                 "give a trace of the model (--trace), with values (mx trace --record)",
             )
-        absent, carried = absent_scopes(annotations, model.traced), model.once(match_earlier)
-        if model.previous and carried:
-            absent = lost_scopes(annotations, carried.was, model.previous.absent, carried.passing)
+        absent, match = absent_scopes(annotations, model.traced), model.once(match_earlier)
+        if model.previous and match:
+            absent = lost_scopes(annotations, match.earlier_annotations, model.previous.absent, match.passing_calls)
         write_absent(model.proto, absent)
         return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent)
