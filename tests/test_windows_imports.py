@@ -50,7 +50,7 @@ def test_commands_that_only_print(mx: Mx, arguments: list[str]) -> None:
     assert without_unix(COMMAND, *arguments) == mx(*arguments).stdout.decode()
 
 
-def test_a_file_with_large_weights_is_tagged_to_the_same_bytes(mx: Mx, tmp_path: Path) -> None:
+def test_a_file_with_large_weights_is_tagged_to_the_same_bytes_and_compared(mx: Mx, tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.arange(1 << 20, dtype=np.float32), "w")
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1 << 20]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"], name="/one/Add")], "g", [x], [y], [weight])
@@ -58,6 +58,7 @@ def test_a_file_with_large_weights_is_tagged_to_the_same_bytes(mx: Mx, tmp_path:
     without_unix(COMMAND, "tag", "raw.onnx", "-o", "without.onnx", cwd=tmp_path)
     assert mx("tag", "raw.onnx", "-o", "with.onnx", cwd=tmp_path).returncode == 0
     assert (tmp_path / "without.onnx").read_bytes() == (tmp_path / "with.onnx").read_bytes()
+    without_unix(COMMAND, "compare", "without.onnx", "with.onnx", cwd=tmp_path)
 
 
 def test_stages_are_measured_without_a_peak() -> None:
