@@ -72,8 +72,11 @@ def write_text(text: str, output: Place) -> None:
         atomic.write_text(text, Path(str(output)))
 
 
-def check_output(output: Place, binary: bool = True) -> None:
-    """Refuse, before any work is done, a file that cannot be written, and a terminal where a model would go to it."""
+def check_output(output: Place, *others: Path | None, binary: bool = True) -> None:
+    """Refuse, before any work is done, files that cannot be written, and a terminal where a model would go to it.
+
+    `others` are the files of further options; None is one that was not given.
+    """
     from mxtools.errors import UsageError
     from mxtools.files.atomic import check_writable
 
@@ -81,3 +84,6 @@ def check_output(output: Place, binary: bool = True) -> None:
         check_writable(str(output))
     elif binary and sys.stdout.isatty():
         raise UsageError("a model is binary and stdout a terminal: give -o FILE or use a pipe")
+    for other in others:
+        if other is not None:
+            check_writable(other)

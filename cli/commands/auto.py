@@ -63,7 +63,7 @@ def command(
     for name in names:
         table.get(name)
     table.get(table.DEFAULT).optimized(optimize)
-    check_output(output)
+    check_output(output, report)
     subject = load()
     from mxtools.pytorch.exporters import Options
     from mxtools.pytorch.strategy.attempt import Demands

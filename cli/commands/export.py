@@ -43,7 +43,7 @@ def command(
     Example: mx export ./bert -o bert.onnx
     """
     check_json(json, output)
-    check_output(output)
+    check_output(output, log)
     from mxtools.pytorch.exporters import ExportError, Options
     from mxtools.pytorch.sources import sources_of
 

@@ -8,7 +8,7 @@ from typer import Argument
 
 from ..common import check_json, emit, opened, process, say
 from ..options import DataDir, Json, Output, Source
-from ..streams import is_pipe
+from ..streams import check_output, is_pipe
 
 Part = Annotated[
     str | None,
@@ -35,6 +35,7 @@ def command(
     model, part = (source, part) if part is not None else ("-", source)
     if is_pipe(model) and is_pipe(part):
         raise UsageError("model and part cannot both come from stdin: give the file of one, mx graft MODEL PART")
+    check_output(output)
     step = Graft(opened(part, data_dir if is_pipe(part) else None))
     report = process(Pipeline((step,)), model, output, data_dir).last(GraftReport)
     if json:

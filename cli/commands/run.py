@@ -9,6 +9,7 @@ from typer import Option
 
 from ..common import check_json, emit, opened, process
 from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
+from ..streams import check_output
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
@@ -40,6 +41,7 @@ def command(
         raise UsageError("no passes are named: give --pipeline or --strategy")
     steps = table.get(strategy).passes().passes if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
+    check_output(output)
     steps = tuple(map(_with_part, steps))
     report = process(Pipeline(steps), source, output, data_dir, trace, inputs)
     if json:

@@ -35,13 +35,13 @@ def command(
     check_json(json, output)
     if record and is_pipe(output):
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
-    check_output(output, binary=False)
+    beside = Path(output).with_suffix(".safetensors") if record else None
+    check_output(output, beside, binary=False)
     from mxtools.pytorch.sources import sources_of
 
     with sources_of(load, cache=cache, key=cache and key(load)) as sources, progress("tracing"):
         traced, values = sources.trace(record)
-        if values is not None and traced.record:
-            beside = Path(output).with_suffix(".safetensors")
+        if beside and values is not None and traced.record:
             with atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
                 shutil.copyfileobj(recorded, file)
             traced = traced.model_copy(update={"record": beside.name})
