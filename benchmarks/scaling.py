@@ -16,7 +16,7 @@ from onnx import ModelProto, helper
 
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
-from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
 
 ROUNDS = 5
 PER_LAYER = 10
@@ -25,9 +25,9 @@ PER_LAYER = 10
 def generated(count: int) -> tuple[ModelProto, Sidecar]:
     """Give a graph of layers of ten nodes, named as TorchScript names them, and its trace."""
     nodes, layers = [], count // PER_LAYER
-    tensor = lambda i: Tensor(name="x", id=i, shape=(1, 8), dtype="float32")  # noqa: E731
+    tensor = lambda i: TracedTensor(name="x", id=i, shape=(1, 8), dtype="float32")  # noqa: E731
     calls = [Call(scope=".", tag="/Net", module=".", inputs=(tensor(0),), outputs=(tensor(layers),))]
-    modules = [Module(path=".", class_name="Net", qualified_class="Net")]
+    modules = [TracedModule(path=".", class_name="Net", qualified_class="Net")]
     weights = []
     for layer in range(layers):
         scope = f"layers.{layer}"
@@ -38,13 +38,13 @@ def generated(count: int) -> tuple[ModelProto, Sidecar]:
             nodes.append(helper.make_node("Add" if step == 0 else "Relu", reads, [f"t{layer}_{step}"], name=place))
         weights.append(onnx.numpy_helper.from_array(np.ones(8, np.float32), f"{scope}.w"))
         weight = Weight(name="w", kind="parameter", shape=(8,), dtype="float32")
-        modules.append(Module(path=scope, class_name="Layer", qualified_class="Layer", weights=(weight,)))
+        modules.append(TracedModule(path=scope, class_name="Layer", qualified_class="Layer", weights=(weight,)))
         ends = {"inputs": (tensor(layer),), "outputs": (tensor(layer + 1),)}
         calls.append(Call(scope=scope, tag=f"/Net/Layer.{layer}", module=scope, parent=0, **ends))
     value = helper.make_tensor_value_info
     last = nodes[-1].output[0]
     graph = helper.make_graph(nodes, "g", [value("x", 1, [1, 8])], [value(last, 1, [1, 8])], weights)
-    model = Model(class_name="Net", qualified_class="Net", spec="generated")
+    model = TracedModel(class_name="Net", qualified_class="Net", spec="generated")
     return helper.make_model(graph), Sidecar(producer={}, model=model, modules=tuple(modules), calls=tuple(calls))
 
 

@@ -335,6 +335,17 @@ def test_correspondence_follows_what_is_known() -> None:
     }
 
 
+def test_what_is_known_is_followed_from_the_end() -> None:
+    text = """
+    g (float[2, 8] x) => (float[2, 8] y) {
+        t2 = com.microsoft.FusedGemm <activation = "Relu"> (x, w1, b1)
+        t3 = MatMul(t2, w2)
+        y = Add(t3, b2)
+    }"""
+    found = earlier_names(after(text, WEIGHTS))
+    assert {name: found[name] for name in ("t2", "t3", "y")} == {"t2": {"r"}, "t3": {"n"}, "y": {"y"}}
+
+
 def test_a_fused_node_does_the_work_of_three() -> None:
     model = after(FUSED, WEIGHTS)
     assert model.previous

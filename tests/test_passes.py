@@ -20,7 +20,7 @@ from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from mxtools.scopes.scope import contains
 from mxtools.scopes.tags import tags_of
-from mxtools.traces.sidecar import Call, Model, Module, Sidecar, Tensor, Weight
+from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
 from mxtools.traces.values import Values
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
@@ -32,7 +32,7 @@ def trace_of(
     """Give a trace from lines `scope class inputs -> outputs`; the weights are by full name."""
     ids: dict[str, int] = {}
 
-    def tensors(words: Iterable[str]) -> tuple[Tensor, ...]:
+    def tensors(words: Iterable[str]) -> tuple[TracedTensor, ...]:
         found = []
         for word in words:
             name, _, shape = word.partition(":")
@@ -43,7 +43,7 @@ def trace_of(
                 flat = array.astype(np.float64).ravel()
                 summary = (flat.size, flat.min(), flat.max(), flat.sum(), float(flat @ flat))
             dims = tuple(int(d) for d in shape.split("x"))
-            found.append(Tensor(name=name, id=number, shape=dims, dtype="float32", fingerprint=summary))
+            found.append(TracedTensor(name=name, id=number, shape=dims, dtype="float32", fingerprint=summary))
         return tuple(found)
 
     rows = []
@@ -66,10 +66,10 @@ def trace_of(
         module, _, own = name.rpartition(".")
         owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=tuple(shape), dtype="float32"))
     modules = {
-        _module(s): Module(path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ())))
+        _module(s): TracedModule(path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ())))
         for s, c, _, _ in reversed(rows)
     }
-    model = Model(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
+    model = TracedModel(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
     return Sidecar(producer={}, model=model, modules=tuple(modules.values()), calls=tuple(calls))
 
 

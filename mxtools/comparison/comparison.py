@@ -10,7 +10,8 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
-from mxtools.graph.functions import every_node, nodes_of
+from mxtools.graph.functions import model_nodes
+from mxtools.graph.operators import plain_domain, versions
 from mxtools.graph.types import type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import Distance, worst
@@ -223,9 +224,9 @@ def interface_changes(one: ModelProto, other: ModelProto) -> list[Change]:
 
 def _opsets(model: ModelProto) -> dict[str, str]:
     """Give the versions of the operator sets that nodes use; optimisers write all that they know into a file."""
-    nodes = (*every_node(model.graph.node), *(node for function in model.functions for node in nodes_of(function)))
-    used = {node.domain for node in nodes}
-    return {o.domain or "ai.onnx": str(o.version) for o in model.opset_import if o.domain in used}
+    used = {plain_domain(node.domain) for node in model_nodes(model)}
+    found = versions(model.opset_import)
+    return {domain or "ai.onnx": str(version) for domain, version in found.items() if domain in used}
 
 
 def _values(model: ModelProto, what: str) -> dict[str, str]:

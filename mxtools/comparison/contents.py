@@ -8,17 +8,20 @@ O(nodes + edges + bytes of weights), of which none are kept.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import blake2b
 
-from onnx import AttributeProto, TensorProto, defs
+from onnx import AttributeProto, TensorProto
+from onnx.defs import OpSchema
 
 from mxtools.files.weights import DataPlace, is_deferred, is_external
 from mxtools.graph.index import NOWHERE
+from mxtools.graph.operators import operator_key, operator_title
 from mxtools.graph.types import type_of, type_text
+from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -60,7 +63,6 @@ class Contents:
         """Look at a model; `digests` keeps those of weights in files, for other models that have them there too."""
         self.annotations, self.graph = model.annotations, model.graph
         self._weights, self._digests = model.weights, digests
-        self._versions = {entry.domain: entry.version for entry in model.proto.opset_import}
         self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
         self._nodes: dict[str, list[int]] = defaultdict(list)
         for node in range(len(self.graph.nodes)):
@@ -94,7 +96,7 @@ class Contents:
             proto = graph.nodes[node]
             digest = self._digest(node, known)
             found.nodes[digest] += 1
-            found.operators[f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type] += 1
+            found.operators[operator_title(proto)] += 1
             for place, (name, tensor) in enumerate(self._tensors(node)):
                 weight = type_text(type_of(tensor)), self._elements(tensor)
                 found.weights.setdefault(weight, name)
@@ -130,20 +132,18 @@ class Contents:
 
     def behind(self, values: Iterable[int], inserted: Collection[int]) -> list[int]:
         """Give the values that some values are, or are made of by inserted nodes; weights are left out."""
-        found, open_ = dict[int, None](), list(values)
-        while open_:
-            value = open_.pop()
-            node = self.graph.producer[value]
-            if node in inserted:
-                open_ += self.graph.reads[node]
-            elif value not in self.graph.stored:
-                found[value] = None
-        return list(found)
+        graph = self.graph
+
+        def sources(value: int) -> Sequence[int]:
+            return graph.reads[graph.producer[value]] if graph.producer[value] in inserted else ()
+
+        found = reached(values, sources)
+        return [v for v in found if graph.producer[v] not in inserted and v not in graph.stored]
 
     def _digest(self, node: int, known: dict[int, bytes]) -> bytes:
         proto, graph = self.graph.nodes[node], self.graph
-        state = blake2b(f"{proto.domain} {proto.op_type} {proto.overload}".encode(), digest_size=16)
-        defaults = _defaults(proto.domain, proto.op_type, self._versions.get(proto.domain, 0))
+        state = blake2b(" ".join(operator_key(proto)).encode(), digest_size=16)
+        defaults = _defaults(graph.operators[node].schema)
         for attribute in sorted(map(_attribute, proto.attribute)):
             if attribute not in defaults:
                 state.update(b"\0attribute " + attribute)
@@ -184,11 +184,9 @@ class Contents:
 
 
 @cache
-def _defaults(domain: str, operator: str, version: int) -> frozenset[bytes]:
+def _defaults(schema: OpSchema | None) -> frozenset[bytes]:
     """Give the attributes of an operator that mean nothing, because it has these values without them."""
-    try:
-        schema = defs.get_schema(operator, version, domain)
-    except defs.SchemaError:
+    if schema is None:
         return frozenset()
     return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
 

@@ -21,6 +21,7 @@ from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, shaped, value_infos
+from mxtools.graph.walk import nodes_behind
 from mxtools.runtime.sessions import runtime_infos
 
 LONGEST = 64
@@ -59,17 +60,15 @@ def _folded(
 
     It gets only the nodes that these shapes depend on, with inputs in the place of large tensors of known shape.
     """
-    nodes: set[int] = set()
-    given: set[int] = set()
-    open_ = [graph.by_name[name] for name in names]
-    while open_:
-        value = open_.pop()
-        node, info = graph.producer[value], known.get(graph.names[value])
-        if node == NOWHERE or (_is_fixed(info) and not _is_short(info)):
-            given.add(value)
-        elif node not in nodes:
-            nodes.add(node)
-            open_ += graph.needs[node]
+
+    def is_given(value: int) -> bool:
+        info = known.get(graph.names[value])
+        return _is_fixed(info) and not _is_short(info)
+
+    wanted = [graph.by_name[name] for name in names]
+    nodes = nodes_behind(graph, wanted, until=is_given)
+    needed = {*wanted, *(v for n in nodes for v in graph.needs[n])}
+    given = {v for v in needed if graph.producer[v] == NOWHERE or is_given(v)}
     part = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     part.graph.CopyFrom(GraphProto(name="shapes", node=[graph.nodes[node] for node in sorted(nodes)]))
     for value in sorted(given):

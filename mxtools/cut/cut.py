@@ -30,7 +30,8 @@ from mxtools.cut.boundary import boundary_infos
 from mxtools.errors import AbsentError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.functions import used_functions
-from mxtools.graph.index import SHAPE_READERS, Graph
+from mxtools.graph.index import Graph
+from mxtools.graph.walk import nodes_behind
 
 
 class Cut:
@@ -77,14 +78,7 @@ class Cut:
 
     def _behind(self, values: set[int], within: set[int]) -> set[int]:
         """Return the nodes that make some values, and so on backwards, through values that are in `within` alone."""
-        found: set[int] = set()
-        open_ = [v for v in values if v in within]
-        while open_:
-            node = self.graph.producer[open_.pop()]
-            if node not in found:
-                found.add(node)
-                open_.extend(v for v in self._needs[node] if v in within)
-        return found
+        return nodes_behind(self.graph, values, until=lambda value: value not in within)
 
     @cached_property
     def _shape_derived(self) -> set[int]:
@@ -102,7 +96,7 @@ class Cut:
         at_hand = made | {v for v in read if v not in derived}
         free: set[int] = set()
         for node in self._main:
-            asks = graph.nodes[node].op_type in SHAPE_READERS
+            asks = graph.operators[node].reads_only_shape
             if any(v in derived for v in graph.writes[node]) and all(
                 v in free or v in graph.stored or v in self._constant or (v in at_hand and (asks or v in derived))
                 for v in self._needs[node]
@@ -125,7 +119,7 @@ class Cut:
             for v in graph.writes[n]
         }
         outside = [v for v, nodes in readers.items() if nodes or v in results]
-        asked = {v for v, nodes in readers.items() if all(graph.nodes[n].op_type in SHAPE_READERS for n in nodes)}
+        asked = {v for v, nodes in readers.items() if all(graph.operators[n].reads_only_shape for n in nodes)}
         copied = self._constant | self._shape_derived | asked
         live = [v for v in outside if v in results or v not in copied]
         return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)

@@ -23,7 +23,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.rename import fresh
 from mxtools.graph.shapes import Shapes
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, Tensor, makers, returned
+from mxtools.traces.sidecar import Sidecar, TracedTensor, calls_returning, returned_tensors
 
 Matches = Mapping[int, Sequence[int]]
 """The values of the graph that equal each traced tensor, by its id, in the order in which the graph makes them."""
@@ -43,7 +43,7 @@ class Signature:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call, self._matches = call, matches
         self._given = {tensor.id: tensor for tensor in reversed(sidecar.calls[call].inputs)}
-        self._makers = makers(sidecar)
+        self._makers = calls_returning(sidecar)
 
     def outputs(self) -> dict[int, str]:
         """Return the values that the call returned, in its order, with their names.
@@ -51,7 +51,7 @@ class Signature:
         Arguments that it returned as they were are left out. Raises AbsentError where the graph lacks a value.
         """
         found: dict[int, str] = {}
-        for tensor in returned(self._sidecar.calls[self._call]):
+        for tensor in returned_tensors(self._sidecar.calls[self._call]):
             value = self._made(tensor, found)
             if value is None:
                 raise AbsentError(
@@ -75,7 +75,7 @@ class Signature:
                 found[value] = left.pop(tensor.id).name
         return found
 
-    def _made(self, tensor: Tensor, taken: Collection[int]) -> int | None:
+    def _made(self, tensor: TracedTensor, taken: Collection[int]) -> int | None:
         """Return the value, made within the call, that is a returned tensor; of those that fit best the last."""
         inner = [c for c in self._makers.get(tensor.id, ()) if self._hierarchy.within(c, self._call)]
         maker = max(inner, key=self._hierarchy.depth.__getitem__)
@@ -90,10 +90,10 @@ class Signature:
             if v not in taken and (shape := self._shapes[v]) and shape.fits(tensor)
         ]
         return max(
-            fitting, key=lambda v: (self._annotations.leaves(v, maker), self._has_shape(v, tensor), v), default=None
+            fitting, key=lambda v: (self._annotations.is_read_outside(v, maker), self._has_shape(v, tensor), v), default=None
         )
 
-    def _taken(self, value: int, left: Mapping[int, Tensor]) -> Tensor | None:
+    def _taken(self, value: int, left: Mapping[int, TracedTensor]) -> TracedTensor | None:
         """Return which of the arguments left a value is: told by its elements, by its name, or by who made it."""
         if self._matches is not None:
             return next((t for t in left.values() if value in self._matches.get(t.id, ())), None)
@@ -114,7 +114,7 @@ class Signature:
         maker = self._annotations.call[node] if node != NOWHERE else None
         return maker is not None and self._hierarchy.within(maker, call)
 
-    def _has_shape(self, value: int, tensor: Tensor) -> bool:
+    def _has_shape(self, value: int, tensor: TracedTensor) -> bool:
         shape = self._shapes[value]
         return shape is not None and shape.dims == tensor.shape
 

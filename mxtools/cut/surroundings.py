@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from mxtools.errors import UsageError
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import Graph
+from mxtools.graph.walk import components, nodes_behind
 from mxtools.scopes.annotations import INDIRECT, Annotations
 
 
@@ -22,14 +23,7 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
     for node, needs in enumerate(graph.needs):
         if not after.isdisjoint(needs):
             after.update(graph.writes[node])
-    nodes: set[int] = set()
-    open_ = list(end - begin)
-    while open_:
-        value = open_.pop()
-        node = graph.producer[value]
-        if value in after and node not in nodes:
-            nodes.add(node)
-            open_ += [v for v in graph.needs[node] if v not in begin]
+    nodes = nodes_behind(graph, end, until=lambda value: value in begin or value not in after)
     if not nodes:
         raise UsageError("no way leads from the tensors of ⟨from-tensor⟩ to those of ⟨to-tensor⟩", "exchange them")
     return nodes, end
@@ -64,27 +58,20 @@ def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:
 def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[int]:
     """Return the auxiliary nodes that lead to the chosen ones through auxiliary nodes alone."""
     graph = annotations.graph
-    found: set[int] = set()
-    open_ = [v for n in chosen for v in graph.needs[n]]
-    while open_:
-        node = graph.producer[open_.pop()]
-        if node != NOWHERE and node not in found and node not in chosen and annotations.evidence[node] in INDIRECT:
-            found.add(node)
-            open_ += graph.needs[node]
-    return found
+
+    def is_end(value: int) -> bool:
+        maker = graph.producer[value]
+        return maker in chosen or annotations.evidence[maker] not in INDIRECT
+
+    return nodes_behind(graph, (v for n in chosen for v in graph.needs[n]), until=is_end)
 
 
 def pieces(graph: Graph, chosen: Collection[int]) -> int:
     """Return the number of pieces that a selection falls into; tensors between its nodes connect, constants do not."""
-    left = {n for n in chosen if not graph.constant.issuperset(graph.writes[n])} or set(chosen)
-    count = 0
-    while left:
-        count += 1
-        open_ = [left.pop()]
-        while open_:
-            node = open_.pop()
-            made = [graph.producer[v] for v in graph.needs[node]]
-            near = left.intersection([*made, *(graph.top(reader) for reader in graph.targets(node))])
-            left -= near
-            open_ += near
-    return count
+
+    def neighbours(node: int) -> Iterator[int]:
+        yield from (graph.producer[v] for v in graph.needs[node])
+        yield from map(graph.top, graph.targets(node))
+
+    live = {n for n in chosen if not graph.constant.issuperset(graph.writes[n])}
+    return sum(1 for _ in components(live or set(chosen), neighbours))

@@ -1,4 +1,19 @@
-"""What is new in a part that was cut out of a model and changed since, and where in the model that goes."""
+"""Find what is new in a part that was cut out of a model and changed since, and where in the model it goes.
+
+Five nodes of a model, of which a part with the input `x` and the output `r` was cut out:
+
+    x -> MatMul(x, w) -> m -> Add(m, b) -> a -> Relu -> r -> Gemm -> y          m -> Softmax -> z
+
+and changed: Gelu is in the place of Relu. The obvious way deletes everything between the part's inputs and outputs and
+inserts the part. Here it deletes MatMul, whose result `m` Softmax still reads. It also renames and moves nodes that
+nobody touched, and adds a second copy of the constants and shape chains that the cutter had copied into the part.
+
+So the part is compared with the model first, in the order of its nodes (`PartChanges`). A node is *kept* if the model
+has the same node, byte for byte, and everything it reads is the *same* too: the inputs, equal weights, results of
+kept nodes. MatMul and Add are kept, Gelu is new, and of the outputs `r` is not the same. Then the model is searched
+backwards from `r` to the part's inputs (`GraftSite`): of the nodes found, those are *dead* whose results the part makes
+now, or that nothing reads any more, neither the rest of the model nor the new nodes. That is Relu alone.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +22,21 @@ from functools import cached_property
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, is_same
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 
 
 class PartChanges:
     """What is new in a part.
 
-    Attributes: `index`, of the part; `nodes`, the new ones of its main graph; `same`, the names of values that the
-    model computes as the part does, inputs included; `weights`, the new initializers that are needed, by name;
-    `outputs`, those that are not the same; `reads`, what the new nodes and outputs read.
+    Attributes: `index`, the part's; `inputs`, the names of its inputs; `nodes`, the new ones of its main graph; `same`,
+    the names of the values that the model computes as the part does, inputs included; `weights`, the names of the new
+    initializers that are needed; `outputs`, the names of the outputs that are not the same; `reads`, the names of what
+    the new nodes read, and of these outputs.
     """
 
     def __init__(self, graph: Graph, part: WorkingModel, weights: WeightStore) -> None:
-        """Compare a part with the model that `graph` is the index of; InputError where the part is not whole."""
+        """Compare a part with the model that `graph` is the index of; InputError where the part is not complete."""
         self.graph = graph
         self.index = index = Graph(part.proto)
         stored = {index.names[v]: v for v in index.stored if index.home[v] == NOWHERE}
@@ -46,34 +63,35 @@ class PartChanges:
                 raise InputError(f"{part.name} does not say what makes {name!r}", "make it again, it is not whole")
 
     def _is_stored(self, value: int, weights: WeightStore, others: WeightStore) -> bool:
-        """Tell whether the model has an initializer of the part under the same name."""
+        """Return whether the model has an equal initializer of the same name."""
         index, graph = self.index, self.graph
-        ours = graph.by_name.get(index.names[value], NOWHERE)
+        namesake = graph.by_name.get(index.names[value], NOWHERE)
         if value in index.sparse:
-            found = graph.sparse.get(ours)
+            found = graph.sparse.get(namesake)
             return found is not None and found.SerializeToString() == index.sparse[value].SerializeToString()
-        tensor = graph.initializers.get(ours)
+        tensor = graph.initializers.get(namesake)
         return tensor is not None and is_same(tensor, weights, index.initializers[value], others)
 
     def _is_kept(self, node: int) -> bool:
-        """Tell whether a node of the part is in the model as it is, and reads what it reads there."""
+        """Return whether the model has a node of the part as it is, and the node reads the same values there."""
         index, graph = self.index, self.graph
         if not index.writes[node] or not all(index.names[v] in self.same for v in index.needs[node]):
             return False
         value = graph.by_name.get(index.names[index.writes[node][0]], NOWHERE)
-        ours = NOWHERE if value == NOWHERE else graph.producer[value]
-        return ours != NOWHERE and graph.nodes[ours].SerializeToString() == index.nodes[node].SerializeToString()
+        twin = NOWHERE if value == NOWHERE else graph.producer[value]
+        return twin != NOWHERE and graph.nodes[twin].SerializeToString() == index.nodes[node].SerializeToString()
 
 
 class GraftSite:
     """Where a part goes into a model.
 
     Attributes: `replaced`, the values that the part makes now; `region`, the nodes that led to these, back to the
-    part's inputs; `dead`, those of them that nothing reads any more; `weights`, likewise.
+    part's inputs; `dead`, the nodes of the region that nothing reads any more; `weights`, the initializers that nothing
+    reads any more, or that the part replaces.
     """
 
     def __init__(self, graph: Graph, new: PartChanges) -> None:
-        """Find it; InputError where the region begins at an input of the model that is none of the part's."""
+        """Find the site; InputError where the region begins at an input of the model that is none of the part's."""
         self.graph = graph
         self.replaced = {graph.by_name[name] for name in new.outputs}
         self.region = self._behind({graph.by_name[name] for name in new.inputs})
@@ -91,23 +109,16 @@ class GraftSite:
         return sorted({self.graph.producer[v] for v in self.replaced} - {NOWHERE})
 
     def _behind(self, inputs: set[int]) -> set[int]:
-        graph = self.graph
-        found: set[int] = set()
-        open_ = sorted(self.replaced)
-        while open_:
-            value = open_.pop()
-            if value in inputs or value in graph.stored:
-                continue
-            node = graph.producer[value]
-            if node == NOWHERE:
-                raise InputError(
-                    f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part",
-                    "keep the inputs when changing a part, also those that it no longer reads",
-                )
-            if node not in found:
-                found.add(node)
-                open_.extend(graph.needs[node])
-        return found
+        graph, ends = self.graph, inputs | self.graph.stored
+        nodes = nodes_behind(graph, self.replaced, until=ends.__contains__)
+        needed = self.replaced | {v for n in nodes for v in graph.needs[n]}
+        value = min((v for v in needed - ends if graph.producer[v] == NOWHERE), default=NOWHERE)
+        if value != NOWHERE:
+            raise InputError(
+                f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part",
+                "keep the inputs when changing a part, also those that it no longer reads",
+            )
+        return nodes
 
     def _is_read(self, value: int) -> bool:
         graph = self.graph

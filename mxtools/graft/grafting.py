@@ -1,8 +1,16 @@
-"""Putting a part, which was cut out of a model and changed since, back in its place.
+"""Put a part, which was cut out of a model and changed since, back in its place.
 
-The place is told by the names of the part's inputs and outputs. Nodes of the part that the model has too, byte for byte
-and reading the same, are left where they are; the others replace those that nothing reads any more. O(nodes + edges),
-and O(n log n) for the order of nodes.
+The names of the part's inputs and outputs say where that is; `mxtools.graft.changes` finds what is new and what it
+replaces. Here the model is changed, in four steps: take out what is dead; leave in the part what is new, under names
+that the model does not use; insert the new nodes; add their weights, types, functions and operator sets.
+
+Inserting is not just putting the new nodes where the old ones were. Four nodes, with the part's node N replacing B:
+
+    A -> a -> B -> b -> D          x -> C -> c          N reads c (the user added an input), makes b
+
+B stood before C in the list, so at B's place N would read `c` before it exists. The nodes are therefore sorted by what
+they read, and among those that can come next the one that came first in the old list comes first: C moves before N,
+nothing else moves, and an unchanged model keeps its order. O(nodes + edges), and O(n log n) for that order.
 """
 
 from __future__ import annotations
@@ -19,8 +27,9 @@ from mxtools.files.weights import WeightStore, is_external, tensors_of
 from mxtools.graft.changes import GraftSite, PartChanges
 from mxtools.graft.interface import check_interface
 from mxtools.graft.operator_sets import reconciled
-from mxtools.graph.functions import every_node, key_of, separate_functions, used_functions
+from mxtools.graph.functions import every_node, separate_functions, used_functions
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.operators import function_key
 from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
 from mxtools.pipeline.working_model import WorkingModel
@@ -32,9 +41,9 @@ FIRST_IR_WITH_FREE_INITIALIZERS = 4
 class Grafted:
     """What was done.
 
-    Attributes: `removed`, nodes of the index of the model as it was; `replaced`, those of it whose results the part
-    makes now; `added`, places in the list of nodes; `kept`, how many of the part's nodes the model had; `renamed`,
-    values, old name to new.
+    Attributes: `kept`, how many of the part's nodes the model had already; `removed`, nodes, and `replaced`, the nodes
+    whose results the part makes now, both of the model's index before the graft; `added`, places of the new nodes in
+    the list of nodes; `renamed`, values of the part, old name to new.
     """
 
     kept: int
@@ -47,7 +56,7 @@ class Grafted:
 def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingModel) -> Grafted:
     """Put a part into a model, in place; `graph` is the model's index, which is out of date afterwards.
 
-    The part is used up. Raises InputError where it does not fit.
+    The part must not be used afterwards: its messages are changed and moved. Raises InputError where it does not fit.
     """
     check_interface(model, graph, part.proto)
     part = reconciled(part, model)
@@ -55,35 +64,35 @@ def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingMo
     for tensor in filter(is_external, tensors_of(part.proto)):
         weights.adopt(tensor, part.weights)
     new = PartChanges(graph, part, weights)
-    place = GraftSite(graph, new)
+    site = GraftSite(graph, new)
     result = Grafted(len(new.index.main) - len(new.nodes))
     if not new.nodes and not new.outputs:
         return result
-    _take_out(model.graph, place, names_in(part.proto.graph))
+    _take_out(model.graph, site, names_in(part.proto.graph))
     result.renamed = _reduce(part.proto.graph, new, model.graph)
     for tensor in tensors_of(part.proto):
         weights.adopt(tensor, part.weights)
-    result.removed, result.replaced = sorted(place.dead), place.makers
-    result.added = _insert(model.graph, place, new, result.renamed)
-    _merge(model, part.proto, [graph.nodes[n] for n in place.dead])
+    result.removed, result.replaced = sorted(site.dead), site.makers
+    result.added = _insert(model.graph, site, new, result.renamed)
+    _merge(model, part.proto, [graph.nodes[n] for n in site.dead])
     return result
 
 
-def _take_out(graph: GraphProto, place: GraftSite, others: Collection[str]) -> None:
-    """Take what a part replaces out of a graph; a node that stays makes a replaced value under a new name."""
-    index = place.graph
+def _take_out(graph: GraphProto, site: GraftSite, others: Collection[str]) -> None:
+    """Take out of a graph what a part replaces; a node that stays gives its replaced outputs names unlike `others`."""
+    index = site.graph
     taken = names_in(graph).union(others)
-    replaced = {index.names[v] for v in place.replaced}
-    for node in place.makers:
-        for at, name in enumerate(index.nodes[node].output):
-            if name in replaced and node not in place.dead:
-                index.nodes[node].output[at] = fresh(name, taken)
-                taken.add(index.nodes[node].output[at])
-    dead = {id(index.nodes[n]) for n in place.dead}
-    gone = {index.names[v] for n in place.dead for v in index.writes[n]}
+    replaced = {index.names[v] for v in site.replaced}
+    for node in site.makers:
+        for position, name in enumerate(index.nodes[node].output):
+            if name in replaced and node not in site.dead:
+                index.nodes[node].output[position] = fresh(name, taken)
+                taken.add(index.nodes[node].output[position])
+    dead = {id(index.nodes[n]) for n in site.dead}
+    gone = {index.names[v] for n in site.dead for v in index.writes[n]}
     _keep(graph.quantization_annotation, lambda note: note.tensor_name not in gone)
     noted = {entry.value for note in graph.quantization_annotation for entry in note.quant_parameter_tensor_names}
-    weights = {index.names[v] for v in place.weights} - (noted - replaced)
+    weights = {index.names[v] for v in site.weights} - (noted - replaced)
     gone |= weights
     _keep(graph.node, lambda node: id(node) not in dead)
     _keep(graph.initializer, lambda tensor: tensor.name not in weights)
@@ -93,7 +102,7 @@ def _take_out(graph: GraphProto, place: GraftSite, others: Collection[str]) -> N
 
 
 def _reduce(part: GraphProto, new: PartChanges, graph: GraphProto) -> dict[str, str]:
-    """Leave in a part what is new, under names that the graph does not use; give the renamed values."""
+    """Leave in a part what is new, under names that the graph does not use; return the renamed values."""
     nodes = {id(new.index.nodes[n]) for n in new.nodes}
     own = {new.index.names[v] for n in new.nodes for v in new.index.writes[n]} | new.weights
     inner = own.difference(new.outputs)
@@ -122,13 +131,13 @@ def _rename_nodes(part: GraphProto, graph: GraphProto) -> None:
             taken.add(node.name)
 
 
-def _insert(graph: GraphProto, place: GraftSite, new: PartChanges, renamed: dict[str, str]) -> list[int]:
-    """Put the nodes of a part where the first was that it replaces, and in an order to compute; give their places."""
-    index, inner = place.graph, new.index
-    at = min([*place.dead, *place.makers], default=NOWHERE)
+def _insert(graph: GraphProto, site: GraftSite, new: PartChanges, renamed: dict[str, str]) -> list[int]:
+    """Insert the new nodes where the first node was that they replace, and sort all; return their places."""
+    index, inner = site.graph, new.index
+    first = min([*site.dead, *site.makers], default=NOWHERE)
     added = [(inner.nodes[n], [renamed.get(inner.names[v], inner.names[v]) for v in inner.needs[n]]) for n in new.nodes]
-    before = [n for n in index.main if n < at and n not in place.dead]
-    after = [n for n in index.main if n >= at and n not in place.dead]
+    before = [n for n in index.main if n < first and n not in site.dead]
+    after = [n for n in index.main if n >= first and n not in site.dead]
     stay = [[(index.nodes[n], [index.names[v] for v in index.needs[n]]) for n in part] for part in (before, after)]
     nodes = [*stay[0], *added, *stay[1]]
     order = _ordered([needs for _, needs in nodes], [node for node, _ in nodes])
@@ -138,7 +147,7 @@ def _insert(graph: GraphProto, place: GraftSite, new: PartChanges, renamed: dict
 
 
 def _ordered(needs: Sequence[Collection[str]], nodes: Sequence[NodeProto]) -> list[int]:
-    """Give an order in which nodes can be computed, as near to the given one as that allows; InputError on a cycle."""
+    """Return an order in which nodes can be computed, as near to the present one as possible; InputError on a cycle."""
     maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     sources = [{maker[name] for name in names if name in maker} for names in needs]
     targets: list[list[int]] = [[] for _ in nodes]
@@ -160,12 +169,15 @@ def _ordered(needs: Sequence[Collection[str]], nodes: Sequence[NodeProto]) -> li
 
 
 def _cycle(sources: Sequence[Collection[int]], nodes: Sequence[NodeProto], stuck: set[int]) -> InputError:
-    """Give the error that names a tensor that depends on itself: nodes that are stuck depend on stuck ones."""
-    at, seen = min(stuck), set[int]()
-    while at not in seen:
-        seen.add(at)
-        at = min(stuck.intersection(sources[at]))
-    name = next(filter(None, nodes[at].output), "")
+    """Return the error that names a tensor on a cycle.
+
+    Each stuck node waits for another stuck one, so a walk from source to source comes back to a node on a cycle.
+    """
+    node, seen = min(stuck), set[int]()
+    while node not in seen:
+        seen.add(node)
+        node = min(stuck.intersection(sources[node]))
+    name = next(filter(None, nodes[node].output), "")
     return InputError(
         f"with the part, {name!r} would depend on itself: the part reads what is computed from its own outputs",
         "let it read the inputs that it was cut out with",
@@ -173,7 +185,7 @@ def _cycle(sources: Sequence[Collection[int]], nodes: Sequence[NodeProto], stuck
 
 
 def _merge(model: ModelProto, part: ModelProto, removed: Sequence[NodeProto]) -> None:
-    """Add to a model what the nodes of a part need besides: weights, types, functions, operator sets, IR version."""
+    """Add to a model what a part's nodes need: weights, types, functions, operator sets, a high enough IR version."""
     noted = {note.tensor_name for note in model.graph.quantization_annotation}
     model.graph.initializer.extend(part.graph.initializer)
     model.graph.sparse_initializer.extend(part.graph.sparse_initializer)
@@ -181,11 +193,11 @@ def _merge(model: ModelProto, part: ModelProto, removed: Sequence[NodeProto]) ->
     model.graph.quantization_annotation.extend(
         note for note in part.graph.quantization_annotation if note.tensor_name not in noted
     )
-    known = {key_of(f) for f in model.functions}
-    model.functions.extend(f for f in used_functions(part, part.graph.node) if key_of(f) not in known)
-    unused = {key_of(f) for f in used_functions(model, removed)}
-    unused -= {key_of(f) for f in used_functions(model, model.graph.node)}
-    _keep(model.functions, lambda function: key_of(function) not in unused)
+    known = {function_key(f) for f in model.functions}
+    model.functions.extend(f for f in used_functions(part, part.graph.node) if function_key(f) not in known)
+    unused = {function_key(f) for f in used_functions(model, removed)}
+    unused -= {function_key(f) for f in used_functions(model, model.graph.node)}
+    _keep(model.functions, lambda function: function_key(function) not in unused)
     import_missing(model, part)
     model.ir_version = max(model.ir_version, part.ir_version)
     if part.graph.initializer:
@@ -193,7 +205,7 @@ def _merge(model: ModelProto, part: ModelProto, removed: Sequence[NodeProto]) ->
 
 
 def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:  # noqa: ANN401 - protobuf's container
-    """Delete from a repeated field all messages but the wanted ones, which are not touched."""
+    """Delete all messages of a repeated field but the wanted ones, which stay untouched."""
     for index in range(len(container) - 1, -1, -1):
         if not wanted(container[index]):
             del container[index]

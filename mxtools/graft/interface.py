@@ -1,4 +1,4 @@
-"""Whether a part fits the place that it came from: its inputs and outputs are tensors of it, of the same types."""
+"""Check that a part fits into a model: its inputs and outputs are tensors of the model, of the same types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mxtools.graph.types import type_of, type_text
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
-    """Raise InputError where an input or output of a part is no tensor of the model, or one of another type."""
+    """Raise InputError where an input or output of a part is no tensor of the model, or has another type there."""
     weights = {tensor.name for tensor in part.graph.initializer}
     given = {info.name: info for info in part.graph.input if info.name not in weights}
     made = {info.name: info for info in part.graph.output if info.name not in given}
@@ -45,7 +45,7 @@ def _require(graph: Graph, what: str, name: str) -> None:
 
 
 def _types(model: ModelProto, graph: Graph, names: list[str]) -> dict[str, TypeProto]:
-    """Give the types of tensors of a model, from the file, else inferred; unknown ones are left out."""
+    """Return the types of tensors of a model, from the file, else inferred; unknown ones are left out."""
     tensors = [graph.initializers[v] for v in map(graph.by_name.__getitem__, names) if v in graph.initializers]
     weights = {t.name: type_of(t) for t in tensors}
     infos: dict[str, ValueInfoProto] = value_infos(model)
@@ -55,7 +55,7 @@ def _types(model: ModelProto, graph: Graph, names: list[str]) -> dict[str, TypeP
 
 
 def _fits(one: TypeProto, other: TypeProto) -> bool:
-    """Tell whether two types can be of one value: what both know of kind, elements, rank and dimensions is the same."""
+    """Return whether a value can have both types: what both say of kind, elements, rank and dimensions is the same."""
     kinds = {kind for kind in (one.WhichOneof("value"), other.WhichOneof("value")) if kind}
     if kinds != {"tensor_type"}:
         return len(kinds) < 2

@@ -1,4 +1,4 @@
-"""Bringing a part to the operator sets of the model that it goes into."""
+"""Bring a part to the operator sets of the model that it goes into."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from onnx import ModelProto, NodeProto
 
 from mxtools.errors import InputError
 from mxtools.files.writing import materialise
-from mxtools.graph.functions import Key, called, every_node, key_of, nodes_of
-from mxtools.graph.opsets import plain_domain, versions
+from mxtools.graph.functions import every_node, function_nodes
+from mxtools.graph.operators import OperatorKey, function_key, operator_key, schema, versions
 from mxtools.pipeline.working_model import WorkingModel
 
 
 def _differing(
-    nodes: Iterable[NodeProto], functions: Collection[Key], ours: Mapping[str, int], theirs: Mapping[str, int]
+    nodes: Iterable[NodeProto], functions: Collection[OperatorKey], ours: Mapping[str, int], theirs: Mapping[str, int]
 ) -> dict[str, str]:
-    """Give the domains in which some operator may mean something else in two sets of versions, with the operator."""
+    """Return the domains in which an operator can differ between two sets of versions, each with such an operator."""
     found: dict[str, str] = {}
-    operators = (node for node in nodes if called(node) not in functions)
-    for domain, op in dict.fromkeys((plain_domain(node.domain), node.op_type) for node in operators):
+    operators = (key for node in nodes if (key := operator_key(node)) not in functions)
+    for domain, op in dict.fromkeys((domain, op) for domain, op, _ in operators):
         a, b = ours.get(domain), theirs.get(domain)
         if a is None or b is None or a == b or domain in found:
             continue
@@ -32,15 +32,15 @@ def _differing(
 
 
 def reconciled(part: WorkingModel, model: ModelProto) -> WorkingModel:
-    """Give a part at the operator sets of a model: itself where its nodes mean the same under both, else converted.
+    """Return a part at the operator sets of a model: the part itself where its nodes mean the same, else converted.
 
-    Raises InputError where that is not possible.
+    Raises InputError where it cannot be converted.
     """
     ours, theirs = versions(model.opset_import), versions(part.proto.opset_import)
-    functions = {key_of(f): f for f in part.proto.functions}
+    functions = {function_key(f): f for f in part.proto.functions}
     for function in functions.values():
         own = versions(function.opset_import)
-        for domain, op in _differing(nodes_of(function), functions, ours, own).items():
+        for domain, op in _differing(function_nodes(function), functions, ours, own).items():
             raise _unlike(domain, op, ours, own)
     changed = _differing(every_node(part.proto.graph.node), functions, ours, theirs)
     for domain, op in changed.items():
@@ -56,7 +56,7 @@ def reconciled(part: WorkingModel, model: ModelProto) -> WorkingModel:
 
 
 def _converted(part: ModelProto, version: int) -> ModelProto:
-    """Give a part, which holds its weights, at another version of ONNX's own operators; metadata of nodes are lost."""
+    """Return a part, which holds its weights, at another version of ONNX's operators; node metadata are lost."""
     found = onnx.version_converter.convert_version(part, version)
     del found.graph.value_info[:]  # the converter declares its own values wrongly
     del found.functions[:]
@@ -65,11 +65,9 @@ def _converted(part: ModelProto, version: int) -> ModelProto:
 
 
 def _since(domain: str, op: str, version: int) -> int | None:
-    """Give the version in which an operator got the meaning that it has in a version, None where there is none."""
-    try:
-        return onnx.defs.get_schema(op, version, domain).since_version
-    except onnx.defs.SchemaError:
-        return None
+    """Return since which version an operator has meant what it means in `version`; None for an unknown operator."""
+    found = schema(domain, op, version)
+    return None if found is None else found.since_version
 
 
 def _unlike(domain: str, op: str, ours: Mapping[str, int], theirs: Mapping[str, int]) -> InputError:

@@ -1,4 +1,4 @@
-"""Putting a changed part back into a tagged model: the graph, the tags of new nodes, and which scopes are gone."""
+"""Put a changed part back into a tagged model: the graph, the tags of new nodes, and the list of absent scopes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mxtools.evidence.absent import calls_with_nodes
 from mxtools.graft.grafting import Grafted, graft
-from mxtools.graph.functions import Key, key_of
+from mxtools.graph.operators import OperatorKey, function_key
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence, write_absent
@@ -17,7 +17,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 
 @dataclass(frozen=True)
 class GraftReport(Report):
-    """What was done: how many nodes were removed, added and kept, and the values that got other names."""
+    """How many nodes were removed, added and kept, and which values of the part were renamed."""
 
     kind: ClassVar[str] = "graft"
 
@@ -32,11 +32,11 @@ class GraftReport(Report):
 
 
 def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
-    """Replace what a part was cut from by the part, which is used up.
+    """Replace what a part was cut from by the part, in place; the part must not be used afterwards.
 
     Raises InputError where the inputs and outputs of the part do not fit the model.
     """
-    before, functions = model.annotations, {key_of(f) for f in model.proto.functions}
+    before, functions = model.annotations, {function_key(f) for f in model.proto.functions}
     with model.changing() as proto:
         done = graft(proto, before.graph, model.weights, part)
     if any(before.evidence) and (done.added or done.removed):
@@ -49,23 +49,23 @@ def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
 
 
 def _place(before: Annotations, done: Grafted) -> tuple[str, str]:
-    """Give scope and tag of what a part replaced: the lowest common ancestor of all of which something was known."""
+    """Return scope and tag of what a part replaced: the lowest call around all nodes whose place was known."""
     nodes = done.removed or done.replaced
     calls = [c for n in nodes if (c := before.call[n]) is not None and before.evidence[n] is not Evidence.ROOT]
     call = before.hierarchy.common(calls) if calls else ROOT_CALL
     return before.hierarchy.scopes[call], before.hierarchy.tags[call]
 
 
-def _new_nodes(model: WorkingModel, after: Annotations, done: Grafted, functions: Collection[Key]) -> list[int]:
-    """Give the nodes that came with a part, those of its bodies and functions too."""
+def _new_nodes(model: WorkingModel, after: Annotations, done: Grafted, functions: Collection[OperatorKey]) -> list[int]:
+    """Return the nodes that came with a part, also those in its bodies and functions."""
     graph = after.graph
     tops = {graph.main[place] for place in done.added}
-    regions = {n for n, function in enumerate(model.proto.functions, 1) if key_of(function) not in functions}
+    regions = {n for n, function in enumerate(model.proto.functions, 1) if function_key(function) not in functions}
     return [n for n in range(len(graph.nodes)) if graph.region[n] in regions or graph.top(n) in tops]
 
 
 def _tag(after: Annotations, scope: str, tag: str, nodes: list[int]) -> None:
-    """Give nodes that bear no scope one."""
+    """Give a scope and tag to those of some nodes that have none."""
     untagged = [n for n in nodes if after.call[n] is None]
     if untagged:
         call = after.hierarchy.find(scope)
@@ -75,7 +75,7 @@ def _tag(after: Annotations, scope: str, tag: str, nodes: list[int]) -> None:
 
 
 def _update_absent(model: WorkingModel, before: Annotations, after: Annotations, scope: str) -> None:
-    """Record the scopes that lost all their nodes to the part's, and no longer those that bear nodes again."""
+    """List the scopes that lost all their nodes to the part as absent, and no longer those that have nodes again."""
     had, has = ({a.hierarchy.scopes[call] for call in calls_with_nodes(a)} for a in (before, after))
     was = model.absent
     absent = {name: reason for name, reason in was.items() if name not in has}

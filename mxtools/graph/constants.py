@@ -11,8 +11,9 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_help
 
 from mxtools.files.weights import WeightStore
 from mxtools.graph.fingerprints import NUMERIC
-from mxtools.graph.index import RANDOM, Graph, bodies
+from mxtools.graph.index import Graph, bodies
 from mxtools.graph.shapes import Array, Shapes
+from mxtools.graph.walk import nodes_behind
 
 LARGEST = 1 << 22
 """Elements up to which a constant is looked at."""
@@ -29,14 +30,8 @@ def constant_arrays(
     found = {v: weights.array(t) for v in wanted if (t := graph.initializers.get(v)) is not None and _is_small(t)}
     simple = _simple(graph, shapes) if len(found) < len(wanted) else set[int]()
     computed = [v for v in wanted if v in simple]
-    nodes: set[int] = set()
-    open_ = list(computed)
-    while open_:
-        node = graph.producer[open_.pop()]
-        if node not in nodes:
-            nodes.add(node)
-            open_.extend(v for v in graph.reads[node] if v in simple)
     if computed:
+        nodes = nodes_behind(graph, computed, until=lambda v: v not in simple)
         found.update(_evaluated(model, graph, weights, sorted(nodes), computed))
     return found
 
@@ -46,7 +41,8 @@ def _simple(graph: Graph, shapes: Shapes) -> set[int]:
     known = {v for v, tensor in graph.initializers.items() if _is_small(tensor)}
     found: set[int] = set()
     for node, proto in enumerate(graph.nodes):
-        plain = proto.domain in ("", "ai.onnx") and proto.op_type not in RANDOM and not any(bodies(proto))
+        operator = graph.operators[node]
+        plain = operator.is_onnx and not operator.is_random and not any(bodies(proto))
         if plain and all(v in known or v in found for v in graph.reads[node]):
             made = [shapes[v] for v in graph.writes[node]]
             if all(s and s.kind in NUMERIC and s.count is not None and s.count <= LARGEST for s in made):

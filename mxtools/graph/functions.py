@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from mxtools.graph.index import bodies, graphs_in
+from mxtools.graph.operators import OperatorKey, function_key, operator_key
 from mxtools.graph.rename import fresh
-
-Key = tuple[str, str, str]
-"""Domain, name and overload of a function, or of what a node calls."""
+from mxtools.graph.walk import reached
 
 
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Give nodes and those of their bodies, at any depth."""
+    """Yield nodes and those of their bodies, at any depth."""
     for node in nodes:
         yield node
         for body in bodies(node):
             yield from every_node(body.node)
 
 
-def nodes_of(function: FunctionProto) -> Iterator[NodeProto]:
-    """Give the nodes of a function, those of bodies and of graphs that are defaults of its attributes too."""
+def function_nodes(function: FunctionProto) -> Iterator[NodeProto]:
+    """Yield the nodes of a function, those of bodies and of graphs that are defaults of its attributes too."""
     yield from every_node(function.node)
     for default in graphs_in(function.attribute_proto):
         yield from every_node(default.node)
 
 
+def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Yield the nodes of a model's graph and of its functions, at any depth."""
+    yield from every_node(model.graph.node)
+    for function in model.functions:
+        yield from function_nodes(function)
+
+
 def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[FunctionProto]:
     """Give the functions of a model that nodes use, directly or through another, in the model's order."""
-    functions = {key_of(f): f for f in model.functions}
-    used: set[Key] = set()
-    open_ = [called(node) for node in every_node(nodes)] if functions else []
-    while open_:
-        key = open_.pop()
-        if key in functions and key not in used:
-            used.add(key)
-            open_ += [called(node) for node in nodes_of(functions[key])]
+    functions = {function_key(f): f for f in model.functions}
+    if not functions:
+        return []
+
+    def called(key: OperatorKey) -> Iterator[OperatorKey]:
+        return map(operator_key, function_nodes(functions[key]) if key in functions else ())
+
+    used = reached(map(operator_key, every_node(nodes)), called)
     return [f for key, f in functions.items() if key in used]
 
 
@@ -46,30 +53,23 @@ def separate_functions(part: ModelProto, model: ModelProto) -> None:
 
     Overloads would be for that, but ONNX Runtime takes no notice of them in what a function calls.
     """
-    known = {key_of(f): f for f in model.functions}
-    calls = {key_of(f): {called(n) for n in nodes_of(f)} for f in part.functions}
-    other = {key_of(f) for f in part.functions if key_of(f) in known and not _equal(f, known[key_of(f)])}
-    while more := {k for k in calls.keys() & known.keys() - other if not calls[k].isdisjoint(other)}:
-        other |= more
-    taken = {(domain, name) for domain, name, _ in (*known, *calls)}
-    names: dict[Key, str] = {}
+    known = {function_key(f): f for f in model.functions}
+    own = {function_key(f): f for f in part.functions}
+    callers: dict[OperatorKey, set[OperatorKey]] = defaultdict(set)
+    for key, function in own.items():
+        for node in function_nodes(function) if key in known else ():
+            callers[operator_key(node)].add(key)
+    different = (key for key, f in own.items() if key in known and not _equal(f, known[key]))
+    other = reached(different, lambda key: callers[key])
+    taken = {(domain, name) for domain, name, _ in (*known, *own)}
+    names: dict[OperatorKey, str] = {}
     for domain, name, overload in sorted(other):
         names[domain, name, overload] = fresh(name, {n for d, n in taken if d == domain})
         taken.add((domain, names[domain, name, overload]))
     for function in part.functions:
-        function.name = names.get(key_of(function), function.name)
-    for node in [*every_node(part.graph.node), *(n for f in part.functions for n in nodes_of(f))]:
-        node.op_type = names.get(called(node), node.op_type)
-
-
-def key_of(function: FunctionProto) -> Key:
-    """Give what identifies a function in a model."""
-    return function.domain, function.name, function.overload
-
-
-def called(node: NodeProto) -> Key:
-    """Give what identifies the function that a node calls, if it calls one."""
-    return node.domain, node.op_type, node.overload
+        function.name = names.get(function_key(function), function.name)
+    for node in model_nodes(part):
+        node.op_type = names.get(operator_key(node), node.op_type)
 
 
 def _equal(one: FunctionProto, other: FunctionProto) -> bool:

@@ -22,17 +22,11 @@ from onnx import (
     ValueInfoProto,
 )
 
-NOWHERE = -1
-
-SHAPE_READERS = frozenset({"Shape", "Size"})
-"""Operators of ONNX that look at nothing of a tensor but its shape."""
+from mxtools.graph.operators import Operator, OperatorKey, Operators, function_key, operator_key
+from mxtools.graph.walk import NOWHERE as NOWHERE  # the graph's modules take it from here
+from mxtools.graph.walk import reached
 
 _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-
-RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-"""Operators of ONNX whose results differ from run to run, so that a copy is not the same."""
 
 
 class Names(dict[str, int]):
@@ -90,16 +84,17 @@ class Graph:
         self.by_name = main = Names()
         self.outputs = self._graph(model.graph, main, 0)
         self.inputs = [main[i.name] for i in model.graph.input]
-        functions: dict[tuple[str, str, str], int] = {}
+        functions: dict[OperatorKey, int] = {}
         for region, function in enumerate(model.functions, 1):
-            functions[function.domain, function.name, function.overload] = region
+            functions[function_key(function)] = region
             self._function(function, region)
+        self._operators = Operators(model)
         self.stored = self.initializers.keys() | self.sparse.keys()
         self.owner = _filled(len(self.nodes), self._holders)
         self.home = _filled(len(self.names), self._homes)
         self.sites: dict[int, list[int]] = defaultdict(list)
         for node, proto in enumerate(self.nodes if functions else ()):
-            region_called = functions.get((proto.domain, proto.op_type, proto.overload))
+            region_called = functions.get(operator_key(proto))
             if region_called is not None:
                 self.sites[region_called].append(node)
 
@@ -149,16 +144,15 @@ class Graph:
         ]
 
     @cached_property
+    def operators(self) -> list[Operator]:
+        """What is known of each node's operator."""
+        return self._operators.of_all(self.nodes, self.region)
+
+    @cached_property
     def varying(self) -> set[int]:
         """The nodes, of the main graph and of functions, that are random, hold what is, or call it."""
-        found: set[int] = set()
-        open_ = [self.top(node) for node, proto in enumerate(self.nodes) if proto.op_type in RANDOM]
-        while open_:
-            node = open_.pop()
-            if node not in found:
-                found.add(node)
-                open_ += map(self.top, self.sites.get(self.region[node], ()))
-        return found
+        random = [self.top(node) for node, operator in enumerate(self.operators) if operator.is_random]
+        return set(reached(random, lambda node: map(self.top, self.sites.get(self.region[node], ()))))
 
     @cached_property
     def constant(self) -> set[int]:
@@ -182,7 +176,7 @@ class Graph:
         """Give the values of the main graph that depend on inputs only through shapes; `constant` depend on none."""
         found: set[int] = set()
         for node in self.main:
-            asks = self.nodes[node].op_type in SHAPE_READERS
+            asks = self.operators[node].reads_only_shape
             needs = [v for v in self.needs[node] if v not in self.stored and v not in constant]
             if needs and node not in self.varying and (asks or all(v in found for v in needs)):
                 found.update(self.writes[node])

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from onnx import ModelProto, OperatorSetIdProto
+from onnx import ModelProto
 
 from mxtools.graph.functions import every_node
-
-
-def versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
-    """Give the version of each domain; ONNX's own, which has two names, is ''."""
-    return {plain_domain(entry.domain): entry.version for entry in imports}
+from mxtools.graph.operators import plain_domain, versions
 
 
 def import_missing(model: ModelProto, part: ModelProto) -> None:
@@ -21,8 +15,3 @@ def import_missing(model: ModelProto, part: ModelProto) -> None:
     for entry in part.opset_import:
         if plain_domain(entry.domain) in used - versions(model.opset_import).keys():
             model.opset_import.add().CopyFrom(entry)
-
-
-def plain_domain(domain: str) -> str:
-    """Return the domain, by one name where it is ONNX's own, which has two."""
-    return "" if domain == "ai.onnx" else domain

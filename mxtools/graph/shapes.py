@@ -14,6 +14,7 @@ import onnx
 from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.graph.index import bodies
+from mxtools.graph.operators import Operators
 
 Array = npt.NDArray[Any]
 
@@ -125,8 +126,9 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
 
 def _carried(model: ModelProto) -> Iterator[ValueInfoProto]:
     """Give the types of what Loops carry where their bodies say that no step changes it: ONNX infers no rank there."""
+    operators = Operators(model)
     for node in model.graph.node:
-        if node.op_type == "Loop":
+        if operators.of(node).onnx_name == "Loop":
             for body in bodies(node):
                 for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False):
                     if name and is_shaped(after) and before.type == after.type:

@@ -40,7 +40,7 @@ def _asked(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
     """Make constants of the Shape nodes of tensors of known shapes; tell whether there were any."""
     found = False
     for node, proto in zip(graph.main, model.graph.node, strict=True):
-        if proto.op_type == "Shape" and proto.domain in ("", "ai.onnx") and graph.reads[node]:
+        if graph.operators[node].onnx_name == "Shape" and graph.reads[node]:
             shape = shapes[graph.reads[node][0]]
             if shape is not None and shape.dims is not None and None not in shape.dims:
                 said = {attribute.name: attribute.i for attribute in proto.attribute}
@@ -55,7 +55,7 @@ def _computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Sha
     wanted = {}
     for node, proto in zip(graph.main, model.graph.node, strict=True):
         made = graph.writes[node]
-        if len(made) == 1 and made[0] in graph.constant and proto.op_type != "Constant":
+        if len(made) == 1 and made[0] in graph.constant and graph.operators[node].onnx_name != "Constant":
             shape = shapes[made[0]]
             if shape and shape.kind in "ib" and shape.count is not None and shape.count <= LONGEST:
                 wanted[made[0]] = proto

@@ -1,7 +1,19 @@
 """Which values of an earlier graph the values of a graph stand for, after a tool has changed it.
 
-What is known by itself (names, weights, values of a run) is followed up: nodes of one operator that make the same read
-the same, and those that read the same make the same. O(nodes + edges).
+    earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
+    now       x ─ MatMul(w1) ─1─ Add(b1) ─2─ Relu ─3─ MatMul(w2) ─4─ Add(b2) ─ y
+
+Here x, y and the weights are known by themselves, from their names. The values between were named anew. To compare the
+k-th node with the k-th fails as soon as a tool removes one; to search for the largest common subgraph takes too long,
+and says nothing where layers repeat.
+
+So what is known is followed up, in two ways. *Forwards*: nodes of one operator that read the same make the same; the
+first MatMul reads x and w1 in both graphs, so 1 is m, then 2 is a, and so on. *Backwards*: nodes of one operator that
+make the same read the same, if only one of their inputs is open; y is made by an Add with b2 in both, so 4 is n. Each
+step starts from what the one before found, so that everything is looked at once: O(nodes + edges).
+
+A value can stand for several earlier ones, because a tool removes what does nothing: if there was an Identity behind
+the Relu, 3 stands for what it read and for what it made.
 """
 
 from __future__ import annotations
@@ -15,15 +27,16 @@ from mxtools.graph.operators import operator_key
 from mxtools.scopes.annotations import Evidence
 
 ValueMatches = Mapping[int, Sequence[int]]
-"""Values of a graph with the values of the earlier graph that they stand for."""
+"""Values of a graph, each with the values of the earlier graph that it stands for."""
 
 
 class Correspondence:
     """The values of an earlier graph that each value of a graph stands for.
 
-    Attributes: `graph`, `earlier`; `elements` and `before`, for the values of each the first of the same elements;
-    `of`, value to earlier values, the most trusted first; `back`, earlier value to values; `known`, the values that are
-    known by themselves, each with the evidence.
+    Attributes: `graph` and `earlier`; `same_elements` and `earlier_same_elements`, for each value of these the first
+    value that has the same elements in the same order; `earlier_values`, for a value the earlier values that it stands
+    for, the most trusted first; `values_now`, for an earlier value the values that stand for it; `direct_evidence`, for
+    each value that is known by itself why it is.
     """
 
     def __init__(
@@ -31,22 +44,23 @@ class Correspondence:
         graph: Graph,
         earlier: Graph,
         elements: Sequence[int],
-        before: Sequence[int],
+        earlier_elements: Sequence[int],
         is_equal: Callable[[int, int], bool],
     ) -> None:
-        """Begin with nothing known; `is_equal` tells whether a constant is equal to an earlier one."""
+        """Begin with nothing known; `is_equal` says whether a constant is equal to an earlier one."""
         self.graph, self.earlier = graph, earlier
         self.earlier_values: dict[int, list[int]] = {}
         self.values_now: dict[int, list[int]] = {}
         self.direct_evidence: dict[int, Evidence] = {}
-        self.same_elements, self.earlier_same_elements = elements, before
+        self.same_elements, self.earlier_same_elements = elements, earlier_elements
         self._is_equal = is_equal
         self._open: list[int] = []
 
     def learn(self, found: ValueMatches, word: Evidence = Evidence.PREVIOUS, copies: bool = False) -> None:
-        """Take in, with the evidence, what values stand for that stand for nothing yet, and follow it up.
+        """Take in what values stand for, with the evidence `word`, and follow it up.
 
-        Without `copies` nothing is taken in of earlier values that others stand for already.
+        A value that stands for something already is left as it is, and so is, without `copies`, an earlier value for
+        which another one stands.
         """
         for value, others in found.items():
             if value in self.earlier_values:
@@ -77,20 +91,22 @@ class Correspondence:
                 self._forward(reader)
 
     def _backward(self, node: int) -> None:
-        """Let nodes that make the same, by the same operator, read the same; and make the same besides."""
+        """Match what a node reads, and its further results, with those of the earlier node that makes the same."""
         twin = self._twin(node)
         if twin is not None:
             self._zip(self.graph.writes[node], self.earlier.writes[twin])
             self._zip(*self._unknown(node, twin))
 
     def _twin(self, node: int) -> int | None:
-        """Give the earlier node of the same operator that makes what a node makes."""
-        makers = (self.earlier.producer[other] for v in self.graph.writes[node] for other in self.earlier_values.get(v, ()))
+        """Return the earlier node of the same operator that makes what a node makes, None without one."""
+        makers = (
+            self.earlier.producer[other] for v in self.graph.writes[node] for other in self.earlier_values.get(v, ())
+        )
         mine, its = self.graph.nodes, self.earlier.nodes
         return next((n for n in makers if n != NOWHERE and is_same_operator(mine[node], its[n])), None)
 
     def _forward(self, node: int) -> None:
-        """Let nodes that read the same, by the same operator, make the same."""
+        """Match what a node makes with what an earlier node of the same operator makes that reads the same."""
         graph, earlier = self.graph, self.earlier
         if not graph.writes[node] or graph.writes[node][0] in self.earlier_values:
             return
@@ -101,17 +117,21 @@ class Correspondence:
                 return
 
     def _reads_same(self, node: int, twin: int) -> bool:
-        """Tell whether nodes of the same operator read the same."""
+        """Return whether two nodes are of the same operator and read the same."""
         mine, its = self.graph.reads[node], self.earlier.reads[twin]
         if len(mine) != len(its) or not is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
             return False
         pairs = zip(mine, its, strict=True)
-        return all(b in self.earlier_values.get(a, ()) or (a not in self.earlier_values and self._is_equal(a, b)) for a, b in pairs)
+        return all(
+            b in self.earlier_values.get(a, ()) or (a not in self.earlier_values and self._is_equal(a, b))
+            for a, b in pairs
+        )
 
     def _unknown(self, node: int, twin: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Give what is left of the inputs of two nodes when those that stand for each other are taken away.
+        """Return what is left of the inputs of two nodes when those that stand for each other are taken away.
 
-        Nothing where these stand at different places, unless just one is left.
+        Return nothing where these stand at different places, unless just one input is left: the order of the others is
+        not known then.
         """
         mine, its = list(self.graph.reads[node]), list(self.earlier.reads[twin])
         if len(mine) != len(its):
@@ -126,7 +146,7 @@ class Correspondence:
         return ((), ()) if moved and len(mine) > 1 else (mine, its)
 
     def _zip(self, mine: Sequence[int], its: Sequence[int]) -> None:
-        """Let values stand for others, unless both stand for something else already."""
+        """Match values with earlier ones, in order; not those of which both have a match already."""
         if len(mine) == len(its):
             for value, other in zip(mine, its, strict=True):
                 if value not in self.earlier_values or other not in self.values_now:
@@ -134,7 +154,7 @@ class Correspondence:
 
 
 def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
-    """Tell whether two nodes are of one operator, with the same attributes."""
+    """Return whether two nodes have the same operator and the same attributes."""
     if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):
         return False
     attributes = {a.name: a.SerializeToString() for a in other.attribute}

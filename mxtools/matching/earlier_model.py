@@ -1,4 +1,17 @@
-"""What of an earlier model is where in one that a tool made from it."""
+"""What of an earlier model is where in one that a tool made from it.
+
+    earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
+    now       x ──────── FusedGemm(w1, b1) ───────2── MatMul(w2) ─3─ Add(b2) ─ y
+
+The obvious way fails whatever it is: names are gone, or used anew for something else (2 and 3 here); weights are equal
+to each other, transposed or quantised; values of a run agree only up to rounding; and positions shift with every node
+that a tool removes. Each kind of evidence is right most of the time, and a single wrong match spoils its neighbours.
+
+So the kinds of evidence are used one after the other, the most trusted first, and each only for what the ones before
+left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless they contradict
+themselves; the content of weights; values of a run. After each, what is known is followed along the graph: x and w2 do
+not reach 2, but y, made by an Add with b2, tells that 3 is n, and n, made by a MatMul with w2, that 2 is r.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +36,22 @@ def match_earlier(model: WorkingModel) -> EarlierModelMatch | None:
 
 
 class EarlierModelMatch:
-    """The nodes of a model that do the work of those of an earlier one.
+    """Which nodes and values of an earlier model those of a model correspond to.
 
-    Attributes: `graph`; `earlier`, the earlier graph; `was`, its annotations; `elements`, for its values the first that
-    has the same elements; `of`, values to the earlier values that they stand for; `known`, for values the evidence of
-    those that are known by themselves; `made`, by node, the earlier values that it makes; `named`, nodes to the earlier
-    ones of the same name; `covered`, to those that used the same weights; `host`, by earlier node, the node that does
-    its work.
+    Attributes of both: `graph`; `earlier`, the earlier graph; `earlier_annotations`.
+
+    Attributes by value: `earlier_values`, the earlier values that it stands for; `direct_evidence`, the evidence of a
+    value that is known by itself, not by its neighbours.
+
+    Attributes by node: `values_made`, the earlier values that it makes; `same_name`, the earlier node of the same name;
+    `same_weights`, the earlier nodes that used the same weights.
+
+    Attributes by earlier value: `earlier_same_elements`, the first earlier value that has the same elements. By earlier
+    node: `node_now`, the node that does its work, or a negative number, as in `NodeMatches`.
     """
 
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
-        """Compare the models, by one kind of evidence after the other, in the order of trust."""
+        """Compare the models by one kind of evidence after the other, the most trusted first."""
         self.graph, self.earlier, self.earlier_annotations = model.graph, previous.graph, previous.annotations
         self.earlier_same_elements = same_elements(self.earlier, previous.shapes)
         self._weight_matches, self._stored = WeightMatches(self.earlier, previous.weights), model.weights
@@ -46,8 +64,8 @@ class EarlierModelMatch:
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
-        nodes = NodeMatches(found)
-        self.earlier_values, self.direct_evidence, self.same_name = found.earlier_values, found.direct_evidence, names.nodes
+        self.earlier_values, self.direct_evidence = found.earlier_values, found.direct_evidence
+        nodes, self.same_name = NodeMatches(found), names.nodes
         self.values_made, self.same_weights, self.node_now = nodes.values_made, nodes.same_weights, nodes.node_now
 
     def _is_equal(self, value: int, other: int) -> bool:
@@ -55,18 +73,18 @@ class EarlierModelMatch:
         return tensor is not None and self._weight_matches.is_equal(tensor, self._stored, other)
 
     def _weights(self, found: Correspondence) -> ValueMatches:
-        """Give the weights of which no name tells what they were, with the earlier weights that they are made of."""
-        left = ((value, tensor) for value, tensor in self.graph.initializers.items() if value not in found.earlier_values)
-        return {value: self._weight_matches.find(tensor, self._stored) for value, tensor in left}
+        """Return the weights that are not known yet, with the earlier weights that they are made of."""
+        weights, known = self.graph.initializers.items(), found.earlier_values
+        return {v: self._weight_matches.find(tensor, self._stored) for v, tensor in weights if v not in known}
 
     @cached_property
     def calls_left(self) -> dict[int, list[int]]:
-        """For earlier values the calls that they left, innermost first."""
+        """For each earlier value that left calls these calls, innermost first."""
         return left_calls(self.earlier, self.earlier_annotations)
 
     @cached_property
     def passing_calls(self) -> set[int]:
-        """The calls that gave just what they were given, as far as elements and their order tell."""
+        """The calls of the earlier model that returned just what they were given: they made no elements of their own."""
         own, passed = set[int](), set[int]()
         for value, calls in self.calls_left.items():
             maker = self.earlier.producer[self.earlier_same_elements[value]]
@@ -78,7 +96,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_left_by_elements(self) -> dict[int, set[int]]:
-        """For earlier values the calls that they, or what has the same elements, left."""
+        """For each earlier value the calls that it left, or that a value of the same elements left."""
         found: dict[int, set[int]] = {}
         for value, calls in self.calls_left.items():
             for same in {value, self.earlier_same_elements[value]}:
@@ -87,7 +105,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_done(self) -> dict[int, set[int]]:
-        """For nodes the calls, and those above them, of the earlier nodes whose work they do."""
+        """For each node the calls whose work it does: those of the earlier nodes that it stands for, and all around."""
         found: dict[int, set[int]] = {}
         for twin, node in enumerate(self.node_now):
             call = self.earlier_annotations.call[twin]
@@ -97,7 +115,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_read_from(self) -> dict[int, set[int]]:
-        """For nodes the calls that what they read left before, as the earlier nodes tell whose work they do."""
+        """For each node the calls whose results it reads, or that are around these: the earlier nodes read them."""
         found: dict[int, set[int]] = {}
         for value, calls in self.calls_left.items():
             for twin in self.earlier.readers[value]:
@@ -106,7 +124,7 @@ class EarlierModelMatch:
 
 
 def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
-    """Give for values the calls that they leave, innermost first: somebody outside reads them."""
+    """Return for each value that leaves calls these calls, innermost first: a node outside reads it."""
     hierarchy, outputs, found = annotations.hierarchy, set(graph.outputs), dict[int, list[int]]()
     for node, call in enumerate(annotations.call):
         if call is None:
@@ -120,7 +138,7 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
 
 
 def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
-    """Compare the values of both models; what running them needs is imported only here."""
+    """Return the values that are equal in a run of both models; what running them takes is imported only here."""
     from mxtools.matching.equal_values import equal_values
 
     return equal_values(model, previous, values)

@@ -10,7 +10,7 @@ from mxtools.graph.shapes import Shapes
 
 
 def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
-    """Give for each value the first one that has its elements in the same order; mostly itself."""
+    """Return for each value the first one that has the same elements in the same order; mostly itself."""
     found = list(range(len(graph.names)))
     for node, proto in enumerate(graph.nodes):
         reads, writes = graph.reads[node], graph.writes[node]
@@ -20,12 +20,12 @@ def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
 
 
 def _keeps_elements(operator: Operator, node: NodeProto, shapes: Shapes, value: int) -> bool:
-    """Tell whether what a node makes has the elements of its first input in the same order."""
+    """Return whether what a node makes has the elements of its first input in the same order."""
     return operator.keeps_elements or (operator.onnx_name == "Transpose" and _moves_nothing(node, shapes, value))
 
 
 def _moves_nothing(node: NodeProto, shapes: Shapes, value: int) -> bool:
-    """Tell whether a Transpose moves only dimensions of size 1."""
+    """Return whether a Transpose moves only dimensions of size 1."""
     shape = shapes[value]
     if shape is None or shape.dims is None:
         return False

@@ -1,7 +1,16 @@
 """Which weights of an earlier model the weights of a model are, by content.
 
-A tool that gives a weight another name keeps its elements: as they are, in another type, transposed, concatenated with
-others, quantised, or packed two to a byte. Some of the elements are compared, so that large weights cost no more.
+    earlier   x ─┬─ MatMul(q)           now   x ─ MatMul(qkv) ─ Split
+                 ├─ MatMul(k)
+                 └─ MatMul(v)           qkv is [q | k | v], 4x12, and no name or hash of the three is left
+
+A tool that gives a weight another name keeps its elements: as they are, in another type, transposed, side by side with
+others, quantised, or packed two to a byte. The obvious way, to compare the bytes or their hash, only finds the first
+case. So elements are compared, up to rounding, at the same places of both: as the places are after a transposition, or
+within each slice along each axis. For quantised weights, which lost their scale, it is the correlation that counts.
+
+Of large weights only some elements are compared (`SAMPLE_SIZE`), the same of all weights of one shape, so that the time
+does not grow with their size.
 """
 
 from __future__ import annotations
@@ -19,22 +28,28 @@ from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array, of_tensor
 
-LEAST = 8
-"""Elements that a weight must have to be told from others by its content."""
-LEAST_QUANTISED = 64
-"""The same for one that was quantised."""
-SAMPLE = 4096
-"""Elements that are compared of one weight."""
-CLOSE = 0.02
-"""Largest difference of an element in another type, in standard deviations of all: bfloat16 rounds to 1 in 256."""
-LIKE = 0.8
-"""Correlation with a weight from which numbers are this weight, quantised: of unrelated ones it is near 0."""
-SMALL = 64
+LEAST_ELEMENTS = 8
+"""Elements that a weight must have to be told from others by its content: of fewer, such as scales, many are alike."""
+LEAST_QUANTISED_ELEMENTS = 64
+"""The same for a quantised weight: the correlation of few numbers is high by chance."""
+SAMPLE_SIZE = 4096
+"""Elements of one weight that are compared: by chance so many are never equal."""
+LARGEST_ROUNDING = 0.02
+"""Largest difference of an element, in standard deviations of all, of a weight in another type.
+
+bfloat16 keeps 8 bits, so it changes an element of 5 deviations by at most 5 / 512 of one.
+"""
+LEAST_CORRELATION = 0.8
+"""Correlation with a weight from which on numbers are this weight, quantised.
+
+It is above 0.9 still for weights of 4 bits, and near 0 for unrelated ones.
+"""
+MOST_ELEMENTS_OF_CONSTANTS = 64
 """Elements up to which constants are compared one by one."""
-ROUNDED = 5e-3
-"""Relative difference of a number in another type."""
-SAME = 1e-6
-"""Difference of correlations up to which weights are equally like numbers, because they are equal."""
+CONSTANT_TOLERANCE = 5e-3
+"""Relative difference up to which a number of a constant is equal to one in another type: bfloat16 rounds by 1 / 512."""
+EQUAL_CORRELATION = 1e-6
+"""Difference of correlations up to which several weights are as good: they are equal, so the rest is rounding."""
 
 _Dims = tuple[int, ...]
 
@@ -49,23 +64,22 @@ class _Group:
     rows: Array
 
     def equal(self, elements: Array) -> list[int]:
-        """Give the weights that have some elements at the places."""
+        """Return the weights that have these elements at the places, up to rounding."""
         with np.errstate(all="ignore"):  # masks hold infinities, and numbers near them
             deviation = self.rows.std(axis=1)
             farthest = np.abs(self.rows - elements.astype(np.float32)).max(axis=1)
-        return [
-            v for v, far, unit in zip(self.values, farthest, deviation, strict=True) if unit > 0 and far < CLOSE * unit
-        ]
+        apart = zip(self.values, farthest, deviation, strict=True)
+        return [value for value, far, unit in apart if unit > 0 and far < LARGEST_ROUNDING * unit]
 
-    def alike(self, elements: Array) -> list[tuple[float, int]]:
-        """Give the weights that correlate with some numbers at the places, and how much."""
+    def correlating(self, elements: Array) -> list[tuple[float, int]]:
+        """Return the weights that correlate with these elements at the places, each behind its correlation."""
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (self.rows, elements))
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b)
         found = np.divide(a @ b, norms, out=np.zeros(len(a)), where=norms > 0)
-        return [(float(r), v) for v, r in zip(self.values, found, strict=True) if r > LIKE]
+        return [(float(r), v) for v, r in zip(self.values, found, strict=True) if r > LEAST_CORRELATION]
 
-    def orders(self, shape: Sequence[int]) -> Iterator[Array]:
-        """Give where the places are in an array that has the elements reshaped, or the dimensions in another order."""
+    def places_in(self, shape: Sequence[int]) -> Iterator[Array]:
+        """Yield the places in a flat array of a shape that has the elements reshaped or transposed, for each way."""
         wanted = [d for d in shape if d != 1]
         for order in permutations(range(len(self.dims))):
             dims = [self.dims[axis] for axis in order]
@@ -74,20 +88,20 @@ class _Group:
 
 
 class WeightMatches:
-    """Finds which weights of an earlier graph a weight is, or is made of."""
+    """Finds the weights of an earlier graph that a weight is, or that it is made of."""
 
     def __init__(self, earlier: Graph, weights: WeightStore) -> None:
         """Take the earlier graph's weights; their elements are read when a weight may be one of them."""
         self._earlier, self._weights = earlier, weights
         self._by_dims: dict[_Dims, list[int]] = defaultdict(list)
         for value, tensor in earlier.initializers.items():
-            if prod(tensor.dims) >= LEAST and of_tensor(tensor).kind == "f":
+            if prod(tensor.dims) >= LEAST_ELEMENTS and of_tensor(tensor).kind == "f":
                 self._by_dims[tuple(tensor.dims)].append(value)
         self._groups: dict[_Dims, _Group] = {}
 
     def find(self, tensor: TensorProto, weights: WeightStore) -> list[int]:
-        """Give the earlier weights that a tensor is, several where they are equal, or those that it is made of."""
-        if prod(tensor.dims) < LEAST or of_tensor(tensor).kind not in "fi":
+        """Return the earlier weights that a tensor is, several where they are equal, or those that it is made of."""
+        if prod(tensor.dims) < LEAST_ELEMENTS or of_tensor(tensor).kind not in "fi":
             return []
         array = _elements(weights, tensor)
         if of_tensor(tensor).kind == "f":
@@ -95,30 +109,30 @@ class WeightMatches:
         return self._quantised(array) or self._quantised(_unpacked(array))
 
     def is_equal(self, tensor: TensorProto, weights: WeightStore, value: int) -> bool:
-        """Tell whether a tensor is an earlier one of few elements, in another type maybe."""
+        """Return whether a tensor is a certain earlier one, of few elements, maybe in another type."""
         other = self._earlier.initializers.get(value)
-        if other is None or tensor.dims != other.dims or prod(tensor.dims) > SMALL:
+        if other is None or tensor.dims != other.dims or prod(tensor.dims) > MOST_ELEMENTS_OF_CONSTANTS:
             return False
         mine, its = of_tensor(tensor).kind, of_tensor(other).kind
         if mine != its or mine not in "fib":
             return False
         pair = (_elements(weights, tensor), _elements(self._weights, other))
         a, b = (array.astype(np.float64) for array in pair)
-        return bool(np.allclose(a, b, rtol=ROUNDED if mine == "f" else 0, atol=0, equal_nan=True))
+        return bool(np.allclose(a, b, rtol=CONSTANT_TOLERANCE if mine == "f" else 0, atol=0, equal_nan=True))
 
     def _equal(self, array: Array) -> list[int]:
         flat = array.ravel()
-        return [v for g in self._of_size(array.size) for at in g.orders(array.shape) for v in g.equal(flat[at])]
+        return [v for g in self._of_size(array.size) for at in g.places_in(array.shape) for v in g.equal(flat[at])]
 
     def _quantised(self, array: Array) -> list[int]:
-        if array.size < LEAST_QUANTISED:
+        if array.size < LEAST_QUANTISED_ELEMENTS:
             return []
-        flat = array.ravel().astype(np.float32)
-        found = [v for g in self._of_size(array.size) for at in g.orders(array.shape) for v in g.alike(flat[at])]
-        return [value for likeness, value in found if likeness > max(found)[0] - SAME]
+        flat, groups = array.ravel().astype(np.float32), self._of_size(array.size)
+        found = [pair for g in groups for at in g.places_in(array.shape) for pair in g.correlating(flat[at])]
+        return [value for correlation, value in found if correlation > max(found)[0] - EQUAL_CORRELATION]
 
     def _concatenated(self, array: Array) -> list[int]:
-        """Give the weights that an array consists of, side by side."""
+        """Return the weights of which an array consists, side by side along one axis; none where a piece is unknown."""
         for axis in range(array.ndim):
             groups = [g for g in map(self._group, self._by_dims) if _is_slice(g.dims, array.shape, axis)]
             found, at = list[int](), 0
@@ -139,8 +153,8 @@ class WeightMatches:
         if dims not in self._groups:
             values, count = self._by_dims[dims], prod(dims)
             chosen = (
-                np.unique(np.random.default_rng(count).integers(0, count, SAMPLE))
-                if count > SAMPLE
+                np.unique(np.random.default_rng(count).integers(0, count, SAMPLE_SIZE))
+                if count > SAMPLE_SIZE
                 else np.arange(count)
             )
             places = tuple(np.unravel_index(chosen, dims))
@@ -151,21 +165,21 @@ class WeightMatches:
 
 
 def _at(group: _Group, array: Array, axis: int, start: int) -> list[int]:
-    """Give the weights of a group that stand in an array from a place of an axis on."""
+    """Return the weights of a group that stand in an array from a place on an axis on."""
     if start + group.dims[axis] > array.shape[axis]:
         return []
     return group.equal(array[tuple(p + start if i == axis else p for i, p in enumerate(group.places))])
 
 
 def _is_slice(dims: _Dims, shape: _Dims, axis: int) -> bool:
-    """Tell whether arrays of some dimensions can be a part of one of a shape along an axis."""
+    """Return whether arrays of these dimensions can be parts of an array of a shape, side by side along an axis."""
     return len(dims) == len(shape) and all(
         a == b or (i == axis and a < b) for i, (a, b) in enumerate(zip(dims, shape, strict=True))
     )
 
 
 def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
-    """Give a tensor's values, without a copy where that is possible."""
+    """Return a tensor's elements, without a copy where that is possible."""
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     data = weights.data(tensor)
     if len(data) != dtype.itemsize * prod(tensor.dims):  # several to a byte
@@ -174,7 +188,7 @@ def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
 
 
 def _unpacked(array: Array) -> Array:
-    """Give the numbers of 4 bits that bytes hold, the lower one first."""
+    """Return the numbers of 4 bits that bytes hold, the lower one first; other arrays as they are."""
     if array.dtype != np.uint8:
         return array
     return np.stack([array & 15, array >> 4], axis=-1).reshape(-1)

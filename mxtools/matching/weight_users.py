@@ -10,7 +10,7 @@ from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
-    """Give the nodes that read some constants, as they are or made into other constants, in their order."""
+    """Return the nodes that read some constants, as they are or made into other constants, in the order of the nodes."""
 
     def is_constant(node: int) -> bool:
         return graph.constant.issuperset(graph.writes[node])
@@ -22,14 +22,14 @@ def users(graph: Graph, values: Iterable[int]) -> list[int]:
 
 
 def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
-    """Give what nodes make with weights that they alone use, with what the last earlier node that used these made.
+    """Match what a node makes of weights that it alone uses with what the last earlier node that used these made.
 
-    `fits` tells whether a value can be an earlier one.
+    `fits` says whether a value can be an earlier one.
     """
     graph, earlier = found.graph, found.earlier
     twins: dict[int, set[int]] = {}
     for value, others in found.earlier_values.items():
         if value in graph.stored and len(nodes := users(graph, (value,))) == 1:
             twins.setdefault(nodes[0], set()).update(users(earlier, others))
-    made = ((graph.writes[node][0], earlier.writes[max(of)][0]) for node, of in twins.items() if of)
+    made = ((graph.writes[node][0], earlier.writes[max(nodes)][0]) for node, nodes in twins.items() if nodes)
     return {value: (other,) for value, other in made if fits(value, other)}

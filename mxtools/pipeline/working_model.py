@@ -108,11 +108,11 @@ class WorkingModel:
     @property
     def multiply_adds(self) -> dict[int, int]:
         """The multiply-adds of convolutions and matrix products by node, where their shapes can be known."""
-        from mxtools.graph.multiply_adds import is_product, multiply_adds
+        from mxtools.graph.multiply_adds import multiply_adds
         from mxtools.graph.static_shapes import static_shapes
 
         found = multiply_adds(self.graph, self.shapes)
-        if len(found) < sum(is_product(self.graph.nodes[node]) for node in self.graph.main):
+        if len(found) < sum(self.graph.operators[node].is_product for node in self.graph.main):
             found = multiply_adds(self.graph, static_shapes(self.proto, self.graph, self.weights, self.shapes))
         return found
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import nearest
 from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 
@@ -87,15 +88,13 @@ class Attribution:
 
         An optimised convolution is named by the activation that it does too.
         """
-        open_, seen = [node], {node}
-        for at in open_:
-            if self._graph.nodes[at].op_type == operator:
-                return at
-            gone = [v for v in self._graph.needs[at] if self._graph.names[v] not in self._optimised.by_name]
-            new = {self._graph.producer[v] for v in gone} - seen - {NOWHERE}
-            seen |= new
-            open_ += new
-        return node
+        graph, left = self._graph, self._optimised.by_name
+
+        def sources(at: int) -> set[int]:
+            return {graph.producer[v] for v in graph.needs[at] if graph.names[v] not in left} - {NOWHERE}
+
+        found = nearest([node], sources, lambda at: graph.nodes[at].op_type == operator)
+        return node if found is None else found
 
     def _weighing(self, node: int) -> Iterable[int]:
         """Give the original nodes that are alone in reading a weight which an optimised node is alone in reading."""

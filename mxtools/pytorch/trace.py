@@ -24,7 +24,7 @@ from mxtools.runtime.quiet import described, quiet, where_raised
 from mxtools.scopes.scope import ROOT, escape, join
 from mxtools.scopes.tags import tags_of
 from mxtools.traces import sidecar
-from mxtools.traces.sidecar import Call, Module, Sidecar, Tensor, Weight
+from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, Weight
 
 
 def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:
@@ -50,7 +50,7 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
             ) from error
     return Sidecar(
         producer=_producer(),
-        model=sidecar.Model(
+        model=sidecar.TracedModel(
             **{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)
         ),
         modules=tuple(_modules(model)),
@@ -66,8 +66,8 @@ class _Frame:
     path: str
     scope: str
     parent: int | None
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TracedTensor, ...]
+    outputs: tuple[TracedTensor, ...] = ()
 
 
 class _Recorder:
@@ -82,7 +82,7 @@ class _Recorder:
         self._frames: list[_Frame] = []
         self._open: list[int] = []
         self._counts: Counter[str] = Counter()
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, Tensor]] = {}
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, TracedTensor]] = {}
         self._next = 0
         self._parameters: dict[type, list[str]] = {}
 
@@ -94,13 +94,13 @@ class _Recorder:
             after = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
             stack.callback(after.remove)
 
-    def tensor(self, name: str, tensor: torch.Tensor) -> Tensor:
+    def tensor(self, name: str, tensor: torch.Tensor) -> TracedTensor:
         """Describe a tensor; the same object in the same state has the same id, and is looked at once."""
         known = self._known.get(id(tensor))
         version = _version(tensor)
         if known and known[0]() is tensor and known[1] == version:
             return known[2] if known[2].name == name else known[2].model_copy(update={"name": name})
-        described_ = Tensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
+        described_ = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
         self._next += 1
         self._known[id(tensor)] = (weakref.ref(tensor), version, described_)
         if self._values is not None:
@@ -177,14 +177,14 @@ def _type(tensor: torch.Tensor) -> dict[str, Any]:
     return {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
-def _modules(model: nn.Module) -> Iterator[Module]:
+def _modules(model: nn.Module) -> Iterator[TracedModule]:
     """Describe the modules with the weights that they own themselves."""
     aliases: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         aliases[module].append(name or ROOT)
     first: dict[object, str] = {}
     for path, module in model.named_modules():
-        yield Module(
+        yield TracedModule(
             **{"class": type(module).__name__},
             path=path or ROOT,
             qualified_class=_qualified(module),

@@ -1,7 +1,7 @@
 """Selectors, from text to nodes: globs over scopes and tags, class names and operators, the same in every command.
 
 A scope selects itself and all below it. `*`, `?` and `[…]` match within one level, `**` across levels. A `Selection`
-holds the selectors; `calls_of` finds the calls that they mean, and `nodes_of` the nodes of these.
+holds the selectors, `calls_of` returns the calls that they select, and `nodes_of` the nodes of calls.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from itertools import chain
 
 from mxtools.errors import AbsentError, UsageError
 from mxtools.graph.index import Graph
+from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import INDIRECT, Annotations
-from mxtools.scopes.scope import ROOT
+from mxtools.scopes.scope import ROOT, enclosing_scopes
 from mxtools.scopes.tags import class_of
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to select: by any of the scopes, tags and classes, without the excluded scopes."""
+    """What to select: whatever any of the scopes, tags and classes selects, without the excluded scopes."""
 
     scopes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -32,14 +33,14 @@ class Selection:
 
     @property
     def is_positive(self) -> bool:
-        """Whether it says what to select, and not only what to leave out."""
+        """Whether there is a selector at all, and not only what to exclude; without one everything is selected."""
         return bool(self.scopes or self.tags or self.classes)
 
-    def places(self, known: dict[str, str], absent: dict[str, str]) -> set[str]:
-        """Give the selected ones of the scopes of a model, given with their tags.
+    def matching_scopes(self, known: dict[str, str], absent: dict[str, str]) -> set[str]:
+        """Return the selected scopes of a model: `known` maps its scopes to their tags, `absent` to reasons.
 
-        A selector that matches nothing is refused: AbsentError where it names a module that the exporter removed,
-        UsageError with the nearest scopes otherwise.
+        If a selector matches nothing, raises AbsentError if it names a module that the exporter removed, otherwise
+        UsageError with the nearest scopes.
         """
         if not self.is_positive:
             chosen = set(known)
@@ -53,10 +54,10 @@ class Selection:
 
 
 def calls_of(annotations: Annotations, selection: Selection) -> set[int]:
-    """Give the selected calls, each with all below it that nodes bear.
+    """Return the selected calls, each with all calls below it that have nodes.
 
-    Raises UsageError where a selector matches nothing, AbsentError where what it names is known to be absent, or ends
-    inside a node that does the work of modules that are not selected.
+    Raises UsageError if a selector matches nothing, AbsentError if it names an absent module, or one that ends inside a
+    merged node, which does the work of modules that are not selected too.
     """
     calls = selected_calls(annotations, selection)
     _refuse_merged(annotations, calls)
@@ -64,12 +65,13 @@ def calls_of(annotations: Annotations, selection: Selection) -> set[int]:
 
 
 def selected_calls(annotations: Annotations, selection: Selection) -> set[int]:
-    """Give the selected calls, those too that end inside a node of others; raises what `calls_of` does for the rest."""
+    """Return the selected calls, also those that end inside a merged node; otherwise raises what `calls_of` raises."""
     hierarchy, absent = annotations.hierarchy, annotations.absent
-    borne = {call for call in annotations.call if call is not None}
-    known = borne | {a for call in borne for a in hierarchy.lineage(call)} | set(chain(*annotations.merged.values()))
+    with_nodes = {call for call in annotations.call if call is not None}
+    known = {around for call in with_nodes for around in hierarchy.lineage(call)}
+    known |= set(chain(*annotations.merged.values()))
     known = {call for call in known if hierarchy.scopes[call] not in absent}
-    scopes = selection.places({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
+    scopes = selection.matching_scopes({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
     return {call for call in known if hierarchy.scopes[call] in scopes}
 
 
@@ -79,10 +81,10 @@ def separate_calls(
     depth: int | None,
     exclude: tuple[str, ...],
 ) -> dict[int, set[int]]:
-    """Give the outermost calls of each selection, each with all below it that is not excluded.
+    """Return the outermost calls of all selections, each with the calls in it that are not excluded.
 
-    With `depth` also the calls that many levels below the root, and leaves above that. Raises UsageError where one lies
-    in another, AbsentError where one ends inside a node of others.
+    `depth` adds the calls so many levels below the root, and calls above that level that have none below them. Raises
+    UsageError if one of them lies in another, AbsentError if one ends inside a merged node.
     """
     hierarchy = annotations.hierarchy
     chosen = _at_depth(annotations, depth) if depth is not None else set[int]()
@@ -90,35 +92,35 @@ def separate_calls(
         calls = calls_of(annotations, selection)
         chosen |= {call for call in calls if hierarchy.parent[call] not in calls}
     kept = calls_of(annotations, Selection(exclude=exclude))
-    within: dict[int, int] = {}
-    for call in sorted(kept):
-        around = within.get(hierarchy.parent[call])
-        if around is not None and call in chosen:
-            names = hierarchy.scopes[call], hierarchy.scopes[around]
+    outermost: dict[int, int] = {}
+    for call in sorted(kept):  # parents come before children
+        outer = outermost.get(hierarchy.parent[call])
+        if outer is not None and call in chosen:
+            names = hierarchy.scopes[call], hierarchy.scopes[outer]
             raise UsageError(f"{names[0]} lies in {names[1]}, and both are selected", "select one of them")
-        if around is not None or call in chosen:
-            within[call] = call if around is None else around
-    found: dict[int, set[int]] = {}
-    for call, outer in within.items():
-        found.setdefault(outer, set()).add(call)
-    for calls in found.values():
+        if outer is not None or call in chosen:
+            outermost[call] = call if outer is None else outer
+    groups: dict[int, set[int]] = {}
+    for call, outer in outermost.items():
+        groups.setdefault(outer, set()).add(call)
+    for calls in groups.values():
         _refuse_merged(annotations, calls)
-    return found
+    return groups
 
 
 def _at_depth(annotations: Annotations, depth: int) -> set[int]:
-    """Give the calls so many levels below the root, and leaves above that, of those with nodes in the main graph."""
+    """Return the calls `depth` levels below the root and childless ones above, if the main graph has nodes of them."""
     hierarchy, graph = annotations.hierarchy, annotations.graph
-    borne = {call for n in graph.main if (call := annotations.call[n]) is not None}
-    held = {ancestor for call in borne for ancestor in hierarchy.lineage(call)}
-    inner = {hierarchy.parent[call] for call in held}
-    return {c for c in held if hierarchy.depth[c] == depth or (hierarchy.depth[c] < depth and c not in inner)}
+    with_nodes = {call for n in graph.main if (call := annotations.call[n]) is not None}
+    known = {around for call in with_nodes for around in hierarchy.lineage(call)}
+    parents = {hierarchy.parent[call] for call in known}
+    return {c for c in known if hierarchy.depth[c] == depth or (hierarchy.depth[c] < depth and c not in parents)}
 
 
 def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Give the nodes of the main graph in some calls, only of some operators where these are given.
+    """Return the nodes of the main graph in some calls; with `operators` only nodes of these types.
 
-    Raises UsageError where there is none, AbsentError where one is in a body or function outside of the selection.
+    Raises UsageError if there is none, AbsentError if one is in a body or a function that is not selected as a whole.
     """
     nodes = nodes_anywhere(annotations, calls, operators)
     chosen = nodes.intersection(annotations.graph.main)
@@ -127,7 +129,7 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
 
 
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Give the nodes in some calls, those of bodies and functions too; UsageError where there is none."""
+    """Return the nodes in some calls, also those in bodies and functions; UsageError if there is none."""
     nodes = annotations.graph.nodes
     found = {
         n
@@ -135,14 +137,14 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
         if call in calls and (not operators or nodes[n].op_type in operators)
     }
     if not found:
-        raise UsageError(f"no selected node is a {' or '.join(operators)}", "see `mx tree`")
+        raise UsageError(f"no selected node is a {' or '.join(operators)}", "see ⟨tree⟩")
     return found
 
 
 def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -> None:
-    """Refuse a selection of which a part is in a body or a function that no chosen node holds or calls.
+    """Raise AbsentError if a selected node is in a body or a function that no chosen node holds or calls.
 
-    What only data flow put there does not count, unless nothing else is selected.
+    A node that has its scope from data flow only does not count, unless nothing else is selected.
     """
     graph = annotations.graph
     here, elsewhere = _called(graph, chosen), _called(graph, set(range(len(graph.nodes))) - chosen)
@@ -157,25 +159,19 @@ def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -
 
 
 def _called(graph: Graph, chosen: set[int]) -> set[int]:
-    """Give the regions of the functions that some nodes of the main graph call, directly or through another."""
+    """Return the regions of the functions that nodes of the main graph call, directly or through other functions."""
     calls: dict[int, set[int]] = defaultdict(set)
-    open_: list[int] = []
+    starts: list[int] = []
     for region, sites in graph.sites.items():
         for site in sites:
             calls[graph.region[site]].add(region)
             if graph.region[site] == 0 and graph.top(site) in chosen:
-                open_.append(region)
-    found: set[int] = set()
-    while open_:
-        region = open_.pop()
-        if region not in found:
-            found.add(region)
-            open_ += calls[region]
-    return found
+                starts.append(region)
+    return set(reached(starts, lambda region: calls[region]))
 
 
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
-    """Refuse a selection that ends inside a node outside of it, which does other modules' work too."""
+    """Raise AbsentError if a selected call ends inside a merged node of a call outside of the selection."""
     hierarchy = annotations.hierarchy
     outermost = {call for call in calls if hierarchy.parent[call] not in calls}
     for node, merged in annotations.merged.items():
@@ -185,7 +181,7 @@ def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
             raise AbsentError(
                 f"{hierarchy.scopes[min(ending)]} ends inside {proto.op_type} {proto.name!r}, which does the work of "
                 f"{hierarchy.scopes[annotations.call[node] or 0]} too",
-                "select that, or export with --keep-modules",
+                "select that, or export with ⟨keep-modules⟩",
             )
 
 
@@ -197,8 +193,8 @@ def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> se
     if not found:
         removed = [scope for scope in absent if matches(scope)]
         if removed:
-            raise AbsentError(_removed(removed[0], absent[removed[0]]))
-        raise UsageError(_nothing("scope", pattern, _with_ancestors(known)))
+            raise _removed(removed[0], absent[removed[0]])
+        raise _no_match("scope", pattern, _with_ancestors(known))
     return found
 
 
@@ -206,7 +202,7 @@ def _by_tag(pattern: str, known: dict[str, str]) -> set[str]:
     matches = _matcher(pattern, "/")
     found = {scope for scope, tag in known.items() if matches(tag)}
     if not found:
-        raise UsageError(_nothing("tag", pattern, known.values()))
+        raise _no_match("tag", pattern, known.values())
     return found
 
 
@@ -214,55 +210,72 @@ def _by_class(name: str, known: dict[str, str]) -> set[str]:
     levels = {scope: [class_of(level) for level in tag.split("/")[1:]] for scope, tag in known.items()}
     found = {scope for scope in known if name in levels[scope]}
     if not found:
-        raise UsageError(_nothing("class", name, {c for classes in levels.values() for c in classes}))
+        raise _no_match("class", name, {c for classes in levels.values() for c in classes})
     return found
 
 
-def _removed(scope: str, reason: str) -> str:
-    kind, _, into = reason.partition(": ")
-    why = {
-        "merged": f"the exporter merged it into {into}: select that, or export with --keep-modules",
-        "folded": "the exporter folded it away: export with --keep-modules",
-        "unused": "nothing uses what it computes, and the exporter removed it: select the module that calls it",
-        "vacuous": "it returns just what it is given: select the module that calls it",
-    }
-    return f"{scope} has no node in this graph, {why.get(kind, f'{reason}: select the module that calls it')}"
+def _removed(scope: str, reason: str) -> AbsentError:
+    """Return the error for a module that the exporter removed; `reason` is as in `pkg.mxtools.absent`."""
+    word, _, into = reason.partition(": ")
+    caller = "select the module that calls it"
+    why, remedy = {
+        "merged": (f"the exporter merged it into {into}", "select that, or export with ⟨keep-modules⟩"),
+        "folded": ("the exporter folded it away", "export with ⟨keep-modules⟩"),
+        "unused": ("nothing uses what it computes, and the exporter removed it", caller),
+        "vacuous": ("it returns just what it is given", caller),
+    }.get(word, (reason, caller))
+    return AbsentError(f"{scope} has no node in this graph, {why}", remedy)
 
 
-def _nothing(what: str, wanted: str, known: Iterable[str]) -> str:
+def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a selector that matches nothing; `what` it selects by, and the texts that there are."""
     choices = sorted(set(known))
     near = difflib.get_close_matches(wanted.replace("*", ""), choices, n=3, cutoff=0.5) or choices[:3]
-    return f"no node has a {what} that matches {wanted!r}: the nearest are {', '.join(near)} (see `mx tree`)"
+    return UsageError(
+        f"no node has a {what} that matches {wanted!r}", f"the nearest are {', '.join(near)} (see ⟨tree⟩)"
+    )
 
 
 def _with_ancestors(scopes: Iterable[str]) -> set[str]:
-    """Give scopes with all that they lie below."""
-    return {".".join(parts[: n + 1]) for scope in scopes for parts in [scope.split(".")] for n in range(len(parts))} - {
-        ""
-    }
+    """Return scopes with all scopes that they lie in; the root only if it is among them."""
+    return {around for scope in scopes for around in (scope, *enclosing_scopes(scope))}
 
 
 def _matcher(pattern: str, separator: str) -> Callable[[str], object]:
-    """Give a test whether a path, or one that it lies below, matches a glob."""
+    """Return a test whether a path matches a glob, or lies below one that does."""
     return _expression(pattern, separator).match
 
 
 @cache
 def _expression(pattern: str, separator: str) -> re.Pattern[str]:
-    within = f"[^{re.escape(separator)}]"
-    text, at = "", 0
-    while at < len(pattern):
-        literal = re.compile(r"\[(!?)(\]?[^\]]*)\]").match(pattern, at)
-        if pattern.startswith("**", at):
-            text, at = text + ".*", at + 2
-        elif literal:
-            text += f"[{'^' if literal[1] else ''}{_class(literal[2])}]"
-            at = literal.end()
+    r"""Return a glob as a regular expression.
+
+    Python's `fnmatch` knows no levels: its `*` would match `layer.1.attention` where one level is meant. Instead, with
+    the separator `.`, each piece of the glob is translated by itself, and anything below a match matches too:
+
+        encoder.*.attn  ->  (?:encoder\.[^\.]*\.attn)(?:\..*)?\Z
+        **.q[!ab]       ->  (?:.*\.q[^ab])(?:\..*)?\Z
+    """
+    one_character = f"[^{re.escape(separator)}]"
+    text, position = "", 0
+    while position < len(pattern):
+        bracket = _SET.match(pattern, position)
+        if pattern.startswith("**", position):
+            text, position = text + ".*", position + 2
+        elif bracket:
+            text += f"[{'^' if bracket[1] else ''}{_escaped_set(bracket[2])}]"
+            position = bracket.end()
         else:
-            text += {"*": within + "*", "?": within}.get(pattern[at], re.escape(pattern[at]))
-            at += 1
+            character = pattern[position]
+            text += {"*": one_character + "*", "?": one_character}.get(character, re.escape(character))
+            position += 1
     return re.compile(f"(?:{text})(?:{re.escape(separator)}.*)?\\Z", re.DOTALL)
 
 
-def _class(text: str) -> str:
-    return re.sub(r"([\\\[\]^&~|])", r"\\\1", text)
+_SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
+"""A set of characters in a glob: `[ab]`, `[!ab]`, and `[]]`, since a bracket that comes first is one of the set."""
+
+
+def _escaped_set(characters: str) -> str:
+    """Return the characters of a set with those escaped that mean something else in a regular expression's set."""
+    return re.sub(r"([\\\[\]^&~|])", r"\\\1", characters)

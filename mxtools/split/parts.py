@@ -27,6 +27,7 @@ from mxtools.cut.cut import Cut
 from mxtools.cut.surroundings import given_nodes
 from mxtools.errors import AbsentError, UsageError
 from mxtools.graph.index import NOWHERE
+from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT, Annotations
 from mxtools.scopes.selection import Selection, nodes_of, separate_calls
@@ -173,12 +174,10 @@ class _Units:
         """
         graph, inside = self.graph, set(nodes)
         outputs = [v for n in sorted(nodes) for v in graph.writes[n] if v in needed]
-        chosen: set[int] = set()
-        open_ = [graph.producer[v] for v in outputs]
-        while open_:
-            node = open_.pop()
-            if node in inside and node not in chosen:
-                chosen.add(node)
-                open_ += [graph.producer[v] for v in self.reads[node]]
+
+        def sources(node: int) -> set[int]:
+            return inside.intersection(graph.producer[v] for v in self.reads[node])
+
+        chosen = set(reached((graph.producer[v] for v in outputs), sources))
         outputs += [v for v in graph.outputs if v in graph.stored and level == 0]
         return Cut(graph, chosen, self._owned, outputs) if outputs else None

@@ -12,7 +12,7 @@ from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
-from mxtools.scopes.scope import above
+from mxtools.scopes.scope import enclosing_scopes
 from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere
 
 ASSIGNMENT = "session.layer_assignment_settings"
@@ -59,9 +59,9 @@ class Selected:
     @property
     def excluded(self) -> list[str]:
         """The names, and those that ONNX Runtime's quantiser, before it looks at any, gives what it makes of a Gemm."""
-        protos = self.annotations.graph.nodes
+        protos, operators = self.annotations.graph.nodes, self.annotations.graph.operators
         taken = {proto.name for proto in protos}
-        gemms = dict.fromkeys(protos[n].name for n in self.nodes if protos[n].op_type == "Gemm")
+        gemms = dict.fromkeys(protos[n].name for n in self.nodes if operators[n].onnx_name == "Gemm")
         made = (name + suffix for name in gemms for suffix in ("_MatMul", "_Add"))
         return [*self.names, *(name for name in made if name not in taken)]
 
@@ -110,7 +110,7 @@ def _rules(selected: Selected) -> dict[str, None]:
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
     others = {selected.scope(n) for n, at in enumerate(annotations.call) if at is not None and n not in chosen}
-    around = {outer for scope in others for outer in above(scope)}
+    around = {outer for scope in others for outer in enclosing_scopes(scope)}
     rules: dict[str, None] = {}
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):
         if scope in others:
@@ -119,7 +119,7 @@ def _rules(selected: Selected) -> dict[str, None]:
             )
         if not _SYNTAX.isdisjoint(scope):
             raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}", "select another")
-        outermost = next((outer for outer in above(scope) if outer not in around), None)
+        outermost = next((outer for outer in enclosing_scopes(scope) if outer not in around), None)
         rules[f"{outermost}." if outermost else f"={scope}"] = None
     return rules
 

@@ -12,7 +12,8 @@ from onnx import ModelProto
 from mxtools.errors import InputError, MxError, UsageError
 from mxtools.files.weights import keep_external
 from mxtools.files.writing import materialise
-from mxtools.graph.opsets import import_missing, versions
+from mxtools.graph.operators import versions
+from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.quiet import described, quiet

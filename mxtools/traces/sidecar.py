@@ -1,6 +1,7 @@
-"""The sidecar `*.trace.json`: what one forward pass of the PyTorch model looked like, module call by module call.
+"""The sidecar `*.trace.json`: one forward pass of the PyTorch model, module call by module call.
 
-The pydantic models below are the schema; `docs/trace.schema.json` is generated from them.
+The pydantic models below are the schema; `docs/trace.schema.json` is generated from them. Tensors have ids, so that the
+way of a value can be followed: what one call returned (in its outputs) is what another was given (in its inputs).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from mxtools.scopes.scope import ROOT, is_scope
 
 SCHEMA = "mxtools.trace/1"
 
+_AGAIN = "run ⟨tracer⟩ again"
 
-class _Record(BaseModel):
+
+class _TraceRecord(BaseModel):
     model_config = ConfigDict(extra="ignore", ser_json_inf_nan="strings", populate_by_name=True, frozen=True)
 
 
-class Tensor(_Record):
+class TracedTensor(_TraceRecord):
     """A tensor that went into a call or came out of it."""
 
     name: Annotated[
@@ -33,7 +36,7 @@ class Tensor(_Record):
     fingerprint: Fingerprint | None = None
 
 
-class Weight(_Record):
+class Weight(_TraceRecord):
     """A parameter or buffer that a module owns itself."""
 
     name: Annotated[str, Field(description="attribute name within the module: 'weight'")]
@@ -44,7 +47,7 @@ class Weight(_Record):
     tied: Annotated[str | None, Field(description="full name of the first weight that is the same tensor")] = None
 
 
-class Module(_Record):
+class TracedModule(_TraceRecord):
     """A module of the model; the paths are those of `named_modules()`, the root's is '.'."""
 
     path: str
@@ -56,90 +59,104 @@ class Module(_Record):
     weights: tuple[Weight, ...] = ()
 
 
-class Call(_Record):
+class Call(_TraceRecord):
     """One call of a module; a call's parent stands before it."""
 
     scope: str
     tag: str
     module: Annotated[str, Field(description="path of the called module")]
     parent: Annotated[int | None, Field(ge=0, description="position of the calling call, null for the root")] = None
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TracedTensor, ...] = ()
+    outputs: tuple[TracedTensor, ...] = ()
 
 
-class Model(_Record):
+class TracedModel(_TraceRecord):
     """The traced model and the example inputs that it was traced with."""
 
     class_name: Annotated[str, Field(alias="class")]
     qualified_class: str
     spec: str
-    inputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TracedTensor, ...] = ()
 
 
-class Sidecar(_Record):
+class Sidecar(_TraceRecord):
     """One traced forward pass."""
 
     schema_: Annotated[Literal["mxtools.trace/1"], Field(alias="schema")] = "mxtools.trace/1"
     producer: Annotated[dict[str, str], Field(description="versions: mxtools, torch, transformers")]
-    model: Model
-    modules: tuple[Module, ...]
+    model: TracedModel
+    modules: tuple[TracedModule, ...]
     calls: tuple[Call, ...]
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
 
 
-def full_name(module: Module, weight: Weight) -> str:
-    """Give a weight's name in the model's state dict."""
+def full_name(module: TracedModule, weight: Weight) -> str:
+    """Return a weight's name in the model's state dict: `encoder.layer.0.output.dense.weight`."""
     return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
 
 
-def returned(call: Call) -> list[Tensor]:
-    """Give the tensors that a call returned and was not given, each once."""
+def returned_tensors(call: Call) -> list[TracedTensor]:
+    """Return the tensors that a call returned, each once, without those that it was given and passed on."""
     given = {tensor.id for tensor in call.inputs}
     return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
 
 
-def makers(sidecar: Sidecar) -> dict[int, list[int]]:
-    """Give the calls that returned each tensor without being given it, outermost first, by the tensor's id."""
-    found: dict[int, list[int]] = {}
+def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
+    """Return for each tensor, by its id, the calls that returned it without being given it, the outermost first.
+
+    The last of them is the module that computed it; those before only pass on what a module inside returned.
+    """
+    calls: dict[int, list[int]] = {}
     for number, call in enumerate(sidecar.calls):
-        for tensor in returned(call):
-            found.setdefault(tensor.id, []).append(number)
-    return found
+        for tensor in returned_tensors(call):
+            calls.setdefault(tensor.id, []).append(number)
+    return calls
 
 
-def ends(sidecar: Sidecar) -> list[int]:
-    """Give for each call the number of the first one after it that is not inside it."""
-    found = [number + 1 for number in range(len(sidecar.calls))]
-    for number in range(len(found) - 1, 0, -1):
+def call_ends(sidecar: Sidecar) -> list[int]:
+    """Return for each call the number of the first one after it that is not inside it.
+
+    Calls are listed as they began, so the calls inside call `c` are `c + 1` to `call_ends(sidecar)[c] - 1`.
+    """
+    ends = [number + 1 for number in range(len(sidecar.calls))]
+    for number in range(len(ends) - 1, 0, -1):
         parent = sidecar.calls[number].parent or 0
-        found[parent] = max(found[parent], found[number])
-    return found
+        ends[parent] = max(ends[parent], ends[number])
+    return ends
 
 
-def times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
-    """Give when each call began and ended, and when each tensor was first seen, in beginnings and ends of calls."""
-    calls, open_ = sidecar.calls, list[int]()
+def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
+    """Return when each call began, when each ended, and by id when each tensor was first seen.
+
+    The clock ticks once for each beginning and once for each end of a call. For a root that calls `a` and then `b`:
+
+        root begins 1, a begins 2, a ends 3, b begins 4, b ends 5, root ends 6
+
+    A tensor is first seen when a call that is given it begins, or when one that returns it ends; so a result of `a` that
+    `b` is given has the time 3, and what the root computed between them the time 4.
+    """
+    calls, running = sidecar.calls, list[int]()
     begun, ended = [0] * len(calls), [0] * len(calls)
-    born: dict[int, int] = {}
+    first_seen: dict[int, int] = {}
     clock = 0
     for number in range(len(calls) + 1):
         parent = calls[number].parent if number < len(calls) else None
-        while open_ and open_[-1] != parent:
+        while running and running[-1] != parent:
             clock += 1
-            ended[open_[-1]] = clock
-            for tensor in calls[open_.pop()].outputs:
-                born.setdefault(tensor.id, clock)
+            ended[running[-1]] = clock
+            for tensor in calls[running.pop()].outputs:
+                first_seen.setdefault(tensor.id, clock)
         if number < len(calls):
             clock += 1
             begun[number] = clock
-            open_.append(number)
+            running.append(number)
             for tensor in calls[number].inputs:
-                born.setdefault(tensor.id, clock)
-    return begun, ended, born
+                first_seen.setdefault(tensor.id, clock)
+    return begun, ended, first_seen
 
 
 def dumps(sidecar: Sidecar) -> str:
-    """Give the sidecar as JSON text, deterministic, one module or call a line so that files can be compared."""
+    """Return the sidecar as JSON text, deterministic, with a line for each module and call so that `diff` works well."""
     data = sidecar.model_dump(mode="json", by_alias=True, exclude_none=True)
     lines = []
     for key, value in data.items():
@@ -152,20 +169,20 @@ def dumps(sidecar: Sidecar) -> str:
 
 
 def loads(text: str | bytes, where: str) -> Sidecar:
-    """Read a sidecar from JSON text; `where` names it in errors.
+    """Return the sidecar in JSON text; `where` names it in errors.
 
-    Raises InputError when the text is no JSON, is of another schema version, or does not hold together.
+    Raises InputError if the text is no JSON, has another schema version, or contradicts itself.
     """
     try:
         sidecar = Sidecar.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(_explain(error, text, where)) from None
+        raise _not_a_sidecar(error, text, where) from None
     _check(sidecar, where)
     return sidecar
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON Schema of the sidecar."""
+    """Return the JSON Schema of the sidecar."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Sidecar.model_json_schema(by_alias=True)}
 
 
@@ -173,24 +190,26 @@ def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
 
 
-def _explain(error: ValidationError, text: str | bytes, where: str) -> str:
+def _not_a_sidecar(error: ValidationError, text: str | bytes, where: str) -> InputError:
+    """Return the error for a text that pydantic refused, with what a user can understand of it."""
     first = error.errors()[0]
+    other_file = "give the file that ⟨tracer⟩ wrote"
     if first["type"] == "json_invalid":
-        return f"{where} is not JSON ({first['msg']}): give the file that `mx trace` wrote"
+        return InputError(f"{where} is not JSON ({first['msg']})", other_file)
     try:
-        found = json.loads(text)["schema"]
+        version = json.loads(text)["schema"]
     except (ValueError, TypeError, KeyError):
-        return f'{where} is JSON but no sidecar, it has no "schema": give the file that `mx trace` wrote'
-    if found != SCHEMA:
-        return f"{where} has schema {str(found)[:60]!r}, this version reads {SCHEMA!r}: run `mx trace` again"
+        return InputError(f'{where} is JSON but no sidecar, it has no "schema"', other_file)
+    if version != SCHEMA:
+        return InputError(f"{where} has schema {str(version)[:60]!r}, this version reads {SCHEMA!r}", _AGAIN)
     place = ".".join(map(str, first["loc"]))
-    return f"{where} is not a valid sidecar, at {place}: {first['msg']}: run `mx trace` again"
+    return InputError(f"{where} is not a valid sidecar, at {place}: {first['msg']}", _AGAIN)
 
 
 def _check(sidecar: Sidecar, where: str) -> None:
-    """Check what the schema cannot say: modules are known, parents come first, scopes are scopes and unique."""
+    """Check what the schema cannot say: modules are listed, parents come first, scopes are scopes and unique."""
     if not sidecar.calls:
-        raise InputError(f"{where} is not a valid sidecar: it has no calls", "run `mx trace` again")
+        raise InputError(f"{where} is not a valid sidecar: it has no calls", _AGAIN)
     paths = {module.path for module in sidecar.modules}
     scopes: set[str] = set()
     tags: set[str] = set()
@@ -205,6 +224,6 @@ def _check(sidecar: Sidecar, where: str) -> None:
         elif call.scope in scopes or call.tag in tags:
             fault = f"repeats scope {call.scope!r} or tag {call.tag!r}"
         if fault:
-            raise InputError(f"{where} is not a valid sidecar: call {index} {fault}", "run `mx trace` again")
+            raise InputError(f"{where} is not a valid sidecar: call {index} {fault}", _AGAIN)
         scopes.add(call.scope)
         tags.add(call.tag)

@@ -1,4 +1,7 @@
-"""Values of tensors: recorded ones of a trace (its inputs by name, those of the calls by id), or just given inputs."""
+"""Values of tensors by name, from a file: those that a trace recorded, or inputs that a user gives.
+
+A trace records its inputs under their names, and the tensors of its calls under their ids.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
 KEPT = 16
-"""Arrays that stay in memory once they were read."""
+"""So many arrays stay in memory after they were read."""
 
 
 class Values:
-    """Arrays by name, each read when it is asked for."""
+    """Arrays by name, each read when it is asked for: `names` are all names, and `get(name)` returns an array or None."""
 
     def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
-        """Take the names and what reads one of them; a type that numpy does not have reads as a TypeError."""
+        """Take the names and a function that reads one; it raises TypeError for an element type unknown to numpy."""
         self.names, self._read = names, read
         self.get = lru_cache(KEPT)(self._get)
 
     def _get(self, name: str) -> Array | None:
-        """Give the array of a name, None where there is none."""
+        """Return the array of a name, None if there is none or numpy does not know its element type."""
         if name not in self.names:
             return None
         try:
@@ -39,7 +42,7 @@ class Values:
 
     @classmethod
     def open(cls, file: Path) -> Values:
-        """Open a `.safetensors`, `.npz` or `.json` file; InputError where it is not there or is none."""
+        """Return the values in a `.safetensors`, `.npz` or `.json` file; InputError if it cannot be read as such."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -57,13 +60,17 @@ class Values:
 
     @classmethod
     def _of_lists(cls, lists: dict[str, list[object]]) -> Values:
+        """Return the values in nested lists of numbers; floats become float32, as models expect."""
         arrays = {name: np.asarray(value) for name, value in lists.items()}
         single = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
         return cls(single.keys(), single.__getitem__)
 
 
 def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
-    """Open the values beside a sidecar, None where it has none; InputError where the name is no plain one."""
+    """Return the values beside a sidecar, None if it has none; InputError if their file cannot be read.
+
+    The name must be a plain file name: a sidecar from elsewhere must not make us read any other file.
+    """
     if not sidecar.record:
         return None
     if Path(sidecar.record).name != sidecar.record:
@@ -72,7 +79,10 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
 
 
 def feeds(sidecar: Sidecar, values: Values, names: list[str]) -> dict[str, Array]:
-    """Give the values of a graph's inputs, by name, or in the order of the trace where the graph has other names."""
+    """Return the recorded values of a graph's inputs, by name.
+
+    If the graph has other names than the trace, its inputs are taken to come in the same order.
+    """
     by_name = {name: array for name in names if (array := values.get(name)) is not None}
     if len(by_name) == len(names):
         return by_name

@@ -1,1 +1,1 @@
-"""Rules for a model, its tags, and its trace."""
+"""Check a model, its tags, and its trace against rules."""

@@ -1,4 +1,4 @@
-"""Validating a model, its tags, and a sidecar: all rules, one after the other, and mending what is mechanical."""
+"""Validate a model, its tags and its trace: check all rules, and mend what can be mended mechanically."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from mxtools.errors import in_words
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.validate.rules import RULES, CheckedModel, Fault, Mend, Rule, Severity
@@ -17,12 +18,12 @@ for _table in ("rules_model", "rules_tags", "rules_trace", "rules_flow"):
     import_module(f"mxtools.validate.{_table}")  # which registers its rules
 
 ROUNDS = 4
-"""How often mending is tried: what is mended can show another fault."""
+"""How often mending is tried: a mended fault can uncover another one."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found: node and operator are '' where it is of no single node."""
+    """A fault that a rule found; `node`, `operator` and `scope` are '' where it is not about a single node or scope."""
 
     rule: str
     severity: Severity
@@ -34,17 +35,17 @@ class Finding:
     mend: Mend | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, str]:
-        """Give the finding as plain data; what is '' is left out."""
+        """Return the finding as plain data, without the fields that are ''."""
         names = ("rule", "severity", "node", "operator", "scope", "reason", "remedy")
         return {name: str(value) for name in names if (value := getattr(self, name))}
 
     def __str__(self) -> str:
-        """Give the finding on one line."""
+        """Return the finding on one line."""
         return f"{self.severity}: {self.rule}: {self.place}{self.reason}: {self.remedy}"
 
     @property
     def place(self) -> str:
-        """Operator, node and scope, as far as it is of these, as the beginning of a line."""
+        """Operator, node and scope, as far as there are any, as the beginning of a line."""
         node = f"{self.operator} {self.node!r}" if self.operator else ""
         place = " in ".join(part for part in (node, self.scope) if part)
         return f"{place}: " if place else ""
@@ -52,14 +53,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Mended:
-    """A finding that is no more, and what was done."""
+    """A finding that was mended, and what was done."""
 
     finding: Finding
     done: str
 
 
 def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
-    """Give all findings of a model, in the order of the rules; `folder` is where its sidecar lies."""
+    """Return all findings of a model, in the order of the rules; `folder` is where its sidecar lies."""
     checked = CheckedModel(model, folder)
 
     @cache
@@ -73,7 +74,7 @@ def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
 
 
 def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], list[Finding]]:
-    """Mend in place what is mechanical; give what was mended, and the findings that are left."""
+    """Mend in place what can be mended mechanically; return what was mended, and the findings that are left."""
     mended: list[Mended] = []
     for _ in range(ROUNDS):
         findings = validate(model, folder)
@@ -86,7 +87,7 @@ def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], li
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:
-    """Give the number of findings of each severity."""
+    """Return the number of findings of each severity."""
     found = Counter(finding.severity for finding in findings)
     return {str(severity): found[severity] for severity in Severity}
 
@@ -98,7 +99,7 @@ def _mends(findings: Sequence[Finding]) -> Iterator[tuple[Finding, Mend]]:
 
 
 def _finding(checked: CheckedModel, rule: Rule, fault: Fault) -> Finding:
-    """Give a fault with what its rule says, and the names of its node."""
+    """Return a fault as a finding: with its rule's severity and remedy, and the names of its node."""
     node = operator = ""
     scope = fault.scope
     if fault.node is not None:
@@ -106,5 +107,5 @@ def _finding(checked: CheckedModel, rule: Rule, fault: Fault) -> Finding:
         node = proto.name or next(filter(None, proto.output), f"#{fault.node}")
         operator = proto.op_type
         scope = scope or checked.entries[fault.node].get(keys.SCOPE, "")
-    remedy = f"{rule.remedy}, or --repair" if fault.mend else rule.remedy
+    remedy = in_words(f"{rule.remedy}, or ⟨repair⟩" if fault.mend else rule.remedy)
     return Finding(rule.name, rule.severity, fault.reason, remedy, node, operator, scope, fault.mend)

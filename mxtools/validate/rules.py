@@ -1,4 +1,4 @@
-"""What a rule of `mx validate` is, the one table that all are registered in, and what they look at."""
+"""What a rule of validation is, the table in which all rules are registered, and the model as rules see it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import Hierarchy
-from mxtools.scopes.scope import ROOT, above, is_scope, join
+from mxtools.scopes.scope import ROOT, enclosing_scopes, is_scope, join
 from mxtools.scopes.tags import align
 from mxtools.traces.sidecar import Call
 
 Mend = Callable[[], str]
-"""Mends a fault in place and says what it did."""
+"""A function that mends a fault in place and returns what it did, in words."""
 
 
 class Severity(StrEnum):
@@ -35,7 +35,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """What a rule finds: why it is wrong, of which node, and, where that is mechanical, what mends it."""
+    """What a rule finds: the reason, the node or scope, and a function that mends it, where that is mechanical."""
 
     reason: str
     node: int | None = None
@@ -45,7 +45,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that is checked. It is passed over where one of the rules `unless` has found something."""
+    """One thing that is checked; skipped where one of the rules in `unless` has found something.
+
+    `remedy` is a template of `mxtools.errors`, in which `⟨tag⟩` and the like stand for words of whoever asks.
+    """
 
     name: str
     severity: Severity
@@ -62,7 +65,7 @@ RULES: dict[str, Rule] = {}
 def rule(
     name: str, severity: Severity, remedy: str, unless: tuple[str, ...] = ()
 ) -> Callable[[Callable[[CheckedModel], Iterator[Fault]]], Callable[[CheckedModel], Iterator[Fault]]]:
-    """Register a function as a rule; its docstring is the title."""
+    """Register a function as a rule; its docstring is the rule's title, as reports show it."""
 
     def register(find: Callable[[CheckedModel], Iterator[Fault]]) -> Callable[[CheckedModel], Iterator[Fault]]:
         RULES[name] = Rule(name, severity, (find.__doc__ or "").strip(), remedy, unless, find)
@@ -73,7 +76,7 @@ def rule(
 
 @dataclass
 class CheckedModel:
-    """A model, what is known besides it, and the folder of the sidecar; what rules share is computed once."""
+    """A model as rules see it, and the folder of its sidecar; what several rules need is computed once."""
 
     model: WorkingModel
     folder: Path = Path()
@@ -85,17 +88,17 @@ class CheckedModel:
 
     @property
     def proto(self) -> ModelProto:
-        """The model as ONNX has it."""
+        """The model's message."""
         return self.model.proto
 
     @cached_property
     def annotations(self) -> Annotations:
-        """What the nodes have, read for the rules alone: mending changes the nodes themselves."""
+        """The tags of the nodes, read for the rules alone, because mending changes the nodes and not these."""
         return self._read()
 
     @cached_property
     def entries(self) -> list[dict[str, str]]:
-        """The metadata of each node; of a key that stands there twice, the last value."""
+        """The metadata of each node; where a key stands there twice, the last value."""
         return [keys.props(node) if node.metadata_props else {} for node in self.graph.nodes]
 
     @cached_property
@@ -105,12 +108,12 @@ class CheckedModel:
 
     @cached_property
     def traced(self) -> dict[str, int]:
-        """The scopes of the trace with the numbers of their calls; empty without one."""
+        """The number of the call of each scope of the trace; empty without a trace."""
         return {call.scope: number for number, call in enumerate(self.calls)}
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """The calls of the trace; none without one."""
+        """The calls of the trace; empty without a trace."""
         return self.model.sidecar.calls if self.model.sidecar else ()
 
     @property
@@ -120,26 +123,26 @@ class CheckedModel:
 
     @cached_property
     def scopes(self) -> dict[int, str]:
-        """The scopes of the nodes, by node, that are well formed and that the trace, if there is one, knows."""
+        """The scopes of nodes, by node, that are well formed and, where there is a trace, in it."""
         found = ((node, props[keys.SCOPE]) for node, props in enumerate(self.entries) if keys.SCOPE in props)
         return {n: s for n, s in found if is_scope(s) and (not self.has_trace or s in self.traced)}
 
     @cached_property
-    def borne(self) -> set[str]:
-        """The scopes that nodes bear, and those around them."""
+    def scopes_with_nodes(self) -> set[str]:
+        """The scopes of nodes, and those around them."""
         return {around for scope in set(self.scopes.values()) for around in prefixes(scope)}
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """The tag of each scope: the trace's, else the one that most nodes there and below agree on."""
+        """The tag of each scope: the trace's, else the one that most nodes at and below the scope agree on."""
         if self.has_trace:
             return {call.scope: call.tag for call in self.calls}
         votes: dict[str, Counter[str]] = {}
         for (scope, tag), count in Counter(
             (s, self.entries[n].get(keys.TAG, "")) for n, s in self.scopes.items()
         ).items():
-            for around, borne in levels(scope, tag):
-                votes.setdefault(around, Counter())[borne] += count
+            for around, its_tag in levels(scope, tag):
+                votes.setdefault(around, Counter())[its_tag] += count
         found = {scope: tags.most_common(1)[0][0] for scope, tags in votes.items()}
         tree = Hierarchy()
         for scope, tag in found.items():
@@ -151,7 +154,7 @@ class CheckedModel:
         return Annotations(self.proto, self.graph, Hierarchy(self.calls))
 
     def mend_untagged(self, node: int) -> Mend:
-        """Give what gives a node, and all others without one, the scope of its neighbours."""
+        """Return a function that gives a node, and all others without a scope, the scope of their neighbours."""
 
         def mend() -> str:
             if keys.SCOPE not in keys.props(self.graph.nodes[node]):
@@ -167,15 +170,15 @@ class CheckedModel:
 
 
 def prefixes(scope: str) -> Iterator[str]:
-    """Give a scope and all that it can lie in, the root too."""
+    """Yield the root, all scopes around a scope, and the scope itself."""
     yield ROOT
     if scope != ROOT:
-        yield from above(scope)
+        yield from enclosing_scopes(scope)
         yield scope
 
 
 def levels(scope: str, tag: str) -> list[tuple[str, str]]:
-    """Give a scope and those around it, the root first, each with its part of the tag; empty where they do not fit."""
+    """Return a scope and those around it, root first, each with its part of the tag; empty where they do not fit."""
     outside, *names = tag.split("/")
     steps = align(scope, tag)
     if outside or not names or not names[0] or len(steps) != len(names) - 1:

@@ -1,4 +1,4 @@
-"""Rules for where scopes stand in the graph: calls keep their order, and what has one scope hangs together."""
+"""Rules for where scopes lie in the graph: calls keep their order, and the nodes of a scope are connected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 @rule(
     "order",
     Severity.WARNING,
-    "tag again with --trace, or look at the node with `mx view`",
+    "tag again with ⟨trace⟩, or look at the node with ⟨view⟩",
     unless=("untagged", "other-model"),
 )
 def _order(checked: CheckedModel) -> Iterator[Fault]:
@@ -35,7 +35,7 @@ def _order(checked: CheckedModel) -> Iterator[Fault]:
                 yield Fault(f"it works on {graph.names[value]!r}, made in {scope}, called after {earlier_scope}", node)
 
 
-@rule("disconnected", Severity.NOTE, "look at the module with `mx view`", unless=("untagged", "other-model"))
+@rule("disconnected", Severity.NOTE, "look at the module with ⟨view⟩", unless=("untagged", "other-model"))
 def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
     """The nodes of each scope, and those below it, are connected."""
     graph, annotations = checked.graph, checked.annotations
@@ -54,7 +54,7 @@ def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
 @rule(
     "unknown-place",
     Severity.NOTE,
-    "tag with a trace that has values: mx trace --record",
+    "tag with a trace that has values: ⟨record⟩",
     unless=("untagged", "other-model"),
 )
 def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
@@ -65,26 +65,31 @@ def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] | None:
-    """Give the calls of a reader and of its maker, just below what holds both, where the maker's comes later.
+    """Return the calls of a reader and of its maker where the maker's call is later; else None.
 
-    Without a trace only the calls of one module have an order.
+    Both are the calls just below the innermost call that holds both nodes. Without a trace only the calls of one module
+    have an order.
     """
     hierarchy = annotations.hierarchy
-    made, read = annotations.call[maker], annotations.call[node]
-    if made is None or read is None or made == read or maker in annotations.merged or node in annotations.merged:
+    maker_call, reader_call = annotations.call[maker], annotations.call[node]
+    if maker_call is None or reader_call is None or maker_call == reader_call:
         return None
-    meet = hierarchy.meet(made, read)
-    if meet in (made, read):
+    if maker in annotations.merged or node in annotations.merged:
         return None
-    after, before = hierarchy.below(meet, made)[-1], hierarchy.below(meet, read)[-1]
+    meet = hierarchy.meet(maker_call, reader_call)
+    if meet in (maker_call, reader_call):
+        return None
+    making, reading = hierarchy.path_below(meet, maker_call)[-1], hierarchy.path_below(meet, reader_call)[-1]
     if hierarchy.is_traced:
-        return (before, after) if after > before else None
-    (name, count), (other, first) = (_numbered(hierarchy.scopes[call]) for call in (after, before))
-    return (before, after) if name == other and count > first else None
+        return (reading, making) if making > reading else None
+    (making_module, making_number), (reading_module, reading_number) = (
+        _numbered(hierarchy.scopes[call]) for call in (making, reading)
+    )
+    return (reading, making) if making_module == reading_module and making_number > reading_number else None
 
 
 def _numbered(scope: str) -> tuple[str, int]:
-    """Divide a scope into the module's and the number of its call."""
+    """Divide a scope into the module's scope and the number of the call: `enc.layer@2` into `enc.layer` and 2."""
     around, dot, last = scope.rpartition(".")
     name, _, count = last.partition("@")
     return around + dot + name, int(count or 0)

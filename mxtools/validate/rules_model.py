@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from mxtools.errors import InputError
 from mxtools.files.weights import is_external, tensors_of
-from mxtools.graph.functions import called, key_of
+from mxtools.graph.operators import function_key, operator_key
 from mxtools.runtime import sessions
 from mxtools.scopes import keys
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
@@ -21,10 +21,10 @@ _RUNTIMES = ("com.microsoft", "com.ms.")
 _NODE = re.compile(
     r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)"|with name '([^']*)'"""
 )
-"""How checker, shape inference and ONNX Runtime name the node that they complain of."""
+"""How the checker, shape inference and ONNX Runtime name the node in their messages."""
 
 
-@rule("external-data", Severity.ERROR, "put the file beside the model, say --data-dir, or export again")
+@rule("external-data", Severity.ERROR, "put the file beside the model, say ⟨data-dir⟩, or export again")
 def _external_data(checked: CheckedModel) -> Iterator[Fault]:
     """Weights that lie in a file beside the model are there, within its folder, and complete."""
     for tensor in filter(is_external, tensors_of(checked.proto)):
@@ -56,14 +56,14 @@ def _types(checked: CheckedModel) -> Iterator[Fault]:
 def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
     """Every operator is one of ONNX, of ONNX Runtime, or a function of the model."""
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
-    functions = {key_of(function) for function in checked.proto.functions}
+    functions = {function_key(function) for function in checked.proto.functions}
     first: dict[tuple[str, str], int] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for number, node in enumerate(checked.graph.nodes):
-        domain = node.domain if node.domain != "ai.onnx" else ""
-        if domain not in known and not domain.startswith(_RUNTIMES) and called(node) not in functions:
-            first.setdefault((domain, node.op_type), number)
-            counts[domain, node.op_type] += 1
+        domain, operator, _ = key = operator_key(node)
+        if domain not in known and not domain.startswith(_RUNTIMES) and key not in functions:
+            first.setdefault((domain, operator), number)
+            counts[domain, operator] += 1
     for (domain, operator), number in first.items():
         count = counts[domain, operator]
         yield Fault(f"ONNX Runtime has no {operator} of domain {domain!r}, which {_nodes(count)} here", number)
@@ -97,7 +97,7 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def _light(checked: CheckedModel) -> ModelProto:
-    """Give a copy to be checked: its large weights are inputs, and what only our own rules look at is not there."""
+    """Return a copy for the checker: large weights are inputs, and metadata, which other rules check, are left out."""
     copy, weights = ModelProto(), checked.model.weights
     copy.CopyFrom(checked.proto)
     del copy.metadata_props[:]
@@ -116,14 +116,14 @@ def _light(checked: CheckedModel) -> ModelProto:
 
 
 def _reader(checked: CheckedModel, tensor: TensorProto) -> int | None:
-    """Give the first node that reads an initializer, or holds a tensor as an attribute."""
+    """Return the first node that reads an initializer; None for other tensors."""
     value = checked.graph.by_name.get(tensor.name)
     readers = checked.graph.readers[value] if value is not None else []
     return readers[0] if readers else None
 
 
 def _fault(checked: CheckedModel, error: Exception) -> Fault:
-    """Give what a library says, with the node that it names."""
+    """Return the message of a library as a fault of the node that it names."""
     text = " ".join(str(error).split())
     found = _NODE.search(text)
     name = next((group for group in found.groups() if group), "") if found else ""

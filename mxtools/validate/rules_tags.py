@@ -1,4 +1,4 @@
-"""Rules for what mxtools wrote on nodes and model, by itself: complete, well formed, and in agreement."""
+"""Rules for what mxtools wrote on nodes and model: it is complete, well formed, and agrees with itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, prefixes, rule
 _WORDS = frozenset(map(str, Evidence))
 _REASONS = frozenset({VACUOUS, UNUSED, FOLDED})
 _OURS = "pkg.mxtools."
-AGAIN = "run `mx tag` again"
+AGAIN = "⟨tag⟩ again"
 
 
 @rule("duplicate-key", Severity.ERROR, "keep one of them")
@@ -50,7 +50,7 @@ def _unknown_key(checked: CheckedModel) -> Iterator[Fault]:
             yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(checked.proto, key))
 
 
-@rule("damaged-copy", Severity.ERROR, "run `mx tag --trace` again")
+@rule("damaged-copy", Severity.ERROR, "⟨tag-with-trace⟩ again")
 def _damaged_copy(checked: CheckedModel) -> Iterator[Fault]:
     """The trace and the scopes in the model's metadata can be read."""
     for key, read in ((keys.TRACE, embedded_trace), (keys.SCOPES, scopes_of)):
@@ -65,12 +65,12 @@ def _stale_copy(checked: CheckedModel) -> Iterator[Fault]:
     """A doc string that says where a node belongs says the same as its metadata."""
     for number, props in enumerate(checked.entries):
         proto = checked.graph.nodes[number]
-        said = read_doc_string(proto.doc_string).get(keys.SCOPE)
-        if said and keys.SCOPE in props and said != props[keys.SCOPE]:
-            yield Fault(f"its doc string says {said}", number, mend=_copy(proto))
+        copied = read_doc_string(proto.doc_string).get(keys.SCOPE)
+        if copied and keys.SCOPE in props and copied != props[keys.SCOPE]:
+            yield Fault(f"its doc string says {copied}", number, mend=_copy(proto))
 
 
-@rule("untagged", Severity.ERROR, "run `mx tag`")
+@rule("untagged", Severity.ERROR, "⟨tag⟩")
 def _untagged(checked: CheckedModel) -> Iterator[Fault]:
     """Every node has a scope, those of bodies and functions too."""
     if not checked.tagged:
@@ -181,7 +181,7 @@ def _absent_borne(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
-    """Give what takes a scope off the list of those that no node bears."""
+    """Return a function that takes a scope off the list of those that no node has."""
 
     def mend() -> str:
         found = decoded_or_none(keys.props(checked.proto).get(keys.ABSENT, ""))
@@ -194,7 +194,7 @@ def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
 
 
 def _wrong_list(text: str) -> str:
-    """Tell why a text is no list of merged scopes; '' where it is one."""
+    """Return why a text is no list of merged scopes; '' where it is one."""
     found = decoded_or_none(text)
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         return f"{text[:80]!r} is no JSON list of scopes"
@@ -212,9 +212,9 @@ def _is_reason(reason: object) -> bool:
 def _keep_last(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
     def mend() -> str:
         entries: MutableSequence[StringStringEntryProto] = proto.metadata_props
-        places = [at for at, entry in enumerate(entries) if entry.key == key]
-        for at in reversed(places[:-1]):
-            del entries[at]
+        places = [place for place, entry in enumerate(entries) if entry.key == key]
+        for place in reversed(places[:-1]):
+            del entries[place]
         return f"kept the last {key}"
 
     return mend

@@ -1,4 +1,4 @@
-"""Rules for a sidecar and the model together."""
+"""Rules for a trace and the model together."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from mxtools.graph.shapes import of_tensor, shaped, torch_kind, value_infos
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
-from mxtools.traces.sidecar import Module, Weight, full_name
+from mxtools.traces.sidecar import TracedModule, Weight, full_name
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
 
 TRACE = "trace the model that was exported"
+OTHER_MODEL = 0.5
+"""Share of unknown scopes above which a trace is of another model: a part, or one from another version, knows most."""
 _TOLERANCE = 1e-2
-"""How far, over their extent, weights may be off: half precision is."""
+"""How far weights may be off the traced ones, over their extent: conversion to half precision moves them so far."""
 
 
 @rule("other-model", Severity.ERROR, TRACE)
@@ -27,7 +29,7 @@ def _other_model(checked: CheckedModel) -> Iterator[Fault]:
     """The trace knows most of the scopes that nodes bear."""
     scopes = {props[keys.SCOPE] for props in checked.entries if keys.SCOPE in props} if checked.has_trace else set()
     unknown = scopes - checked.traced.keys()
-    if 2 * len(unknown) > len(scopes):
+    if len(unknown) > OTHER_MODEL * len(scopes):
         yield Fault(f"the trace does not have {len(unknown)} of the {len(scopes)} scopes that nodes bear")
 
 
@@ -54,12 +56,12 @@ def _unknown_absent(checked: CheckedModel) -> Iterator[Fault]:
 @rule(
     "unmentioned",
     Severity.NOTE,
-    "run `mx tag` again, unless the model is a part",
+    "⟨tag⟩ again, unless the model is a part",
     unless=("other-model", "untagged", "unknown-scope", "invalid-absent", "malformed-scope"),
 )
 def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
     """Every scope of the trace is borne by a node, or the model says why none does."""
-    known = checked.borne | set(checked.model.absent)
+    known = checked.scopes_with_nodes | set(checked.model.absent)
 
     def mend() -> str:
         found = absent_scopes(checked.annotations, checked.model.sidecar)
@@ -128,7 +130,7 @@ def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
             yield Fault(f"input {info.name} is {_text(found.dims)}, in the trace {tensor.dtype}{list(tensor.shape)}")
 
 
-@rule("record", Severity.WARNING, "put it there, or trace again with --record")
+@rule("record", Severity.WARNING, "put it there, or trace again with ⟨recording⟩")
 def _record(checked: CheckedModel) -> Iterator[Fault]:
     """The recorded values that a sidecar names lie beside it."""
     record = checked.model.sidecar.record if checked.model.sidecar else None
@@ -136,8 +138,8 @@ def _record(checked: CheckedModel) -> Iterator[Fault]:
         yield Fault(f"the sidecar's values {record} are not beside it")
 
 
-def _weights(checked: CheckedModel) -> Iterator[tuple[int, Module, Weight]]:
-    """Give the initializers of the main graph that bear the name of a weight of the trace."""
+def _weights(checked: CheckedModel) -> Iterator[tuple[int, TracedModule, Weight]]:
+    """Yield the initializers of the main graph that have the name of a traced weight, with its module and it."""
     by_name = checked.graph.by_name
     for module in checked.model.sidecar.modules if checked.model.sidecar else ():
         for weight in module.weights:
@@ -147,11 +149,11 @@ def _weights(checked: CheckedModel) -> Iterator[tuple[int, Module, Weight]]:
 
 
 def _modules(checked: CheckedModel, scope: str) -> Iterator[str]:
-    """Give the modules that a call of the trace is of and that it is in, innermost first."""
-    at: int | None = checked.traced[scope]
-    while at is not None:
-        yield checked.calls[at].module
-        at = checked.calls[at].parent
+    """Yield the module of a traced call, and those of the calls around it, innermost first."""
+    call: int | None = checked.traced[scope]
+    while call is not None:
+        yield checked.calls[call].module
+        call = checked.calls[call].parent
 
 
 def _text(dims: tuple[int | None, ...] | None) -> str:

@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, the format that CI services take annotations in.
+"""Findings as SARIF 2.1.0, the format in which CI services take annotations.
 
 Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from mxtools.errors import in_words
 from mxtools.files.version import VERSION
 from mxtools.validate.findings import Finding
 from mxtools.validate.rules import RULES
@@ -18,13 +19,13 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 
 
 def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
-    """Give a log of one run: the rules, and a result for each finding in a file, named relative to the repository."""
+    """Return the log of one run: the rules, and a result for each finding in `file`, a path within the repository."""
     numbers = {name: number for number, name in enumerate(RULES)}
     rules = [
         {
             "id": rule.name,
             "shortDescription": {"text": rule.title},
-            "help": {"text": rule.remedy},
+            "help": {"text": in_words(rule.remedy)},
             "defaultConfiguration": {"level": str(rule.severity)},
         }
         for rule in RULES.values()
@@ -35,7 +36,7 @@ def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
 
 
 def _result(finding: Finding, file: str, number: int) -> dict[str, Any]:
-    """Give a result; its place is the first line of the file, which is binary, and the node and its scope by name."""
+    """Return a result: the file is binary, so its place is line 1, and the node and its scope by name."""
     location: dict[str, Any] = {
         "physicalLocation": {"artifactLocation": {"uri": quote(file)}, "region": {"startLine": 1}}
     }

@@ -9,13 +9,13 @@ from onnx import ModelProto
 from mxtools.cut.cut import Cut, extracted
 from mxtools.cut.surroundings import given_nodes
 from mxtools.errors import AbsentError, InputError, UsageError
-from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array
+from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import UNLIKE, Distance, worst
 from mxtools.runtime.sessions import batches, computed
 from mxtools.scopes.selection import nodes_of
-from mxtools.traces.sidecar import Call, Sidecar, Tensor, ends, returned
+from mxtools.traces.sidecar import Call, Sidecar, TracedTensor, call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
 
 
@@ -27,7 +27,7 @@ class Isolation:
         self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
         self._graph, self._calls = model.graph, sidecar.calls
-        self._cuts = {number: cut for number, end in enumerate(ends(sidecar)) if (cut := self._cut(number, end))}
+        self._cuts = {number: cut for number, end in enumerate(call_ends(sidecar)) if (cut := self._cut(number, end))}
 
     def errors(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Distance | InputError]]:
         """Give the own error of each call, or why it does not run; `given` are the graph's inputs.
@@ -62,22 +62,15 @@ class Isolation:
         shape = self._shapes[value]
         return 8 * (shape.count or 0) if shape else 0
 
-    def _outputs(self, call: Call) -> list[tuple[Tensor, OutputMatch]]:
-        return [(tensor, match) for tensor in returned(call) if (match := self._matches[tensor.id])]
+    def _outputs(self, call: Call) -> list[tuple[TracedTensor, OutputMatch]]:
+        return [(tensor, match) for tensor in returned_tensors(call) if (match := self._matches[tensor.id])]
 
     def _recorded(self, values: Iterable[int]) -> dict[int, Array]:
         return {v: array for v in values if (array := self._matches.recorded(v)) is not None}
 
     def _between(self, values: Collection[int], given: Mapping[str, Array]) -> dict[int, Array]:
         """Compute values from recorded ones and the graph's inputs, by the nodes between."""
-        nodes: set[int] = set()
-        open_ = list(values)
-        while open_:
-            value = open_.pop()
-            node = self._graph.producer[value]
-            if node != NOWHERE and node not in nodes and value not in self._matches.standing:
-                nodes.add(node)
-                open_ += self._graph.needs[node]
+        nodes = nodes_behind(self._graph, values, until=self._matches.standing.__contains__)
         if not nodes:
             return {}
         others = {self._graph.producer[v] for v in self._matches.standing}

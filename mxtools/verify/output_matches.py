@@ -16,9 +16,10 @@ import numpy as np
 
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, Shapes, torch_kind
+from mxtools.graph.walk import values_after
 from mxtools.runtime.distance import Distance, distance
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, Tensor, ends, makers, returned, times
+from mxtools.traces.sidecar import Sidecar, TracedTensor, call_ends, call_times, calls_returning, returned_tensors
 from mxtools.traces.values import Values
 
 
@@ -57,12 +58,12 @@ class OutputMatches:
     def __init__(self, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, values: Values) -> None:
         """Look for candidates."""
         self._annotations, self._shapes, self._values = annotations, shapes, values
-        self._graph, self._calls, self._ends = annotations.graph, sidecar.calls, ends(sidecar)
-        self.makers = {tensor: calls[-1] for tensor, calls in makers(sidecar).items()}
+        self._graph, self._calls, self._ends = annotations.graph, sidecar.calls, call_ends(sidecar)
+        self.makers = {tensor: calls[-1] for tensor, calls in calls_returning(sidecar).items()}
         known = {t.id: t for call in sidecar.calls for t in call.outputs if t.id in self.makers}
-        _, _, born = times(sidecar)
+        _, _, born = call_times(sidecar)
         self.tensors = {number: known[number] for number in sorted(known, key=born.__getitem__)}
-        self._wanting: dict[int, list[Tensor]] = defaultdict(list)
+        self._wanting: dict[int, list[TracedTensor]] = defaultdict(list)
         self._best: dict[int, tuple[_Rank, OutputMatch]] = {}
         self._merged: dict[int, set[int]] = {}
         self.standing: dict[int, int] = {}
@@ -90,7 +91,7 @@ class OutputMatches:
         for number, error in apart.items():
             call = self.makers[number]
             beside = equal.intersection(t.id for t in self._calls[call].outputs)
-            if number in equal or (not beside and self._annotations.leaves(value, call)):
+            if number in equal or (not beside and self._annotations.is_read_outside(value, call)):
                 rank = (number in equal, array.shape == self.tensors[number].shape, -error.relative, value)
                 if number not in self._best or rank > self._best[number][0]:
                     self._best[number] = rank, OutputMatch(value, error, array.shape, array.dtype)
@@ -113,7 +114,7 @@ class OutputMatches:
     def _settle_results(self) -> None:
         for call in self._calls:
             taken: dict[int, int] = {}
-            for number in (t.id for t in returned(call) if t.id in self._best):
+            for number in (t.id for t in returned_tensors(call) if t.id in self._best):
                 rank, match = self._best[number]
                 other = taken.setdefault(match.value, number)
                 if other != number and not (rank[0] and self._best[other][0][0]):
@@ -137,22 +138,12 @@ class OutputMatches:
         _, wrong = self._best[number]
         caller, own = self._calls[self.makers[number]].parent, list[OutputMatch]()
         while caller is not None and not own:
-            own = [s for t in returned(self._calls[caller]) if t.id != number and (s := self[t.id])]
+            own = [s for t in returned_tensors(self._calls[caller]) if t.id != number and (s := self[t.id])]
             caller = self._calls[caller].parent
         right = all(has_no_effect(wrong.distance, s.distance, tolerance) for s in own)
-        return right and not {s.value for s in own}.isdisjoint(self._behind(wrong.value))
+        return right and not {s.value for s in own}.isdisjoint(values_after(self._graph, wrong.value))
 
-    def _behind(self, value: int) -> set[int]:
-        """Give the values that depend on one."""
-        found, open_ = {value}, [value]
-        while open_:
-            for node in self._graph.readers[open_.pop()]:
-                new = set(self._graph.writes[node]) - found
-                found |= new
-                open_ += new
-        return found
-
-    def apart(self, array: Array, tensor: Tensor) -> Distance | None:
+    def apart(self, array: Array, tensor: TracedTensor) -> Distance | None:
         """Compare an array with a recorded tensor, None where it is another kind of thing, or nothing is recorded."""
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         if array.size != prod(tensor.shape) or kind != torch_kind(tensor.dtype):
@@ -160,7 +151,7 @@ class OutputMatches:
         recorded = self._values.get(str(tensor.id))
         return None if recorded is None else distance(array, recorded)
 
-    def ending(self, tensor: Tensor) -> list[Tensor]:
+    def ending(self, tensor: TracedTensor) -> list[TracedTensor]:
         """Give a tensor and those of modules without nodes that may end in the same value."""
         return [tensor, *(self.tensors[n] for n, sources in self._merged.items() if tensor.id in sources)]
 

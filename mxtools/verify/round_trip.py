@@ -23,7 +23,7 @@ from mxtools.runtime.sessions import computed, inner_values
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
-from mxtools.traces.sidecar import Call, Sidecar, ends, returned
+from mxtools.traces.sidecar import Call, Sidecar, call_ends, returned_tensors
 from mxtools.traces.values import Values
 
 
@@ -110,8 +110,8 @@ def _used(sidecar: Sidecar) -> dict[int, set[int]]:
             takers[tensor.id].append(number)
     results = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs} if sidecar.calls else set()
     found = {}
-    for number, end in enumerate(ends(sidecar)):
-        own = {t.id for t in returned(sidecar.calls[number]) if prod(t.shape) > 1}
+    for number, end in enumerate(call_ends(sidecar)):
+        own = {t.id for t in returned_tensors(sidecar.calls[number]) if prod(t.shape) > 1}
         found[number] = {t for t in own if t in results or any(not number <= c < end for c in takers[t])}
     return {number: tensors for number, tensors in found.items() if tensors}
 

@@ -18,7 +18,7 @@ from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Sidecar, returned
+from mxtools.traces.sidecar import Sidecar, returned_tensors
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
 from mxtools.verify.output_matches import OutputMatches, has_no_effect
@@ -152,7 +152,7 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
     for row, call in zip(found, sidecar.calls, strict=True):
         if call.parent is not None:
             found[call.parent].children.append(row)
-        own = returned(call)
+        own = returned_tensors(call)
         matched = [(tensor, match) for tensor in own if (match := matches[tensor.id])]
         row.outputs = [Output(t.name, names[s.value], s.distance, t.id in matches.harmless) for t, s in matched]
         if not row.outputs:

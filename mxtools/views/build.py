@@ -10,6 +10,7 @@ from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, Val
 
 from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.operators import operator_title
 from mxtools.graph.shapes import inferred_infos, is_typed
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
@@ -70,7 +71,7 @@ def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Nod
         call, writes = annotations.call[node], graph.writes[node]
         yield Node(
             proto.name,
-            f"{proto.domain}.{proto.op_type}" if proto.domain not in ("", "ai.onnx") else proto.op_type,
+            operator_title(proto),
             0 if call is None else numbers[scopes[call]],
             str(annotations.evidence[node] or ""),
             graph.reads[node],

@@ -1,0 +1,179 @@
+"""What operators do: the one table, asked by domain, name and version.
+
+A node names its operator by a domain, a name and an overload, and the version of the domain is the one that its model
+or function imports. ONNX's own operators have the domain `""`, or `"ai.onnx"`, which means the same. So a node that is
+called `Shape` reads only a shape where ONNX has that operator; it need not where a function of the model or another
+domain is called:
+
+    Shape(x)        ONNX's own, it looks at the dimensions of x
+    my.Shape(x)     a function of the model or a custom operator, of which nothing is known
+    Bernoulli(x)    ONNX's own if the model imports version 15 or later, else nothing is known of it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import onnx
+from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto
+
+OperatorKey = tuple[str, str, str]
+"""Domain, name and overload of an operator or a function; ONNX's own domain is `""`."""
+
+Dims = tuple[int, ...]
+DimsOf = Callable[[str], Dims]
+"""The dimensions of a value by name; LookupError where not all are known."""
+
+FIRST_VERSION = 1
+"""The version of a domain that a model uses without importing it, as files before IR version 3 do."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What is known of an operator; of one that is not ONNX's own, nothing but its schema where there is one.
+
+    Attributes: `onnx_name`, its name if it is ONNX's own, else `""`; `schema`, its definition in the onnx package;
+    `reads_only_shape`, it looks at nothing of its inputs but their shapes; `is_random`, its results differ from run to
+    run, so that a copy is not the same; `keeps_elements`, its first output has the elements of its first input in the
+    same order; `multiply_adds`, what counts those of a node, for convolutions and matrix products.
+    """
+
+    onnx_name: str = ""
+    schema: onnx.defs.OpSchema | None = None
+    reads_only_shape: bool = False
+    is_random: bool = False
+    keeps_elements: bool = False
+    multiply_adds: Callable[[NodeProto, DimsOf], int] | None = None
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is one of ONNX's own operators."""
+        return bool(self.onnx_name)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a convolution or a matrix product."""
+        return self.multiply_adds is not None
+
+
+class Operators(dict[tuple[int, str, str, str], Operator]):
+    """The operators that a model's nodes can name, by region, domain, name and overload; each is looked up once.
+
+    Region 0 is the main graph with its bodies, i + 1 the i-th function, which imports versions of its own.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        """Read what the model imports and which functions it defines."""
+        super().__init__()
+        self._functions = {function_key(function) for function in model.functions}
+        ours = versions(model.opset_import)
+        self._versions = [ours, *(ours | versions(function.opset_import) for function in model.functions)]
+
+    def __missing__(self, key: tuple[int, str, str, str]) -> Operator:
+        """Look an operator up."""
+        region, domain, name, overload = key
+        domain = plain_domain(domain)
+        found = None
+        if (domain, name, overload) not in self._functions:
+            found = schema(domain, name, self._versions[region].get(domain, FIRST_VERSION))
+        if found is None or domain:
+            self[key] = Operator(schema=found)
+        else:
+            self[key] = replace(_KNOWN.get(name, _OTHER), onnx_name=name, schema=found)
+        return self[key]
+
+    def of(self, node: NodeProto, region: int = 0) -> Operator:
+        """Return the operator of a node in a region."""
+        return self[region, node.domain, node.op_type, node.overload]
+
+    def of_all(self, nodes: Iterable[NodeProto], regions: Iterable[int]) -> list[Operator]:
+        """Return the operator of each node, given with its region."""
+        return [self[region, n.domain, n.op_type, n.overload] for n, region in zip(nodes, regions, strict=True)]
+
+
+def operator_key(node: NodeProto) -> OperatorKey:
+    """Return what names the operator of a node, or the function that it calls."""
+    return plain_domain(node.domain), node.op_type, node.overload
+
+
+def function_key(function: FunctionProto) -> OperatorKey:
+    """Return what names a function in a model."""
+    return plain_domain(function.domain), function.name, function.overload
+
+
+def operator_title(node: NodeProto) -> str:
+    """Return the operator of a node for people: its name, with the domain before it where that is not ONNX's own."""
+    domain = plain_domain(node.domain)
+    return f"{domain}.{node.op_type}" if domain else str(node.op_type)
+
+
+def plain_domain(domain: str) -> str:
+    """Return the domain, by one name where it is ONNX's own, which has two."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    """Return the version of each imported domain; ONNX's own is `""`."""
+    return {plain_domain(entry.domain): entry.version for entry in imports}
+
+
+@cache
+def schema(domain: str, name: str, version: int) -> onnx.defs.OpSchema | None:
+    """Return the definition of an operator in a version of its domain, None where the onnx package has none."""
+    try:
+        return onnx.defs.get_schema(name, version, plain_domain(domain))
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version too large for a C integer
+        return None
+
+
+def _conv(node: NodeProto, dims: DimsOf, weight: int = 1) -> int:
+    """Each element of the result adds up the products with one filter, which sees the channels of its group."""
+    return math.prod(dims(node.output[0])) * math.prod(dims(node.input[weight])[1:])
+
+
+def _quantised_conv(node: NodeProto, dims: DimsOf) -> int:
+    return _conv(node, dims, weight=3)
+
+
+def _conv_transpose(node: NodeProto, dims: DimsOf) -> int:
+    """Each element of the input is multiplied by one filter."""
+    return math.prod(dims(node.input[0])) * math.prod(dims(node.input[1])[1:])
+
+
+def _matmul(node: NodeProto, dims: DimsOf) -> int:
+    return math.prod(dims(node.output[0])) * dims(node.input[0])[-1]
+
+
+def _gemm(node: NodeProto, dims: DimsOf) -> int:
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(dims(node.output[0])) * dims(node.input[0])[0 if transposed else 1]
+
+
+_OTHER = Operator()
+_KNOWN: dict[str, Operator] = {
+    "Shape": Operator(reads_only_shape=True),
+    "Size": Operator(reads_only_shape=True),
+    "RandomNormal": Operator(is_random=True),
+    "RandomNormalLike": Operator(is_random=True),
+    "RandomUniform": Operator(is_random=True),
+    "RandomUniformLike": Operator(is_random=True),
+    "Multinomial": Operator(is_random=True),
+    "Bernoulli": Operator(is_random=True),
+    "Identity": Operator(keeps_elements=True),
+    "Reshape": Operator(keeps_elements=True),
+    "Flatten": Operator(keeps_elements=True),
+    "Squeeze": Operator(keeps_elements=True),
+    "Unsqueeze": Operator(keeps_elements=True),
+    "Conv": Operator(multiply_adds=_conv),
+    "ConvInteger": Operator(multiply_adds=_conv),
+    "QLinearConv": Operator(multiply_adds=_quantised_conv),
+    "ConvTranspose": Operator(multiply_adds=_conv_transpose),
+    "MatMul": Operator(multiply_adds=_matmul),
+    "MatMulInteger": Operator(multiply_adds=_matmul),
+    "QLinearMatMul": Operator(multiply_adds=_matmul),
+    "Gemm": Operator(multiply_adds=_gemm),
+}
+"""What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name."""

@@ -1,0 +1,105 @@
+"""Walks: what can be reached from somewhere, forwards or backwards, until something stops it.
+
+Each thing is visited once, so a walk takes time in what it reaches and in the connections of that. Five nodes as an
+example, named like the values that they make; x is an input of the graph:
+
+    x -> A -> B -> D -> E        A reads x, B and C read A, D reads B and C, E reads D
+         A -> C -> D
+
+    nodes_behind(graph, [E], until=lambda value: value == A)    {E, D, B, C}: what makes E from A
+    values_after(graph, C)                                      {C, D, E}
+    reached([D], graph.sources)                                 D, B, C, A: the order in which they are found
+    nearest([E], graph.sources, lambda node: node in (A, C))    C
+    components([A, B, E], neighbours)                           {A, B} and {E}: D is not among them
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+NOWHERE = -1
+"""In the place of a node where there is none."""
+
+
+class Wired(Protocol):
+    """What a walk follows: who makes and who reads each value, what each node needs and writes; a `Graph` has it."""
+
+    @property
+    def producer(self) -> Sequence[int]:
+        """The node that makes each value, NOWHERE where none does."""
+
+    @property
+    def readers(self) -> Sequence[Sequence[int]]:
+        """The nodes that read each value."""
+
+    @property
+    def needs(self) -> Sequence[Sequence[int]]:
+        """The values that each node needs, for itself and for its bodies."""
+
+    @property
+    def writes(self) -> Sequence[Sequence[int]]:
+        """The values that each node makes."""
+
+
+def reached(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> dict[T, None]:
+    """Return what can be reached from some things, these included, in the order in which it is found.
+
+    `following` gives what comes directly after a thing. What was found last is followed first.
+    """
+    found = dict.fromkeys(starts)
+    left = list(found)
+    while left:
+        for other in following(left.pop()):
+            if other not in found:
+                found[other] = None
+                left.append(other)
+    return found
+
+
+def nearest(starts: Iterable[T], following: Callable[[T], Iterable[T]], wanted: Callable[[T], bool]) -> T | None:
+    """Return the first thing that is wanted on a walk that goes step by step in all directions, None without any."""
+    found = dict.fromkeys(starts)
+    left = deque(found)
+    while left:
+        thing = left.popleft()
+        if wanted(thing):
+            return thing
+        new = [other for other in following(thing) if other not in found]
+        found.update(dict.fromkeys(new))
+        left.extend(dict.fromkeys(new))
+    return None
+
+
+def components(things: Collection[T], neighbours: Callable[[T], Iterable[T]]) -> Iterator[set[T]]:
+    """Yield the groups of things that hang together; `neighbours` that are not among the things connect nothing."""
+    known = set(things)
+    left = set(things)
+    while left:
+        group = set(reached([left.pop()], lambda thing: known.intersection(neighbours(thing))))
+        left -= group
+        yield group
+
+
+def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], bool]) -> set[int]:
+    """Return the nodes that make some values, and what these are made of, back to the values where `until` is true.
+
+    Of a value where it is true, the maker is not walked through. The walk ends at what no node makes as well.
+    """
+    found: set[int] = set()
+    left = list(values)
+    while left:
+        value = left.pop()
+        node = graph.producer[value]
+        if node != NOWHERE and node not in found and not until(value):
+            found.add(node)
+            left.extend(graph.needs[node])
+    return found
+
+
+def values_after(graph: Wired, value: int) -> set[int]:
+    """Return the values that depend on a value, itself included."""
+    return set(reached([value], lambda v: (made for node in graph.readers[v] for made in graph.writes[node])))
