@@ -47,7 +47,7 @@ def annotate_by_previous(model: WorkingModel) -> None:
 
 
 def _makers(match: EarlierModelMatch, node: int) -> set[int]:
-    """Return the earlier nodes that made what a node makes; of equal values the first alone if its module returned it."""
+    """Return the earlier nodes that made what a node makes; of equal values only the first if it was returned."""
     found = set[int]()
     for value in match.graph.writes[node]:
         made = [v for v in match.earlier_values.get(value, ()) if v in match.values_made[node]]

@@ -84,7 +84,7 @@ class EarlierModelMatch:
 
     @cached_property
     def passing_calls(self) -> set[int]:
-        """The calls of the earlier model that returned just what they were given: they made no elements of their own."""
+        """The earlier model's calls that returned just what they were given: they made no elements of their own."""
         own, passed = set[int](), set[int]()
         for value, calls in self.calls_left.items():
             maker = self.earlier.producer[self.earlier_same_elements[value]]

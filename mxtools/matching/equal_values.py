@@ -1,4 +1,15 @@
-"""Which values of two graphs are equal in a run of both on the same inputs."""
+"""Which values of two graphs are equal in a run of both on the same inputs.
+
+    earlier   x ─ Neg ─a─ Exp ─b─ Relu ─c─ Sqrt ─d─ Abs ─ y
+    now       x ─ Neg ─1─ Exp ─2─ Sqrt ─────────────────── y
+
+Both run on one input; 1 is equal to a, 2 to b and to c, y to d and to y: the Relu and the Abs did nothing.
+
+To compare all pairs of values takes the memory of all of them. To compare hashes fails, because a tool reorders sums
+and so changes the last bits. To compare minimum, maximum and mean fails too: a transposed value has the same, but is
+another one. So each value is summed up in a few numbers that change little where the elements change little, but much
+where these change places: its root mean square, and its products with some waves.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +24,27 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.traces.values import Values, feeds
 
-CLOSE = {"float16": 0.05, "bfloat16": 0.2}
-"""Difference of the summaries of values of a type, relative to their root mean square, up to which these are equal."""
-CLOSE_ELSE = 5e-3
-WAVES = 8
-"""Numbers that sum a value up, besides its root mean square."""
+TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
+"""Difference of summaries, relative to the root mean square, up to which values of a type are equal.
+
+One result is rounded by 1 in 2048 and by 1 in 256, and the errors of all layers before add up.
+"""
+TOLERANCE_ELSE = 5e-3
+"""The same for all other types. Unlike values differ by about 1."""
+WAVE_COUNT = 8
+"""Waves that a value is multiplied with: unlike values do not agree in all of them by chance."""
+WAVE_FREQUENCY = 0.7548776662
+"""The step of the first wave, in radians an element; the others are its odd multiples.
+
+It is irrational (the inverse of the plastic number), so that no wave repeats itself from row to row.
+"""
 
 
 def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
-    """Run a model and the earlier one; give the values with the earlier values that they equal.
+    """Run a model and the earlier one, and return each value with the earlier values that it is equal to.
 
-    Values are equal if they have the same elements in the same order, up to rounding; of those whose elements are all
-    one number nothing is said. Raises InputError where one of the models does not run on the inputs.
+    Values are equal if they have the same elements in the same order, up to rounding. Those whose elements are all the
+    same number are left out. Raises InputError where one of the models does not run on the inputs.
     """
     found: dict[tuple[int, str], list[tuple[int, Array]]] = defaultdict(list)
     for value, array in computed_values(previous, values):
@@ -37,13 +57,13 @@ def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) ->
         if summary is not None:
             numbers, summaries = known[array.size, array.dtype.kind]
             far = np.abs(summaries - summary).max(axis=1) / summary[0]
-            close = CLOSE.get(array.dtype.name, CLOSE_ELSE)
-            equal[value] = [v for v, distance in zip(numbers, far, strict=True) if distance < close]
+            tolerance = TOLERANCES.get(array.dtype.name, TOLERANCE_ELSE)
+            equal[value] = [v for v, distance in zip(numbers, far, strict=True) if distance < tolerance]
     return equal
 
 
 def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, Array]]:
-    """Give the values that nodes of the main graph make, as a run computes them."""
+    """Yield the values that nodes of the main graph make, each with its array, as a run computes them."""
     graph = model.graph
     names = [info.name for info in model.proto.graph.input if graph.by_name[info.name] not in graph.initializers]
     named = {name: array for name in names if (array := values.get(name)) is not None}
@@ -54,9 +74,9 @@ def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, 
 
 
 def summary_of(array: Array) -> Array | None:
-    """Give the root mean square of a value's elements and its products with waves, which tell their order.
+    """Return the root mean square of a value's elements and the products with waves, which depend on their order.
 
-    None where the elements are no finite numbers, or all the same.
+    Return None where the elements are no finite numbers, or are all the same.
     """
     if array.dtype.kind not in "fiub" or array.size < 2:
         return None
@@ -64,6 +84,6 @@ def summary_of(array: Array) -> Array | None:
     scale = float(np.sqrt(np.mean(flat * flat)))
     if not np.isfinite(scale) or flat.min() == flat.max():
         return None
-    place = np.arange(flat.size)
-    waves = [np.sqrt(2 / flat.size) * float(flat @ np.cos(place * (2 * k + 1) * 0.7548776662)) for k in range(WAVES)]
+    place, unit = np.arange(flat.size), np.sqrt(2 / flat.size)
+    waves = [unit * float(flat @ np.cos(place * (2 * k + 1) * WAVE_FREQUENCY)) for k in range(WAVE_COUNT)]
     return np.array([scale, *waves])

@@ -1,4 +1,16 @@
-"""What the names of values and nodes that survived a tool say of which values are which."""
+"""What the names of values and nodes that survived a tool say of which values are which.
+
+    earlier   x ─ MatMul(w1) ─1─ Identity ─2─ MatMul(w2) ─3─ MatMul(w3) ─4─ Neg ─ y
+    now       x ─ MatMul(w1) ─1───────────────MatMul(w2) ─2─ MatMul(w3) ─3─ Neg ─ y
+
+    sizes     before: 1 and 2 are 2x4, 3 is 2x6, 4 is 2x3; now: 1 is 2x4, 2 is 2x6, 3 is 2x3
+
+The obvious way, that values of one name are the same, fails here: a tool removed the Identity and numbered the values
+anew. What is 2 now was 3. But such names contradict themselves: 2 now has another size, and so has 3. Where a quarter
+of the names that both graphs have are contradicted, no name of a value is believed at all, because among numbers that
+moved there are always some that fit by chance. Names of inputs, outputs and weights are believed one by one (`fixed`):
+no tool gives these to something else. Names of nodes are believed where the operator is the same (`made`).
+"""
 
 from __future__ import annotations
 
@@ -12,30 +24,41 @@ from mxtools.graph.shapes import Shaped, Shapes, of_tensor
 from mxtools.matching.correspondence import ValueMatches, is_same_operator
 from mxtools.pipeline.working_model import WorkingModel
 
+MOST_CONTRADICTED = 0.25
+"""The share of contradicted names from which on all names are taken to be numbered anew.
+
+Where a tool keeps names only a few are contradicted, such as those of values whose type it changed. Where it numbers
+anew, nearly all names behind the first node that it removed mean something else, and many of these are of another size.
+"""
+
 
 class SurvivingNames:
-    """Values that bear the name of an earlier value, and nodes that bear the name of an earlier node."""
+    """Values that have the name of an earlier value, and nodes that have the name of an earlier node.
+
+    Attributes: `named`, the values with the earlier values of the same name; `nodes`, the same for nodes.
+    """
 
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
         """Take a model and the earlier one."""
         self.graph, self.shapes, self.weights = model.graph, model.shapes, model.weights
         self.earlier, self.earlier_weights = previous.graph, previous.weights
         self.earlier_shapes = previous.shapes
-        self.named = _shared(self.graph.names, self.earlier.names)
-        self.nodes = _shared((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
+        self.named = _same_names(self.graph.names, self.earlier.names)
+        self.nodes = _same_names((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
 
     def fixed(self) -> ValueMatches:
-        """Give inputs and outputs of the models and their weights, which no tool names after others."""
+        """Return the inputs, outputs and weights of the same name: no tool gives such a name to something else."""
         mine = {*self.graph.inputs, *self.graph.outputs, *self.graph.stored}
         return {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
 
     def values(self) -> ValueMatches:
-        """Give the values of the same name; none at all where a tool numbered them anew, as their makers tell."""
+        """Return the values of the same name that can be the same; none at all where they were numbered anew."""
         found = {v: (other,) for v, other in self.named.items() if not self._contradicts(v, other)}
-        return found if 4 * (len(self.named) - len(found)) < len(self.named) else {}
+        contradicted = len(self.named) - len(found)
+        return found if contradicted < MOST_CONTRADICTED * len(self.named) else {}
 
     def made(self) -> ValueMatches:
-        """Give what nodes of the same name and operator make, in order, where they make as much."""
+        """Return what nodes of the same name and operator make, in order, where they make as many values."""
         found = {}
         for node, twin in self.nodes.items():
             mine, its = self.graph.writes[node], self.earlier.writes[twin]
@@ -44,7 +67,10 @@ class SurvivingNames:
         return found
 
     def _contradicts(self, value: int, other: int) -> bool:
-        """Tell whether values of one name cannot be the same: their sizes differ, or the weights they come from."""
+        """Return whether values of one name cannot be the same: their sizes differ, or weights that they are made of.
+
+        Only nodes of one operator are compared by their weights: where it is another, a tool may have fused them.
+        """
         if not self.fits(value, other):
             return True
         node, twin = self.graph.producer[value], self.earlier.producer[other]
@@ -60,7 +86,7 @@ class SurvivingNames:
         return not is_same(mine, self.weights, its, self.earlier_weights)
 
     def fits(self, value: int, other: int) -> bool:
-        """Tell whether values can be the same: of the same kind and number of elements, as far as both are known."""
+        """Return whether values can be the same: of the same kind and number of elements, as far as both are known."""
         mine, its = _shape(self.graph, self.shapes, value), _shape(self.earlier, self.earlier_shapes, other)
         if mine is None or its is None:
             return True
@@ -68,13 +94,13 @@ class SurvivingNames:
 
 
 def _shape(graph: Graph, shapes: Shapes, value: int) -> Shaped | None:
-    """Give what is known of a value, a weight or one that is computed."""
+    """Return what is known of the shape of a value, a weight or one that is computed."""
     tensor = graph.initializers.get(value)
     return of_tensor(tensor) if tensor is not None else shapes[value]
 
 
-def _shared(mine: Iterable[str], its: Iterable[str]) -> dict[int, int]:
-    """Give the places of the names that stand once in both lists, in the one with that in the other."""
+def _same_names(mine: Iterable[str], its: Iterable[str]) -> dict[int, int]:
+    """Return the names that stand exactly once in both lists: the place in the first with that in the second."""
     mine, its = list(mine), list(its)
     once, there = Counter(mine), Counter(its)
     places = {name: place for place, name in enumerate(its) if there[name] == 1}

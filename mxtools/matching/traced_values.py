@@ -1,4 +1,4 @@
-"""Which tensors of a trace the values of a graph are."""
+"""Which tensors of a trace the values of a graph are, by running it on the traced inputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.sidecar import Sidecar, TracedTensor
 from mxtools.traces.values import Values, feeds
 
-CLOSE = 1e-3
-"""Relative tolerance of one value against another: exporters reorder sums."""
+VALUE_TOLERANCE = 1e-3
+"""Relative difference up to which two values are equal: exporters reorder sums, which changes the last of 7 digits."""
+ABSOLUTE_SHARE = 0.2
+"""The part of that tolerance that an element near 0 gets, of the largest one: it is what is left of large summands."""
+ABSOLUTE_FLOOR = 1e-6
+"""The difference that any element may have: where all are tiny, nothing but rounding is left of them."""
 MOST_DIMENSIONS = 5
-"""Dimensions up to which an array is compared with a tensor in all their orders."""
+"""Dimensions up to which an array is compared with a tensor in all their orders: of 5 there are 120."""
 
 
 @dataclass(frozen=True)
 class TensorMatch:
-    """Ids of the tensors of a trace that an array is: to the element, transposed, or of its shape and all one value."""
+    """Ids of the tensors of a trace that an array is.
+
+    Attributes: `equal`, those of the same elements in the same order; `transposed`, those of the same elements with the
+    dimensions in another order; `alike`, those of the same shape where all elements are one and the same number.
+    """
 
     equal: Collection[int] = ()
     transposed: Collection[int] = ()
@@ -33,10 +41,10 @@ class TensorMatch:
 
 
 class TensorMatcher:
-    """Finds the tensors of a trace that have an array's values, in the same order; reshapes do not matter.
+    """Finds the tensors of a trace that have an array's elements; the shape does not matter.
 
-    Of tensors of equal elements the shape has to be the same too, and those of one element are left out: too much looks
-    like them.
+    Where all elements are the same number the shape has to be the same too, and tensors of one element are left out:
+    too many values look like these.
     """
 
     def __init__(self, sidecar: Sidecar, values: Values | None) -> None:
@@ -49,17 +57,17 @@ class TensorMatcher:
                 self._known[prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)
 
     def sizes(self) -> set[int]:
-        """Give the numbers of elements of the tensors."""
+        """Return the numbers of elements that tensors of the trace have."""
         return {size for size, _ in self._known}
 
     def find(self, array: Array) -> TensorMatch:
-        """Give the ids of the tensors that an array is."""
+        """Return the ids of the tensors that an array is."""
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         candidates = self._known.get((array.size, kind), [])
         summary = fingerprint(array) if candidates else None
         if summary is None:
             return TensorMatch()
-        near = [t for t in candidates if t.fingerprint and same_fingerprint(summary, t.fingerprint, CLOSE)]
+        near = [t for t in candidates if t.fingerprint and same_fingerprint(summary, t.fingerprint, VALUE_TOLERANCE)]
         if summary[1] == summary[2]:
             return TensorMatch(alike={t.id for t in near if t.shape == array.shape})
         equal = {t.id for t in near if self._equal(array, t)}
@@ -67,7 +75,7 @@ class TensorMatcher:
         return TensorMatch(equal, transposed)
 
     def _is_transposed(self, array: Array, tensor: TracedTensor) -> bool:
-        """Tell whether an array is a tensor with its dimensions in another order."""
+        """Return whether an array is a tensor with its dimensions in another order."""
         dims = [d for d in tensor.shape if d != 1]
         plain = array.reshape([d for d in array.shape if d != 1])
         if not 1 < len(dims) <= MOST_DIMENSIONS or sorted(plain.shape) != sorted(dims):
@@ -83,18 +91,19 @@ class TensorMatcher:
 
 
 def same_values(array: Array, wanted: Array) -> bool:
-    """Tell whether two arrays have the same elements in the same order, up to rounding; their shapes do not matter."""
+    """Return whether two arrays have the same elements in the same order, up to rounding; shapes do not matter."""
     a, b = array.ravel(), wanted.ravel()
     if a.size != b.size or a.dtype.kind != "f":
         return bool(np.array_equal(a, b))
-    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
-    return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE * 0.2 * min(scale, 1.0) + 1e-6, equal_nan=True))
+    largest = min(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
+    absolute = VALUE_TOLERANCE * ABSOLUTE_SHARE * largest + ABSOLUTE_FLOOR
+    return bool(np.allclose(a, b, rtol=VALUE_TOLERANCE, atol=absolute, equal_nan=True))
 
 
 def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
-    """Run the graph on the traced inputs; give its values that are each tensor of the trace, in the order of making.
+    """Run the graph on the traced inputs; return for each tensor of the trace, by id, the values that are this tensor.
 
-    Raises InputError where the graph does not run.
+    The values of a tensor are in the order in which they are made. Raises InputError where the graph does not run.
     """
     from mxtools.runtime.sessions import inner_tensors
 
@@ -126,6 +135,6 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
 
 
 def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
-    """Leave of what merely looks alike the tensors that just one value looks like, which looks like no other."""
+    """Return those matches of tensors with values where both have no other: looks alone say too little."""
     times_ = Counter(value for values in found.values() for value in values)
     return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}

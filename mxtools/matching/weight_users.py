@@ -10,7 +10,7 @@ from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
-    """Return the nodes that read some constants, as they are or made into other constants, in the order of the nodes."""
+    """Return the nodes that read some constants, as they are or made into other constants; in the graph's order."""
 
     def is_constant(node: int) -> bool:
         return graph.constant.issuperset(graph.writes[node])
