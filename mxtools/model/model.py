@@ -185,6 +185,7 @@ class Model(LookingModel):
         part = self.knowing(trace).copy()
         filter_model(part, CutRequest(wanted, *ends, Auxiliary(auxiliary), Io(io), verify))
         part.name = f"{', '.join(scopes) or 'a part'} of {self.name}"
+        part.values = None  # they are the whole model's inputs
         return part
 
     def split(

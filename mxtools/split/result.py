@@ -42,7 +42,9 @@ class Split(Generic[M]):
         """Yield the parts as models, each made when it is its turn."""
         protos = extracted(self._whole.proto, [part.cut for part in self._parts], self._whole.weights)
         for part, proto in zip(self._parts, protos, strict=True):
-            yield self._whole.with_proto(proto, part.scope or "the rest")
+            model = self._whole.with_proto(proto, part.scope or "the rest")
+            model.values = None  # they are the whole model's inputs
+            yield model
 
     def save(self, folder: str | Path, verify: bool = False) -> Manifest:
         """Write the parts and their manifest to a folder, in place of those of an earlier split; return the manifest.
