@@ -1,1 +1,1 @@
-"""Showing a tagged model: one structure, and one file for each format that it is shown in."""
+"""Show a tagged model: one structure of what there is to show, and one module for each format."""

@@ -1,4 +1,4 @@
-"""Making the structure to show from a tagged model."""
+"""Build the structure that views show from a tagged model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structur
 from mxtools.views.tree import Branch, tree
 
 LONGEST = 120
-"""Characters of an attribute that are shown."""
+"""Characters of an attribute that are shown at most."""
 
 
 def structure(model: WorkingModel, title: str) -> Structure:
-    """Give what is to be shown of a tagged model; InputError where no node has a scope."""
+    """Return what views show of a tagged model; InputError where no node has a scope."""
     annotations = model.annotations
     if not any(annotations.evidence):
-        raise InputError(f"no node of {title} has a scope", "run `mx tag` first")
+        raise InputError(f"no node of {title} has a scope", "⟨tag⟩ first")
     graph = annotations.graph
     products = model.multiply_adds
     branches = list(_flat(tree(annotations, products)))
@@ -55,7 +55,7 @@ def structure(model: WorkingModel, title: str) -> Structure:
 
 
 def _flat(root: Branch) -> Iterator[tuple[int, Branch]]:
-    """Give a branch and those below it, parents first, each with the number of the one that it is in."""
+    """Yield a branch and all below it, parents first, each with the number of the branch around it."""
     open_, count = [(OUTSIDE, root)], 0
     while open_:
         parent, branch = open_.pop()
@@ -83,7 +83,7 @@ def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Nod
 
 
 def _edges(graph: Graph, first: int) -> Iterator[Edge]:
-    """Give the edges between nodes, numbered from `first`, and those from inputs and to outputs of the model."""
+    """Yield the edges between nodes, numbered from `first`, and those from the model's inputs and to its outputs."""
     weights, returned, given = graph.stored, set(graph.outputs), set(graph.inputs)
     for value, (producer, readers) in enumerate(zip(graph.producer, graph.readers, strict=True)):
         if value in weights or (producer == NOWHERE and value not in given):
@@ -119,20 +119,20 @@ def _type(info: ValueInfoProto | None) -> str:
 
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> str:
-    """Give a dimension as text; names that ONNX's inference made up tell nothing."""
+    """Return a dimension as text, `?` where unknown; a name that ONNX's inference made up counts as unknown."""
     if dim.HasField("dim_value"):
         return str(dim.dim_value)
     return str(dim.dim_param) if dim.dim_param and not dim.dim_param.startswith("unk__") else "?"
 
 
 def _element(number: int) -> str:
-    """Give the name of an element type: `float32`, as everybody writes it."""
+    """Return the common name of an element type: `float32`, where ONNX says `FLOAT`."""
     name = str(TensorProto.DataType.Name(number)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _attribute(attribute: AttributeProto) -> str:
-    """Give an attribute as text, cut where it is long; of tensors the type, of graphs how many nodes they have."""
+    """Return an attribute as text, cut off where it is long: a tensor by its type, a graph by its number of nodes."""
     if attribute.ref_attr_name:
         return f"@{attribute.ref_attr_name}"
     kind = attribute.type

@@ -15,7 +15,7 @@ HEAD = """digraph {
 
 
 def dot(structure: Structure, depth: int | None) -> str:
-    """Give the text of a directed graph in which so many levels of modules are open."""
+    """Return the text of a directed graph that shows so many levels of modules; all of them where `depth` is None."""
     nested = Nesting(structure, depth)
     lines = [*_lines(structure, nested, 0, "  ")]
     lines += [f"  {_quoted(str(source))} -> {_quoted(str(target))}" for source, target in nested.edges]
@@ -39,5 +39,5 @@ def _lines(structure: Structure, nested: Nesting, scope: int, lead: str) -> Iter
 
 
 def _quoted(*lines: str) -> str:
-    r"""Give lines as one quoted string; Graphviz reads `\n` as a new line."""
+    r"""Return lines as one quoted string; Graphviz reads `\n` as a new line."""
     return '"' + r"\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'

@@ -1,7 +1,8 @@
 """GraphML with a nested graph for each module. See graphml.graphdrawing.org, `Nested Graphs`.
 
-Ids are those of the canonical form, `n0`; names, which XML's name tokens cannot hold, are data. Edges lie in the graph
-of the innermost module that has both ends. `yfiles.foldertype`, an extension, is what yEd and networkx know groups by.
+Ids have the canonical form, `n0`; names of nodes are data, because XML's name tokens cannot hold all of them. An edge
+lies in the graph of the innermost module that has both its ends. `yfiles.foldertype` is an extension by which yEd and
+networkx recognise groups.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TEXTS = ("kind", "label", "name", "scope", "tag", "evidence")
 
 
 def graphml(structure: Structure) -> str:
-    """Give the whole structure as one GraphML document."""
+    """Return the whole structure as one GraphML document."""
     keys = [f'<key id="{name}" for="node" attr.name="{name}" attr.type="string"/>' for name in TEXTS]
     metrics = {name: f"m{number}" for number, name in enumerate(structure.metrics)}
     keys += [
@@ -44,7 +45,7 @@ class _Document:
         self.outputs = {value: f"o{number}" for number, value in enumerate(dict.fromkeys(made))}
 
     def graph(self, scope: int) -> Iterator[str]:
-        """Give the lines of a module's graph: its items, then its edges."""
+        """Yield the lines of a module's graph: its items, then its edges."""
         yield f'<graph id="g{scope}" edgedefault="directed">'
         for item in self.children[scope]:
             yield from self._item(item)
@@ -89,7 +90,7 @@ class _Document:
         return "".join(f'<data key="{key}">{_number(n)}</data>' for key, n in numbers if n is not None)
 
     def _common(self, edge: Edge) -> int:
-        """Give the innermost scope that both ends of an edge are in."""
+        """Return the innermost scope that both ends of an edge are in."""
         if OUTSIDE in (edge.source, edge.target):
             return 0
         around = set(self.structure.lineage(self.structure.parent[edge.source]))
@@ -97,5 +98,5 @@ class _Document:
 
 
 def _number(number: float) -> str:
-    """Give a number as XML Schema writes a double."""
+    """Return a number as XML Schema writes a double."""
     return {"inf": "INF", "-inf": "-INF", "nan": "NaN"}.get(str(number), repr(number))

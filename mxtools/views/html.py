@@ -1,7 +1,7 @@
-"""HTML: one page that needs nothing else, to look at a model in any browser.
+"""HTML: one page that shows a model in any browser, and needs no other file and no network.
 
-What comes from the model is in the page once, as JSON in which no HTML can be; the page's policy lets no script run but
-its own, by its digest, and nothing be fetched.
+The page holds the model's data once, as JSON in which nothing can be read as HTML. Its content security policy allows
+only its own script and style, by their digests, and lets it fetch nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCRIPTS = ("layout.js", "page.js", "panels.js")
 
 
 def html(structure: Structure, metric: str = "") -> str:
-    """Give the page; it opens with the colours of `metric`, where there is one."""
+    """Return the page; it opens in the colours of `metric`, where one is given."""
     style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
     return Template(_file("page.html")).substitute(
         version=VERSION,
@@ -44,13 +44,13 @@ def _digest(text: str) -> str:
 
 
 def _json(data: object) -> str:
-    """Give JSON that can stand in a script element: no character of it has a meaning in HTML."""
+    """Return JSON that can stand in a script element: no character of it has a meaning in HTML."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
 def _data(structure: Structure) -> dict[str, Any]:
-    """Give the structure in rows, in the order of the fields that the page's script names."""
+    """Return the structure as rows, with the fields in the order that the page's script expects."""
     return {
         "title": structure.title,
         "scopes": [

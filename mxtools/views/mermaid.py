@@ -9,7 +9,7 @@ from mxtools.views.structure import OUTSIDE, Structure
 
 
 def mermaid(structure: Structure, depth: int | None) -> str:
-    """Give the text of a flowchart in which so many levels of modules are open."""
+    """Return the text of a flowchart that shows so many levels of modules; all of them where `depth` is None."""
     nested = Nesting(structure, depth)
     lines = ["flowchart TD", *_lines(structure, nested, 0, "  ")]
     lines += [f"  {_name(source)} --> {_name(target)}" for source, target in nested.edges]
@@ -36,5 +36,5 @@ def _name(item: int) -> str:
 
 
 def _escape(text: str) -> str:
-    """Give text as it stands in quotes: whatever Mermaid or HTML could read in it is a number."""
+    """Return text for use in quotes: characters that Mermaid or HTML could interpret are written as their numbers."""
     return "".join(c if c.isalnum() or c in " ._-:,@/" else f"#{ord(c)};" for c in text)

@@ -1,4 +1,4 @@
-"""Metrics from files: numbers for modules and nodes, as `mx profile`, `mx verify` and other tools give them."""
+"""Metrics from files: numbers for modules and nodes, as profiles, verification reports and other tools give them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Numbers = dict[str, dict[str, float]]
 
 
 def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
-    """Add metrics to a structure; give how many of the modules that have some are not in the model.
+    """Add the metrics of a JSON text to a structure; return how many modules with metrics the model does not have.
 
-    `text` is JSON: metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`, or a report that has such under `metrics`,
-    by node name also under `node_metrics`, or that has rows of `modules`, as those of `mx profile` and `mx verify`.
-    What JSON has no number for are the strings `Infinity`, `-Infinity`, `NaN`. Raises InputError where it is something
-    else, or none of its numbers is of the model.
+    `text` holds metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`; or a report with such an object under
+    `metrics` and one by node name under `node_metrics`; or a report with rows of `modules`, like those of `mx profile`
+    and `mx verify`. Numbers that JSON does not have are the strings `Infinity`, `-Infinity` and `NaN`. Raises
+    InputError where the text is something else, or none of its numbers belongs to the model.
     """
     try:
         report = decoded(text)
@@ -52,7 +52,7 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
 
 
 def _of_report(report: dict[str, Any]) -> tuple[Numbers, Numbers]:
-    """Give the metrics of a report by scope and by node name."""
+    """Return the metrics of a report by scope and by node name."""
     if MODULES in report and BY_SCOPE not in report:
         return _of_rows(report[MODULES])
     is_report = not {BY_SCOPE, BY_NODE}.isdisjoint(report)
@@ -63,7 +63,7 @@ def _of_report(report: dict[str, Any]) -> tuple[Numbers, Numbers]:
 
 
 def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
-    """Give the numbers of rows of modules, and those of their kernels by name, which is a node's where there is one."""
+    """Return the numbers of rows of modules by scope, and those of their kernels by name: a node's, if there is one."""
     by_scope, by_node = defaultdict[str, dict[str, float]](dict), defaultdict[str, dict[str, float]](dict)
     for row in rows:
         for name, number in _of_row(row):
@@ -74,7 +74,7 @@ def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
 
 
 def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Give the numbers of a row; of its outputs the largest relative error counts, and so of the module on its own."""
+    """Yield the numbers of a row; of the errors of its outputs only the largest relative one."""
     if row.get("outputs"):
         yield "relative error", max(float(output["relative"]) for output in row["outputs"])
     for name, value in row.items():
@@ -85,7 +85,7 @@ def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def as_json(number: float) -> float | str:
-    """Give a number as JSON can hold it, as the sidecar does: what it has no number for is a string."""
+    """Return a number as JSON can hold it, a string where it is infinite or no number; the sidecar has the same."""
     if math.isfinite(number):
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

@@ -1,7 +1,7 @@
-"""Model Explorer: a graph with namespaces, overlays of node data, and what belongs together in two graphs.
+"""Model Explorer: a graph with namespaces, overlays of node data, and which nodes of two graphs belong together.
 
-Formats: the `graph_builder` and `node_data_builder` modules of ai-edge-model-explorer 0.1. Namespaces are written as
-its ONNX adapter reads them from a node's metadata; what it knows nodes by is their names.
+Formats: the `graph_builder` and `node_data_builder` modules of ai-edge-model-explorer 0.1. Its ONNX adapter reads
+namespaces from the metadata of nodes, and identifies nodes by their names.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ GRADIENT = [
     {"stop": 1, "bgColor": "#0c427a", "textColor": "#ffffff"},
 ]
 UNNAMED = "<main>"
-"""What the ONNX adapter calls a graph without a name."""
+"""The ONNX adapter's name for a graph without a name."""
 
 
 def namespace(structure: Structure, item: int) -> str:
-    """Give the namespace of what is in a scope, without the root: `encoder: BertEncoder/layer.0: BertLayer`."""
+    """Return the namespace of what lies in a scope, without the root: `encoder: BertEncoder/layer.0: BertLayer`."""
     lineage = [scope for scope in structure.lineage(item) if scope][::-1]
     return "/".join(f"{structure.local(scope)}: {structure.scopes[scope].class_name}" for scope in lineage)
 
 
 def graph(structure: Structure, name: str) -> dict[str, Any]:
-    """Give the graph as Model Explorer's own JSON."""
+    """Return the graph as Model Explorer's own JSON."""
     namespaces = [namespace(structure, scope) for scope in range(len(structure.scopes))]
     incoming = _incoming(structure)
     nodes = [
@@ -53,9 +53,9 @@ def graph(structure: Structure, name: str) -> dict[str, Any]:
 
 
 def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
-    """Give a metric as node data of a graph: of each node its own number, or, where no node has one, its module's.
+    """Return a metric as node data of a graph: each node's own number or, where no node has one, its module's.
 
-    That is the innermost module with a number; the whole model's tells nothing of a node.
+    A node's module is the innermost one with a number; the number of the whole model says nothing about a node.
     """
     results: dict[str, dict[str, Any]] = {}
     numbers = metric.nodes or {scope: number for scope, number in metric.scopes.items() if scope}
@@ -67,28 +67,29 @@ def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
 
 
 def sync_navigation(left: Structure, right: Structure) -> dict[str, Any]:
-    """Give which nodes belong together in two graphs of a model: those of one name, else those of one scope.
+    """Return which nodes of two graphs of a model belong together: those of one name, else those of one scope.
 
     A node that stands for several scopes belongs to the nodes of each.
     """
-    ours, theirs = _by_scope(left), _by_scope(right)
-    entries, same = list[dict[str, list[str]]](), list[dict[str, list[str]]]()
-    for scope in (scope for scope in ours if scope in theirs):
-        both = set(ours[scope]).intersection(theirs[scope])
-        mine, others = ([i for i in ids if i not in both] for ids in (ours[scope], theirs[scope]))
-        if mine or others:
-            entries.append({"leftNodeIds": mine or ours[scope], "rightNodeIds": others or theirs[scope]})
-        same += [{"leftNodeIds": [i], "rightNodeIds": [i]} for i in ours[scope] if i in both]
-    return {"type": "sync_navigation", "mappingEntries": entries + same}  # of entries for a node the last one counts
+    left_nodes, right_nodes = _by_scope(left), _by_scope(right)
+    by_scope, by_name = list[dict[str, list[str]]](), list[dict[str, list[str]]]()
+    for scope in (scope for scope in left_nodes if scope in right_nodes):
+        shared = set(left_nodes[scope]).intersection(right_nodes[scope])
+        left_only, right_only = ([i for i in ids if i not in shared] for ids in (left_nodes[scope], right_nodes[scope]))
+        if left_only or right_only:
+            ends = left_only or left_nodes[scope], right_only or right_nodes[scope]
+            by_scope.append({"leftNodeIds": ends[0], "rightNodeIds": ends[1]})
+        by_name += [{"leftNodeIds": [i], "rightNodeIds": [i]} for i in left_nodes[scope] if i in shared]
+    return {"type": "sync_navigation", "mappingEntries": by_scope + by_name}  # the last entry for a node counts
 
 
 def graph_name(model: ModelProto) -> str:
-    """Give what the main graph is called there."""
+    """Return the main graph's name in Model Explorer."""
     return model.graph.name or UNNAMED
 
 
 def write_namespaces(model: ModelProto, indexed: Graph, structure: Structure) -> None:
-    """Write namespaces to the nodes of a model, and the names that node data and navigation know them by."""
+    """Write namespaces to the nodes of a model, and the names by which node data and navigation identify them."""
     for proto, node, name in zip(indexed.nodes, structure.nodes, structure.ids, strict=True):
         keys.set_prop(proto, keys.NAMESPACE, namespace(structure, node.parent))
         proto.name = name
@@ -119,7 +120,7 @@ def _attributes(structure: Structure, item: int) -> dict[str, str]:
 
 
 def _incoming(structure: Structure) -> dict[str, list[dict[str, str]]]:
-    """Give the edges that lead to each node, by its id."""
+    """Return the edges that lead to each node, by its id."""
     first, ids = len(structure.scopes), structure.ids
     found: dict[str, list[dict[str, str]]] = defaultdict(list)
     for edge in structure.edges:
@@ -139,5 +140,5 @@ def _output(structure: Structure, place: int, value: int) -> dict[str, Any]:
 
 
 def _end(structure: Structure, value: int) -> str:
-    """Give the id of an input or output, as the ONNX adapter makes it."""
+    """Return the id of an input or output, as the ONNX adapter makes it."""
     return f"[value] {structure.values[value].name}"

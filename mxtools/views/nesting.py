@@ -1,4 +1,14 @@
-"""A structure opened down to some depth, for formats that draw modules as boxes in boxes."""
+"""What formats draw that show modules as boxes in boxes, opened down to some depth.
+
+Five nodes, of which the call `block` owns MatMul and Add:
+
+    x -> Cast -> MatMul (block) -> Add (block) -> Relu -> y
+
+At depth 0 only the root is open: Cast, Relu and one box for `block` are drawn, and the edges of MatMul and Add end at
+the box. The edge from MatMul to Add would lead from the box to itself and is left out. At depth 1 the box is open and
+holds both nodes. To leave the nodes below the depth out together with their edges would cut the graph apart; to keep
+one edge for each pair of nodes would draw hundreds between two boxes, so edges with equal ends become one.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +20,20 @@ from mxtools.views.structure import OUTSIDE, Structure
 class Nesting:
     """What is drawn when so many levels of modules are open.
 
-    `children`: scope to the items in it that something leads to or from; `opened`: the scopes whose children are shown;
-    `edges`: pairs of what is shown; `ends`: the inputs and outputs of the model, numbered from -2 down, to their names.
+    Attributes: `children`, the items in each scope, without scopes that hold only constants; `opened`, the scopes whose
+    children are drawn; `edges`, pairs of drawn items; `ends`, the names of the model's inputs and outputs, which are
+    numbered -2, -3 … in `edges`.
     """
 
     def __init__(self, structure: Structure, depth: int | None) -> None:
-        """Find what is shown; constants and what is computed from them are left out."""
+        """Find what is drawn; constants and what is computed from them are left out."""
         self.structure = structure
         self._count = len(structure.scopes)
         shown = structure.shown(depth)
         self.ends: dict[int, str] = {}
         self.children: dict[int, list[int]] = defaultdict(list)
         kept = {shown[item] for item in range(self._count, len(shown)) if not structure.node(item).constant}
-        for item in sorted({at for end in kept for at in structure.lineage(end)}):
+        for item in sorted({around for end in kept for around in structure.lineage(end)}):
             if item:
                 self.children[structure.parent[item]].append(item)
         self.opened = set(self.children)
@@ -37,10 +48,10 @@ class Nesting:
                 pairs[source, target] = None
         self.edges = list(pairs)
         drawn = {end for pair in pairs for end in pair}
-        self.ends = {at: structure.values[value].name for (_, value), at in numbers.items() if at in drawn}
+        self.ends = {end: structure.values[value].name for (_, value), end in numbers.items() if end in drawn}
 
     def label(self, item: int) -> tuple[str, ...]:
-        """Give the lines of a box: of a module its name in the one around it and its class, of a node the operator."""
+        """Return the lines of a box: a module's name within the module around it, and its class; a node's operator."""
         if item >= self._count:
             return (self.structure.node(item).operator,)
         return self.structure.local(item), self.structure.scopes[item].class_name

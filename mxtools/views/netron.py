@@ -1,7 +1,7 @@
-"""Netron: an attachment that shows scopes, tags and metrics beside the nodes. Read off Netron 9.3's view.js.
+"""Netron: an attachment that shows scopes, tags and metrics beside the nodes. Source: view.js of Netron 9.3.
 
-It is dropped onto the opened model. Nodes are known there by the first line of their names; one without a name has no
-entry.
+The user drops it onto the opened model. Netron identifies nodes by the first line of their names, so a node without a
+name has no entry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mxtools.views.structure import Node, Structure
 
 
 def netron(structure: Structure) -> str:
-    """Give the attachment's JSON text."""
+    """Return the attachment's JSON text."""
     attachment = {
         "signature": "netron:attachment",
         "metadata": list(_metadata(structure)),

@@ -1,4 +1,4 @@
-"""Pictures, as PNG or SVG; needs the extra `mxtools[plot]`."""
+"""Draw bar charts as PNG or SVG; needs the extra `mxtools[plot]`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mxtools.files.atomic import atomic_output, check_writable
 
 FORMATS = (".png", ".svg")
 MOST = 80
-"""Bars of one picture."""
+"""Bars in one picture at most."""
 _INCHES = 0.22
-"""Height of a bar."""
+"""Height of a bar, in inches."""
 
 
 def check_plot(path: Path) -> None:
-    """Refuse, before any work is done, a picture that cannot be made: UsageError, or OutputError for its place."""
+    """Raise UsageError where a picture cannot be made, OutputError where it cannot be written; call it before the work."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} is no {' or '.join(FORMATS)} file", "pictures are one of these")
     if importlib.util.find_spec("matplotlib") is None:
@@ -38,8 +38,8 @@ def bars(
 ) -> None:
     """Write a picture of horizontal bars, the first label on top: for each label one bar of each series.
 
-    `limit` is drawn as a line. Of more labels than MOST those are shown whose largest bars are longest, in their order.
-    What is not finite has no bar. The same input gives the same bytes.
+    `limit` is drawn as a line. Of more than MOST labels the picture shows, in their order, those with the longest bars.
+    A number that is not finite has no bar. The same input gives the same bytes.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -49,9 +49,9 @@ def bars(
     figure = Figure(figsize=(9, 1.2 + _INCHES * len(shown) * max(1, len(series) / 1.5)), layout="constrained")
     axes = figure.subplots()
     for number, (name, lengths) in enumerate(series.items()):
-        found = [lengths[at] if math.isfinite(lengths[at]) else 0.0 for at in shown]
+        found = [lengths[label] if math.isfinite(lengths[label]) else 0.0 for label in shown]
         axes.barh([row + (number + 0.5) * thickness - 0.4 for row in range(len(shown))], found, thickness, label=name)
-    axes.set_yticks(range(len(shown)), [labels[at] for at in shown], fontsize=7)
+    axes.set_yticks(range(len(shown)), [labels[label] for label in shown], fontsize=7)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel(unit)
     axes.set_title(title if len(shown) == len(labels) else f"{title}: the {len(shown)} largest of {len(labels)}")
@@ -66,9 +66,11 @@ def bars(
 
 
 def _longest(series: Mapping[str, Sequence[float]], count: int) -> list[int]:
-    lengths = [max((s[at] for s in series.values() if math.isfinite(s[at])), default=0.0) for at in range(count)]
-    return sorted(sorted(range(count), key=lambda at: -lengths[at])[:MOST])
+    """Return the places of the labels to show, of which there are `count`."""
+    lengths = [max((s[i] for s in series.values() if math.isfinite(s[i])), default=0.0) for i in range(count)]
+    return sorted(sorted(range(count), key=lambda i: -lengths[i])[:MOST])
 
 
 def _undated(path: Path) -> dict[str, Any]:
+    """Return metadata for matplotlib without date and version, which would differ from run to run."""
     return {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}

@@ -1,4 +1,16 @@
-"""What every view shows of a tagged model: the tree of module calls, their nodes, the edges, and metrics."""
+"""What every view shows of a tagged model: the tree of module calls, their nodes, the edges, and metrics.
+
+Scopes and nodes are *items* of one numbering. Five nodes under the root (item 0), of which `a` (item 1) owns MatMul
+and Add and `b` (item 2) owns Relu:
+
+    x -> MatMul (a) -> m -> Add (a) -> s -> Relu (b) -> r -> Softmax -> y          m -> Neg -> z
+
+A viewer opens one scope at a time and needs the edges of that scope's own graph. The obvious way, to keep the edges
+whose both ends lie in the scope itself, leaves `a` with one edge and no sign that `m` and `s` leave it, and the root
+with no edge at all. So each edge is split at every scope boundary that it crosses (`Structure.levels`):
+MatMul -> Neg is MatMul -> OUTSIDE within `a`, and `a` -> Neg within the root; Add -> Relu is Add -> OUTSIDE in `a`,
+`a` -> `b` in the root, and OUTSIDE -> Relu in `b`. Edges with equal ends on a level become one, with all their values.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +24,28 @@ from mxtools.scopes.scope import ROOT
 from mxtools.scopes.tags import class_of
 
 OUTSIDE = -1
-"""What an edge leads to or comes from that is not in the module, or not in the model."""
+"""The end of an edge that lies outside of the scope that is looked at, or of the model."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """One call of a module: where it is, how many nodes are below it."""
+    """One call of a module, and how many nodes it holds, those of calls in it included."""
 
     scope: str
     tag: str
     parent: int
-    """The item that it is in; OUTSIDE for the root."""
+    """The scope around it; OUTSIDE for the root."""
     nodes: int
 
     @property
     def class_name(self) -> str:
-        """The module's class, as the tag has it."""
+        """The module's class, from the tag."""
         return class_of(self.tag)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the graph; inputs and outputs are values by number, those of optional inputs left out."""
+    """One node of the graph; inputs and outputs are numbers of values, without optional ones that are left out."""
 
     name: str
     operator: str
@@ -42,15 +54,15 @@ class Node:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     constant: bool
-    """It depends on no input of the model."""
+    """Whether it depends on no input of the model."""
     attributes: dict[str, str]
     merged: tuple[str, ...]
-    """The scopes that it stands for, where there are several."""
+    """The scopes that it stands for, where these are several."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor: its name, its type as text (`float32[1, seq, 8]`), '' where unknown, and whether it is a weight."""
+    """A tensor: its name, its type as text (`float32[1, seq, 8]`, or '' where unknown), and whether it is a weight."""
 
     name: str
     type: str
@@ -59,7 +71,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that leads from one item to another; OUTSIDE at the boundary."""
+    """A value that leads from one item to another; OUTSIDE is before an input and after an output of the model."""
 
     source: int
     target: int
@@ -68,7 +80,7 @@ class Edge:
 
 @dataclass
 class Metric:
-    """A number for modules, and for nodes where it is known of each, both by item."""
+    """Numbers of scopes, and of nodes where each has its own, by item."""
 
     scopes: dict[int, float] = field(default_factory=dict)
     nodes: dict[int, float] = field(default_factory=dict)
@@ -78,8 +90,8 @@ class Metric:
 class Structure:
     """A model to be shown.
 
-    Items are numbered: first the scopes, parents first, 0 the root; then the nodes, in the order of the graph. `edges`
-    are between nodes, and from and to OUTSIDE for what the model is given and returns.
+    Items are numbered: first the scopes, parents first, so that 0 is the root; then the nodes, in the order of the
+    graph. `edges` lead from node to node, from OUTSIDE for inputs of the model, and to OUTSIDE for its outputs.
     """
 
     title: str
@@ -104,7 +116,7 @@ class Structure:
 
     @cached_property
     def ids(self) -> list[str]:
-        """A name for each node that no other has, its own where that is one."""
+        """A name for each node that no other node has: its own where that is unique."""
         counts = Counter(node.name for node in self.nodes)
         taken = {name for name in counts if name}
         found: list[str] = []
@@ -115,29 +127,29 @@ class Structure:
         return found
 
     def node(self, item: int) -> Node:
-        """Give the node of an item that is one."""
+        """Return the node of an item."""
         return self.nodes[item - len(self.scopes)]
 
     def local(self, scope: int) -> str:
-        """Give the name of a scope in the one around it; the root's is `.`."""
+        """Return the name of a scope within the scope around it; that of the root is `.`."""
         name, parent = self.scopes[scope].scope, self.scopes[scope].parent
         around = ROOT if parent == OUTSIDE else self.scopes[parent].scope
         return name if around == ROOT else name.removeprefix(around + ".")
 
     def lineage(self, item: int) -> Iterator[int]:
-        """Give an item, the scope that it is in, and so on to the root."""
+        """Yield an item, the scope that it is in, and so on up to the root."""
         while item != OUTSIDE:
             yield item
             item = self.parent[item]
 
     def levels(self) -> list[dict[tuple[int, int], list[int]]]:
-        """Give the edges that the graph of each scope has: (source, target) to values.
+        """Return the edges within each scope's own graph: for each (source, target) the values that lead there.
 
-        Source and target are children of the scope; what crosses its boundary comes from or leads to OUTSIDE. Takes
-        time in the number of edges times the depth of the tree.
+        Source and target are children of the scope, or OUTSIDE where an edge crosses the scope's boundary. Takes time
+        in the number of edges times the depth of the tree.
         """
         found: list[dict[tuple[int, int], dict[int, None]]] = [{} for _ in self.scopes]
-        parent, depth = self.parent, [*self.depth, 0]  # OUTSIDE, the last, lies as deep as the root
+        parent, depth = self.parent, [*self.depth, 0]  # OUTSIDE is -1, the last: as deep as the root
         for edge in self.edges:
             source, target, value = edge.source, edge.target, edge.value
             while self._around(source) != self._around(target):
@@ -152,11 +164,11 @@ class Structure:
         return [{ends: list(values) for ends, values in level.items()} for level in found]
 
     def _around(self, item: int) -> int:
-        """Give the scope that an item is in, of what is outside and of the root itself OUTSIDE."""
+        """Return the scope that an item is in; OUTSIDE for the root and for what is outside of the model."""
         return OUTSIDE if item == OUTSIDE else self.parent[item]
 
     def shown(self, depth: int | None) -> list[int]:
-        """Give what stands for each item where no more levels than `depth` are opened: itself, or a scope around it."""
+        """Return what is drawn for each item when `depth` levels are open: itself, or a closed scope around it."""
         found: list[int] = []
         for item, around in enumerate(self.parent):
             hidden = depth is not None and self.depth[item] > depth

@@ -1,4 +1,4 @@
-"""The module tree of a tagged model: what each module call holds, itself and below it."""
+"""The module tree of a tagged model: what each module call holds, with all calls below it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sizes = dict[int, tuple[int, int]]
 
 
 class Key(StrEnum):
-    """What siblings can be sorted by."""
+    """What to sort siblings by."""
 
     NODES = "nodes"
     PARAMETERS = "parameters"
@@ -31,10 +31,11 @@ class Key(StrEnum):
 
 @dataclass
 class Branch:
-    """One call of a module with all below it.
+    """One call of a module; the numbers count everything below it too.
 
-    Nodes, by operator and by evidence too; elements and bytes of the initializers that they use; multiply-adds, and the
-    number of products of which these are not known. `equal` are the scopes of siblings after it that hold the same.
+    Attributes: `nodes`, also by operator and by evidence; `parameters` and `bytes`, elements and bytes of the
+    initializers that the nodes use, each once; `multiply_adds`, and `uncounted`, the products whose multiply-adds are
+    not known; `equal`, the scopes of siblings after it that hold the same (see `folded`).
     """
 
     scope: str
@@ -51,11 +52,11 @@ class Branch:
 
     @property
     def class_name(self) -> str:
-        """The module's class, as the tag has it."""
+        """The module's class, from the tag."""
         return class_of(self.tag)
 
     def row(self) -> dict[str, Any]:
-        """Give the branch without those below it as plain data."""
+        """Return the branch, without its children, as plain data."""
         return {
             "scope": self.scope,
             "tag": self.tag,
@@ -70,16 +71,16 @@ class Branch:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the branch as plain data."""
+        """Return the branch, with its children, as plain data."""
         return {**self.row(), "children": [child.to_dict() for child in self.children]}
 
 
 def tree(
     annotations: Annotations, products: Mapping[int, int] | None = None, chosen: Collection[int] | None = None
 ) -> Branch:
-    """Build the tree of the calls that nodes bear, in the order of their first nodes that are no constants.
+    """Return the tree of the calls that have nodes; siblings are in the order of their first nodes besides constants.
 
-    `products` are the multiply-adds by node, where they are known; `chosen` the nodes that count, else all.
+    `products` are the multiply-adds of nodes, where they are known; without `chosen` all nodes count.
     """
     graph, hierarchy = annotations.graph, annotations.hierarchy
     sizes = _sizes(graph)
@@ -92,34 +93,34 @@ def tree(
             continue
         proto, weights = graph.nodes[node], [value for value in graph.reads[node] if value in sizes]
         count = (products or {}).get(node)
-        for at in reversed(list(hierarchy.lineage(call))):
-            if at not in branches:
-                branches[at] = Branch(hierarchy.scopes[at], hierarchy.tags[at])
-                branches[hierarchy.parent[at]].children.append(branches[at])
-            branch = branches[at]
+        for around in reversed(list(hierarchy.lineage(call))):
+            if around not in branches:
+                branches[around] = Branch(hierarchy.scopes[around], hierarchy.tags[around])
+                branches[hierarchy.parent[around]].children.append(branches[around])
+            branch = branches[around]
             branch.nodes += 1
             branch.operators[proto.op_type] += 1
             branch.evidence[str(annotations.evidence[node])] += 1
             branch.multiply_adds += count or 0
             branch.uncounted += count is None and graph.operators[node].is_product
-            used.setdefault(at, set()).update(weights)
-    for at, values in used.items():
-        branches[at].parameters = sum(sizes[value][0] for value in values)
-        branches[at].bytes = sum(sizes[value][1] for value in values)
+            used.setdefault(around, set()).update(weights)
+    for call, values in used.items():
+        branches[call].parameters = sum(sizes[value][0] for value in values)
+        branches[call].bytes = sum(sizes[value][1] for value in values)
     return branches[0]
 
 
 def sorted_by(branch: Branch, key: Key) -> Branch:
-    """Give a copy in which siblings are sorted, at all levels, the most first; equal ones keep their order."""
+    """Return a copy in which siblings are sorted on all levels, the largest first; equal ones keep their order."""
     name = key.replace("-", "_")
     children = sorted(branch.children, key=lambda child: -int(getattr(child, name)))
     return replace(branch, children=[sorted_by(child, key) for child in children])
 
 
 def folded(branch: Branch) -> Branch:
-    """Give a copy in which of adjacent siblings that hold the same, at all levels, only the first is there.
+    """Return a copy that shows, on all levels, only the first of adjacent siblings that hold the same.
 
-    These are the modules of a list, or the calls of one module; such that have names of their own stay.
+    Only modules of one list and calls of one module count as siblings here; modules with names of their own all stay.
     """
     kept: list[Branch] = []
     for child in map(folded, branch.children):
@@ -131,7 +132,7 @@ def folded(branch: Branch) -> Branch:
 
 
 def number(scope: str) -> tuple[str, int]:
-    """Give the list that a module is in and its number there, else the module and the number of its call."""
+    """Return the list that a module is in and its number there, else the module and the number of its call."""
     around, _, last = scope.rpartition(".")
     name, _, count = last.partition("@")
     return (around, int(name)) if name.isdecimal() and not count else (f"{around}.{name}", int(count or 0))
@@ -142,7 +143,7 @@ def _list(branch: Branch) -> str:
 
 
 def _content(branch: Branch) -> tuple[Any, ...]:
-    """Give what a branch holds, its own name aside; those below it have names."""
+    """Return what a branch holds, without its own name but with the names of its children."""
     figures = branch.nodes, branch.parameters, branch.bytes, branch.multiply_adds, branch.uncounted
     below = [
         ([scope.removeprefix(branch.scope) for scope in (child.scope, *child.equal)], _content(child))
@@ -152,7 +153,7 @@ def _content(branch: Branch) -> tuple[Any, ...]:
 
 
 def _sizes(graph: Graph) -> Sizes:
-    """Give elements and bytes of the initializers of a graph; of sparse ones the bytes of what is stored."""
+    """Return elements and bytes of a graph's initializers; of sparse ones the bytes that are stored."""
     sizes = {value: (math.prod(tensor.dims), bytes_of(tensor)) for value, tensor in graph.initializers.items()}
     return sizes | {
         value: (math.prod(sparse.dims), bytes_of(sparse.values) + bytes_of(sparse.indices))
