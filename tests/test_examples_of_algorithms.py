@@ -439,8 +439,8 @@ def test_the_output_of_a_module_in_a_quantised_graph() -> None:
     model = WorkingModel(proto, sidecar=sidecar)
     matches = OutputMatches(model.annotations, model.shapes, sidecar, values(by_id))
     for name, array in {"m": nearer, "a": nearer, "d": near, "y": np.maximum(near, 0)}.items():
-        matches.show(model.graph.by_name[name], array)
-    matches.settle(0.1)
+        matches.compare(model.graph.by_name[name], array)
+    matches.conclude(0.1)
     of = {t.name: matches[t.id] for c in sidecar.calls for t in c.outputs}
     assert {name: model.graph.names[match.value] for name, match in of.items() if match} == {"a": "d", "y": "y"}
 

@@ -41,7 +41,7 @@ from mxtools.traces.sidecar import Sidecar, TracedTensor, call_times, full_name,
 
 
 def hoist_shared(model: WorkingModel) -> None:
-    """Move each node out of its module that makes a tensor which leaves the module and which it did not return.
+    """Move nodes out of modules: those that make a value which leaves the module, but which the module did not return.
 
     The nodes are visited against the data flow, so that the readers of a node have their place before it. Does nothing
     without a trace, which says what each call returned.

@@ -42,7 +42,7 @@ class Carry(Pass):
         if not wanted:
             return
         if "embed-trace" in asked and not model.traced:
-            raise UsageError("there is no trace to put into the model", "give --trace")
+            raise UsageError("there is no trace to put into the model", "give ⟨trace⟩")
         annotations = model.annotations
         with model.changing() as proto:
             write_carriers(proto, wanted)

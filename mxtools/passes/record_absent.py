@@ -48,7 +48,7 @@ class RecordAbsent(Pass):
             proto = annotations.graph.nodes[unknown[0]]
             raise CheckError(
                 f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
-                "give a trace of the model (--trace), with values (mx trace --record)",
+                "give a trace of the model (⟨trace⟩), with values (⟨record⟩)",
             )
         absent, match = absent_scopes(annotations, model.traced), model.once(match_earlier)
         if model.previous and match:

@@ -85,9 +85,9 @@ def read_report(file: Path) -> ProfileReport:
     try:
         return ProfileReport.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror})", "give what `mx profile --json` wrote") from None
+        raise InputError(f"{file} cannot be read ({error.strerror})", "give what ⟨profiler⟩ wrote") from None
     except ValidationError:
-        raise InputError(f"{file} is no profile by module", "give what `mx profile --json` wrote") from None
+        raise InputError(f"{file} is no profile by module", "give what ⟨profiler⟩ wrote") from None
 
 
 def schema() -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Comparing what modules in a graph return with what PyTorch's returned."""
+"""Comparing what modules in a graph return with what PyTorch's modules returned."""

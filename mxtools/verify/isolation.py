@@ -1,4 +1,4 @@
-"""The own error of each module: cut out of the graph and fed what PyTorch's module was fed."""
+"""The own error of each module: it is cut out of the graph and fed what PyTorch's module was fed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mxtools.verify.output_matches import OutputMatch, OutputMatches
 
 
 class Isolation:
-    """Runs the modules of a graph one by one."""
+    """Runs the modules of a graph one by one, each on its own."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches) -> None:
-        """Cut every call out that has nodes which make what it returned."""
+        """Cut out every call that has nodes which make what it returned."""
         self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
         self._graph, self._calls = model.graph, sidecar.calls
         self._cuts = {number: cut for number, end in enumerate(call_ends(sidecar)) if (cut := self._cut(number, end))}
 
     def errors(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Distance | InputError]]:
-        """Give the own error of each call, or why it does not run; `given` are the graph's inputs.
+        """Yield the own error of each call, or why it does not run; `given` are the graph's inputs.
 
-        Inputs that no module returned, as the sum of two results, are computed from what modules returned. Only some
-        calls' inputs are in memory at a time.
+        Inputs of a call that no module returned, such as the sum of two results, are computed from what modules
+        returned. Only the inputs of some calls are in memory at a time.
         """
         names = self._graph.names
         parts = extracted(self._model.proto, list(self._cuts.values()), self._weights)
@@ -49,13 +49,13 @@ class Isolation:
                     yield number, error
 
     def _cut(self, number: int, end: int) -> Cut | None:
-        """Cut a call out, with the outputs that it returned; None where no node of its own makes such."""
+        """Cut a call out, with the outputs that it returned; return None where no node of its own makes any."""
         try:
             chosen = nodes_of(self._annotations, range(number, end))
         except (AbsentError, UsageError):
             return None
         made = {v for node in chosen for v in self._graph.writes[node]}
-        outputs = [s.value for _, s in self._outputs(self._calls[number]) if s.value in made]
+        outputs = [match.value for _, match in self._outputs(self._calls[number]) if match.value in made]
         return Cut(self._graph, chosen, given_nodes(self._annotations, chosen), outputs) if outputs else None
 
     def _bytes(self, value: int) -> int:
@@ -69,11 +69,11 @@ class Isolation:
         return {v: array for v in values if (array := self._matches.recorded(v)) is not None}
 
     def _between(self, values: Collection[int], given: Mapping[str, Array]) -> dict[int, Array]:
-        """Compute values from recorded ones and the graph's inputs, by the nodes between."""
-        nodes = nodes_behind(self._graph, values, until=self._matches.standing.__contains__)
+        """Compute values from recorded ones and from the graph's inputs, by the nodes between."""
+        nodes = nodes_behind(self._graph, values, until=self._matches.tensor_at.__contains__)
         if not nodes:
             return {}
-        others = {self._graph.producer[v] for v in self._matches.standing}
+        others = {self._graph.producer[v] for v in self._matches.tensor_at}
         cut, names = Cut(self._graph, nodes, others - nodes, values), self._graph.names
         (part,) = extracted(self._model.proto, [cut], self._weights)
         inputs = dict(given) | {names[v]: array for v, array in self._recorded(cut.inputs).items()}
@@ -81,13 +81,14 @@ class Isolation:
         return {v: results[names[v]] for v in values}
 
     def _own(self, number: int, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
-        """Run a part; what a module without nodes may end in too is right if it is that module's."""
+        """Run a part and return its error; a value that it may share with a module without nodes can be of either."""
         cut, names = self._cuts[number], self._graph.names
         results = computed(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
         found = []
         for tensor, match in self._outputs(self._calls[number]):
             if match.value in cut.outputs:
                 array = results[names[match.value]]
-                ends_ = (self._matches.apart(array, t) for t in self._matches.ending(tensor))
-                found.append(min((e for e in ends_ if e), key=lambda e: e.relative, default=UNLIKE))
+                tensors = self._matches.with_same_end(tensor)
+                errors = [error for t in tensors if (error := self._matches.distance_to(array, t))]
+                found.append(min(errors, key=lambda error: error.relative, default=UNLIKE))
         return worst(found) or UNLIKE

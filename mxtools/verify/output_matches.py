@@ -1,8 +1,19 @@
-"""Which tensors of an altered graph stand for what PyTorch's modules returned.
+"""Which values of an altered graph stand for what PyTorch's modules returned.
 
-In an optimised or quantised graph values differ and names are lost, so the tags tell it: a tensor that a module
-returned is one of its shape that a node of it makes; the one with equal values, else the one that leaves the module.
-Where a node does the work of the next module too, and that has none, its value is either's, whichever it is nearer to.
+    x ─ MatMul ─m─ Add ─a─ QuantizeLinear ─i─ DequantizeLinear ─d─ Relu ─ y
+        one        one     one                one                  act
+
+    PyTorch ran: `one`, given x, returned a tensor of 2x4; `act`, given that, returned y
+
+To say how far `one` is off one must know which value is its result. In a quantised or optimised graph names are lost
+and all values differ from PyTorch's. The obvious way, the nearest value of the right shape, flatters: that is a, or m
+where the bias is small. But the rest of the graph works on d, with what quantising did to it.
+
+So the tags decide: of the values of its shape that nodes of the module make, the result is one that is equal, up to
+sums in another order, or else one that leaves the module: d, which `act` reads. Of several such it is the nearest.
+
+A node may do the work of the next module too, which then has no node. Its value is the result of either module, the one
+that it is nearer to.
 """
 
 from __future__ import annotations
@@ -25,7 +36,7 @@ from mxtools.traces.values import Values
 
 @dataclass(frozen=True)
 class OutputMatch:
-    """A value of the graph that stands for a tensor of the trace, and how far it is from it."""
+    """A value of the graph that stands for a tensor of the trace: how far it is from that, its shape and its type."""
 
     value: int
     distance: Distance
@@ -33,96 +44,103 @@ class OutputMatch:
     dtype: np.dtype[Any]
 
 
-EQUAL = 1e-3
-"""Relative error up to which values are equal: exporters reorder sums."""
+EQUAL_TOLERANCE = 1e-3
+"""Relative error up to which a value is equal to a tensor: exporters reorder sums, which changes the last digits."""
 
-HARMLESS = 1e-5
-"""The part of a module's error, or of 1 where that is less, up to which what is left of it has no effect."""
+HARMLESS_SHARE = 1e-5
+"""The share of a module's error that is left in the caller's result up to which the error had no effect there.
+
+An error below 1 counts as 1: what is left is then rounding, which every module adds.
+"""
 
 _Rank = tuple[bool, bool, float, int]
+"""How good a match is, the best one last: it is equal; its shape is the same; its error, negative; the value."""
 
 
 def has_no_effect(inner: Distance, outer: Distance, tolerance: float) -> bool:
-    """Tell whether nothing is left of a module's error in what its caller returns."""
-    return outer.relative <= min(tolerance, HARMLESS * max(1.0, inner.relative))
+    """Return whether nothing is left of a module's error, `inner`, in what its caller returned, `outer`."""
+    return outer.relative <= min(tolerance, HARMLESS_SHARE * max(1.0, inner.relative))
 
 
 class OutputMatches:
-    """Finds, while the values of a graph come by, the best one for each tensor that a call returned.
+    """Finds the value that stands for each tensor that a call returned, while the values of a run come by one by one.
 
-    Attributes: `makers`, the innermost call that returned each tensor, by its id; `tensors`, these by id, in the order
-    in which they came to be; once settled, `standing`, the ids of the tensors by the value that stands for them, and
-    `harmless`, those of tensors that differ without an effect on what the caller returned.
+    Attributes: `makers`, the innermost call that returned each tensor, by its id; `tensors`, these tensors by id, in
+    the order in which they came to be. After `conclude`: `tensor_at`, the id of the tensor for which a value stands, by
+    value; `harmless`, the ids of tensors that differ without an effect on what the caller returned.
     """
 
     def __init__(self, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, values: Values) -> None:
-        """Look for candidates."""
+        """Find the values that can stand for each tensor, from tags and shapes."""
         self._annotations, self._shapes, self._values = annotations, shapes, values
         self._graph, self._calls, self._ends = annotations.graph, sidecar.calls, call_ends(sidecar)
         self.makers = {tensor: calls[-1] for tensor, calls in calls_returning(sidecar).items()}
         known = {t.id: t for call in sidecar.calls for t in call.outputs if t.id in self.makers}
         _, _, born = call_times(sidecar)
         self.tensors = {number: known[number] for number in sorted(known, key=born.__getitem__)}
-        self._wanting: dict[int, list[TracedTensor]] = defaultdict(list)
+        self._tensors_for: dict[int, list[TracedTensor]] = defaultdict(list)
         self._best: dict[int, tuple[_Rank, OutputMatch]] = {}
-        self._merged: dict[int, set[int]] = {}
-        self.standing: dict[int, int] = {}
+        self._without_nodes: dict[int, set[int]] = {}
+        self.tensor_at: dict[int, int] = {}
         self.harmless: set[int] = set()
         for number, candidates in self._candidates().items():
             for value in candidates:
-                self._wanting[value].append(self.tensors[number])
+                self._tensors_for[value].append(self.tensors[number])
 
     @property
     def wanted(self) -> dict[int, int]:
-        """The values to show, with the bytes that each takes, estimated."""
-        return {value: 8 * ((s.count if (s := self._shapes[value]) else 0) or 0) for value in sorted(self._wanting)}
+        """The values to compare, with the bytes that each takes, estimated."""
+        return {value: 8 * ((s.count if (s := self._shapes[value]) else 0) or 0) for value in sorted(self._tensors_for)}
 
     def __getitem__(self, tensor: int) -> OutputMatch | None:
-        """Give what stands for a tensor, None where nothing does."""
+        """Return what stands for a tensor, by its id, None where nothing does."""
         return self._best[tensor][1] if tensor in self._best else None
 
-    def show(self, value: int, array: Array) -> None:
-        """Compare a value with the tensors that it may stand for.
+    def compare(self, value: int, array: Array) -> None:
+        """Compare a value with the tensors that it may stand for, and keep it where it is the best one so far.
 
-        One that is not equal must leave the module, and be none of the other tensors that the module returned.
+        If it is not equal to a tensor it must leave the module, and not be equal to another result of that module.
         """
-        apart = {t.id: error for t in self._wanting.get(value, ()) if (error := self.apart(array, t))}
-        equal = {number for number, error in apart.items() if error.relative <= EQUAL}
-        for number, error in apart.items():
+        errors = {t.id: error for t in self._tensors_for.get(value, ()) if (error := self.distance_to(array, t))}
+        equal = {number for number, error in errors.items() if error.relative <= EQUAL_TOLERANCE}
+        for number, error in errors.items():
             call = self.makers[number]
-            beside = equal.intersection(t.id for t in self._calls[call].outputs)
-            if number in equal or (not beside and self._annotations.is_read_outside(value, call)):
+            is_other = not equal.isdisjoint(t.id for t in self._calls[call].outputs)
+            if number in equal or (not is_other and self._annotations.is_read_outside(value, call)):
                 rank = (number in equal, array.shape == self.tensors[number].shape, -error.relative, value)
                 if number not in self._best or rank > self._best[number][0]:
                     self._best[number] = rank, OutputMatch(value, error, array.shape, array.dtype)
 
-    def settle(self, tolerance: float) -> None:
-        """When all values were shown: drop what stands for nothing.
+    def conclude(self, tolerance: float) -> None:
+        """Drop the matches that turn out to be none, when all values were compared.
 
-        A value is one of the tensors that a module returned. One that several modules end in is that of the module that
-        it is nearest to. A module without a node has none that is not right: nothing but the values tells that it is
-        there. And a wrong one that makes nothing wrong stands for nothing: a node that does more than one module's work
-        hides what it computes between.
+        - A value stands for one result of a module only, unless it is equal to several.
+        - A module without nodes keeps its match only if that is right: nothing but the values says that it is there. If
+          other modules end in the same value, it is that of the nearest.
+        - A wrong value that makes nothing wrong in what the caller returned is `harmless`: it is no result of the
+          module, as where a node does the work of several modules and hides what lies between, or it does not matter.
         """
-        self._settle_results()
-        self._settle_merged(tolerance)
-        wrong = [number for number, (_, s) in self._best.items() if not s.distance.relative <= tolerance]
+        self._keep_one_result_a_value()
+        self._decide_modules_without_nodes(tolerance)
+        wrong = [number for number, (_, match) in self._best.items() if not match.distance.relative <= tolerance]
         self.harmless = {number for number in wrong if self._is_harmless(number, tolerance)}
         known = [number for number in reversed(self.tensors) if number not in self.harmless]
-        self.standing = {s.value: number for number in known if (s := self[number])}
+        self.tensor_at = {match.value: number for number in known if (match := self[number])}
 
-    def _settle_results(self) -> None:
+    def _keep_one_result_a_value(self) -> None:
+        """Where a value stands for two results of a call and is not equal to both, drop the worse match."""
         for call in self._calls:
             taken: dict[int, int] = {}
             for number in (t.id for t in returned_tensors(call) if t.id in self._best):
                 rank, match = self._best[number]
                 other = taken.setdefault(match.value, number)
                 if other != number and not (rank[0] and self._best[other][0][0]):
-                    less, taken[match.value] = sorted((number, other), key=lambda n: self._best[n][0])
-                    del self._best[less]
+                    worse, taken[match.value] = sorted((number, other), key=lambda n: self._best[n][0])
+                    del self._best[worse]
 
-    def _settle_merged(self, tolerance: float) -> None:
-        for number, sources in self._merged.items():
+    def _decide_modules_without_nodes(self, tolerance: float) -> None:
+        """Give a value that may be the result of a module without nodes, or of one before it, to the nearest."""
+        for number, sources in self._without_nodes.items():
             mine = self._best.pop(number, None)
             if mine is None or not mine[1].distance.relative <= tolerance:
                 continue
@@ -134,30 +152,37 @@ class OutputMatches:
                     del self._best[source]
 
     def _is_harmless(self, number: int, tolerance: float) -> bool:
-        """Tell whether what the nearest caller returned of its own depends on a wrong value, and is right still."""
+        """Return whether what the caller returned depends on a wrong value, and is right nevertheless.
+
+        The caller is the nearest one that returned something else than the tensor of that value itself.
+        """
         _, wrong = self._best[number]
         caller, own = self._calls[self.makers[number]].parent, list[OutputMatch]()
         while caller is not None and not own:
-            own = [s for t in returned_tensors(self._calls[caller]) if t.id != number and (s := self[t.id])]
+            others = (tensor.id for tensor in returned_tensors(self._calls[caller]) if tensor.id != number)
+            own = [match for other in others if (match := self[other])]
             caller = self._calls[caller].parent
-        right = all(has_no_effect(wrong.distance, s.distance, tolerance) for s in own)
-        return right and not {s.value for s in own}.isdisjoint(values_after(self._graph, wrong.value))
+        is_right = all(has_no_effect(wrong.distance, match.distance, tolerance) for match in own)
+        return is_right and not {match.value for match in own}.isdisjoint(values_after(self._graph, wrong.value))
 
-    def apart(self, array: Array, tensor: TracedTensor) -> Distance | None:
-        """Compare an array with a recorded tensor, None where it is another kind of thing, or nothing is recorded."""
+    def distance_to(self, array: Array, tensor: TracedTensor) -> Distance | None:
+        """Return how far an array is from what was recorded of a tensor.
+
+        Return None where it has other elements, in number or kind, or where nothing was recorded.
+        """
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         if array.size != prod(tensor.shape) or kind != torch_kind(tensor.dtype):
             return None
         recorded = self._values.get(str(tensor.id))
         return None if recorded is None else distance(array, recorded)
 
-    def ending(self, tensor: TracedTensor) -> list[TracedTensor]:
-        """Give a tensor and those of modules without nodes that may end in the same value."""
-        return [tensor, *(self.tensors[n] for n, sources in self._merged.items() if tensor.id in sources)]
+    def with_same_end(self, tensor: TracedTensor) -> list[TracedTensor]:
+        """Return a tensor, and those of modules without nodes that may have the same value."""
+        return [tensor, *(self.tensors[n] for n, sources in self._without_nodes.items() if tensor.id in sources)]
 
     def recorded(self, value: int) -> Array | None:
-        """Give what was recorded of the tensor that a value stands for, in the value's type and shape."""
-        number = self.standing.get(value)
+        """Return what was recorded of the tensor for which a value stands, in the value's type and shape."""
+        number = self.tensor_at.get(value)
         array = self._values.get(str(number))
         if number is None or array is None:
             return None
@@ -165,9 +190,9 @@ class OutputMatches:
         return array.astype(match.dtype).reshape(match.shape)
 
     def _candidates(self) -> dict[int, list[int]]:
-        """Give the values of the main graph that may stand for each tensor, by its id.
+        """Return the values of the main graph that may stand for each tensor, by its id.
 
-        Where no node is left of a call, one that made what it works on may do its work too.
+        Where no node is left of a call, a node that made what it was given may do its work too.
         """
         made: dict[int, list[int]] = defaultdict(list)
         for node in self._graph.main:
@@ -182,7 +207,7 @@ class OutputMatches:
             inside = {v for at in range(call, self._ends[call]) for v in made.get(at, ())}
             if not inside:
                 given = [t.id for t in self._calls[call].inputs if t.id in found]
-                self._merged[number] = {s for t in given for s in (t, *self._merged.get(t, ()))}
+                self._without_nodes[number] = {s for t in given for s in (t, *self._without_nodes.get(t, ()))}
                 inside = {v for t in given for v in found[t]}
             found[number] = [v for v in inside if (shape := self._shapes[v]) is None or shape.fits(tensor)]
         return found

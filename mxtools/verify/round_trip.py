@@ -40,14 +40,14 @@ class RoundTrip(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping ite
 
     @property
     def rate(self) -> float:
-        """Give exact / (exact + extra + bad + missing); 1 where there is none."""
+        """Return exact / (exact + extra + bad + missing); 1 where there is none."""
         counted = self.exact + self.extra + self.bad + self.missing
         return self.exact / counted if counted else 1.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a call: exact, extra, bad, missing or gone, and why."""
+    """What became of a call: `word` is exact, extra, bad, missing or gone; `reason` says why."""
 
     scope: str
     word: str
@@ -55,20 +55,21 @@ class Verdict:
 
 
 def counted(verdicts: Collection[Verdict]) -> RoundTrip:
-    """Give the figures of some verdicts."""
+    """Return how many verdicts there are of each kind."""
     return RoundTrip(**Counter(verdict.word for verdict in verdicts))
 
 
 def round_trip(model: WorkingModel) -> list[Verdict]:
-    """Cut out every call whose result is used and not just what it was given; compare with the recorded values.
+    """Cut out every call that made something which is used, run it, and compare its results with the recorded ones.
 
-    `exact`: it returns all that the graph has of what the module returned, and nothing else; `extra`: besides, tensors
-    that the module did not return; `bad`: something is lacking, or it does not run; `missing`: it cannot be cut out
-    though its results are in the graph; `gone`: neither. Raises UsageError where there is no trace with values.
+    `exact`: it returns all that the graph has of what the module returned, and nothing else. `extra`: it also returns
+    tensors that the module did not return. `bad`: something is lacking, or it does not run. `missing`: it cannot be cut
+    out, although its results are in the graph. `gone`: it cannot be cut out, and its results are not in the graph.
+    Raises UsageError where there is no trace with values.
     """
     sidecar, values = model.sidecar, model.values
     if not sidecar or not values:
-        raise UsageError("the round trip compares with recorded values", "give a trace with them (mx trace --record)")
+        raise UsageError("the round trip compares with recorded values", "give a trace with them (⟨record⟩)")
     annotations = model.annotations
     live = _live(annotations.graph, matched_values(model, sidecar, values))
     verdicts: dict[int, Verdict] = {}
@@ -97,13 +98,13 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
 
 
 def _live(graph: Graph, matches: dict[int, list[int]]) -> set[int]:
-    """Give the tensors of the trace that the graph has as values that depend on its inputs."""
+    """Return the tensors of the trace that the graph computes from its inputs."""
     fixed = graph.constant | graph.stored
     return {tensor for tensor, values in matches.items() if any(value not in fixed for value in values)}
 
 
 def _used(sidecar: Sidecar) -> dict[int, set[int]]:
-    """Give for each call what it returned, was not given and others take: tensors of several elements."""
+    """Return for each call the tensors that it made and that others take; those of one element are left out."""
     takers: dict[int, list[int]] = defaultdict(list)
     for number, call in enumerate(sidecar.calls):
         for tensor in call.inputs:
@@ -126,7 +127,7 @@ def _cut(annotations: Annotations, scope: str) -> Cut:
 
 
 def _compared(call: Call, got: dict[str, Array], values: Values, wanted: set[int]) -> Verdict:
-    """Judge what a part returned."""
+    """Return the verdict on what a part returned; `wanted` are the tensors that the graph has."""
     recorded = {t.id: array for t in call.outputs if (array := values.get(str(t.id))) is not None}
     found = {name: {i for i, array in recorded.items() if same_values(result, array)} for name, result in got.items()}
     lacking = wanted - set().union(*found.values())

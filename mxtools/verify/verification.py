@@ -24,12 +24,13 @@ from mxtools.verify.isolation import Isolation
 from mxtools.verify.output_matches import OutputMatches, has_no_effect
 
 EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
-"""Relative errors that are right still: of graphs in single precision, in half precision, and with small integers."""
+"""Relative errors that still count as right, of graphs in single precision, in half precision, in small integers."""
 GONE = "no tensor of the graph is what it returned"
+"""The reason of a call for whose results no value stands."""
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _SMALL = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
-_FEWEST = 64
-"""Elements of a tensor that is a weight, and no scale, mask or zero point."""
+_LEAST_WEIGHT_ELEMENTS = 64
+"""Elements from which on a tensor counts as a weight: scales, masks and zero points have fewer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Output:
     tensor: str
     distance: Distance
     harmless: bool = False
-    """It differs without an effect on what the caller returned: it is no tensor of the module, or does not matter."""
+    """It differs without an effect on what the caller returned: it is no result of the module, or does not matter."""
 
 
 @dataclass
@@ -51,27 +52,27 @@ class Checked:
     tag: str
     outputs: list[Output] = field(default_factory=list)
     reason: str = ""
-    """Why nothing is compared."""
+    """Why nothing is compared, or why the call does not run on its own."""
     own: Distance | None = None
     """Its error when it is fed what PyTorch's module was fed."""
     children: list[Checked] = field(default_factory=list)
 
     @property
     def distance(self) -> Distance | None:
-        """The largest error of its outputs, of harmless ones only if there are no others; None where there are none."""
+        """The largest error of its outputs; harmless ones count only if there are no others. None without outputs."""
         counted = [output.distance for output in self.outputs if not output.harmless]
         return worst(counted or [output.distance for output in self.outputs])
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What became of all calls, in the order of the trace, and the first one of which an output is wrong."""
+    """What became of all calls, in the order of the trace, and the first one that has a wrong output."""
 
     calls: list[Checked]
     tolerance: float
     first: Checked | None
     untagged: int
-    """Nodes that had no scope and got that of their neighbours."""
+    """The number of nodes that had no scope and got that of their neighbours."""
 
     @property
     def furthest(self) -> Checked | None:
@@ -83,7 +84,7 @@ class Verified:
     def culprits(self) -> list[Checked]:
         """The innermost calls that are wrong when they are fed what PyTorch's modules were fed.
 
-        One that is in a call which is right on its own is none.
+        A call inside one that is right on its own is not among them.
         """
         return list(self._culprits(self.calls[ROOT_CALL], UNLIKE))
 
@@ -96,20 +97,21 @@ class Verified:
 
 
 def usual_tolerance(model: ModelProto) -> float:
-    """Give the relative error that is right still in a graph with weights of such types."""
-    types = {tensor.data_type for tensor in tensors_of(model) if math.prod(tensor.dims) >= _FEWEST}
+    """Return the relative error that still counts as right in a graph with weights of such types as it has."""
+    types = {tensor.data_type for tensor in tensors_of(model) if math.prod(tensor.dims) >= _LEAST_WEIGHT_ELEMENTS}
     return QUANTISED if types & _SMALL else HALF if types & _HALVES else EXACT
 
 
 def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Verified:
     """Run a tagged graph on the recorded inputs and compare every call's outputs with the recorded ones.
 
-    What `tolerance` bounds is the largest difference over the largest value. With `isolating` each call is cut out too
-    and run on the recorded inputs. Raises UsageError without recorded values, InputError where the graph does not run.
+    `tolerance` is the largest difference over the largest value that still counts as right. With `isolating` each call
+    is also cut out and run on the recorded inputs. Raises UsageError without recorded values, InputError where the
+    graph does not run or has no scopes.
     """
     sidecar, values = model.sidecar, model.values
     if not sidecar or not values:
-        raise UsageError("there is nothing to compare with", "give --trace with recorded values (mx trace --record)")
+        raise UsageError("there is nothing to compare with", "give ⟨trace⟩ with recorded values (⟨record⟩)")
     model.require_tagged()
     untagged = model.annotations.call.count(None)
     if untagged:
@@ -120,8 +122,8 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
     given = recorded_inputs(model.proto, sidecar, values)
     sizes = {names[value]: size for value, size in matches.wanted.items()}
     for name, array in inner_tensors(model.proto, model.weights, given, sizes):
-        matches.show(annotations.graph.by_name[name], array)
-    matches.settle(tolerance)
+        matches.compare(annotations.graph.by_name[name], array)
+    matches.conclude(tolerance)
     calls = _calls(annotations, sidecar, matches, model.absent)
     if isolating:
         for number, own in Isolation(model, sidecar, matches).errors(given):
@@ -133,7 +135,7 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
 
 
 def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Array]:
-    """Give the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
+    """Return the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
     asked = graph_inputs(model)
     given = feeds(sidecar, values, [value.name for value in asked])
     missing = next((value.name for value in asked if value.name not in given), None)
@@ -146,7 +148,7 @@ def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict
 
 
 def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, absent: dict[str, str]) -> list[Checked]:
-    """Give the calls with what stands for their outputs, or why nothing does."""
+    """Return the calls with what stands for their outputs, or why nothing does."""
     found = [Checked(call.scope, call.tag) for call in sidecar.calls]
     names = annotations.graph.names
     for row, call in zip(found, sidecar.calls, strict=True):
@@ -154,7 +156,7 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
             found[call.parent].children.append(row)
         own = returned_tensors(call)
         matched = [(tensor, match) for tensor in own if (match := matches[tensor.id])]
-        row.outputs = [Output(t.name, names[s.value], s.distance, t.id in matches.harmless) for t, s in matched]
+        row.outputs = [Output(t.name, names[m.value], m.distance, t.id in matches.harmless) for t, m in matched]
         if not row.outputs:
             row.reason = absent.get(call.scope) or (GONE if own else "returns its inputs")
         elif any(output.harmless for output in row.outputs):
@@ -163,7 +165,7 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
 
 
 def _first(calls: list[Checked], matches: OutputMatches, tolerance: float) -> Checked | None:
-    """Give the call that made the first wrong tensor, in the order in which they came to be."""
-    known = (t for t in matches.tensors if t not in matches.harmless)
-    wrong = (t for t in known if (s := matches[t]) and not s.distance.relative <= tolerance)
+    """Return the call that made the first wrong tensor, in the order in which these came to be; None without one."""
+    known = (tensor for tensor in matches.tensors if tensor not in matches.harmless)
+    wrong = (tensor for tensor in known if (match := matches[tensor]) and not match.distance.relative <= tolerance)
     return next((calls[matches.makers[tensor]] for tensor in wrong), None)
