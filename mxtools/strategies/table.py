@@ -84,13 +84,19 @@ class Strategy(_Entry):
 
 
 class Decision(_Entry):
-    """For a priority: the strategy to take where facts of a model hold, and how often that was right."""
+    """For a priority: the strategy to take where facts of a model hold, and how often that was measured to be right."""
 
     priority: Priority
     when: tuple[str, ...]
     strategy: str
-    confidence: Annotated[float, Field(ge=0, le=1)]
+    taken: Annotated[int, Field(gt=0, description="models of the measurement for which it was taken")]
+    right: Annotated[int, Field(ge=0, description="those of them for which it was right")]
     reason: str
+
+    @property
+    def confidence(self) -> float:
+        """The share of the measured models on which the decision was right, 0 to 1."""
+        return self.right / self.taken
 
 
 class _File(_Entry):

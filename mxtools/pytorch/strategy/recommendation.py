@@ -19,7 +19,7 @@ class Recommendation(FieldMapping):
     strategy: str
     priority: str
     confidence: float
-    """Share of the models on which the decision was right, 0 to 1, when it was measured."""
+    """The share, 0 to 1, of models on which this decision was right when it was measured: docs/strategies.md."""
     reasons: tuple[str, ...]
     fallbacks: tuple[str, ...]
     """What to try, in order, where it fails all the same."""
