@@ -17,7 +17,7 @@ from torch import nn
 from mxtools.errors import InputError
 from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.fingerprint import fingerprint
+from mxtools.pytorch.fingerprint import fingerprint, same_elements
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import described, quiet, where_raised
@@ -68,6 +68,7 @@ class _Frame:
     parent: int | None
     inputs: tuple[TracedTensor, ...]
     outputs: tuple[TracedTensor, ...] = ()
+    reorders: Literal[True] | None = None
 
 
 class _Recorder:
@@ -119,6 +120,7 @@ class _Recorder:
                 parent=frame.parent,
                 inputs=frame.inputs,
                 outputs=frame.outputs,
+                reorders=frame.reorders,
             )
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -128,13 +130,41 @@ class _Recorder:
         self._frames.append(_Frame(module, path, scope, self._open[-1] if self._open else None, inputs))
         self._open.append(len(self._frames) - 1)
 
-    def _leave(self, module: nn.Module, args: object, kwargs: object, output: Any) -> None:  # noqa: ANN401, ARG002
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
         """Close the call; a call inside that raised and was caught may not have been told of its end."""
         while self._open and self._frames[self._open[-1]].module is not module:
             self._open.pop()
         if self._open:
             frame = self._frames[self._open.pop()]
             frame.outputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(output))
+            if self._looks_vacuous(frame) and self._moved(frame, self._named(module, args, kwargs), output):
+                frame.reorders = True
+
+    def _looks_vacuous(self, frame: _Frame) -> bool:
+        """Return whether a call returned, to go by fingerprints, nothing but inputs, and one as another tensor."""
+        ids = {tensor.id for tensor in frame.inputs}
+        new = [tensor.fingerprint for tensor in frame.outputs if tensor.id not in ids]
+        return bool(new) and {tensor.fingerprint for tensor in frame.inputs if tensor.fingerprint}.issuperset(new)
+
+    def _moved(self, frame: _Frame, given: dict[str, Any], output: Any) -> bool:  # noqa: ANN401
+        """Return whether an output has the elements of an input, but of none in the same order.
+
+        Inputs that were changed in place are what they were no more, and are left out.
+        """
+        known = [
+            (described_.fingerprint, tensor)
+            for described_, (_, tensor) in zip(frame.inputs, tensors(given), strict=False)
+            if self._is_unchanged(tensor, described_)
+        ]
+        for described_, (_, tensor) in zip(frame.outputs, tensors(output), strict=True):
+            alike = [one for fingerprint_, one in known if fingerprint_ == described_.fingerprint]
+            if alike and not any(same_elements(one, tensor) for one in alike):
+                return True
+        return False
+
+    def _is_unchanged(self, tensor: torch.Tensor, described_: TracedTensor) -> bool:
+        known = self._known.get(id(tensor))
+        return known is not None and known[1] == _version(tensor) and known[2].id == described_.id
 
     def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
         """Give the name by which the caller knows a module, and the scope of this call of it.

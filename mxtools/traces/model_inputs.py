@@ -21,8 +21,8 @@ SYMBOLIC = 8
 def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | None) -> dict[str, Array]:
     """Return inputs for a model by name: the given or recorded ones, and made ones for the others.
 
-    `values` are recorded ones of the trace `sidecar`, or without a trace what a user gave. Raises InputError if an input
-    is missing and of a type that cannot be made.
+    `values` are recorded ones of the trace `sidecar`, or without a trace what a user gave. Raises InputError if an
+    input is missing and of a type that cannot be made.
     """
     wanted = graph_inputs(proto)
     names = [value.name for value in wanted]

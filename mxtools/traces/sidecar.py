@@ -68,6 +68,13 @@ class Call(_TraceRecord):
     parent: Annotated[int | None, Field(ge=0, description="position of the calling call, null for the root")] = None
     inputs: tuple[TracedTensor, ...] = ()
     outputs: tuple[TracedTensor, ...] = ()
+    reorders: Annotated[
+        Literal[True] | None,
+        Field(
+            description="it returned nothing but its inputs, and of one the elements in another order, "
+            "which fingerprints do not show; not there where that is not so"
+        ),
+    ] = None
 
 
 class TracedModel(_TraceRecord):
@@ -132,8 +139,8 @@ def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
 
         root begins 1, a begins 2, a ends 3, b begins 4, b ends 5, root ends 6
 
-    A tensor is first seen when a call that is given it begins, or when one that returns it ends; so a result of `a` that
-    `b` is given has the time 3, and what the root computed between them the time 4.
+    A tensor is first seen when a call that is given it begins, or when one that returns it ends. So a result of `a`
+    has the time 3, and what the root computed between the two calls and gave to `b` has the time 4.
     """
     calls, running = sidecar.calls, list[int]()
     begun, ended = [0] * len(calls), [0] * len(calls)
@@ -156,7 +163,7 @@ def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
 
 
 def dumps(sidecar: Sidecar) -> str:
-    """Return the sidecar as JSON text, deterministic, with a line for each module and call so that `diff` works well."""
+    """Return the sidecar as JSON text, deterministic, with a line for each module and call, so that `diff` works."""
     data = sidecar.model_dump(mode="json", by_alias=True, exclude_none=True)
     lines = []
     for key, value in data.items():

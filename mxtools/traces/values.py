@@ -24,7 +24,7 @@ KEPT = 16
 
 
 class Values:
-    """Arrays by name, each read when it is asked for: `names` are all names, and `get(name)` returns an array or None."""
+    """Arrays by name, each read when it is asked for: `names` are all names, `get(name)` returns an array or None."""
 
     def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
         """Take the names and a function that reads one; it raises TypeError for an element type unknown to numpy."""
