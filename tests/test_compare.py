@@ -151,7 +151,7 @@ def test_nodes_without_scope_are_shown() -> None:
     found = compared(model(), model(TEXT.replace("#@ act", "")))
     untagged = found.modules[-1]
     assert (untagged.scope, untagged.nodes, untagged.only_in) == ("(untagged)", (0, 2), "")
-    with pytest.raises(InputError, match="no node of B has a scope: run `mx tag`"):
+    with pytest.raises(InputError, match=r"no node of B has a scope: call `model.tag\(\)`"):
         compared(model(), golden.untagged(TEXT))
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_understood_is_passed_over(built: Build, mx: Mx, tmp_path
 def test_a_damaged_trace_in_a_model_is_an_error_with_its_remedy(case: str) -> None:
     model = ModelProto()
     model.metadata_props.add(key=keys.TRACE, value=DAMAGED[case])
-    with pytest.raises(InputError, match=r": run `mx tag` again with --trace$"):
+    with pytest.raises(InputError, match=r": call `model.tag\(\)` again with trace=$"):
         embedded_trace(model)
 
 
@@ -114,7 +114,7 @@ def test_a_sidecar_that_does_not_hold_together_is_refused(
 ) -> None:
     trace = json.loads((built("bert") / "trace.json").read_text())
     change(trace)
-    with pytest.raises(InputError, match=r": run `mx trace` again$") as error:
+    with pytest.raises(InputError, match=r": run `mxtools.trace\(\)` again$") as error:
         sidecar.loads(json.dumps(trace), "x.json")
     assert str(error.value).isprintable()
 

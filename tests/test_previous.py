@@ -391,7 +391,7 @@ g (bool c, float[2] x) => (float[2] y) {
 
 
 def test_an_earlier_model_must_bear_tags() -> None:
-    with pytest.raises(InputError, match="run `mx tag`"):
+    with pytest.raises(InputError, match=r"call `model.tag\(\)`"):
         carried(golden.untagged(LINEAR), golden.untagged(LINEAR))
 
 

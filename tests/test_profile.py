@@ -286,5 +286,5 @@ def test_wrong_options(mx: Mx, built: Build, options: tuple[str, str], status: i
 
 def test_a_graph_without_scopes_is_refused() -> None:
     model = parser.parse_model(HEAD + " g (float[2] x) => (float[2] y) { y = Neg(x) }")
-    with pytest.raises(InputError, match="mx tag"):
+    with pytest.raises(InputError, match=r"model\.tag"):
         profiling.run(WorkingModel(model))

@@ -246,7 +246,7 @@ def test_what_matches_nothing_is_refused() -> None:
         selected(golden.read(REPEATED), scopes=("enc.two",))
     with pytest.raises(UsageError, match="no selected node is a Conv"):
         selected(golden.read(REPEATED), "Conv", scopes=("enc",))
-    with pytest.raises(InputError, match="run `mx tag` first"):
+    with pytest.raises(InputError, match=r"call `model\.tag\(\)` first"):
         selected(golden.untagged(REPEATED), scopes=("enc",))
 
 

@@ -168,7 +168,7 @@ def test_refusals(
 
 
 def test_untagged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run `mx tag` first"):
+    with pytest.raises(InputError, match=r"call `model\.tag\(\)` first"):
         written(onnx.parser.parse_model(LADDER), tmp_path / "parts", depth=1)
 
 

@@ -168,7 +168,7 @@ def test_ids_are_unique_and_names_where_they_can_be() -> None:
 
 
 def test_a_model_without_tags_is_refused() -> None:
-    with pytest.raises(InputError, match="run `mx tag` first"):
+    with pytest.raises(InputError, match=r"call `model\.tag\(\)` first"):
         shown(parser.parse_model(BLOCK))
 
 

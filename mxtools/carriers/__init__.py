@@ -1,4 +1,4 @@
 """Carriers: further places where tags are written on request, because tools keep these and drop node metadata.
 
-Each is written and read back in one file. Which ones a model has stands in its metadata.
+One file writes and reads each carrier. The model's metadata list which ones it has.
 """

@@ -6,11 +6,11 @@ from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.tags import class_of
 
 
-def namespaces(hierarchy: Hierarchy) -> list[str]:
-    """Give for each call its levels below the root: `encoder: BertEncoder/layer.0: BertLayer`."""
-    found = [""]
+def namespaces_of(hierarchy: Hierarchy) -> list[str]:
+    """Return the namespace of each call, its levels below the root: `encoder: BertEncoder/layer.0: BertLayer`."""
+    namespaces = [""]
     for call in range(1, len(hierarchy)):
         parent = hierarchy.parent[call]
         level = f"{hierarchy.local(call)}: {class_of(hierarchy.tags[call])}"
-        found.append(f"{found[parent]}/{level}" if parent else level)
-    return found
+        namespaces.append(f"{namespaces[parent]}/{level}" if parent else level)
+    return namespaces

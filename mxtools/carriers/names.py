@@ -1,6 +1,7 @@
-"""Tags in names: `/encoder/layer.0/MatMul` for a node, and with `_output_0` for what it makes.
+"""Tags in names: `/encoder/layer.0/MatMul` for a node, and `/encoder/layer.0/MatMul_output_0` for its first output.
 
-Quantisers, TensorRT and OpenVINO select by node names; names of values survive more tools than any of what nodes bear.
+Quantisers, TensorRT and OpenVINO select by node names. Names of values survive more tools than any name, doc string or
+metadata of a node, since a tool that replaces a node has to keep the name of the value that others read.
 """
 
 from __future__ import annotations
@@ -19,25 +20,28 @@ from mxtools.scopes.scope import ROOT
 
 
 def node_names(annotations: Annotations) -> list[str]:
-    """Give each node a name that holds its scope, and no other node has; one without a scope keeps its own."""
+    """Return a name for each node that holds its scope and is unique; a node without a scope keeps its name."""
     paths = _paths(annotations.hierarchy)
     taken = {proto.name for proto, call in zip(annotations.graph.nodes, annotations.call, strict=True) if call is None}
-    found, counts = [], Counter[str]()
+    names, counts = [], Counter[str]()
     for proto, call in zip(annotations.graph.nodes, annotations.call, strict=True):
         if call is None:
-            found.append(proto.name)
+            names.append(proto.name)
             continue
         base = name = f"{paths[call]}/{proto.op_type}"
         while name in taken:
             counts[base] += 1
             name = f"{base}_{counts[base]}"
         taken.add(name)
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def scope_in(name: str, known: Collection[str]) -> str | None:
-    """Give the scope that a name holds, also one that a tool added something to; None where it is none of ours."""
+    """Return the scope that a name holds, None if it is not one of our names.
+
+    `known` are the scopes of the model. Levels that a tool appended are cut off until a known scope is left.
+    """
     if not name.startswith("/"):
         return None
     levels = name[1:].split("/")[:-1]
@@ -48,43 +52,45 @@ def scope_in(name: str, known: Collection[str]) -> str | None:
     return ".".join(levels) if levels else None
 
 
-def is_named_after(node: NodeProto) -> bool:
-    """Tell whether a node's name says the operator that it has."""
+def is_named_after_operator(node: NodeProto) -> bool:
+    """Return whether a node's name ends with its operator, as our names do: if not, a tool made another node of it."""
     last, operator = node.name.rpartition("/")[2], node.op_type
     return last == operator or last.removeprefix(f"{operator}_").isdecimal()
 
 
 def rename_nodes(graph: Graph, names: list[str]) -> None:
-    """Give the nodes their names."""
+    """Set the names of all nodes."""
     for proto, name in zip(graph.nodes, names, strict=True):
         if proto.name != name:
             proto.name = name
 
 
 def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
-    """Name what nodes make after them: all but inputs, outputs and weights, and what is made twice by that name.
+    """Name the outputs of nodes after the nodes, whose new names are given in `names`.
 
-    What is computed from weights alone counts as a weight: exporters leave equal weights once, and name copies of it.
+    Inputs and outputs of the model and weights keep their names, and so do names that two values have (in different
+    bodies). A value computed from weights alone counts as a weight: an exporter that stores equal weights once makes
+    the others `Identity` nodes, whose outputs have the names of these weights.
     """
     for region in range(1 + len(model.functions)):
         nodes = [node for node in range(len(graph.nodes)) if graph.region[node] == region]
         made = Counter(name for node in nodes for name in graph.nodes[node].output)
         fixed = _fixed(model, region)
-        wanted: dict[str, str] = {}
+        renamed: dict[str, str] = {}
         for node in nodes:
             if graph.reads[node] and graph.constant.issuperset(graph.writes[node]):
                 continue
-            for place, name in enumerate(graph.nodes[node].output):
+            for position, name in enumerate(graph.nodes[node].output):
                 if name and made[name] == 1 and name not in fixed:
-                    wanted[name] = fresh(f"{names[node]}_output_{place}", fixed)
+                    renamed[name] = fresh(f"{names[node]}_output_{position}", fixed)
         if region:
-            rename_in_function(model.functions[region - 1], wanted)
+            rename_in_function(model.functions[region - 1], renamed)
         else:
-            rename_values(model.graph, wanted)
+            rename_values(model.graph, renamed)
 
 
 def _fixed(model: ModelProto, region: int) -> set[str]:
-    """Give the names of a graph or function that are not made by its nodes, or known outside of it."""
+    """Return the names in a graph or function that must stay: its inputs, outputs and weights."""
     if region:
         return {*model.functions[region - 1].input, *model.functions[region - 1].output}
     made = {name for node in every_node(model.graph.node) for name in node.output}
@@ -92,8 +98,8 @@ def _fixed(model: ModelProto, region: int) -> set[str]:
 
 
 def _paths(hierarchy: Hierarchy) -> list[str]:
-    """Give for each call the levels of its scope, each behind a `/`."""
-    found = [""]
+    """Return the scope of each call with `/` before each level: `/encoder/layer.0`."""
+    paths = [""]
     for call in range(1, len(hierarchy)):
-        found.append(f"{found[hierarchy.parent[call]]}/{hierarchy.local(call)}")
-    return found
+        paths.append(f"{paths[hierarchy.parent[call]]}/{hierarchy.local(call)}")
+    return paths

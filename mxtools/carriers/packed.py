@@ -1,4 +1,7 @@
-"""Entries of a model's metadata: the carriers that it has, the trace, and the scopes with their tags."""
+"""Entries of a model's metadata: which carriers it has, its trace, and its scopes with their tags.
+
+The latter two are JSON, compressed and in base64, since metadata values are text.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,23 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
 LARGEST = 1 << 28
-"""Bytes up to which an entry is unpacked."""
+"""An entry that unpacks to more bytes is refused: a few kilobytes of compressed zeros must not fill the memory."""
 
-_AGAIN = "run `mx tag` again with --trace"
+_TAG_AGAIN = "⟨tag⟩ again with ⟨trace⟩"
 
 
 def carriers_of(model: ModelProto) -> frozenset[str]:
-    """Give the names of the carriers that a model says it has."""
+    """Return the names of the carriers that a model's metadata list."""
     return frozenset(word for word in keys.props(model).get(keys.CARRIERS, "").split(",") if word)
 
 
 def write_carriers(model: ModelProto, names: Iterable[str]) -> None:
-    """Say which carriers a model has."""
+    """List in a model's metadata which carriers it has."""
     keys.set_prop(model, keys.CARRIERS, ",".join(sorted(names)) or None)
 
 
 def embed_trace(model: ModelProto, trace: Sidecar) -> None:
-    """Write a sidecar to a model's metadata; the file of recorded values is none of its parts."""
+    """Write a sidecar to a model's metadata, without the name of its file of recorded values."""
     from mxtools.traces import sidecar
 
     text = sidecar.dumps(trace.model_copy(update={"record": None}))
@@ -42,7 +45,7 @@ def embed_trace(model: ModelProto, trace: Sidecar) -> None:
 
 
 def embedded_trace(model: ModelProto) -> Sidecar | None:
-    """Give the sidecar that a model holds, None where it holds none; InputError where it is damaged."""
+    """Return the sidecar in a model's metadata, None if there is none; InputError if it is damaged."""
     text = keys.props(model).get(keys.TRACE)
     if not text:
         return None
@@ -51,16 +54,16 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
     try:
         return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
     except InputError as error:
-        raise InputError(error.problem, _AGAIN) from None
+        raise InputError(error.problem, _TAG_AGAIN) from None
 
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
-    """Write all scopes with their tags, so that names of which scopes are a part can be read back."""
+    """Write all scopes with their tags: names of nodes and values hold scopes, and are read back by this list."""
     keys.set_prop(model, keys.SCOPES, _packed(json.dumps(tags, ensure_ascii=False)))
 
 
 def scopes_of(model: ModelProto) -> dict[str, str]:
-    """Give the scopes that a model says it has, with their tags; InputError where they are damaged."""
+    """Return the scopes in a model's metadata with their tags, empty if there are none; InputError if damaged."""
     text = keys.props(model).get(keys.SCOPES)
     return texts_by_name(_unpacked(text, "scopes")) if text else {}
 
@@ -70,11 +73,12 @@ def _packed(text: str) -> str:
 
 
 def _unpacked(text: str, what: str) -> bytes:
+    """Return what `_packed` packed; `what` names it in the InputError that is raised if it is damaged or too large."""
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text, validate=True), LARGEST)
     except (ValueError, zlib.error):
         data = b""
     if not data or not unpacker.eof:
-        raise InputError(f"the {what} in the model's metadata cannot be read", f"{_AGAIN}")
+        raise InputError(f"the {what} in the model's metadata cannot be read", _TAG_AGAIN)
     return data

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from onnx import NodeProto
 
-from mxtools.carriers.doc_strings import is_said_of, read_doc_string
-from mxtools.carriers.names import is_named_after, scope_in
+from mxtools.carriers.doc_strings import describes_operator_of, read_doc_string
+from mxtools.carriers.names import is_named_after_operator, scope_in
 from mxtools.carriers.packed import carriers_of, scopes_of
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
@@ -34,7 +34,7 @@ def _found(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) 
     not, a tool made one node of several, and the names of the node's outputs tell more.
     """
     named = _by_name(node.name, known) if "rename" in carriers else {}
-    own = [(read_doc_string(node.doc_string), is_said_of(node)), (named, is_named_after(node))]
+    own = [(read_doc_string(node.doc_string), describes_operator_of(node)), (named, is_named_after_operator(node))]
     yield from (props for props, is_same in own if props and is_same)
     if "output-names" in carriers:
         yield from (props for name in node.output if (props := _by_name(name, known)))

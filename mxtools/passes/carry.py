@@ -8,7 +8,7 @@ from typing import ClassVar
 from onnx import ModelProto
 
 from mxtools.carriers.doc_strings import write_doc_string
-from mxtools.carriers.foreign import namespaces
+from mxtools.carriers.foreign import namespaces_of
 from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
 from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
 from mxtools.errors import UsageError
@@ -55,7 +55,7 @@ class Carry(Pass):
 
 def _write_on_nodes(annotations: Annotations, wanted: set[str]) -> None:
     hierarchy = annotations.hierarchy
-    spaces = namespaces(hierarchy) if "namespace" in wanted else []
+    spaces = namespaces_of(hierarchy) if "namespace" in wanted else []
     for proto, call in zip(annotations.graph.nodes, annotations.call, strict=True):
         if "doc-string" in wanted:
             write_doc_string(proto)
