@@ -85,10 +85,10 @@ def _merged_into(annotations: Annotations) -> dict[int, int]:
 
 
 def is_vacuous(call: Call) -> bool:
-    """Tell whether a call returned just what it was given."""
+    """Return whether a call returned just what it was given: fingerprints tell, and where order matters the trace."""
     given = {tensor.id for tensor in call.inputs}
     values = {tensor.fingerprint for tensor in call.inputs if tensor.fingerprint}
-    return all(t.id in given or t.fingerprint in values for t in call.outputs)
+    return not call.reorders and all(t.id in given or t.fingerprint in values for t in call.outputs)
 
 
 def _is_unused(call: Call, passed: set[int], live: set[int]) -> bool:

@@ -30,6 +30,13 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
     return (flat.numel(), min(low), max(high), sum(total), sum(squares))
 
 
+def same_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors of as many elements have equal ones in the same order, whatever shape and type."""
+    with torch._C.DisableTorchFunction():
+        a, b = (tensor.detach().cpu().reshape(-1).to(torch.float64) for tensor in (one, other))
+        return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
 def _block(part: torch.Tensor) -> tuple[float, float, float, float]:
     if part.dtype != torch.float32:
         part = part.to(torch.float64) if part.dtype != torch.bool else part.to(torch.float32)
