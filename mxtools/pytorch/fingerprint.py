@@ -30,7 +30,7 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
     return (flat.numel(), min(low), max(high), sum(total), sum(squares))
 
 
-def same_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+def equal_in_order(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether two tensors of as many elements have equal ones in the same order, whatever shape and type."""
     with torch._C.DisableTorchFunction():
         a, b = (tensor.detach().cpu().reshape(-1).to(torch.float64) for tensor in (one, other))

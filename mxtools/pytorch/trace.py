@@ -17,7 +17,7 @@ from torch import nn
 from mxtools.errors import InputError
 from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.fingerprint import fingerprint, same_elements
+from mxtools.pytorch.fingerprint import fingerprint, equal_in_order
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import described, quiet, where_raised
@@ -158,7 +158,7 @@ class _Recorder:
         ]
         for described_, (_, tensor) in zip(frame.outputs, tensors(output), strict=True):
             alike = [one for fingerprint_, one in known if fingerprint_ == described_.fingerprint]
-            if alike and not any(same_elements(one, tensor) for one in alike):
+            if alike and not any(equal_in_order(one, tensor) for one in alike):
                 return True
         return False
 
