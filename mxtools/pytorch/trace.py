@@ -17,7 +17,7 @@ from torch import nn
 from mxtools.errors import InputError
 from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.fingerprint import fingerprint, equal_in_order
+from mxtools.pytorch.fingerprint import equal_in_order, fingerprint
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import described, quiet, where_raised
