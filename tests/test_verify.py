@@ -291,8 +291,8 @@ def test_what_the_caller_computes_between_is_computed_of_recorded_values() -> No
 @pytest.mark.parametrize(
     ("sidecar", "values", "text", "error", "message"),
     [
-        (None, None, CHAIN, UsageError, "mx trace --record"),
-        (trace_of(TRACE, arrays=ARRAYS), None, CHAIN, UsageError, "mx trace --record"),
+        (None, None, CHAIN, UsageError, "record=True"),
+        (trace_of(TRACE, arrays=ARRAYS), None, CHAIN, UsageError, "record=True"),
         (
             trace_of(TRACE, arrays=ARRAYS), values_of(ARRAYS, "x d a c b"), CHAIN.replace("] x", "] x, float[1] z"),
             InputError, "no value for the graph's input 'z'",
