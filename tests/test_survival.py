@@ -16,7 +16,7 @@ from mxtools.carriers.names import scope_in
 from mxtools.carriers.packed import carriers_of, embedded_trace, scopes_of
 from mxtools.errors import InputError
 from mxtools.files.writing import materialise, write_model
-from mxtools.graph.functions import every_node, nodes_of
+from mxtools.graph.functions import model_nodes
 from mxtools.passes.carry import Carry
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
@@ -41,7 +41,7 @@ def tagged(file: Path, carry: Carry | None = None, trace: Path | None = None) ->
 
 
 def all_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [*every_node(model.graph.node), *(node for f in model.functions for node in nodes_of(f))]
+    return list(model_nodes(model))
 
 
 def scopes(model: onnx.ModelProto, key: str = keys.SCOPE) -> list[str]:

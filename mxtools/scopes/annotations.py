@@ -42,6 +42,9 @@ INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 _Entry = tuple[str, str, str, str]
 """Scope, tag, evidence and merged scopes of a node, as its metadata say them."""
 
+_State = tuple[list[int | None], list[Evidence | None], dict[int, tuple[int, ...]]]
+"""What `call`, `evidence` and `merged` were when they were read or last saved."""
+
 _TO_REMOVE: _Entry = ("", "", "", "")
 """Stands for the saved entry of a node whose annotations are to be removed, unless it gets new ones."""
 
@@ -78,6 +81,7 @@ class Annotations:
                 self._saved[node] = _entry(props)
                 entries[node] = props
         self.read(entries)
+        self._unchanged = None if blank else self._state()
 
     @property
     def absent(self) -> dict[str, str]:
@@ -130,13 +134,19 @@ class Annotations:
         return {str(word): counted[word] for word in Evidence if counted[word]}
 
     def save(self) -> None:
-        """Write what changed to the nodes' metadata, and raise an older file to the IR version that has it.
+        """Write the annotations to the nodes' metadata, and raise an older file to the IR version that has it.
+
+        Nothing is written where nothing changed since they were read: then a file whose entries read otherwise than we
+        would write them, such as a scope without a tag, stays as it is.
 
         A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
         each (call, evidence, merged calls) are made once, and merging bytes into a node appends its entries; of 10,000
         nodes of `encoder.layer.0` each costs one call of `MergeFromString`. Appending is also why old entries are first
         removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched at all.
         """
+        if self._state() == self._unchanged:
+            return
+        self._unchanged = self._state()
         merged, encoded = self.merged, cache(keys.encoded)
         written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
         states = zip(self.graph.nodes, self.call, self.evidence, self._saved, strict=True)
@@ -160,6 +170,9 @@ class Annotations:
             proto.MergeFromString(data)
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
+
+    def _state(self) -> _State:
+        return list(self.call), list(self.evidence), dict(self.merged)
 
     def _entry(self, call: int, word: Evidence, merged: tuple[int, ...]) -> _Entry:
         """Return the entry of a node with this call, evidence and merged calls."""
