@@ -19,14 +19,14 @@ from mxtools.runtime.distance import Distance, worst
 
 @dataclass(frozen=True)
 class Change:
-    """Something of the first model and what is in its place in the second, None where nothing is."""
+    """Something of the first model (`before`) and what is in its place in the second (`after`); None is nothing."""
 
     name: str
     before: str | None
     after: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the change as plain data."""
+        """Return the change as plain data."""
         return {"name": self.name, "before": self.before, "after": self.after}
 
 
@@ -48,15 +48,15 @@ class ComparedModule:
     only_in: str = ""
     """`A` or `B`, where the other model has no node of it."""
     reason: str = ""
-    """Why the other has none, as far as that file tells."""
+    """Why the other model has none, as far as that file says."""
     nodes: tuple[int, int] = (0, 0)
     operators: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Those of which the numbers differ."""
+    """The operators that the models have in different numbers, with both numbers."""
     rewired: bool = False
-    """The nodes differ, and not only in the numbers of operators: in attributes, or in how they are joined."""
+    """The nodes differ although the numbers of operators are the same: in attributes, or in how they are joined."""
     weights: list[Change] = field(default_factory=list)
     inputs: list[Change] = field(default_factory=list)
-    """The modules, or inputs of the graph, that it reads: those that differ."""
+    """The modules, or inputs of the graph, that it reads in one model and not in the other."""
     numbers: list[Number] = field(default_factory=list)
     children: list[ComparedModule] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class ComparedModule:
         return worst(number.distance for number in self.numbers)
 
     def differs(self, tolerance: float) -> list[str]:
-        """Give what differs, in words."""
+        """Return what differs, in words."""
         apart = self.distance
         found = {
             "presence": bool(self.only_in),
@@ -86,22 +86,26 @@ class Comparison:
     interface: list[Change]
 
     def differing(self, tolerance: float) -> list[ComparedModule]:
-        """Give the modules that differ."""
+        """Return the modules that differ."""
         return [module for module in self.modules if module.differs(tolerance)]
 
 
 def compare(one: WorkingModel, other: WorkingModel) -> Comparison:
-    """Compare two tagged models but for numbers; InputError where one of them bears no scopes."""
+    """Compare two tagged models in all but their numbers; raise InputError where one of them has no scopes."""
     one.require_tagged("A")
     other.require_tagged("B")
     digests: Digests = {}
-    compared = _Compared(Contents(one, digests), Contents(other, digests))
-    modules = compared.modules(one.absent, other.absent)
-    return Comparison(modules, interface_changes(one.proto, other.proto) + compared.sources())
+    both = _BothContents(Contents(one, digests), Contents(other, digests))
+    modules = both.modules(one.absent, other.absent)
+    return Comparison(modules, interface_changes(one.proto, other.proto) + both.output_makers())
 
 
-class _Compared:
-    """The contents of both models, `a` and `b`, and in both the nodes that a tool put between modules."""
+class _BothContents:
+    """The contents of two models, `a` and `b`.
+
+    Attributes: `scopes`, those of either; `inserted_a` and `inserted_b`, the nodes that a tool put in before modules
+    that are the same without them; `moved_a` and `moved_b`, these nodes by the scope that they are counted for.
+    """
 
     def __init__(self, a: Contents, b: Contents) -> None:
         self.a, self.b = a, b
@@ -109,12 +113,12 @@ class _Compared:
         self.inserted_a, self.inserted_b = set[int](), set[int]()
         for scope in self.scopes:
             self._find_inserted(scope)
-        self.more_a, self.more_b = (
-            self._by_place(contents, inserted) for contents, inserted in ((a, self.inserted_a), (b, self.inserted_b))
+        self.moved_a, self.moved_b = (
+            self._by_scope(contents, inserted) for contents, inserted in ((a, self.inserted_a), (b, self.inserted_b))
         )
 
     def modules(self, absent_a: dict[str, str], absent_b: dict[str, str]) -> list[ComparedModule]:
-        """Compare all modules."""
+        """Return all modules compared; `absent_a` and `absent_b` are the reasons of scopes without nodes."""
         merged_a, merged_b = _merged(self.a), _merged(self.b)
         found: dict[str, ComparedModule] = {}
         for scope, (tag, caller) in self.scopes.items():
@@ -128,7 +132,7 @@ class _Compared:
         return list(found.values())
 
     def _find_inserted(self, scope: str) -> None:
-        """Find what a tool put before a module whose nodes are else the same."""
+        """Find the nodes that a tool put in before a module, where its nodes are the same without them."""
         if self.a.content(self.a.nodes(scope)).nodes == self.b.content(self.b.nodes(scope)).nodes:
             return
         new_a, new_b = self.a.inserted(scope, self.b.names), self.b.inserted(scope, self.a.names)
@@ -139,15 +143,15 @@ class _Compared:
             self.inserted_b |= new_b
 
     @staticmethod
-    def _by_place(contents: Contents, inserted: set[int]) -> dict[str, list[int]]:
+    def _by_scope(contents: Contents, inserted: set[int]) -> dict[str, list[int]]:
         found = defaultdict(list)
         for node in sorted(inserted):
-            found[contents.between(node, inserted)].append(node)
+            found[contents.scope_around(node, inserted)].append(node)
         return found
 
     def _module(self, scope: str, tag: str) -> ComparedModule:
-        nodes_a = [n for n in self.a.nodes(scope) if n not in self.inserted_a] + self.more_a.get(scope, [])
-        nodes_b = [n for n in self.b.nodes(scope) if n not in self.inserted_b] + self.more_b.get(scope, [])
+        nodes_a = [n for n in self.a.nodes(scope) if n not in self.inserted_a] + self.moved_a.get(scope, [])
+        nodes_b = [n for n in self.b.nodes(scope) if n not in self.inserted_b] + self.moved_b.get(scope, [])
         a, b = self.a.content(sorted(nodes_a)), self.b.content(sorted(nodes_b))
         counts = {op: (a.operators[op], b.operators[op]) for op in sorted({*a.operators, *b.operators})}
         operators = {op: count for op, count in counts.items() if count[0] != count[1]}
@@ -163,7 +167,7 @@ class _Compared:
         )
 
     def _inputs(self, a: ModuleContent, b: ModuleContent) -> list[Change]:
-        """Give what nodes that are the same read from elsewhere; what only one model has is no other place."""
+        """Return what the same nodes read from other modules in the second model; only modules of both models count."""
         reads_a = Counter((digest, at, self.a.source(v, self.inserted_a)) for digest, at, v in a.reads)
         reads_b = Counter((digest, at, self.b.source(v, self.inserted_b)) for digest, at, v in b.reads)
         before = sorted({source for _, _, source in reads_a - reads_b})
@@ -175,22 +179,22 @@ class _Compared:
     @cached_property
     def _known(self) -> set[str]:
         """The modules, and inputs of the graph, that both models have."""
-        inputs = ({of.graph.names[value] for value in of.graph.inputs} for of in (self.a, self.b))
+        inputs = ({side.graph.names[value] for value in side.graph.inputs} for side in (self.a, self.b))
         return (self.a.scopes.keys() & self.b.scopes.keys()) | set.intersection(*inputs)
 
-    def sources(self) -> list[Change]:
-        """Give the outputs of one name that other modules make."""
-        sources = [
-            {of.graph.names[v]: of.source(v, inserted) for v in of.graph.outputs}
-            for of, inserted in ((self.a, self.inserted_a), (self.b, self.inserted_b))
-        ]
-        a, b = ({name: source for name, source in of.items() if source in self._known} for of in sources)
-        both = a.keys() & b.keys()
-        return _changes("maker of output", *({n: s for n, s in of.items() if n in both} for of in (a, b)))
+    def output_makers(self) -> list[Change]:
+        """Return the outputs of both models that another module makes in the second one."""
+        makers = []
+        for contents, inserted in ((self.a, self.inserted_a), (self.b, self.inserted_b)):
+            graph = contents.graph
+            found = {graph.names[value]: contents.source(value, inserted) for value in graph.outputs}
+            makers.append({name: scope for name, scope in found.items() if scope in self._known})
+        a, b = ({name: found[name] for name in found if all(name in other for other in makers)} for found in makers)
+        return _changes("maker of output", a, b)
 
 
 def _merged(contents: Contents) -> dict[str, str]:
-    """Give the scopes that nodes of others do the work of, as reasons for being absent."""
+    """Return the scopes whose work nodes of other scopes do, with the reason for being absent that this is."""
     annotations = contents.annotations
     scopes = annotations.hierarchy.scopes
     return {
@@ -199,7 +203,10 @@ def _merged(contents: Contents) -> dict[str, str]:
 
 
 def _weights(a: ModuleContent, b: ModuleContent) -> list[Change]:
-    """Give the weights that only one of two modules has, those of one name together; else those that changed places."""
+    """Return the weights that only one of two modules has, those of one name together.
+
+    Where both have the same weights and nodes, return those that changed places.
+    """
     before = {name: weight for weight, name in a.weights.items() if weight not in b.weights}
     after = {name: weight for weight, name in b.weights.items() if weight not in a.weights}
     if not before and not after and a.nodes == b.nodes:
@@ -212,7 +219,7 @@ def _weights(a: ModuleContent, b: ModuleContent) -> list[Change]:
 
 
 def interface_changes(one: ModelProto, other: ModelProto) -> list[Change]:
-    """Give how inputs, outputs and operator sets differ: their names, types and shapes, and their order."""
+    """Return how inputs, outputs and operator sets differ: in their names, types and shapes, and in their order."""
     found = []
     for what in ("input", "output"):
         before, after = (_values(model, what) for model in (one, other))
@@ -223,7 +230,7 @@ def interface_changes(one: ModelProto, other: ModelProto) -> list[Change]:
 
 
 def _opsets(model: ModelProto) -> dict[str, str]:
-    """Give the versions of the operator sets that nodes use; optimisers write all that they know into a file."""
+    """Return the versions of the operator sets that nodes use; optimisers import all that they know of."""
     used = {plain_domain(node.domain) for node in model_nodes(model)}
     found = versions(model.opset_import)
     return {domain or "ai.onnx": str(version) for domain, version in found.items() if domain in used}

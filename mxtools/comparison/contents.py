@@ -1,8 +1,19 @@
 """What the modules of a graph hold, without names: their own nodes, how these are joined, and their weights.
 
-A node is known by its operator, its attributes and what it reads: nodes of its own module by what these are, weights by
-type and shape, all else as coming from outside. So the nodes of two modules are the same where the digests are.
-O(nodes + edges + bytes of weights), of which none are kept.
+    x ─┬─ Neg ─a─ Sub(a, x) ─b─┬─ Neg ─c─ Sub(c, b) ─d─ Sub(b, d) ─ y
+       └──────────┘            └─────────────┘
+          one     one             two     two           three
+
+    `one` and `two` have the same nodes: a Neg of something from outside, a Sub of that Neg and something from outside
+
+Which modules are the same in two models? Names do not tell: every export numbers them anew. The operators and their
+numbers do not tell either: a module with Sub(x, a) in the place of Sub(a, x) has the same ones, and computes something
+else. To search for a mapping of one graph onto the other takes too long.
+
+So each node gets a digest of its operator, its attributes and what it reads: of a node of its own module that node's
+digest, of a weight its type and shape, of anything else only that it comes from outside. One walk in the order of the
+nodes is enough, and two modules have the same nodes where they have the same digests as often. Weights are compared by
+digests of their elements. O(nodes + edges + bytes of weights); no weight is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +38,7 @@ from mxtools.scopes.annotations import INDIRECT
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 UNTAGGED = "(untagged)"
-"""In the place of a scope, of the nodes that have none."""
+"""In the place of the scope of nodes that have none."""
 _GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 _TENSORS = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
 
@@ -35,15 +46,16 @@ Weight = tuple[str, bytes]
 """Type and shape of a tensor, and the digest of its elements."""
 
 Digests = dict[DataPlace | str, bytes]
-"""Digests of elements by where these lie: beside a model, or in its own file."""
+"""Digests of elements by the place where these lie: beside a model, or in its own file."""
 
 
 @dataclass
 class ModuleContent:
     """What some nodes of one module hold.
 
-    Digests of the nodes; operators; weights, each with a name; `uses`, which node has which weight in which place;
-    `reads`, which node reads which value from outside in which place.
+    Attributes: `nodes`, their digests; `operators`, of each how many; `weights`, each with a name that it has; `uses`,
+    which node (by its digest) has which weight in which place; `reads`, which node reads which value from outside in
+    which place.
     """
 
     nodes: Counter[bytes] = field(default_factory=Counter)
@@ -56,11 +68,11 @@ class ModuleContent:
 class Contents:
     """The contents of a tagged model's modules.
 
-    Attributes: `annotations`; `graph`; `names`, of its nodes and values.
+    Attributes: `annotations` and `graph` of the model; `names`, those of its nodes and values.
     """
 
     def __init__(self, model: WorkingModel, digests: Digests) -> None:
-        """Look at a model; `digests` keeps those of weights in files, for other models that have them there too."""
+        """Take a model; in `digests` those of weights in files are kept, for other models that use the same files."""
         self.annotations, self.graph = model.annotations, model.graph
         self._weights, self._digests = model.weights, digests
         self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
@@ -70,7 +82,7 @@ class Contents:
 
     @cached_property
     def scopes(self) -> dict[str, tuple[str, str]]:
-        """The scopes that nodes bear and those around them, with tag and caller's scope, in the order of the work."""
+        """The scopes that nodes have, and those around them, with tag and caller's scope, in the order of the work."""
         hierarchy, constant = self.annotations.hierarchy, self.graph.constant
         calls = {ROOT_CALL: None}
         for node in sorted(range(len(self.graph.nodes)), key=lambda n: constant.issuperset(self.graph.writes[n])):
@@ -81,16 +93,16 @@ class Contents:
         return found | ({UNTAGGED: ("", "")} if UNTAGGED in self._nodes else {})
 
     def scope(self, node: int) -> str:
-        """Give the scope of a node."""
+        """Return the scope of a node."""
         call = self.annotations.call[node]
         return UNTAGGED if call is None else self.annotations.hierarchy.scopes[call]
 
     def nodes(self, scope: str) -> list[int]:
-        """Give the own nodes of a call, without those of the calls in it."""
+        """Return the own nodes of a call, without those of the calls inside it."""
         return self._nodes.get(scope, [])
 
     def content(self, nodes: Iterable[int]) -> ModuleContent:
-        """Give what some nodes of one module hold."""
+        """Return what some nodes of one module hold; the nodes are given in their order."""
         found, known, graph = ModuleContent(), dict[int, bytes](), self.graph
         for node in nodes:
             proto = graph.nodes[node]
@@ -107,16 +119,16 @@ class Contents:
         return found
 
     def inserted(self, scope: str, known: AbstractSet[str]) -> set[int]:
-        """Give the own nodes of a call that a tool put between others: new auxiliary ones.
+        """Return the own nodes of a call that a tool put in: auxiliary ones none of whose names were known before.
 
-        `known` are the names of the model that the tool was given.
+        `known` are the names in the model that the tool was given.
         """
         nodes, evidence = self.graph.nodes, self.annotations.evidence
         own = [node for node in self.nodes(scope) if evidence[node] in INDIRECT]
         return {node for node in own if known.isdisjoint((nodes[node].name, *nodes[node].output))}
 
-    def between(self, node: int, inserted: Collection[int]) -> str:
-        """Give the scope of the module that holds both an inserted node and what is behind all inserted ones."""
+    def scope_around(self, node: int, inserted: Collection[int]) -> str:
+        """Return the scope of the module that holds both an inserted node and what feeds it through inserted ones."""
         annotations, calls = self.annotations, [call for call in [self.annotations.call[node]] if call is not None]
         for value in self.behind(self.graph.reads[node], inserted):
             call = annotations.call[self.graph.producer[value]] if self.graph.producer[value] != NOWHERE else ROOT_CALL
@@ -124,14 +136,14 @@ class Contents:
         return annotations.hierarchy.scopes[annotations.hierarchy.common(calls)]
 
     def source(self, value: int, inserted: Collection[int]) -> str:
-        """Give the scope of what makes a value, looking through inserted nodes; the name of an input of the graph."""
+        """Return the scope of what makes a value, looking through inserted nodes; of an input of the graph its name."""
         behind = self.behind([value], inserted)
         value = behind[0] if len(behind) == 1 else value
         node = self.graph.producer[value]
         return self.graph.names[value] if node == NOWHERE else self.scope(node)
 
     def behind(self, values: Iterable[int], inserted: Collection[int]) -> list[int]:
-        """Give the values that some values are, or are made of by inserted nodes; weights are left out."""
+        """Return the values from which inserted nodes make some values, or these values themselves; no weights."""
         graph = self.graph
 
         def sources(value: int) -> Sequence[int]:
@@ -154,7 +166,7 @@ class Contents:
         return state.digest()
 
     def _tensors(self, node: int) -> Iterator[tuple[str, TensorProto]]:
-        """Give the weights that a node reads or holds, with their names."""
+        """Yield the weights that a node reads or holds, with their names."""
         graph = self.graph
         for value in graph.reads[node]:
             if value in graph.initializers:
@@ -167,7 +179,7 @@ class Contents:
             yield from ((graph.names[v], tensor) for v in graph.writes[node][:1] for tensor in held)
 
     def _elements(self, tensor: TensorProto) -> bytes:
-        """Give the digest of a tensor's elements."""
+        """Return the digest of a tensor's elements."""
         if tensor.data_type == TensorProto.STRING:
             return _hashed(b"%d:%s" % (len(text), text) for text in tensor.string_data)
         known: DataPlace | str = ""
@@ -185,7 +197,7 @@ class Contents:
 
 @cache
 def _defaults(schema: OpSchema | None) -> frozenset[bytes]:
-    """Give the attributes of an operator that mean nothing, because it has these values without them."""
+    """Return the attributes that change nothing about an operator, because they have its default values."""
     if schema is None:
         return frozenset()
     return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
@@ -199,7 +211,7 @@ def _hashed(parts: Iterable[bytes | memoryview]) -> bytes:
 
 
 def _attribute(attribute: AttributeProto) -> bytes:
-    """Give an attribute as bytes, of tensors the types, of graphs nothing: their nodes are looked at themselves."""
+    """Return an attribute as bytes; of tensors only the types, of graphs nothing, as their nodes are looked at too."""
     if attribute.type in _GRAPHS:
         return f"{attribute.name} graph".encode()
     if attribute.type in _TENSORS:

@@ -1,4 +1,4 @@
-"""Comparing the numbers of two tagged models, at the tensors that leave the same modules in both."""
+"""Comparing the numbers of two tagged models: those of the tensors that leave the same modules in both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Pair = tuple[str, str]
 def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -> None:
     """Run both models and add the distances to a comparison's modules; the first model's numbers are the wanted ones.
 
-    They run on the first model's inputs, recorded or given ones; what lacks is made. Raises InputError where one does
-    not run.
+    Both run on the first model's inputs, recorded or given ones, or made ones where there are none. Raises InputError
+    where one of them does not run.
     """
     modules = {module.scope: module for module in found.modules}
     feeds = one.inputs()
@@ -47,7 +47,7 @@ def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -
 
 
 def _leaving(model: WorkingModel) -> dict[str, list[str]]:
-    """Give the tensors of the main graph that leave each call, by scope, in order; the root's are the outputs."""
+    """Return the tensors of the main graph that leave each call, by scope, in order; the root's are the outputs."""
     graph, annotations = model.graph, model.annotations
     scopes, found = annotations.hierarchy.scopes, defaultdict[str, list[str]](list)
     found[scopes[ROOT_CALL]] = [value.name for value in model.proto.graph.output]
@@ -59,9 +59,9 @@ def _leaving(model: WorkingModel) -> dict[str, list[str]]:
 
 
 def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
-    """Give for each scope the tensors that stand for each other: those of one name, else all, in order, if as many.
+    """Return for each scope the pairs of tensors to compare: those of one name, and the others in their order.
 
-    A tensor stands for one only.
+    The others are only paired where both models have as many of them. A tensor is in one pair only.
     """
     partner = {name: name for scope in a for name in set(a[scope]).intersection(b.get(scope, ()))}
     taken = set(partner)
@@ -79,7 +79,7 @@ def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, 
 
 
 def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Give the inputs of one model to another: by name, or in their order if they have other names; in its types."""
+    """Return the inputs of one model for another: by name, or in order where its names are others; in its types."""
     asked, had = graph_inputs(other), [value.name for value in graph_inputs(one)]
     names = {value.name: value.name for value in asked}
     if not names.keys() <= feeds.keys() and len(asked) == len(had):

@@ -1,9 +1,22 @@
-"""Which module calls the nodes of an optimised graph, or the kernels of a runtime, do the work of.
+"""For which module calls the nodes of an optimised graph, or the kernels of a runtime, do the work.
 
-An optimiser keeps the names of most tensors, and derives names from those of nodes and tensors. An optimised node does
-the work of the original nodes that made its outputs, or else of the one that its name derives from; of those whose
-weights it reads; and, where it reads tensors of the original, of what lies between and is no other node's. Its call is
-the lowest common ancestor of theirs. What is left, such as a reshape before a product, belongs to what reads it.
+    original    x ─ MatMul(w1) ─ Add(b1) ─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
+                    one          one       act      two            two
+    optimised   x ─────── FusedGemm(w1, b1) ─────r─ MatMul(w2) ─n─ Add(b2) ─ y
+                          .                         two            two
+
+The obvious way, by the name of a kernel, gives the time of the FusedGemm to whichever module its name happens to hold,
+`one` or `act`, although it is spent for both. A kernel that works for several modules counts for their lowest common
+ancestor, here the root: no module's own time has another's in it.
+
+There is no record of what an optimiser did, but it keeps the names of most tensors, and derives names from those of
+nodes and tensors. An optimised node does the work of:
+
+- the original nodes that made its outputs (Relu, which made r), or else of the one from which its name is derived;
+- the original nodes that used its weights, if both use them alone (MatMul and Add, which used w1 and b1);
+- where all that it reads is in the original too, whatever lies between and is no other optimised node's.
+
+What is left, such as a reshape before a product, belongs to what reads it.
 """
 
 from __future__ import annotations
@@ -30,15 +43,18 @@ class OriginalNames:
         self.nodes = self.tensors | _unique((proto.name, n) for n, proto in enumerate(graph.nodes) if proto.name)
 
     def derived(self, name: str) -> int | None:
-        """Give the node with the longest name, or tensor name, that a name is or begins with up to a separator."""
+        """Return the node whose name, or whose tensor's name, a name is, or begins with up to a separator.
+
+        Return the one with the longest such name, None where there is none.
+        """
         for end in range(len(name), 0, -1):
-            whole = end == len(name) or not (name[end].isalnum() and name[end - 1].isalnum())
-            if whole and name[:end] in self.nodes:
+            is_whole = end == len(name) or not (name[end].isalnum() and name[end - 1].isalnum())
+            if is_whole and name[:end] in self.nodes:
                 return self.nodes[name[:end]]
         return None
 
     def within(self, text: str) -> list[int]:
-        """Give the nodes whose names stand in a text, else the one that it begins with."""
+        """Return the nodes whose names stand in a text, or else the one with whose name it begins."""
         found = [self.nodes[word] for word in _BETWEEN.split(text) if word in self.nodes]
         derived = self.derived(text) if not found else None
         return found if derived is None else [derived]
@@ -47,46 +63,46 @@ class OriginalNames:
 class Attribution:
     """Attributes nodes of an optimised graph, or kernels by their names alone, to the calls of the original graph.
 
-    Attributes: `names`, the original's; `calls`, by node of the optimised graph, None where nothing is known.
+    Attributes: `names`, those of the original; `calls`, by node of the optimised graph, None where nothing is known.
     """
 
     def __init__(self, annotations: Annotations, optimised: Graph | None = None) -> None:
-        """Attribute all nodes of an optimised graph; without any it is the original. O(nodes + edges)."""
+        """Attribute all nodes of an optimised graph, or of the original where there is none. O(nodes + edges)."""
         self._annotations, self._graph = annotations, annotations.graph
         self._optimised = optimised = optimised or annotations.graph
         self.hierarchy = annotations.hierarchy
         self.names = OriginalNames(self._graph)
-        own = [self._own(node) for node in range(len(optimised.nodes))]
-        reach = self._reach({node for nodes in own for node in nodes})
+        originals = [self._originals(node) for node in range(len(optimised.nodes))]
+        unclaimed = self._calls_of_unclaimed({node for nodes in originals for node in nodes})
         self.calls = []
-        for node, originals in enumerate(own):
-            between = [reach[original] for original in originals] if self._reads_known(node) else []
-            self.calls.append(self._common([*map(self._call, originals), *between]))
-        self._fill(reversed(range(len(own))), optimised.targets)
-        self._fill(range(len(own)), optimised.sources)
+        for node, nodes in enumerate(originals):
+            between = [unclaimed[original] for original in nodes] if self._reads_known(node) else []
+            self.calls.append(self._common([*map(self._call, nodes), *between]))
+        self._fill(reversed(range(len(originals))), optimised.targets)
+        self._fill(range(len(originals)), optimised.sources)
         self._by_name = _unique((proto.name, node) for node, proto in enumerate(optimised.nodes) if proto.name)
 
     def call_of(self, kernel: str, nodes: Collection[str] = ()) -> int | None:
-        """Give the call of a kernel, by the names of the original nodes that it is made of, else by its own name."""
-        said = [self.names.nodes[name] for name in nodes if name in self.names.nodes]
-        if not said and kernel in self._by_name:
+        """Return the call of a kernel, by the names of the original nodes that it is made of, else by its own name."""
+        known = [self.names.nodes[name] for name in nodes if name in self.names.nodes]
+        if not known and kernel in self._by_name:
             return self.calls[self._by_name[kernel]]
-        return self._common(map(self._call, said or self.names.within(kernel)))
+        return self._common(map(self._call, known or self.names.within(kernel)))
 
-    def _own(self, node: int) -> set[int]:
-        """Give the original nodes that an optimised one is known to do the work of."""
+    def _originals(self, node: int) -> set[int]:
+        """Return the original nodes whose work an optimised one is known to do."""
         optimised, proto = self._optimised, self._optimised.nodes[node]
         made = (self.names.tensors.get(optimised.names[v]) for v in optimised.writes[node])
         found = {original for original in made if original is not None}
         derived = self.names.derived(proto.name) if not found else None
         if derived is not None:
-            found = {derived, self._working(derived, proto.op_type)}
-        return found | set(self._weighing(node))
+            found = {derived, self._fused_with(derived, proto.op_type)}
+        return found | set(self._weight_users(node))
 
-    def _working(self, node: int, operator: str) -> int:
-        """Give the nearest original node of an operator that leads to one by tensors that are gone; else that one.
+    def _fused_with(self, node: int, operator: str) -> int:
+        """Return the nearest original node of an operator that feeds a node by tensors that are gone; else that node.
 
-        An optimised convolution is named by the activation that it does too.
+        An optimised convolution, say, has the name of the activation that it also does.
         """
         graph, left = self._graph, self._optimised.by_name
 
@@ -96,8 +112,8 @@ class Attribution:
         found = nearest([node], sources, lambda at: graph.nodes[at].op_type == operator)
         return node if found is None else found
 
-    def _weighing(self, node: int) -> Iterable[int]:
-        """Give the original nodes that are alone in reading a weight which an optimised node is alone in reading."""
+    def _weight_users(self, node: int) -> Iterable[int]:
+        """Yield the original nodes that alone read a weight which an optimised node alone reads."""
         for value in self._optimised.reads[node]:
             name = self._optimised.names[value]
             original = self._graph.by_name.get(name) if value in self._optimised.stored else None
@@ -107,24 +123,30 @@ class Attribution:
                     yield from readers
 
     def _reads_known(self, node: int) -> bool:
-        """Tell whether all tensors that an optimised node reads are the original's."""
+        """Return whether the original has all tensors that an optimised node reads."""
         read = (v for v in self._optimised.reads[node] if v not in self._optimised.stored)
         return all(self._optimised.names[v] in self._graph.by_name for v in read)
 
-    def _reach(self, claimed: Collection[int]) -> list[int | None]:
-        """Give for each original node the call of what leads to it and is nobody's; auxiliary ones do not count."""
+    def _calls_of_unclaimed(self, claimed: Collection[int]) -> list[int | None]:
+        """Return for each original node the common call of those that lead to it and that no optimised node claims.
+
+        Auxiliary nodes do not count; None where there is none else.
+        """
         graph = self._graph
         still = graph.constant | graph.shape_derived(graph.constant)
-        reach: list[int | None] = []
+        found: list[int | None] = []
         for node in range(len(graph.nodes)):
             makers = {graph.producer[v] for v in graph.needs[node] if v not in still} - {NOWHERE}
             free = [maker for maker in makers if maker not in claimed and maker < node]
             direct = (self._call(maker) for maker in free if self._annotations.evidence[maker] not in INDIRECT)
-            reach.append(self._common([*direct, *(reach[maker] for maker in free)]))
-        return reach
+            found.append(self._common([*direct, *(found[maker] for maker in free)]))
+        return found
 
     def _fill(self, nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> None:
-        """Give the open nodes the call of their neighbours; a root that nothing but their distance makes is none."""
+        """Give the open nodes the common call of their neighbours.
+
+        Where that is the root only because the neighbours lie far apart, the node stays open.
+        """
         for node in nodes:
             if self.calls[node] is None:
                 known = {call for n in neighbours(node) if (call := self.calls[n]) is not None}
@@ -132,7 +154,7 @@ class Attribution:
                 self.calls[node] = common if common != ROOT_CALL or known == {ROOT_CALL} else None
 
     def _call(self, node: int) -> int | None:
-        """Give the call of an original node, None where nothing is known."""
+        """Return the call of an original node, None where nothing is known."""
         known = self._annotations.evidence[node] not in (None, Evidence.ROOT)
         return self._annotations.call[node] if known else None
 
@@ -142,7 +164,7 @@ class Attribution:
 
 
 def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Give a dictionary of pairs, without the keys that have several values."""
+    """Return a dictionary of pairs, without the names that have several numbers."""
     found: dict[str, int] = {}
     ambiguous = set()
     for name, number in pairs:

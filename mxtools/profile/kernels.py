@@ -53,9 +53,9 @@ class Profile:
 
 
 def read_profile(files: Sequence[Path]) -> Profile:
-    """Read a profile, of TensorRT with its layer information in another file.
+    """Read a profile, of TensorRT together with its layer information in another file.
 
-    Raises InputError where a file is no such thing, or where they are not one profile.
+    Raises InputError where a file is of no known kind, or where the files do not hold exactly one profile.
     """
     profiles, layers = list[Profile](), dict[str, dict[str, Any]]()
     for file in files:
@@ -98,7 +98,7 @@ def _detailed(kernel: Kernel, layers: Mapping[str, dict[str, Any]]) -> Kernel:
 
 
 def _onnx_runtime(events: Sequence[dict[str, Any]]) -> Profile:
-    """Give the kernels of ONNX Runtime's trace; what runs inside a node's body is not counted twice."""
+    """Return the kernels of ONNX Runtime's trace; what runs inside a node's body is not counted twice."""
     runs = sorted((e["ts"], e["dur"]) for e in events if e["cat"] == "Session" and e["name"] == "model_run")
     starts = [start for start, _ in runs] or [0]
     times: dict[tuple[str, str, str], list[float]] = {}
@@ -113,7 +113,7 @@ def _onnx_runtime(events: Sequence[dict[str, Any]]) -> Profile:
 
 
 def _own_times(events: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
-    """Give events with their durations, without those of the events inside them, in the same thread."""
+    """Yield events with their durations, without those of the events inside them, in the same thread."""
     open_: list[tuple[dict[str, Any], float]] = []
     for event in sorted(events, key=lambda e: (e["pid"], e["tid"], e["ts"], -e["dur"])):
         while open_ and not _holds(open_[-1][0], event):
@@ -131,7 +131,7 @@ def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
 
 
 def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
-    """Give the layers of TensorRT's profile: the first row counts the runs."""
+    """Return the layers of TensorRT's profile; the first row, which counts the runs, is none."""
     layers = [row for row in rows if "name" in row]
     times = (row["medianMs"] if "medianMs" in row else row["averageMs"] for row in layers)
     kernels = (Kernel(row["name"], "", "TensorRT", (1000 * time,)) for row, time in zip(layers, times, strict=True))
@@ -139,7 +139,7 @@ def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
 
 
 def _sections(text: str) -> Iterator[list[tuple[str, str, str]]]:
-    """Give the counters of OpenVINO's CSV, which has a head for each request: name, operator, milliseconds."""
+    """Yield the counters of OpenVINO's CSV for each request, which begins with a head: name, operator, milliseconds."""
     lines = text.splitlines()
     section: list[tuple[str, str, str]] = []
     head: list[str] | None = None
@@ -155,7 +155,7 @@ def _sections(text: str) -> Iterator[list[tuple[str, str, str]]]:
 
 
 def _openvino(requests: Iterable[Iterable[tuple[str, str, str]]]) -> Profile:
-    """Give the kernels of OpenVINO's counters by request; what did not run is none."""
+    """Return the kernels of OpenVINO's counters by request; what did not run is none."""
     listed = [list(request) for request in list(requests)]
     times: dict[tuple[str, str], list[float]] = {}
     for at, request in enumerate(listed):

@@ -56,7 +56,7 @@ class ProfileReport(_ReportRecord):
 
 
 def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport:
-    """Give a profile as data, compared with an earlier one."""
+    """Return a profile as data, compared with an earlier one."""
     earlier = {module.scope: module.microseconds for module in before.modules} if before else {}
     profile = timing.profile
     return ProfileReport(
@@ -91,7 +91,7 @@ def read_report(file: Path) -> ProfileReport:
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON Schema of reports."""
+    """Return the JSON Schema of reports."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ProfileReport.model_json_schema(by_alias=True)}
 
 

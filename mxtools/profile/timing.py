@@ -1,4 +1,4 @@
-"""Where the time goes: the kernels that a runtime runs, by the module calls whose work they do."""
+"""Where the time goes: the kernels that a runtime runs, by the module calls for which they work."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Timed:
         return self.own + sum(child.time for child in self.children)
 
     def all_kernels(self) -> list[Kernel]:
-        """Give its kernels and those of all below it."""
+        """Return its kernels and those of all calls below it."""
         return [kernel for timed in self.every() for kernel in timed.kernels]
 
     def every(self) -> Iterator[Timed]:
-        """Give it and all below it."""
+        """Yield it and all calls below it, callers first."""
         yield self
         for child in self.children:
             yield from child.every()
@@ -58,7 +58,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Timing:
-    """A profile by module; `unknown` are the kernels of which nobody knows whose work they do."""
+    """A profile by module; `unknown` are the kernels that could not be attributed to a module."""
 
     profile: Profile
     root: Timed
@@ -83,7 +83,7 @@ def run(
     threads: int = 0,
     providers: Sequence[str] | None = None,
 ) -> Timing:
-    """Run a tagged model in ONNX Runtime, optimised, with its profiler; `threads` 0 is ONNX Runtime's own choice.
+    """Run a tagged model in ONNX Runtime, optimised, with its profiler; with 0 `threads` ONNX Runtime chooses.
 
     Raises InputError where it does not run, or no node has a scope.
     """
@@ -109,8 +109,8 @@ def run(
 def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
     """Read a profile that a runtime made of a tagged model; InputError where it is none, or no node has a scope.
 
-    Kernels of ONNX Runtime bear the names of nodes that its optimiser made: it is asked to make them again, at the
-    level that explains most.
+    Kernels of ONNX Runtime have the names of nodes that its optimiser made. So the model is optimised again, at the
+    level that explains most of the names.
     """
     profile = read_profile(files)
     model = _named(model)
@@ -126,7 +126,7 @@ def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
 
 
 def name_nodes(model: ModelProto) -> None:
-    """Give names to the nodes of a model, in place, that have none or one that another has."""
+    """Name the nodes of a model, in place, that have no name or one that another node has."""
     nodes = list(every_node(model.graph.node))
     taken = {node.name for node in nodes}
     seen = {""}
@@ -147,7 +147,7 @@ def _named(model: WorkingModel) -> WorkingModel:
 
 
 def _options(level: Level, folder: Path) -> Any:  # noqa: ANN401 - an untyped library's options
-    """Give options that write the optimised model to a folder, its weights in a file of their own."""
+    """Return options that write the optimised model to a folder, its weights in a file of their own."""
     options = session_options(level)
     options.optimized_model_filepath = str(folder / _OPTIMISED)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
@@ -160,7 +160,7 @@ def _optimised(folder: Path) -> Graph:
 
 
 def _optimise(model: WorkingModel, level: Level) -> Graph | None:
-    """Give the graph that ONNX Runtime makes of a model, None where it cannot load it."""
+    """Return the graph that ONNX Runtime makes of a model, None where it cannot load it."""
     with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
         try:
             session(model.proto, model.weights, _options(level, Path(folder)))
@@ -170,7 +170,7 @@ def _optimise(model: WorkingModel, level: Level) -> Graph | None:
 
 
 def _timing(profile: Profile, attribution: Attribution) -> Timing:
-    """Put kernels into the tree of calls, in the order of their first ones."""
+    """Put kernels into the tree of calls; the calls come in the order of their first kernels."""
     hierarchy = attribution.hierarchy
     found = {ROOT_CALL: Timed(hierarchy.scopes[ROOT_CALL], hierarchy.tags[ROOT_CALL])}
     unknown = []
