@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, shaped, value_infos
+from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, known_shape, value_infos
 from mxtools.graph.walk import nodes_behind
 from mxtools.runtime.sessions import runtime_infos
 
@@ -94,11 +94,11 @@ def _is_fixed(info: ValueInfoProto | None) -> bool:
     """Return whether all dimensions are known; a sequence or a map has none to know."""
     if info is not None and info.type.WhichOneof("value") not in (None, "tensor_type"):
         return True
-    known = shaped(info)
+    known = known_shape(info)
     return known is not None and known.count is not None
 
 
 def _is_short(info: ValueInfoProto | None) -> bool:
     """Return whether a tensor has known dimensions and so few elements that it can be a shape."""
-    known = shaped(info)
+    known = known_shape(info)
     return known is not None and known.count is not None and known.count <= LONGEST

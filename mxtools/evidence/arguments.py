@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mxtools.graph.index import NOWHERE
-from mxtools.graph.shapes import Shaped
+from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.traces.sidecar import TracedTensor, calls_returning
@@ -53,7 +53,7 @@ def move_arguments_out(model: WorkingModel) -> None:
             annotations.set(node, max(around, key=hierarchy.depth.__getitem__, default=outside), Evidence.DATAFLOW)
 
 
-def _fitting(given: Iterable[TracedTensor], shapes: Iterable[Shaped | None]) -> list[TracedTensor]:
+def _fitting(given: Iterable[TracedTensor], shapes: Iterable[TensorShape | None]) -> list[TracedTensor]:
     """Return those of the tensors of a call that have one of some shapes."""
     known = [shape for shape in shapes if shape and shape.dims is not None]
     return [tensor for tensor in given if any(shape.fits(tensor) for shape in known)]

@@ -33,7 +33,7 @@ from mxtools.files.weights import WeightStore
 from mxtools.graph.constants import constant_arrays
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.shapes import Shaped
+from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -137,7 +137,7 @@ class _UnclaimedResults:
             users.update(self.former_calls.get(node, own))
         return users
 
-    def _claim(self, call: int, shape: Shaped, users: set[int]) -> bool:
+    def _claim(self, call: int, shape: TensorShape, users: set[int]) -> bool:
         """Claim a tensor that a call returned for a value, and return whether there is one that fits.
 
         One of the same shape is preferred to one that only has as many elements.
@@ -149,7 +149,7 @@ class _UnclaimedResults:
             unclaimed.remove(fitting)
         return fitting is not None
 
-    def _reaches(self, tensor: TracedTensor, call: int, shape: Shaped, reader: int) -> bool:
+    def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
         """Return whether a tensor that a call returned can have come to a reader outside of it.
 
         Their common caller passed it on, as it is, or made into a later tensor of the value's shape. A call whose
@@ -163,7 +163,7 @@ class _UnclaimedResults:
         given, end = self.calls[entered].inputs, self.ended[call]
         return not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given)
 
-    def _claim_transposed(self, call: int, shape: Shaped, value: int) -> bool:
+    def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
         """Claim a returned tensor that is the value transposed, and return whether there is one.
 
         The readers of the value do the transposition: the call ends inside them, so they are merged nodes.

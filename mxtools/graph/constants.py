@@ -16,19 +16,19 @@ from mxtools.graph.shapes import Array, Shapes
 from mxtools.graph.walk import nodes_behind
 
 LARGEST = 1 << 22
-"""Elements up to which a constant is looked at."""
+"""Constants of more elements are left out: what is looked for are shapes, indices and small weights."""
 
 
 def constant_arrays(
     model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes, wanted: Collection[int]
 ) -> dict[int, Array]:
-    """Give the arrays of some constants of the main graph, by value, those that can be had without much work.
+    """Return the arrays of `wanted` constants of the main graph, by value, as far as little work computes them.
 
-    What computes a wanted one is run by ONNX's reference evaluator, if it is made of standard operators without bodies
-    and of tensors of known, small sizes, so that no graph can make it run long or take much memory.
+    Nodes that compute a wanted constant are run by ONNX's reference evaluator, if all of them are ONNX's own operators
+    without bodies, on tensors of known and small sizes. So no graph can make this run long or take much memory.
     """
     found = {v: weights.array(t) for v in wanted if (t := graph.initializers.get(v)) is not None and _is_small(t)}
-    simple = _simple(graph, shapes) if len(found) < len(wanted) else set[int]()
+    simple = _simple_constants(graph, shapes) if len(found) < len(wanted) else set[int]()
     computed = [v for v in wanted if v in simple]
     if computed:
         nodes = nodes_behind(graph, computed, until=lambda v: v not in simple)
@@ -36,18 +36,18 @@ def constant_arrays(
     return found
 
 
-def _simple(graph: Graph, shapes: Shapes) -> set[int]:
-    """Give the values that standard operators compute from small initializers alone, in small steps."""
-    known = {v for v, tensor in graph.initializers.items() if _is_small(tensor)}
-    found: set[int] = set()
+def _simple_constants(graph: Graph, shapes: Shapes) -> set[int]:
+    """Return the values that ONNX's own operators compute from small initializers alone, every result being small."""
+    stored = {v for v, tensor in graph.initializers.items() if _is_small(tensor)}
+    simple: set[int] = set()
     for node, proto in enumerate(graph.nodes):
         operator = graph.operators[node]
-        plain = operator.is_onnx and not operator.is_random and not any(bodies(proto))
-        if plain and all(v in known or v in found for v in graph.reads[node]):
-            made = [shapes[v] for v in graph.writes[node]]
-            if all(s and s.kind in NUMERIC and s.count is not None and s.count <= LARGEST for s in made):
-                found.update(graph.writes[node])
-    return found
+        is_plain = operator.is_onnx and not operator.is_random and not any(bodies(proto))
+        if is_plain and all(v in stored or v in simple for v in graph.reads[node]):
+            results = [shapes[v] for v in graph.writes[node]]
+            if all(s and s.kind in NUMERIC and s.count is not None and s.count <= LARGEST for s in results):
+                simple.update(graph.writes[node])
+    return simple
 
 
 def _is_small(tensor: TensorProto) -> bool:
@@ -61,7 +61,7 @@ def _evaluated(
     nodes: list[int],
     wanted: list[int],
 ) -> dict[int, Array]:
-    """Run some nodes; nothing is given where the evaluator cannot."""
+    """Return the `wanted` values as a run of some nodes computes them; none if the evaluator cannot run them."""
     needed = {v: graph.initializers[v] for n in nodes for v in graph.reads[n] if v in graph.initializers}
     from onnx.reference import ReferenceEvaluator
 

@@ -9,13 +9,13 @@ import numpy as np
 from mxtools.graph.shapes import Array
 
 NUMERIC = "fiub"
-"""Kinds of elements, as numpy names them, that are looked at."""
+"""Kinds of elements (numpy's `dtype.kind`) that have a fingerprint: floats, integers, unsigned integers, bools."""
 Fingerprint = tuple[int, float, float, float, float]
-"""Number of elements, then minimum, maximum, sum and sum of squares (float64) of the finite ones; all order-free."""
+"""The number of elements, then minimum, maximum, sum and sum of squares of the finite ones in float64."""
 
 
 def fingerprint(array: Array) -> Fingerprint | None:
-    """Give count, minimum, maximum, sum and sum of squares of an array's finite elements; None for what has none."""
+    """Return the fingerprint of an array, None if its elements are no numbers."""
     if array.dtype.kind not in NUMERIC:
         return None
     finite = array.astype(np.float64).ravel()
@@ -26,7 +26,11 @@ def fingerprint(array: Array) -> Fingerprint | None:
 
 
 def same_fingerprint(a: Fingerprint, b: Fingerprint, tolerance: float = 1e-4) -> bool:
-    """Tell whether two fingerprints can be of the same values up to rounding; `tolerance` is relative to the extent."""
+    """Return whether two fingerprints can be of the same values, up to rounding.
+
+    `tolerance` is relative to the largest absolute value. Sums may differ by more than extremes: rounding errors of `n`
+    elements add up to about the square root of `n` times one.
+    """
     if a[0] != b[0]:
         return False
     extent = max(abs(b[1]), abs(b[2]), 1e-12)

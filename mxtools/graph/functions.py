@@ -1,4 +1,4 @@
-"""The functions of a model: which are used, and how those of two models come together."""
+"""The functions of a model: which are used, and how the functions of two models get along in one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxtools.graph.walk import reached
 
 
 def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield nodes and those of their bodies, at any depth."""
+    """Yield nodes, and the nodes in their bodies, at any depth."""
     for node in nodes:
         yield node
         for body in bodies(node):
@@ -22,7 +22,7 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def function_nodes(function: FunctionProto) -> Iterator[NodeProto]:
-    """Yield the nodes of a function, those of bodies and of graphs that are defaults of its attributes too."""
+    """Yield the nodes of a function, also those in bodies and in graphs that are defaults of its attributes."""
     yield from every_node(function.node)
     for default in graphs_in(function.attribute_proto):
         yield from every_node(default.node)
@@ -36,7 +36,7 @@ def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
 
 
 def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[FunctionProto]:
-    """Give the functions of a model that nodes use, directly or through another, in the model's order."""
+    """Return the functions of a model that nodes call, directly or through other functions, in the model's order."""
     functions = {function_key(f): f for f in model.functions}
     if not functions:
         return []
@@ -49,9 +49,10 @@ def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[Functi
 
 
 def separate_functions(part: ModelProto, model: ModelProto) -> None:
-    """Rename the functions of a part that are others than the model's of the same name, or that call such.
+    """Rename functions of a part that have the name of one of the model's and differ from it, or call one that differs.
 
-    Overloads would be for that, but ONNX Runtime takes no notice of them in what a function calls.
+    A function that only calls a renamed one differs too, though its own nodes are equal. ONNX has overloads for this
+    purpose, but ONNX Runtime ignores them in the nodes of functions.
     """
     known = {function_key(f): f for f in model.functions}
     own = {function_key(f): f for f in part.functions}
@@ -60,10 +61,10 @@ def separate_functions(part: ModelProto, model: ModelProto) -> None:
         for node in function_nodes(function) if key in known else ():
             callers[operator_key(node)].add(key)
     different = (key for key, f in own.items() if key in known and not _equal(f, known[key]))
-    other = reached(different, lambda key: callers[key])
+    renamed = reached(different, lambda key: callers[key])
     taken = {(domain, name) for domain, name, _ in (*known, *own)}
     names: dict[OperatorKey, str] = {}
-    for domain, name, overload in sorted(other):
+    for domain, name, overload in sorted(renamed):
         names[domain, name, overload] = fresh(name, {n for d, n in taken if d == domain})
         taken.add((domain, names[domain, name, overload]))
     for function in part.functions:

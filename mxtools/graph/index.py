@@ -1,8 +1,8 @@
 """The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
 
-Nodes and values are numbered. Nodes come in list order, but the nodes of a body (of If, Loop, Scan …) come before the
-node that holds it, so that the numbering is topological wherever the file is. A value is one name in one graph: the
-same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
+Nodes and values are numbered. Nodes are numbered in list order, but the nodes of a body (of If, Loop, Scan …) before
+the node that holds it; so if the file is in topological order, the numbers are too. A value is one name in one graph:
+the same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from mxtools.graph.walk import reached
 _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
-class Names(dict[str, int]):
-    """The values of one graph by name; those of the graph around it are known in it too."""
+class ValueNames(dict[str, int]):
+    """The numbers of the values of one graph, by name; `outer` are those of the graph around it, for a body."""
 
-    def __init__(self, around: Names | None = None) -> None:
-        """Begin without any."""
+    def __init__(self, outer: ValueNames | None = None) -> None:
+        """Begin without any values."""
         super().__init__()
-        self.around = around
+        self.outer = outer
 
 
 def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """Return a model's inputs that have to be given: initializers that are inputs too have a value."""
+    """Return the inputs that a model needs to run; an input that is also an initializer has a value already."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in stored]
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Give the graphs that a node holds in its attributes."""
+    """Yield the graphs that a node holds in its attributes."""
     yield from graphs_in(node.attribute)
 
 
 def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
-    """Give the graphs that some attributes hold."""
+    """Yield the graphs in attributes."""
     for attribute in attributes:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g
@@ -61,12 +61,16 @@ def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
 class Graph:
     """The index of one model. It does not follow later changes of the model.
 
-    Attributes, by node: `nodes`; `reads` and `writes`, the values of its inputs and outputs, empty ones left out, what
-    the bodies of a node return counted as read by it; `owner`, the node whose body it is in, or NOWHERE; `region`, 0 in
-    the main graph, i + 1 in the i-th function. Attributes, by value: `names`; `producer`, a node or NOWHERE; `readers`,
-    the nodes that read it, each once for each reading; `home`, the node whose body it belongs to, or NOWHERE. Besides:
-    `inputs` and `outputs`, the main graph's; `by_name`, its values by name; `initializers` and `sparse`, value to
-    tensor, of all graphs; `stored`, the values of both; `sites`, region of a function to the nodes that call it.
+    Attributes by node: `nodes`, the protos; `reads` and `writes`, the values of its inputs and outputs without omitted
+    ones (a node with bodies also reads what these return); `owner`, the node whose body it is in, or NOWHERE;
+    `region`, 0 in the main graph, i + 1 in the i-th function.
+
+    Attributes by value: `names`; `producer`, the node that makes it, or NOWHERE; `readers`, the nodes that read it,
+    once for each reading; `home`, the node whose body it belongs to, or NOWHERE.
+
+    Others: `inputs` and `outputs`, values of the main graph; `by_name`, its values by name; `initializers` and
+    `sparse`, the tensors of all graphs by value; `stored`, the values of both; `sites`, for each region of a function
+    the nodes that call it.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -77,20 +81,20 @@ class Graph:
         self.region: list[int] = []
         self.names: list[str] = []
         self.producer: list[int] = []
-        self._holders: dict[int, int] = {}
+        self._owners: dict[int, int] = {}
         self._homes: dict[int, int] = {}
         self.initializers: dict[int, TensorProto] = {}
         self.sparse: dict[int, SparseTensorProto] = {}
-        self.by_name = main = Names()
-        self.outputs = self._graph(model.graph, main, 0)
+        self.by_name = main = ValueNames()
+        self.outputs = self._add_graph(model.graph, main, 0)
         self.inputs = [main[i.name] for i in model.graph.input]
         functions: dict[OperatorKey, int] = {}
         for region, function in enumerate(model.functions, 1):
             functions[function_key(function)] = region
-            self._function(function, region)
+            self._add_function(function, region)
         self._operators = Operators(model)
         self.stored = self.initializers.keys() | self.sparse.keys()
-        self.owner = _filled(len(self.nodes), self._holders)
+        self.owner = _filled(len(self.nodes), self._owners)
         self.home = _filled(len(self.names), self._homes)
         self.sites: dict[int, list[int]] = defaultdict(list)
         for node, proto in enumerate(self.nodes if functions else ()):
@@ -99,25 +103,25 @@ class Graph:
                 self.sites[region_called].append(node)
 
     def sources(self, node: int) -> Iterator[int]:
-        """Give the nodes that make what a node reads, each once for each reading."""
+        """Yield the nodes that make what a node reads, once for each reading."""
         for value in self.reads[node]:
             if self.producer[value] != NOWHERE:
                 yield self.producer[value]
 
     def targets(self, node: int) -> Iterator[int]:
-        """Give the nodes that read what a node makes, each once for each reading."""
+        """Yield the nodes that read what a node makes, once for each reading."""
         for value in self.writes[node]:
             yield from self.readers[value]
 
     def top(self, node: int) -> int:
-        """Give the node of the main graph, or of a function's, that a node is, or that holds it at some depth."""
+        """Return a node itself, or if it is in a body, the node outside of all bodies that holds it."""
         while self.owner[node] != NOWHERE:
             node = self.owner[node]
         return node
 
     @cached_property
     def readers(self) -> list[list[int]]:
-        """The nodes that read each value, each once for each reading, in order."""
+        """The nodes that read each value, once for each reading, in order."""
         readers: list[list[int]] = [[] for _ in self.names]
         for node, reads in enumerate(self.reads):
             for value in reads:
@@ -126,16 +130,16 @@ class Graph:
 
     @cached_property
     def main(self) -> list[int]:
-        """The nodes of the main graph itself, in list order."""
+        """The nodes of the main graph without those in bodies, in list order."""
         return [n for n, region in enumerate(self.region) if region == 0 and self.owner[n] == NOWHERE]
 
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
-        """What each node reads; of a holder of bodies also what these capture, each value once, and nothing inner."""
-        if not self._holders:
+        """The values that each node needs, each once; a node with bodies also needs what these capture from outside."""
+        if not self._owners:
             return self.reads
         needs = [dict.fromkeys(reads) for reads in self.reads]
-        for node in self._holders:
+        for node in self._owners:
             needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
         inner = {v for v, home in enumerate(self.home) if home != NOWHERE}
         return [
@@ -145,115 +149,116 @@ class Graph:
 
     @cached_property
     def operators(self) -> list[Operator]:
-        """What is known of each node's operator."""
+        """What is known of the operator of each node."""
         return self._operators.of_all(self.nodes, self.region)
 
     @cached_property
     def varying(self) -> set[int]:
-        """The nodes, of the main graph and of functions, that are random, hold what is, or call it."""
+        """The nodes outside of bodies that are random, hold a random node, or call a function with one."""
         random = [self.top(node) for node, operator in enumerate(self.operators) if operator.is_random]
         return set(reached(random, lambda node: map(self.top, self.sites.get(self.region[node], ()))))
 
     @cached_property
     def constant(self) -> set[int]:
-        """The values of nodes that depend on no input, of the model, a function, or a body."""
+        """The values that nodes make and that depend on no input of the model, a function or a body."""
         return self.constants(())
 
     def constants(self, without: Collection[int]) -> set[int]:
-        """Give the values of nodes that depend on no input of model, function or body, nor on nodes `without`."""
-        found: set[int] = set()
-        known = self.stored
-        for node, needs in enumerate(self.needs):
+        """Return the values that depend on no input of the model, a function or a body, nor on the nodes `without`."""
+        constant: set[int] = set()
+        stored = self.stored
+        for node, needs in enumerate(self.needs):  # not `all(…)`: this is run for every node of large graphs
             for value in needs:
-                if value not in found and value not in known:
+                if value not in constant and value not in stored:
                     break
             else:
                 if node not in without and self.top(node) not in self.varying:
-                    found.update(self.writes[node])
-        return found
+                    constant.update(self.writes[node])
+        return constant
 
     def shape_derived(self, constant: Collection[int]) -> set[int]:
-        """Give the values of the main graph that depend on inputs only through shapes; `constant` depend on none."""
-        found: set[int] = set()
+        """Return the values of the main graph that depend on inputs only through shapes; `constant` depend on none."""
+        derived: set[int] = set()
         for node in self.main:
-            asks = self.operators[node].reads_only_shape
+            reads_shape = self.operators[node].reads_only_shape
             needs = [v for v in self.needs[node] if v not in self.stored and v not in constant]
-            if needs and node not in self.varying and (asks or all(v in found for v in needs)):
-                found.update(self.writes[node])
-        return found
+            if needs and node not in self.varying and (reads_shape or all(v in derived for v in needs)):
+                derived.update(self.writes[node])
+        return derived
 
-    def _graph(self, graph: GraphProto, names: Names, region: int) -> list[int]:
-        """Index one graph; give the values that it returns."""
+    def _add_graph(self, graph: GraphProto, names: ValueNames, region: int) -> list[int]:
+        """Index one graph; return the values of its outputs."""
         for info in graph.input:
-            self._value(names, info.name)
+            self._add_value(names, info.name)
         for tensor in graph.initializer:
-            self.initializers[self._value(names, tensor.name)] = tensor
+            self.initializers[self._add_value(names, tensor.name)] = tensor
         for sparse in graph.sparse_initializer:
-            self.sparse[self._value(names, sparse.values.name)] = sparse
-        self._nodes(graph.node, names, region)
-        return [self._lookup(names, info.name) for info in graph.output]
+            self.sparse[self._add_value(names, sparse.values.name)] = sparse
+        self._add_nodes(graph.node, names, region)
+        return [self._find_or_add(names, info.name) for info in graph.output]
 
-    def _function(self, function: FunctionProto, region: int) -> None:
-        names = Names()
+    def _add_function(self, function: FunctionProto, region: int) -> None:
+        names = ValueNames()
         for name in function.input:
-            self._value(names, name)
-        self._nodes(function.node, names, region)
+            self._add_value(names, name)
+        self._add_nodes(function.node, names, region)
 
-    def _nodes(self, nodes: Sequence[NodeProto], names: Names, region: int) -> None:
-        known, made = names.get, names.setdefault
+    def _add_nodes(self, nodes: Sequence[NodeProto], names: ValueNames, region: int) -> None:
+        """Index the nodes of one graph; written for speed, since most of the time of a small command passes here."""
+        known, number_of = names.get, names.setdefault
         all_nodes, add_reads, add_writes = self.nodes, self.reads.append, self.writes.append
         add_name, add_producer, count = self.names.append, self.producer.append, len(self.names)
         for node in nodes:
             inputs = node.input[:]  # a list: protobuf's own containers take twice as long to go through
-            reads: tuple[int, ...] = tuple(map(known, inputs))  # type: ignore[arg-type]
-            if None in reads:  # left out, or not of this graph
-                reads = tuple([self._lookup(names, name) for name in inputs if name])
+            reads: tuple[int, ...] = tuple(map(known, inputs))  # type: ignore[arg-type]  # None is looked for next
+            if None in reads:  # an omitted input, or a value of a graph around this one
+                reads = tuple([self._find_or_add(names, name) for name in inputs if name])
                 count = len(self.names)
             if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
-                reads += self._bodies(node, names, region)
+                reads += self._add_bodies(node, names, region)
                 count = len(self.names)
-            at = len(all_nodes)
+            number = len(all_nodes)
             writes: tuple[int, ...] = ()
             for name in node.output[:]:
                 if not name:
                     continue
-                if made(name, count) == count:
+                if number_of(name, count) == count:
                     add_name(name)
-                    add_producer(at)
+                    add_producer(number)
                     writes += (count,)
                 else:
-                    writes += (self._value(names, name, at),)
+                    writes += (self._add_value(names, name, number),)
                 count = len(self.names)
             all_nodes.append(node)
             add_reads(reads)
             add_writes(writes)
         self.region += [region] * (len(all_nodes) - len(self.region))
 
-    def _bodies(self, node: NodeProto, names: Names, region: int) -> tuple[int, ...]:
-        """Index the bodies of a node, which is the next to be numbered; give what they return."""
+    def _add_bodies(self, node: NodeProto, names: ValueNames, region: int) -> tuple[int, ...]:
+        """Index the bodies of a node, which gets the next number after their nodes; return the values they return."""
         first_node, first_value = len(self.nodes), len(self.names)
-        returned = [value for body in bodies(node) for value in self._graph(body, Names(names), region)]
-        holder = len(self.nodes)
-        for inner in range(first_node, holder):
-            self._holders.setdefault(inner, holder)
+        returned = [value for body in bodies(node) for value in self._add_graph(body, ValueNames(names), region)]
+        owner = len(self.nodes)
+        for inner in range(first_node, owner):
+            self._owners.setdefault(inner, owner)
         for value in range(first_value, len(self.names)):
-            self._homes.setdefault(value, holder)
+            self._homes.setdefault(value, owner)
         return tuple(returned)
 
-    def _lookup(self, names: Names, name: str) -> int:
-        """Give the value that a name means, here or around; one that nobody makes belongs nowhere."""
-        at: Names | None = names
-        while at is not None:
-            value = at.get(name)
+    def _find_or_add(self, names: ValueNames, name: str) -> int:
+        """Return the value of a name, in this graph or one around it; an unknown name becomes a value of no graph."""
+        graph: ValueNames | None = names
+        while graph is not None:
+            value = graph.get(name)
             if value is not None:
                 return value
-            at = at.around
-        value = self._value(names, name)
+            graph = graph.outer
+        value = self._add_value(names, name)
         self._homes[value] = NOWHERE
         return value
 
-    def _value(self, names: Names, name: str, producer: int = NOWHERE) -> int:
-        """Give the value of a name that is made here, by a node or by none; a name that is made twice is two values."""
+    def _add_value(self, names: ValueNames, name: str, producer: int = NOWHERE) -> int:
+        """Return the value of a name that is defined here, by a node or without one; defined twice it is two values."""
         value = names.get(name)
         if value is None or self.producer[value] != NOWHERE:
             value = names[name] = len(self.names)
@@ -266,8 +271,8 @@ class Graph:
 
 
 def _filled(count: int, known: Mapping[int, int]) -> list[int]:
-    """Give a list of so many numbers from those that are known; NOWHERE for the others."""
-    found = [NOWHERE] * count
-    for at, number in known.items():
-        found[at] = number
-    return found
+    """Return a list of `count` numbers, NOWHERE at the positions that are not in `known`."""
+    numbers = [NOWHERE] * count
+    for position, number in known.items():
+        numbers[position] = number
+    return numbers

@@ -1,4 +1,4 @@
-"""Multiply-adds of nodes, from shapes: one for each product that is added up, as papers count them."""
+"""Multiply-adds of nodes, from shapes: each product that is added up counts as one, as papers count them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mxtools.graph.shapes import Shapes
 def multiply_adds(graph: Graph, shapes: Shapes) -> dict[int, int]:
     """Return the multiply-adds of the convolutions and matrix products of the main graph, by node.
 
-    Nodes whose shapes are not known, as those with symbolic dimensions, are left out.
+    Nodes whose shapes are not fully known, for instance with symbolic dimensions, are left out.
     """
     stored = {graph.names[value]: tuple(tensor.dims) for value, tensor in graph.initializers.items()}
 

@@ -11,16 +11,16 @@ from mxtools.graph.index import bodies
 
 
 def fresh(name: str, taken: Collection[str]) -> str:
-    """Give a name that is not taken: the name itself, else with the first of `_1`, `_2` … that is free."""
-    found, count = name, 0
-    while found in taken:
+    """Return a name that is not taken: the name itself, else the first free one of `name_1`, `name_2` …."""
+    candidate, count = name, 0
+    while candidate in taken:
         count += 1
-        found = f"{name}_{count}"
-    return found
+        candidate = f"{name}_{count}"
+    return candidate
 
 
 def names_in(graph: GraphProto) -> set[str]:
-    """Give the names of all values in a graph and in the bodies of its nodes, read ones included."""
+    """Return the names of all values in a graph and in the bodies of its nodes, also of values that are only read."""
     found = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     found.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
@@ -32,11 +32,11 @@ def names_in(graph: GraphProto) -> set[str]:
 
 
 def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]:
-    """Rename values, in place: a value that bears a key of `names`, at whatever depth, gets the name that stands there.
+    """Rename values in place, at any depth, by `names` (old to new); return all renamings that were done.
 
-    Nothing is captured: where another value bears a new name already, that one gets a fresh name, so that two names
-    that differed differ still, and everything that read a value reads it still. Swapping names is fine. Give all
-    renamings that were done, old to new. Raises ValueError where two values would get one name.
+    A new name may belong to another value already. That one then gets a fresh name, so that nothing reads another value
+    than before: `{"a": "b"}` in a graph with `a` and `b` renames `a` to `b`, and `b` to `b_1`. Swapping two names is
+    fine. Raises ValueError if two values would get the same name.
     """
     present = names_in(graph)
     done = {old: new for old, new in names.items() if old in present and new != old}
@@ -52,7 +52,7 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
 
 
 def rename_in_function(function: FunctionProto, names: Mapping[str, str]) -> None:
-    """Rename values inside a function, at whatever depth, in place; the new names must not be taken."""
+    """Rename values inside a function in place, at any depth, by `names` (old to new), none of which may be taken."""
     for value in function.value_info:
         _set(value, "name", names)
     for node in function.node:

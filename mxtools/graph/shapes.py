@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class TorchTensor(Protocol):
-    """What is compared of a traced tensor: its shape, and its dtype by torch's name."""
+    """What is compared of a traced tensor."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,26 +28,33 @@ class TorchTensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Torch's name of its element type, without the prefix: `float32`."""
+        """Its element type by torch's name, without the prefix: `float32`."""
 
 
 @dataclass(frozen=True)
-class Shaped:
-    """What is known of a tensor: kind of its elements ('f', 'i', 'b' …) and its dimensions, None where unknown."""
+class TensorShape:
+    """What is known of a tensor's shape.
+
+    Attributes: `kind` of its elements, 'f', 'i', 'b' or 'c', unsigned integers being 'i' too; `dims`, its dimensions,
+    None if not even their number is known, and with None in the place of each unknown one.
+    """
 
     kind: str
     dims: tuple[int | None, ...] | None
 
     @property
     def count(self) -> int | None:
-        """The number of elements, None where unknown."""
+        """The number of elements, None if unknown."""
         if self.dims is None:
             return None
         known = [d for d in self.dims if d is not None]
         return math.prod(known) if len(known) == len(self.dims) else None
 
     def fits(self, tensor: TorchTensor) -> bool:
-        """Tell whether this can be a traced tensor, up to a reshape that keeps the order of its elements."""
+        """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.
+
+        A transposed one cannot: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`.
+        """
         if self.kind != torch_kind(tensor.dtype):
             return False
         if self.dims is None or self.dims == tensor.shape:
@@ -58,74 +65,81 @@ class Shaped:
         return known == count if None not in self.dims else known == 0 or count % known == 0
 
     def agrees(self, tensor: TorchTensor) -> bool:
-        """Tell whether this can have the dimensions of a traced tensor, in their order."""
+        """Return whether this can have the dimensions of a traced tensor, in their order; unknown ones fit any."""
         if self.kind != torch_kind(tensor.dtype) or self.dims is None or len(self.dims) != len(tensor.shape):
             return False
-        return all(mine in (None, its) for mine, its in zip(self.dims, tensor.shape, strict=True))
+        return all(dim in (None, traced) for dim, traced in zip(self.dims, tensor.shape, strict=True))
 
     def is_transposed(self, tensor: TorchTensor) -> bool:
-        """Tell whether this has the dimensions of a traced tensor in another order, and so its elements too."""
+        """Return whether this has the dimensions of a traced tensor in another order, and so its elements too."""
         if self.dims is None or None in self.dims:
             return False
-        mine, its = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
-        return mine != its and sorted(mine, key=str) == sorted(its, key=str)
+        own, traced = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
+        return own != traced and sorted(own, key=str) == sorted(traced, key=str)
 
 
 class Shapes:
-    """What is known of the shapes of values, by number; no more is inferred than it takes to know what is asked for."""
+    """The known shapes of a graph's values, by number.
+
+    The file is looked at first. Inference takes long, so it is run only when a shape is asked for that the file lacks,
+    and its slower kind, which follows computed shapes, only when the faster one does not find the shape.
+    """
 
     def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
-        """Take a model and the names of its values."""
+        """Take a model, and the names of its values by number."""
         self._model, self._names = model, names
-        self._said = value_infos(model)
+        self._declared = value_infos(model)
         self._inferred: dict[str, ValueInfoProto] = {}
-        self._left = [True, False]
-        self._known: dict[int, Shaped | None] = {}
+        self._propagating_left = [True, False]  # the inferences that are left to try, the last one first
+        self._known: dict[int, TensorShape | None] = {}
 
-    def __getitem__(self, value: int) -> Shaped | None:
-        """Give kind and dimensions of a value, None where it is no tensor or unknown."""
+    def __getitem__(self, value: int) -> TensorShape | None:
+        """Return the shape of a value, None if it is no tensor or unknown."""
         if value not in self._known:
             self._known[value] = self._find(self._names[value])
         return self._known[value]
 
-    def _find(self, name: str) -> Shaped | None:
-        """Look into the file, then into what is inferred, without propagation and then with it."""
-        if is_shaped(self._said.get(name)):
-            return shaped(self._said[name])
-        found = shaped(self._inferred.get(name))
-        while self._left and (found is None or found.count is None):
-            self._inferred = inferred_infos(self._model, propagating=self._left.pop())
-            found = shaped(self._inferred.get(name))
+    def _find(self, name: str) -> TensorShape | None:
+        """Return the shape of a name from the file, else inferred without propagation, else inferred with it."""
+        if is_shaped(self._declared.get(name)):
+            return known_shape(self._declared[name])
+        found = known_shape(self._inferred.get(name))
+        while self._propagating_left and (found is None or found.count is None):
+            self._inferred = inferred_infos(self._model, propagating=self._propagating_left.pop())
+            found = known_shape(self._inferred.get(name))
         return found
 
 
 def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Give what the file says of its main graph's tensors, by name."""
+    """Return the types that the file declares for values of its main graph, by name."""
     return {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
 
 
 def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, ValueInfoProto]:
-    """Give what the file says and what can be inferred of its main graph's tensors, by name; the file goes first.
+    """Return the types of the main graph's values by name, as the file declares them, else as ONNX infers them.
 
-    Shapes that are computed in the graph are followed where `propagating`, which takes half as long again.
-
-    Some have a type without a shape: those of which the rank is known to nobody.
+    With `propagating`, shapes that the graph computes are followed, which takes half as long again. A type may lack a
+    shape, if the rank can be inferred by nobody.
     """
-    said, data = value_infos(model), model.SerializeToString()
-    carried = [info for info in _carried(model) if info.name not in said] if b"Loop" in data else []
+    declared, data = value_infos(model), model.SerializeToString()
+    carried = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
     if carried:
         copy = ModelProto.FromString(data)
         copy.graph.value_info.extend(carried)
         data = copy.SerializeToString()
     try:
-        found = value_infos(onnx.shape_inference.infer_shapes(data, data_prop=propagating))
+        inferred = value_infos(onnx.shape_inference.infer_shapes(data, data_prop=propagating))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        found = {}
-    return {**said, **found, **{name: info for name, info in said.items() if is_shaped(info)}}
+        inferred = {}
+    return {**declared, **inferred, **{name: info for name, info in declared.items() if is_shaped(info)}}
 
 
-def _carried(model: ModelProto) -> Iterator[ValueInfoProto]:
-    """Give the types of what Loops carry where their bodies say that no step changes it: ONNX infers no rank there."""
+def _loop_carried(model: ModelProto) -> Iterator[ValueInfoProto]:
+    """Yield the types of the values that Loops carry, if the type stays the same in each step.
+
+    The body of a Loop declares the types of its inputs and outputs. ONNX's inference merges them to a type without
+    rank, since a step could change the shape; if both are declared equal, it does not.
+    """
     operators = Operators(model)
     for node in model.graph.node:
         if operators.of(node).onnx_name == "Loop":
@@ -136,14 +150,14 @@ def _carried(model: ModelProto) -> Iterator[ValueInfoProto]:
 
 
 def is_typed(info: ValueInfoProto | None) -> bool:
-    """Tell whether a value info has a type, for a tensor that of its elements."""
+    """Return whether a value has a type; of a tensor, whether the type of its elements is known."""
     if info is None or info.type.WhichOneof("value") is None:
         return False
     return not info.type.HasField("tensor_type") or info.type.tensor_type.elem_type != TensorProto.UNDEFINED
 
 
 def is_shaped(info: ValueInfoProto | None) -> bool:
-    """Tell whether a value info has a type, for a tensor with a shape."""
+    """Return whether a value has a type; of a tensor, whether it has a shape too."""
     return (
         info is not None
         and is_typed(info)
@@ -151,14 +165,14 @@ def is_shaped(info: ValueInfoProto | None) -> bool:
     )
 
 
-def shaped(info: ValueInfoProto | None) -> Shaped | None:
-    """Give kind and dimensions of a tensor, None for what is no tensor or unknown."""
-    return None if info is None else _shaped(info.type.SerializeToString())
+def known_shape(info: ValueInfoProto | None) -> TensorShape | None:
+    """Return the shape in a value's type, None if it is no tensor or unknown."""
+    return None if info is None else _shape_of_type(info.type.SerializeToString())
 
 
 @lru_cache(1024)
-def _shaped(type_: bytes) -> Shaped | None:
-    """Read a type; there are few, so each is read once."""
+def _shape_of_type(type_: bytes) -> TensorShape | None:
+    """Return the shape in a serialised type; a model has few different ones, so each is read once."""
     tensor = TypeProto.FromString(type_).tensor_type
     if not tensor.elem_type:
         return None
@@ -167,12 +181,12 @@ def _shaped(type_: bytes) -> Shaped | None:
         if tensor.HasField("shape")
         else None
     )
-    return Shaped(_kind(tensor.elem_type), dims)
+    return TensorShape(_kind(tensor.elem_type), dims)
 
 
-def of_tensor(tensor: TensorProto) -> Shaped:
-    """Give kind and dimensions of a stored tensor."""
-    return Shaped(_kind(tensor.data_type), tuple(tensor.dims))
+def stored_shape(tensor: TensorProto) -> TensorShape:
+    """Return the shape of a stored tensor."""
+    return TensorShape(_kind(tensor.data_type), tuple(tensor.dims))
 
 
 def _kind(element: int) -> str:
@@ -182,7 +196,7 @@ def _kind(element: int) -> str:
 
 @cache
 def torch_kind(dtype: str) -> str:
-    """Give the kind of elements of a torch dtype, given by name: 'f', 'i', 'b' or 'c'."""
+    """Return the kind of elements of a torch dtype, given by name: 'f', 'i', 'b' or 'c'."""
     return (
         "b"
         if dtype == "bool"

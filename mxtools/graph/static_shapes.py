@@ -1,7 +1,14 @@
-"""Shapes of a graph whose inputs have fixed ones, followed through what is computed from shapes.
+"""Shapes of a graph whose inputs have fixed shapes, followed through values that the graph computes from shapes.
 
-ONNX's own inference follows a few operators only; TorchScript's exporter compares and selects dimensions, and the
-shapes after that would be unknown.
+ONNX's own inference follows computed shapes through a few operators only, and TorchScript's exporter makes others: it
+compares and selects dimensions. So it is done in rounds, in each of which what is known becomes a constant. With an
+input x of shape [2, 8]:
+
+    s = Shape(x); n = Gather(s, 0); m = Max(n, 1); t = Concat(m, [4, 2]); y = Reshape(x, t); z = Shape(y)
+
+    round 1: the shape of x is known, so s becomes the constant [2, 8]; n, m and t are computed from constants, so they
+             become constants too; inference reads t = [2, 4, 2], and the shape of y is known
+    round 2: the shape of y is known, so z becomes a constant, and so on, until a round finds nothing new
 """
 
 from __future__ import annotations
@@ -14,44 +21,43 @@ from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array, Shapes
 
 ROUNDS = 8
-"""How often is looked whether more shapes are known now, and so more is computed from them."""
+"""Most rounds; one is needed for each computed shape that hangs on another shape computed before it."""
 LONGEST = 64
-"""Elements of what can be a shape, or a part of one."""
+"""Integer tensors of more elements cannot be a shape, or a part of one, and are not computed."""
 
 
 def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> Shapes:
-    """Give the shapes of a model where what is computed from known shapes, in the main graph, counts as constant.
+    """Return the shapes of a model, with values that the main graph computes from known shapes taken as constants.
 
-    Values have the numbers of `graph`. Takes an inference of all shapes for each round in which more became known.
+    Values have the numbers of `graph`. Every round that finds something new costs one inference of all shapes.
     """
     for _ in range(ROUNDS):
         copy = ModelProto()
         copy.CopyFrom(model)
-        found = _asked(copy, graph, shapes)
-        within = Graph(copy)
-        found |= _computed(copy, within, weights, Shapes(copy, graph.names))
+        found = _fix_shape_nodes(copy, graph, shapes)
+        found |= _fix_computed(copy, Graph(copy), weights, Shapes(copy, graph.names))
         if not found:
             break
         model, graph, shapes = copy, Graph(copy), Shapes(copy, graph.names)
     return shapes
 
 
-def _asked(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
-    """Make constants of the Shape nodes of tensors of known shapes; tell whether there were any."""
+def _fix_shape_nodes(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
+    """Turn the Shape nodes of tensors of known shapes into constants; return whether there were any."""
     found = False
     for node, proto in zip(graph.main, model.graph.node, strict=True):
         if graph.operators[node].onnx_name == "Shape" and graph.reads[node]:
             shape = shapes[graph.reads[node][0]]
             if shape is not None and shape.dims is not None and None not in shape.dims:
-                said = {attribute.name: attribute.i for attribute in proto.attribute}
-                dims = [d for d in shape.dims if d is not None][said.get("start", 0) : said.get("end")]
-                _fix(proto, helper.make_tensor("dims", TensorProto.INT64, [len(dims)], dims))
+                bounds = {attribute.name: attribute.i for attribute in proto.attribute}
+                dims = [d for d in shape.dims if d is not None][bounds.get("start", 0) : bounds.get("end")]
+                _make_constant(proto, helper.make_tensor("dims", TensorProto.INT64, [len(dims)], dims))
                 found = True
     return found
 
 
-def _computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> bool:
-    """Make constants of the nodes that compute from constants what can be a shape; tell whether there were any."""
+def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> bool:
+    """Turn the nodes that compute what can be a shape from constants into constants; return whether there were any."""
     wanted = {}
     for node, proto in zip(graph.main, model.graph.node, strict=True):
         made = graph.writes[node]
@@ -61,10 +67,10 @@ def _computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Sha
                 wanted[made[0]] = proto
     arrays: dict[int, Array] = constant_arrays(model, graph, weights, shapes, list(wanted))
     for value, array in arrays.items():
-        _fix(wanted[value], numpy_helper.from_array(array))
+        _make_constant(wanted[value], numpy_helper.from_array(array))
     return bool(arrays)
 
 
-def _fix(node: NodeProto, value: TensorProto) -> None:
-    """Make a node a constant, in place."""
+def _make_constant(node: NodeProto, value: TensorProto) -> None:
+    """Turn a node into a Constant in place, with the same name and output."""
     node.CopyFrom(helper.make_node("Constant", [], list(node.output), name=node.name, value=value))

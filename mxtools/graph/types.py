@@ -1,4 +1,4 @@
-"""The types of values: of tensors as they are stored, and as text."""
+"""The types of values, from stored tensors and as text."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from onnx import TensorProto, TypeProto
 
 
 def type_of(tensor: TensorProto) -> TypeProto:
-    """Give the type of a tensor."""
-    found = TypeProto()
-    found.tensor_type.elem_type = tensor.data_type
-    found.tensor_type.shape.SetInParent()
+    """Return the type of a tensor: its element type and its dimensions."""
+    type_ = TypeProto()
+    type_.tensor_type.elem_type = tensor.data_type
+    type_.tensor_type.shape.SetInParent()  # a scalar has a shape without dimensions, which is not the same as no shape
     for dim in tensor.dims:
-        found.tensor_type.shape.dim.add(dim_value=dim)
-    return found
+        type_.tensor_type.shape.dim.add(dim_value=dim)
+    return type_
 
 
 def type_text(type_: TypeProto) -> str:
-    """Give a type as ONNX's text format writes it: float[N,4]."""
+    """Return a type as ONNX's text format writes it, `float[N,4]`; of types other than tensors, just the kind."""
     if not type_.HasField("tensor_type"):
         return str(type_.WhichOneof("value") or "of no type").removesuffix("_type")
     tensor = type_.tensor_type

@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.shapes import of_tensor
+from mxtools.graph.shapes import stored_shape
 from mxtools.matching.correspondence import Correspondence
 from mxtools.matching.weight_matches import LEAST_ELEMENTS
 from mxtools.matching.weight_users import users
@@ -137,7 +137,7 @@ def _origin(graph: Graph, node: int, origins: list[int]) -> int:
 def _uses_unknown(graph: Graph, node: int, known: Collection[int]) -> bool:
     """Return whether a node uses a weight that nothing in the other graph is known to be."""
     weights = (graph.initializers.get(value) for value in graph.reads[node] if value not in known)
-    return any(w is not None and prod(w.dims) >= LEAST_ELEMENTS and of_tensor(w).kind == "f" for w in weights)
+    return any(w is not None and prod(w.dims) >= LEAST_ELEMENTS and stored_shape(w).kind == "f" for w in weights)
 
 
 def _one(nodes: Iterable[int]) -> int:

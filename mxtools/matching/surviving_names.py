@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import operator_key
-from mxtools.graph.shapes import Shaped, Shapes, of_tensor
+from mxtools.graph.shapes import Shapes, TensorShape, stored_shape
 from mxtools.matching.correspondence import ValueMatches, is_same_operator
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -93,10 +93,10 @@ class SurvivingNames:
         return mine.kind == its.kind and (mine.count == its.count or None in (mine.count, its.count))
 
 
-def _shape(graph: Graph, shapes: Shapes, value: int) -> Shaped | None:
+def _shape(graph: Graph, shapes: Shapes, value: int) -> TensorShape | None:
     """Return what is known of the shape of a value, a weight or one that is computed."""
     tensor = graph.initializers.get(value)
-    return of_tensor(tensor) if tensor is not None else shapes[value]
+    return stored_shape(tensor) if tensor is not None else shapes[value]
 
 
 def _same_names(mine: Iterable[str], its: Iterable[str]) -> dict[int, int]:

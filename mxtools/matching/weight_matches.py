@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
-from mxtools.graph.shapes import Array, of_tensor
+from mxtools.graph.shapes import Array, stored_shape
 
 LEAST_ELEMENTS = 8
 """Elements that a weight must have to be told from others by its content: of fewer, such as scales, many are alike."""
@@ -96,16 +96,16 @@ class WeightMatches:
         self._earlier, self._weights = earlier, weights
         self._by_dims: dict[_Dims, list[int]] = defaultdict(list)
         for value, tensor in earlier.initializers.items():
-            if prod(tensor.dims) >= LEAST_ELEMENTS and of_tensor(tensor).kind == "f":
+            if prod(tensor.dims) >= LEAST_ELEMENTS and stored_shape(tensor).kind == "f":
                 self._by_dims[tuple(tensor.dims)].append(value)
         self._groups: dict[_Dims, _Group] = {}
 
     def find(self, tensor: TensorProto, weights: WeightStore) -> list[int]:
         """Return the earlier weights that a tensor is, several where they are equal, or those that it is made of."""
-        if prod(tensor.dims) < LEAST_ELEMENTS or of_tensor(tensor).kind not in "fi":
+        if prod(tensor.dims) < LEAST_ELEMENTS or stored_shape(tensor).kind not in "fi":
             return []
         array = _elements(weights, tensor)
-        if of_tensor(tensor).kind == "f":
+        if stored_shape(tensor).kind == "f":
             return self._equal(array) or self._concatenated(array)
         return self._quantised(array) or self._quantised(_unpacked(array))
 
@@ -114,7 +114,7 @@ class WeightMatches:
         other = self._earlier.initializers.get(value)
         if other is None or tensor.dims != other.dims or prod(tensor.dims) > MOST_ELEMENTS_OF_CONSTANTS:
             return False
-        mine, its = of_tensor(tensor).kind, of_tensor(other).kind
+        mine, its = stored_shape(tensor).kind, stored_shape(other).kind
         if mine != its or mine not in "fib":
             return False
         pair = (_elements(weights, tensor), _elements(self._weights, other))

@@ -9,7 +9,7 @@ from mxtools.evidence.absent import absent_scopes
 from mxtools.files.json_text import list_of_texts
 from mxtools.graph.constants import LARGEST
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
-from mxtools.graph.shapes import of_tensor, shaped, torch_kind, value_infos
+from mxtools.graph.shapes import known_shape, stored_shape, torch_kind, value_infos
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
@@ -92,7 +92,7 @@ def _other_values(checked: CheckedModel) -> Iterator[Fault]:
         tensor, traced, readers = checked.graph.initializers[value], weight.fingerprint, checked.graph.readers[value]
         if any(keys.MERGED in checked.entries[reader] for reader in readers):
             continue
-        if traced and traced[0] <= LARGEST and of_tensor(tensor).kind == torch_kind(weight.dtype):
+        if traced and traced[0] <= LARGEST and stored_shape(tensor).kind == torch_kind(weight.dtype):
             found = fingerprint(checked.model.weights.array(tensor))
             if found and not same_fingerprint(found, traced, _TOLERANCE):
                 reason = f"its weight {full_name(module, weight)} has other values than in the trace"
@@ -122,7 +122,7 @@ def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
     traced = {tensor.name: tensor for tensor in checked.model.sidecar.model.inputs} if checked.model.sidecar else {}
     infos = value_infos(checked.proto)
     for info in checked.proto.graph.input:
-        tensor, found = traced.get(info.name), shaped(infos[info.name])
+        tensor, found = traced.get(info.name), known_shape(infos[info.name])
         if tensor is None or found is None:
             continue
         fits = found.agrees(tensor) if found.dims is not None else found.kind == torch_kind(tensor.dtype)
