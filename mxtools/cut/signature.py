@@ -90,7 +90,9 @@ class Signature:
             if v not in taken and (shape := self._shapes[v]) and shape.fits(tensor)
         ]
         return max(
-            fitting, key=lambda v: (self._annotations.is_read_outside(v, maker), self._has_shape(v, tensor), v), default=None
+            fitting,
+            key=lambda v: (self._annotations.is_read_outside(v, maker), self._has_shape(v, tensor), v),
+            default=None,
         )
 
     def _taken(self, value: int, left: Mapping[int, TracedTensor]) -> TracedTensor | None:
