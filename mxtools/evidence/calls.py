@@ -42,10 +42,10 @@ Label = TypeVar("Label")
 """What an exporter writes on a node to say its module, as it writes it: a node name's path, or a list of paths."""
 
 OTHER_MODEL_SHARE = 0.5
-"""The share of names of modules that a trace does not know from which on the trace counts as that of another model.
+"""The share of unknown modules, or scopes, above which a trace counts as that of another model.
 
-Of the right model a few names are unknown: those of modules that were renamed or only exist in the export. Of another
-model nearly all are. Half lies far from both.
+Of the right model, also of a part of it or of another version, a trace knows most; of another model nearly nothing.
+Half lies far from both.
 """
 
 _COUNT = re.compile(r"_\d+$")

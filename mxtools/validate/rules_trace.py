@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mxtools.evidence.absent import absent_scopes
+from mxtools.evidence.calls import OTHER_MODEL_SHARE
 from mxtools.files.json_text import list_of_texts
 from mxtools.graph.constants import LARGEST
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
@@ -18,8 +19,6 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
 
 TRACE = "trace the model that was exported"
-OTHER_MODEL = 0.5
-"""Share of unknown scopes above which a trace is of another model: a part, or one from another version, knows most."""
 _TOLERANCE = 1e-2
 """How far weights may be off the traced ones, over their extent: conversion to half precision moves them so far."""
 
@@ -29,7 +28,7 @@ def _other_model(checked: CheckedModel) -> Iterator[Fault]:
     """The trace knows most of the scopes that nodes bear."""
     scopes = {props[keys.SCOPE] for props in checked.entries if keys.SCOPE in props} if checked.has_trace else set()
     unknown = scopes - checked.traced.keys()
-    if len(unknown) > OTHER_MODEL * len(scopes):
+    if len(unknown) > OTHER_MODEL_SHARE * len(scopes):
         yield Fault(f"the trace does not have {len(unknown)} of the {len(scopes)} scopes that nodes bear")
 
 
