@@ -17,5 +17,5 @@ class AssignFused(Pass):
     name: ClassVar[str] = "assign-fused"
 
     def apply(self, model: WorkingModel) -> None:
-        """Find the modules that nodes of others do the work of; without a trace nothing is done."""
+        """Annotate the nodes that do the work of several modules; without a trace nothing is done."""
         assign_fused(model)

@@ -17,5 +17,5 @@ class AssignFusedPrevious(Pass):
     name: ClassVar[str] = "assign-fused-previous"
 
     def apply(self, model: WorkingModel) -> None:
-        """Compare the tensors that leave modules with those that left them in the earlier model, if there is one."""
+        """Compare the values that leave modules with those that left them in the earlier model, if there is one."""
         assign_fused_previous(model)

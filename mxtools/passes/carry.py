@@ -32,7 +32,7 @@ class Carry(Pass):
     layer_annotation: bool = option("write the scopes where ONNX Runtime reads them, layer_ann", False)
 
     def apply(self, model: WorkingModel) -> None:
-        """Write what is asked for, and what the model, or the one that it was made from, says it has.
+        """Write the copies that are asked for, and those that the model, or the one that it was made from, already has.
 
         Scopes and tags do not change. Raises UsageError where there is no trace to embed.
         """

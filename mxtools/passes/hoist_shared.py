@@ -17,5 +17,5 @@ class HoistShared(Pass):
     name: ClassVar[str] = "hoist-shared"
 
     def apply(self, model: WorkingModel) -> None:
-        """Move each node whose result leaves a module without being returned; without a trace nothing is done."""
+        """Move each node whose result leaves a module that did not return it; without a trace nothing is done."""
         hoist_shared(model)

@@ -17,5 +17,5 @@ class MoveArgumentsOut(Pass):
     name: ClassVar[str] = "move-arguments-out"
 
     def apply(self, model: WorkingModel) -> None:
-        """Move each such node; without a trace nothing is done."""
+        """Move each node that computes an argument of its module; without a trace nothing is done."""
         move_arguments_out(model)

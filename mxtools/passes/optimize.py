@@ -20,5 +20,5 @@ class Optimize(Pass):
     with_: str = option("the tool: onnxscript, onnxslim, or ort-basic (ONNX Runtime's basic optimisations)", MISSING)
 
     def apply(self, model: WorkingModel) -> None:
-        """Put what the tool makes of the graph in its place; inputs, outputs and what is said of the model stay."""
+        """Replace the graph by what the tool makes of it; inputs, outputs and the model's metadata stay."""
         optimize(model, self.with_)

@@ -17,5 +17,5 @@ class ProjectMetadata(Pass):
     name: ClassVar[str] = "project-metadata"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that have the path of a module; a path that is no module of the trace says nothing."""
+        """Annotate the nodes on which the path of a module is written; one that the trace does not know is ignored."""
         annotate_by_metadata(model)

@@ -17,7 +17,7 @@ class ProjectPrevious(Pass):
     name: ClassVar[str] = "project-previous"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that make what a node of the earlier model made, or use the weights that one used.
+        """Annotate the nodes that make what a node of the earlier model made, or that use the weights which one used.
 
         Without an earlier model nothing is done; raises InputError where it has no tags.
         """

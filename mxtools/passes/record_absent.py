@@ -15,7 +15,10 @@ from mxtools.scopes.annotations import Evidence, write_absent
 
 @dataclass(frozen=True)
 class TagReport(Report):
-    """What was projected: nodes, nodes by evidence, merged nodes, and scopes without nodes, each with the reason."""
+    """What was projected: the numbers of nodes, of nodes by evidence and of merged nodes, and the absent scopes.
+
+    `absent` has the scopes of the trace that no node has, each with the reason.
+    """
 
     kind: ClassVar[str] = "tag"
 
@@ -38,9 +41,9 @@ class RecordAbsent(Pass):
     strict: bool = option("refuse a model with nodes of which nothing is known", False)
 
     def apply(self, model: WorkingModel) -> TagReport:
-        """Write the model's metadata.
+        """Write the model's metadata and return what was projected.
 
-        Raises CheckError under `strict` when a node has the root as its scope because nothing is known of it.
+        Raises CheckError under `strict` if a node has the root as its scope only because nothing is known of it.
         """
         annotations = model.annotations
         unknown = [node for node, word in enumerate(annotations.evidence) if word is Evidence.ROOT]
