@@ -38,7 +38,7 @@ def move_arguments_out(model: WorkingModel) -> None:
         call = calls[node]
         if word is not Evidence.DATAFLOW or not call or graph.owner[node] != NOWHERE:
             continue
-        if call in {calls[source] for source in graph.sources(node)}:
+        if call in {calls[source] for source in graph.sources(node)}:  # it works on what the module itself made
             continue
         live = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and v not in graph.constant]
         sources = {at for v in live if (at := calls[graph.producer[v]]) is not None}

@@ -208,7 +208,7 @@ def _divide(graph: Graph, hierarchy: Hierarchy, children: Candidates, items: Seq
     count = len(children)
     keys = [(id(calls), graph.nodes[node].op_type) for node, calls in items]
     period, rest = divmod(len(items), count)
-    if not rest and keys == keys[:period] * count:
+    if not rest and keys == keys[:period] * count:  # a, b, a, b for two calls
         return [list(items[i * period : (i + 1) * period]) for i in range(count)]
     shares: list[list[Item]] = [[] for _ in children]
     ends: dict[int, list[int]] = {}

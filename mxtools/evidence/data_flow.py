@@ -31,6 +31,7 @@ def resolve(annotations: Annotations, between: bool = False) -> None:
     graph = annotations.graph
     if between:
         _by_both(graph, annotations)
+    # by readers twice: a constant that only a dead end reads waits until that one has its scope from its sources
     for fill in (_by_readers, _by_sources, _by_readers, _by_holder, _by_sites):
         fill(graph, annotations, _open(annotations))
     annotations.set_all(_open(annotations), ROOT_CALL, Evidence.ROOT)

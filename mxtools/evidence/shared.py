@@ -52,6 +52,7 @@ def hoist_shared(model: WorkingModel) -> None:
     unclaimed = _UnclaimedResults(model, model.traced)
     calls, producer = annotations.call, graph.producer
     leaving = set(graph.outputs) | _crossing(graph, calls)
+    # a heap of negative numbers, which gives the last node first; it grows by the makers of what a moved node reads
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
     done = NOWHERE
     while waiting:
@@ -62,6 +63,7 @@ def hoist_shared(model: WorkingModel) -> None:
         for value in graph.writes[node]:
             if value in leaving or calls[node] != before:
                 unclaimed.hoist_or_claim(node, value)
+        # a moved node now reads from outside what its old module made; that leaves the module from now on
         for value in graph.reads[node] if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:

@@ -136,7 +136,7 @@ class Correspondence:
         mine, its = list(self.graph.reads[node]), list(self.earlier.reads[twin])
         if len(mine) != len(its):
             return (), ()
-        moved = False
+        moved = False  # as in Add(b, x) for Add(x, b)
         for value in self.graph.reads[node]:
             other = next((o for o in self.earlier_values.get(value, ()) if o in its), None)
             if other is not None:

@@ -3,14 +3,15 @@
     earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
     now       x ──────── FusedGemm(w1, b1) ───────2── MatMul(w2) ─3─ Add(b2) ─ y
 
-The obvious way fails whatever it is: names are gone, or used anew for something else (2 and 3 here); weights are equal
-to each other, transposed or quantised; values of a run agree only up to rounding; and positions shift with every node
-that a tool removes. Each kind of evidence is right most of the time, and a single wrong match spoils its neighbours.
+No single kind of evidence is enough. Names are gone, or are used again for something else; weights are transposed or
+quantised, or several are equal; values of a run agree only up to rounding; and positions shift with every node that
+a tool removes. Each is right most of the time, but one wrong match makes its neighbours wrong too.
 
 So the kinds of evidence are used one after the other, the most trusted first, and each only for what the ones before
-left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless they contradict
-themselves; the content of weights; values of a run. After each, what is known is followed along the graph: x and w2 do
-not reach 2, but y, made by an Add with b2, tells that 3 is n, and n, made by a MatMul with w2, that 2 is r.
+left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless they contradict each
+other; the content of weights; values of a run. After each, what is known is followed along the graph. Here x leads
+nowhere, because no earlier node is a FusedGemm. But y is made by an Add with b2 in both graphs, so 3 is n; and n is
+made by a MatMul with w2, so 2 is r.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class EarlierModelMatch:
         names = SurvivingNames(model, previous)
         for known in (names.fixed, names.values, names.made):
             found.learn(known())
+        # several weights of a model may be one earlier weight, as where a tool quantises only some of its uses
         found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)

@@ -8,12 +8,12 @@
 The obvious way, node by node of the same operator, fails: there is no Relu any more, and which MatMul is which? What is
 known is which *values* are which (r, n, y). The node that makes r does the work of the earlier node that made r, the
 Relu. Nothing makes m and a any more; so that work is done where it is needed, by the node that does the work of their
-readers: a was read by the Relu, so the Add is in the FusedGemm, and then so is the MatMul. Before that the weights
-are asked: a node that uses w1 does the work of the one that used w1, even if its readers went elsewhere.
+readers: a was read by the Relu, so the Add is in the FusedGemm, and then so is the MatMul. Weights come before readers:
+a node that uses w1 does the work of the earlier one that used w1, even if the readers of that went elsewhere.
 
-Two things look like work and are none. A node that makes a value which stands for the same as the one that it reads
-only converts it (a Cast that a tool put in). And of several earlier values for which one stands, those behind the
-others were copies, which nobody computes any more.
+Two things look like work and are none. A node whose result stands for the same earlier value as what it reads only
+converts it, such as a Cast that a tool put in. And where a value stands for several earlier ones, some of these were
+mere copies of the others, which nothing computes any more.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from mxtools.graph.shapes import Array
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import UNLIKE, Distance, worst
-from mxtools.runtime.sessions import batches, computed
+from mxtools.runtime.sessions import batches, run_model
 from mxtools.scopes.selection import nodes_of
 from mxtools.traces.sidecar import Call, Sidecar, TracedTensor, call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
@@ -77,13 +77,13 @@ class Isolation:
         cut, names = Cut(self._graph, nodes, others - nodes, values), self._graph.names
         (part,) = extracted(self._model.proto, [cut], self._weights)
         inputs = dict(given) | {names[v]: array for v, array in self._recorded(cut.inputs).items()}
-        results = computed(part, self._weights, inputs)
+        results = run_model(part, self._weights, inputs)
         return {v: results[names[v]] for v in values}
 
     def _own(self, number: int, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
         """Run a part and return its error; a value that it may share with a module without nodes can be of either."""
         cut, names = self._cuts[number], self._graph.names
-        results = computed(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
+        results = run_model(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
         found = []
         for tensor, match in self._outputs(self._calls[number]):
             if match.value in cut.outputs:

@@ -142,7 +142,7 @@ class OutputMatches:
         """Give a value that may be the result of a module without nodes, or of one before it, to the nearest."""
         for number, sources in self._without_nodes.items():
             mine = self._best.pop(number, None)
-            if mine is None or not mine[1].distance.relative <= tolerance:
+            if mine is None or not mine[1].distance.relative <= tolerance:  # written so that nan is not right
                 continue
             same = [s for s in sources if (other := self[s]) and other.value == mine[1].value]
             nearer = [s for s in same if self._best[s][1].distance.relative <= mine[1].distance.relative]

@@ -19,7 +19,7 @@ from mxtools.graph.shapes import Array
 from mxtools.matching.traced_values import matched_values, same_values
 from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.sessions import computed, inner_values
+from mxtools.runtime.sessions import inner_values, run_model
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
@@ -89,7 +89,7 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
         call = sidecar.calls[number]
         try:
             feeds = {value.name: given[value.name] for value in part.graph.input if value.name in given}
-            got = computed(part, model.weights, feeds)
+            got = run_model(part, model.weights, feeds)
         except InputError as error:
             verdicts[number] = Verdict(call.scope, "bad", str(error))
             continue
