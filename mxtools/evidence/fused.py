@@ -15,8 +15,9 @@ A node belongs to the module whose *output* it makes, because a cut ends where t
 beginning of the second Conv: that node stays with `conv2`. Both say in `merged` for whom they work.
 
 A Conv shows that it took a BatchNorm up by a weight that its own module does not account for: here a bias of 4
-elements, where `conv1` owns just a kernel of 4x3x1x1, and `bn1` weights of 4. Where that says nothing, the node before
-is still taken for fused if it makes a tensor of the right shape and no longer uses its module's weights as they are.
+elements, where `conv1` owns just a kernel of 4x3x1x1, and `bn1` weights of 4. The node before must also make a tensor
+of the right shape and no longer use its module's weights as they are; where no node has such a further weight, that
+alone is enough.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ quantised, or several are equal; values of a run agree only up to rounding; and 
 a tool removes. Each is right most of the time, but one wrong match makes its neighbours wrong too.
 
 So the kinds of evidence are used one after the other, the most trusted first, and each only for what the ones before
-left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless they contradict each
-other; the content of weights; values of a run. After each, what is known is followed along the graph. Here x leads
-nowhere, because no earlier node is a FusedGemm. But y is made by an Add with b2 in both graphs, so 3 is n; and n is
-made by a MatMul with w2, so 2 is r.
+left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless too many of them are
+contradicted by sizes; the content of weights; values of a run. After each, what is known is followed along the graph.
+Here x leads nowhere, because no earlier node is a FusedGemm. But y is made by an Add with b2 in both graphs, so 3 is n;
+and n is made by a MatMul with w2, so 2 is r.
 """
 
 from __future__ import annotations

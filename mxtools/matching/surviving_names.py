@@ -6,10 +6,10 @@
     sizes     before: 1 and 2 are 2x4, 3 is 2x6, 4 is 2x3; now: 1 is 2x4, 2 is 2x6, 3 is 2x3
 
 The obvious way, that values of one name are the same, fails here: a tool removed the Identity and numbered the values
-anew. What is 2 now was 3. But such names contradict themselves: 2 now has another size, and so has 3. Where a quarter
-of the names that both graphs have are contradicted, no name of a value is believed at all, because among numbers that
-moved there are always some that fit by chance. Names of inputs, outputs and weights are believed one by one (`fixed`):
-no tool gives these to something else. Names of nodes are believed where the operator is the same (`made`).
+anew. What is 2 now was 3. But sizes contradict such names: 2 and 3 now have others than before. Where a quarter of the
+names that both graphs have are contradicted, no name of a value is believed at all, because among numbers that moved
+there are always some that fit by chance. Names of inputs, outputs and weights are believed one by one (`fixed`): no
+tool gives these to something else. Names of nodes are believed where the operator is the same (`made`).
 """
 
 from __future__ import annotations
