@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxtools.scopes.scope import contains, enclosing_scopes, escape, join
+from mxtools.scopes.scope import call_number, contains, enclosing_scopes, escape, join, numbered_call, split_call
 from mxtools.scopes.selection import Selection
 from mxtools.scopes.tags import align, tags_of
 
@@ -121,3 +121,21 @@ def test_numbers_stay_with_their_container() -> None:
     assert [local for local, _ in steps] == ["encoder", "layer.0", "attn@1", "q"]
     assert [local for local, _ in align("layer.0", "/M/Sequential/Linear.0")] == ["layer", "0"]
     assert align("a.b", "/M") == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (".", (".", 0)),
+        ("layer", ("layer", 0)),
+        ("layer@2", ("layer", 2)),
+        ("a@1.layer.0@12", ("a@1.layer.0", 12)),
+        ("a@1.layer", ("a@1.layer", 0)),
+        ("a@x", ("a@x", 0)),  # only a file can hold the last two
+        ("a@" + 5000 * "9", ("a@" + 5000 * "9", 0)),
+    ],
+)
+def test_call_numbers(scope: str, expected: tuple[str, int]) -> None:
+    assert call_number(scope) == expected
+    assert numbered_call(*expected) == scope
+    assert "".join(split_call(scope)) == scope

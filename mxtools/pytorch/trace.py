@@ -20,8 +20,8 @@ from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.fingerprint import equal_in_order, fingerprint
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
-from mxtools.runtime.quiet import described, quiet, where_raised
-from mxtools.scopes.scope import ROOT, escape, join
+from mxtools.runtime.quiet import error_line, quiet, where_raised
+from mxtools.scopes.scope import ROOT, escape, join, numbered_call
 from mxtools.scopes.tags import tags_of
 from mxtools.traces import sidecar
 from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, Weight
@@ -45,7 +45,7 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
             model(**inputs)
         except Exception as error:
             raise InputError(
-                f"the forward pass of {type(model).__name__} raised {described(error)} ({where_raised(error)})",
+                f"the forward pass of {type(model).__name__} raised {error_line(error)} ({where_raised(error)})",
                 "give fitting inputs with --input or --inputs",
             ) from error
     return Sidecar(
@@ -179,7 +179,7 @@ class _Recorder:
         scope = join(parent.scope, escape(path.removeprefix(prefix)))
         count = self._counts[scope]
         self._counts[scope] += 1
-        return path, f"{scope}@{count}" if count else scope
+        return path, numbered_call(scope, count)
 
     def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Give the arguments of a call by the names of `forward`; surplus ones by their position."""

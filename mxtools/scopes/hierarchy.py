@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
-from mxtools.scopes.scope import ROOT, join
+from mxtools.scopes.scope import ROOT, join, local_name, split_call
 from mxtools.scopes.tags import align, class_of, tags_of
 
 ROOT_CALL = 0
@@ -72,8 +72,7 @@ class Hierarchy:
 
     def local(self, call: int) -> str:
         """Return the attribute name of a call below its parent: `layer.0` of `encoder.layer.0` below `encoder`."""
-        parent, scope = self.scopes[self.parent[call]], self.scopes[call]
-        return scope if parent == ROOT else scope.removeprefix(parent + ".")
+        return local_name(self.scopes[call], self.scopes[self.parent[call]])
 
     def add(self, steps: Iterable[tuple[str, str]]) -> int:
         """Enter a path below the root, as (attribute name in a scope, class name or ''); return the number of its end.
@@ -154,7 +153,7 @@ class Hierarchy:
         calls = []
         for scope, parent, class_name in zip(self.scopes, self.parent, self._classes, strict=True):
             name = next((part for part in reversed(scope.split(".")) if not part.isdecimal()), "")
-            calls.append((scope, None if parent < 0 else parent, class_name or name.partition("@")[0] or "Module"))
+            calls.append((scope, None if parent < 0 else parent, class_name or split_call(name)[0] or "Module"))
         return [self._known_tags.get(number, tag) for number, tag in enumerate(tags_of(calls))]
 
     def common(self, calls: Iterable[int]) -> int:

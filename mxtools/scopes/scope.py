@@ -14,6 +14,9 @@ ROOT = "."
 DEEPEST = 200
 """Most names in a scope. No real model comes near it, but a file can hold any text, and work grows with depth."""
 
+MOST_DIGITS = 19
+"""No list is longer than a number with fewer digits; a file can hold any text, and Python refuses endless numbers."""
+
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 _ESCAPES = {character: f"%{ord(character):02X}" for character in ("%", "@", "/", *map(chr, _CONTROLS))}
 _LEVEL = re.compile(rf"(?:[^.{re.escape(''.join(_ESCAPES))}]|{'|'.join(_ESCAPES.values())})+(?:@[1-9]\d*)?")
@@ -41,6 +44,35 @@ def enclosing_scopes(scope: str) -> Iterator[str]:
 def join(parent: str, local: str) -> str:
     """Return the scope of a call named `local` (already escaped) below `parent`."""
     return local if parent == ROOT else f"{parent}.{local}"
+
+
+def local_name(scope: str, parent: str) -> str:
+    """Return the name of a scope below that of its parent: `layer.0` of `encoder.layer.0` below `encoder`."""
+    return scope if parent == ROOT else scope.removeprefix(parent + ".")
+
+
+def numbered_call(scope: str, number: int) -> str:
+    """Return the scope of a further call of a module, from that of its first: `layer@2` for number 2 of `layer`."""
+    return f"{scope}@{number}" if number else scope
+
+
+def split_call(level: str) -> tuple[str, str]:
+    """Divide a level of a scope or tag into its name and the suffix of a further call: `layer@2` is `layer`, `@2`."""
+    name, at_sign, number = level.partition("@")
+    return name, at_sign + number
+
+
+def call_number(scope: str) -> tuple[str, int]:
+    """Return the scope of the first call of a module, and the number of this one: `a.layer@2` is `a.layer`, 2."""
+    around, dot, last = scope.rpartition(".")
+    name, suffix = split_call(last)
+    number = list_index(suffix.removeprefix("@"))
+    return (scope, 0) if number is None else (around + dot + name, number)
+
+
+def list_index(name: str) -> int | None:
+    """Return the number that a name is, as those of a list's modules are; None for any other, and for endless ones."""
+    return int(name) if name.isdecimal() and len(name) < MOST_DIGITS else None
 
 
 def contains(ancestor: str, scope: str) -> bool:

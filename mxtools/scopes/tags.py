@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from mxtools.scopes.scope import ROOT, escape
+from mxtools.scopes.scope import ROOT, escape, local_name, split_call
 
 
 def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
@@ -24,7 +24,7 @@ def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
     tags = [f"/{_escaped_class(calls[0][2])}"] if calls else []
     tags += [""] * (len(calls) - 1)
     for parent, siblings in sorted(children.items()):
-        locals_ = [_local(calls[i][0], calls[parent][0]) for i in siblings]
+        locals_ = [local_name(calls[i][0], calls[parent][0]) for i in siblings]
         for i, level in zip(siblings, _levels(locals_, [calls[i][2] for i in siblings]), strict=True):
             tags[i] = f"{tags[parent]}/{level}"
     return tags
@@ -32,7 +32,7 @@ def tags_of(calls: Iterable[tuple[str, int | None, str]]) -> list[str]:
 
 def class_of(tag: str) -> str:
     """Return the class of a tag, or of one level of a tag."""
-    return tag.rpartition("/")[2].partition("@")[0].partition(".")[0]
+    return split_call(tag.rpartition("/")[2])[0].partition(".")[0]
 
 
 def align(scope: str, tag: str) -> list[tuple[str, str]]:
@@ -56,7 +56,7 @@ def align(scope: str, tag: str) -> list[tuple[str, str]]:
         if level == len(levels):
             return () if start == len(names) else None
         ends = range(start + 1, len(names) - (len(levels) - level - 1) + 1)
-        for end in sorted(ends, key=lambda e: e < len(names) and names[e].partition("@")[0].isdecimal()):
+        for end in sorted(ends, key=lambda e: e < len(names) and split_call(names[e])[0].isdecimal()):
             rest = divide(end, level + 1) if _fits(names[start:end], levels[level]) else None
             if rest is not None:
                 return (end, *rest)
@@ -68,27 +68,27 @@ def align(scope: str, tag: str) -> list[tuple[str, str]]:
 
 def _fits(names: list[str], level: str) -> bool:
     """Return whether a level of a tag can be that of a call with these attribute names."""
-    base, _, call_number = level.partition("@")
+    base, call = split_call(level)
     suffix = base.partition(".")[2]
-    local, _, local_call_number = ".".join(names).partition("@")
+    local, local_call = split_call(".".join(names))
     if suffix:
-        return call_number == local_call_number and (local == suffix or local.endswith("." + suffix))
-    return call_number == local_call_number and not local.rpartition(".")[2].isdecimal()
+        return call == local_call and (local == suffix or local.endswith("." + suffix))
+    return call == local_call and not local.rpartition(".")[2].isdecimal()
 
 
 def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Return the tag level of each of some siblings, given their attribute names and their classes."""
     names: dict[str, set[str]] = defaultdict(set)
     for local, class_name in zip(locals_, classes, strict=True):
-        names[class_name].add(local.partition("@")[0])
+        names[class_name].add(split_call(local)[0])
     tails = {name: Counter(tail for local in found for tail in _tails(local)) for name, found in names.items()}
     levels = []
     for local, class_name in zip(locals_, classes, strict=True):
-        base, at_sign, call_number = local.partition("@")
+        base, call = split_call(local)
         level = _escaped_class(class_name)
         if len(names[class_name]) > 1 or base.rpartition(".")[2].isdecimal():
             level += "." + _shortest(base, tails[class_name])
-        levels.append(level + at_sign + call_number)
+        levels.append(level + call)
     return levels
 
 
@@ -101,10 +101,6 @@ def _tails(local: str) -> list[str]:
     """Return the last part of a local name, the last two, and so on to all: of `a.b`, `b` and `a.b`."""
     parts = local.split(".")
     return [".".join(parts[first:]) for first in range(len(parts) - 1, -1, -1)]
-
-
-def _local(scope: str, parent: str) -> str:
-    return scope if parent == ROOT else scope[len(parent) + 1 :]
 
 
 def _escaped_class(name: str) -> str:

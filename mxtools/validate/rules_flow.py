@@ -9,6 +9,7 @@ from mxtools.cut.surroundings import pieces
 from mxtools.graph.index import NOWHERE
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.scope import call_number
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
 
@@ -83,13 +84,6 @@ def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] |
     if hierarchy.is_traced:
         return (reading, making) if making > reading else None
     (making_module, making_number), (reading_module, reading_number) = (
-        _numbered(hierarchy.scopes[call]) for call in (making, reading)
+        call_number(hierarchy.scopes[call]) for call in (making, reading)
     )
     return (reading, making) if making_module == reading_module and making_number > reading_number else None
-
-
-def _numbered(scope: str) -> tuple[str, int]:
-    """Divide a scope into the module's scope and the number of the call: `enc.layer@2` into `enc.layer` and 2."""
-    around, dot, last = scope.rpartition(".")
-    name, _, count = last.partition("@")
-    return around + dot + name, int(count or 0)

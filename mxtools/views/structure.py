@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mxtools.graph.rename import fresh
-from mxtools.scopes.scope import ROOT
+from mxtools.scopes.scope import ROOT, local_name
 from mxtools.scopes.tags import class_of
 
 OUTSIDE = -1
@@ -132,9 +132,8 @@ class Structure:
 
     def local(self, scope: int) -> str:
         """Return the name of a scope within the scope around it; that of the root is `.`."""
-        name, parent = self.scopes[scope].scope, self.scopes[scope].parent
-        around = ROOT if parent == OUTSIDE else self.scopes[parent].scope
-        return name if around == ROOT else name.removeprefix(around + ".")
+        parent = self.scopes[scope].parent
+        return local_name(self.scopes[scope].scope, ROOT if parent == OUTSIDE else self.scopes[parent].scope)
 
     def lineage(self, item: int) -> Iterator[int]:
         """Yield an item, the scope that it is in, and so on up to the root."""

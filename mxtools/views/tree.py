@@ -13,7 +13,7 @@ from typing import Any
 from mxtools.files.weights import bytes_of
 from mxtools.graph.index import Graph
 from mxtools.scopes.annotations import Annotations
-from mxtools.scopes.scope import ROOT
+from mxtools.scopes.scope import ROOT, call_number, list_index
 from mxtools.scopes.tags import class_of
 
 Sizes = dict[int, tuple[int, int]]
@@ -133,9 +133,10 @@ def folded(branch: Branch) -> Branch:
 
 def number(scope: str) -> tuple[str, int]:
     """Return the list that a module is in and its number there, else the module and the number of its call."""
-    around, _, last = scope.rpartition(".")
-    name, _, count = last.partition("@")
-    return (around, int(name)) if name.isdecimal() and not count else (f"{around}.{name}", int(count or 0))
+    first, count = call_number(scope)
+    around, _, name = first.rpartition(".")
+    index = None if count else list_index(name)
+    return (f"{around}.{name}", count) if index is None else (around, index)
 
 
 def _list(branch: Branch) -> str:
