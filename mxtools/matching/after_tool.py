@@ -8,8 +8,8 @@
 
 The obvious way, to give the FusedGemm the scope of the node whose name or weights it has, makes it `one`: and then no
 node makes what `act` returned, and `act` cannot be cut out any more. A node goes to the module whose *output* it makes.
-The FusedGemm makes r, which left `act` before, so it is `act`. What left `one` was a, made by the Add. Nothing makes a now,
-and the FusedGemm does the work of the Add: so `one` ends inside the FusedGemm, which `merged` says.
+The FusedGemm makes r, which left `act` before, so it is `act`. What left `one` was a, made by the Add. Nothing makes a
+now, and the FusedGemm does the work of the Add: so `one` ends inside the FusedGemm, which `merged` says.
 
 A tool also shares what modules computed each for themselves. Then a value leaves a module that it did not leave in the
 earlier model, and its node moves out, to the lowest common ancestor of those who read it.
