@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
 from mxtools.graph.functions import model_nodes
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.operators import plain_domain, versions
 from mxtools.graph.types import type_text
 from mxtools.pipeline.working_model import WorkingModel
@@ -237,8 +238,8 @@ def _opsets(model: ModelProto) -> dict[str, str]:
 
 
 def _values(model: ModelProto, what: str) -> dict[str, str]:
-    stored = {tensor.name for tensor in model.graph.initializer} if what == "input" else set()
-    return {v.name: type_text(v.type) for v in getattr(model.graph, what) if v.name not in stored}
+    values = graph_inputs(model) if what == "input" else model.graph.output
+    return {value.name: type_text(value.type) for value in values}
 
 
 def _changes(what: str, before: dict[str, str], after: dict[str, str]) -> list[Change]:

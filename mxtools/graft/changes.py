@@ -21,7 +21,7 @@ from functools import cached_property
 
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, is_same
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import NOWHERE, Graph, graph_inputs
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -40,7 +40,7 @@ class PartChanges:
         self.graph = graph
         self.index = index = Graph(part.proto)
         stored = {index.names[v]: v for v in index.stored if index.home[v] == NOWHERE}
-        self.inputs = {info.name for info in part.proto.graph.input} - stored.keys()
+        self.inputs = {info.name for info in graph_inputs(part.proto)}
         self.same = self.inputs | {name for name, v in stored.items() if self._is_stored(v, weights, part.weights)}
         self.nodes = []
         for node in index.main:

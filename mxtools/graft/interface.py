@@ -7,15 +7,14 @@ import difflib
 from onnx import ModelProto, TypeProto, ValueInfoProto
 
 from mxtools.errors import InputError
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import NOWHERE, Graph, graph_inputs
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
 from mxtools.graph.types import type_of, type_text
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
     """Raise InputError where an input or output of a part is no tensor of the model, or has another type there."""
-    weights = {tensor.name for tensor in part.graph.initializer}
-    given = {info.name: info for info in part.graph.input if info.name not in weights}
+    given = {info.name: info for info in graph_inputs(part)}
     made = {info.name: info for info in part.graph.output if info.name not in given}
     for what, infos in (("input", given), ("output", made)):
         for name in infos:

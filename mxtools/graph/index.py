@@ -41,6 +41,7 @@ class ValueNames(dict[str, int]):
 def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
     """Return the inputs that a model needs to run; an input that is also an initializer has a value already."""
     stored = {tensor.name for tensor in model.graph.initializer}
+    stored.update(sparse.values.name for sparse in model.graph.sparse_initializer)
     return [value for value in model.graph.input if value.name not in stored]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
@@ -65,9 +66,7 @@ def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) ->
 def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, Array]]:
     """Yield the values that nodes of the main graph make, each with its array, as a run computes them."""
     graph = model.graph
-    names = [info.name for info in model.proto.graph.input if graph.by_name[info.name] not in graph.initializers]
-    named = {name: array for name in names if (array := values.get(name)) is not None}
-    given = feeds(model.sidecar, values, names) if model.sidecar else named
+    given = feeds(model.sidecar, values, [info.name for info in graph_inputs(model.proto)])
     wanted = {graph.names[value]: 0 for node in graph.main for value in graph.writes[node]}
     for name, array in inner_tensors(model.proto, model.weights, given, wanted):
         yield graph.by_name[name], array

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, graph_inputs
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -110,9 +110,7 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
     graph, shapes = model.graph, model.shapes
     matcher = TensorMatcher(sidecar, values)
     sizes = matcher.sizes()
-    given = feeds(
-        sidecar, values, [i.name for i in model.proto.graph.input if graph.by_name[i.name] not in graph.initializers]
-    )
+    given = feeds(sidecar, values, [info.name for info in graph_inputs(model.proto)])
     wanted = {}
     for node, made in enumerate(graph.writes):
         for value in made if graph.owner[node] == NOWHERE and not graph.region[node] else ():

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pytorch.subject import Subject, by_name, forward_parameters, load_model
-from mxtools.runtime.quiet import described
+from mxtools.runtime.quiet import error_line
+from mxtools.traces.values import open_arrays
 
 SEED = 20
 TEXT_LENGTH = 16
@@ -68,22 +67,12 @@ def _parse(text: str) -> tuple[str, tuple[tuple[int, ...], torch.dtype | None]]:
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """Read named tensors from .npz, .safetensors or .json (nested lists: whole numbers as int64, others float32)."""
+    """Return the tensors in a `.npz`, `.safetensors` or `.json` file, by name; raises what `open_arrays` raises."""
+    names, read = open_arrays(file, framework="pt")
     try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(file))
-        if file.suffix == ".json":
-            return {name: torch.tensor(value) for name, value in json.loads(file.read_text()).items()}
-    except FileNotFoundError:
-        raise InputError(f"there is no file {file}", "give .npz, .safetensors or .json") from None
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as inputs ({described(error)})", "give names with tensors") from error
-    raise UsageError(f"--inputs {file}", "give a .npz, .safetensors or .json file")
+        return {name: torch.as_tensor(read(name)) for name in names}
+    except Exception as error:  # what cannot be an array of numbers, of whatever kind
+        raise InputError(f"{file} cannot be read as inputs ({error_line(error)})", "give names with tensors") from error
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,8 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
     """
     wanted = graph_inputs(proto)
     names = [value.name for value in wanted]
-    given: Mapping[str, Array] = {}
-    if values and sidecar:
-        given = feeds(sidecar, values, names)
-    elif values:
-        given = {name: array for name in names if (array := values.get(name)) is not None}
-    return dict(given) | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
+    given = feeds(sidecar, values, names) if values else {}
+    return given | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
 
 
 def _made(value: Any, sidecar: Sidecar | None) -> Array:  # noqa: ANN401 - onnx's ValueInfoProto

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -42,28 +43,40 @@ class Values:
 
     @classmethod
     def open(cls, file: Path) -> Values:
-        """Return the values in a `.safetensors`, `.npz` or `.json` file; InputError if it cannot be read as such."""
-        from safetensors import SafetensorError, safe_open
+        """Return the values in a `.safetensors`, `.npz` or `.json` file; raises what `open_arrays` raises."""
+        names, read = open_arrays(file)
+        return cls(set(names), read)
 
-        try:
-            if file.suffix == ".safetensors":
-                opened: Any = safe_open(file, framework="numpy")
-                return cls(set(opened.keys()), opened.get_tensor)
-            if file.suffix == ".npz":
-                arrays = np.load(file, allow_pickle=False)
-                return cls(set(arrays.files), arrays.__getitem__)
-            if file.suffix == ".json":
-                return cls._of_lists(decoded(file.read_bytes()))
-        except (OSError, ValueError, AttributeError, SafetensorError) as error:
-            raise InputError(f"{file} cannot be read as values by name ({error})", "record or save it again") from None
-        raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
 
-    @classmethod
-    def _of_lists(cls, lists: dict[str, list[object]]) -> Values:
-        """Return the values in nested lists of numbers; floats become float32, as models expect."""
-        arrays = {name: np.asarray(value) for name, value in lists.items()}
-        single = {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
-        return cls(single.keys(), single.__getitem__)
+def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callable[[str], Any]]:
+    """Return the names in a `.safetensors`, `.npz` or `.json` file, and a function that reads the array of one.
+
+    With the framework `pt` those of a `.safetensors` file are read as torch's tensors: numpy lacks some element types.
+    Raises InputError if there is no such file or it cannot be read, UsageError if it is of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if file.suffix == ".safetensors":
+            opened: Any = safe_open(file, framework=framework)
+            return list(opened.keys()), opened.get_tensor
+        if file.suffix == ".npz":
+            arrays = np.load(file, allow_pickle=False)
+            return list(arrays.files), arrays.__getitem__
+        if file.suffix == ".json":
+            listed = {name: _array(value) for name, value in decoded(file.read_bytes()).items()}
+            return list(listed), listed.__getitem__
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file") from None
+    except (OSError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
+        raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
+    raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
+
+
+def _array(numbers: object) -> Array:
+    """Return nested lists of numbers as an array; floats become float32, as models expect."""
+    array = np.asarray(numbers)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
@@ -78,13 +91,13 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
     return Values.open(folder / sidecar.record)
 
 
-def feeds(sidecar: Sidecar, values: Values, names: list[str]) -> dict[str, Array]:
-    """Return the recorded values of a graph's inputs, by name.
+def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str, Array]:
+    """Return the recorded or given values of a graph's inputs, by name.
 
     If the graph has other names than the trace, its inputs are taken to come in the same order.
     """
     by_name = {name: array for name in names if (array := values.get(name)) is not None}
-    if len(by_name) == len(names):
+    if len(by_name) == len(names) or not sidecar:
         return by_name
     traced = [array for tensor in sidecar.model.inputs if (array := values.get(tensor.name)) is not None]
     return dict(zip(names, traced, strict=True)) if len(traced) == len(names) else by_name

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import count
 
 import onnx
-from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, ValueInfoProto
 
-from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import operator_title
 from mxtools.graph.shapes import inferred_infos, is_typed
+from mxtools.graph.types import type_of, type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
@@ -23,9 +24,8 @@ LONGEST = 120
 
 def structure(model: WorkingModel, title: str) -> Structure:
     """Return what views show of a tagged model; InputError where no node has a scope."""
+    model.require_tagged(title)
     annotations = model.annotations
-    if not any(annotations.evidence):
-        raise InputError(f"no node of {title} has a scope", "⟨tag⟩ first")
     graph = annotations.graph
     products = model.multiply_adds
     branches = list(_flat(tree(annotations, products)))
@@ -54,14 +54,13 @@ def structure(model: WorkingModel, title: str) -> Structure:
     )
 
 
-def _flat(root: Branch) -> Iterator[tuple[int, Branch]]:
-    """Yield a branch and all below it, parents first, each with the number of the branch around it."""
-    open_, count = [(OUTSIDE, root)], 0
-    while open_:
-        parent, branch = open_.pop()
-        yield parent, branch
-        open_ += [(count, child) for child in reversed(branch.children)]
-        count += 1
+def _flat(branch: Branch, parent: int = OUTSIDE, numbers: Iterator[int] | None = None) -> Iterator[tuple[int, Branch]]:
+    """Yield a branch and those below it, parents first, each with the number of the branch that it is in."""
+    numbers = numbers or count()
+    number = next(numbers)
+    yield parent, branch
+    for child in branch.children:
+        yield from _flat(child, number, numbers)
 
 
 def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Node]:
@@ -99,36 +98,12 @@ def _values(model: ModelProto, graph: Graph) -> Iterator[Value]:
     infos = inferred_infos(model)
     for value, name in enumerate(graph.names):
         weight = graph.initializers.get(value) or graph.sparse.get(value)
-        yield Value(name, _weight_type(weight) if weight else _type(infos.get(name)), weight is not None)
-
-
-def _weight_type(tensor: TensorProto | SparseTensorProto) -> str:
-    element = tensor.data_type if isinstance(tensor, TensorProto) else tensor.values.data_type
-    return f"{_element(element)}{list(tensor.dims)}"
+        type_ = type_text(type_of(weight), usual=True) if weight else _type(infos.get(name))
+        yield Value(name, type_, weight is not None)
 
 
 def _type(info: ValueInfoProto | None) -> str:
-    if info is None or not is_typed(info):
-        return ""
-    if not info.type.HasField("tensor_type"):
-        return str(info.type.WhichOneof("value")).removesuffix("_type")
-    tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        return _element(tensor.elem_type)
-    return f"{_element(tensor.elem_type)}[{', '.join(map(_dimension, tensor.shape.dim))}]"
-
-
-def _dimension(dim: onnx.TensorShapeProto.Dimension) -> str:
-    """Return a dimension as text, `?` where unknown; a name that ONNX's inference made up counts as unknown."""
-    if dim.HasField("dim_value"):
-        return str(dim.dim_value)
-    return str(dim.dim_param) if dim.dim_param and not dim.dim_param.startswith("unk__") else "?"
-
-
-def _element(number: int) -> str:
-    """Return the common name of an element type: `float32`, where ONNX says `FLOAT`."""
-    name = str(TensorProto.DataType.Name(number)).lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
+    return "" if info is None or not is_typed(info) else type_text(info.type, usual=True)
 
 
 def _attribute(attribute: AttributeProto) -> str:
@@ -137,7 +112,7 @@ def _attribute(attribute: AttributeProto) -> str:
         return f"@{attribute.ref_attr_name}"
     kind = attribute.type
     if kind == AttributeProto.TENSOR:
-        return _weight_type(attribute.t)
+        return type_text(type_of(attribute.t), usual=True)
     if kind == AttributeProto.GRAPH:
         return f"graph of {len(attribute.g.node)} nodes"
     value = onnx.helper.get_attribute_value(attribute)

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from mxtools.carriers.foreign import namespaces
 from mxtools.graph.index import Graph
 from mxtools.scopes import keys
 from mxtools.views.metric_files import as_json
@@ -25,18 +26,18 @@ UNNAMED = "<main>"
 """The ONNX adapter's name for a graph without a name."""
 
 
-def namespace(structure: Structure, item: int) -> str:
-    """Return the namespace of what lies in a scope, without the root: `encoder: BertEncoder/layer.0: BertLayer`."""
-    lineage = [scope for scope in structure.lineage(item) if scope][::-1]
-    return "/".join(f"{structure.local(scope)}: {structure.scopes[scope].class_name}" for scope in lineage)
+def _namespaces(structure: Structure) -> list[str]:
+    """Return the namespace of what lies in each scope."""
+    below = list(enumerate(structure.scopes))[1:]
+    return namespaces((scope.parent, structure.local(number), scope.class_name) for number, scope in below)
 
 
 def graph(structure: Structure, name: str) -> dict[str, Any]:
     """Return the graph as Model Explorer's own JSON."""
-    namespaces = [namespace(structure, scope) for scope in range(len(structure.scopes))]
+    spaces = _namespaces(structure)
     incoming = _incoming(structure)
     nodes = [
-        _node(node_id, node.operator, namespaces[node.parent], incoming, _attributes(structure, item))
+        _node(node_id, node.operator, spaces[node.parent], incoming, _attributes(structure, item))
         | {"outputsMetadata": [_output(structure, i, value) for i, value in enumerate(node.outputs)]}
         for item, (node, node_id) in enumerate(zip(structure.nodes, structure.ids, strict=True), len(structure.scopes))
     ]
@@ -48,7 +49,7 @@ def graph(structure: Structure, name: str) -> dict[str, Any]:
         for label, values in (("Input", given), ("Output", made))
         for value in values
     ]
-    about = {namespaces[i]: {"scope": s.scope, "tag": s.tag} for i, s in enumerate(structure.scopes) if i}
+    about = {spaces[i]: {"scope": s.scope, "tag": s.tag} for i, s in enumerate(structure.scopes) if i}
     return {"label": structure.title, "graphs": [{"id": name, "nodes": ends + nodes, "groupNodeAttributes": about}]}
 
 
@@ -90,8 +91,9 @@ def graph_name(model: ModelProto) -> str:
 
 def write_namespaces(model: ModelProto, indexed: Graph, structure: Structure) -> None:
     """Write namespaces to the nodes of a model, and the names by which node data and navigation identify them."""
+    spaces = _namespaces(structure)
     for proto, node, name in zip(indexed.nodes, structure.nodes, structure.ids, strict=True):
-        keys.set_prop(proto, keys.NAMESPACE, namespace(structure, node.parent))
+        keys.set_prop(proto, keys.NAMESPACE, spaces[node.parent])
         proto.name = name
     model.graph.name = graph_name(model)
 
