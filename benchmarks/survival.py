@@ -32,7 +32,7 @@ from mxtools.passes.carry import Carry
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.sources import sources_of
-from mxtools.runtime.quiet import described, quiet
+from mxtools.runtime.quiet import error_line, quiet
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
 from mxtools.strategies import table as strategies
@@ -195,7 +195,7 @@ def measured(name: str, folder: Path) -> Iterator[tuple[str, dict[str, str] | st
             except ImportError as error:
                 yield tool, f"not installed ({error.name})"
             except Exception as error:  # tools raise anything
-                yield tool, f"fails ({described(error, 60)})"
+                yield tool, f"fails ({error_line(error, 60)})"
             else:
                 yield tool, cells
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mxtools.cut.part_check import check_part, difference
+from mxtools.cut.part_check import check_part, output_difference
 from mxtools.errors import CheckError, UsageError
 from mxtools.passes.filter import Auxiliary, Filter
 from mxtools.pipeline.working_model import WorkingModel
@@ -110,7 +110,7 @@ def test_verify_finds_a_wrong_part() -> None:
     ],
 )
 def test_difference(found: list[Any], wanted: list[Any], expected: tuple[float, float]) -> None:
-    result = difference("x", np.array(found), np.array(wanted))
+    result = output_difference("x", np.array(found), np.array(wanted))
     assert np.array_equal([result.max_abs, result.max_rel], expected, equal_nan=True)
 
 

@@ -15,7 +15,7 @@ from mxtools.errors import InputError
 from mxtools.passes.graft import Graft
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.sessions import computed
+from mxtools.runtime.sessions import run_model
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 
@@ -340,4 +340,4 @@ def test_the_model_runs_in_the_same_process(tmp_path: Path) -> None:
     working, x = WorkingModel(model), np.ones(400, np.float32)
     Pipeline((Graft(str(tmp_path / "part.onnx")),)).apply(working)
     w, v, other = (np.random.default_rng(seed).standard_normal(400).astype(np.float32) for seed in (1, 0, 2))
-    assert np.allclose(computed(model, working.weights, {"x": x})["y"], (x + w) / other - v, 1e-5)
+    assert np.allclose(run_model(model, working.weights, {"x": x})["y"], (x + w) / other - v, 1e-5)

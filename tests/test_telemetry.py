@@ -39,7 +39,7 @@ def run() -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
-    outputs = sessions.computed(model, WeightStore(), {"x": np.ones(2, np.float32)})
+    outputs = sessions.run_model(model, WeightStore(), {"x": np.ones(2, np.float32)})
     assert outputs["y"].tolist() == [-1.0, -1.0]
 
 

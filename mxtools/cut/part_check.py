@@ -7,8 +7,8 @@ from typing import Any
 
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.output_check import TOLERANCE, difference, refuse
-from mxtools.runtime.sessions import computed, inner_values
+from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.sessions import inner_values, run_model
 
 
 def check_part(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def check_part(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
     part_inputs = graph_inputs(part.proto)
     names = {value.name for value in (*part_inputs, *part.proto.graph.output)}
     values = dict(inner_values(whole.proto, whole.weights, inputs, dict.fromkeys(names - inputs.keys(), 0))) | inputs
-    outputs = computed(part.proto, part.weights, {v.name: values[v.name] for v in part_inputs})
-    differences = [difference(name, array, values[name]) for name, array in outputs.items()]
-    refuse(differences, TOLERANCE)
+    outputs = run_model(part.proto, part.weights, {v.name: values[v.name] for v in part_inputs})
+    differences = [output_difference(name, array, values[name]) for name, array in outputs.items()]
+    require_close(differences, TOLERANCE)
     return [asdict(d) for d in differences]

@@ -67,8 +67,8 @@ class LookingModel(WorkingModel):
         wanted = selection_of(scopes, tag, class_name, exclude)
         if wanted == Selection():
             return index.modules(index.nodes)
-        calls, parent = selected_calls(self.annotations, wanted), self.annotations.hierarchy.parent
-        return index.modules(call for call in calls if parent[call] not in calls)
+        calls = selected_calls(self.annotations, wanted)
+        return index.modules(self.annotations.hierarchy.outermost(calls))
 
     def module(self, scope: str = ".") -> Module:
         """Return the module call of a scope, without one the model itself; UsageError where no node has it.
@@ -94,16 +94,16 @@ class LookingModel(WorkingModel):
         >>> {name: array.shape for name, array in model.run().items()}
         {'layer_norm_4': (1, 12, 32), 'tanh': (1, 32)}
         """
-        from mxtools.runtime.sessions import Level, one_line, session, session_options
+        from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options
 
         sessions = self.once(_sessions)
         key = tuple(providers or ())
         if key not in sessions:
             self.write_annotations()
-            sessions[key] = session(self.proto, self.weights, session_options(Level.ALL), providers)
+            sessions[key] = load_session(self.proto, self.weights, session_options(Level.ALL), providers)
         opened = sessions[key]
         names = list(outputs) if outputs is not None else self.output_names
-        with one_line():
+        with one_line_errors():
             feeds = dict(self.inputs() if inputs is None else inputs)
             return dict(zip(names, opened.run(names, feeds), strict=True))
 

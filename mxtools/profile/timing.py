@@ -18,7 +18,7 @@ from mxtools.graph.rename import fresh
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.attribution import Attribution
 from mxtools.profile.kernels import ONNX_RUNTIME, Kernel, Profile, read_profile
-from mxtools.runtime.sessions import Level, one_line, session, session_options
+from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 WARM_UP = 3
@@ -95,9 +95,9 @@ def run(
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.intra_op_num_threads = threads
-        opened = session(model.proto, model.weights, options, providers)
+        opened = load_session(model.proto, model.weights, options, providers)
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
-        with one_line():
+        with one_line_errors():
             for _ in range(WARM_UP + runs):
                 opened.run(None, feeds)
         profile = read_profile([Path(opened.end_profiling())])
@@ -163,7 +163,7 @@ def _optimise(model: WorkingModel, level: Level) -> Graph | None:
     """Return the graph that ONNX Runtime makes of a model, None where it cannot load it."""
     with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
         try:
-            session(model.proto, model.weights, _options(level, Path(folder)))
+            load_session(model.proto, model.weights, _options(level, Path(folder)))
         except InputError:
             return None
         return _optimised(Path(folder))

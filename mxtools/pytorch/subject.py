@@ -14,7 +14,7 @@ from torch import nn
 
 from mxtools.errors import InputError
 from mxtools.runtime import scripts
-from mxtools.runtime.quiet import described, quiet, where_raised
+from mxtools.runtime.quiet import error_line, quiet, where_raised
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -55,7 +55,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             return pretrained.load(spec, task, trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
             raise InputError(
-                f"{spec} cannot be loaded as a Hugging Face model ({described(error)})", "check the folder or the id"
+                f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error
 
 
@@ -88,7 +88,7 @@ def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401
         with quiet():
             return function()
     except Exception as error:
-        raise InputError(f"{spec} raised {described(error)} ({where_raised(error)})", "repair it") from error
+        raise InputError(f"{spec} raised {error_line(error)} ({where_raised(error)})", "repair it") from error
 
 
 def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -11,15 +11,16 @@ import numpy as np
 from mxtools.graph.shapes import Array
 
 NUMERIC = "fiub"
+"""Kinds of elements (numpy's `dtype.kind`) that are compared as numbers."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far an array is from the one that is wanted; nan and infinities count where they do not agree.
+    """How far an array is from the one that is wanted; two nan, or two equal infinities, do not differ.
 
-    `max_abs`, the largest absolute difference; `relative`, that over the largest absolute value wanted; `cosine` of the
-    angle between both; `sqnr`, the signal to quantisation noise ratio in dB: 10 log10 of the wanted one's energy over
-    that of the difference.
+    Attributes: `max_abs`, the largest absolute difference; `relative`, that divided by the largest absolute value
+    wanted; `cosine` of the angle between both arrays as vectors; `sqnr`, the signal to quantisation noise ratio in dB,
+    10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference.
     """
 
     max_abs: float
@@ -33,12 +34,15 @@ UNLIKE = Distance(math.inf, math.inf, 0.0, -math.inf)
 
 
 def worst(distances: Iterable[Distance]) -> Distance | None:
-    """Give the distance with the largest relative error, None of none."""
+    """Return the distance with the largest relative error, None if there is none."""
     return max(distances, key=lambda d: d.relative, default=None)
 
 
 def distance(found: Array, wanted: Array) -> Distance:
-    """Compare arrays of the same number of elements, in order; what are no numbers is equal or infinitely far."""
+    """Return the distance of two arrays, element by element in order, whatever their shapes.
+
+    Arrays with different numbers of elements, or whose elements are no numbers and differ, are UNLIKE.
+    """
     a, b = found.ravel(), wanted.ravel()
     if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
         return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
@@ -53,13 +57,13 @@ def distance(found: Array, wanted: Array) -> Distance:
     largest, furthest = float(np.abs(b).max()), float(np.abs(noise).max())
     if not largest:
         return Distance(furthest, furthest, 0.0, -math.inf)
-    signal, noise = b / largest, noise / furthest  # squares of what is tiny would be nothing
+    signal, noise = b / largest, noise / furthest  # squares of tiny numbers would underflow to zero
     ratio = largest / furthest * math.sqrt(float(signal @ signal) / float(noise @ noise))
     return Distance(furthest, furthest / largest, _cosine(a, signal), 20 * math.log10(ratio))
 
 
 def _cosine(a: Array, b: Array) -> float:
-    """Give the cosine of the angle between two vectors, of which the second is not zero."""
+    """Return the cosine of the angle between two vectors, the second of which is not zero."""
     largest = float(np.abs(a).max())
     a = a / largest if largest else a
     return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) if largest else 0.0

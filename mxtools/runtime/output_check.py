@@ -1,4 +1,4 @@
-"""Whether a part computes what the whole model computes: the differences of outputs of one name."""
+"""Whether a part computes what the whole model computes: the differences of outputs with the same name."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mxtools.errors import CheckError
 from mxtools.runtime.distance import distance
 
 TOLERANCE = 1e-5
-"""Of a part that was cut out, relative to the largest value of the tensor: the same kernels compute it."""
+"""Largest difference of a part that was cut out, relative to the largest value: the same kernels compute both."""
 
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far a tensor is from another of its name: largest absolute difference, and that over the largest value."""
+    """How far an output differs: the largest absolute difference, and that divided by the largest absolute value."""
 
     output: str
     max_abs: float
     max_rel: float
 
 
-def refuse(differences: list[OutputDifference], tolerance: float) -> None:
-    """Raise CheckError where a relative difference is above a tolerance, or is no number."""
+def require_close(differences: list[OutputDifference], tolerance: float) -> None:
+    """Raise CheckError if a relative difference is above a tolerance, or is no number."""
     wrong = next((d for d in differences if not d.max_rel <= tolerance), None)
     if wrong:
         raise CheckError(
@@ -34,8 +34,8 @@ def refuse(differences: list[OutputDifference], tolerance: float) -> None:
         )
 
 
-def difference(name: str, found: Any, wanted: Any) -> OutputDifference:  # noqa: ANN401 - sequences and maps are possible
-    """Compare a value with another; what is no number is equal or infinitely different."""
+def output_difference(name: str, found: Any, wanted: Any) -> OutputDifference:  # noqa: ANN401 - sequences and maps are possible
+    """Return how far a value differs from the wanted one: infinitely if its shape or element type is another."""
     a, b = np.asarray(found), np.asarray(wanted)
     if a.shape != b.shape or a.dtype != b.dtype:
         return OutputDifference(name, float("inf"), float("inf"))

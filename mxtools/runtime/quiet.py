@@ -1,4 +1,4 @@
-"""Keeping libraries' noise from the user, and for the log."""
+"""Keeping what libraries print from the user, and for a log."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from pathlib import Path
 
 
 class Log:
-    """What was written to stdout and stderr meanwhile."""
+    """What was written to stdout and stderr inside `quiet`."""
 
     text = ""
 
 
 @contextmanager
 def quiet() -> Iterator[Log]:
-    """Catch what Python and native code write to stdout and stderr; `text` has it afterwards, on every path."""
+    """Catch what Python and native code write to stdout and stderr in the block; `text` holds it afterwards.
+
+    Native code writes to file descriptors 1 and 2 directly, so these are redirected, not `sys.stdout`. They and all
+    settings are restored whether the block ends or raises.
+    """
     log = Log()
     with tempfile.TemporaryFile() as sink, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -39,6 +43,7 @@ def quiet() -> Iterator[Log]:
 
 @contextmanager
 def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    """Let a file descriptor write to another one inside the block."""
     _flush()
     kept = os.dup(descriptor)
     os.dup2(target, descriptor)
@@ -52,6 +57,7 @@ def _redirected(descriptor: int, target: int) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables inside the block."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
     try:
@@ -66,7 +72,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _hub_logging_off() -> Iterator[None]:
-    """Silence the transformers library's own logger, which writes to a stream of its own."""
+    """Silence the logger of the transformers library, which keeps a stream of its own and so escapes redirection."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -83,14 +89,14 @@ def _flush() -> None:
 
 
 def where_raised(error: BaseException) -> str:
-    """Give file name and line of the innermost frame of an exception, '' where there is none."""
+    """Return file name and line of the innermost frame of an exception, `model.py:12`; '' if it was not raised."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else ""
 
 
-def described(error: BaseException, limit: int = 300) -> str:
-    """Give an exception as one short line: its class and the first line of its message."""
+def error_line(error: BaseException, limit: int = 300) -> str:
+    """Return an exception as one short line: its class and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Users' Python: what `file.py:NAME` or `package.module:NAME` names. It runs their code, because they named it."""
+"""Objects in users' Python code that `file.py:NAME` or `package.module:NAME` names; importing runs that code."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from types import ModuleType
 from typing import Any
 
 from mxtools.errors import InputError
-from mxtools.runtime.quiet import described, quiet, where_raised
+from mxtools.runtime.quiet import error_line, quiet, where_raised
 
 
 def find(spec: str) -> Any:  # noqa: ANN401
-    """Give what a spec names: an entry of the dictionary `zoo`, or an attribute, dotted where it is one of a class.
+    """Return the object that a spec names: an entry of the module's dictionary `zoo`, or an attribute, dots allowed.
 
-    Raises InputError where there is no such file or name, or where the import raises.
+    Raises InputError if there is no such file or name, or if the import raises.
     """
-    place, _, name = spec.rpartition(":")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    source, _, name = spec.rpartition(":")
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
     zoo = getattr(module, "zoo", None)
     if isinstance(zoo, Mapping) and name in zoo:
         return zoo[name]
-    found: Any = module
+    value: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
             raise InputError(
                 f"{spec} names nothing", f"the nearest are {', '.join(near) or 'none, the file defines nothing'}"
             )
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a Python file, with its folder on the path meanwhile."""
+    """Import a Python file, with its folder on the module path during the import."""
     if not path.is_file():
         raise InputError(f"there is no file {path}", "give FILE.py:NAME")
     name = f"_mx_{path.stem}"
-    loader = importlib.util.spec_from_file_location(name, path)
-    assert loader is not None
-    assert loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
     with _importing(str(path), str(path.parent.resolve())):
         sys.modules[name] = module
-        loader.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     return module
 
 
@@ -60,14 +60,14 @@ def _import_module(name: str) -> ModuleType:
 
 @contextmanager
 def _importing(what: str, folder: str) -> Iterator[None]:
-    """Put a folder on the module path, keep output quiet, and turn what an import raises into one line."""
+    """Let the block import with a folder on the module path, quietly; whatever it raises becomes an InputError."""
     sys.path.insert(0, folder)
     try:
         with quiet():
             yield
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{what} cannot be imported: {described(error)} ({where_raised(error)})", "repair it"
+            f"{what} cannot be imported: {error_line(error)} ({where_raised(error)})", "repair it"
         ) from error
     finally:
         sys.path.remove(folder)

@@ -19,7 +19,7 @@ from mxtools.files.weights import WeightStore, is_adopted, tensors_of
 from mxtools.graph.shapes import Array
 
 BATCH_BYTES = 1 << 29
-"""Bytes of tensors that are held at a time."""
+"""Bytes of tensors that are in memory at a time."""
 
 T = TypeVar("T")
 
@@ -39,12 +39,12 @@ _TENSOR = re.compile(r"tensor\((\w+)\)")
 def inner_values(
     model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Array]]:
-    """Give values of the main graph by name as a run on `feeds` computes them; `wanted` is name to bytes, estimated.
+    """Yield names and values of the main graph, as a run on `feeds` computes them.
 
-    The graph is run as often as it takes to hold only some of the tensors at a time. Raises InputError when ONNX
-    Runtime cannot load or run it.
+    `wanted` maps names to estimated sizes in bytes. The graph is run several times if all values together would take
+    too much memory. Raises InputError if ONNX Runtime cannot load or run it.
     """
-    run = _Session(_giving(model, wanted), weights, feeds).run
+    run = _Session(_with_outputs(model, wanted), weights, feeds).run
     for names in batches(wanted):
         yield from zip(names, run(names), strict=True)
 
@@ -52,43 +52,43 @@ def inner_values(
 def inner_tensors(
     model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Array]]:
-    """Give the same without what is no tensor: sequences, maps, and optional values that are not there."""
+    """Yield what `inner_values` yields without what is no tensor: sequences, maps, absent optional values."""
     return (pair for pair in inner_values(model, weights, feeds, wanted) if isinstance(pair[1], np.ndarray))
 
 
-def computed(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Give the outputs of a model by name; InputError when ONNX Runtime cannot load or run it."""
+def run_model(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of a model by name; InputError if ONNX Runtime cannot load or run it."""
     names = [value.name for value in model.graph.output]
     return dict(zip(names, _Session(model, weights, feeds).run(names), strict=True))
 
 
 class _Session:
-    """A model in ONNX Runtime, not optimised, with its inputs."""
+    """A model loaded into ONNX Runtime without optimisation, with the inputs to run it on."""
 
     def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> None:
-        self._session = session(model, weights, session_options(Level.NONE))
+        self._session = load_session(model, weights, session_options(Level.NONE))
         missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
         if missing:
-            raise InputError(f"no value for the graph's input {missing[0]!r}", "give --inputs with the model's inputs")
+            raise InputError(f"no value for the graph's input {missing[0]!r}", "give ⟨inputs⟩ with the model's inputs")
         self._feeds = {value.name: feeds[value.name] for value in self._session.get_inputs()}
 
     def run(self, names: Sequence[str]) -> Sequence[Array]:
-        """Give some outputs."""
-        with one_line():
+        """Return some outputs, in the order of their names."""
+        with one_line_errors():
             return cast(Sequence[Array], self._session.run(list(names), self._feeds))
 
 
 def runtime_infos(
     model: ModelProto, weights: WeightStore, names: Iterable[str], folding: bool = False
 ) -> dict[str, ValueInfoProto]:
-    """Give types and shapes of tensors of the main graph, those that ONNX Runtime can tell; none where it cannot load.
+    """Return types and shapes of tensors of the main graph as ONNX Runtime infers them; none if it cannot load it.
 
-    With `folding` it computes what is constant, and knows the shapes that hang on that. It tells scalars and tensors of
-    unknown rank alike: both have no shape here.
+    With `folding` it first computes constants, and so knows shapes that hang on them. It reports scalars and tensors of
+    unknown rank alike; here neither has a shape.
     """
     try:
         options = session_options(Level.BASIC if folding else Level.NONE)
-        outputs = session(_giving(model, names), weights, options).get_outputs()
+        outputs = load_session(_with_outputs(model, names), weights, options).get_outputs()
     except InputError:
         return {}
     found = {}
@@ -100,13 +100,13 @@ def runtime_infos(
     return {name: found[name] for name in names if name in found}
 
 
-def _giving(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """Give a copy of a model that has some of its tensors as outputs too."""
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    known = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
-    return probe
+def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Return a copy of a model with more of its values as outputs."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    outputs = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in outputs)
+    return copy
 
 
 @cache
@@ -120,7 +120,7 @@ def onnx_runtime() -> Any:  # noqa: ANN401 - an untyped library
 
 
 def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's options
-    """Give the options of a session that says nothing."""
+    """Return session options for an optimisation level, with ONNX Runtime's own messages off."""
     onnxruntime = onnx_runtime()
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
@@ -134,26 +134,26 @@ def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's
     return options
 
 
-def session(
+def load_session(
     model: ModelProto,
     weights: WeightStore,
     options: Any,  # noqa: ANN401
     providers: Sequence[str] | None = None,
 ) -> Any:  # noqa: ANN401 - an untyped library's session
-    """Load a model into ONNX Runtime; InputError where it cannot."""
-    if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime looks into one folder only
+    """Load a model into ONNX Runtime and return the session; InputError if that fails."""
+    if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime reads external data of one folder only
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_adopted, tensors_of(model)):
             tensor.CopyFrom(weights.inline(tensor))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
-    bytes_ = b"".join(wire.joined(model.SerializeToString(), weights.source))
-    with one_line():
-        return onnx_runtime().InferenceSession(bytes_, options, providers=providers)
+    data = b"".join(wire.joined(model.SerializeToString(), weights.source))
+    with one_line_errors():
+        return onnx_runtime().InferenceSession(data, options, providers=providers)
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Turn what ONNX Runtime raises, which has no class of its own in common, into one line."""
+def one_line_errors() -> Iterator[None]:
+    """Raise whatever ONNX Runtime raises as InputError with one line; its exceptions share no class of their own."""
     try:
         yield
     except Exception as error:
@@ -161,14 +161,14 @@ def one_line() -> Iterator[None]:
 
 
 def batches(sizes: Mapping[T, int]) -> Iterator[Sequence[T]]:
-    """Give what is listed with its bytes in pieces of as many bytes as are held at a time, or of one."""
+    """Yield keys, given with their sizes in bytes, in batches of at most BATCH_BYTES or of one key."""
     batch: list[T] = []
-    size = 0
-    for one, bytes_ in sizes.items():
-        if batch and size + bytes_ > BATCH_BYTES:
+    total = 0
+    for key, size in sizes.items():
+        if batch and total + size > BATCH_BYTES:
             yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += bytes_
+            batch, total = [], 0
+        batch.append(key)
+        total += size
     if batch:
         yield batch

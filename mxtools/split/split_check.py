@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.output_check import TOLERANCE, difference, refuse
-from mxtools.runtime.sessions import computed
+from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.sessions import run_model
 from mxtools.split.manifest import Manifest
 
 
@@ -16,8 +16,8 @@ def check_split(whole: WorkingModel, manifest: Manifest, folder: Path) -> None:
     Raises CheckError where one differs by more than TOLERANCE, InputError where ONNX Runtime cannot run one of them.
     """
     values = whole.inputs()
-    expected = computed(whole.proto, whole.weights, values)
+    expected = run_model(whole.proto, whole.weights, values)
     for entry in manifest.parts:
         part = WorkingModel.read(folder / entry.file)
-        values |= computed(part.proto, part.weights, values)
-    refuse([difference(name, values[name], array) for name, array in expected.items()], TOLERANCE)
+        values |= run_model(part.proto, part.weights, values)
+    require_close([output_difference(name, values[name], array) for name, array in expected.items()], TOLERANCE)

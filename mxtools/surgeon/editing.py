@@ -11,7 +11,7 @@ from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime import scripts
-from mxtools.runtime.quiet import described, where_raised
+from mxtools.runtime.quiet import error_line, where_raised
 from mxtools.surgeon.surgery import Surgery
 from mxtools.surgeon.three_way_merge import merged
 
@@ -38,19 +38,19 @@ def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # n
         surgery = Surgery(model.proto, model.weights)
     except Exception as error:  # onnx-graphsurgeon has no exception class of its own
         raise InputError(
-            f"onnx-graphsurgeon cannot read the graph ({described(error)})", "leave out the pass"
+            f"onnx-graphsurgeon cannot read the graph ({error_line(error)})", "leave out the pass"
         ) from error
     try:
         returned = function(surgery.graph)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{script} raised {described(error)} ({where_raised(error)})", "repair it") from error
+        raise InputError(f"{script} raised {error_line(error)} ({where_raised(error)})", "repair it") from error
     after = surgery.graph if returned is None else returned
     if not isinstance(after, onnx_graphsurgeon.Graph):
         raise InputError(f"{script} gives a {type(after).__name__}", "let it return the graph, or nothing")
     try:
         return merged(surgery, after)
     except Exception as error:
-        raise InputError(f"what {script} made cannot be written ({described(error)})", "repair it") from error
+        raise InputError(f"what {script} made cannot be written ({error_line(error)})", "repair it") from error
 
 
 def _check_order(model: ModelProto, spec: str) -> None:

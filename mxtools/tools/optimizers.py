@@ -1,4 +1,4 @@
-"""Optimisers of other projects, and putting what they make of a graph in its place."""
+"""Run optimisers of other projects, and put the graph that they make in the place of the one before."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mxtools.graph.operators import versions
 from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.quiet import described, quiet
-from mxtools.runtime.sessions import Level, session, session_options
+from mxtools.runtime.quiet import error_line, quiet
+from mxtools.runtime.sessions import Level, load_session, session_options
 
 Optimizer = Callable[[WorkingModel], ModelProto]
 
 
 def optimize(model: WorkingModel, tool: str) -> None:
-    """Put what an optimiser makes of the graph in its place; the graph before becomes the earlier model.
+    """Optimise a model in place; the graph before becomes its earlier model, from which tags can be carried over.
 
-    Inputs, outputs, and what is said of the model stay; weights that lie in other files and that the tool left as they
-    are stay there. Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
+    Inputs, outputs and the model's own fields stay. Weights in other files that the tool left as they are stay there.
+    Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
     """
     if tool not in OPTIMIZERS:
         raise UsageError(f"no optimiser is called {tool!r}", f"there are {', '.join(OPTIMIZERS)}")
@@ -40,7 +40,7 @@ def optimize(model: WorkingModel, tool: str) -> None:
         raise
     except Exception as error:  # tools raise anything
         raise InputError(
-            f"{tool} cannot optimise the graph ({described(error)})", "take another tool, or none"
+            f"{tool} cannot optimise the graph ({error_line(error)})", "take another tool, or none"
         ) from error
     with model.changing() as proto:
         _replace(proto, made, tool)
@@ -69,14 +69,14 @@ def _ort_basic(model: WorkingModel) -> ModelProto:
         file = Path(scratch) / "optimised.onnx"
         options = session_options(Level.BASIC)
         options.optimized_model_filepath = str(file)
-        session(model.proto, model.weights, options, ["CPUExecutionProvider"])
-        made = onnx.load(file, load_external_data=False)  # its locations are those of the model
+        load_session(model.proto, model.weights, options, ["CPUExecutionProvider"])
+        made = onnx.load(file, load_external_data=False)  # external data lie where the model's do
     _rename_new(made, model.proto)
     return made
 
 
 def _rename_new(made: ModelProto, model: ModelProto) -> None:
-    """Rename the weights that ONNX Runtime added: where it finds its own names again, it may refuse the graph."""
+    """Rename the weights that ONNX Runtime added: it may refuse a graph in which it finds names of its own making."""
     known, taken = names_in(model.graph), names_in(made.graph)
     new = [tensor.name for tensor in made.graph.initializer if tensor.name not in known]
     rename_values(made.graph, {name: fresh(f"{name}_basic", taken) for name in new})
@@ -86,15 +86,15 @@ OPTIMIZERS: dict[str, Optimizer] = {"onnxscript": _onnxscript, "onnxslim": _onnx
 
 
 def _replace(model: ModelProto, made: ModelProto, tool: str) -> None:
-    """Take over graph and functions; what was said of the model, of its inputs and of its outputs stays."""
+    """Take over graph and functions; inputs, outputs, names and the model's own fields stay."""
     outputs = [value.name for value in model.graph.output]
     if [value.name for value in made.graph.output] != outputs:
         raise InputError(
             f"{tool} changed the outputs of the graph, which were {', '.join(outputs)}", "take another tool"
         )
-    ours, theirs = versions(model.opset_import), versions(made.opset_import)
-    if any(theirs.get(domain, version) != version for domain, version in ours.items()):
-        raise InputError(f"{tool} changed the operator sets of the graph, which were {ours}", "take another tool")
+    before, after = versions(model.opset_import), versions(made.opset_import)
+    if any(after.get(domain, version) != version for domain, version in before.items()):
+        raise InputError(f"{tool} changed the operator sets of the graph, which were {before}", "take another tool")
     for field in ("input", "output"):
         made.graph.ClearField(field)
         getattr(made.graph, field).extend(getattr(model.graph, field))

@@ -78,7 +78,7 @@ def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
 def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
     try:
-        sessions.session(checked.proto, checked.model.weights, sessions.session_options(sessions.Level.NONE))
+        sessions.load_session(checked.proto, checked.model.weights, sessions.session_options(sessions.Level.NONE))
     except InputError as error:
         yield _fault(checked, error)
 

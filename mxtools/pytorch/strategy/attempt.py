@@ -19,7 +19,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.trace import trace
-from mxtools.runtime.sessions import computed
+from mxtools.runtime.sessions import run_model
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter, Metrics, Tally, measured
@@ -166,7 +166,7 @@ def check_outputs(sources: Sources, model: WorkingModel, name: str, known: Sidec
     names = [value.name for value in graph_inputs(model.proto)]
     values = Values(arrays.keys(), arrays.__getitem__)
     given = feeds(known, values, names) if known else arrays
-    outputs = computed(model.proto, model.weights, given)
+    outputs = run_model(model.proto, model.weights, given)
     strange = _strange(outputs, known) if known else None
     if strange is None or _is_random(sources):
         return None
