@@ -37,8 +37,12 @@ WORDS: dict[str, str] = {
     "splitter": "mx split",
     "strategies": "`mx strategies`",
     "tag": "run `mx tag`",
+    "tag-renaming": "`mx tag --rename`",
     "tag-with-trace": "run `mx tag --trace`",
     "tracer": "`mx trace`",
     "tree": "`mx tree`",
     "view": "`mx view`",
+    # usage
+    "dashes": "-- ",
+    "wrap-command": "`mx wrap [ONNX] -- COMMAND {in} {out}`",
 }

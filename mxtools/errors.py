@@ -51,10 +51,14 @@ PYTHON: dict[str, str] = {
     "splitter": "mxtools",
     "strategies": "`mxtools.strategies.table.known()`",
     "tag": "call `model.tag()`",
+    "tag-renaming": "`model.tag(rename=True)`",
     "tag-with-trace": "call `model.tag(trace)`",
     "tracer": "`mxtools.trace()`",
     "tree": "`model.modules()`",
     "view": "`model.view()`",
+    # how a command that is given as a list begins, and how a shell's
+    "dashes": "",
+    "wrap-command": '["COMMAND", "{in}", "{out}"]',
 }
 """What the words are in Python; `cli/words.py` has the same words for the command line."""
 

@@ -219,7 +219,7 @@ g (bool c, float[2] x) => (float[2] y) {
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("", "b", "c", "d", "e", "f"), "a Neg of enc has no name: name it by `mx tag --rename`"),
+        (("", "b", "c", "d", "e", "f"), "a Neg of enc has no name: name it by `model.tag(rename=True)`"),
         (("a", "b", "c", "a", "e", "f"), "a Neg of enc has its name, 'a', in common"),
     ],
 )

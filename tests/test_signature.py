@@ -79,7 +79,7 @@ def test_outputs_are_those_of_the_module_and_names_never_clash() -> None:
 
 
 def test_what_has_no_signature_is_refused() -> None:
-    with pytest.raises(UsageError, match="give --trace"):
+    with pytest.raises(UsageError, match="give trace="):
         cut(tagged(LADDER, {"b": "m"}), scope=("m",), io=Io.MODULE)
     for options in ({"scope": ("m",), "op": ("Add",)}, {"scope": ("m",), "to_tensor": ("b",)}):
         with pytest.raises(UsageError, match="one whole module"):

@@ -156,7 +156,7 @@ def test_a_constant_module_gives_what_it_computes(tmp_path: Path) -> None:
         ({"b": "m"}, {"each": ("mm",)}, UsageError, "nearest are m"),
         ({"b": "m"}, {}, UsageError, "nothing is selected"),
         ({"b": "m"}, {"each": ("m",), "exclude": ("m",)}, UsageError, "nothing is selected"),
-        ({"b": "m", "dead": "n"}, {"each": ("*",)}, AbsentError, "n computes nothing .* --exclude n"),
+        ({"b": "m", "dead": "n"}, {"each": ("*",)}, AbsentError, "n computes nothing .* exclude n"),
     ],
 )  # fmt: skip
 def test_refusals(

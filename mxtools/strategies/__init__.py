@@ -1,1 +1,1 @@
-"""Strategies: an exporter and a pipeline, as data; what they cost; what is kept of them."""
+"""Strategies: each an exporter and a pipeline, as data; metrics of what they cost; a cache of traces and exports."""

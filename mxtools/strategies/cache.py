@@ -1,4 +1,4 @@
-"""A folder that keeps traces and raw exports, each subject's in a folder of its own, named by its digest."""
+"""A cache of traces and raw exports: a folder in which each subject has a folder of its own, named by its digest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept of one subject."""
+    """What the cache holds of one subject, a model with its inputs."""
 
     digest: str
     spec: str
@@ -38,34 +38,34 @@ class Entry:
 
 
 class Cache:
-    """The cache in a folder, which is made when it is first needed."""
+    """The cache in a folder; the folder is created when it is first needed."""
 
     def __init__(self, place: Path) -> None:
         """Take the folder."""
         self.place = place
 
     def folder(self, digest: str, spec: str, key: str | None = None) -> Path:
-        """Give the folder of a subject, made where it is not there; note that it was used, and what it is found by."""
+        """Return the folder of a subject, created where it is missing; note the time of use and the key."""
         folder = self.place / digest
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"the cache {self.place} cannot be written ({error.strerror})", "give another --cache"
+                f"the cache {self.place} cannot be written ({error.strerror})", "give another ⟨cache⟩"
             ) from None
         note = {"spec": spec, "key": key, "used": time.time()}
         write_text(json.dumps(note) + "\n", folder / _NOTE)
         return folder
 
     def find(self, key: str) -> Path | None:
-        """Give the folder that was noted to be found by a key."""
+        """Return the folder of the subject with a key, None where there is none."""
         for folder, note in self._notes():
             if note.get("key") == key:
                 return self.folder(folder.name, str(note["spec"]), key)
         return None
 
     def entries(self) -> list[Entry]:
-        """Give what is kept, what was used last first; folders that are no entries are not looked at."""
+        """Return all entries, the one used last first; folders that are no entries are left out."""
         return sorted(self._entries(), key=lambda entry: -entry.used)
 
     def _entries(self) -> Iterator[Entry]:
@@ -74,7 +74,7 @@ class Cache:
             yield Entry(folder.name, str(note["spec"]), float(note["used"]), size)
 
     def _notes(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Give the folders of entries with their notes; what is no entry is left alone."""
+        """Yield the folders of entries with their notes; other folders and files are left out."""
         for folder in self.place.iterdir() if self.place.is_dir() else ():
             if _ENTRY.fullmatch(folder.name):
                 with suppress(OSError, ValueError):
@@ -83,9 +83,9 @@ class Cache:
                         yield folder, note
 
     def prune(self, days: float | None = None, size: int | None = None) -> list[Entry]:
-        """Remove what was not used for so many days, and of the rest what was used longest ago, down to some bytes.
+        """Remove entries not used for so many days, then those used longest ago until the rest is within `size` bytes.
 
-        Without either everything goes. Gives what was removed.
+        Without either remove everything. Returns the removed entries.
         """
         kept, removed = 0, []
         for entry in self.entries():
@@ -100,7 +100,7 @@ class Cache:
 
 
 def key_of_folder(folder: Path, *settings: object) -> str:
-    """Give 32 hexadecimal digits of the files in a model's folder, how it is loaded, and the packages' versions."""
+    """Return 32 hexadecimal digits that stand for a model's files, how it is loaded, and the packages' versions."""
     state = blake2b(repr((*settings, *versions())).encode(), digest_size=16)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         state.update(f"\0{file.relative_to(folder)}\0".encode())
@@ -111,7 +111,7 @@ def key_of_folder(folder: Path, *settings: object) -> str:
 
 
 def versions() -> list[str]:
-    """Give the versions of the packages that a trace and an export depend on."""
+    """Return the versions of the packages that a trace and an export depend on."""
     return [f"mxtools {VERSION}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
 
 

@@ -1,7 +1,7 @@
-"""Strategies: an exporter and a pipeline, as data; the shipped ones and the user's.
+"""The table of strategies: an exporter and a pipeline each, as data; the shipped ones and the user's.
 
-The user's are read from the nearest folder, from the working directory up, with a `mxtools.toml`
-(`[strategies.NAME]`) or a `pyproject.toml` that has a table `[tool.mxtools]` (`[tool.mxtools.strategies.NAME]`).
+The user's are in `mxtools.toml` (`[strategies.NAME]`) or in a `pyproject.toml` with a table `[tool.mxtools]`
+(`[tool.mxtools.strategies.NAME]`), in the working directory or the nearest folder above it that has one of these.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Entry(BaseModel):
 
 
 class Strategy(_Entry):
-    """An exporter, what of the model is traced, the passes that project it, and what optimises the result."""
+    """An exporter, what is traced of the model, the passes that tag the export, and what optimises the result."""
 
     help: str = ""
     exporter: Exporter = "auto"
@@ -62,18 +62,18 @@ class Strategy(_Entry):
             raise ValueError(f"no optimiser is called {text!r}: there are {', '.join(OPTIMIZERS)}")
         return text
 
-    def optimized(self, by: str | None) -> Strategy:
-        """Give the strategy with another optimiser, where one is given; UsageError where there is none of that name."""
-        if by is None:
+    def optimized(self, optimizer: str | None) -> Strategy:
+        """Return the strategy with another optimiser, where one is given; UsageError where no such one exists."""
+        if optimizer is None:
             return self
-        if by not in OPTIMIZERS:
-            raise UsageError(f"no optimiser is called {by!r}", f"there are {', '.join(OPTIMIZERS)}")
-        return self.model_copy(update={"optimize": by})
+        if optimizer not in OPTIMIZERS:
+            raise UsageError(f"no optimiser is called {optimizer!r}", f"there are {', '.join(OPTIMIZERS)}")
+        return self.model_copy(update={"optimize": optimizer})
 
     def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
-        """Give the pipeline, with the optimiser; it ends with what records the result, and copies tags elsewhere.
+        """Return the pipeline, with the optimiser; its last passes record the result and copy tags elsewhere.
 
-        With `strict` nodes of which nothing is known are refused.
+        With `strict` a node of which nothing is known is an error.
         """
         ends = (RecordAbsent, Carry)
         steps: list[Pass] = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, ends)]
@@ -84,7 +84,7 @@ class Strategy(_Entry):
 
 
 class Decision(_Entry):
-    """For a priority: the strategy to take where facts of a model hold, and how often that was measured to be right."""
+    """For a priority: the strategy to take where some facts of a model hold, and how often that was found right."""
 
     priority: Priority
     when: tuple[str, ...]
@@ -106,17 +106,17 @@ class _File(_Entry):
 
 @cache
 def shipped() -> _File:
-    """Give the strategies and decisions that come with the package."""
+    """Return the strategies and decisions that come with the package."""
     return _read(
         tomllib.loads(resources.files("mxtools.strategies").joinpath("strategies.toml").read_text()), "strategies.toml"
     )
 
 
 def known(folder: Path | None = None) -> dict[str, Strategy]:
-    """Give all strategies by name: the shipped ones, and the user's as seen from a folder, else the working directory.
+    """Return all strategies by name: the shipped ones, and the user's as seen from a folder (the working directory).
 
-    Raises InputError where the user's file is wrong, or gives a shipped name another meaning: commands that do not
-    name a strategy must not run what a folder says.
+    Raises InputError where the user's file is wrong, or defines a shipped name: a command that names no strategy must
+    not run what some folder says.
     """
     own = shipped().strategies
     found = _users((folder or Path()).absolute())
@@ -130,21 +130,21 @@ def known(folder: Path | None = None) -> dict[str, Strategy]:
 
 
 def get(name: str) -> Strategy:
-    """Give the strategy of a name; UsageError, with the nearest names, where there is none.
+    """Return the strategy of a name; UsageError, with the nearest names, where there is none.
 
-    The shipped ones are found without a look at the user's files.
+    The user's files are read only for names that are not shipped.
     """
     if name in shipped().strategies:
         return shipped().strategies[name]
     strategies = known()
     if name not in strategies:
         near = difflib.get_close_matches(name, strategies, n=3) or strategies
-        raise UsageError(f"no strategy is called {name!r}", f"there are {', '.join(near)} (see `mx strategies`)")
+        raise UsageError(f"no strategy is called {name!r}", f"there are {', '.join(near)} (see ⟨strategies⟩)")
     return strategies[name]
 
 
 def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Give the nearest file with a user's settings and these, None where there is none."""
+    """Return the nearest file with a user's settings, and the settings; None where there is none."""
     for place in (folder, *folder.parents):
         own, project = place / "mxtools.toml", place / "pyproject.toml"
         if own.is_file():
@@ -168,5 +168,5 @@ def _read(table: dict[str, Any], place: str) -> _File:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{place}: {where}: {first['msg'].removeprefix('Value error, ')}", "see `mx strategies`"
+            f"{place}: {where}: {first['msg'].removeprefix('Value error, ')}", "see ⟨strategies⟩"
         ) from None

@@ -1,4 +1,4 @@
-"""Running another tool on a tagged model, and carrying the tags over to what it makes."""
+"""Run another tool on a tagged model, and carry the tags over to the model that it makes."""
 
 from __future__ import annotations
 

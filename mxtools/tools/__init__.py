@@ -1,1 +1,1 @@
-"""Other tools: their commands, their optimisers, and the lists of node names that they take."""
+"""Work with other tools: run their commands, run their optimisers, write the lists of node names that they read."""

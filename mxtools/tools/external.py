@@ -1,4 +1,4 @@
-"""Running somebody else's tool, which works from file to file, on a model."""
+"""Run another tool, which reads a model file and writes one, on a model."""
 
 from __future__ import annotations
 
@@ -16,51 +16,52 @@ from mxtools.pipeline.working_model import WorkingModel
 M = TypeVar("M", bound=WorkingModel)
 
 IN, OUT = "{in}", "{out}"
-"""What stands in a command for the files that it reads and writes."""
+"""What stands in a command's arguments for the file that it reads and the file that it writes."""
 
 PATIENCE = 5
-"""Seconds that a tool has to end after it was asked to."""
+"""Seconds that a tool has to end after it was terminated; then it is killed."""
 TAIL = 4096
-"""Bytes of what a tool says last that are kept."""
+"""Bytes that are kept of the end of a tool's messages, for the error."""
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Refuse a command that lacks a placeholder, with UsageError."""
+    """Raise UsageError where a command is empty or lacks a placeholder."""
     if not command:
-        raise UsageError("no command is given", "write `mx wrap [ONNX] -- COMMAND {in} {out}`")
-    for place in (IN, OUT):
-        if not any(place in argument for argument in command[1:]):
+        raise UsageError("no command is given", "write ⟨wrap-command⟩")
+    for placeholder in (IN, OUT):
+        if not any(placeholder in argument for argument in command[1:]):
             raise UsageError(
-                f"the command has no {place} among its arguments", f"write `-- {command[0]} {{in}} {{out}}`"
+                f"the command has no {placeholder} among its arguments", f"write `⟨dashes⟩{command[0]} {{in}} {{out}}`"
             )
 
 
 def run_tool(command: Sequence[str], model: M, folder: Path, messages: BinaryIO) -> M:
-    """Run a command, without a shell, on a model that is written to a folder; give the one that it writes there.
+    """Run a command, without a shell, on a model, and return the model that it writes.
 
-    What it says, on stdout too, goes to `messages`, a file with a descriptor. Its result needs the folder as long as it
-    is used. Raises UsageError where there is no such command, InputError where it fails, or writes no model.
+    Both files lie in `folder`, which has to stay as long as the result is used. What the command prints, on stdout too,
+    goes to `messages`, which must have a file descriptor. Raises UsageError where there is no such command, InputError
+    where it fails or writes no model.
     """
-    given, made = folder / "in.onnx", folder / "out.onnx"
-    write_model(model.proto, model.weights, given)
-    files = {IN: str(given), OUT: str(made)}
+    source, target = folder / "in.onnx", folder / "out.onnx"
+    write_model(model.proto, model.weights, source)
+    files = {IN: str(source), OUT: str(target)}
     _run([command[0], *(_filled(argument, files) for argument in command[1:])], messages)
-    if not made.exists():
+    if not target.exists():
         raise InputError(f"{command[0]} ended well and wrote no {{out}}", "see that {out} is where it writes to")
     try:
-        return type(model).read(made)
+        return type(model).read(target)
     except InputError as error:
         raise InputError(f"what {command[0]} wrote cannot be used ({error})") from None
 
 
 def _filled(argument: str, files: dict[str, str]) -> str:
-    for place, file in files.items():
-        argument = argument.replace(place, file)
+    for placeholder, file in files.items():
+        argument = argument.replace(placeholder, file)
     return argument
 
 
 def _run(command: Sequence[str], messages: BinaryIO) -> None:
-    """Run a command to its end; when that is not reached it is stopped."""
+    """Run a command to its end; where an exception comes first, stop it."""
     messages.flush()
     try:
         process = subprocess.Popen(
@@ -71,17 +72,17 @@ def _run(command: Sequence[str], messages: BinaryIO) -> None:
             f"{command[0]!r} cannot be run ({error.strerror or error})", "install it, or give its path"
         ) from None
     try:
-        last = _passed_on(process, messages)
+        last_line = _passed_on(process, messages)
         status = process.wait()
     finally:
         _stop(process)
     if status:
         how = f"was killed by {Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
-        raise InputError(f"{command[0]} {how}" + (f": {last}" if last else ", without a word on stderr"))
+        raise InputError(f"{command[0]} {how}" + (f": {last_line}" if last_line else ", without a word on stderr"))
 
 
 def _passed_on(process: subprocess.Popen[bytes], messages: BinaryIO) -> str:
-    """Pass on what a process writes to stderr as it comes; return the last line."""
+    """Copy what a process writes to stderr to `messages`, as it comes; return the last line that is not blank."""
     assert process.stderr is not None
     tail = b""
     while piece := os.read(process.stderr.fileno(), 1 << 16):
@@ -93,7 +94,7 @@ def _passed_on(process: subprocess.Popen[bytes], messages: BinaryIO) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that runs still."""
+    """Stop a process that still runs."""
     if process.stderr is not None:
         process.stderr.close()
     if process.poll() is None:

@@ -1,4 +1,4 @@
-"""Selected nodes in the words of other tools, which know no modules: names of nodes and tensors, as configuration."""
+"""Write selected nodes in the formats of other tools, which know no modules: names of nodes or tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere
 
 ASSIGNMENT = "session.layer_assignment_settings"
 LONGEST = 8192
-"""Characters that ONNX Runtime takes for the value of an option."""
+"""Characters that ONNX Runtime accepts at most as the value of an option."""
 _SYNTAX = frozenset("(),;= ")
-"""What ends an annotation in ONNX Runtime's option, or means something at its beginning."""
+"""Characters that end an annotation in ONNX Runtime's option, or have a meaning at its beginning."""
 
 
 class Format(StrEnum):
-    """For what tool; FORMATS has what each gives."""
+    """The formats, most of them named after a tool; FORMATS has the function that writes each."""
 
     NAMES = "names"
     TENSORS = "tensors"
@@ -36,7 +36,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Selected:
-    """Some nodes of a tagged model, in order, and the device where they are to run, for those who ask."""
+    """Some nodes of a tagged model, in order; `device` is where they are to run, for formats that say so."""
 
     annotations: Annotations
     nodes: tuple[int, ...]
@@ -44,21 +44,22 @@ class Selected:
 
     @cached_property
     def names(self) -> list[str]:
-        """The names of the nodes; InputError where one has none, or one that a node beside the selection has too."""
+        """The names of the nodes; InputError where one has no name, or shares it with a node that is not selected."""
         protos, chosen = self.annotations.graph.nodes, set(self.nodes)
         others = {proto.name for node, proto in enumerate(protos) if node not in chosen}
         for node in self.nodes:
             name = protos[node].name
             if not name or name in others:
                 what = f"has its name, {name!r}, in common with a node that is not selected" if name else "has no name"
-                raise InputError(
-                    f"a {protos[node].op_type} of {self.scope(node)} {what}", "name it by `mx tag --rename`"
-                )
+                raise InputError(f"a {protos[node].op_type} of {self.scope(node)} {what}", "name it by ⟨tag-renaming⟩")
         return list(dict.fromkeys(protos[node].name for node in self.nodes))
 
     @property
     def excluded(self) -> list[str]:
-        """The names, and those that ONNX Runtime's quantiser, before it looks at any, gives what it makes of a Gemm."""
+        """The names, and those that ONNX Runtime's quantiser gives the nodes that it makes of a Gemm.
+
+        It divides a Gemm into MatMul and Add before it looks at any name.
+        """
         protos, operators = self.annotations.graph.nodes, self.annotations.graph.operators
         taken = {proto.name for proto in protos}
         gemms = dict.fromkeys(protos[n].name for n in self.nodes if operators[n].onnx_name == "Gemm")
@@ -71,7 +72,7 @@ class Selected:
         return list(dict.fromkeys(name for n in self.nodes for name in self.annotations.graph.nodes[n].output if name))
 
     def scope(self, node: int) -> str:
-        """Give the scope of a node."""
+        """Return the scope of a node."""
         return self.annotations.hierarchy.scopes[self.annotations.call[node] or 0]
 
 
@@ -79,7 +80,7 @@ def select(model: WorkingModel, selection: Selection, operators: tuple[str, ...]
     """Select nodes of a tagged model, also those in bodies and functions.
 
     Raises InputError where no node has a scope, UsageError where a selector matches nothing, AbsentError where a
-    selected module is there no more or in part.
+    selected module is no longer in the graph, or only in part.
     """
     annotations = model.annotations
     model.require_tagged()
@@ -88,12 +89,12 @@ def select(model: WorkingModel, selection: Selection, operators: tuple[str, ...]
 
 
 def _olive(selected: Selected) -> dict[str, Any]:
-    """Give a pass of a workflow, without ONNX Runtime's preprocessing, which gives nodes other names."""
+    """Return a pass of an Olive workflow; ONNX Runtime's preprocessing is off, because it renames nodes."""
     return {"type": "OnnxDynamicQuantization", "quant_preprocess": False, "nodes_to_exclude": selected.excluded}
 
 
 def _layer_annotation(selected: Selected) -> dict[str, Any]:
-    """Give the metadata of the nodes by name, and the option of a session that assigns just these to a device."""
+    """Return the scopes of the nodes by name, and the session option that assigns just these nodes to a device."""
     protos = selected.annotations.graph.nodes
     scopes = {protos[n].name: selected.scope(n) for n in selected.nodes} if selected.names else {}
     option = f"{selected.device}({', '.join(_rules(selected))})"
@@ -103,10 +104,10 @@ def _layer_annotation(selected: Selected) -> dict[str, Any]:
 
 
 def _rules(selected: Selected) -> dict[str, None]:
-    """Give the annotations that are the scopes of some nodes and of no others.
+    """Return the rules of ONNX Runtime's option that match the scopes of the selected nodes and no others.
 
-    `=a` is a itself, `a.` all that begins so: it stands for the scopes below the outermost module that is selected.
-    Source: onnxruntime.ai/docs, graph partitioning with annotations.
+    `=a` matches the scope `a` itself, `a.` every scope that begins so. Where all nodes of a module are selected, one
+    rule for the module stands for all scopes below it. Source: onnxruntime.ai/docs, partitioning with annotations.
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
     others = {selected.scope(n) for n, at in enumerate(annotations.call) if at is not None and n not in chosen}
@@ -115,7 +116,7 @@ def _rules(selected: Selected) -> dict[str, None]:
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):
         if scope in others:
             raise UsageError(
-                f"ONNX Runtime assigns all of {scope} or nothing", "select by --scope, --tag or --class only"
+                f"ONNX Runtime assigns all of {scope} or nothing", "select by ⟨scope⟩, ⟨by-tag⟩ or ⟨class⟩ only"
             )
         if not _SYNTAX.isdisjoint(scope):
             raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}", "select another")
@@ -133,4 +134,4 @@ FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.OLIVE: _olive,
     Format.LAYER_ANNOTATION: _layer_annotation,
 }
-"""What each format gives: lines, or an object for JSON."""
+"""The function that writes each format: it returns lines, or an object for JSON."""
