@@ -1,1 +1,1 @@
-"""What passes work on, what a pass is, and pipelines of them."""
+"""The model that passes work on, what a pass is, and pipelines of passes."""

@@ -11,10 +11,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class Report:
-    """What a pass found out or did; every pass that has something to say has a subclass of its own."""
+    """What a pass found out or did; each pass that reports something has a subclass of its own."""
 
     kind: ClassVar[str]
-    """Under what name `mx run --json` shows it."""
+    """The key of the report in JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON."""
@@ -23,25 +23,27 @@ class Report:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """One step over a model. Fields are its options, made with `option`; the docstring's first line is its help."""
+    """One step over a model.
+
+    Its options are its fields, which `option` makes; the first line of the class's docstring is its help text.
+    """
 
     name: ClassVar[str]
     then: ClassVar[str] = ""
-    """The passes that have to follow it at once, as a pipeline: they give the nodes that it made their scopes."""
+    """A pipeline of passes that run right after it, such as those that find the scopes of nodes that it made."""
 
     @abstractmethod
     def apply(self, model: WorkingModel) -> Report | None:
-        """Change the model in place, and return what there is to say of that.
+        """Change the model in place; return a report, or None if there is nothing to report.
 
         A pass that changes the graph, and not only annotations, does so inside `with model.changing():`.
         """
 
 
 def option(text: str, default: Any = None, shown: str | None = None) -> Any:  # noqa: ANN401 - the type is the field's
-    """Return a field of a pass: `text` is its help; with `dataclasses.MISSING` for default it must be given.
+    """Return a field of a pass, for an option of type str, int, float, bool, one of these or None, or tuple[str, ...].
 
-    `shown` is what stands for the value in the help of a command, as GLOB.
-
-    Types: str, int, float, bool, their `| None`, tuple[str, ...].
+    `text` is its help; `shown` stands for the value in the help of a command, such as GLOB. With the default
+    `dataclasses.MISSING` the option is required.
     """
     return field(default=default, metadata={"help": text, "shown": shown})

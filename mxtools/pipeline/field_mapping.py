@@ -22,7 +22,7 @@ class FieldMapping(Mapping[str, Any]):
     """
 
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - fields are of any type
-        """Return the value of a field; KeyError where there is none of that name."""
+        """Return the value of a field; KeyError if there is none of that name."""
         return getattr(self, _attributes(type(self))[key])
 
     def __iter__(self) -> Iterator[str]:

@@ -18,7 +18,10 @@ R = TypeVar("R", bound=Report)
 
 @dataclass(frozen=True)
 class Step:
-    """One pass that was run: how many seconds it took, whether it changed the graph, and what it reports."""
+    """One pass that was run.
+
+    Attributes: `step`, the pass; `seconds` that it took; `changed`, whether it changed the graph; `report`.
+    """
 
     step: Pass
     seconds: float
@@ -28,28 +31,28 @@ class Step:
 
 @dataclass(frozen=True)
 class PipelineReport(Report):
-    """What became of each pass of a pipeline, in order."""
+    """What each pass of a pipeline did, in order."""
 
     kind: ClassVar[str] = "pipeline"
 
     steps: tuple[Step, ...]
 
-    def last(self, kind: type[R]) -> R:
-        """Return the last report of a kind; LookupError where no pass made one."""
+    def last(self, report_class: type[R]) -> R:
+        """Return the last report of a class; LookupError if no pass made one."""
         for step in reversed(self.steps):
-            if isinstance(step.report, kind):
+            if isinstance(step.report, report_class):
                 return step.report
-        raise LookupError(f"no pass of the pipeline reports {kind.kind!r}")
+        raise LookupError(f"no pass of the pipeline reports {report_class.kind!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the reports by kind; the second one of a kind has `@1` behind it, the third `@2`, as scopes do."""
+        """Return the reports by kind; as in scopes, the second of a kind has the suffix `@1`, the third `@2`."""
         seen: Counter[str] = Counter()
-        found = {}
+        reports = {}
         for report in (step.report for step in self.steps if step.report):
             count = seen[report.kind]
-            found[f"{report.kind}@{count}" if count else report.kind] = report.to_dict()
+            reports[f"{report.kind}@{count}" if count else report.kind] = report.to_dict()
             seen[report.kind] += 1
-        return found
+        return reports
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Pipeline(Pass):
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
-        """Read a pipeline from its spec; UsageError says where it is wrong."""
+        """Return the pipeline of a spec, `project-names,filter{scope=encoder}`; UsageError says where it is wrong."""
         return cls(parse(text))
 
     def __str__(self) -> str:
@@ -70,13 +73,13 @@ class Pipeline(Pass):
         return ",".join(str(step) if isinstance(step, Pipeline) else spec_of(step) for step in self.passes)
 
     def apply(self, model: WorkingModel) -> PipelineReport:
-        """Run the passes in order on `model`, in place, and write the annotations."""
+        """Run the passes in order on a model, in place, and write its annotations to the nodes."""
         return self.run(model)
 
     def run(self, model: WorkingModel, observe: Callable[[Step], None] | None = None) -> PipelineReport:
-        """Do what `apply` does; `observe` is told of each pass when it has run.
+        """Do what `apply` does, and call `observe` after each pass that has run.
 
-        An MxError that a pass raises gets a note that names it, and those that ran before it.
+        An MxError that a pass raises gets a note that names the pass and those that ran before it.
         """
         done: list[Step] = []
         for step in self._all():
@@ -84,7 +87,7 @@ class Pipeline(Pass):
             try:
                 report = step.apply(model)
             except MxError as error:
-                error.add_note(_where(step, done))
+                error.add_note(_failed_pass(step, done))
                 raise
             done.append(Step(step, perf_counter() - start, model.version > version, report))
             if observe:
@@ -93,7 +96,7 @@ class Pipeline(Pass):
         return PipelineReport(tuple(done))
 
     def _all(self) -> Iterator[Pass]:
-        """Yield the passes, each with those that have to follow it; what is in a pipeline inside comes in its place."""
+        """Yield the passes, those of inner pipelines too, and after each pass those that have to follow it."""
         for step in self.passes:
             if isinstance(step, Pipeline):
                 yield from step._all()
@@ -102,6 +105,7 @@ class Pipeline(Pass):
                 yield from parse(step.then) if step.then else ()
 
 
-def _where(step: Pass, done: Sequence[Step]) -> str:
-    before = ", ".join(one.step.name for one in done)
+def _failed_pass(step: Pass, done: Sequence[Step]) -> str:
+    """Return the note for an error: the pass that raised it, and the passes before it."""
+    before = ", ".join(earlier.step.name for earlier in done)
     return f"in the pass {step.name}" + (f", after {before}" if before else "")

@@ -16,8 +16,9 @@ from mxtools.errors import UsageError
 from mxtools.pipeline.base import Pass
 
 ENTRY_POINTS = "mxtools.passes"
+"""The group of entry points through which other packages register passes."""
 
-_ROOM = "mxtools.passes"
+_FOLDER = "mxtools.passes"
 
 RENAMED = {
     "settle-given": "move-arguments-out",
@@ -25,19 +26,19 @@ RENAMED = {
     "settle-merged": "assign-fused",
     "settle-previous": "assign-fused-previous",
 }
-"""Passes by their names of the last release, which are understood for one release more."""
+"""Old names of passes and their new ones; the old ones are understood for one more release."""
 
 
 def names() -> list[str]:
-    """Return the names of all passes: the files of `mxtools/passes/` and the entry points of others."""
+    """Return the names of all passes, sorted: of the files in `mxtools/passes/`, and of other packages."""
     own = [name.replace("_", "-") for name in _files()]
     return sorted({*own, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))})
 
 
 def load(name: str) -> type[Pass]:
-    """Return the class of a pass; one that was renamed is found by its old name too, with a FutureWarning.
+    """Return the class of a pass by its name; an old name works too, with a FutureWarning.
 
-    Raises UsageError, with the nearest names, when there is none, or when another package's pass cannot be imported.
+    Raises UsageError if there is no such pass, with the nearest names, or if another package's pass cannot be imported.
     """
     if name in RENAMED:
         warnings.warn(f"the pass {name!r} is now called {RENAMED[name]!r}", FutureWarning, stacklevel=2)
@@ -48,37 +49,37 @@ def load(name: str) -> type[Pass]:
 def _load(name: str) -> type[Pass]:
     file = name.replace("-", "_")
     if file in _files():
-        module = importlib.import_module(f"{_ROOM}.{file}")
+        module = importlib.import_module(f"{_FOLDER}.{file}")
         classes = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Pass))
         return next(cls for cls in classes if cls.__module__ == module.__name__)
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
         return _of_entry_point(entry)
     near = difflib.get_close_matches(name, names(), n=3) or names()
-    raise UsageError(f"no pass is called {name!r}", f"there are {', '.join(near)} (see `mx passes`)")
+    raise UsageError(f"no pass is called {name!r}", f"there are {', '.join(near)} (see ⟨passes⟩)")
 
 
 def _of_entry_point(entry: importlib.metadata.EntryPoint) -> type[Pass]:
     try:
-        found = entry.load()
+        cls = entry.load()
     except Exception as error:  # another package's import can raise anything
         raise UsageError(
             f"pass {entry.name!r} of {entry.value} cannot be imported ({error})", "repair or remove that package"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Pass)):
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
         raise UsageError(
             f"pass {entry.name!r} of {entry.value} is no subclass of mxtools.Pass", "repair or remove that package"
         )
-    return found
+    return cls
 
 
 @cache
 def _files() -> tuple[str, ...]:
-    room = importlib.import_module(_ROOM)  # by its name: the passes import this room, not the other way round
-    return tuple(module.name for module in pkgutil.iter_modules(room.__path__))
+    folder = importlib.import_module(_FOLDER)  # by its name: the passes import this file, and not the other way round
+    return tuple(module.name for module in pkgutil.iter_modules(folder.__path__))
 
 
 def key_of(item: Field[Any]) -> str:
-    """Return an option's name in a spec or on a command line: of `class_` `class`, of `from_tensor` `from-tensor`."""
+    """Return the name of an option in a spec or on a command line: `class` for the field `class_`, `from-tensor`."""
     return item.name.rstrip("_").replace("_", "-")
 
 

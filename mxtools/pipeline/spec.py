@@ -39,19 +39,22 @@ def spec_of(step: Pass) -> str:
 
 
 class _Parser:
+    """A recursive descent over the tokens of a spec, one method for each rule of the grammar."""
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens = list(self._tokens())
-        self.at = 0
+        self.position = 0
 
     def _tokens(self) -> Iterator[tuple[str, str, int]]:
+        """Yield the tokens: kind (word, string or mark), text, and where it starts."""
         position, end = 0, len(self.text.rstrip())
         while position < end:
             found = _TOKEN.match(self.text, position)
             if not found:
                 raise self._error(position)
-            kind = found.lastgroup or ""
-            yield kind, found[kind], found.start(kind)
+            token_kind = found.lastgroup or ""
+            yield token_kind, found[token_kind], found.start(token_kind)
             position = found.end()
 
     def _error(self, position: int) -> UsageError:
@@ -60,13 +63,15 @@ class _Parser:
             f"pipeline {self.text!r} is wrong at {found!r} (column {position + 1})", "write 'name{key=value},name2'"
         )
 
-    def take(self, *kinds: str) -> str:
-        """Give the next token, which must be of one of the kinds: word, string, or the mark itself."""
-        kind, value, position = self.tokens[self.at] if self.at < len(self.tokens) else ("end", "", len(self.text))
-        if kind not in kinds and value not in kinds:
+    def take(self, *allowed: str) -> str:
+        """Return the next token; `allowed` are the kinds that it may have, word or string, or marks that it may be."""
+        token_kind, value, position = (
+            self.tokens[self.position] if self.position < len(self.tokens) else ("end", "", len(self.text))
+        )
+        if token_kind not in allowed and value not in allowed:
             raise self._error(position)
-        self.at += 1
-        if kind != "string":
+        self.position += 1
+        if token_kind != "string":
             return value
         try:
             return str(json.loads(value))
@@ -74,15 +79,18 @@ class _Parser:
             raise self._error(position) from None
 
     def peek(self, mark: str) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at][:2] == ("mark", mark)
+        """Return whether the next token is a mark."""
+        return self.position < len(self.tokens) and self.tokens[self.position][:2] == ("mark", mark)
 
     def pipeline(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Yield the passes of a pipeline: name and options, as (key, value)."""
         yield self.pass_()
-        while self.at < len(self.tokens):
+        while self.position < len(self.tokens):
             self.take(",")
             yield self.pass_()
 
     def pass_(self) -> tuple[str, list[tuple[str, str]]]:
+        """Return name and options of one pass."""
         name = self.take("word")
         options: list[tuple[str, str]] = []
         if self.peek("{"):
@@ -98,6 +106,7 @@ class _Parser:
 
 
 def _build(name: str, options: list[tuple[str, str]]) -> Pass:
+    """Return the pass of a name with its options; UsageError for unknown, repeated or missing ones."""
     cls = load(name)
     known, hints = {key_of(item): item for item in fields(cls)}, types_of(cls)
     values: dict[str, Any] = {}
@@ -118,7 +127,8 @@ def _build(name: str, options: list[tuple[str, str]]) -> Pass:
     return cls(**values)
 
 
-def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401
+def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401 - the type that `hint` says
+    """Return the value of an option from its text; UsageError, which calls the option `what`, if it is none."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
@@ -132,5 +142,6 @@ def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401
 
 
 def _text(value: object) -> str:
+    """Return the text of an option's value, quoted if it is no bare word; the inverse of `_convert`."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)

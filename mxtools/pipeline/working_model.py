@@ -1,4 +1,4 @@
-"""The model that passes work on: a graph without its weights, what is known besides, and what was computed from it."""
+"""The model that passes work on: a graph without its weights, what else is known of it, and what was computed."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ T = TypeVar("T")
 
 
 class WorkingModel:
-    """An ONNX model, without its weights, and all that passes and products need to know of it.
+    """An ONNX model without its weights, with all that passes and products need to know of it.
 
     Attributes: `proto`, the graph, whose large weights are references into `weights`; `name`, what messages call it;
-    `sidecar` and `values`, the trace and its recorded values, or inputs to run on; `previous`, the tagged model that a
-    tool made this one from; `version`, which grows when the graph changes.
+    `sidecar`, its trace, and `values`, the values that were recorded with it, or inputs to run on; `previous`, the
+    tagged model from which a tool made this one; `version`, a number that grows when the graph changes.
 
-    What is computed from the graph (`graph`, `annotations`, `shapes`, and whatever `once` computes) is computed when it
-    is first asked for, and dropped when the graph changes. Code that changes `proto` says so in one way:
+    `graph`, `annotations`, `shapes` and whatever `once` computes are computed when they are first asked for, and
+    dropped when the graph changes. Code that changes the graph does so inside `changing`:
 
         with model.changing() as proto:
             del proto.graph.node[0]
 
-    Annotations change without that: `write_annotations` writes them to the nodes; `changing` and every pipeline call it.
+    Annotations can be changed at any time. `write_annotations` writes them to the nodes; `changing` calls it, and so
+    does every pipeline at its end.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class WorkingModel:
         sidecar: Sidecar | None = None,
         values: Values | None = None,
     ) -> Self:
-        """Read a model, and the trace that it holds where none is given; its weights stay in their files.
+        """Read a model from a file or a pipe; its weights stay in their files until they are needed.
 
-        Raises InputError where there is no model, not all of one, or its external data are missing.
+        `data_dir` is the folder of external data, if it is not the model's own. Without a `sidecar` the one in the
+        model's metadata is used. Raises InputError if there is no model or only a part of one, or if its external data
+        are missing.
         """
         proto, weights = read_model(source, name or str(source), data_dir)
         return cls(proto, weights, name or str(source), sidecar=sidecar or embedded_trace(proto), values=values)
@@ -88,26 +91,26 @@ class WorkingModel:
 
     @property
     def shapes(self) -> Shapes:
-        """What is known of the types and shapes of the main graph's values."""
+        """The known element types and shapes of the main graph's values."""
         if self._shapes is None:
             self._shapes = Shapes(self.proto, self.graph.names)
         return self._shapes
 
     @property
     def annotations(self) -> Annotations:
-        """The annotations of the nodes, with a call tree of this model's own."""
+        """The annotations of the nodes; their call tree is this model's own and no other model's."""
         if self._annotations is None:
             self._annotations = Annotations(self.proto, self.graph, self._tree())
         return self._annotations
 
     @property
     def traced(self) -> Sidecar | None:
-        """The trace whose calls the annotations are numbered by: that of the earlier model, where there is one."""
+        """The trace whose calls the annotations are numbered by: if there is an earlier model, the trace of that."""
         return self.previous.traced if self.previous else self.sidecar
 
     @property
     def multiply_adds(self) -> dict[int, int]:
-        """The multiply-adds of convolutions and matrix products by node, where their shapes can be known."""
+        """The multiply-adds of convolutions and matrix products by node, if their shapes can be inferred."""
         from mxtools.graph.multiply_adds import multiply_adds
         from mxtools.graph.static_shapes import static_shapes
 
@@ -122,13 +125,13 @@ class WorkingModel:
         return any(self.annotations.evidence)
 
     def require_tagged(self, name: str = "") -> None:
-        """Raise InputError where no node has a scope; `name` is what the message calls the model."""
+        """Raise InputError if no node has a scope; the message calls the model `name`, if it is given."""
         if not self.is_tagged:
             of, on = (f" of {name}", " on it") if name else ("", "")
             raise InputError(f"no node{of} has a scope", f"⟨tag⟩{on} first")
 
     def inputs(self) -> dict[str, Array]:
-        """Return inputs to run on: the recorded or given ones, else made ones; InputError where one cannot be made."""
+        """Return inputs to run on: the recorded or given ones, else made ones; InputError if one cannot be made."""
         from mxtools.traces.model_inputs import model_inputs
 
         return model_inputs(self.proto, self.sidecar, self.values)
@@ -139,14 +142,14 @@ class WorkingModel:
         return read_absent(self.proto)
 
     def once(self, compute: Callable[[Any], T]) -> T:
-        """Return what a function computes from this model, computed once until the graph changes."""
+        """Return `compute(self)`, which is kept until the graph changes."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         return cast(T, self._computed[compute])
 
     @contextmanager
     def changing(self) -> Iterator[ModelProto]:
-        """Let the graph be changed inside the block: what was computed from it is dropped at its end.
+        """Yield the proto, to be changed inside the block; at its end everything that was computed is dropped.
 
         Annotations are written to the nodes at its beginning, so that nodes which are copied or moved keep theirs.
         """
@@ -159,21 +162,21 @@ class WorkingModel:
             self._computed.clear()
 
     def clear_annotations(self) -> None:
-        """Begin with nodes of which nothing is known; the annotations of those that get none are removed from them."""
+        """Forget all annotations; `write_annotations` will remove them from the nodes that get no new ones."""
         self._annotations = Annotations(self.proto, self.graph, self._tree(), blank=True)
         self._computed.clear()
 
     def write_annotations(self) -> None:
-        """Write changed annotations to the nodes."""
+        """Write the annotations that changed to the metadata of the nodes."""
         if self._annotations is not None:
             self._annotations.save()
 
     def with_proto(self, proto: ModelProto, name: str = "") -> Self:
-        """Return a model of another graph whose weights lie in the same store, with the same trace and values."""
+        """Return a model of another graph with the same trace and values, whose weights lie in the same store."""
         return type(self)(proto, self.weights, name or self.name, sidecar=self.traced, values=self.values)
 
     def copy(self) -> Self:
-        """Return a copy that changes on its own; the weights stay where they are, for both."""
+        """Return an independent copy; the weights are shared, since nothing changes them in place."""
         self.write_annotations()
         proto = ModelProto()
         proto.CopyFrom(self.proto)
