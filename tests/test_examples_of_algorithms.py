@@ -20,6 +20,7 @@ from mxtools.evidence.calls import assign
 from mxtools.evidence.data_flow import resolve
 from mxtools.evidence.fused import assign_fused
 from mxtools.evidence.shared import hoist_shared
+from mxtools.graph.fingerprints import Fingerprint, fingerprint
 from mxtools.matching.after_tool import annotate_by_previous, assign_fused_previous
 from mxtools.matching.earlier_model import EarlierModelMatch
 from mxtools.matching.equal_values import equal_values, summary_of
@@ -100,11 +101,8 @@ def _dims(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split("x")))
 
 
-def _fingerprint(array: Array | None) -> tuple[int, float, float, float, float] | None:
-    if array is None:
-        return None
-    flat = array.astype(np.float64).ravel()
-    return (flat.size, flat.min(), flat.max(), flat.sum(), float(flat @ flat))
+def _fingerprint(array: Array | None) -> Fingerprint | None:
+    return None if array is None else fingerprint(array)
 
 
 def values(arrays: Mapping[str, Array]) -> Values:
@@ -314,7 +312,9 @@ def earlier_names(model: WorkingModel) -> dict[str, set[str]]:
     """Return the earlier values that each value stands for, by name."""
     assert model.previous
     found, previous = EarlierModelMatch(model, model.previous), model.previous.graph
-    return {model.graph.names[value]: {previous.names[v] for v in others} for value, others in found.earlier_values.items()}
+    return {
+        model.graph.names[value]: {previous.names[v] for v in others} for value, others in found.earlier_values.items()
+    }
 
 
 def test_correspondence_follows_what_is_known() -> None:
