@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mxtools.errors import InputError
 from mxtools.evidence.calls import CallIndex, Candidates, assign, call_index
+from mxtools.evidence.state_names import agreeing, module_path
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import escape
 from mxtools.traces.sidecar import full_name
 from mxtools.traces.values import Values
@@ -21,20 +22,18 @@ _STATE = re.compile(r"\w+(\.\w+)+")
 """A name as state dicts have them: `encoder.layer.0.dense.weight`."""
 
 
-def annotate_by_parameters(model: WorkingModel, names: Path | None = None) -> None:
+def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone: bool = False) -> None:
     """Annotate nodes without evidence that read an initializer which is named like a weight of a module.
 
     With a trace these are the weights of the traced modules; where a module is called several times, the order of the
     nodes tells its calls apart. Without a trace the names themselves are the hierarchy, and all calls of a module
-    are one scope. `names` is a file with the names that count then. Raises InputError where an initializer does not
-    have the shape of the traced weight, or the file cannot be read.
+    are one scope. Then those count with which the rest of the file agrees (`state_names`); `alone`, all that look like
+    names of weights; or those in the file `names`. Raises InputError where an initializer does not have the shape of
+    the traced weight, or the file cannot be read.
     """
     graph, annotations = model.graph, model.annotations
     index = model.once(call_index)
-    if index:
-        candidates = _traced(graph, index)
-    else:
-        candidates = _named(graph, annotations, model.weights, _read(names) if names else None)
+    candidates = _traced(graph, index) if index else _named(model, _read(names) if names else None, alone)
     found = {
         node: calls
         for value, calls in candidates.items()
@@ -66,19 +65,20 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
     return found
 
 
-def _named(
-    graph: Graph, annotations: Annotations, weights: WeightStore, names: Collection[str] | None
-) -> dict[int, Candidates]:
-    """Give for each initializer that is named like a module's weight, or is one of `names`, the module of that name.
+def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> dict[int, Candidates]:
+    """Return for each initializer that is named like a module's weight, or is one of `names`, the module of that name.
 
     One of equal elements that several nodes read is left out: exporters leave one of all biases that are zero.
     """
+    graph, hierarchy = model.graph, model.annotations.hierarchy
+    stored = {value: name for value, name, _ in _stored(graph)}
+    if names is None:
+        stored = {value: name for value, name in stored.items() if _STATE.fullmatch(name)}
+        names = set(stored.values()) if alone else agreeing(graph, hierarchy, stored)
     found: dict[int, Candidates] = {}
-    for value, name, _ in _stored(graph):
-        wanted = _STATE.fullmatch(name) if names is None else name in names
-        if wanted and not (len(graph.readers[value]) > 1 and _is_uniform(graph, weights, value)):
-            path = name.split(".")[:-1]
-            found[value] = (annotations.hierarchy.add([(escape(part), "") for part in path]),)
+    for value, name in stored.items():
+        if name in names and not (len(graph.readers[value]) > 1 and _is_uniform(graph, model.weights, value)):
+            found[value] = (hierarchy.add([(escape(part), "") for part in module_path(name)]),)
     return found
 
 

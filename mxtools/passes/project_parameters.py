@@ -18,10 +18,11 @@ class ProjectParameters(Pass):
     name: ClassVar[str] = "project-parameters"
 
     names: str | None = option(
-        "without a trace: a file with the names of the state dict, one a line, or .safetensors; else every initializer "
-        "that is named like one counts"
+        "without a trace: a file with the names of the state dict, one a line, or .safetensors; else those count that "
+        "are named like one, and with which node names, metadata or repeated modules agree"
     )
+    alone: bool = option("without a trace: every initializer counts that is named like one", False)
 
     def apply(self, model: WorkingModel) -> None:
         """Annotate nodes without evidence that read a weight of a module; InputError where its shape is another."""
-        annotate_by_parameters(model, Path(self.names) if self.names else None)
+        annotate_by_parameters(model, Path(self.names) if self.names else None, self.alone)

@@ -1,0 +1,85 @@
+"""Whether the names of initializers name modules, as those of a state dict do, in a file without a trace.
+
+    encoder.layer.0.query.weight      PyTorch: the parameter `weight` of the module `encoder.layer.0.query`
+    linear_0.w_0, helper.constant.0   Paddle, which counts: there is no module `linear_0`, and none called `helper`
+    const.5                           another exporter, which counts too
+
+The form does not tell: `linear_0.w_0` is of the form of `head.weight`. A list of such names would fail with the next
+exporter. So a name counts only where the rest of the file agrees with it:
+
+- Where node names or metadata tell of modules, the name has to be of one of them, or of a module inside one.
+- Where they tell of none, the file has to have repeated modules: two that differ in one number of their path, own
+  parameters of the same names, and whose parameters are read by the same operators. Five nodes:
+
+        layer.0.query.weight ─ MatMul      layer.1.query.weight ─ MatMul      head.weight ─ MatMul
+        const.5 ─ Add                      const.7 ─ Mul
+
+  `layer.0.query` and `layer.1.query` are repeated, so the names are those of a state dict, and `head` is a module too.
+  `const` is none: what is counted there is the parameter, and attributes are not called by numbers. Counters that stand
+  within words, as in `linear_0` and `linear_1`, repeat nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from mxtools.graph.index import Graph
+from mxtools.graph.operators import OperatorKey, operator_key
+from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.scopes.scope import escape
+
+ModulePath = tuple[str, ...]
+"""A module's path, by parts."""
+
+COUNTED = "#"
+"""Stands for the number that tells repeated modules apart; no part of a path is called so."""
+
+
+def module_path(name: str) -> ModulePath:
+    """Return the path of the module that a parameter's name names."""
+    return tuple(name.split(".")[:-1])
+
+
+def agreeing(graph: Graph, hierarchy: Hierarchy, names: Mapping[int, str]) -> set[str]:
+    """Return those of some values' names, of the form `a.b.weight`, with which the rest of the file agrees."""
+    if len(hierarchy) > 1:
+        return {name for name in names.values() if _is_known(hierarchy, module_path(name))}
+    if _has_repeated(graph, names):
+        return {name for name in names.values() if not name.rpartition(".")[2].isdecimal()}
+    return set()
+
+
+def _is_known(hierarchy: Hierarchy, path: ModulePath) -> bool:
+    """Return whether a module or one around it, other than the root, is in the call tree."""
+    scope = ""
+    for part in path:
+        scope = f"{scope}.{escape(part)}" if scope else escape(part)
+        if hierarchy.find(scope) not in (None, ROOT_CALL):
+            return True
+    return False
+
+
+def _has_repeated(graph: Graph, names: Mapping[int, str]) -> bool:
+    """Return whether two modules differ in a number only, and have parameters of the same names and the same uses."""
+    modules: dict[ModulePath, set[tuple[str, frozenset[OperatorKey]]]] = defaultdict(set)
+    for value, name in names.items():
+        readers = frozenset(operator_key(graph.nodes[node]) for node in graph.readers[value])
+        attribute = name.rpartition(".")[2]
+        if readers and not attribute.isdecimal():
+            modules[module_path(name)].add((attribute, readers))
+    seen = set()
+    for path, uses in modules.items():
+        for pattern in _patterns(path):
+            if (pattern, frozenset(uses)) in seen:
+                return True
+            seen.add((pattern, frozenset(uses)))
+    return False
+
+
+def _patterns(path: ModulePath) -> Iterator[ModulePath]:
+    """Yield a path with each of its numbers in turn left open; none for one that is made of numbers only."""
+    if not all(part.isdecimal() for part in path):
+        for at, part in enumerate(path):
+            if part.isdecimal():
+                yield (*path[:at], COUNTED, *path[at + 1 :])
