@@ -20,8 +20,7 @@ from mxtools.model.model import Model
 from mxtools.scopes.modules import Module
 from mxtools.split.result import Split
 from mxtools.traces.trace import Trace
-
-from .conftest import ROOT
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from mxtools.pytorch.strategy.probe import TimeOverError, within
 from mxtools.strategies.cache import Cache
 from mxtools.strategy_selector import StrategySelector
 from mxtools.unified_export import Demands, ExportResult
-
-from .conftest import MODELS, Mx
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
 PRIORITIES = ("coverage", "speed", "fidelity", "compatibility")
 

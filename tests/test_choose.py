@@ -15,7 +15,7 @@ from mxtools.errors import CheckError, UsageError
 from mxtools.passes.filter import Auxiliary, Filter
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
-from tests.conftest import Mx
+from tests.support.commands import Mx
 from tests.test_filter import HEAD, SHARED, cut, tagged
 
 LADDER = (

@@ -15,25 +15,14 @@ import pytest
 from onnx import helper
 
 from mxtools_cli.main import COMMANDS
-
-from .conftest import MODELS, Mx
+from tests.support.commands import Mx, shell
+from tests.support.paths import MODELS
 
 Build = Callable[..., Path]
 PASSES = (
     "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"
     "assign-fused,hoist-shared,record-absent"
 )
-
-
-def shell(text: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", text],
-        cwd=cwd,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

@@ -18,8 +18,7 @@ from mxtools.graph.functions import every_node
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.traces.values import Values
-
-from . import golden
+from tests.support import golden_text as golden
 
 GENERATOR = np.random.default_rng(3)
 ARRAYS = {name: GENERATOR.standard_normal((4, 4)).astype(np.float32) for name in ("one.w", "one.v", "two.w")}

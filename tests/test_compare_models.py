@@ -19,8 +19,9 @@ from onnxruntime.quantization import quantize_static
 from mxtools.graph.functions import every_node
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
+from tests.support.commands import Mx
+from tests.support.paths import ROOT
 
-from .conftest import ROOT, Mx
 from .test_compare import renamed
 from .test_select import Calibration
 

@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mxtools.strategies import table
-
-from .conftest import ROOT
+from tests.support.paths import ROOT
 
 MEASURED = re.compile(r"^\| (\w+) \| `(\w+)` \| (\d+) \| (\d+)\b", re.MULTILINE)
 """A line of the table: priority, strategy, for how many models it was taken, for how many of them it was right."""

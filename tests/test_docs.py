@@ -19,8 +19,7 @@ from mxtools.pipeline import pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces import sidecar
-
-from .conftest import ROOT
+from tests.support.paths import ROOT
 
 Build = Callable[..., Path]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

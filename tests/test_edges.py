@@ -26,9 +26,8 @@ from mxtools.pytorch.trace import trace
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from mxtools.strategies import table
-
-from .conftest import MODELS as FIXTURES
-from .conftest import Mx
+from tests.support.commands import Mx
+from tests.support.paths import MODELS as FIXTURES
 
 X = torch.linspace(-1, 1, 12).reshape(2, 6)
 

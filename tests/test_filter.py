@@ -20,8 +20,8 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
-
-from .conftest import MODELS, Mx
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
 Build = Callable[..., Path]
 

@@ -18,9 +18,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import run_model
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
-
-from .conftest import Mx
-from .test_cli import shell
+from tests.support.commands import Mx, shell
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
 

@@ -18,9 +18,8 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
-
-from .conftest import MODELS, Mx
-from .test_cli import shell
+from tests.support.commands import Mx, shell
+from tests.support.paths import MODELS
 
 Build = Callable[..., Path]
 

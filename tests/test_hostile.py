@@ -19,8 +19,7 @@ from mxtools.errors import InputError
 from mxtools.scopes import keys
 from mxtools.traces import sidecar
 from mxtools_cli.main import _guarded
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

@@ -21,8 +21,8 @@ from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject
-
-from .conftest import MODELS, Mx
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
 SMALL = {
     "hidden_size": 32,

@@ -9,8 +9,7 @@ from onnx import TensorProto, helper
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 
 def chain(*names: str, operator: str = "Neg") -> WorkingModel:

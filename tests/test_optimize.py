@@ -21,9 +21,9 @@ from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
 from mxtools.strategies import table
 from mxtools.tools.optimizers import OPTIMIZERS
-
-from . import golden
-from .conftest import MODELS, Mx
+from tests.support import golden_text as golden
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
 Build = Callable[..., Path]
 NEG = "g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}"

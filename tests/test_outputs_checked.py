@@ -8,8 +8,7 @@ import pytest
 
 from mxtools_cli.main import COMMANDS
 from mxtools_cli.main import load as load_command
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 OUTPUTS = {"--output", "--dir", "--plot", "--report", "--log"}
 """Options that name what is written."""

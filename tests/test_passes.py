@@ -66,7 +66,9 @@ def trace_of(
         module, _, own = name.rpartition(".")
         owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=tuple(shape), dtype="float32"))
     modules = {
-        _module(s): TracedModule(path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ())))
+        _module(s): TracedModule(
+            path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ()))
+        )
         for s, c, _, _ in reversed(rows)
     }
     model = TracedModel(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])

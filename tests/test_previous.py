@@ -13,8 +13,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import read_absent
 from mxtools.strategies.table import shipped
 from mxtools.traces.values import Values
-
-from . import golden
+from tests.support import golden_text as golden
 
 PIPELINE = shipped().strategies["previous"].pipeline
 GENERATOR = np.random.default_rng(7)

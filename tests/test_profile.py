@@ -21,8 +21,9 @@ from mxtools.profile.report import ProfileReport, schema
 from mxtools.runtime.sessions import Level
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
+from tests.support.commands import Mx
+from tests.support.paths import ROOT
 
-from .conftest import ROOT, Mx
 from .test_filter import HEAD, tagged
 
 Build = Callable[..., Path]

@@ -107,7 +107,7 @@ def test_keys_are_those_of_the_json_report() -> None:
 
 
 def test_they_stay_what_they_were() -> None:
-    assert METRICS == METRICS.model_copy(deep=True)
+    assert METRICS.model_copy(deep=True) == METRICS
     assert Metrics.model_validate_json(METRICS.model_dump_json(by_alias=True)) == METRICS
     assert dataclasses.replace(RESULT, strategy="fx").strategy == "fx"
     assert dataclasses.asdict(RESULT)["performance_metrics"] == METRICS

@@ -26,9 +26,9 @@ from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.scopes.selection import Selection
 from mxtools.tools.node_lists import ASSIGNMENT, FORMATS, Format, Selected, select
+from tests.support import golden_text as golden
+from tests.support.commands import Mx
 
-from . import golden
-from .conftest import Mx
 from .test_docs import ENVIRONMENT, blocks
 
 Build = Callable[..., Path]

@@ -21,8 +21,9 @@ from mxtools.scopes import keys
 from mxtools.scopes.selection import Selection
 from mxtools.split import manifest, split_check
 from mxtools.split.parts import split
+from tests.support.commands import Mx
+from tests.support.paths import ROOT
 
-from .conftest import ROOT, Mx
 from .test_filter import BODIES, HEAD, SHARED, tagged
 
 Build = Callable[..., Path]

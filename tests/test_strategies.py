@@ -18,8 +18,7 @@ from mxtools.pytorch.subject import Subject
 from mxtools.scopes.keys import SCOPE
 from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 OWN = """
 [table.mine]

@@ -15,8 +15,9 @@ from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
-from .conftest import MODELS, Mx
 from .test_threeway import CHAIN, SCRIPT, scopes
 
 Build = Callable[..., Path]

@@ -23,9 +23,8 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.strategies.table import shipped
 from mxtools.traces.sidecar import loads
-
-from . import golden
-from .conftest import Mx
+from tests.support import golden_text as golden
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 TAG = shipped().strategies["auto"]

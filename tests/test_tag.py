@@ -12,8 +12,7 @@ import pytest
 
 from mxtools.graph.index import bodies
 from mxtools.scopes import keys
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 EXPORTERS = ("torchscript", "dynamo")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Mx
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 

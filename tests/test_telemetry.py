@@ -14,8 +14,7 @@ from onnx import TensorProto, helper
 
 from mxtools.files.weights import WeightStore
 from mxtools.runtime import sessions
-
-from .conftest import ROOT
+from tests.support.paths import ROOT
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.trace import trace
 from mxtools.traces import sidecar
-
-from .conftest import MODELS, Mx
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
 
 def traced(model: nn.Module, **inputs: Any) -> dict[str, sidecar.Call]:

@@ -19,8 +19,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 

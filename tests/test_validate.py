@@ -21,8 +21,8 @@ from mxtools.scopes.scope import is_scope
 from mxtools.traces import sidecar
 from mxtools.validate.findings import Finding, repair, validate
 from mxtools.validate.rules import RULES
+from tests.support.commands import Mx
 
-from .conftest import Mx
 from .test_docs import ENVIRONMENT, blocks
 
 Build = Callable[..., Path]

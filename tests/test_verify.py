@@ -24,8 +24,9 @@ from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
 from mxtools.verify.verification import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
+from tests.support.commands import Mx
+from tests.support.paths import MODELS
 
-from .conftest import MODELS, Mx
 from .test_filter import returned_by_module, run_whole
 from .test_filter import tagged as tagged_at
 from .test_passes import HEAD, trace_of

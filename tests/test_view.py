@@ -29,8 +29,7 @@ from mxtools.views.mermaid import mermaid
 from mxtools.views.metric_files import add_metrics
 from mxtools.views.netron import netron
 from mxtools.views.structure import OUTSIDE, Structure
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 NAMESPACE = "{http://graphml.graphdrawing.org/xmlns}"

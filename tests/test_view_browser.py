@@ -15,8 +15,8 @@ import pytest
 from onnx import helper
 
 from mxtools.scopes import keys
+from tests.support.commands import Mx
 
-from .conftest import Mx
 from .test_view import HOSTILE, hostile, html, shown
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from .conftest import Mx
+from tests.support.commands import Mx
 
 WITHOUT_UNIX = """
 import sys

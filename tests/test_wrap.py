@@ -18,9 +18,8 @@ from onnx import numpy_helper
 
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
-
-from . import golden
-from .conftest import Mx
+from tests.support import golden_text as golden
+from tests.support.commands import Mx
 
 Build = Callable[..., Path]
 PYTHON = sys.executable
