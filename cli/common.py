@@ -1,4 +1,4 @@
-"""What several commands share: running a pipeline from file to file, and reports."""
+"""What several commands share: reading models, running a pipeline from file to file, and reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import UsageError, printable
 
-from .streams import Place, check_output, is_pipe, model_source, named, read_bytes, write_model
+from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes, source_name, write_model
 
 if TYPE_CHECKING:
     from mxtools.passes.record_absent import TagReport
@@ -34,13 +34,13 @@ def process(
     inputs: Path | None = None,
     previous: str | None = None,
 ) -> PipelineReport:
-    """Read a model, run a pipeline over it and write it; return what the passes report."""
+    """Read a model, run a pipeline over it and write the result; return what the passes report."""
     check_output(output)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
-    model = opened(source, data_dir, trace, inputs)
+    model = read_model(source, data_dir, trace, inputs)
     if previous:
-        model.previous = opened(previous)
+        model.previous = read_model(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
     with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model
         report = pipeline.run(model)
@@ -48,23 +48,25 @@ def process(
     return report
 
 
-def opened(
-    source: Place,
+def read_model(
+    source: FileOrPipe,
     data_dir: Path | None = None,
     trace: str | None = None,
     inputs: Path | None = None,
 ) -> WorkingModel:
-    """Read a model and what is known besides it: a sidecar, else the one in the model, and recorded or given values."""
+    """Return a model with its trace (the given sidecar, else the one in the model) and recorded or given values."""
     from mxtools.pipeline.working_model import WorkingModel
 
     if is_pipe(source) and trace and is_pipe(trace):
         raise UsageError("the model and the sidecar cannot both come from stdin: give the file of one")
-    sidecar, values = known(trace, inputs)
-    return WorkingModel.read(model_source(source), named(source), data_dir=data_dir, sidecar=sidecar, values=values)
+    sidecar, values = read_trace_and_values(trace, inputs)
+    return WorkingModel.read(
+        model_source(source), source_name(source), data_dir=data_dir, sidecar=sidecar, values=values
+    )
 
 
-def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
-    """Read what is known besides a model: a sidecar, and the given values, else its recorded ones."""
+def read_trace_and_values(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
+    """Return a sidecar, and the given values, else those recorded with the sidecar; None for what is missing."""
     from mxtools.traces.values import Values, recorded
 
     sidecar = read_sidecar(trace) if trace else None
@@ -75,14 +77,14 @@ def known(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Value
 
 
 def read_sidecar(source: str) -> Sidecar:
-    """Read a sidecar from a file, or from stdin for '-'."""
+    """Return the sidecar in a file, or on stdin for '-'."""
     from mxtools.traces import sidecar
 
-    return sidecar.loads(read_bytes(source), named(source))
+    return sidecar.loads(read_bytes(source), source_name(source))
 
 
 def check_json(wanted: bool, output: str) -> None:
-    """Refuse a JSON report that would mix with a model on stdout."""
+    """Raise UsageError if a JSON report and a model would both go to stdout."""
     if wanted and is_pipe(output):
         raise UsageError("--json and the model would both go to stdout: give -o FILE")
 
@@ -92,19 +94,19 @@ def emit(report: object) -> None:
     sys.stdout.write(json_text(report))
 
 
-def figures(apart: Distance) -> dict[str, Any]:
-    """Give a distance as data; what JSON has no number for is a string, as in the sidecar."""
+def figures(distance: Distance) -> dict[str, Any]:
+    """Return a distance as data for JSON; infinities, for which JSON has no number, are strings, as in the sidecar."""
     figures = {
-        "max_abs": apart.max_abs,
-        "relative": apart.relative,
-        "cosine": apart.cosine,
-        "sqnr_db": apart.sqnr,
+        "max_abs": distance.max_abs,
+        "relative": distance.relative,
+        "cosine": distance.cosine,
+        "sqnr_db": distance.sqnr,
     }
     return {k: v if math.isfinite(v) else "Infinity" if v > 0 else "-Infinity" for k, v in figures.items()}
 
 
 def json_text(report: object) -> str:
-    """Give a report as JSON text."""
+    """Return a report as JSON text."""
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -115,7 +117,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def track(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show on a terminal how far a work of so many steps is; give what is to be called after each."""
+    """Show on a terminal how many of `total` steps are done; yields a function to call after each step."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -126,7 +128,7 @@ def track(text: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """Show on a terminal that something is going on."""
+    """Show on a terminal what is going on while the block runs."""
     if not sys.stderr.isatty():
         yield
         return

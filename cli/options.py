@@ -1,4 +1,4 @@
-"""Parameters that several commands have, each said once, and those that come from elsewhere: passes, models."""
+"""Parameters that several commands share, and those that are made from passes and from `load`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _SELECTORS = ("scope", "tag", "class_", "op", "exclude")
 """The fields of the pass `filter` that say what is selected."""
 
 
-def _cache(place: str) -> Any:
+def _cache(folder: str) -> Any:
+    """Return the cache in a folder; imported late, since few commands need it."""
     from mxtools.strategies.cache import Cache
 
-    return Cache(Path(place))
+    return Cache(Path(folder))
 
 
 Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
@@ -76,7 +77,10 @@ Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar
 
 
 def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
-    """Give a command the options of some passes: it gets them as `steps`, a tuple of the passes made from them."""
+    """Return a decorator that adds the options of some passes to a command.
+
+    The command receives the passes made from the options as its parameter `steps`, a tuple.
+    """
     from mxtools.pipeline.registry import types_of
 
     fields = [(cls, item, types_of(cls)[item.name]) for cls in passes for item in dataclasses.fields(cls)]
@@ -92,7 +96,10 @@ def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
 
 
 def takes_selection(command: Command) -> Command:
-    """Give a command the selectors of `mx filter`: it gets `selected`, a `Selection` and operators, or None."""
+    """Add the selectors of `mx filter` to a command.
+
+    The command receives a `Selection` and the operators as its parameter `selected`, None if nothing was selected.
+    """
     from mxtools.passes.filter import Filter
     from mxtools.pipeline.registry import types_of
     from mxtools.scopes.selection import Selection
@@ -108,7 +115,7 @@ def takes_selection(command: Command) -> Command:
 
 
 def takes_model(command: Command) -> Command:
-    """Give a command the parameters of `load`: it gets them as `load`, a function that loads the model."""
+    """Add the parameters of `load` to a command, which receives a function that loads the model as `load`."""
     added = inspect.signature(load, eval_str=True).parameters.values()
     return _extended(command, "load", added, lambda values: functools.partial(load, **values))
 
@@ -137,7 +144,7 @@ def load(
         bool, Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
 ) -> Any:
-    """Give the `Subject` of a model spec; UsageError where PyTorch is not installed."""
+    """Return the `Subject` of a model spec, the module with its inputs; UsageError if PyTorch is not installed."""
     import importlib.util
 
     from mxtools.errors import UsageError
@@ -151,7 +158,7 @@ def load(
 
 
 def key(load: functools.partial[Any]) -> str | None:
-    """Give what a Hugging Face folder, loaded with some options, is known by in a cache; None for other models."""
+    """Return the cache key of a Hugging Face folder and the options it is loaded with; None for other models."""
     from mxtools.strategies.cache import key_of_folder
 
     options = dict(load.keywords)
@@ -165,7 +172,11 @@ def key(load: functools.partial[Any]) -> str | None:
 def _extended(
     command: Command, name: str, added: Iterable[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
 ) -> Command:
-    """Give a command that takes `added` parameters and hands what `make` makes of them to its own parameter `name`."""
+    """Return a command that also takes the parameters `added`.
+
+    Their values go to `make`, and what it returns goes to the original command as its parameter `name`. Typer reads
+    parameters from the signature, so the new command gets one that lists both kinds.
+    """
     extra = {p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in added}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != name]
 
@@ -180,7 +191,7 @@ def _extended(
 
 
 def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    """Give the parameter of a command for a field of a pass."""
+    """Return the parameter of a command for a field of a pass."""
     from mxtools.pipeline.registry import key_of
 
     type_ = list[str] | None if _is_list(hint) else hint

@@ -10,22 +10,22 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
 
-Place = str | Path | None
-"""A file's name, or '-' or nothing for stdin or stdout."""
+FileOrPipe = str | Path | None
+"""The name of a file; '-' or nothing is stdin or stdout."""
 
 
-def is_pipe(place: Place) -> bool:
-    """Tell whether a source or an output is stdin or stdout."""
-    return place is None or str(place) in ("", "-")
+def is_pipe(name: FileOrPipe) -> bool:
+    """Return whether a source or an output is stdin or stdout."""
+    return name is None or str(name) in ("", "-")
 
 
-def named(source: Place) -> str:
-    """Return what messages call a source."""
+def source_name(source: FileOrPipe) -> str:
+    """Return the name of a source in messages."""
     return "stdin" if is_pipe(source) else str(source)
 
 
-def model_source(source: Place) -> Path | IO[bytes]:
-    """Return where to read a model from; a terminal is refused."""
+def model_source(source: FileOrPipe) -> Path | IO[bytes]:
+    """Return the path or the open stdin to read a model from; UsageError if stdin is a terminal."""
     from mxtools.errors import InputError, UsageError
 
     if not is_pipe(source):
@@ -38,8 +38,8 @@ def model_source(source: Place) -> Path | IO[bytes]:
         raise InputError(f"stdin cannot be read ({error.strerror or error}): give an ONNX file") from None
 
 
-def read_bytes(source: Place) -> bytes:
-    """Read all of a file or of stdin; InputError where that is not possible."""
+def read_bytes(source: FileOrPipe) -> bytes:
+    """Return the bytes of a file or of stdin; InputError if they cannot be read."""
     from mxtools.errors import InputError
     from mxtools.files import reading
 
@@ -51,7 +51,7 @@ def read_bytes(source: Place) -> bytes:
         raise InputError(f"stdin cannot be read ({error.strerror or error}): give a file that exists") from None
 
 
-def write_model(model: WorkingModel, output: Place, data_dir: Path | None = None) -> None:
+def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None = None) -> None:
     """Write a model to a file or to stdout."""
     from mxtools.files import writing
 
@@ -61,7 +61,7 @@ def write_model(model: WorkingModel, output: Place, data_dir: Path | None = None
         writing.write_model(model.proto, model.weights, Path(str(output)))
 
 
-def write_text(text: str, output: Place) -> None:
+def write_text(text: str, output: FileOrPipe) -> None:
     """Write text to a file or to stdout."""
     from mxtools.files import atomic
 
@@ -72,7 +72,7 @@ def write_text(text: str, output: Place) -> None:
         atomic.write_text(text, Path(str(output)))
 
 
-def check_output(output: Place, *others: Path | None, binary: bool = True) -> None:
+def check_output(output: FileOrPipe, *others: Path | None, binary: bool = True) -> None:
     """Refuse, before any work is done, files that cannot be written, and a terminal where a model would go to it.
 
     `others` are the files of further options; None is one that was not given.

@@ -10,30 +10,33 @@ from mxtools.errors import printable
 from mxtools.scopes.tags import class_of
 
 
-class Placed(Protocol):
-    """A call of a module in the tree of calls."""
+class TreeItem(Protocol):
+    """A call of a module in a tree of calls."""
 
     @property
     def scope(self) -> str:
-        """Where it is."""
+        """Its scope."""
 
     @property
     def tag(self) -> str:
-        """The same in class names."""
+        """Its tag."""
 
     @property
     def children(self) -> Sequence[Self]:
-        """The calls below it."""
+        """The calls directly below it."""
 
 
-Branch = TypeVar("Branch", bound=Placed)
+Branch = TypeVar("Branch", bound=TreeItem)
 
 
 def drawn(
-    branch: Branch, depth: int | None = None, lead: str = "", tail: str = "", above: str = ""
+    branch: Branch, depth: int | None = None, lead: str = "", tail: str = "", parent: str = ""
 ) -> Iterator[tuple[str, str, Branch]]:
-    """Give a branch and those below it, down to some depth, with their drawn names and their classes."""
-    local = branch.scope.removeprefix(above + ".") if above not in ("", ".") else branch.scope
+    """Yield a branch and those below it, down to `depth` levels, each after its drawn name and its class.
+
+    `lead` is drawn before the name of the branch, `tail` before those of its children; `parent` is the scope above.
+    """
+    local = branch.scope.removeprefix(parent + ".") if parent not in ("", ".") else branch.scope
     yield lead + local, class_of(branch.tag), branch
     if depth == 0:
         return
@@ -49,28 +52,28 @@ def drawn(
 
 
 def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
-    """Print rows on stdout in aligned columns: the first `left` and the last to the left, the others to the right."""
+    """Print rows on stdout in columns: the first `left` and the last aligned to the left, the others to the right."""
     lines = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
     for line in lines:
         cells = (
-            cell.ljust(width) if at < left or at == last else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if column < left or column == last else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
-    """Print rows, the first of them a head, on stdout as a table in Markdown, aligned as `show` does."""
+    """Print rows, the first of which is the head, on stdout as a table in Markdown, aligned as by `show`."""
     head, *lines = ([_escaped(cell) for cell in row] for row in rows)
-    marks = ["---" if at < left or at == len(head) - 1 else "---:" for at in range(len(head))]
-    for line in (head, marks, *lines):
+    alignment = ["---" if column < left or column == len(head) - 1 else "---:" for column in range(len(head))]
+    for line in (head, alignment, *lines):
         sys.stdout.write(f"| {' | '.join(line)} |\n")
 
 
 def _escaped(cell: str) -> str:
-    """Give a cell as it stands in Markdown; spaces that it begins with, as a tree's, are kept."""
+    """Return a cell for Markdown; leading spaces, which a tree is drawn with, are kept."""
     text = printable(cell)
     bare = text.lstrip(" ")
     return "&nbsp;" * (len(text) - len(bare)) + bare.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")

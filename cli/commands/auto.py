@@ -98,7 +98,7 @@ def _data(result: ExportResult) -> dict[str, Any]:
 
 
 def _markdown(result: ExportResult) -> str:
-    """Give a result as a page for people."""
+    """Return a result as a page in Markdown."""
     lines = [f"# {result.output_path.name}", "", f"Strategy: **{result.strategy}**", ""]
     lines += [f"- {reason}" for reason in result.reasons]
     lines += ["", "| tried | result |", "|---|---|"]

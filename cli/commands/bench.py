@@ -115,11 +115,11 @@ def _cells(model: str, row: Row) -> tuple[str, ...]:
 
 
 def _plot(path: Path, found: dict[str, list[Row]]) -> None:
-    """Draw what the stages of each strategy took; one that failed has no bar."""
+    """Draw the seconds of each stage of each strategy; one that failed has no bar."""
     from mxtools.pytorch.strategy.bench import COSTS
     from mxtools.views.plots import bars
 
-    rows = [(model, row) for model, of in found.items() for row in of]
+    rows = [(model, row) for model, of_model in found.items() for row in of_model]
     labels = [f"{model}: {row.strategy}{' (failed)' if row.error else ''}" for model, row in rows]
     stages = [row.metrics.stages if row.metrics else {} for _, row in rows]
     series = {cost: [s[cost].seconds if cost in s else 0.0 for s in stages] for cost in COSTS}

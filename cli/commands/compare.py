@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ..common import emit, figures, known, opened, progress, say
+from ..common import emit, figures, progress, read_model, read_trace_and_values, say
 from ..options import DataDir, Inputs, Json, Markdown, Trace
 from ..streams import is_pipe
 from ..table import drawn, show, show_markdown
@@ -52,8 +52,8 @@ def command(
 
     if is_pipe(source) and is_pipe(other):
         raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
-    sidecar, values = known(trace, inputs)
-    one, two = opened(source, data_dir), opened(other, data_dir)
+    sidecar, values = read_trace_and_values(trace, inputs)
+    one, two = read_model(source, data_dir), read_model(other, data_dir)
     with progress("comparing"):
         found = compare(one, two)
         if trace or inputs:
@@ -69,7 +69,7 @@ def command(
 
 
 def _conclude(found: Comparison, tolerance: float) -> None:
-    """Say what came out; CheckError where there is a difference."""
+    """Print a summary; CheckError if there is a difference."""
     from mxtools.errors import CheckError
 
     differing = found.differing(tolerance)
@@ -84,7 +84,7 @@ def _conclude(found: Comparison, tolerance: float) -> None:
 
 
 def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:
-    """Give the table: how the interfaces differ, then the modules that do, with those around them."""
+    """Yield the rows of the table: how the interfaces differ, then the modules that differ, with those around them."""
     for change in found.interface:
         yield f"({change.name})", "", "", "", f"{change.before or 'none'} → {change.after or 'none'}"
     for module in found.modules:
@@ -95,7 +95,7 @@ def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:
 
 
 def _pruned(module: ComparedModule, tolerance: float) -> ComparedModule:
-    """Give a module with those of its children that differ, or hold what does."""
+    """Return a module with only those children that differ or hold a module that does."""
     children = [_pruned(child, tolerance) for child in module.children]
     return replace(module, children=[child for child in children if child.children or child.differs(tolerance)])
 
@@ -119,7 +119,7 @@ def _cells(module: ComparedModule, tolerance: float) -> tuple[str, ...]:
 
 
 def _weights(changes: list[Change]) -> str:
-    """Give the names of weights that changed, some of them, and the numbers of those that went or came."""
+    """Return the names of the first weights that changed, and how many were removed and added."""
     changed = [change for change in changes if change.before and change.after]
     types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed[:MOST]]
     parts = [", ".join(types) + (f" and {len(changed) - MOST} more" if len(changed) > MOST else "")] if types else []

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument
 
-from ..common import check_json, emit, opened, process, say
+from ..common import check_json, emit, process, read_model, say
 from ..options import DataDir, Json, Output, Source
 from ..streams import check_output, is_pipe
 
@@ -36,7 +36,7 @@ def command(
     if is_pipe(model) and is_pipe(part):
         raise UsageError("model and part cannot both come from stdin: give the file of one, mx graft MODEL PART")
     check_output(output)
-    step = Graft(opened(part, data_dir if is_pipe(part) else None))
+    step = Graft(read_model(part, data_dir) if is_pipe(part) else part)  # a file is read after the model
     report = process(Pipeline((step,)), model, output, data_dir).last(GraftReport)
     if json:
         emit(report.to_dict())

@@ -11,7 +11,7 @@ from typer import Option
 
 from mxtools.runtime.sessions import Level
 
-from ..common import emit, opened, progress, say
+from ..common import emit, progress, read_model, say
 from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
 from ..table import drawn, show
 
@@ -67,7 +67,7 @@ def command(
         check_plot(plot)
     before = read_report(against) if against else None
     providers = _providers(provider)
-    model = opened(source, data_dir, trace, inputs)
+    model = read_model(source, data_dir, trace, inputs)
     with progress("profiling"):
         if from_profile:
             timing = profiling.read(model, from_profile)
@@ -96,7 +96,7 @@ def _providers(names: list[str] | None) -> list[str] | None:
 
 
 def _rows(timing: Timing, before: ProfileReport | None, depth: int | None) -> Iterator[tuple[str, ...]]:
-    """Give the table: a head, the tree, what is not attributed, and the total."""
+    """Yield the rows of the table: the head, the tree, the time that is not attributed, and the total."""
     shown = [m for m in before.modules if depth is None or m.tag.count("/") - 1 <= depth] if before else []
     earlier = {module.scope: module.microseconds for module in shown}
     lost = sum(kernel.time for kernel in timing.unknown)
@@ -139,7 +139,7 @@ def _micro(time: float | None) -> str:
 
 
 def _summary(found: ProfileReport) -> str:
-    """Give a profile in one line."""
+    """Return a profile in one line."""
     of_run = f" of a run's {_micro(found.run_microseconds)} µs" if found.run_microseconds else ""
     share = f"{found.attributed:.1%} of {_micro(found.microseconds)} µs in kernels{of_run} attributed"
     return f"{share}; {found.runtime}, median of {found.runs} run{'s' if found.runs > 1 else ''}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ..common import check_json, emit, opened, process
+from ..common import check_json, emit, process, read_model
 from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
 from ..streams import check_output
 
@@ -54,4 +54,4 @@ def _with_part(step: Pass) -> Pass:
 
     if not isinstance(step, Graft) or step.part != "-":
         return step
-    return Graft(opened("-", Path(step.data_dir) if step.data_dir else None))
+    return Graft(read_model("-", Path(step.data_dir) if step.data_dir else None))

@@ -9,7 +9,7 @@ from typer import Option
 
 from mxtools.tools.node_lists import FORMATS, Format, select
 
-from ..common import emit, opened
+from ..common import emit, read_model
 from ..options import DataDir, Source, takes_selection
 
 
@@ -44,7 +44,7 @@ def command(
     if not selected:
         raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
     selection, operators = selected
-    model = opened(source, data_dir)
+    model = read_model(source, data_dir)
     found = FORMATS[format](select(model, selection, operators, device))
     if isinstance(found, list):
         sys.stdout.writelines(f"{name}\n" for name in found)

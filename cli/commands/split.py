@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from ..common import opened, progress, say
+from ..common import progress, read_model, say
 from ..options import DataDir, Inputs, Json, Source, Trace
 
 Names = list[str] | None
@@ -54,7 +54,7 @@ def command(
 
     check_folder(folder)
     manifest.files_of(folder)
-    model = opened(source, data_dir, trace, inputs)
+    model = read_model(source, data_dir, trace, inputs)
     selections = [
         *(Selection(scopes=(glob,)) for glob in each or ()),
         *(Selection(classes=(name,)) for name in class_ or ()),

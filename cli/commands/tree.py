@@ -12,7 +12,7 @@ from typer import Option
 
 from mxtools.views.tree import Branch, Key, folded, number, sorted_by, tree
 
-from ..common import emit, opened
+from ..common import emit, read_model
 from ..options import DataDir, Depth, Json, Markdown, Source, takes_selection
 from ..table import drawn, show, show_markdown
 
@@ -52,7 +52,7 @@ def command(
 
     if csv_ + markdown + json > 1:
         raise UsageError("--csv, --markdown and --json are several formats: give one")
-    model = opened(source, data_dir)
+    model = read_model(source, data_dir)
     model.require_tagged()
     annotations = model.annotations
     chosen = None
@@ -90,7 +90,7 @@ def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:
 
 
 def _shares(counts: Counter[str]) -> Iterator[str]:
-    """Give the two most frequent words with their shares."""
+    """Return the two most frequent words with their shares."""
     total = counts.total()
     for word, count in counts.most_common(2):
         yield f"{word} {count / total:.0%}"
@@ -101,14 +101,14 @@ def _counted(counts: Iterable[tuple[str, int]]) -> str:
 
 
 def _others(branch: Branch) -> str:
-    """Give the siblings that a line stands for too: the last of a row, else all."""
+    """Return the siblings that a line also stands for: the last of a row, else all."""
     numbers = [number(scope)[1] for scope in (branch.scope, *branch.equal)]
     names = [scope.rpartition(".")[2] for scope in branch.equal]
     return f" … {names[-1]}" if numbers == [*range(numbers[0], numbers[-1] + 1)] else f", {', '.join(names)}"
 
 
 def _short(count: int, ones: str = "") -> str:
-    """Give a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
+    """Return a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
     for size, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
         if count >= size:
             return f"{count / size:.3g}{unit}"

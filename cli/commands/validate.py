@@ -15,7 +15,7 @@ from mxtools.errors import printable
 
 from ..common import check_json, json_text, progress, read_sidecar, say
 from ..options import DataDir, Json, Output, Source, Trace
-from ..streams import check_output, is_pipe, model_source, named, write_model
+from ..streams import check_output, is_pipe, model_source, source_name, write_model
 
 if TYPE_CHECKING:
     from mxtools.validate.findings import Finding, Mended
@@ -54,7 +54,7 @@ def command(
     format_ = "json" if json and format_ == "text" else format_
     _check(format_, json, repair, output)
     sidecar = read_sidecar(trace) if trace else None
-    name = named(source)
+    name = source_name(source)
     proto, weights = read_model(model_source(source), name, data_dir, placing=False)
     folder = Path() if is_pipe(trace) else Path(str(trace)).parent
     if not sidecar:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from ..common import emit, figures, opened, progress, say
+from ..common import emit, figures, progress, read_model, say
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
 from ..table import drawn, show
 
@@ -54,7 +54,7 @@ def command(
 
     if plot:
         check_plot(plot)
-    model = opened(source, data_dir, trace)
+    model = read_model(source, data_dir, trace)
     tolerance = usual_tolerance(model.proto) if tolerance is None else tolerance
     with progress("comparing"):
         found = verify(model, tolerance, isolate)
@@ -70,7 +70,7 @@ def command(
 
 
 def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
-    """Say what came out; CheckError where it is too wrong, or where nothing could be compared."""
+    """Print a summary; CheckError if the error is too large, or if nothing could be compared."""
     from mxtools.errors import CheckError
 
     call = found.first or found.furthest

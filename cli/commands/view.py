@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ..common import check_json, emit, opened, progress, say
+from ..common import check_json, emit, progress, read_model, say
 from ..options import DataDir, Json, Output, Source
 from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
 
@@ -53,7 +53,7 @@ def command(
 
     check_json(json, output)
     _check(format_, depth, against, output)
-    model = opened(source, data_dir)
+    model = read_model(source, data_dir)
     with progress("reading"):
         shown = structure(model, model.proto.graph.name or "stdin" if is_pipe(source) else Path(source).name)
     for file in metric or ():
@@ -100,7 +100,7 @@ def _model_explorer(
             if key != "nodes":
                 beside[f"{_plain(key)}.json"] = model_explorer.overlay(shown, name, metric)
     if against is not None:
-        other = opened(against, data_dir)
+        other = read_model(against, data_dir)
         left = structure(other, Path(against).name)
         beside["sync.json"] = model_explorer.sync_navigation(left, shown)
     if output.endswith(".onnx"):
@@ -116,5 +116,5 @@ def _model_explorer(
 
 
 def _plain(name: str) -> str:
-    """Give a metric's name as part of a file's."""
+    """Return the name of a metric as a part of a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

@@ -10,20 +10,20 @@ from typing import Any
 from typer import Context as Invocation
 from typer.core import TyperCommand
 
-from ..common import check_json, emit, opened, say, tagged_in_words
+from ..common import check_json, emit, read_model, say, tagged_in_words
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe, write_model
 
 
 class Command(TyperCommand):
-    """A command that leaves what stands behind `--` alone, and gives it to its function as `context.obj`."""
+    """A command that does not parse what follows `--`, and gives it to its function as `context.obj`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Give the pieces of the usage line."""
+        """Return the pieces of the usage line."""
         return [*super().collect_usage_pieces(ctx), "-- COMMAND {in} {out}"]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what stands before `--`."""
+        """Parse the arguments before `--`, and keep those after it as `ctx.obj`."""
         end = args.index("--") if "--" in args else len(args)
         if end == len(args) and not {"--help", "-h"}.intersection(args):
             ctx.fail("no -- with a command behind it: write mx wrap [ONNX] -- COMMAND {in} {out}")
@@ -55,7 +55,7 @@ def command(
     check_json(json, output)
     check_command(tool)
     check_output(output)
-    model = opened(source, data_dir, trace, inputs)
+    model = read_model(source, data_dir, trace, inputs)
     model.require_tagged("the earlier model")
     with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
         made, steps = wrap(model, tool, Path(scratch), sys.stderr.buffer, inline=is_pipe(output))
