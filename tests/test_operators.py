@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 from onnx import ModelProto, helper, parser
@@ -188,13 +190,14 @@ def test_only_onnx_own_operators_keep_elements() -> None:
 
 
 @pytest.mark.parametrize(("operator", "scopes"), [("Identity", {"y": "encoder.dense"}), ("my.Identity", {})])
-def test_only_onnx_identity_copies_a_weight(operator: str, scopes: dict[str, str]) -> None:
+def test_only_onnx_identity_copies_a_weight(operator: str, scopes: dict[str, str], tmp_path: Path) -> None:
     text = f"""<ir_version: 10, opset_import: ["" : 21, "my" : 1]> g (float[2] x) => (y) <float[2] w = {{1, 2}}> {{
         copy = {operator}(w) y = Add(x, copy) }}"""
     model = WorkingModel(parser.parse_model(text))
     # the text format has no dots in names
     model.proto.graph.node[0].output[0] = model.proto.graph.node[1].input[1] = "encoder.dense.bias"
-    annotate_by_parameters(model)
+    (tmp_path / "names").write_text("encoder.dense.bias")
+    annotate_by_parameters(model, tmp_path / "names")
     hierarchy, graph = model.annotations.hierarchy, model.graph
     found = {graph.names[graph.writes[n][0]]: c for n, c in enumerate(model.annotations.call) if c is not None}
     assert {name: hierarchy.scopes[call] for name, call in found.items()} == scopes

@@ -113,7 +113,7 @@ def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Sig
     annotations, sidecar = model.annotations, model.traced
     if not sidecar:
         raise UsageError("⟨io-module⟩ needs to know what the module was given", "give ⟨trace⟩")
-    outermost = [call for call in calls if annotations.hierarchy.parent[call] not in calls]
+    outermost = annotations.hierarchy.outermost(calls)
     if len(outermost) != 1 or request.operators or request.is_ranged:
         raise UsageError("⟨io-module⟩ takes one whole module", "select one with ⟨scope⟩")
     matches = matched_values(model, sidecar, model.values) if model.values else None

@@ -147,7 +147,11 @@ def _insert(graph: GraphProto, site: GraftSite, new: PartChanges, renamed: dict[
 
 
 def _ordered(needs: Sequence[Collection[str]], nodes: Sequence[NodeProto]) -> list[int]:
-    """Return an order in which nodes can be computed, as near to the present one as possible; InputError on a cycle."""
+    """Return an order in which nodes can be computed, as near to the present one as possible; InputError on a cycle.
+
+    This is Kahn's algorithm: a node is ready when its last source is done, and the first of those ready comes next. A
+    walk (`graph.walk`) would find the same nodes, but in no such order.
+    """
     maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     sources = [{maker[name] for name in names if name in maker} for names in needs]
     targets: list[list[int]] = [[] for _ in nodes]

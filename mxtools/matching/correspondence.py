@@ -10,7 +10,7 @@ and says nothing where layers repeat.
 So what is known is followed up, in two ways. *Forwards*: nodes of one operator that read the same make the same; the
 first MatMul reads x and w1 in both graphs, so 1 is m, then 2 is a, and so on. *Backwards*: nodes of one operator that
 make the same read the same; y is made by an Add with b2 in both, so 4 is n. Each step starts from what the one before
-found, so that everything is looked at once: O(nodes + edges).
+found, so that nothing is searched: O(nodes + edges).
 
 A value can stand for several earlier ones, because a tool removes what does nothing: if there was an Identity behind
 the Relu, 3 stands for what it read and for what it made.
@@ -79,7 +79,10 @@ class Correspondence:
         self._open.append(value)
 
     def _follow(self) -> None:
-        """Follow from each value that was found to the node that makes it, and to those that read it."""
+        """Follow from each value that was found to the node that makes it, and to those that read it.
+
+        No walk of `graph.walk`: a value is followed again whenever another earlier value is found for it.
+        """
         while self._open:
             value = self._open.pop()
             for other in self.earlier_values[value][:]:

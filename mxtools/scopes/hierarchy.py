@@ -6,7 +6,7 @@ Whatever handles many nodes works with the numbers of calls; scopes and tags are
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -180,6 +180,10 @@ class Hierarchy:
         while self.depth[call] > self.depth[ancestor]:
             call = self.parent[call]
         return call == ancestor
+
+    def outermost(self, calls: Collection[int]) -> list[int]:
+        """Return those of some calls whose callers are not among them."""
+        return [call for call in calls if self.parent[call] not in calls]
 
     def lineage(self, call: int) -> Iterator[int]:
         """Yield a call, the one that called it, and so on to the root."""

@@ -89,8 +89,7 @@ def separate_calls(
     hierarchy = annotations.hierarchy
     chosen = _at_depth(annotations, depth) if depth is not None else set[int]()
     for selection in selections:
-        calls = calls_of(annotations, selection)
-        chosen |= {call for call in calls if hierarchy.parent[call] not in calls}
+        chosen.update(hierarchy.outermost(calls_of(annotations, selection)))
     kept = calls_of(annotations, Selection(exclude=exclude))
     outermost: dict[int, int] = {}
     for call in sorted(kept):  # parents come before children
@@ -173,7 +172,7 @@ def _called(graph: Graph, chosen: set[int]) -> set[int]:
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
     """Raise AbsentError if a selected call ends inside a merged node of a call outside of the selection."""
     hierarchy = annotations.hierarchy
-    outermost = {call for call in calls if hierarchy.parent[call] not in calls}
+    outermost = set(hierarchy.outermost(calls))
     for node, merged in annotations.merged.items():
         ending = outermost.intersection(merged)
         if ending and annotations.call[node] not in calls:

@@ -7,6 +7,7 @@ way of a value can be followed: what one call returned (in its outputs) is what 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -118,6 +119,14 @@ def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
         for tensor in returned_tensors(call):
             calls.setdefault(tensor.id, []).append(number)
     return calls
+
+
+def callers(calls: Sequence[Call], number: int) -> Iterator[int]:
+    """Yield the call that made a call, the one that made that, and so on up to the root; nothing for the root."""
+    parent = calls[number].parent
+    while parent is not None:
+        yield parent
+        parent = calls[parent].parent
 
 
 def call_ends(sidecar: Sidecar) -> list[int]:

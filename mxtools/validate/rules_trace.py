@@ -14,7 +14,7 @@ from mxtools.graph.shapes import known_shape, stored_shape, torch_kind, value_in
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
-from mxtools.traces.sidecar import TracedModule, Weight, full_name
+from mxtools.traces.sidecar import TracedModule, Weight, callers, full_name
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
 
@@ -149,10 +149,8 @@ def _weights(checked: CheckedModel) -> Iterator[tuple[int, TracedModule, Weight]
 
 def _modules(checked: CheckedModel, scope: str) -> Iterator[str]:
     """Yield the module of a traced call, and those of the calls around it, innermost first."""
-    call: int | None = checked.traced[scope]
-    while call is not None:
-        yield checked.calls[call].module
-        call = checked.calls[call].parent
+    call = checked.traced[scope]
+    yield from (checked.calls[number].module for number in (call, *callers(checked.calls, call)))
 
 
 def _text(dims: tuple[int | None, ...] | None) -> str:

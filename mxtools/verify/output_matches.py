@@ -30,7 +30,15 @@ from mxtools.graph.shapes import Array, Shapes, torch_kind
 from mxtools.graph.walk import values_after
 from mxtools.runtime.distance import Distance, distance
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, TracedTensor, call_ends, call_times, calls_returning, returned_tensors
+from mxtools.traces.sidecar import (
+    Sidecar,
+    TracedTensor,
+    call_ends,
+    call_times,
+    callers,
+    calls_returning,
+    returned_tensors,
+)
 from mxtools.traces.values import Values
 
 
@@ -157,11 +165,12 @@ class OutputMatches:
         The caller is the nearest one that returned something else than the tensor of that value itself.
         """
         _, wrong = self._best[number]
-        caller, own = self._calls[self.makers[number]].parent, list[OutputMatch]()
-        while caller is not None and not own:
+        own: list[OutputMatch] = []
+        for caller in callers(self._calls, self.makers[number]):
             others = (tensor.id for tensor in returned_tensors(self._calls[caller]) if tensor.id != number)
             own = [match for other in others if (match := self[other])]
-            caller = self._calls[caller].parent
+            if own:
+                break
         is_right = all(has_no_effect(wrong.distance, match.distance, tolerance) for match in own)
         return is_right and not {match.value for match in own}.isdisjoint(values_after(self._graph, wrong.value))
 
