@@ -62,6 +62,8 @@ def mx(
     _import_libraries()
     if any(name in USES_TORCH for name in line):
         _import_torch()
+        if "trace" not in line and "torchscript" not in line:
+            _warm_up_dynamo()
     return _forked(line, stdin, cwd)
 
 
@@ -174,11 +176,22 @@ def _import_libraries() -> None:
 @cache
 def _import_torch() -> None:
     """Import what commands with PyTorch use."""
-    import onnxscript  # noqa: F401
     import torch.onnx  # noqa: F401
-    import transformers  # noqa: F401
+    import transformers.generation.utils
+    import transformers.modeling_utils  # noqa: F401
 
     from mxtools import pytorch
 
     for module in pkgutil.walk_packages(pytorch.__path__, f"{pytorch.__name__}."):
         importlib.import_module(module.name)
+
+
+@cache
+def _warm_up_dynamo() -> None:
+    """Let torch.export run once: what it imports, and reads of its operators, takes seconds."""
+    import torch
+
+    from mxtools.runtime.quiet import quiet
+
+    with quiet():
+        torch.onnx.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),), dynamo=True, verbose=False)
