@@ -1,1 +1,1 @@
-"""Scopes and tags: how they are written, the call tree, what nodes bear, and selectors."""
+"""Scopes and tags: how they are written, the call tree, the annotations of nodes, and selectors."""

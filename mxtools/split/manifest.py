@@ -31,11 +31,11 @@ LONGEST = 100
 """Characters of a scope that a file name shows: the last ones, which tell modules apart."""
 
 
-class _Record(BaseModel):
+class _ManifestRecord(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True, frozen=True)
 
 
-class Link(_Record):
+class Link(_ManifestRecord):
     """A tensor that a part reads, or that the whole model returns."""
 
     name: Annotated[str, Field(description="its name, the same in every part and in the whole model")]
@@ -44,7 +44,7 @@ class Link(_Record):
     ]
 
 
-class PartFile(_Record):
+class PartFile(_ManifestRecord):
     """One part."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
@@ -53,7 +53,7 @@ class PartFile(_Record):
     outputs: tuple[str, ...]
 
 
-class Manifest(_Record):
+class Manifest(_ManifestRecord):
     """A model in parts. Run in their order, each on what it is said to be given, they give the model's outputs."""
 
     schema_: Annotated[Literal["mxtools.split/1"], Field(alias="schema")] = "mxtools.split/1"

@@ -27,18 +27,18 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
-class _Record(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys
+class _MetricsRecord(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
 
-class Stage(_Record):
+class Stage(_MetricsRecord):
     """What one stage cost."""
 
     seconds: float
     peak_memory: Annotated[int, Field(description="bytes of the process at their highest in the stage")]
 
 
-class TagQuality(_Record):
+class TagQuality(_MetricsRecord):
     """How the tags of a model's nodes are founded."""
 
     direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with evidence of their own")]
@@ -47,7 +47,7 @@ class TagQuality(_Record):
     absent: Annotated[dict[str, int], Field(description="traced calls without nodes, by reason")]
 
 
-class Metrics(_Record):
+class Metrics(_MetricsRecord):
     """What an export by a strategy cost and how good it is."""
 
     schema_: Annotated[Literal["mxtools.metrics/1"], Field(alias="schema")] = "mxtools.metrics/1"
