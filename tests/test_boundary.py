@@ -17,8 +17,7 @@ from mxtools.graph.index import Graph
 from mxtools.graph.shapes import inferred_infos
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
-
-from .test_cut import HEAD, cut, tagged
+from tests.support.cuts import HEAD, cut, tagged
 
 Dims = list[int | str]
 

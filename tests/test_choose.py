@@ -16,19 +16,7 @@ from mxtools.passes.filter import Auxiliary, Filter
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from tests.support.commands import Mx
-from tests.test_filter import HEAD, SHARED, cut, tagged
-
-LADDER = (
-    HEAD
-    + """ g (float[2] x, float[2] z) => (float[2] d, float[2] e) <float[2] w = {1, 2}> {
-        k = Neg(w)
-        a = Mul(x, k)
-        b = Add(a, z)
-        c = Abs(b)
-        d = Exp(c)
-        e = Sqrt(b)
-    }"""
-)
+from tests.support.small_graphs import LADDER, SHARED, cut, tagged
 
 
 def names(model: onnx.ModelProto) -> tuple[list[str], list[str], list[str]]:

@@ -19,6 +19,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.traces.values import Values
 from tests.support import golden_text as golden
+from tests.support.renaming import renamed
 
 GENERATOR = np.random.default_rng(3)
 ARRAYS = {name: GENERATOR.standard_normal((4, 4)).astype(np.float32) for name in ("one.w", "one.v", "two.w")}
@@ -53,23 +54,6 @@ def compared(one: ModelProto, other: ModelProto, inputs: dict[str, np.ndarray] |
 
 def differing(one: ModelProto, other: ModelProto) -> dict[str, list[str]]:
     return {module.scope: module.differs(1e-5) for module in compared(one, other).differing(1e-5)}
-
-
-def renamed(original: ModelProto) -> ModelProto:
-    """Give a model of which all nodes, weights and inner values have other names, and the weights another order."""
-    copy = ModelProto.FromString(original.SerializeToString())
-    kept = {value.name for value in (*copy.graph.input, *copy.graph.output)} | {""}
-    for number, node in enumerate(copy.graph.node):
-        node.name = f"node{number}"
-        for names in (node.input, node.output):
-            names[:] = [name if name in kept else f"v{name}" for name in names]
-    for tensor in copy.graph.initializer:
-        tensor.name = f"v{tensor.name}"
-    tensors = list(copy.graph.initializer)
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(reversed(tensors))
-    del copy.graph.value_info[:]
-    return copy
 
 
 def test_names_make_no_difference() -> None:

@@ -19,11 +19,10 @@ from onnxruntime.quantization import quantize_static
 from mxtools.graph.functions import every_node
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
+from tests.support.calibration import Calibration
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
-
-from .test_compare import renamed
-from .test_select import Calibration
+from tests.support.renaming import renamed
 
 Build = Callable[..., Path]
 

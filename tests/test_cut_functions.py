@@ -9,8 +9,7 @@ from onnx import helper, numpy_helper
 from mxtools.errors import AbsentError
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
-
-from .test_cut import CASES, HEAD, cut, session, shape, tagged
+from tests.support.cuts import HEAD, NESTED, cut, session, shape, tagged
 
 FUNCTIONS = """<ir_version: 10, opset_import: ["" : 21, "own" : 1, "other" : 1]> g (float[2] x) => (float[2] y) {
     a = own.f <alpha = 0.5> (x)
@@ -68,7 +67,7 @@ def test_functions_in_the_defaults_of_a_functions_attributes_come_along() -> Non
 def test_what_is_in_a_function_or_a_body_alone_is_refused() -> None:
     with pytest.raises(AbsentError, match="in the function 'f': select the module that calls it"):
         cut(tagged(FUNCTIONS, "h"))
-    text = HEAD + CASES["a body in a body captures from two levels up"][0]
+    text = HEAD + NESTED
     for outputs in (("qq",), ("qq", "z")):  # the second has a part outside
         with pytest.raises(AbsentError, match="m is in the body of If '': select the module that holds it"):
             cut(tagged(text, *outputs))

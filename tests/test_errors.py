@@ -13,8 +13,7 @@ import mxtools
 from mxtools import errors
 from mxtools.errors import PYTHON, InputError, MxError, in_words, speaking
 from mxtools_cli.words import WORDS
-
-from .conftest import Mx
+from tests.support.commands import Mx
 
 PACKAGE = Path(mxtools.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,49 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
-from onnx import parser
 
 from mxtools.errors import AbsentError, UsageError
-from mxtools.passes.filter import Filter
-from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
-from mxtools.pytorch.nested import tensors
-from mxtools.scopes import keys
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.small_graphs import BODIES, SHARED, cut, tagged
+from tests.support.whole_runs import returned_by_module, run_whole
 
 Build = Callable[..., Path]
-
-
-def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Give the value of every tensor of the main graph."""
-    model = onnx.load(path)
-    known = {o.name for o in model.graph.output}
-    names = [o for n in model.graph.node for o in n.output if o and o not in known]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    wanted = [o.name for o in session.get_outputs()]
-    return feeds | dict(
-        zip(wanted, session.run(wanted, {i.name: feeds[i.name] for i in session.get_inputs()}), strict=True)
-    )
-
-
-def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Give what each module returned in its first call, by path, and the inputs, as arrays."""
-    subject = load_subject(spec)
-    returned: dict[str, list[Any]] = {}
-
-    def note(name: str, result: Any) -> None:
-        returned.setdefault(name, [tensor.clone().numpy() for _, tensor in tensors(result)])
-
-    for name, module in subject.model.named_modules():
-        module.register_forward_hook(lambda _module, _inputs, result, name=name or ".": note(name, result))
-    with torch.no_grad():
-        subject.model(**subject.inputs)
-    return returned, {name: t.numpy() for name, t in tensors(subject.inputs)}
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -86,40 +50,6 @@ def test_module_round_trip(built: Build, mx: Mx, tmp_path: Path, name: str, scop
                 if w.size == result.size and np.allclose(result.ravel(), w.ravel(), 1e-3, 1e-4)
             ]
             assert close, f"{scope} returns something else than PyTorch's module"
-
-
-def tagged(text: str, scopes: dict[str, str], absent: dict[str, str] | None = None) -> onnx.ModelProto:
-    """Give a model from text with the scopes of its nodes by output; the others are auxiliary and the root's."""
-    model = parser.parse_model(text)
-    for node in model.graph.node:
-        scope = scopes.get(node.output[0])
-        values = {keys.SCOPE: scope or ".", keys.TAG: "", keys.EVIDENCE: "name" if scope else "dataflow"}
-        keys.replace_props(node, keys.NODE_KEYS, values)
-    if absent:
-        keys.replace_props(model, keys.MODEL_KEYS, {keys.ABSENT: json.dumps(absent)})
-    return model
-
-
-def cut(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
-    Filter(**options).apply(WorkingModel(model))
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
-SHARED = (
-    HEAD
-    + """ g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}, float[4] unused = {0, 0, 0, 0}> {
-        k = Constant <value = float {2}> ()
-        kk = Neg(k)
-        a = Mul(x, kk)
-        b = Add(a, w)
-        s = Shape(b)
-        r = Reshape(b, s)
-        e = Expand(r, s)
-        y = Relu(e)
-    }"""
-)
 
 
 def test_constants_are_copied_in_and_the_rest_left_out() -> None:
@@ -161,19 +91,6 @@ def test_everything_is_the_whole_model() -> None:
     part = cut(model, scope=(".",))
     assert [n.SerializeToString() for n in part.graph.node] == nodes
     assert [o.name for o in part.graph.output] == ["y"]
-
-
-BODIES = (
-    HEAD
-    + """ g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
-        a = Neg(x)
-        b = If (c) <
-            then_branch = t () => (float[2] p) { p = Add(a, w) },
-            else_branch = e () => (float[2] q) { q = Abs(x) }
-        >
-        y = Relu(b)
-    }"""
-)
 
 
 def test_what_bodies_capture_is_an_input_or_comes_along() -> None:

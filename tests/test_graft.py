@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper, parser
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from mxtools.errors import InputError
 from mxtools.passes.graft import Graft
@@ -19,26 +18,7 @@ from mxtools.runtime.sessions import run_model
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from tests.support.commands import Mx, shell
-
-HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
-
-
-def model_of(text: str) -> ModelProto:
-    return parser.parse_model(text if text.startswith("<") else f"{HEAD} {text}")
-
-
-def versioned(opset: int, body: str, domains: str = "", ir: int = 8) -> ModelProto:
-    return parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}{domains}]> {body}')
-
-
-def put(folder: Path, model: ModelProto, part: ModelProto | str) -> dict[str, Any]:
-    """Graft a part into a model, in place; give the report."""
-    part = model_of(part) if isinstance(part, str) else part
-    onnx.checker.check_model(part)
-    onnx.save(part, folder / "part.onnx")
-    report = Pipeline((Graft(str(folder / "part.onnx")),)).apply(WorkingModel(model))
-    onnx.checker.check_model(model, full_check=True)
-    return report.to_dict()["graft"]
+from tests.support.grafts import model_of, put, versioned
 
 
 def lines(model: ModelProto) -> list[str]:

@@ -100,7 +100,7 @@ def test_given_shapes_and_files(tmp_path: Path) -> None:
 
 
 def test_missing_and_surplus_inputs() -> None:
-    with pytest.raises(UsageError, match=r"needs 'input'.*--input input="):
+    with pytest.raises(UsageError, match=r"needs 'input'.*give the shape input="):
         load_subject(f"{MODELS}:plain")
     with pytest.raises(UsageError, match=r"takes no 'z': it takes input"):
         load_subject(f"{MODELS}:plain", ["z=1"])

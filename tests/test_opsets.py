@@ -14,8 +14,7 @@ from onnx import ModelProto, parser
 from mxtools.errors import InputError
 from mxtools.passes.graft import Graft
 from mxtools.pipeline.working_model import WorkingModel
-
-from .test_graft import put, versioned
+from tests.support.grafts import put, versioned
 
 SOFTMAX = "(float[2, 3, 4] a) => (float[2, 3, 4] b) { b = Softmax(a) }"
 

@@ -1,12 +1,8 @@
-"""What each pass does, on graphs small enough to see it.
-
-A line of a trace is `scope  module class  inputs -> outputs`, tensors are `name:shape`.
-"""
+"""What each pass does, on graphs small enough to see it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -18,65 +14,10 @@ from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
-from mxtools.scopes.scope import contains
-from mxtools.scopes.tags import tags_of
-from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
+from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values
-
-HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
-
-
-def trace_of(
-    text: str, weights: dict[str, list[int]] | None = None, arrays: dict[str, np.ndarray] | None = None
-) -> Sidecar:
-    """Give a trace from lines `scope class inputs -> outputs`; the weights are by full name."""
-    ids: dict[str, int] = {}
-
-    def tensors(words: Iterable[str]) -> tuple[TracedTensor, ...]:
-        found = []
-        for word in words:
-            name, _, shape = word.partition(":")
-            number = ids.setdefault(name, len(ids))
-            array = (arrays or {}).get(name)
-            summary = None
-            if array is not None:
-                flat = array.astype(np.float64).ravel()
-                summary = (flat.size, flat.min(), flat.max(), flat.sum(), float(flat @ flat))
-            dims = tuple(int(d) for d in shape.split("x"))
-            found.append(TracedTensor(name=name, id=number, shape=dims, dtype="float32", fingerprint=summary))
-        return tuple(found)
-
-    rows = []
-    for line in text.strip().splitlines():
-        before, _, after = line.partition("->")
-        scope, class_name, *given = before.split()
-        rows.append((scope, class_name, tensors(given), tensors(after.split())))
-    scopes = [row[0] for row in rows]
-    parents = [
-        max((i for i, above in enumerate(scopes[:n]) if contains(above, scope)), default=None)
-        for n, scope in enumerate(scopes)
-    ]
-    tags = tags_of(zip(scopes, parents, (row[1] for row in rows), strict=True))
-    calls = [
-        Call(scope=s, tag=t, module=_module(s), parent=p, inputs=i, outputs=o)
-        for (s, _, i, o), t, p in zip(rows, tags, parents, strict=True)
-    ]
-    owned: dict[str, list[Weight]] = {}
-    for name, shape in (weights or {}).items():
-        module, _, own = name.rpartition(".")
-        owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=tuple(shape), dtype="float32"))
-    modules = {
-        _module(s): TracedModule(
-            path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ()))
-        )
-        for s, c, _, _ in reversed(rows)
-    }
-    model = TracedModel(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
-    return Sidecar(producer={}, model=model, modules=tuple(modules.values()), calls=tuple(calls))
-
-
-def _module(scope: str) -> str:
-    return ".".join(part.partition("@")[0] for part in scope.split(".")) if scope != "." else "."
+from tests.support.small_graphs import HEAD
+from tests.support.small_traces import trace_of, values_of
 
 
 def run(
@@ -393,12 +334,6 @@ def test_project_values_needs_no_names() -> None:
     assert [word for _, word in found.values()] == ["value", "value", "value", "dataflow"]
 
 
-def recorded(arrays: dict[str, np.ndarray], names: str) -> Values:
-    """Give the values of a trace's tensors, whose names are in the order of their numbers, and of its inputs."""
-    found = arrays | {str(i): arrays[name] for i, name in enumerate(names.split())}
-    return Values(found.keys(), found.__getitem__)
-
-
 def test_project_values_knows_a_transposed_result() -> None:
     x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 2, 3)
     arrays = {"x": x, "b": np.exp(x.transpose(0, 2, 1)), "d": np.sqrt(np.exp(x))}
@@ -412,7 +347,7 @@ def test_project_values_knows_a_transposed_result() -> None:
     )
     text = f"{HEAD} g (float[1, 2, 3] x) => (float[1, 2, 3] t2) {{ t1 = Exp(x) t2 = Sqrt(t1) }}"
     passes = "project-values,resolve-auxiliary,hoist-shared"
-    model = tagged(passes, text, sidecar, values=recorded(arrays, "x d b"))
+    model = tagged(passes, text, sidecar, values=values_of(arrays, "x d b"))
     assert [scope for scope, _ in annotations(model).values()] == ["one", "two"]
     assert json.loads(keys.props(model.graph.node[1])[keys.MERGED]) == ["two", "one"]
 
@@ -423,7 +358,7 @@ def test_project_values_takes_equal_elements_only_where_nothing_else_looks_so(la
     arrays = {"x": np.linspace(1, 2, 6, dtype=np.float32).reshape(2, 3), "m": ones, "d": np.exp(ones)}
     sidecar = trace_of(".    Net  x:2x3 -> d:2x3\nmask Mask x:2x3 -> m:2x3", arrays=arrays)
     text = f"{HEAD} g (float[2, 3] x) => (float[2, 3] t2) {{ t1 = Div(x, x) t2 = {last}(t1) }}"
-    found = run("project-values,resolve-auxiliary", text, sidecar, values=recorded(arrays, "x d m"))
+    found = run("project-values,resolve-auxiliary", text, sidecar, values=values_of(arrays, "x d m"))
     assert found["t1"][0] == scope
 
 
@@ -437,7 +372,7 @@ def test_project_values_passes_over_what_is_no_tensor() -> None:
         c = ConcatFromSequence <axis = 0> (t)
         d = Exp(c)
     }}"""
-    found = run("project-values,resolve-auxiliary", text, sidecar, values=recorded(arrays, "x d n"))
+    found = run("project-values,resolve-auxiliary", text, sidecar, values=values_of(arrays, "x d n"))
     assert found["n"] == ("first", "value")
     assert found["d"] == (".", "value")
 

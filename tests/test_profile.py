@@ -23,8 +23,7 @@ from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
-
-from .test_filter import HEAD, tagged
+from tests.support.small_graphs import HEAD, tagged
 
 Build = Callable[..., Path]
 EXPORTERS = ("torchscript", "dynamo")

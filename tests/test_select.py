@@ -8,16 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto
-from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+from onnxruntime.quantization import quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import AbsentError, InputError, UsageError
@@ -27,9 +26,10 @@ from mxtools.scopes.scope import contains
 from mxtools.scopes.selection import Selection
 from mxtools.tools.node_lists import ASSIGNMENT, FORMATS, Format, Selected, select
 from tests.support import golden_text as golden
+from tests.support.calibration import Calibration
 from tests.support.commands import Mx
-
-from .test_docs import ENVIRONMENT, blocks
+from tests.support.pages import blocks
+from tests.support.paths import ENVIRONMENT
 
 Build = Callable[..., Path]
 BUT = "encoder.layer.1"
@@ -58,21 +58,6 @@ def products(model: ModelProto) -> set[str]:
     weights = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     read = (node.input[1] for node in model.graph.node if node.op_type in ("MatMul", "Gemm"))
     return {name.removesuffix("_Transposed") for name in read if name in weights}
-
-
-def made(value: onnx.ValueInfoProto) -> np.ndarray:
-    kind = value.type.tensor_type
-    shape = [d.dim_value for d in kind.shape.dim]
-    return np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-
-
-class Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, model: Path) -> None:
-        given = onnx.load(model).graph.input
-        self.feeds: Iterator[dict[str, Any]] = iter([{value.name: made(value) for value in given}])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self.feeds, None)
 
 
 @pytest.mark.parametrize(("name", "exporter", "but", "count"), CASES)
@@ -219,7 +204,7 @@ g (bool c, float[2] x) => (float[2] y) {
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("", "b", "c", "d", "e", "f"), "a Neg of enc has no name: name it by `model.tag(rename=True)`"),
+        (("", "b", "c", "d", "e", "f"), "a Neg of enc has no name: name it by `model.tag\\(rename=True\\)`"),
         (("a", "b", "c", "a", "e", "f"), "a Neg of enc has its name, 'a', in common"),
     ],
 )

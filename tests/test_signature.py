@@ -15,9 +15,8 @@ from mxtools.passes.filter import Filter, Io
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces import sidecar
 from mxtools.traces.values import Values
-from tests.test_choose import LADDER
-from tests.test_filter import cut, tagged
-from tests.test_passes import trace_of
+from tests.support.small_graphs import LADDER, cut, tagged
+from tests.support.small_traces import trace_of
 
 SCOPES = {
     "bert": ["encoder.layer.0", "encoder.layer.1.attention.self", "embeddings", "pooler", "."],

@@ -23,8 +23,7 @@ from mxtools.split import manifest, split_check
 from mxtools.split.parts import split
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
-
-from .test_filter import BODIES, HEAD, SHARED, tagged
+from tests.support.small_graphs import BODIES, HEAD, SHARED, tagged
 
 Build = Callable[..., Path]
 LADDER = (
@@ -288,8 +287,8 @@ def test_a_difference_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def wrong(*arguments: Any) -> dict[str, Any]:
         return {name: array + len(arguments[0].graph.node) for name, array in right(*arguments).items()}
 
-    right = split_check.computed
-    monkeypatch.setattr(split_check, "computed", wrong)
+    right = split_check.run_model
+    monkeypatch.setattr(split_check, "run_model", wrong)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(CheckError, match="differs"):
             written(tagged(LADDER, {"c": "m"}), target, check=True, depth=1)

@@ -17,8 +17,7 @@ from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
-
-from .test_threeway import CHAIN, SCRIPT, scopes
+from tests.support.surgeon_scripts import CHAIN, SCRIPT, scopes
 
 Build = Callable[..., Path]
 

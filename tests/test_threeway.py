@@ -10,39 +10,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper
 
 from mxtools.files.writing import write_model
 from mxtools.passes.surgeon import Surgeon
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
+from tests.support.surgeon_scripts import CHAIN, SCRIPT, model, scopes
 
 Edit = Callable[..., onnx.ModelProto]
-
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
-SCRIPT = """
-import numpy as np
-import onnx_graphsurgeon as gs
-
-def nothing(graph):
-    pass
-
-def copied(graph):
-    return graph.copy()
-
-def sorted_(graph):
-    graph.cleanup().toposort()
-
-def read(graph):
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant):
-            tensor.values
-    for node in graph.nodes:
-        for value in node.attrs.values():
-            if isinstance(value, gs.Constant):
-                value.values
-"""
 
 
 @pytest.fixture
@@ -60,23 +37,6 @@ def edit(tmp_path: Path) -> Edit:
     return run
 
 
-def model(text: str) -> onnx.ModelProto:
-    """Give a model from text whose nodes are named by what they make and tagged."""
-    made = parser.parse_model(f"{HEAD} {text}")
-    for node in (*made.graph.node, *(n for f in made.functions for n in f.node)):
-        node.name = f"n_{node.output[0]}"
-        node.metadata_props.add(key=keys.SCOPE, value=f"at.{node.output[0]}")
-        node.doc_string = "said"
-    return made
-
-
-def scopes(proto: onnx.ModelProto) -> dict[str, str]:
-    return {node.output[0]: keys.props(node).get(keys.SCOPE, "") for node in proto.graph.node}
-
-
-CHAIN = model(
-    "g (float[2] x) => (float[2] d) <float[2] w = {1, 2}> { a = Neg(x) b = Identity(a) c = Mul(b, w) d = Exp(c) }"
-)
 BRANCHES = model(
     """g (float[2] x, bool c) => (float[2] y) <float[2] w = {1, 2}> {
         a = Neg(x)

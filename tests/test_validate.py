@@ -22,8 +22,8 @@ from mxtools.traces import sidecar
 from mxtools.validate.findings import Finding, repair, validate
 from mxtools.validate.rules import RULES
 from tests.support.commands import Mx
-
-from .test_docs import ENVIRONMENT, blocks
+from tests.support.pages import blocks
+from tests.support.paths import ENVIRONMENT
 
 Build = Callable[..., Path]
 Trace = dict[str, Any]

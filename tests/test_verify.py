@@ -26,11 +26,10 @@ from mxtools.traces.values import Values
 from mxtools.verify.verification import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
-
-from .test_filter import returned_by_module, run_whole
-from .test_filter import tagged as tagged_at
-from .test_passes import HEAD, trace_of
-from .test_passes import recorded as values_of
+from tests.support.small_graphs import HEAD
+from tests.support.small_graphs import tagged as tagged_at
+from tests.support.small_traces import trace_of, values_of
+from tests.support.whole_runs import returned_by_module, run_whole
 
 Build = Callable[..., Path]
 Record = Callable[[str], Path]

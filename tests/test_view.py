@@ -18,10 +18,8 @@ import pytest
 from onnx import parser
 
 from mxtools.errors import InputError
-from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.views import model_explorer
-from mxtools.views.build import structure
 from mxtools.views.dot import dot
 from mxtools.views.graphml import graphml
 from mxtools.views.html import html
@@ -30,49 +28,10 @@ from mxtools.views.metric_files import add_metrics
 from mxtools.views.netron import netron
 from mxtools.views.structure import OUTSIDE, Structure
 from tests.support.commands import Mx
+from tests.support.shown_models import BLOCK, HOSTILE, hostile, shown, tagged
 
 Build = Callable[..., Path]
 NAMESPACE = "{http://graphml.graphdrawing.org/xmlns}"
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">]]>&amp;"\\ `${x}`\u2028'
-
-BLOCK = """
-<ir_version: 10, opset_import: ["" : 21]>
-g (float[2] x, bool c) => (float[2] y, float[2] h) <float[2] w = {1, 2}, float[2] v = {3, 4}> {
-    k = Constant <value = float[2] {3, 4}> ()
-    a = Mul(x, w)
-    h = Relu(a)
-    b = Add(h, k)
-    d = If (c) <
-        then_branch = then () => (float[2] r) { r = Mul(b, v) },
-        else_branch = other () => (float[2] s) { s = Sub(b, w) }
-    >
-    y = Add(d, x)
-}
-"""
-SCOPES = {
-    "k": ("enc.0", "/M/E.0"),
-    "a": ("enc.0.lin", "/M/E.0/L"),
-    "h": ("enc.0", "/M/E.0"),
-    "b": ("enc.1", "/M/E.1"),
-    "r": ("enc.1.lin", "/M/E.1/L"),
-    "s": ("enc.1", "/M/E.1"),
-    "d": ("enc.1", "/M/E.1"),
-    "y": (".", "/M"),
-}
-
-
-def tagged(text: str = BLOCK, scopes: dict[str, tuple[str, str]] | None = None) -> onnx.ModelProto:
-    """Give a model whose nodes bear scopes and tags by their outputs."""
-    model = parser.parse_model(text)
-    for node in WorkingModel(model).graph.nodes:
-        scope, tag = (scopes or SCOPES)[node.output[0]]
-        node.name = node.name or f"node {node.output[0]}"
-        keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
-    return model
-
-
-def shown(model: onnx.ModelProto, title: str = "m.onnx") -> Structure:
-    return structure(WorkingModel(model), title)
 
 
 @pytest.fixture
@@ -167,7 +126,7 @@ def test_ids_are_unique_and_names_where_they_can_be() -> None:
 
 
 def test_a_model_without_tags_is_refused() -> None:
-    with pytest.raises(InputError, match=r"call `model\.tag\(\)` first"):
+    with pytest.raises(InputError, match=r"call `model\.tag\(\)` on it first"):
         shown(parser.parse_model(BLOCK))
 
 
@@ -251,22 +210,6 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.tags and self.tags[-1][0] == "script":
             self.scripts[-1] += data
-
-
-def hostile() -> Structure:
-    model = tagged()
-    model.graph.node[1].name = HOSTILE
-    model.graph.node[1].op_type = HOSTILE
-    model.graph.node[1].attribute.add(name=HOSTILE, type=onnx.AttributeProto.STRING, s=HOSTILE.encode())
-    for node in (model.graph.node[1], model.graph.node[2]):
-        props = keys.props(node)
-        place = {keys.SCOPE: f"enc.{HOSTILE}".replace("/", "%2F"), keys.TAG: f"/M/{HOSTILE}".replace("</", "<%2F")}
-        keys.replace_props(node, keys.NODE_KEYS, {**props, **place})
-    model.graph.node[1].output[0] = model.graph.node[2].input[0] = HOSTILE
-    model.graph.input[0].name = model.graph.node[1].input[0] = model.graph.node[5].input[1] = "<b>x"
-    found = shown(model, HOSTILE)
-    add_metrics(found, json.dumps({HOSTILE: {".": float("1")}}), "f.json")
-    return found
 
 
 def test_nothing_of_the_model_becomes_markup_or_script_of_the_page() -> None:

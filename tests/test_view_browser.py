@@ -15,9 +15,9 @@ import pytest
 from onnx import helper
 
 from mxtools.scopes import keys
+from mxtools.views.html import html
 from tests.support.commands import Mx
-
-from .test_view import HOSTILE, hostile, html, shown
+from tests.support.shown_models import HOSTILE, hostile, shown
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 

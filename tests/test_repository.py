@@ -1,0 +1,33 @@
+"""The tests themselves: what they share lies in `tests/support`, and what needs PyTorch is marked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Yield the modules, by their full names, that a file imports, and what it imports from them."""
+    package = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.name)
+def test_no_test_module_is_imported(file: Path) -> None:
+    for name in imported(file):
+        last = name.split(".")[:2][-1]
+        assert not (name.startswith("tests.") and (last.startswith("test_") or last == "conftest")), name
