@@ -1,17 +1,16 @@
 """The five-node examples that the hard algorithms begin with, run: what the comments there say is so.
 
-A graph is ONNX text; `#@ SCOPE` behind a node is the scope that it has. A line of a trace is `SCOPE INPUTS -> OUTPUTS`.
+Graphs are golden texts: `#@ SCOPE` behind a node is the scope that it has.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
 
 from mxtools.comparison.contents import Contents
 from mxtools.evidence.arguments import move_arguments_out
@@ -20,7 +19,6 @@ from mxtools.evidence.calls import assign
 from mxtools.evidence.data_flow import resolve
 from mxtools.evidence.fused import assign_fused
 from mxtools.evidence.shared import hoist_shared
-from mxtools.graph.fingerprints import Fingerprint, fingerprint
 from mxtools.matching.after_tool import annotate_by_previous, assign_fused_previous
 from mxtools.matching.earlier_model import EarlierModelMatch
 from mxtools.matching.equal_values import equal_values, summary_of
@@ -28,81 +26,22 @@ from mxtools.matching.surviving_names import SurvivingNames
 from mxtools.matching.weight_matches import WeightMatches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.attribution import Attribution
-from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
-from mxtools.scopes.scope import contains
-from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
 from mxtools.traces.values import Values
 from mxtools.verify.output_matches import OutputMatches
+from tests.support import golden_text
+from tests.support.small_traces import trace_of
 
 Array = NDArray[np.float32]
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
-_TAGGED = re.compile(r"^\s*(\w+)[\w, ]* =.*#@ (\S+)", re.MULTILINE)
 _RANDOM = np.random.default_rng(0)
 
 
 def graph(text: str, weights: Mapping[str, Array] | None = None) -> onnx.ModelProto:
-    """Return the model of a text, whose nodes have the scopes that it says; `weights` are added to its initializers."""
-    model = parser.parse_model(f"{HEAD}\n{text}")
-    scopes = dict(_TAGGED.findall(text))
-    for node in model.graph.node:
-        if scope := scopes.get(node.output[0]):
-            props = {keys.SCOPE: scope, keys.TAG: _tag(scope), keys.EVIDENCE: Evidence.METADATA}
-            keys.replace_props(node, keys.NODE_KEYS, props)
+    """Return the model of a golden text, with `weights` as its initializers."""
+    model = golden_text.read(text)
     model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in (weights or {}).items())
     return model
-
-
-def _tag(scope: str) -> str:
-    return "/Net" + "".join(f"/{part.title()}" for part in scope.split(".") if part)
-
-
-def trace(text: str, arrays: Mapping[str, Array] | None = None, weights: Mapping[str, str] | None = None) -> Sidecar:
-    """Return a trace; tensors are written `name:2x4`, equal names are one tensor; `weights` are shapes by full name."""
-    ids: dict[str, int] = {}
-
-    def tensors(words: str) -> tuple[TracedTensor, ...]:
-        pairs = [word.split(":") for word in words.split()]
-        return tuple(
-            TracedTensor(
-                name=name,
-                id=ids.setdefault(name, len(ids)),
-                shape=_dims(dims),
-                dtype="float32",
-                fingerprint=_fingerprint((arrays or {}).get(name)),
-            )
-            for name, dims in pairs
-        )
-
-    calls: list[Call] = []
-    for line in text.strip().splitlines():
-        scope, _, rest = line.strip().partition(" ")
-        given, _, made = rest.partition("->")
-        parent = max((n for n, c in enumerate(calls) if contains(c.scope, scope)), default=None)
-        module = re.sub(r"@\d+", "", scope)
-        call = Call(
-            scope=scope, tag=_tag(scope), module=module, parent=parent, inputs=tensors(given), outputs=tensors(made)
-        )
-        calls.append(call)
-    owned: dict[str, list[Weight]] = {}
-    for name, dims in (weights or {}).items():
-        module, _, own = name.rpartition(".")
-        owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=_dims(dims), dtype="float32"))
-    modules = tuple(
-        TracedModule(path=path, class_name="Some", qualified_class="Some", weights=tuple(owned.get(path, ())))
-        for path in dict.fromkeys(call.module for call in calls)
-    )
-    model = TracedModel(class_name="Net", qualified_class="Net", spec="", inputs=calls[0].inputs)
-    return Sidecar(producer={}, model=model, modules=modules, calls=tuple(calls))
-
-
-def _dims(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split("x")))
-
-
-def _fingerprint(array: Array | None) -> Fingerprint | None:
-    return None if array is None else fingerprint(array)
 
 
 def values(arrays: Mapping[str, Array]) -> Values:
@@ -132,14 +71,14 @@ def random(*dims: int) -> Array:
 
 def test_calls_of_one_module_are_told_apart_by_order() -> None:
     nodes = "g (float[2] x) => (float[2] y) { a = Neg(x) b = Abs(a) c = Relu(b) d = Abs(c) y = Relu(d) }"
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . x:2 -> y:2
-        pre x:2 -> a:2
-        block a:2 -> c:2
-        block.abs a:2 -> b:2
-        block@1 c:2 -> y:2
-        block@1.abs c:2 -> d:2
+        . Net x:2 -> y:2
+        pre Pre x:2 -> a:2
+        block Block a:2 -> c:2
+        block.abs Abs a:2 -> b:2
+        block@1 Block c:2 -> y:2
+        block@1.abs Abs c:2 -> d:2
         """
     )
     model = WorkingModel(graph(nodes), sidecar=sidecar)
@@ -150,15 +89,15 @@ def test_calls_of_one_module_are_told_apart_by_order() -> None:
 
 def test_calls_are_told_apart_where_a_node_was_dropped() -> None:
     nodes = "g (float[2] x) => (float[2] y) { a = Neg(x) b = Abs(a) y = Relu(b) }"
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . x:2 -> y:2
-        block x:2 -> b:2
-        block.a x:2 -> a:2
-        block.b a:2 -> b:2
-        block@1 b:2 -> y:2
-        block@1.a b:2 -> y:2
-        block@1.b y:2 -> y:2
+        . Net x:2 -> y:2
+        block Block x:2 -> b:2
+        block.a A x:2 -> a:2
+        block.b B a:2 -> b:2
+        block@1 Block b:2 -> y:2
+        block@1.a A b:2 -> y:2
+        block@1.b B y:2 -> y:2
         """
     )
     model = WorkingModel(graph(nodes), sidecar=sidecar)
@@ -195,11 +134,11 @@ g (float[2, 8] x) => (float[8, 2] y) {
 
 
 def test_arguments_move_out() -> None:
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . x:2x8 -> y:8x2
-        enc x:2x8 -> h:2x8
-        dec t:8x2 -> y:8x2
+        . Net x:2x8 -> y:8x2
+        enc Enc x:2x8 -> h:2x8
+        dec Dec t:8x2 -> y:8x2
         """
     )
     model = WorkingModel(graph(ARGUMENT), sidecar=sidecar)
@@ -214,12 +153,12 @@ def test_nodes_between_the_values_of_a_module() -> None:
     a = np.maximum(x, 0)
     c = -np.exp(a)
     arrays = {"x": x, "a": a, "c": c, "y": np.abs(c + a)}
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . x:3 -> y:3
-        block a:3 -> c:3
+        . Net x:3 -> y:3
+        block Block a:3 -> c:3
         """,
-        arrays,
+        arrays=arrays,
     )
     by_id = {str(t.id): arrays[t.name] for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
     text = "g (float[3] x) => (float[3] y) { a = Relu(x) b = Exp(a) c = Neg(b) d = Add(c, a) y = Abs(d) }"
@@ -239,11 +178,11 @@ g (float[4] m, float[2, 4] x) => (float[2, 4] y) {
 
 
 def test_what_modules_share_is_hoisted() -> None:
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . m:4 x:2x4 -> y:2x4
-        one x:2x4 m:4 -> h:2x4
-        two h:2x4 m:4 -> y:2x4
+        . Net m:4 x:2x4 -> y:2x4
+        one One x:2x4 m:4 -> h:2x4
+        two Two h:2x4 m:4 -> y:2x4
         """
     )
     model = WorkingModel(graph(SHARED), sidecar=sidecar)
@@ -264,18 +203,18 @@ def test_a_fused_node_goes_to_the_module_whose_output_it_makes() -> None:
     arrays = {"w1": random(4, 3, 1, 1), "b1": random(4), "w2": random(4, 4, 1, 1), "b2": random(4)}
     proto = graph(text, arrays)
     del proto.graph.input[1:]
-    sidecar = trace(
+    sidecar = trace_of(
         """
-        . x:1x3x2x2 -> y:1x4x1x1
-        conv1 x:1x3x2x2 -> c1:1x4x2x2
-        bn1 c1:1x4x2x2 -> n1:1x4x2x2
-        act1 n1:1x4x2x2 -> r1:1x4x2x2
-        bn2 r1:1x4x2x2 -> n2:1x4x2x2
-        conv2 n2:1x4x2x2 -> c2:1x4x2x2
-        act2 c2:1x4x2x2 -> r2:1x4x2x2
-        pool r2:1x4x2x2 -> y:1x4x1x1
+        . Net x:1x3x2x2 -> y:1x4x1x1
+        conv1 Conv1 x:1x3x2x2 -> c1:1x4x2x2
+        bn1 Bn1 c1:1x4x2x2 -> n1:1x4x2x2
+        act1 Act1 n1:1x4x2x2 -> r1:1x4x2x2
+        bn2 Bn2 r1:1x4x2x2 -> n2:1x4x2x2
+        conv2 Conv2 n2:1x4x2x2 -> c2:1x4x2x2
+        act2 Act2 c2:1x4x2x2 -> r2:1x4x2x2
+        pool Pool r2:1x4x2x2 -> y:1x4x1x1
         """,
-        weights={"conv1.weight": "4x3x1x1", "bn1.weight": "4", "conv2.weight": "4x4x1x1", "bn2.weight": "4"},
+        weights={"conv1.weight": [4, 3, 1, 1], "bn1.weight": [4], "conv2.weight": [4, 4, 1, 1], "bn2.weight": [4]},
     )
     model = WorkingModel(proto, sidecar=sidecar)
     assign_fused(model)
@@ -433,7 +372,7 @@ def test_the_output_of_a_module_in_a_quantised_graph() -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.int8(0), "z"))
     x, a = random(2, 4), random(2, 4)
     near, nearer = a + np.float32(0.02), a + np.float32(0.01)
-    sidecar = trace(". x:2x4 -> y:2x4\none x:2x4 -> a:2x4\nact a:2x4 -> y:2x4")
+    sidecar = trace_of(". Net x:2x4 -> y:2x4\none One x:2x4 -> a:2x4\nact Act a:2x4 -> y:2x4")
     recorded = {"x": x, "a": a, "y": np.maximum(a, 0)}
     by_id = {str(t.id): recorded[t.name] for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
     model = WorkingModel(proto, sidecar=sidecar)
