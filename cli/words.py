@@ -17,6 +17,7 @@ WORDS: dict[str, str] = {
     "exporter-torchscript": "--exporter torchscript",
     "from-tensor": "--from-tensor",
     "input": "--input",
+    "input-shape": "--input",
     "inputs": "--inputs",
     "io-module": "--io module",
     "io-tensors": "--io tensors",

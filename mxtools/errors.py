@@ -31,6 +31,7 @@ PYTHON: dict[str, str] = {
     "exporter-torchscript": 'exporter="torchscript"',
     "from-tensor": "from_tensor=",
     "input": "inputs=",
+    "input-shape": "the shape",
     "inputs": "inputs=",
     "io-module": 'io="module"',
     "io-tensors": 'io="tensors"',

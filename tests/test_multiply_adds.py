@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 import pytest
-import torch
 from onnx import parser
 
 from fixtures import models
@@ -43,7 +42,9 @@ def test_counts(case: str) -> None:
     assert counted(parser.parse_model(HEAD + text)) == expected
 
 
+@pytest.mark.model
 def test_a_real_model_has_as_many_as_pytorch_counts() -> None:
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     model, inputs = models.convnet()

@@ -16,14 +16,13 @@ from mxtools.files.writing import materialise
 from mxtools.graph.functions import every_node
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
-from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
 from mxtools.strategies import table
 from mxtools.tools.optimizers import OPTIMIZERS
 from tests.support import golden_text as golden
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.whole_runs import inputs_of
 
 Build = Callable[..., Path]
 NEG = "g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}"
@@ -59,7 +58,7 @@ def test_modules_are_what_they_were(built: Build, tmp_path: Path, tool: str) -> 
     for field in ("input", "output"):
         assert list(getattr(after.graph, field)) == list(getattr(before.graph, field))
     assert list(after.opset_import) == list(before.opset_import)
-    feeds = {name: t.numpy() for name, t in tensors(load_subject(f"{MODELS}:bert").inputs)}
+    feeds = inputs_of(f"{MODELS}:bert")
     for scope in ("encoder.layer.1", "encoder.layer.1.attention", "embeddings", "pooler"):
         parts = [passed(file, f"filter{{scope={scope}}}") for file in (out, tagged)]
         given, whole = [v.name for v in parts[0].graph.input], [v.name for v in parts[1].graph.output]

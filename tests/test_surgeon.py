@@ -13,11 +13,10 @@ import pytest
 from mxtools.errors import MxError
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
-from mxtools.pytorch.nested import tensors
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
 from tests.support.surgeon_scripts import CHAIN, SCRIPT, scopes
+from tests.support.whole_runs import inputs_of
 
 Build = Callable[..., Path]
 
@@ -79,7 +78,7 @@ def test_an_edited_model_computes_the_same(
     known = scopes(before)
     assert all(known[output] == scope for output, scope in scopes(after).items() if output in known)
     assert sum(map(bool, scopes(after).values())) > len(before.graph.node) / 3
-    feeds = {name: t.numpy() for name, t in tensors(load_subject(f"{MODELS}:{name}").inputs)}
+    feeds = inputs_of(f"{MODELS}:{name}")
     results = [
         onnxruntime.InferenceSession(m.SerializeToString()).run(None, {i.name: feeds[i.name] for i in m.graph.input})
         for m in (before, after)

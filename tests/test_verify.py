@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
 from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
@@ -149,6 +147,10 @@ def test_the_own_error_is_that_of_the_changed_module_in_pytorch(built: Build, re
     rows = {call.scope: call for call in found.calls}
     assert [call.scope for call in found.culprits] == [first, QUERY]
     assert found.first is rows[first]
+    import torch
+
+    from mxtools.pytorch.inputs import load_subject
+
     subject = load_subject(f"{MODELS}:bert")
     module = subject.model.get_submodule(QUERY)
     given: list[torch.Tensor] = []

@@ -17,13 +17,17 @@ computed last. Where several values fit, this can be wrong; with recorded values
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mxtools.errors import AbsentError
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.rename import fresh
 from mxtools.graph.shapes import Shapes
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, TracedTensor, calls_returning, returned_tensors
+from mxtools.traces.traced_calls import calls_returning, returned_tensors
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 Matches = Mapping[int, Sequence[int]]
 """The values of the graph that equal each traced tensor, by its id, in the order in which the graph makes them."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Call, Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call, Sidecar
 
 VACUOUS = "vacuous"
 """The reason of a call that returned what it was given."""

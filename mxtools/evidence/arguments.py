@@ -15,12 +15,16 @@ of the caller.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.sidecar import TracedTensor, calls_returning
+from mxtools.traces.traced_calls import calls_returning
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import TracedTensor
 
 
 def move_arguments_out(model: WorkingModel) -> None:

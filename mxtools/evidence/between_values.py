@@ -17,13 +17,17 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import matched_values
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.sidecar import Sidecar, call_times
+from mxtools.traces.traced_calls import call_times
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 
 def annotate_by_values(model: WorkingModel) -> None:

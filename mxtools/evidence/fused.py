@@ -24,13 +24,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import Sidecar, calls_returning, full_name
+from mxtools.traces.traced_calls import calls_returning, full_name
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 
 def assign_fused(model: WorkingModel) -> None:

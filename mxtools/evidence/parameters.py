@@ -15,7 +15,7 @@ from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import escape
-from mxtools.traces.sidecar import full_name
+from mxtools.traces.traced_calls import full_name
 from mxtools.traces.values import Values
 
 _STATE = re.compile(r"\w+(\.\w+)+")

@@ -25,6 +25,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
@@ -37,7 +38,10 @@ from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Sidecar, TracedTensor, call_times, full_name, returned_tensors
+from mxtools.traces.traced_calls import call_times, full_name, returned_tensors
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 
 def hoist_shared(model: WorkingModel) -> None:

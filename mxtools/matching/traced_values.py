@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import chain, permutations
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE, graph_inputs
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.traces.sidecar import Sidecar, TracedTensor
 from mxtools.traces.values import Values, feeds
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 VALUE_TOLERANCE = 1e-3
 """Relative difference up to which two values are equal: exporters reorder sums, which changes the last of 7 digits."""

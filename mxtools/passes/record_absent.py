@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, lost_scopes
-from mxtools.matching.earlier_model import match_earlier
 from mxtools.pipeline.base import Pass, Report, option
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence, write_absent
@@ -53,8 +52,15 @@ class RecordAbsent(Pass):
                 f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
                 "give a trace of the model (⟨trace⟩), with values (⟨record⟩)",
             )
-        absent, match = absent_scopes(annotations, model.traced), model.once(match_earlier)
-        if model.previous and match:
-            absent = lost_scopes(annotations, match.earlier_annotations, model.previous.absent, match.passing_calls)
+        absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
         write_absent(model.proto, absent)
         return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent)
+
+
+def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:
+    """Return the scopes that the earlier model had and no node has, each with the reason."""
+    from mxtools.matching.earlier_model import EarlierModelMatch, match_earlier  # long to import, and seldom needed
+
+    match = model.once(match_earlier)
+    assert isinstance(match, EarlierModelMatch)
+    return lost_scopes(model.annotations, match.earlier_annotations, previous.absent, match.passing_calls)

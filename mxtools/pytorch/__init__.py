@@ -1,1 +1,1 @@
-"""All that needs PyTorch: loading models, making inputs, tracing, exporting. Nothing else in mxtools imports torch."""
+"""Everything that needs PyTorch: load models, make inputs, trace, export. Nothing else in mxtools imports torch."""

@@ -1,4 +1,4 @@
-"""The digest of a subject: equal where a trace and an export of it would be equal."""
+"""The digest of a subject: equal digests mean that traces and exports would be equal too."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mxtools.strategies.cache import versions
 
 
 def digest(subject: Subject) -> str:
-    """Give 32 hexadecimal digits of a model's code, configuration, weights, inputs, and the packages' versions.
+    """Return 32 hexadecimal digits that stand for a model's code, configuration, weights, inputs and the packages.
 
-    The code is that of the files that define its modules' classes; what these import of other files is not followed.
+    The code is that of the files that define the modules' classes; files that these import are not looked at.
     """
     state = blake2b(digest_size=16)
     for part in _parts(subject):
@@ -45,7 +45,7 @@ def _parts(subject: Subject) -> Iterator[str | bytes]:
 
 
 def _settings(module: nn.Module) -> Iterator[str]:
-    """Give a module's plain attributes, and its configuration."""
+    """Yield a module's plain attributes, and its configuration."""
     for name, value in sorted(vars(module).items()):
         if isinstance(value, (bool, int, float, str, tuple)) and name != "training":
             yield f"{name}={value!r}"
@@ -70,7 +70,7 @@ def _content(file: str) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Give a tensor's elements."""
+    """Return a tensor's elements as bytes; empty for tensors without plain elements."""
     if tensor.is_meta or tensor.layout != torch.strided:
         return b""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

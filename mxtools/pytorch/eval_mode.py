@@ -1,4 +1,4 @@
-"""The state in which a model is traced and exported, the same for both, and left as it was."""
+"""Put a model into the state in which it is traced and exported, and back into its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode without gradients and key-value cache; restore that and random state."""
+    """Put a model into evaluation mode for a block, without gradients and key-value cache; restore all after it."""
     training = {module: module.training for module in model.modules()}
     configs = [c for c in _configs(model) if getattr(c, "use_cache", False)]
     random = torch.random.get_rng_state()
@@ -31,13 +31,13 @@ def settled(model: nn.Module) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Give the configurations of a Hugging Face model and its parts, each once."""
+    """Return the configurations of a Hugging Face model and its parts, each once."""
     found = {id(c): c for module in model.modules() if (c := getattr(module, "config", None)) is not None}
     return list(found.values())
 
 
 def copied(value: Any) -> Any:  # noqa: ANN401 - any nesting of tensors
-    """Give a copy of tensors in any nesting, so that a model that changes its inputs changes none of ours."""
+    """Return a copy of tensors in any nesting, so that a model which changes its inputs in place changes the copy."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Raw export: what torch's two exporters make of a model, with nothing added."""
+"""Raw export: run one of torch's two exporters on a model, and add nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import quiet
 
 INLINE_LIMIT = 1_900_000_000
-"""Bytes of weights up to which an exporter writes one file."""
+"""Bytes of weights up to which an exporter writes a single file."""
 
 Axes = dict[str, dict[int, str]]
 
 
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
-    """Let an exporter write raw ONNX to `path`; the attempt says whether it could."""
+    """Let an exporter write raw ONNX to `path`; return whether it could, and its messages."""
     options = options or Options()
     axes = _axes(subject, options.dynamic)
     error, trail = None, ""
@@ -50,9 +50,10 @@ def _random_kept() -> Iterator[None]:
 
 
 def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
-    """Export by tracing. The exporter takes positional inputs only, so `forward` is called by name for the while.
+    """Export by tracing.
 
-    Gradients are on, as in torch's own examples: without them modules take fused paths that have no ONNX operators.
+    The exporter passes inputs by position only, so a temporary `forward` passes them on by name. Gradients are on, as
+    in torch's own examples: without them modules take fused paths that have no ONNX operators.
     """
     inputs = {name: value for name, value in copied(subject.inputs).items() if value is not None}
     names = [name for name, _ in tensors(inputs)]
@@ -74,7 +75,7 @@ def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, ke
 
 
 def _dynamo(subject: Subject, path: Path, opset: int | None, axes: Axes, keep_modules: bool) -> None:
-    """Export the graph of torch.export, which knows tuples, lists and dictionaries as results, and no other classes."""
+    """Export the graph of torch.export, whose results can be tuples, lists and dictionaries, and no other classes."""
     shapes = _dynamic_shapes(subject.inputs, axes) if axes else None
     weights = sum(p.numel() * p.element_size() for p in (*subject.model.parameters(), *subject.model.buffers()))
     with _flat_results(subject.model):
@@ -100,7 +101,7 @@ EXPORTERS: dict[str, Callable[[Subject, Path, int | None, Axes, bool], None]] = 
 
 @contextmanager
 def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[tuple[Any, ...]], list[str]]]:
-    """Let a model take its inputs by position and return a flat tuple of tensors; give what names these."""
+    """Inside the block, a model takes inputs by position and returns a flat tuple; yield a function that names it."""
     forward = model.forward
 
     def by_position(*values: Any) -> Any:  # noqa: ANN401
@@ -123,14 +124,14 @@ def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[t
 
 @contextmanager
 def _flat_results(model: nn.Module) -> Iterator[None]:
-    """Let a model return a tuple of tensors where it would return a dataclass that torch.export does not know."""
+    """Inside the block, a model returns a tuple of tensors in place of a dataclass that torch.export does not know."""
     forward = model.forward
 
     @functools.wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         result = forward(*args, **kwargs)
-        strange = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if dataclasses.is_dataclass(leaf)]
-        return tuple(tensor for _, tensor in tensors(result)) if strange else result
+        unknown = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if dataclasses.is_dataclass(leaf)]
+        return tuple(tensor for _, tensor in tensors(result)) if unknown else result
 
     with _forward(model, flat):
         yield
@@ -138,7 +139,7 @@ def _flat_results(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Give a model another `forward` for the while. A wrapper module would add a scope; this adds none."""
+    """Inside the block, give a model another `forward`. A wrapper module would add a scope; this adds none."""
     before = vars(model).get("forward")
     model.forward = function
     try:
@@ -151,26 +152,26 @@ def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
 
 
 def _axes(subject: Subject, dynamic: Sequence[str]) -> Axes:
-    """Give the dynamic axes by input; UsageError where one is no input of the subject."""
+    """Return the dynamic axes by input; UsageError where a name is no input of the subject."""
     axes = dict(map(_parse_axes, dynamic))
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
-        raise UsageError(f"--dynamic names {min(unknown)!r}, which is no input", f"there are {inputs}")
+        raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is no input", f"there are {inputs}")
     return axes
 
 
 def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
-    """Read `x=0:batch,2` as the input's name with its axes and their symbols."""
+    """Parse `x=0:batch,2` into the input's name, and its axes with their symbols."""
     name, _, axes = text.partition("=")
     found = [re.fullmatch(r"(\d+)(?::(\w+))?", part) for part in axes.split(",")]
     if not name or not all(found):
-        raise UsageError(f"--dynamic {text!r} is not NAME=AXIS[:SYMBOL],…", "write input_ids=0:batch,1:sequence")
+        raise UsageError(f"⟨dynamic⟩ {text!r} is not NAME=AXIS[:SYMBOL],…", "write input_ids=0:batch,1:sequence")
     return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
 
 
 def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:
-    """Give the structure that torch.export wants: for each tensor its dynamic axes, by symbol."""
+    """Return the structure that torch.export wants: for each tensor its dynamic axes, by symbol."""
 
     def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
         if isinstance(value, torch.Tensor):
@@ -185,7 +186,7 @@ def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """Give the cause of a failed export in one line: the innermost error that says something."""
+    """Return the cause of a failed export in one line: the innermost error with a message."""
     chain = [error]
     while (inner := chain[-1].__cause__) is not None and inner not in chain:
         chain.append(inner)

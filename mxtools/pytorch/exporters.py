@@ -1,4 +1,4 @@
-"""What is asked of torch's exporters, and what they answer; without torch itself."""
+"""Options of torch's exporters, and results of their attempts; this file does not import torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class Options:
-    """How to export: the operator set, else the exporter's choice; dynamic axes; whether modules are kept apart.
+    """How to export.
 
-    `dynamic` names axes: `x=0:batch,2`. With `keep_modules` nothing is folded across modules.
+    Without `opset` the exporter chooses the operator set. `dynamic` names axes: `x=0:batch,2`. With `keep_modules` the
+    exporter folds nothing across modules.
     """
 
     opset: int | None = None
@@ -23,7 +24,7 @@ class Options:
 
 @dataclass(frozen=True)
 class ExportAttempt:
-    """One exporter's try: its name, what it made, the cause of its failure in one line or None, and all it said."""
+    """An attempt of an exporter: its name, its file, the cause of failure in one line or None, and all its messages."""
 
     exporter: str
     path: Path
@@ -31,26 +32,26 @@ class ExportAttempt:
     log: str = ""
 
     def read(self) -> WorkingModel:
-        """Read what it made."""
+        """Return the exported model."""
         return WorkingModel.read(self.path, f"{self.exporter} export")
 
 
 def in_turn(choice: str) -> tuple[str, ...]:
-    """Give the exporters to try: the one that is named, or both for auto.
+    """Return the exporters to try: the one that is named, or both for auto.
 
-    Auto begins with dynamo, which says of each node which module it comes from and so leaves least to be inferred.
+    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer.
     """
     return ("dynamo", "torchscript") if choice == "auto" else (choice,)
 
 
 class ExportError(InputError):
-    """No exporter could do it."""
+    """No exporter could export the model; `attempts` has the error and the messages of each."""
 
     def __init__(self, model: str, attempts: list[ExportAttempt]) -> None:
-        """Say the cause of each failure and what to try next."""
+        """Take the model's class and the failed attempts."""
         self.attempts = attempts
         causes = "; ".join(f"{attempt.exporter}: {attempt.error}" for attempt in attempts)
         tried = {attempt.exporter for attempt in attempts}
         left = [name for name in in_turn("auto") if name not in tried]
-        remedy = f"try --exporter {left[0]}" if left else "try other inputs (--input) or --opset"
-        super().__init__(f"{model} cannot be exported ({causes}): {remedy}, or see all of it with --log FILE")
+        remedy = f"try ⟨exporter-{left[0]}⟩" if left else "try other inputs (⟨input⟩) or ⟨opset⟩"
+        super().__init__(f"{model} cannot be exported ({causes})", f"{remedy}, or see all of it with ⟨log-file⟩")

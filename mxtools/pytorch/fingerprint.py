@@ -7,14 +7,14 @@ import torch
 from mxtools.graph.fingerprints import Fingerprint
 
 BLOCK = 1 << 18
-"""Elements taken at a time, so that a block stays in the cache for all its reductions and no large copy is made."""
+"""Elements in a block: few enough that it stays in the CPU's cache for all its sums, and that no large copy is made."""
 
 
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
-    """Give count, minimum, maximum, sum and sum of squares of a tensor's finite elements.
+    """Return count, minimum, maximum, sum and sum of squares of a tensor's finite elements.
 
-    Sums are of float64 over blocks that are summed in the tensor's own precision, at least float32. None for complex,
-    quantised, sparse, meta and other tensors without plain elements.
+    Each block is summed in the tensor's own precision, at least float32, and the sums of blocks in float64. None for
+    complex, quantised, sparse, meta and other tensors without plain elements.
     """
     if (
         tensor.is_meta

@@ -1,4 +1,4 @@
-"""Example inputs: given, or made from a model's configuration and the signature of its `forward`; deterministic."""
+"""Example inputs: the user's, or made, the same in each run, from a model's configuration and `forward`'s signature."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def load_subject(
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> Subject:
-    """Give the model that a spec names with inputs: from a file, else given by shape, else the code's own, else made.
+    """Return the model that a spec names, with inputs from a file, by given shapes, of the spec's code, or made.
 
-    Raises InputError when the model or a file cannot be loaded, UsageError when an input is missing or has no place.
+    Given shapes replace inputs of their names in any of these. Raises InputError where the model or a file cannot be
+    loaded, UsageError where an input is missing or `forward` does not take it.
     """
     model, own = load_model(spec, task, trust_remote_code)
     inputs = dict(own) if own is not None and file is None else {}
@@ -52,7 +53,7 @@ def load_subject(
     missing = [n for n in _required(model) if n not in inputs]
     if missing:
         raise UsageError(
-            f"forward of {type(model).__name__} needs {missing[0]!r}", f"give --input {missing[0]}=1,3,224,224"
+            f"forward of {type(model).__name__} needs {missing[0]!r}", f"give ⟨input-shape⟩ {missing[0]}=1,3,224,224"
         )
     return Subject(model, by_name(model, inputs), spec)
 
@@ -61,7 +62,7 @@ def _parse(text: str) -> tuple[str, tuple[tuple[int, ...], torch.dtype | None]]:
     found = _GIVEN.fullmatch(text)
     dtype = getattr(torch, found["dtype"], None) if found and found["dtype"] else None
     if not found or (found["dtype"] and not isinstance(dtype, torch.dtype)):
-        raise UsageError(f"--input {text!r} is not NAME=SHAPE[:DTYPE]", "write x=1,3,224,224 or ids=1x16:int64")
+        raise UsageError(f"⟨input-shape⟩ {text!r} is not NAME=SHAPE[:DTYPE]", "write x=1,3,224,224 or ids=1x16:int64")
     shape = tuple(int(n) for n in re.split("[x,]", found["shape"]) if n)
     return found["name"], (shape, dtype)
 
@@ -76,11 +77,11 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
-    """Refuse inputs that `forward` does not take."""
+    """Raise UsageError for an input that `forward` does not take."""
     taken = forward_parameters(model)
-    open_ = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
     unknown = [name for name in names if name not in taken]
-    if unknown and not open_:
+    if unknown and not takes_any:
         raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}", f"it takes {', '.join(taken)}")
 
 
@@ -100,7 +101,7 @@ def _generator() -> torch.Generator:
 def _tensor(
     shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, model: nn.Module, like: object
 ) -> torch.Tensor:
-    """Give random values: normal ones, or whole numbers that can be token ids; a mask of ones stays one."""
+    """Return random values: normal ones, or whole numbers that can be token ids; a mask of ones stays all ones."""
     if isinstance(like, torch.Tensor) and not like.is_floating_point() and bool((like == 1).all()):
         return torch.ones(shape, dtype=dtype)
     if dtype == torch.bool:
@@ -111,13 +112,13 @@ def _tensor(
 
 
 def _vocabulary(model: nn.Module) -> int:
-    """Give the number of tokens: of the configuration, else of the smallest embedding, else 2."""
+    """Return the number of tokens: from the configuration, else of the smallest embedding, else 2."""
     size = _field(getattr(model, "config", None), "vocab_size")
     return size or min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=2)
 
 
 def _field(config: Any, *names: str) -> Any:  # noqa: ANN401
-    """Give the first of some fields that a configuration, or one of those nested in it, has."""
+    """Return the value of the first of some fields that a configuration, or one nested in it, has; else None."""
     if config is None:
         return None
     nested = [v for v in vars(config).values() if hasattr(v, "model_type")]
@@ -130,7 +131,7 @@ def _field(config: Any, *names: str) -> Any:  # noqa: ANN401
 
 
 def _made(model: nn.Module, shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Make inputs for a model with a Hugging Face configuration: its main input and what belongs to it."""
+    """Return inputs for a model with a Hugging Face configuration: the main input, and the masks that go with it."""
     config = getattr(model, "config", None)
     if config is None:
         return {}
@@ -191,7 +192,7 @@ def _spectrum(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa:
 
 
 def _values(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
-    """Give a wave, or a spectrum of frames by bins where the configuration has bins."""
+    """Return a wave, or a spectrum of frames by bins where the configuration has bins."""
     bins, length = _field(config, "num_mel_bins"), _field(config, "max_length")
     return torch.randn((1, length, bins), generator=generator) if bins and length else _wave(config, generator)
 

@@ -1,4 +1,4 @@
-"""Tensors in nested arguments and results, with the names of their places."""
+"""Find the tensors in nested arguments and results, and name them by their places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 - any nesting
-    """Give the tensors of nested mappings, sequences and dataclasses in order, named by place: `past.0.key`."""
+    """Yield the tensors of nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`."""
     if isinstance(value, torch.Tensor):
         yield name or "0", value
     elif isinstance(value, Mapping):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,8 +15,10 @@ from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject, by_name
 from mxtools.pytorch.trace import trace
-from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 Axes = Mapping[str, Mapping[int, str]]
 

@@ -1,4 +1,4 @@
-"""Loading Hugging Face models; apart from the rest because it imports transformers."""
+"""Load Hugging Face models; a file of its own because it imports transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mxtools.errors import UsageError
 
 
 def load(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
-    """Load a model in evaluation mode: of the task's class, else of the config's architecture."""
+    """Return a model in evaluation mode, of the task's class or, without a task, of the config's architecture."""
     config = AutoConfig.from_pretrained(spec, trust_remote_code=trust_remote_code)
     classes: list[Any] = [AutoModel]
     if task:

@@ -1,6 +1,6 @@
-"""What everything else is made from: a subject's trace and its raw exports, each made once and kept in a folder.
+"""A subject's trace and raw exports, from which all the rest is made; each is made once and kept in a folder.
 
-PyTorch is imported only where something has to be made, so that what a cache has is there at once.
+PyTorch is imported only to make one: what a cache has is there at once.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from mxtools.pytorch.exporters import ExportAttempt, ExportError, Options, in_tu
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 from mxtools.traces import sidecar
-from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values, recorded
 
 if TYPE_CHECKING:
     import torch
 
     from mxtools.pytorch.subject import Subject
+    from mxtools.traces.sidecar import Sidecar
 
 _MODEL = "model.onnx"
 
 
 class Sources:
-    """A subject's trace and raw exports. Those that its folder has from earlier are taken as they are."""
+    """A subject's trace and raw exports. What its folder has already is not made again."""
 
     def __init__(
         self, load: Callable[[], Subject], folder: Path, options: Options | None = None, meter: Meter | None = None
     ) -> None:
-        """Take what loads the subject, the folder, and what measures the making, as stages `trace` and `export`."""
+        """Take a function that loads the subject, the folder, and a meter of the stages `trace` and `export`."""
         self.folder = folder
         self._load = load
         self._options = options or Options()
@@ -49,7 +49,7 @@ class Sources:
         return self._load()
 
     def trace(self, values: bool = False) -> tuple[Sidecar, Values | None]:
-        """Give the trace, with the recorded values where they are wanted; InputError where the forward pass raises."""
+        """Return the trace, and the recorded values or None; InputError where the forward pass raises."""
         file = self.folder / "trace.json"
         known = sidecar.loads(file.read_bytes(), str(file)) if file.is_file() else None
         if known is None or (values and not known.record):
@@ -76,10 +76,10 @@ class Sources:
         return traced
 
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
-        """Let exporters try in turn; give the attempts, the last of which succeeded.
+        """Let exporters try in turn; return the attempts, of which the last succeeded.
 
-        `choice` is dynamo, torchscript or auto. Nothing is folded across modules where that is asked for here or in the
-        options. Raises ExportError, with the attempts, when none can.
+        `choice` is dynamo, torchscript or auto. Where `keep_modules` is set here or in the options, nothing is folded
+        across modules. Raises ExportError, with the attempts, where no exporter succeeds.
         """
         options = replace(self._options, keep_modules=keep_modules or self._options.keep_modules)
         attempts = []
@@ -102,17 +102,17 @@ class Sources:
         return self._failed[path]
 
     def _exported(self, exporter: str, folder: Path, options: Options) -> ExportAttempt:
-        """Let an exporter fill a folder, which appears when it is complete."""
+        """Let an exporter write to a scratch folder, and move it to `folder` when it is complete."""
         from mxtools.pytorch.export import export
 
         subject = self.subject
         with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
-            made = Path(scratch) / exporter
-            made.mkdir()
-            attempt = export(subject, made / _MODEL, exporter, options)
+            unfinished = Path(scratch) / exporter
+            unfinished.mkdir()
+            attempt = export(subject, unfinished / _MODEL, exporter, options)
             if attempt.error is None:
                 with suppress(OSError):  # another process was faster
-                    made.rename(folder)
+                    unfinished.rename(folder)
         return attempt
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
@@ -127,9 +127,10 @@ def sources_of(
     meter: Meter | None = None,
     key: str | None = None,
 ) -> Iterator[Sources]:
-    """Keep a subject's sources in a cache, where there is one, else in a folder that is removed.
+    """Yield a subject's sources; they are kept in a cache, where one is given, else in a temporary folder.
 
-    `key` stands for all that `load` depends on: with a known one the subject is not loaded to be looked up.
+    `key` stands for everything that `load` depends on: where the cache knows it, the subject is not loaded to look its
+    folder up.
     """
     if not cache:
         with tempfile.TemporaryDirectory(prefix="mx-") as scratch:

@@ -1,4 +1,4 @@
-"""MODEL specs: from `./bert`, `org/name`, `file.py:NAME` or `package.module:NAME` to a module and its inputs."""
+"""Load what a MODEL spec names: `./bert`, `org/name`, `file.py:NAME` or `package.module:NAME`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass
 class Subject:
-    """A model in evaluation mode, and the keyword arguments of one forward pass in the order of its signature."""
+    """A model in evaluation mode, and the keyword arguments of one forward pass, in the order of its signature."""
 
     model: nn.Module
     inputs: dict[str, Any]
@@ -31,9 +31,9 @@ class Subject:
 def load_model(
     spec: str, task: str | None = None, trust_remote_code: bool = False
 ) -> tuple[nn.Module, dict[str, Any] | None]:
-    """Give the module that a spec names, and the inputs where the spec's code gives some.
+    """Return the module that a spec names, and its inputs, None where the spec's code returns none.
 
-    Raises InputError when there is no such model, or when its code raises.
+    Raises InputError where there is no such model, or where its code raises.
     """
     if Path(spec).is_dir() or ":" not in spec:
         return _pretrained(spec, task, trust_remote_code), None
@@ -60,7 +60,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
 
 
 def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  # noqa: ANN401
-    """Give module and inputs of what a spec names: a module, or a callable that gives one, or one with inputs."""
+    """Return module and inputs of what a spec names: a module, a pair of both, or a callable that returns these."""
     if not isinstance(found, nn.Module) and callable(found):
         found = _called(found, spec)
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
@@ -92,7 +92,7 @@ def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401
 
 
 def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Give inputs, a dictionary or positional ones, by the names of `forward`, in its order."""
+    """Return inputs, a mapping or positional ones, by the parameter names of `forward`, in its order."""
     names = forward_parameters(model)
     if isinstance(inputs, Mapping):
         return {
@@ -103,7 +103,7 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def forward_parameters(model: nn.Module) -> list[str]:
-    """Give the names of `forward`'s parameters."""
+    """Return the names of `forward`'s parameters."""
     return [
         p.name
         for p in inspect.signature(model.forward).parameters.values()

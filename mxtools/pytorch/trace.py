@@ -1,4 +1,17 @@
-"""Tracing: one forward pass, recorded call by call."""
+"""Trace a model: run one forward pass and record it call by call.
+
+Five calls of a model whose `encoder` uses the same Embedding as the model itself, and calls its `layer` twice:
+
+    embed    encoder    encoder.embed    encoder.layer    encoder.layer@1
+
+The obvious way, to look up each called module in `named_modules()`, gives both calls of the Embedding the name `embed`,
+though `encoder` made the second one, and gives both calls of the layer one name. But the name of a module depends on
+the caller: a tied module has several (`named_modules(remove_duplicate=False)` lists `embed` and `encoder.embed`), and
+the first one below the caller's own name is the one by which the caller knows it. So the scope of a call is the scope
+of its caller and that name, without the caller's. A caller that does not own the module at all adds the module's whole
+name. Where a scope is taken, because the caller calls the module again or reaches into a module that it also calls,
+the later call gets `@1`, `@2` ….
+"""
 
 from __future__ import annotations
 
@@ -28,10 +41,10 @@ from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, We
 
 
 def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:
-    """Run the model once on its inputs and give the sidecar.
+    """Run the model once on its inputs and return the sidecar.
 
-    `values`, where given, is filled with a copy of every tensor that went into a call or came out of one, under
-    `str(tensor.id)`, and of the model's inputs under their own names. Raises InputError when the forward pass raises.
+    `values`, where given, gets a copy of every tensor that went into a call or came out of one, under `str(tensor.id)`,
+    and of the model's inputs under their own names. Raises InputError where the forward pass raises.
     """
     model = subject.model
     recorder = _Recorder(model, values)
@@ -46,7 +59,7 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
         except Exception as error:
             raise InputError(
                 f"the forward pass of {type(model).__name__} raised {error_line(error)} ({where_raised(error)})",
-                "give fitting inputs with --input or --inputs",
+                "give fitting inputs with ⟨any-inputs⟩",
             ) from error
     return Sidecar(
         producer=_producer(),
@@ -60,7 +73,7 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
 
 @dataclass
 class _Frame:
-    """One call while it is open and after."""
+    """One call, while it runs and afterwards."""
 
     module: nn.Module
     path: str
@@ -72,7 +85,7 @@ class _Frame:
 
 
 class _Recorder:
-    """Follows module calls through hooks."""
+    """Records module calls through hooks; `_open` are the running ones, the innermost last."""
 
     def __init__(self, model: nn.Module, values: dict[str, torch.Tensor] | None) -> None:
         self._model = model
@@ -88,7 +101,7 @@ class _Recorder:
         self._parameters: dict[type, list[str]] = {}
 
     def hook(self, stack: ExitStack) -> None:
-        """Register hooks on all modules, removed when the stack is left."""
+        """Register hooks on all modules; they are removed when the stack is closed."""
         for module in self._names:
             before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
             stack.callback(before.remove)
@@ -96,20 +109,20 @@ class _Recorder:
             stack.callback(after.remove)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> TracedTensor:
-        """Describe a tensor; the same object in the same state has the same id, and is looked at once."""
+        """Return the record of a tensor; an object keeps its id, and is read once, until it is changed in place."""
         known = self._known.get(id(tensor))
         version = _version(tensor)
         if known and known[0]() is tensor and known[1] == version:
             return known[2] if known[2].name == name else known[2].model_copy(update={"name": name})
-        described_ = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
+        record = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
         self._next += 1
-        self._known[id(tensor)] = (weakref.ref(tensor), version, described_)
+        self._known[id(tensor)] = (weakref.ref(tensor), version, record)
         if self._values is not None:
-            self._values[str(described_.id)] = tensor.detach().clone().contiguous()
-        return described_
+            self._values[str(record.id)] = tensor.detach().clone().contiguous()
+        return record
 
     def calls(self) -> Iterator[Call]:
-        """Give the finished calls."""
+        """Yield the recorded calls, in the order in which they began."""
         tags = tags_of((f.scope, f.parent, type(f.module).__name__) for f in self._frames)
         for frame, tag in zip(self._frames, tags, strict=True):
             module = self._names[frame.module][0]
@@ -131,7 +144,7 @@ class _Recorder:
         self._open.append(len(self._frames) - 1)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
-        """Close the call; a call inside that raised and was caught may not have been told of its end."""
+        """Close a call, and calls within it whose end no hook reported because they raised and the model caught it."""
         while self._open and self._frames[self._open[-1]].module is not module:
             self._open.pop()
         if self._open:
@@ -152,24 +165,24 @@ class _Recorder:
         Inputs that were changed in place are what they were no more, and are left out.
         """
         known = [
-            (described_.fingerprint, tensor)
-            for described_, (_, tensor) in zip(frame.inputs, tensors(given), strict=False)
-            if self._is_unchanged(tensor, described_)
+            (record.fingerprint, tensor)
+            for record, (_, tensor) in zip(frame.inputs, tensors(given), strict=False)
+            if self._is_unchanged(tensor, record)
         ]
-        for described_, (_, tensor) in zip(frame.outputs, tensors(output), strict=True):
-            alike = [one for fingerprint_, one in known if fingerprint_ == described_.fingerprint]
+        for record, (_, tensor) in zip(frame.outputs, tensors(output), strict=True):
+            alike = [one for fingerprint_, one in known if fingerprint_ == record.fingerprint]
             if alike and not any(equal_in_order(one, tensor) for one in alike):
                 return True
         return False
 
-    def _is_unchanged(self, tensor: torch.Tensor, described_: TracedTensor) -> bool:
+    def _is_unchanged(self, tensor: torch.Tensor, record: TracedTensor) -> bool:
         known = self._known.get(id(tensor))
-        return known is not None and known[1] == _version(tensor) and known[2].id == described_.id
+        return known is not None and known[1] == _version(tensor) and known[2].id == record.id
 
     def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
-        """Give the name by which the caller knows a module, and the scope of this call of it.
+        """Return the name by which the caller knows a module, and the scope of this call of it.
 
-        Calls are counted by scope: a caller that reaches below a module that it also calls makes a second one there.
+        Calls are counted by scope and not by module: see the example at the top of this file.
         """
         names = self._names[module]
         if parent is None:
@@ -182,7 +195,7 @@ class _Recorder:
         return path, numbered_call(scope, count)
 
     def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the arguments of a call by the names of `forward`; surplus ones by their position."""
+        """Return the arguments of a call by the parameter names of `forward`; further ones by their position."""
         kind = type(module)
         if kind not in self._parameters:
             self._parameters[kind] = _positional(module.forward)
@@ -199,7 +212,7 @@ def _positional(function: Callable[..., Any]) -> list[str]:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """Give the count of in-place changes; tensors made in inference mode have none."""
+    """Return how often a tensor was changed in place; 0 for tensors made in inference mode, which do not count that."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -208,7 +221,7 @@ def _type(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def _modules(model: nn.Module) -> Iterator[TracedModule]:
-    """Describe the modules with the weights that they own themselves."""
+    """Yield the modules, each with the weights that it owns itself."""
     aliases: dict[nn.Module, list[str]] = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         aliases[module].append(name or ROOT)
@@ -224,7 +237,7 @@ def _modules(model: nn.Module) -> Iterator[TracedModule]:
 
 
 def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator[Weight]:
-    """Describe a module's own parameters and buffers; `first` maps storage to the first weight seen there."""
+    """Yield a module's own parameters and buffers; `first` maps memory to the name of the first weight found there."""
     owned: list[tuple[str, Literal["parameter", "buffer"], torch.Tensor]] = [
         *((name, "parameter", t) for name, t in module.named_parameters(recurse=False, remove_duplicate=False)),
         *((name, "buffer", t) for name, t in module.named_buffers(recurse=False, remove_duplicate=False)),

@@ -13,17 +13,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mxtools.errors import InputError, UsageError
 from mxtools.passes.carry import Carry
-from mxtools.passes.optimize import Optimize
 from mxtools.passes.record_absent import RecordAbsent
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.pipeline import Pipeline
-from mxtools.tools.optimizers import OPTIMIZERS
 
 DEFAULT = "auto"
+
+SHIPPED: dict[str, Any] = {}
+"""The context in which the shipped strategies are validated: a test parses their pipelines."""
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 Priority = Literal["coverage", "speed", "fidelity", "compatibility"]
@@ -49,7 +50,9 @@ class Strategy(_Entry):
 
     @field_validator("pipeline")
     @classmethod
-    def _is_pipeline(cls, text: str) -> str:
+    def _is_pipeline(cls, text: str, info: ValidationInfo) -> str:
+        if info.context is SHIPPED:  # not parsed, because that imports every pass of every strategy
+            return "".join(text.split())
         try:
             return str(Pipeline.parse(text))
         except UsageError as error:
@@ -58,17 +61,14 @@ class Strategy(_Entry):
     @field_validator("optimize")
     @classmethod
     def _is_optimizer(cls, text: str | None) -> str | None:
-        if text is not None and text not in OPTIMIZERS:
-            raise ValueError(f"no optimiser is called {text!r}: there are {', '.join(OPTIMIZERS)}")
-        return text
+        try:
+            return None if text is None else _optimizer(text)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     def optimized(self, optimizer: str | None) -> Strategy:
         """Return the strategy with another optimiser, where one is given; UsageError where no such one exists."""
-        if optimizer is None:
-            return self
-        if optimizer not in OPTIMIZERS:
-            raise UsageError(f"no optimiser is called {optimizer!r}", f"there are {', '.join(OPTIMIZERS)}")
-        return self.model_copy(update={"optimize": optimizer})
+        return self if optimizer is None else self.model_copy(update={"optimize": _optimizer(optimizer)})
 
     def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
         """Return the pipeline, with the optimiser; its last passes record the result and copy tags elsewhere.
@@ -79,6 +79,8 @@ class Strategy(_Entry):
         steps: list[Pass] = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, ends)]
         last = RecordAbsent(strict)
         if self.optimize:
+            from mxtools.passes.optimize import Optimize
+
             steps += [last, Optimize(self.optimize)]
         return Pipeline((*steps, last, carry or Carry()))
 
@@ -107,9 +109,8 @@ class _File(_Entry):
 @cache
 def shipped() -> _File:
     """Return the strategies and decisions that come with the package."""
-    return _read(
-        tomllib.loads(resources.files("mxtools.strategies").joinpath("strategies.toml").read_text()), "strategies.toml"
-    )
+    text = resources.files("mxtools.strategies").joinpath("strategies.toml").read_text()
+    return _read(tomllib.loads(text), "strategies.toml", SHIPPED)
 
 
 def known(folder: Path | None = None) -> dict[str, Strategy]:
@@ -161,9 +162,18 @@ def _toml(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read as TOML ({error})", "repair it") from None
 
 
-def _read(table: dict[str, Any], place: str) -> _File:
+def _optimizer(name: str) -> str:
+    """Return the name of an optimiser; UsageError where there is none of that name."""
+    from mxtools.tools.optimizers import OPTIMIZERS
+
+    if name not in OPTIMIZERS:
+        raise UsageError(f"no optimiser is called {name!r}", f"there are {', '.join(OPTIMIZERS)}")
+    return name
+
+
+def _read(table: dict[str, Any], place: str, context: dict[str, Any] | None = None) -> _File:
     try:
-        return _File.model_validate(table)
+        return _File.model_validate(table, context=context)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -10,8 +10,10 @@ from onnx import ModelProto, helper
 from mxtools.errors import InputError
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
-from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values, feeds
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 SYMBOLIC = 8
 """The size of a symbolic dimension in made inputs."""

@@ -7,7 +7,6 @@ way of a value can be followed: what one call returned (in its outputs) is what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -96,79 +95,6 @@ class Sidecar(_TraceRecord):
     modules: tuple[TracedModule, ...]
     calls: tuple[Call, ...]
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
-
-
-def full_name(module: TracedModule, weight: Weight) -> str:
-    """Return a weight's name in the model's state dict: `encoder.layer.0.output.dense.weight`."""
-    return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
-
-
-def returned_tensors(call: Call) -> list[TracedTensor]:
-    """Return the tensors that a call returned, each once, without those that it was given and passed on."""
-    given = {tensor.id for tensor in call.inputs}
-    return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
-
-
-def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
-    """Return for each tensor, by its id, the calls that returned it without being given it, the outermost first.
-
-    The last of them is the module that computed it; those before only pass on what a module inside returned.
-    """
-    calls: dict[int, list[int]] = {}
-    for number, call in enumerate(sidecar.calls):
-        for tensor in returned_tensors(call):
-            calls.setdefault(tensor.id, []).append(number)
-    return calls
-
-
-def callers(calls: Sequence[Call], number: int) -> Iterator[int]:
-    """Yield the call that made a call, the one that made that, and so on up to the root; nothing for the root."""
-    parent = calls[number].parent
-    while parent is not None:
-        yield parent
-        parent = calls[parent].parent
-
-
-def call_ends(sidecar: Sidecar) -> list[int]:
-    """Return for each call the number of the first one after it that is not inside it.
-
-    Calls are listed as they began, so the calls inside call `c` are `c + 1` to `call_ends(sidecar)[c] - 1`.
-    """
-    ends = [number + 1 for number in range(len(sidecar.calls))]
-    for number in range(len(ends) - 1, 0, -1):
-        parent = sidecar.calls[number].parent or 0
-        ends[parent] = max(ends[parent], ends[number])
-    return ends
-
-
-def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
-    """Return when each call began, when each ended, and by id when each tensor was first seen.
-
-    The clock ticks once for each beginning and once for each end of a call. For a root that calls `a` and then `b`:
-
-        root begins 1, a begins 2, a ends 3, b begins 4, b ends 5, root ends 6
-
-    A tensor is first seen when a call that is given it begins, or when one that returns it ends. So a result of `a`
-    has the time 3, and what the root computed between the two calls and gave to `b` has the time 4.
-    """
-    calls, running = sidecar.calls, list[int]()
-    begun, ended = [0] * len(calls), [0] * len(calls)
-    first_seen: dict[int, int] = {}
-    clock = 0
-    for number in range(len(calls) + 1):
-        parent = calls[number].parent if number < len(calls) else None
-        while running and running[-1] != parent:
-            clock += 1
-            ended[running[-1]] = clock
-            for tensor in calls[running.pop()].outputs:
-                first_seen.setdefault(tensor.id, clock)
-        if number < len(calls):
-            clock += 1
-            begun[number] = clock
-            running.append(number)
-            for tensor in calls[number].inputs:
-                first_seen.setdefault(tensor.id, clock)
-    return begun, ended, first_seen
 
 
 def dumps(sidecar: Sidecar) -> str:

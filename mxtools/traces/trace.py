@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.reading import read_bytes
 from mxtools.traces import sidecar as sidecars
-from mxtools.traces.sidecar import Call, Sidecar
 from mxtools.traces.values import Values, recorded
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call, Sidecar
 
 
 @dataclass(frozen=True, repr=False)

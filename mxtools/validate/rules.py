@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -19,7 +20,9 @@ from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.scope import ROOT, enclosing_scopes, is_scope, join
 from mxtools.scopes.tags import align
-from mxtools.traces.sidecar import Call
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call
 
 Mend = Callable[[], str]
 """A function that mends a fault in place and returns what it did, in words."""

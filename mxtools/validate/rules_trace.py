@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import absent_scopes
 from mxtools.evidence.calls import OTHER_MODEL_SHARE
@@ -14,9 +15,12 @@ from mxtools.graph.shapes import known_shape, stored_shape, torch_kind, value_in
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
-from mxtools.traces.sidecar import TracedModule, Weight, callers, full_name
+from mxtools.traces.traced_calls import callers, full_name
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import TracedModule, Weight
 
 TRACE = "trace the model that was exported"
 _TOLERANCE = 1e-2

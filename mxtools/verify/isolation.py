@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -15,8 +16,11 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import UNLIKE, Distance, worst
 from mxtools.runtime.sessions import batches, run_model
 from mxtools.scopes.selection import nodes_of
-from mxtools.traces.sidecar import Call, Sidecar, TracedTensor, call_ends, returned_tensors
+from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
 
 
 class Isolation:

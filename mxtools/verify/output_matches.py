@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,16 +30,11 @@ from mxtools.graph.shapes import Array, Shapes, torch_kind
 from mxtools.graph.walk import values_after
 from mxtools.runtime.distance import Distance, distance
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.sidecar import (
-    Sidecar,
-    TracedTensor,
-    call_ends,
-    call_times,
-    callers,
-    calls_returning,
-    returned_tensors,
-)
+from mxtools.traces.traced_calls import call_ends, call_times, callers, calls_returning, returned_tensors
 from mxtools.traces.values import Values
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,8 +23,11 @@ from mxtools.runtime.sessions import inner_values, run_model
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
-from mxtools.traces.sidecar import Call, Sidecar, call_ends, returned_tensors
+from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.traces.values import Values
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call, Sidecar
 
 
 class RoundTrip(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys

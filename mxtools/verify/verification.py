@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto, helper
 
@@ -18,10 +19,13 @@ from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.sidecar import Sidecar, returned_tensors
+from mxtools.traces.traced_calls import returned_tensors
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
 from mxtools.verify.output_matches import OutputMatches, has_no_effect
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
 """Relative errors that still count as right, of graphs in single precision, in half precision, in small integers."""

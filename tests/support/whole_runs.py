@@ -7,10 +7,14 @@ from typing import Any
 
 import onnx
 import onnxruntime
-import torch
 
-from mxtools.pytorch.inputs import load_subject
-from mxtools.pytorch.nested import tensors
+
+def inputs_of(spec: str) -> dict[str, Any]:
+    """Return the inputs of a model in PyTorch, as arrays by name."""
+    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.nested import tensors
+
+    return {name: tensor.numpy() for name, tensor in tensors(load_subject(spec).inputs)}
 
 
 def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +34,11 @@ def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
 
 def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Give what each module returned in its first call, by path, and the inputs, as arrays."""
+    import torch
+
+    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.nested import tensors
+
     subject = load_subject(spec)
     returned: dict[str, list[Any]] = {}
 

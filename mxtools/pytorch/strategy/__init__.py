@@ -1,1 +1,1 @@
-"""Trying, measuring and recommending strategies on PyTorch models."""
+"""Try, measure and recommend strategies for PyTorch models."""

@@ -1,10 +1,11 @@
-"""One strategy's try: export, tag, check; and trying several until one succeeds."""
+"""Try strategies until one succeeds; a try is to export, tag and check."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,9 +24,11 @@ from mxtools.runtime.sessions import run_model
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter, Metrics, Tally, measured
-from mxtools.traces.sidecar import Sidecar
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.round_trip import RoundTrip, counted, round_trip
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 CLOSE = 1e-3
 """Relative tolerance of an export's outputs against PyTorch's: exporters reorder sums."""
@@ -33,7 +36,7 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class StrategyAttempt:
-    """A strategy that was tried, and why it failed; None where it did not."""
+    """A strategy that was tried, and why it failed; None where it succeeded."""
 
     strategy: str
     error: str | None
@@ -41,10 +44,10 @@ class StrategyAttempt:
 
 @dataclass(frozen=True)
 class Demands:
-    """What an attempt has to meet to be taken.
+    """What an export must meet.
 
-    With `verify` the model and every module of it, cut out, are compared with what PyTorch returned. `quality` is the
-    least share of nodes with evidence of their own, and with `verify` the least rate of the round trip, both 0 to 1.
+    With `verify` the model, and every module of it cut out, are run and compared with what PyTorch returned. `quality`,
+    0 to 1, is the least share of nodes with evidence of their own, or with `verify` the least rate of the round trip.
     """
 
     verify: bool = False
@@ -60,18 +63,18 @@ class ExportResult(FieldMapping):
     attempts: tuple[StrategyAttempt, ...]
     total_operations: int
     tagged_operations: int
-    """The operations of which something is known: their scope is no mere fallback to the root."""
+    """The operations whose module is known: their scope is not just the fallback to the root."""
     hierarchy_nodes: int
-    """The scopes that operations bear."""
+    """The number of scopes that operations have."""
     warnings: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
-    """Why this strategy, where it was selected."""
+    """Why this strategy was selected; empty where the caller named it."""
     performance_metrics: Metrics | None = None
 
 
 @dataclass
 class Tagged:
-    """A tagged model in memory, with what was found out about it."""
+    """A tagged model in memory, with what was measured while it was made and checked."""
 
     model: WorkingModel
     exporter: str
@@ -81,12 +84,12 @@ class Tagged:
     round_trip: RoundTrip | None = None
 
     def against(self, sidecar: Sidecar | None, values: Values | None) -> WorkingModel:
-        """Return the model with another trace and its values, to be looked at."""
+        """Return the model with another trace and its values, and the same graph."""
         return WorkingModel(self.model.proto, self.model.weights, sidecar=sidecar, values=values)
 
     @property
     def quality(self) -> float:
-        """Give the rate of the round trip, where it was made, else the share of nodes with evidence of their own."""
+        """The rate of the round trip, where one was made, else the share of nodes with evidence of their own."""
         if self.round_trip:
             return self.round_trip.rate
         return measured(self.model, Meter(), {}).tag_quality.direct
@@ -100,9 +103,9 @@ def export_by(
     meter: Meter,
     optimizer: str | None = None,
 ) -> ExportResult:
-    """Try strategies in turn and write what the first that succeeds makes; nothing is written before.
+    """Try strategies in turn and write the model of the first that succeeds; nothing is written before.
 
-    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is not known.
+    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is unknown.
     """
     check_writable(output)
     attempts: list[StrategyAttempt] = []
@@ -123,9 +126,9 @@ def export_by(
 
 
 def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None = None) -> Tagged:
-    """Trace, export and tag by a strategy, and optimise, by another optimiser than the strategy's where one is given.
+    """Trace, export, tag and optimise a model by a strategy; `optimizer` replaces the strategy's own.
 
-    Raises an MxError where it fails.
+    Raises an MxError where one of these fails.
     """
     strategy = table.get(name).optimized(optimizer)
     export = sources.export(strategy.exporter, strategy.keep_modules)[-1]
@@ -139,7 +142,7 @@ def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None =
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
-    """Give a tagged model back with what the checks found; raises an MxError where it does not meet the demands."""
+    """Check a tagged model and return it with the results; raises an MxError where it does not meet the demands."""
     known, values = sources.trace(values=True) if demands.verify else (tagged.model.sidecar, None)
     with meter.stage("check"):
         made = f"{tagged.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")
@@ -156,25 +159,24 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
 
 
 def check_outputs(sources: Sources, model: WorkingModel, name: str, known: Sidecar | None) -> str | None:
-    """Run an export on the example inputs; say, where a trace is given, that an output is not what PyTorch returned.
+    """Run an export on the example inputs; return a warning where an output is not what PyTorch returned, else None.
 
-    `name` is what the message calls the export.
-
-    Outputs of a model that is random are not compared. Raises InputError where ONNX Runtime cannot run it.
+    `name` is what the warning calls the export. Without a trace (`known`), and where the model is random, outputs are
+    not compared. Raises InputError where ONNX Runtime cannot run the export.
     """
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
     names = [value.name for value in graph_inputs(model.proto)]
     values = Values(arrays.keys(), arrays.__getitem__)
     given = feeds(known, values, names) if known else arrays
     outputs = run_model(model.proto, model.weights, given)
-    strange = _strange(outputs, known) if known else None
-    if strange is None or _is_random(sources):
+    wrong = _wrong_output(outputs, known) if known else None
+    if wrong is None or _is_random(sources):
         return None
-    return f"output {strange!r} of the {name} is none of those that PyTorch returned"
+    return f"output {wrong!r} of the {name} is none of those that PyTorch returned"
 
 
-def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
-    """Give the first output that none of the traced model's is, up to rounding."""
+def _wrong_output(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
+    """Return the first output that equals none of the traced model's outputs up to rounding; None without one."""
     returned = [t.fingerprint for t in known.calls[0].outputs if t.fingerprint]
     for name, array in outputs.items():
         found = fingerprint(array)
@@ -184,7 +186,7 @@ def _strange(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
 
 
 def _is_random(sources: Sources) -> bool:
-    """Tell whether the model returns something else when random numbers begin elsewhere."""
+    """Return whether the model returns something else with another random seed."""
 
     def outputs(seed: int) -> list[Fingerprint | None]:
         with torch.random.fork_rng(devices=[]):

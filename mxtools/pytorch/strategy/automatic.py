@@ -1,4 +1,4 @@
-"""One call that exports a model by a strategy of its own choice."""
+"""Export and tag a model in one call, by the strategy that suits it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mxtools.strategies.metrics import Meter
 
 
 class StrategySelector:
-    """Recommends strategies by probing models; nothing is decided by a model's name."""
+    """Recommends strategies by probing models; a model's name decides nothing."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         """Take the seconds that probing one model may take."""
@@ -47,11 +47,10 @@ def export_subject(
     cache: Cache | None = None,
     optimizer: str | None = None,
 ) -> ExportResult:
-    """Export and tag by the first of some strategies that succeeds; without any, by those that suit the model.
+    """Export and tag a model by the first of some strategies that succeeds; without any, by those that suit the model.
 
-    `optimizer` is onnxscript, onnxslim or ort-basic, and takes the place of what the strategy says.
-
-    Raises InputError, with all causes, where none succeeds; then nothing is written. The model is left as it was.
+    `optimizer` is onnxscript, onnxslim or ort-basic, and replaces the strategy's own. The model stays as it was. Raises
+    InputError, with all causes, where no strategy succeeds; then nothing is written.
     """
     meter = Meter()
     with sources_of(lambda: subject, options, cache, meter) as sources:

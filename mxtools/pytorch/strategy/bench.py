@@ -1,4 +1,4 @@
-"""Strategies side by side on one model."""
+"""Compare strategies on one model: what they cost, how good they are, and where they disagree."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter, Metrics, measured
 
 COSTS = ("trace", "export", "tag")
-"""The stages that make a tagged model; the others check it."""
+"""The stages that make a tagged model; the other stages check it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a strategy did: an error, or its metrics and the scope of every traced tensor that its graph has."""
+    """The result of a strategy: an error, or metrics, and the scope of each traced tensor that its graph has, by id."""
 
     strategy: str
     error: str | None = None
@@ -37,39 +37,39 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Give the seconds of tracing, exporting and tagging; None where it failed."""
+        """The seconds of tracing, exporting and tagging; None where the strategy failed."""
         stages = self.metrics.stages if self.metrics else {}
         return sum(stages[name].seconds for name in COSTS if name in stages) if stages else None
 
     @property
     def peak_memory(self) -> int | None:
-        """Give the bytes of the process at their highest in these stages; None where it failed."""
+        """The highest memory of the process in these stages, in bytes; None where the strategy failed."""
         stages = self.metrics.stages if self.metrics else {}
         return max((stages[name].peak_memory for name in COSTS if name in stages), default=None)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two strategies give the tensors of the trace that both graphs have the same scope."""
+    """For how many traced tensors that both graphs have two strategies agree on the scope."""
 
     first: str
     second: str
     agreed: int
     compared: int
     differing: tuple[tuple[str, str], ...]
-    """The scopes that each of the two gives, where they differ; each pair once."""
+    """The two scopes of a tensor, where they differ; each pair once."""
 
     @property
     def share(self) -> float:
-        """Give the share that agrees; 1 where there is nothing to compare."""
+        """The share of tensors with the same scope; 1 where there is nothing to compare."""
         return self.agreed / self.compared if self.compared else 1.0
 
 
 def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[Row]:
-    """Give for each strategy what it costs and how good it is, after each of some rounds; nothing of one is used again.
+    """Yield a row for each strategy, in each of some rounds; no strategy uses anything that another one made.
 
-    What exporters do once in a process is done before, on a model of one layer; what they do once for a model is in the
-    first round.
+    What an exporter does once in a process, it does before, on a model of one layer; what it does once for a model
+    counts in the first round.
     """
     chosen = {name: table.get(name) for name in names}
     for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
@@ -80,7 +80,7 @@ def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[R
 
 
 def fastest(rows: Iterable[Row]) -> list[Row]:
-    """Give of all rows of a strategy the one with the least seconds, in the order of the strategies."""
+    """Return the fastest row of each strategy, in the order of the strategies."""
     best: dict[str, Row] = {}
     for row in rows:
         known = best.get(row.strategy)
@@ -96,7 +96,7 @@ def _warm_up(exporter: str) -> None:
 
 
 def _row(name: str, subject: Subject, folder: Path) -> Row:
-    gc.collect()  # what the last one left is no cost of this one
+    gc.collect()  # garbage of the strategy before must not count for this one
     meter = Meter()
     sources = Sources(lambda: subject, folder, meter=meter)
     try:
@@ -109,7 +109,7 @@ def _row(name: str, subject: Subject, folder: Path) -> Row:
 
 
 def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
-    """Give the scope of the node that makes each traced tensor that the graph has, by the tensor's id."""
+    """Return, by the tensor's id, the scope of the node that makes each traced tensor that the graph has."""
     sidecar, values = sources.trace(values=True)
     assert values is not None
     model = tagged.against(sidecar, values)
@@ -124,7 +124,7 @@ def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
 
 
 def agreements(rows: Iterable[Row]) -> list[Agreement]:
-    """Compare every two strategies that succeeded."""
+    """Return how far every two strategies that succeeded agree."""
     found = []
     for a, b in combinations([row for row in rows if row.scopes is not None], 2):
         assert a.scopes is not None

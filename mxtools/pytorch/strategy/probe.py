@@ -1,4 +1,4 @@
-"""Probing a model: facts that tell which strategy suits it, each found out when it is first asked for."""
+"""Probe a model for the facts that decide which strategy suits it; each is found out when it is first asked for."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import MxError
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.strategy.attempt import Demands, accepted, check_outputs, tagged_by
 from mxtools.strategies.metrics import TRACE_CASES, Meter
-from mxtools.traces.sidecar import Sidecar
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
 
 LIMIT = 600.0
-"""Seconds that probing may take."""
+"""Seconds that probing one model may take."""
 
 _CAUSES = {
     "an operator that the exporter does not know": ("Unsupported", "No ONNX function found", "not supported"),
     "control flow that depends on data": ("data-dependent", "DataDependent", "GuardOn"),
 }
-"""What in an exporter's message tells why it failed."""
+"""Words in an exporter's message, by the kind of failure that they show."""
 
 
 class TimeOverError(BaseException):
-    """Probing has no time left. Like an interrupt it passes through what catches exceptions: exporters, above all."""
+    """Probing has no time left. Like KeyboardInterrupt it is no Exception, because exporters catch every Exception."""
 
 
 class Probe:
-    """What is known of a subject. All that probing makes is kept in `sources`, so that nothing is made twice.
+    """Facts about a subject. Traces and exports that probing makes are kept in `sources`, so nothing is made twice.
 
-    Facts: `traces`, the forward pass runs; `dynamo` and `torchscript`, that exporter's result runs in ONNX Runtime and
-    gives what PyTorch gives; `dynamo-is-truest`, its round trip is as good as that of the other, or the other fails.
+    Facts: `traces`, the forward pass runs; `dynamo` and `torchscript`, the export of that exporter runs in ONNX Runtime
+    and returns what PyTorch returns; `dynamo-is-truest`, the round trip of dynamo's export is at least as good as that
+    of torchscript's, or torchscript fails.
     """
 
     def __init__(self, sources: Sources, limit: float = LIMIT) -> None:
-        """Take the sources, and the seconds that all of it may take."""
+        """Take the sources, and the seconds that all probing may take."""
         self.sources = sources
         self.failures: dict[str, str] = {}
         self._end = perf_counter() + limit
@@ -52,11 +55,11 @@ class Probe:
 
     @property
     def known(self) -> dict[str, bool]:
-        """Give the facts that were asked for."""
+        """The facts that were asked for so far."""
         return dict(self._known)
 
     def holds(self, fact: str) -> bool:
-        """Tell whether a fact holds; one that cannot be found out, or not in time, does not."""
+        """Return whether a fact holds; it does not where it cannot be found out, or not in time."""
         if fact not in self._known:
             try:
                 with within(self._end - perf_counter()):
@@ -72,7 +75,7 @@ class Probe:
         return self.sources.trace()[0]
 
     def properties(self) -> dict[str, Any]:
-        """Give what the trace tells, and why exporters failed: edge cases, and the share of calls with parameters."""
+        """Return edge cases and figures of the trace, and why facts do not hold, for the report."""
         calls = self.sidecar.calls
         owners = {module.path for module in self.sidecar.modules if module.weights}
         return {
@@ -101,16 +104,17 @@ class Probe:
 
 
 def _explained(text: str) -> str:
-    """Put the kind of a failure, where its message tells it, before the message."""
+    """Return a failure's message, with its kind before it where the message shows one."""
     kind = next((kind for kind, signs in _CAUSES.items() if any(sign in text for sign in signs)), None)
     return f"{kind}: {text}" if kind else text
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Interrupt a block after some seconds, by a signal; where there are none, only begin nothing when time is over.
+    """Raise TimeOverError in a block after some seconds, or before it where no time is left.
 
-    Raises TimeOverError. Python takes signals in the main thread only, and native code runs to its end.
+    The block is interrupted by a signal, so only in the main thread of a system that has them, and native code runs to
+    its end first.
     """
     if seconds <= 0:
         raise TimeOverError("there was no time left to find out")

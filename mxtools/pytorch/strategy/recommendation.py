@@ -1,4 +1,4 @@
-"""Selecting a strategy: the decision table of `strategies.toml` on the facts of a model."""
+"""Recommend a strategy: apply the decision table in `strategies.toml` to the facts of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxtools.strategies.table import Priority
 
 @dataclass(frozen=True)
 class Recommendation(FieldMapping):
-    """A strategy for a model, with what it is founded on."""
+    """A strategy for a model, and the reasons for it."""
 
     strategy: str
     priority: str
@@ -22,15 +22,15 @@ class Recommendation(FieldMapping):
     """The share, 0 to 1, of models on which this decision was right when it was measured: docs/strategies.md."""
     reasons: tuple[str, ...]
     fallbacks: tuple[str, ...]
-    """What to try, in order, where it fails all the same."""
+    """The strategies to try, in order, where this one fails."""
     facts: dict[str, bool] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
 
 
 def select(probe: Probe, priority: str) -> Recommendation:
-    """Give the strategy of the first decision whose facts hold.
+    """Return the strategy of the first decision whose facts hold.
 
-    Raises UsageError where there is no such priority, InputError where the forward pass raises or no exporter can.
+    Raises UsageError where there is no such priority, InputError where the forward pass raises or no exporter succeeds.
     """
     if priority not in get_args(Priority):
         raise UsageError(f"no priority is called {priority!r}", f"there are {', '.join(get_args(Priority))}")
@@ -53,12 +53,12 @@ def select(probe: Probe, priority: str) -> Recommendation:
 
 
 def _failed(facts: tuple[str, ...], probe: Probe) -> bool:
-    """Tell whether one of some facts is known not to hold."""
+    """Return whether one of some facts is known not to hold."""
     return any(probe.known.get(fact) is False for fact in facts)
 
 
 def _reasons(probe: Probe) -> list[str]:
-    """Say what was found out, in words."""
+    """Return what probing found out, in words."""
     properties = probe.properties()
-    said = [f"{fact} fails: {cause}" for fact, cause in properties["failures"].items()]
-    return said + [f"it has {case}" for case in properties["edge_cases"]]
+    failures = [f"{fact} fails: {cause}" for fact, cause in properties["failures"].items()]
+    return failures + [f"it has {case}" for case in properties["edge_cases"]]
