@@ -89,7 +89,7 @@ def test_weights_beside_the_file_stay_there(built: Build, mx: Mx, tmp_path: Path
 
 
 def test_a_strategy_optimises(tmp_path: Path) -> None:
-    own = '[table.slim]\npipeline = "untag,project-names,resolve-auxiliary"\noptimize = "onnxslim"\n'
+    own = '[strategies.slim]\npipeline = "untag,project-names,resolve-auxiliary"\noptimize = "onnxslim"\n'
     (tmp_path / "mxtools.toml").write_text(own)
     passes = table.known(tmp_path)["slim"].passes(strict=True)
     last = "record-absent{strict=true}"
