@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,29 @@ import pytest
 from tests.support import commands, shared_models
 from tests.support.commands import Mx
 from tests.support.shared_models import Build, Record, SharedFolder
+
+USES_TORCH = re.compile(
+    r"^(import|from) (torch|transformers|fixtures|mxtools\.(pytorch|unified_export|strategy_selector))\b"
+)
+
+
+@cache
+def uses_torch(file: Path) -> bool:
+    """Return whether a test module imports PyTorch, or what imports it, at its top."""
+    return any(map(USES_TORCH.match, file.read_text().splitlines()))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, where PyTorch is not wanted or not there, the modules that could not be imported without it."""
+    left_out = config.option.markexpr == "not model" or importlib.util.find_spec("torch") is None
+    return True if left_out and collection_path.suffix == ".py" and uses_torch(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs PyTorch by what shows it: the module's imports, and models that are traced and exported."""
+    for item in items:
+        if uses_torch(item.path) or {"built", "recorded"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.model)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import onnx
 import pytest
 from onnx import parser
 
-from fixtures import models
 from mxtools.graph.multiply_adds import multiply_adds
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -46,6 +45,8 @@ def test_counts(case: str) -> None:
 def test_a_real_model_has_as_many_as_pytorch_counts() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from fixtures import models
 
     model, inputs = models.convnet()
     with FlopCounterMode(display=False) as counter:

@@ -21,7 +21,7 @@ from mxtools.strategies.metrics import Meter
 from tests.support.commands import Mx
 
 OWN = """
-[table.mine]
+[strategies.mine]
 help = "names only"
 exporter = "torchscript"
 pipeline = "untag,project-names"
@@ -61,11 +61,11 @@ def test_a_project_without_settings_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[table.x]\nhelp='h'", r"strategies\.x\.pipeline: Field required"),
-        ("[table.x]\npipeline='no-such-pass'", "no pass is called 'no-such-pass'"),
-        ("[table.x]\npipeline='untag'\nexporter='tf'", r"strategies\.x\.exporter: Input should be"),
-        ("[table.x]\npipeline='untag'\nspeed=1", r"strategies\.x\.speed: Extra inputs"),
-        ("[table.auto]\npipeline='untag'", "redefines the strategy 'auto'"),
+        ("[strategies.x]\nhelp='h'", r"strategies\.x\.pipeline: Field required"),
+        ("[strategies.x]\npipeline='no-such-pass'", "no pass is called 'no-such-pass'"),
+        ("[strategies.x]\npipeline='untag'\nexporter='tf'", r"strategies\.x\.exporter: Input should be"),
+        ("[strategies.x]\npipeline='untag'\nspeed=1", r"strategies\.x\.speed: Extra inputs"),
+        ("[strategies.auto]\npipeline='untag'", "redefines the strategy 'auto'"),
         ("[strategies", "cannot be read as TOML"),
     ],
     ids=["no pipeline", "no such pass", "no such exporter", "unknown key", "shipped name", "no TOML"],
@@ -83,7 +83,7 @@ def test_an_unknown_name_gives_the_nearest() -> None:
 
 
 def test_a_folder_cannot_change_what_an_unnamed_strategy_does(mx: Mx, tmp_path: Path) -> None:
-    (tmp_path / "mxtools.toml").write_text("[table.auto]\npipeline = 'surgeon{script=evil.py:run}'\n")
+    (tmp_path / "mxtools.toml").write_text("[strategies.auto]\npipeline = 'surgeon{script=evil.py:run}'\n")
     model = _by_weights()
     done = mx("tag", stdin=model.SerializeToString(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
