@@ -119,8 +119,8 @@ def test_usage_exports_so_that_weights_keep_their_names(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     subject = Subject(model, {"input": torch.ones(1, 3, 4)}, "mlp")
     tagged = tagged_by("usage", Sources(lambda: subject, tmp_path), Meter())
-    assert {"0", "2"} <= set(_scopes(tagged.model))
-    weights = {tensor.name for tensor in tagged.model.graph.initializer}
+    assert {"0", "2"} <= set(_scopes(tagged.model.proto))
+    weights = {tensor.name for tensor in tagged.model.proto.graph.initializer}
     assert model.state_dict().keys() <= weights
 
 
