@@ -78,7 +78,7 @@ def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
         fixed = _fixed(model, region)
         renamed: dict[str, str] = {}
         for node in nodes:
-            if graph.reads[node] and graph.constant.issuperset(graph.writes[node]):
+            if graph.reads[node] and graph.is_constant(node):
                 continue
             for position, name in enumerate(graph.nodes[node].output):
                 if name and made[name] == 1 and name not in fixed:

@@ -83,9 +83,9 @@ class Contents:
     @cached_property
     def scopes(self) -> dict[str, tuple[str, str]]:
         """The scopes that nodes have, and those around them, with tag and caller's scope, in the order of the work."""
-        hierarchy, constant = self.annotations.hierarchy, self.graph.constant
+        hierarchy = self.annotations.hierarchy
         calls = {ROOT_CALL: None}
-        for node in sorted(range(len(self.graph.nodes)), key=lambda n: constant.issuperset(self.graph.writes[n])):
+        for node in sorted(range(len(self.graph.nodes)), key=self.graph.is_constant):
             call = self.annotations.call[node]
             calls |= dict.fromkeys(reversed(list(hierarchy.lineage(-1 if call is None else call))))
         callers = [hierarchy.scopes[hierarchy.parent[at]] if at != ROOT_CALL else "" for at in calls]

@@ -73,5 +73,5 @@ def pieces(graph: Graph, chosen: Collection[int]) -> int:
         yield from (graph.producer[v] for v in graph.needs[node])
         yield from map(graph.top, graph.targets(node))
 
-    live = {n for n in chosen if not graph.constant.issuperset(graph.writes[n])}
+    live = {n for n in chosen if not graph.is_constant(n)}
     return sum(1 for _ in components(live or set(chosen), neighbours))

@@ -164,6 +164,15 @@ class Graph:
         """The values that nodes make and that depend on no input of the model, a function or a body."""
         return self.constants(())
 
+    @cached_property
+    def data_independent(self) -> set[int]:
+        """The constant values, and those that depend on inputs only through shapes: no data flows along them."""
+        return self.constant | self.shape_derived(self.constant)
+
+    def is_constant(self, node: int) -> bool:
+        """Return whether no value that a node makes depends on an input."""
+        return self.constant.issuperset(self.writes[node])
+
     def constants(self, without: Collection[int]) -> set[int]:
         """Return the values that depend on no input of the model, a function or a body, nor on the nodes `without`."""
         constant: set[int] = set()

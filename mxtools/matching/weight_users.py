@@ -12,13 +12,10 @@ from mxtools.matching.correspondence import Correspondence, ValueMatches
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
     """Return the nodes that read some constants, as they are or made into other constants; in the graph's order."""
 
-    def is_constant(node: int) -> bool:
-        return graph.constant.issuperset(graph.writes[node])
-
     def made(value: int) -> Iterator[int]:
-        return (v for node in graph.readers[value] if is_constant(node) for v in graph.writes[node])
+        return (v for node in graph.readers[value] if graph.is_constant(node) for v in graph.writes[node])
 
-    return sorted({n for value in reached(values, made) for n in graph.readers[value] if not is_constant(n)})
+    return sorted({n for value in reached(values, made) for n in graph.readers[value] if not graph.is_constant(n)})
 
 
 def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:

@@ -133,7 +133,7 @@ class Attribution:
         Auxiliary nodes do not count; None where there is none else.
         """
         graph = self._graph
-        still = graph.constant | graph.shape_derived(graph.constant)  # no data flows along these
+        still = graph.data_independent
         found: list[int | None] = []
         for node in range(len(graph.nodes)):
             makers = {graph.producer[v] for v in graph.needs[node] if v not in still} - {NOWHERE}

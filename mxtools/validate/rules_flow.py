@@ -22,7 +22,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 def _order(checked: CheckedModel) -> Iterator[Fault]:
     """No call of a module works on what a later call made."""
     graph, annotations = checked.graph, checked.annotations
-    still = graph.constant | graph.shape_derived(graph.constant)
+    still = graph.data_independent
     seen: set[tuple[int, int]] = set()
     for node, call in enumerate(annotations.call):
         for value in graph.reads[node]:

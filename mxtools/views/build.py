@@ -65,7 +65,6 @@ def _flat(branch: Branch, parent: int = OUTSIDE, numbers: Iterator[int] | None =
 
 def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Node]:
     graph, scopes = annotations.graph, annotations.hierarchy.scopes
-    constant = graph.constant
     for node, proto in enumerate(graph.nodes):
         call, writes = annotations.call[node], graph.writes[node]
         yield Node(
@@ -75,7 +74,7 @@ def _nodes(annotations: Annotations, numbers: Mapping[str, int]) -> Iterator[Nod
             str(annotations.evidence[node] or ""),
             graph.reads[node],
             writes,
-            bool(writes) and constant.issuperset(writes),
+            bool(writes) and graph.is_constant(node),
             {attribute.name: _attribute(attribute) for attribute in proto.attribute},
             tuple(scopes[c] for c in annotations.merged.get(node, ())),
         )

@@ -86,8 +86,8 @@ def tree(
     sizes = _sizes(graph)
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
     used: dict[int, set[int]] = {}
-    constant, nodes = graph.constant, range(len(graph.nodes)) if chosen is None else sorted(chosen)
-    for node in sorted(nodes, key=lambda n: constant.issuperset(graph.writes[n])):
+    nodes = range(len(graph.nodes)) if chosen is None else sorted(chosen)
+    for node in sorted(nodes, key=graph.is_constant):
         call = annotations.call[node]
         if call is None:
             continue
