@@ -51,7 +51,7 @@ WEIGHTS = {
 
 
 def main() -> int:
-    """Measure and print; give the exit status."""
+    """Measure and print; return the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     failed = False
     with_all = [FOLDER / f"{name}{end}" for name in ("llama", "tagged", "layer") for end in (".onnx", ".onnx.data")]
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def write(path: Path, vocabulary: int) -> None:
-    """Write the model, with nodes named as TorchScript names them, and random data in a file beside it."""
+    """Write the model, with node names like TorchScript's, and random weights in a file beside it."""
     model = parser.parse_model(FRAME)
     first, last = model.graph.node
     first.name, last.name = "/model/embed_tokens/Gather", "/lm_head/MatMul"
@@ -97,7 +97,7 @@ def write(path: Path, vocabulary: int) -> None:
 
 
 def layer_nodes(layer: int, shared: set[str]) -> list[NodeProto]:
-    """Give the nodes of one layer, which reads what the one before made."""
+    """Return the nodes of one layer, which reads the output of the layer before."""
     nodes = list(parser.parse_graph(f"g (float x) => (float y) {{ {NODES} }}").node)
     own = f"model.layers.{layer}."
     before = f"model.layers.{layer - 1}.y" if layer else "x"
@@ -109,7 +109,7 @@ def layer_nodes(layer: int, shared: set[str]) -> list[NodeProto]:
 
 
 def write_weights(path: Path, model: ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Write one block of random numbers as often as it takes, and tell the model where its weights lie."""
+    """Write one block of random numbers as often as needed, and set the places of the weights in the model."""
     block = (np.random.default_rng(0).standard_normal(BLOCK // 4, np.float32) * 0.02).tobytes()
     with Path(f"{path}.data").open("wb") as data:
         for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""`mx graft` beside the model that it works on: every scope of some models cut out, changed, and put back.
+"""Check `mx graft` on real models: cut every scope out, change it, put it back, and compare.
 
 grafts.py ZOO.py[:NAME,…]: ZOO.py holds a dictionary `zoo` of callables that give (module, inputs); with both exporters
 each model is exported and tagged, and each scope that `mx filter` can cut out is put back
@@ -46,7 +46,7 @@ EXPORTERS = ("torchscript", "dynamo")
 
 
 def main() -> int:
-    """Measure the models that are asked for; give the exit status."""
+    """Measure the named models; return the exit status."""
     file, _, listed = sys.argv[1].partition(":")
     failures = 0
     for name in listed.split(",") if listed else list(scripts.find(f"{file}:zoo")):
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def measured(spec: str, name: str, exporter: str, folder: Path) -> int:
-    """Measure one model with one exporter, print what came out, and give the number of failures."""
+    """Measure one model with one exporter and print the results; return the number of failures."""
     whole = folder / "whole.onnx"
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -79,7 +79,7 @@ def measured(spec: str, name: str, exporter: str, folder: Path) -> int:
 
 
 def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
-    """Write a tagged model; give its inputs."""
+    """Write a tagged model; return its inputs."""
     subject = load_subject(spec)
     sidecar = trace(subject)
     export(subject, path, exporter)
@@ -90,7 +90,7 @@ def built(spec: str, exporter: str, path: Path) -> dict[str, Any]:
 
 
 def scopes(path: Path) -> list[str]:
-    """Give the scopes of a tagged model that nodes bear, or that are above such."""
+    """Return the scopes of a tagged model that have nodes, and those around them."""
     annotations = WorkingModel.read(path).annotations
     return [annotations.hierarchy.scopes[call] for call in sorted(calls_with_nodes(annotations))]
 
@@ -98,7 +98,7 @@ def scopes(path: Path) -> list[str]:
 def round_trips(
     whole: Path, scope: str, feeds: dict[str, Any], expected: list[Any], folder: Path
 ) -> list[tuple[str, str]]:
-    """Cut a scope out and put it back in each way; give it with what was wrong, or ''; none where it is not cut."""
+    """Cut a scope out and put it back in each way; return way and fault, '' for none; empty if it cannot be cut."""
     part, copied, optimised, slimmed = (folder / f"{stem}.onnx" for stem in ("part", "copied", "optimised", "slimmed"))
     try:
         run(Filter(scope=(scope,)), whole, part)
@@ -125,7 +125,7 @@ def round_trips(
 
 
 def grafted(whole: Path, part: Path, feeds: dict[str, Any], expected: list[Any] | None, tolerance: float = 0) -> str:
-    """Graft a part; give what is wrong with the result. Without `expected` it must be the same file."""
+    """Graft a part; return what is wrong with the result. Without `expected` it must be the same file."""
     out = whole.with_name("out.onnx")
     try:
         run(Graft(str(part)), whole, out)
@@ -139,7 +139,7 @@ def grafted(whole: Path, part: Path, feeds: dict[str, Any], expected: list[Any] 
 
 
 def difference(one: Any, other: Any) -> float:  # noqa: ANN401
-    """Give the largest difference of two results, relative where they are large; 0 when they are equal to the bit."""
+    """Return the largest difference of two results, relative where they are large; 0 if they are equal to the bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return float("inf")
     if one.tobytes() == other.tobytes() or np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
@@ -156,7 +156,7 @@ def run(step: Filter | Graft, source: Path, target: Path) -> None:
 
 
 def session_options(level: Any) -> Any:  # noqa: ANN401
-    """Give quiet options of a session that starts no threads."""
+    """Return options of a session that starts no threads and logs nothing."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = 1
@@ -165,7 +165,7 @@ def session_options(level: Any) -> Any:  # noqa: ANN401
 
 
 def outputs(path: Path, feeds: dict[str, Any]) -> list[Any]:
-    """Run a model as it is."""
+    """Return the outputs of a model, run without optimisations."""
     options = session_options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
     session = onnxruntime.InferenceSession(str(path), options)
     return list(session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()}))

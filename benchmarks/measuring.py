@@ -1,4 +1,4 @@
-"""What the benchmarks of whole processes share: running `mx` and what it is compared with, and telling the ratio."""
+"""Shared by the benchmarks of whole processes: run `mx` and other commands, and compare their times and memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Command = Sequence[object]
 
 
 def run(command: Command) -> bytes:
-    """Run a command, which must succeed; give its stdout."""
+    """Run a command, which must succeed; return its stdout."""
     return subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout
 
 
 def best(*commands: Command) -> list[tuple[float, float]]:
-    """Give the least seconds and the peak megabytes of some runs of each command, one after the other in each round.
+    """Return the least seconds and the peak megabytes of each command in some rounds, each of which runs all commands.
 
-    The memory is at least this process's own, which the kernel counts for what it starts.
+    The peak is never below this process's own memory, because the kernel counts that for the processes that it starts.
     """
     found = [[_measured(command) for command in commands] for _ in range(ROUNDS)]
     return [
@@ -37,7 +37,7 @@ def best(*commands: Command) -> list[tuple[float, float]]:
 
 
 def compare(name: str, ours: Command, theirs: Command, limit: float, megabytes: float | None = None) -> bool:
-    """Print the ratio of the times of two commands, and their memory; tell whether a limit is exceeded."""
+    """Print the ratio of the times of two commands, and their memory; return whether a limit is exceeded."""
     (a, memory_a), (b, memory_b) = best(ours, theirs)
     most = f" (limit {megabytes:.0f} MB)" if megabytes else ""
     print(

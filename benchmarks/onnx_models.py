@@ -1,9 +1,9 @@
-"""Tagging and cutting the models that the onnx package ships, and the cases that it generates for its operators.
+"""Tag and cut the models that the onnx package ships, and the cases that it generates for its operators.
 
-Of each model: `tag` leaves the outputs bit-equal, and so does cutting the root out; where ONNX Runtime does not run the
-raw model, the tool still has to work. Then each node of the main graph is cut out on its own, has to load where the
-whole does, and computes what it computed there. ONNX Runtime's optimiser is off: it treats initializers that are inputs
-as constants in old IR versions only. Models that two runs of ONNX Runtime disagree about only have to load.
+Each model's outputs must stay bit-equal when it is tagged and when its root is cut out; where ONNX Runtime cannot run
+the raw model, mxtools still must work. Then each node of the main graph is cut out on its own: the part must load if
+the whole model does, and compute what the node computes there. ONNX Runtime's optimiser is off: it treats initializers
+that are inputs as constants in old IR versions only. A model whose outputs differ between two runs only has to load.
 
     python benchmarks/onnx_models.py [GROUP …]
 
@@ -40,7 +40,7 @@ from mxtools.strategies import table
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 SHIPPED = ("simple", "pytorch-operator", "pytorch-converted", "light")
 STRIDE = 250
-"""Of the models of a group one in so many goes through the `mx` command."""
+"""One in so many models of a group goes through the `mx` command too."""
 MX = Path(sys.executable).with_name("mx")
 TAG = str(table.get("auto").passes())
 
@@ -49,7 +49,7 @@ Value = Any  # an array, a list of them, a dictionary, or None
 
 @dataclass
 class Case:
-    """A model, and its inputs where the test data have them."""
+    """A model, with its inputs where the test data have them."""
 
     name: str
     model: ModelProto
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass
 class Count:
-    """How many of something passed, and what went wrong with the others."""
+    """How many checks passed, and what went wrong with the others."""
 
     passed: int = 0
     total: int = 0
@@ -71,7 +71,10 @@ class Count:
         return f"{self.passed}/{self.total} ({self.compared} compared{refused})"
 
     def add(self, name: str, check: Callable[[], bool], dead: bool = False) -> None:
-        """Count one check, which tells whether values were compared, and raises; what is dead may be refused."""
+        """Run and count one check.
+
+        It returns whether it compared values, and raises where it fails; a refusal of dead nodes is no failure.
+        """
         self.total += 1
         try:
             self.compared += check()
@@ -86,7 +89,7 @@ class Count:
 
 
 def shipped(group: str) -> Iterator[Case]:
-    """Give the models of a folder of onnx's test data that have nodes."""
+    """Yield the models with nodes in a folder of onnx's test data."""
     for path in sorted((DATA / group).rglob("*.onnx")):
         model = onnx.load(path)
         if model.graph.node:
@@ -100,7 +103,7 @@ def shipped(group: str) -> Iterator[Case]:
 
 
 def generated() -> Iterator[Case]:
-    """Give onnx's generated cases of single operators, and of the functions that these expand to."""
+    """Yield onnx's generated cases of single operators, and of the functions that these expand to."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         cases = load_model_tests(kind="node")
@@ -128,13 +131,13 @@ def session_of(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def run(session: onnxruntime.InferenceSession, feeds: dict[str, Value]) -> dict[str, Value]:
-    """Give the outputs by name."""
+    """Return the outputs by name."""
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()}), strict=True))
 
 
 def feeds_of(session: onnxruntime.InferenceSession, case: Case) -> dict[str, Value]:
-    """Give the inputs of a case by name, random ones where it has none."""
+    """Return the inputs of a case by name, random ones where it has none."""
     wanted, random = session.get_inputs(), np.random.default_rng(0)
     if case.inputs is None:
         shapes = [[d if isinstance(d, int) else 2 for d in i.shape] for i in wanted]
@@ -143,7 +146,7 @@ def feeds_of(session: onnxruntime.InferenceSession, case: Case) -> dict[str, Val
 
 
 def feedable(value: Value) -> Value:
-    """Give a value as ONNX Runtime takes it: an array, or what can hold the types that numpy does not have."""
+    """Return a value as ONNX Runtime takes it: an array, or an OrtValue for types that numpy does not have."""
     if isinstance(value, TensorProto):
         array = numpy_helper.to_array(value)
         if array.dtype.isbuiltin != 1:
@@ -153,7 +156,7 @@ def feedable(value: Value) -> Value:
 
 
 def equal(a: Value, b: Value) -> bool:
-    """Tell whether two values are equal to the bit."""
+    """Return whether two values are equal to the bit."""
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, list):
@@ -165,7 +168,7 @@ def equal(a: Value, b: Value) -> bool:
 
 
 def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
-    """Give whether the raw model loads, its inputs, and its outputs: none where it does not run, or not twice alike."""
+    """Return whether the raw model loads, its inputs, and its outputs, which are empty where two runs fail or differ."""
     try:
         session = session_of(case.model.SerializeToString())
     except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
@@ -173,20 +176,20 @@ def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
     try:
         feeds = feeds_of(session, case)
         first, second = run(session, feeds), run(session_of(case.model.SerializeToString()), feeds)
-    except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
+    except Exception:  # onnx and ONNX Runtime raise classes without a common base
         return True, {}, {}
     return True, feeds, first if all(equal(first[name], second[name]) for name in first) else {}
 
 
 def by_pipeline(text: str, source: Path, target: Path) -> None:
-    """Do what `mx tag` and `mx filter` do, in this process."""
+    """Tag a model and cut its root out, in this process."""
     loaded = WorkingModel.read(source)
     Pipeline.parse(text).apply(loaded)
     write_model(loaded.proto, loaded.weights, target)
 
 
 def by_command(text: str, source: Path, target: Path) -> None:
-    """Do the same by the `mx` command."""
+    """Tag a model and cut its root out by `mx tag` and `mx filter`."""
     command = ["tag"] if text == TAG else ["filter", "--scope", "."]
     done = subprocess.run([MX, *command, source, "-o", target], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -194,7 +197,7 @@ def by_command(text: str, source: Path, target: Path) -> None:
 
 
 def check_whole(case: Case, folder: Path, step: Callable[[str, Path, Path], None]) -> bool:
-    """Tag a model, cut its root out, and compare the outputs; tell whether there are any."""
+    """Tag a model, cut its root out, and compare the outputs; return whether there were any to compare."""
     raw, tagged, root = (folder / f"{name}.onnx" for name in ("raw", "tagged", "root"))
     raw.write_bytes(case.model.SerializeToString())
     step(TAG, raw, tagged)
@@ -213,7 +216,7 @@ def check_whole(case: Case, folder: Path, step: Callable[[str, Path, Path], None
 
 
 def is_valid(model: ModelProto) -> bool:
-    """Tell whether onnx's checker has nothing to say."""
+    """Return whether onnx's checker accepts a model."""
     try:
         checker.check_model(model, full_check=True)
     except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
@@ -222,7 +225,7 @@ def is_valid(model: ModelProto) -> bool:
 
 
 def check_nodes(case: Case, count: Count) -> None:
-    """Cut each node out of a model that loads, and compare what it computes."""
+    """Cut each node out of a model that loads, and compare its results."""
     loads, feeds, outputs = expected(case)
     if not loads:
         return
@@ -251,7 +254,7 @@ def mark(node: NodeProto, scope: str) -> None:
 
 
 def check_cut(data: bytes, values: dict[str, Value], valid: bool) -> bool:
-    """Cut a node out and compare what it computes; tell whether there was anything to compare."""
+    """Cut a node out and compare its results; return whether there were any to compare."""
     part = ModelProto.FromString(data)
     Filter(scope=("part",)).apply(WorkingModel(part))
     if valid and all(map(is_shaped, (*part.graph.input, *part.graph.output))):  # a rank that nobody knows stays out
@@ -266,12 +269,12 @@ def check_cut(data: bytes, values: dict[str, Value], valid: bool) -> bool:
 
 
 def rounded(a: Value, b: Value) -> bool:
-    """Tell whether float16 values differ by two roundings, which ONNX Runtime leaves out between operators."""
+    """Return whether float16 values differ by two roundings at most: ONNX Runtime rounds less between operators."""
     return a.dtype == b.dtype == np.float16 and np.allclose(a, b, 2**-9, 2**-9, equal_nan=True)
 
 
 def inner_values(model: ModelProto, feeds: dict[str, Value]) -> dict[str, Value]:
-    """Give the values of the main graph's tensors, nothing where ONNX Runtime cannot return them."""
+    """Return the values of the main graph's tensors; empty where ONNX Runtime cannot return them."""
     probe = ModelProto.FromString(model.SerializeToString())
     known = {o.name for o in probe.graph.output}
     probe.graph.output.extend(
@@ -284,7 +287,7 @@ def inner_values(model: ModelProto, feeds: dict[str, Value]) -> dict[str, Value]
 
 
 def main(groups: Sequence[str]) -> int:
-    """Run all groups, or some; give the exit status."""
+    """Run all groups, or the named ones; return the exit status."""
     failed = False
     for group in groups or (*SHIPPED, "node"):
         whole, nodes = Count(), Count()

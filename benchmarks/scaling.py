@@ -1,4 +1,4 @@
-"""How `mx tag`'s passes scale: a generated graph of 10 000 and of 100 000 nodes, beside a bare loop over the nodes.
+"""Measure how the passes of `mx tag` scale: 10 000 and 100 000 generated nodes, beside a bare loop over the nodes.
 
 Exit status 1 when ten times the nodes take more than twelve times as long, or when the larger takes more than four
 times as long as a Python loop that reads every node's inputs and outputs and writes three metadata entries.
@@ -23,7 +23,7 @@ PER_LAYER = 10
 
 
 def generated(count: int) -> tuple[ModelProto, Sidecar]:
-    """Give a graph of layers of ten nodes, named as TorchScript names them, and its trace."""
+    """Return a graph of layers of ten nodes, with names like TorchScript's, and its trace."""
     nodes, layers = [], count // PER_LAYER
     tensor = lambda i: TracedTensor(name="x", id=i, shape=(1, 8), dtype="float32")  # noqa: E731
     calls = [Call(scope=".", tag="/Net", module=".", inputs=(tensor(0),), outputs=(tensor(layers),))]
@@ -49,7 +49,7 @@ def generated(count: int) -> tuple[ModelProto, Sidecar]:
 
 
 def bare(model: ModelProto) -> None:
-    """Do the least that tagging has to do."""
+    """Do the least that any tagging must do."""
     for node in model.graph.node:
         list(node.input), list(node.output)
         for key in ("a", "b", "c"):
@@ -57,7 +57,7 @@ def bare(model: ModelProto) -> None:
 
 
 def main() -> int:
-    """Measure and print; give the exit status."""
+    """Measure and print; return the exit status."""
     gc.disable()  # as the command does
     seconds = {}
     for count in (10_000, 100_000):

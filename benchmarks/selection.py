@@ -1,13 +1,14 @@
-"""What the recommended strategies do, beside all others: the measure behind the decisions in `strategies.toml`.
+"""Measure how good the recommended strategies are: the numbers behind the decisions in `strategies.toml`.
 
 selection.py ZOO.py[:NAME,…] [JSON]: ZOO.py holds a dictionary `zoo` of callables that give (module, inputs). For each
-model every strategy is run, and one recommended for each priority. A recommendation is right when
+model every strategy is run, and one is recommended for each priority. A recommendation is right where its strategy is,
+by priority,
 
-- coverage, compatibility: its strategy succeeds, where any does: exported, run by ONNX Runtime, PyTorch's outputs;
-- speed: trace, export and tag take at most 1.2 times what the fastest that succeeds takes;
-- fidelity: its round trip is at most 0.01 below the best.
+- coverage, compatibility: successful, if any is: the export runs in ONNX Runtime and returns PyTorch's outputs;
+- speed: at most 1.2 times as slow in trace, export and tag as the fastest that succeeds;
+- fidelity: at most 0.01 below the best rate of the round trip.
 
-Prints a line a model, then how often each decision was taken and right. Exit status 1 when one was wrong.
+Prints a line for each model, then how often each decision was taken and right. Exit status 1 if one was wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PRIORITIES = ("coverage", "compatibility", "speed", "fidelity")
 
 
 def main() -> int:
-    """Measure the models that are asked for; give the exit status."""
+    """Measure the named models; return the exit status."""
     from mxtools.runtime import scripts
 
     file, _, listed = sys.argv[1].partition(":")
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 def measured(spec: str) -> tuple[str, dict[str, Any]]:
-    """Run every strategy on a model, and the selection for every priority."""
+    """Run every strategy on a model, and recommend one for every priority."""
     from mxtools.errors import MxError
     from mxtools.pytorch.inputs import load_subject
     from mxtools.pytorch.sources import sources_of
@@ -73,7 +74,7 @@ def measured(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def right(result: dict[str, Any], priority: str) -> bool | None:
-    """Tell whether a recommendation was right; None where no strategy succeeds."""
+    """Return whether a recommendation was right; None where no strategy succeeds."""
     done = {name: row for name, row in result["strategies"].items() if row["error"] is None}
     strategy = result["recommended"][priority][0]
     if not done:
@@ -88,7 +89,7 @@ def right(result: dict[str, Any], priority: str) -> bool | None:
 
 
 def told(result: dict[str, Any]) -> str:
-    """Give a model's result in one line."""
+    """Return a model's result in one line."""
     rows = [
         f"{name} {'failed' if row['error'] else '{seconds:.2f} s {round_trip:.3f}'.format(**row)}"
         for name, row in result["strategies"].items()
@@ -102,7 +103,7 @@ def told(result: dict[str, Any]) -> str:
 
 
 def summary(results: list[dict[str, Any]]) -> int:
-    """Print how often each decision was taken and right; give the exit status."""
+    """Print how often each decision was taken and right; return the exit status."""
     taken: Counter[tuple[str, str, str]] = Counter()
     good: Counter[tuple[str, str, str]] = Counter()
     for result in results:

@@ -1,4 +1,4 @@
-"""`mx tag` and `mx filter` beside what people would do instead, on a BERT-base of 440 MB; ratios of whole processes.
+"""Compare `mx tag` and `mx filter` with what people would do instead, on a BERT-base of 440 MB, as whole processes.
 
 speed.py [FOLDER]: models are kept in FOLDER (build/bench). Exit status 1 when a ratio is above its limit.
 """
@@ -20,7 +20,7 @@ LOAD_SAVE = "import onnx, sys; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 
 
 def main() -> int:
-    """Build what is missing, measure, print; give the exit status."""
+    """Build missing models, measure and print; return the exit status."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     raw, tagged, trace = FOLDER / "bert.onnx", FOLDER / "bert.tagged.onnx", FOLDER / "bert.trace.json"
     if not raw.exists():

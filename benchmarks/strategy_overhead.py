@@ -1,4 +1,4 @@
-"""What tracing and tagging cost beside the raw export: BERT-base at sequence length 128, both exporters.
+"""Measure what tracing and tagging cost beside the raw export: BERT-base at sequence length 128, both exporters.
 
 In one process, interleaved: the raw export alone, and trace, export and tag together. Exit status 1 when the ratio of
 the medians is above 1.10 with TorchScript, or above 1.05 with torch.export.
@@ -27,7 +27,7 @@ LIMITS = {"htp": ("torchscript", 1.10), "fx": ("dynamo", 1.05)}
 
 
 def main() -> int:
-    """Measure and print; give the exit status."""
+    """Measure and print; return the exit status."""
     torch.manual_seed(0)
     model = transformers.BertModel(transformers.BertConfig()).eval()
     inputs = {"input_ids": torch.randint(0, 30_000, (1, 128)), "attention_mask": torch.ones(1, 128, dtype=torch.int64)}
@@ -49,14 +49,14 @@ def tag(subject: Subject, folder: Path, strategy: str) -> None:
 
 
 def interleaved(*works: Callable[[Path], object]) -> list[float]:
-    """Give the median seconds of some works, run in turn, after one round that is not counted."""
+    """Return the median seconds of some functions, run in turn, after one round that is not counted."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS + 1):
-        for at, work in enumerate(works):
+        for taken, work in zip(seconds, works, strict=True):
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
                 work(Path(folder))
-                seconds[at].append(time.perf_counter() - start)
+                taken.append(time.perf_counter() - start)
     return [statistics.median(taken[1:]) for taken in seconds]
 
 

@@ -1,10 +1,12 @@
-"""What of a tagged model survives which tool: the table of docs/survival.md, which this writes.
+"""Measure which tags survive which tool, and write the table into docs/survival.md.
 
 survival.py: a small BERT and a small ResNet of `fixtures/models.py`, exported by TorchScript and tagged, go through
-every XX what a node of that scope made before: values decide, of which `mx tag` knows nothing
-here; what makes no value of the graph before (a quantised one) is not judged.
+every tool. Counted are the nodes of the result that still have a scope in some place, and the nodes that `mx tag` gives
+the right scope, from the file alone and with `--from`. A scope is right where a node of that scope made the same value
+before: values decide, which `mx tag` does not look at here. A node whose value the graph did not have before, as a
+quantised one, is not judged.
 
-`pip install onnxslim onnxsim` for all tools; those that are not there are said to be missing.
+`pip install onnxslim onnxsim` for all tools; the table says which ones are missing.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ PAGE = ROOT / "docs" / "survival.md"
 BEGIN, END = "<!-- measured: benchmarks/survival.py -->\n", "<!-- /measured -->"
 NAMES = ("bert", "resnet")
 CLOSE, TIED, COPY = 0.2, 1e-3, 0.05
-"""Distance of summaries up to which values can be the same, by which those that are equally near may differ, and up to
-which a value of what the tool made is a copy of another one of it."""
+"""Distances of summaries: up to CLOSE two values can be the same; values whose distances differ by TIED are equally
+near; up to COPY a value is a copy of another value of the same graph."""
 COLUMNS = ("nodes", "metadata", "doc string", "node name", "output name", "model", "judged", "alone", "--from")
 
 Inputs = dict[str, np.ndarray[Any, Any]]
@@ -52,7 +54,7 @@ Tool = Callable[[Path, Path], None]
 
 
 def ort(level: str) -> Tool:
-    """Give ONNX Runtime's optimiser at a level."""
+    """Return ONNX Runtime's optimiser at a level."""
 
     def run(source: Path, target: Path) -> None:
         import onnxruntime
@@ -66,7 +68,7 @@ def ort(level: str) -> Tool:
 
 
 def of_model(change: Callable[[ModelProto], ModelProto]) -> Tool:
-    """Give a tool that works on a model in memory."""
+    """Return a tool from a function on a model in memory."""
     return lambda source, target: onnx.save(change(onnx.load(source)), target)
 
 
@@ -113,7 +115,7 @@ def dynamic(source: Path, target: Path) -> None:
 
 
 def static(inputs: Inputs) -> Tool:
-    """Give the static quantiser, calibrated on some inputs."""
+    """Return the static quantiser, calibrated on some inputs."""
 
     def run(source: Path, target: Path) -> None:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
@@ -172,7 +174,7 @@ def main() -> int:
 
 
 def measured(name: str, folder: Path) -> Iterator[tuple[str, dict[str, str] | str]]:
-    """Put a model through every tool; give what survived, or why the tool failed."""
+    """Put a model through every tool; yield each with what survived, or why it failed."""
     with sources_of(lambda: load_subject(f"{ROOT / 'fixtures' / 'models.py'}:{name}")) as sources:
         exported = sources.export("torchscript")[-1].path
         sidecar, values = sources.trace(values=True)
@@ -201,7 +203,7 @@ def measured(name: str, folder: Path) -> Iterator[tuple[str, dict[str, str] | st
 
 
 def survived(before: tuple[Path, Path], made: list[Path], values: Values) -> dict[str, str]:
-    """Give the shares of one tool."""
+    """Return the cells of one tool's row."""
     result, known = onnx.load(made[1]), scopes_of(before[1])
     nodes = result.graph.node
     kept = {
@@ -221,21 +223,21 @@ def survived(before: tuple[Path, Path], made: list[Path], values: Values) -> dic
 
 
 def judged(before: Path, made: Path, values: Values, alone: bool = False) -> list[bool]:
-    """Tag what a tool made, with the model before or from the file alone; give for nodes whether that is right."""
+    """Tag what a tool made, with the model before or from the file alone; return for judged nodes if it is right."""
     was, now = WorkingModel.read(before), WorkingModel.read(made)
     was.sidecar = None
     now.sidecar, now.previous = (now.sidecar, None) if alone else (None, was)
     strategies.get("auto" if alone else "previous").passes().apply(now)
     now = WorkingModel(now.proto, now.weights)
     annotations = now.annotations
-    told = twins(was, values)
+    scopes_before = twins(was, values)
     found, seen = [], list[tuple[int, Any]]()
     for value, array in computed_values(now, values):
         node, summary = annotations.graph.producer[value], summary_of(array)
         if summary is None or node == NOWHERE or _is_copy(array.size, summary, seen):
             continue
         seen.append((array.size, summary))
-        expected = told(array, summary)
+        expected = scopes_before(array, summary)
         if expected:
             found.append(scope_of(annotations, node) in expected)
     return found
@@ -250,23 +252,23 @@ def _per_cent(flags: list[bool]) -> str:
 
 
 def twins(previous: WorkingModel, values: Values) -> Callable[[Any, Any], set[str]]:
-    """Give what tells the scopes of the nodes that made a value before: those nearest to it, by elements and order."""
+    """Return a function from a value to the scopes of the nodes that made it before: of those nearest to it."""
     known: dict[tuple[int, str], list[tuple[str, Any]]] = {}
     for value, array in computed_values(previous, values):
         if (summary := summary_of(array)) is not None:
             scope = scope_of(previous.annotations, previous.graph.producer[value])
             known.setdefault((array.size, kind(array)), []).append((scope, summary))
 
-    def told(array: Any, summary: Any) -> set[str]:  # noqa: ANN401
+    def scopes_before(array: Any, summary: Any) -> set[str]:  # noqa: ANN401
         near = [(distance(s, summary), scope) for scope, s in known.get((array.size, kind(array)), ())]
         least = min((far for far, _ in near), default=np.inf)
         return {scope for far, scope in near if far <= least + TIED} if least < CLOSE else set()
 
-    return told
+    return scopes_before
 
 
 def distance(one: Any, other: Any) -> float:  # noqa: ANN401
-    """Give how far two summaries are from each other, relative to the root mean square of the second."""
+    """Return the distance of two summaries, relative to the root mean square of the second."""
     return float(np.abs(one - other).max() / other[0])
 
 
@@ -285,7 +287,7 @@ def scopes_of(file: Path) -> set[str]:
 
 
 def table(found: dict[str, dict[str, dict[str, str] | str]]) -> Iterator[str]:
-    """Give the table as Markdown, each cell with the shares of all models."""
+    """Yield the lines of the table as Markdown; each cell has the shares of all models."""
     yield f"Per cent of nodes, {' / '.join(NAMES)}.\n"
     yield f"| tool | {' | '.join(COLUMNS)} |"
     yield "|---" * (len(COLUMNS) + 1) + "|"

@@ -1,4 +1,4 @@
-"""What tracing costs beside a plain forward pass, on BERT-base at sequence length 128.
+"""Measure what tracing costs beside a plain forward pass, on BERT-base at sequence length 128.
 
 Exit status 1 when it is more than 2 x the forward pass + 0.3 s per GB of parameters.
 """
@@ -20,7 +20,7 @@ ROUNDS = 5
 
 
 def main() -> int:
-    """Measure and print; give the exit status."""
+    """Measure and print; return the exit status."""
     torch.manual_seed(0)
     model = transformers.BertModel(transformers.BertConfig()).eval()
     inputs = {"input_ids": torch.randint(0, 30_000, (1, 128)), "attention_mask": torch.ones(1, 128, dtype=torch.int64)}
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def median(work: Callable[[], object]) -> float:
-    """Give the median seconds of some runs, after one that is not counted."""
+    """Return the median seconds of some runs, after one that is not counted."""
     work()
     seconds = []
     for _ in range(ROUNDS):

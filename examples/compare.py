@@ -1,7 +1,6 @@
-"""Compare a cut-out module in ONNX Runtime with PyTorch's: compare.py MODEL SCOPE PART.onnx WHOLE.onnx.
+"""Compare a module that was cut out, in ONNX Runtime, with PyTorch: compare.py MODEL SCOPE PART.onnx WHOLE.onnx.
 
-What goes into the part is taken from a run of the whole model; what comes out is compared with what the module of that
-scope returns in PyTorch.
+The part's inputs come from a run of the whole model; its outputs are compared with what the module returns in PyTorch.
 """
 
 import sys
@@ -19,7 +18,7 @@ returned = []
 subject.model.get_submodule(scope).register_forward_hook(lambda _module, _args, output: returned.append(output))
 with torch.no_grad():
     subject.model(**subject.inputs)
-wanted = [tensor.numpy() for _, tensor in tensors(returned[0])]
+expected = [tensor.numpy() for _, tensor in tensors(returned[0])]
 
 part = onnxruntime.InferenceSession(part_path)
 whole = onnx.load(whole_path)
@@ -31,6 +30,6 @@ feeds = {value.name: subject.inputs[value.name].numpy() for value in session.get
 inner = [name for name in needed if name not in feeds]
 values = feeds | dict(zip(inner, session.run(inner, feeds), strict=True))
 results = part.run(None, {name: values[name] for name in needed})
-difference = max(abs(a - b).max() for a, b in zip(results, wanted, strict=True))
+difference = max(abs(a - b).max() for a, b in zip(results, expected, strict=True))
 print(f"{scope}: max difference of {part_path} from PyTorch: {difference:.2e}")
 sys.exit(int(difference > 1e-4))
