@@ -109,6 +109,7 @@ class Attribution:
         def sources(at: int) -> set[int]:
             return {graph.producer[v] for v in graph.needs[at] if graph.names[v] not in left} - {NOWHERE}
 
+        # by its name alone: ONNX Runtime has its variants of ONNX's operators in domains of its own
         found = nearest([node], sources, lambda at: graph.nodes[at].op_type == operator)
         return node if found is None else found
 
