@@ -168,7 +168,7 @@ def equal(a: Value, b: Value) -> bool:
 
 
 def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
-    """Return whether the raw model loads, its inputs, and its outputs, which are empty where two runs fail or differ."""
+    """Return whether the raw model loads, its inputs, and its outputs; those are empty if two runs fail or differ."""
     try:
         session = session_of(case.model.SerializeToString())
     except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common

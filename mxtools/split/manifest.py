@@ -36,7 +36,7 @@ class _ManifestRecord(BaseModel):
 
 
 class Link(_ManifestRecord):
-    """A tensor that a part reads, or that the whole model returns."""
+    """A tensor that a part reads or that the whole model returns, and where it comes from."""
 
     name: Annotated[str, Field(description="its name, the same in every part and in the whole model")]
     source: Annotated[
@@ -48,18 +48,18 @@ class PartFile(_ManifestRecord):
     """One part."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
-    scope: Annotated[str | None, Field(description="the call that it is, null for what no selected one covers")]
+    scope: Annotated[str | None, Field(description="its call, null for what no selected one covers")]
     inputs: tuple[Link, ...]
     outputs: tuple[str, ...]
 
 
 class Manifest(_ManifestRecord):
-    """A model in parts. Run in their order, each on what it is said to be given, they give the model's outputs."""
+    """A model in parts. Run in their order, each on the tensors that it lists, they compute the model's outputs."""
 
     schema_: Annotated[Literal["mxtools.split/1"], Field(alias="schema")] = "mxtools.split/1"
     inputs: Annotated[tuple[str, ...], Field(description="the model's inputs")]
     outputs: Annotated[tuple[Link, ...], Field(description="the model's outputs, in its order")]
-    parts: Annotated[tuple[PartFile, ...], Field(description="each after those that it needs something of")]
+    parts: Annotated[tuple[PartFile, ...], Field(description="each after those that it reads from")]
     data: Annotated[Literal["weights.data"] | None, Field(description="file of the weights, null for none")] = None
 
 

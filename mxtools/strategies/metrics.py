@@ -1,4 +1,4 @@
-"""Performance metrics: one schema for every strategy; `docs/metrics.schema.json` is generated from it."""
+"""Performance metrics, in one schema for every strategy; `docs/metrics.schema.json` is generated from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stage(_MetricsRecord):
 
 
 class TagQuality(_MetricsRecord):
-    """How the tags of a model's nodes are founded."""
+    """How well the tags of a model's nodes are founded."""
 
     direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with evidence of their own")]
     merged: Annotated[int, Field(description="nodes that do the work of several modules")]
@@ -67,7 +67,7 @@ class Metrics(_MetricsRecord):
 
 
 class Meter:
-    """Measures stages; one that runs again adds its seconds."""
+    """Measures stages; a stage that runs again adds its seconds."""
 
     def __init__(self) -> None:
         """Begin with nothing measured."""
@@ -88,7 +88,7 @@ class Meter:
 
 
 def _reset_peak() -> None:
-    """Let the peak begin anew, where the system can: Linux, see proc(5); elsewhere it is that of the process."""
+    """Reset the peak, which only Linux can (see proc(5)); elsewhere the peak is that of the whole process."""
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:
@@ -134,7 +134,7 @@ class Tally:
 def measured(
     model: WorkingModel, meter: Meter, by_pass: dict[str, int], round_trip: RoundTrip | None = None
 ) -> Metrics:
-    """Give the metrics of a tagged model."""
+    """Return the metrics of a tagged model."""
     annotations = model.annotations
     counts = Counter(word for word in annotations.evidence if word)
     nodes = max(len(annotations.call), 1)
@@ -158,7 +158,7 @@ def measured(
 
 
 def edge_cases(model: WorkingModel) -> Iterator[str]:
-    """Name the edge cases that a tagged model is."""
+    """Yield the names of the edge cases that a tagged model shows."""
     sidecar = model.traced
     yield from (name for name, met in TRACE_CASES.items() if sidecar and met(sidecar))
     yield from (name for name, met_in in GRAPH_CASES.items() if met_in(model))
@@ -169,7 +169,7 @@ TRACE_CASES: dict[str, Callable[[Sidecar], bool]] = {
     "tied weights": lambda sidecar: any(weight.tied for module in sidecar.modules for weight in module.weights),
     "shared modules": lambda sidecar: any(module.aliases for module in sidecar.modules),
 }
-"""Names of the edge cases that a trace tells."""
+"""The edge cases that a trace shows: name, and a function that says whether it does."""
 
 GRAPH_CASES: dict[str, Callable[[WorkingModel], bool]] = {
     "merged nodes": lambda model: bool(model.annotations.merged),
@@ -178,9 +178,9 @@ GRAPH_CASES: dict[str, Callable[[WorkingModel], bool]] = {
     "functions": lambda model: any(model.graph.region),
     "only auxiliary operators": lambda model: all(word in INDIRECT for word in model.annotations.evidence),
 }
-"""Names of the edge cases that a tagged graph tells."""
+"""The edge cases that a tagged graph shows: name, and a function that says whether it does."""
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON Schema of metrics."""
+    """Return the JSON Schema of metrics."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Metrics.model_json_schema(by_alias=True)}
