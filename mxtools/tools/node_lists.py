@@ -110,7 +110,7 @@ def _rules(selected: Selected) -> dict[str, None]:
     rule for the module stands for all scopes below it. Source: onnxruntime.ai/docs, partitioning with annotations.
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
-    others = {selected.scope(n) for n, at in enumerate(annotations.call) if at is not None and n not in chosen}
+    others = {selected.scope(n) for n, call in enumerate(annotations.call) if call is not None and n not in chosen}
     around = {outer for scope in others for outer in enclosing_scopes(scope)}
     rules: dict[str, None] = {}
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):

@@ -115,8 +115,8 @@ def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
     model = tagged.against(sidecar, values)
     annotations = model.annotations
     found = {}
-    for tensor, at in matched_values(model, sidecar, values).items():
-        node = annotations.graph.producer[at[0]]
+    for tensor, equal_values in matched_values(model, sidecar, values).items():
+        node = annotations.graph.producer[equal_values[0]]
         call = annotations.call[node] if node != NOWHERE else None
         if call is not None:
             found[tensor] = annotations.hierarchy.scopes[call]
