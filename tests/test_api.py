@@ -66,6 +66,7 @@ def test_guide_runs_and_imports_torch_only_where_it_says_so(folder: Path, tmp_pa
     assert "fx succeeded" in printed
 
 
+@pytest.mark.model
 def test_everything_public_is_listed_and_has_an_example() -> None:
     assert set(dir(mxtools)) == {*mxtools.__all__, "__version__"}
     without_example = {"export_model_auto", "export_model_with_fallback", "option"}  # the guide has theirs

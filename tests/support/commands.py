@@ -8,7 +8,7 @@ for a test of what is imported or of environment variables, `separate` starts a 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import logging
 import os
 import pkgutil
@@ -31,6 +31,9 @@ COMMAND = Path(sys.executable).with_name("mx")
 USES_TORCH = ("trace", "export", "auto", "recommend", "bench")
 FIXED_ORDER = (*USES_TORCH, "wrap")
 """Commands that start again with fixed string hashing, unless it is fixed already."""
+
+WITH_TORCH = ("mxtools.pytorch", "mxtools.unified_export", "mxtools.strategy_selector")
+"""Modules that import PyTorch."""
 
 
 class Mx(Protocol):
@@ -60,7 +63,7 @@ def mx(
         environment = {**os.environ, **(env or {})}
         return subprocess.run([COMMAND, *line], input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
     _import_libraries()
-    if any(name in USES_TORCH for name in line):
+    if importlib.util.find_spec("torch") and any(name in USES_TORCH for name in line) and "--help" not in line:
         _import_torch()
         if "trace" not in line and "torchscript" not in line:
             _warm_up_dynamo()
@@ -169,7 +172,7 @@ def _import_libraries() -> None:
 
     for package in (mxtools, mxtools_cli):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith("mxtools.pytorch") and not module.name.endswith("__main__"):
+            if not module.name.startswith(WITH_TORCH) and not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
 
 
