@@ -33,7 +33,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs PyTorch by what shows it: the module's imports, and models that are traced and exported."""
     for item in items:
-        if uses_torch(item.path) or {"built", "recorded"} & {*getattr(item, "fixturenames", ())}:
+        if uses_torch(item.path) or "shared_folder" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.model)
 
 

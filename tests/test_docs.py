@@ -20,19 +20,21 @@ from mxtools.strategies import table
 from mxtools.traces import sidecar
 from tests.support.pages import blocks
 from tests.support.paths import ENVIRONMENT, ROOT
+from tests.support.shared_models import SharedFolder
 
 Build = Callable[..., Path]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 @pytest.fixture(scope="session")
-def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a working directory with the Hugging Face folder `bert`."""
-    folder = tmp_path_factory.mktemp("readme")
-    subprocess.run(
-        [sys.executable, ROOT / "examples" / "make_bert.py", folder / "bert"], check=True, capture_output=True
-    )
-    return folder
+def bert_folder(shared_folder: SharedFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a working directory with the Hugging Face folder `bert`."""
+
+    def make(folder: Path) -> None:
+        script = ROOT / "examples" / "make_bert.py"
+        subprocess.run([sys.executable, script, folder / "bert"], check=True, capture_output=True)
+
+    return shutil.copytree(shared_folder.part("example", make), tmp_path_factory.mktemp("readme") / "example")
 
 
 @pytest.mark.model
