@@ -72,6 +72,7 @@ def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
     bodies). A value computed from weights alone counts as a weight: an exporter that stores equal weights once makes
     the others `Identity` nodes, whose outputs have the names of these weights.
     """
+    # Names are known within one graph or function only, so each is renamed by itself.
     for region in range(1 + len(model.functions)):
         nodes = [node for node in range(len(graph.nodes)) if graph.region[node] == region]
         made = Counter(name for node in nodes for name in graph.nodes[node].output)

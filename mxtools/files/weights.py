@@ -157,6 +157,8 @@ class WeightStore:
         """Return path and size of the file at a location; `name` is that of the tensor, for messages."""
         if not location or "\0" in location or Path(location).is_absolute():
             raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model", "refused")
+        # A location comes from a file that anybody may have made: `../../etc/passwd`, or a link that leads there, must
+        # not be read into a model that is passed on.
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):

@@ -112,7 +112,7 @@ def split(data: memoryview) -> tuple[bytes, int]:
         is_initializer = field.number == GRAPH_INITIALIZER and field.wire_type == _BYTES
         if is_initializer and field.end - field.value > DEFERRED_BYTES:
             tensor = _deferred(data, field)
-            if tensor:
+            if tensor:  # everything since the last changed tensor is copied in one piece
                 parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, tensor)]
                 copied_to, count = field.end, count + 1
     parts.append(data[copied_to : graph.end])
@@ -161,6 +161,7 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
             explicit = b":0"
         else:
             parts.append(data[field.start : field.end])
+    # Of a field that occurs twice protobuf keeps the last; such tensors are left to protobuf, as are small ones.
     if len(raw) != 1 or raw[0].wire_type != _BYTES or raw[0].end - raw[0].value <= DEFERRED_BYTES:
         return None
     reference = b"%d:%d%s %s" % (raw[0].value, raw[0].end - raw[0].value, explicit, REFERENCE)

@@ -140,6 +140,8 @@ class Graph:
         if not self._owners:
             return self.reads
         needs = [dict.fromkeys(reads) for reads in self.reads]
+        # A body may read values of any graph around it, so what its nodes read counts for the outermost holder too;
+        # values that belong to bodies themselves are no needs of the holder.
         for node in self._owners:
             needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
         inner = {v for v, home in enumerate(self.home) if home != NOWHERE}
@@ -249,6 +251,7 @@ class Graph:
         first_node, first_value = len(self.nodes), len(self.names)
         returned = [value for body in bodies(node) for value in self._add_graph(body, ValueNames(names), region)]
         owner = len(self.nodes)
+        # Inner bodies come first and have set the owners of their nodes already, hence `setdefault`.
         for inner in range(first_node, owner):
             self._owners.setdefault(inner, owner)
         for value in range(first_value, len(self.names)):
@@ -274,7 +277,7 @@ class Graph:
             value = names[name] = len(self.names)
             self.names.append(name)
             self.producer.append(producer)
-        elif producer != NOWHERE:
+        elif producer != NOWHERE:  # read before it is made, as in a graph that is not in topological order
             self.producer[value] = producer
             self._homes.pop(value, None)
         return value

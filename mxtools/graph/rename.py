@@ -43,6 +43,7 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
     if len(set(done.values())) < len(done):
         raise ValueError("two values cannot have one name")
     taken = present | set(done.values())
+    # Values whose name is wanted by another and which do not get a new name anyway make room.
     for name in sorted(set(done.values()) & present - done.keys()):
         done[name] = fresh(name, taken)
         taken.add(done[name])

@@ -61,6 +61,7 @@ class TensorShape:
             return True
         if self.is_transposed(tensor):
             return False
+        # The unknown dimensions can be anything, so the known ones must divide the number of elements.
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0
 

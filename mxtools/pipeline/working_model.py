@@ -183,6 +183,7 @@ class WorkingModel:
         return self.with_proto(proto)
 
     def _tree(self) -> Hierarchy:
+        """Return the call tree for the annotations: that of the trace, or a copy of the earlier model's."""
         if self.previous:
             return self.previous.annotations.hierarchy.copy()
         return Hierarchy(self.sidecar.calls if self.sidecar else ())

@@ -47,6 +47,7 @@ def distance(found: Array, wanted: Array) -> Distance:
     if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
         return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
     a, b = a.astype(np.float64), b.astype(np.float64)
+    # nan differs from nan, and infinity minus infinity is nan: both are settled before anything is subtracted.
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return EQUAL

@@ -165,7 +165,7 @@ class Annotations:
             if saved is not None:
                 if saved == entry:
                     continue
-                keys.replace_props(proto, keys.NODE_KEYS, {})
+                keys.replace_props(proto, keys.NODE_KEYS, {})  # merging appends, and would leave the old entries
             self._saved[node] = entry
             proto.MergeFromString(data)
         if any(call is not None for call in self.call):
