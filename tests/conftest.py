@@ -24,6 +24,11 @@ def uses_torch(file: Path) -> bool:
     return any(map(USES_TORCH.match, file.read_text().splitlines()))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the golden files be written anew."""
+    parser.addoption("--update-golden", action="store_true", help="write what pipelines make now to tests/golden")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out, where PyTorch is not wanted or not there, the modules that could not be imported without it."""
     left_out = config.option.markexpr == "not model" or importlib.util.find_spec("torch") is None
