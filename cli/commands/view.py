@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from mxtools.views.text import FORMATS, view_text
+
 from ..common import check_json, emit, progress, read_model, say
 from ..options import DataDir, Json, Output, Source
 from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
@@ -15,8 +17,6 @@ from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.views.structure import Structure
-
-FORMATS = ("html", "model-explorer", "netron", "graphml", "mermaid", "dot")
 
 
 def command(
@@ -49,7 +49,6 @@ def command(
     from mxtools.errors import UsageError
     from mxtools.views.build import structure
     from mxtools.views.metric_files import add_metrics
-    from mxtools.views.text import view_text
 
     check_json(json, output)
     _check(format_, depth, against, output)

@@ -109,7 +109,7 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
         if verify:
             from mxtools.split.split_check import check_split
 
-            check_split(model, manifest, new)
+            check_split(model, [new / part.file for part in manifest.parts])
     return manifest
 
 

@@ -1,42 +1,45 @@
-"""The formats of `mx view` that are one text."""
+"""The formats of views that are one text: the one table of them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mxtools.errors import UsageError
-from mxtools.views.structure import Structure
 
-TEXT_FORMATS = ("html", "model-explorer", "netron", "graphml", "mermaid", "dot")
+if TYPE_CHECKING:
+    from mxtools.views.structure import Structure
 
 
 def view_text(structure: Structure, format_: str, depth: int | None = None, metric: str = "parameters") -> str:
-    """Return a structure in a format; UsageError where there is none of that name.
+    """Return a structure in one of FORMATS; UsageError where there is none of that name.
 
     `depth` is how many levels mermaid and dot open, else 2; `metric` is what the page colours by when it opens.
     """
-    from mxtools.views import model_explorer
-    from mxtools.views.dot import dot
-    from mxtools.views.graphml import graphml
-    from mxtools.views.html import html
-    from mxtools.views.mermaid import mermaid
-    from mxtools.views.netron import netron
-
-    levels = 2 if depth is None else depth
-    writers = {
-        "html": lambda: html(structure, metric),
-        "model-explorer": lambda: (
-            json.dumps(model_explorer.graph(structure, structure.title), ensure_ascii=False) + "\n"
-        ),
-        "netron": lambda: netron(structure),
-        "graphml": lambda: graphml(structure),
-        "mermaid": lambda: mermaid(structure, levels),
-        "dot": lambda: dot(structure, levels),
-    }
-    if format_ not in writers:
-        raise UsageError(f"there is no format {format_!r}", f"there are {', '.join(writers)}")
-    return writers[format_]()
+    if format_ not in FORMATS:
+        raise UsageError(f"there is no format {format_!r}", f"there are {', '.join(FORMATS)}")
+    return FORMATS[format_](structure, 2 if depth is None else depth, metric)
 
 
-def _json(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False) + "\n"
+def _written(name: str, structure: Structure, *options: object) -> str:
+    """Return what the function of a format, in the file of its name, makes of a structure."""
+    return str(getattr(import_module(f"mxtools.views.{name}"), name)(structure, *options))
+
+
+def _model_explorer(structure: Structure) -> str:
+    from mxtools.views.model_explorer import graph
+
+    return json.dumps(graph(structure, structure.title), ensure_ascii=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Structure, int, str], str]] = {
+    "html": lambda structure, _, metric: _written("html", structure, metric),
+    "model-explorer": lambda structure, *_: _model_explorer(structure),
+    "netron": lambda structure, *_: _written("netron", structure),
+    "graphml": lambda structure, *_: _written("graphml", structure),
+    "mermaid": lambda structure, depth, _: _written("mermaid", structure, depth),
+    "dot": lambda structure, depth, _: _written("dot", structure, depth),
+}
+"""What writes each format, given the structure, the levels to open, and the metric to colour by."""
