@@ -68,8 +68,8 @@ def rename_nodes(graph: Graph, names: list[str]) -> None:
 def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
     """Name the outputs of nodes after the nodes, whose new names are given in `names`.
 
-    Inputs and outputs of the model and weights keep their names, and so do names that two values have (in different
-    bodies). A value computed from weights alone counts as a weight: an exporter that stores equal weights once makes
+    Inputs and outputs of the model and weights keep their names, and so do the outputs of nodes without a name, and
+    names that two values have (in different bodies). A value computed from weights alone counts as a weight: an exporter that stores equal weights once makes
     the others `Identity` nodes, whose outputs have the names of these weights.
     """
     # Names are known within one graph or function only, so each is renamed by itself.
@@ -77,13 +77,15 @@ def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
         nodes = [node for node in range(len(graph.nodes)) if graph.region[node] == region]
         made = Counter(name for node in nodes for name in graph.nodes[node].output)
         fixed = _fixed(model, region)
+        taken = set(fixed)
         renamed: dict[str, str] = {}
         for node in nodes:
-            if graph.reads[node] and graph.is_constant(node):
+            if not names[node] or (graph.reads[node] and graph.is_constant(node)):
                 continue
             for position, name in enumerate(graph.nodes[node].output):
                 if name and made[name] == 1 and name not in fixed:
-                    renamed[name] = fresh(f"{names[node]}_output_{position}", fixed)
+                    renamed[name] = fresh(f"{names[node]}_output_{position}", taken)
+                    taken.add(renamed[name])
         if region:
             rename_in_function(model.functions[region - 1], renamed)
         else:

@@ -147,6 +147,7 @@ class Contents:
         graph = self.graph
 
         def sources(value: int) -> Sequence[int]:
+            """Return what an inserted node reads; nothing for what no inserted node makes."""
             return graph.reads[graph.producer[value]] if graph.producer[value] in inserted else ()
 
         found = reached(values, sources)

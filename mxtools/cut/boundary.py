@@ -62,6 +62,7 @@ def _folded(
     """
 
     def is_given(value: int) -> bool:
+        """Return whether a value is given as an input: its shape is known, and it is no shape itself."""
         info = known.get(graph.names[value])
         return _is_fixed(info) and not _is_short(info)
 

@@ -60,6 +60,7 @@ def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[i
     graph = annotations.graph
 
     def is_end(value: int) -> bool:
+        """Return whether the walk ends at a value: its maker is chosen, or is no auxiliary node."""
         maker = graph.producer[value]
         return maker in chosen or annotations.evidence[maker] not in INDIRECT
 
@@ -70,6 +71,7 @@ def pieces(graph: Graph, chosen: Collection[int]) -> int:
     """Return the number of pieces that a selection falls into; tensors between its nodes connect, constants do not."""
 
     def neighbours(node: int) -> Iterator[int]:
+        """Yield the nodes that a node reads from, and those that read from it."""
         yield from (graph.producer[v] for v in graph.needs[node])
         yield from map(graph.top, graph.targets(node))
 

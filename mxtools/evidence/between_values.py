@@ -66,6 +66,7 @@ def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> l
             first[value] = min(first.get(value, born[tensor]), born[tensor])
 
     def was_there(value: int, time: int) -> bool:
+        """Return whether a value existed when a call began."""
         return value in first and first[value] <= time
 
     for number, call in enumerate(sidecar.calls):

@@ -42,6 +42,7 @@ def _by_both(graph: Graph, annotations: Annotations) -> None:
     count, hierarchy = len(graph.nodes), annotations.hierarchy
 
     def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
+        """Return for each node its call, or that of the nearest known nodes in one direction."""
         found = list(annotations.call)
         for node in nodes:
             if found[node] is None:

@@ -94,6 +94,7 @@ def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
     shapes.update((value, tensor.dims) for value, tensor in graph.sparse.items())
 
     def copies(value: int) -> Iterator[int]:
+        """Yield the copies of a value that Identity nodes make."""
         copying = (node for node in graph.readers[value] if graph.operators[node].onnx_name == "Identity")
         return (copy for node in copying for copy in graph.writes[node])
 

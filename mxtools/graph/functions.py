@@ -42,6 +42,7 @@ def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[Functi
         return []
 
     def called(key: OperatorKey) -> Iterator[OperatorKey]:
+        """Yield what the nodes of a function call."""
         return map(operator_key, function_nodes(functions[key]) if key in functions else ())
 
     used = reached(map(operator_key, every_node(nodes)), called)

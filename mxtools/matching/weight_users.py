@@ -13,6 +13,7 @@ def users(graph: Graph, values: Iterable[int]) -> list[int]:
     """Return the nodes that read some constants, as they are or made into other constants; in the graph's order."""
 
     def made(value: int) -> Iterator[int]:
+        """Yield the constants that are made of a constant."""
         return (v for node in graph.readers[value] if graph.is_constant(node) for v in graph.writes[node])
 
     return sorted({n for value in reached(values, made) for n in graph.readers[value] if not graph.is_constant(n)})

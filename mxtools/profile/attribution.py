@@ -107,6 +107,7 @@ class Attribution:
         graph, left = self._graph, self._optimised.by_name
 
         def sources(at: int) -> set[int]:
+            """Return the nodes that make what a node reads and the optimiser removed."""
             return {graph.producer[v] for v in graph.needs[at] if graph.names[v] not in left} - {NOWHERE}
 
         # by its name alone: ONNX Runtime has its variants of ONNX's operators in domains of its own

@@ -105,11 +105,13 @@ def _forward_by_name(model: nn.Module, names: list[str]) -> Iterator[Callable[[t
     forward = model.forward
 
     def by_position(*values: Any) -> Any:  # noqa: ANN401
+        """Call `forward` with its inputs by position."""
         result = forward(**dict(zip(names, values, strict=True)))
         found = tuple(tensor for _, tensor in tensors(result))
         return found[0] if len(found) == 1 else found
 
     def results(values: tuple[Any, ...]) -> list[str]:
+        """Return the names of the tensors that `forward` returns."""
         result = forward(**dict(zip(names, copied(values), strict=True)))
         taken, found = set(names), list[str]()
         for name, _ in tensors(result):
@@ -129,6 +131,7 @@ def _flat_results(model: nn.Module) -> Iterator[None]:
 
     @functools.wraps(forward)
     def flat(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Return the results of `forward`, as a tuple where torch.export would not know their class."""
         result = forward(*args, **kwargs)
         unknown = [leaf for leaf in torch.utils._pytree.tree_leaves(result) if dataclasses.is_dataclass(leaf)]
         return tuple(tensor for _, tensor in tensors(result)) if unknown else result
@@ -174,6 +177,7 @@ def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:
     """Return the structure that torch.export wants: for each tensor its dynamic axes, by symbol."""
 
     def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
+        """Return the dynamic axes of the tensors in an input, in its structure."""
         if isinstance(value, torch.Tensor):
             return {axis: torch.export.Dim(symbol) for axis, symbol in axes.get(name, {}).items()} or None
         if isinstance(value, dict):

@@ -69,6 +69,7 @@ def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
     source = {v: file for part, file in zip(parts, files, strict=True) for v in part.cut.outputs}
 
     def links(values: Sequence[int]) -> tuple[Link, ...]:
+        """Return values by name, each with the file of the part that makes it."""
         return tuple(Link(name=graph.names[v], source=source.get(v, MODEL)) for v in values)
 
     return Manifest(

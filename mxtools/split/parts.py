@@ -176,6 +176,7 @@ class _Units:
         outputs = [v for n in sorted(nodes) for v in graph.writes[n] if v in needed]
 
         def sources(node: int) -> set[int]:
+            """Return the nodes inside that make what a node reads."""
             return inside.intersection(graph.producer[v] for v in self.reads[node])
 
         chosen = set(reached((graph.producer[v] for v in outputs), sources))

@@ -65,6 +65,7 @@ def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
 
     @cache
     def check(name: str) -> list[Finding]:
+        """Return the findings of a rule, none where one of the rules it depends on has found something."""
         rule = RULES[name]
         if any(map(check, rule.unless)):
             return []

@@ -71,6 +71,7 @@ def rule(
     """Register a function as a rule; its docstring is the rule's title, as reports show it."""
 
     def register(find: Callable[[CheckedModel], Iterator[Fault]]) -> Callable[[CheckedModel], Iterator[Fault]]:
+        """Enter a function into the table."""
         RULES[name] = Rule(name, severity, (find.__doc__ or "").strip(), remedy, unless, find)
         return find
 
@@ -160,6 +161,7 @@ class CheckedModel:
         """Return a function that gives a node, and all others without a scope, the scope of their neighbours."""
 
         def mend() -> str:
+            """Give all nodes without a scope that of their neighbours."""
             if keys.SCOPE not in keys.props(self.graph.nodes[node]):
                 for proto in self.graph.nodes:
                     if keys.SCOPE not in keys.props(proto):

@@ -89,6 +89,7 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
     model, before, wanted = checked.proto, checked.proto.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
 
     def mend() -> str:
+        """Raise the IR version."""
         model.ir_version = wanted
         return f"raised the IR version from {before} to {wanted}"
 

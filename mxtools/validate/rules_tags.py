@@ -144,6 +144,7 @@ def _version(checked: CheckedModel) -> Iterator[Fault]:
     """A tagged model says by which version it was tagged."""
 
     def mend() -> str:
+        """Write the version."""
         keys.set_prop(checked.proto, keys.VERSION, VERSION)
         return f"wrote {VERSION}"
 
@@ -184,6 +185,7 @@ def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
     """Return a function that takes a scope off the list of those that no node has."""
 
     def mend() -> str:
+        """Remove the scope from the list."""
         found = decoded_or_none(keys.props(checked.proto).get(keys.ABSENT, ""))
         if isinstance(found, dict):
             found.pop(scope, None)
@@ -211,6 +213,7 @@ def _is_reason(reason: object) -> bool:
 
 def _keep_last(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
     def mend() -> str:
+        """Remove all entries of the key but the last."""
         entries: MutableSequence[StringStringEntryProto] = proto.metadata_props
         places = [place for place, entry in enumerate(entries) if entry.key == key]
         for place in reversed(places[:-1]):
@@ -222,6 +225,7 @@ def _keep_last(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
 
 def _remove(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
     def mend() -> str:
+        """Remove the key."""
         keys.set_prop(proto, key, None)
         return f"removed {key}"
 
@@ -230,6 +234,7 @@ def _remove(proto: NodeProto | ModelProto, key: str) -> Callable[[], str]:
 
 def _copy(proto: NodeProto) -> Callable[[], str]:
     def mend() -> str:
+        """Write the doc string again."""
         write_doc_string(proto)
         return "wrote the doc string again"
 
@@ -238,6 +243,7 @@ def _copy(proto: NodeProto) -> Callable[[], str]:
 
 def _set(checked: CheckedModel, number: int, key: str, value: str) -> Callable[[], str]:
     def mend() -> str:
+        """Set the key."""
         keys.set_prop(checked.graph.nodes[number], key, value)
         return f"set {key} to {value}"
 
@@ -246,6 +252,7 @@ def _set(checked: CheckedModel, number: int, key: str, value: str) -> Callable[[
 
 def _untag(checked: CheckedModel, number: int) -> Callable[[], str]:
     def mend() -> str:
+        """Remove the tags of the node, and tag it by its neighbours."""
         keys.replace_props(checked.graph.nodes[number], keys.NODE_KEYS, {})
         return checked.mend_untagged(number)()
 

@@ -67,6 +67,7 @@ def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
     known = checked.scopes_with_nodes | set(checked.model.absent)
 
     def mend() -> str:
+        """Write the scopes that no node has."""
         found = absent_scopes(checked.annotations, checked.model.sidecar)
         write_absent(checked.proto, found)
         return f"wrote the {len(found)} scopes that no node bears"

@@ -189,6 +189,7 @@ def _is_random(sources: Sources) -> bool:
     """Return whether the model returns something else with another random seed."""
 
     def outputs(seed: int) -> list[Fingerprint | None]:
+        """Return the fingerprints of the outputs of a run that begins with a seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return [tensor.fingerprint for tensor in trace(sources.subject).calls[0].outputs]

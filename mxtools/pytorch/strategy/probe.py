@@ -120,6 +120,7 @@ def within(seconds: float) -> Iterator[None]:
         raise TimeOverError("there was no time left to find out")
 
     def interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's
+        """Raise TimeOverError."""
         raise TimeOverError("it took too long to find out")
 
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
