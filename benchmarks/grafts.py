@@ -37,7 +37,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.runtime import scripts
 from mxtools.strategies import table
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from mxtools.pytorch.subject import Subject
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 
 ROUNDS = 5
 

@@ -22,7 +22,7 @@ from mxtools.pytorch.export import export
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from mxtools.strategies import table

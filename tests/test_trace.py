@@ -15,7 +15,7 @@ from mxtools.errors import InputError
 from mxtools.pytorch.fingerprint import BLOCK, fingerprint
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.subject import Subject
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.traces import sidecar
 from tests.support.commands import Mx
 from tests.support.paths import MODELS

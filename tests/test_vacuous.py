@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mxtools.evidence.absent import is_vacuous
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.subject import Subject
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.strategies import table
 from mxtools.traces import sidecar
 from mxtools.traces.sidecar import Call, Sidecar

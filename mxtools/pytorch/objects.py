@@ -14,7 +14,7 @@ from mxtools.pytorch.exporters import Options
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject, by_name
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.traces.values import Values
 
 if TYPE_CHECKING:

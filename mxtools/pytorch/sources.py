@@ -61,7 +61,7 @@ class Sources:
     def _traced(self, file: Path, values: bool) -> Sidecar:
         from safetensors.torch import save
 
-        from mxtools.pytorch.trace import trace
+        from mxtools.pytorch.tracing import trace
 
         arrays: dict[str, torch.Tensor] | None = {} if values else None
         subject = self.subject

@@ -19,7 +19,7 @@ from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
-from mxtools.pytorch.trace import trace
+from mxtools.pytorch.tracing import trace
 from mxtools.runtime.sessions import run_model
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
