@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.weights import is_deferred
 from mxtools.files.writing import write_model
 from mxtools.pipeline.working_model import WorkingModel
+from tests.support.commands import Mx, shell
 
 BIG = np.arange(2000, dtype=np.float32)
 
@@ -133,7 +132,7 @@ def test_external_data_move_beside_the_output(tmp_path: Path) -> None:
     assert sorted(p.name for p in target.parent.iterdir()) == ["b.onnx", "b.onnx.data"]
 
 
-def test_only_the_bytes_that_a_part_uses_are_written(tmp_path: Path) -> None:
+def test_only_the_bytes_that_a_part_uses_are_written(mx: Mx, tmp_path: Path) -> None:
     whole = with_data(
         tmp_path,
         external("w", "weights.bin", length=8000),
@@ -144,10 +143,10 @@ def test_only_the_bytes_that_a_part_uses_are_written(tmp_path: Path) -> None:
     for number, node in enumerate(tagged.graph.node):
         node.metadata_props.add(key="pkg.mxtools.scope", value=f"layers.{number}")
     whole.write_bytes(tagged.SerializeToString())
-    mx, part = Path(sys.executable).with_name("mx"), tmp_path / "part.onnx"
+    part = tmp_path / "part.onnx"
     written = set()
     for scope in ("layers.1", ".", "layers.1", "layers.1"):
-        subprocess.run([mx, "filter", whole, "--scope", scope, "-o", part], check=True)
+        assert mx("filter", whole, "--scope", scope, "-o", part).returncode == 0
         data = (tmp_path / "part.onnx.data").read_bytes()
         if scope != ".":
             written.add((part.read_bytes(), data))
@@ -161,14 +160,13 @@ def test_data_dir_says_what_locations_are_relative_to(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     source = with_data(tmp_path / "data", external("w", "weights.bin", length=8000))
     (tmp_path / "elsewhere" / "a.onnx").write_bytes(source.read_bytes())
-    mx = Path(sys.executable).with_name("mx")
-    run = f"{mx} run -p untag --data-dir data"
+    run = "mx run -p untag --data-dir data"
     for script in (
         f"{run} elsewhere/a.onnx -o out.onnx",
         f"{run} elsewhere/a.onnx | {run} -o out.onnx",
         f"{run} < elsewhere/a.onnx | {run} | {run} -o out.onnx",
     ):
-        subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, check=True)
+        assert shell(script, tmp_path).returncode == 0
         assert np.array_equal(numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[0]), BIG)
         (tmp_path / "out.onnx").unlink()
         assert (tmp_path / "out.onnx.data").stat().st_size == 8000
@@ -304,23 +302,15 @@ def test_links_stay_links_and_folders_are_refused(tmp_path: Path) -> None:
         write_text("x", tmp_path)
 
 
-def test_external_data_on_a_pipe_are_relative_to_the_working_directory(tmp_path: Path) -> None:
+def test_external_data_on_a_pipe_are_relative_to_the_working_directory(mx: Mx, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     source = with_data(tmp_path / "sub", external("w", "weights.bin", length=8000))
-    mx = Path(sys.executable).with_name("mx")
-    script = f"{mx} run {source.relative_to(tmp_path)} -p untag | {mx} run -p untag -o out.onnx"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, check=False)
+    done = shell(f"mx run {source.relative_to(tmp_path)} -p untag | mx run -p untag -o out.onnx", tmp_path)
     assert done.returncode == 0, done.stderr
     assert np.array_equal(numpy_helper.to_array(onnx.load(tmp_path / "out.onnx").graph.initializer[0]), BIG)
-    done = subprocess.run([mx, "run", source, "-p", "untag"], cwd="/", capture_output=True, check=False)
-    assert done.returncode in (0, 2)
-    done = subprocess.run(
-        [mx, "run", source, "-p", "untag"], cwd=tmp_path.parent / "..", capture_output=True, check=False
-    )
-    assert done.returncode == 0
+    assert mx("run", source, "-p", "untag", cwd=Path("/")).returncode in (0, 2)
+    assert mx("run", source, "-p", "untag", cwd=tmp_path.parent / "..").returncode == 0
     (tmp_path / "elsewhere").mkdir()
-    done = subprocess.run(
-        [mx, "run", source, "-p", "untag"], cwd=tmp_path / "elsewhere", capture_output=True, check=False
-    )
+    done = mx("run", source, "-p", "untag", cwd=tmp_path / "elsewhere")
     assert done.returncode == 2
     assert b"-o" in done.stderr
