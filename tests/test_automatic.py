@@ -21,7 +21,10 @@ from torch import nn
 import mxtools
 from fixtures import models
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.strategy.probe import TimeOverError, within
+from mxtools.pytorch.sources import sources_of
+from mxtools.pytorch.strategy.probe import Probe, TimeOverError, within
+from mxtools.pytorch.strategy.recommendation import select
+from mxtools.pytorch.subject import Subject
 from mxtools.strategies.cache import Cache
 from mxtools.strategy_selector import StrategySelector
 from mxtools.unified_export import Demands, ExportResult
@@ -143,11 +146,16 @@ def test_fallback_takes_over_where_the_first_fails(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("name", BUILT)
 def test_selection_names_what_works(name: str) -> None:
+    """By the first priority as a user asks for it, by the others with the same exports."""
     build, _ = BUILT[name]
     model, inputs = build()
     works = {"only dynamo": {"fx"}, "only torchscript": {"htp"}}.get(name, {"fx", "htp"})
-    for priority in PRIORITIES:
-        found = StrategySelector().select_strategy(model, inputs, priority=priority)
+    first, *others = PRIORITIES
+    recommended = [StrategySelector().select_strategy(model, inputs, priority=first)]
+    with sources_of(lambda: Subject(model, inputs, "test")) as sources:
+        recommended += [select(Probe(sources), priority) for priority in others]
+    assert [found.priority for found in recommended] == list(PRIORITIES)
+    for found in recommended:
         assert found.strategy in works
         assert found.reasons
         assert 0 < found.confidence <= 1
