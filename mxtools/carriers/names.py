@@ -69,12 +69,15 @@ def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
     """Name the outputs of nodes after the nodes, whose new names are given in `names`.
 
     Inputs and outputs of the model and weights keep their names, and so do the outputs of nodes without a name, and
-    names that two values have (in different bodies). A value computed from weights alone counts as a weight: an exporter that stores equal weights once makes
-    the others `Identity` nodes, whose outputs have the names of these weights.
+    names that two values have (in different bodies). A value computed from weights alone counts as a weight: an
+    exporter that stores equal weights once makes the others `Identity` nodes, whose outputs have the names of these
+    weights.
     """
     # Names are known within one graph or function only, so each is renamed by itself.
-    for region in range(1 + len(model.functions)):
-        nodes = [node for node in range(len(graph.nodes)) if graph.region[node] == region]
+    nodes_of: list[list[int]] = [[] for _ in range(1 + len(model.functions))]
+    for node, region in enumerate(graph.region):
+        nodes_of[region].append(node)
+    for region, nodes in enumerate(nodes_of):
         made = Counter(name for node in nodes for name in graph.nodes[node].output)
         fixed = _fixed(model, region)
         taken = set(fixed)
