@@ -91,8 +91,17 @@ def test_onnx_own_domain_has_two_names() -> None:
 def test_an_operator_is_onnx_own_from_the_version_on_that_has_it() -> None:
     assert [known(operators(onnx=v), "Bernoulli").is_random for v in (14, 15, LATEST)] == [False, True, True]
     assert known(operators(onnx=LATEST + 100), "Bernoulli").is_random  # a version that is newer than the package
-    assert known(operators(onnx=1 << 40), "Bernoulli") == NOTHING_KNOWN
+    assert known(operators(onnx=1 << 40), "Bernoulli").is_random
+    assert known(operators(onnx=1 << 40), "Bernoulli").schema is None  # no version is that large
     assert not known(operators(), "Scatter_").is_onnx
+
+
+@pytest.mark.parametrize("name", sorted(set[str]().union(*TRAITS.values())))
+def test_the_table_says_since_when_an_operator_exists(name: str) -> None:
+    versions = range(1, LATEST + 1)
+    assert [known(operators(onnx=v), name).since > 0 for v in versions] == [
+        schema("", name, v) is not None for v in versions
+    ]
 
 
 def test_a_model_that_imports_nothing_is_of_the_first_version() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import onnx
@@ -35,18 +35,31 @@ FIRST_VERSION = 1
 class Operator:
     """What is known of an operator; of one that is not ONNX's own, nothing but its schema where there is one.
 
-    Attributes: `onnx_name`, its name if it is ONNX's own, else `""`; `schema`, its definition in the onnx package;
-    `reads_only_shape`, it looks at nothing of its inputs but their shapes; `is_random`, its results differ from run to
-    run, so that a copy is not the same; `keeps_elements`, its first output has the elements of its first input in the
-    same order; `multiply_adds`, what counts those of a node, for convolutions and matrix products.
+    Attributes: `asked`, the domain, name and version that were looked up, None where the model defines it; `since`, the
+    version of ONNX that brought it, 0 where the table does not have it; `reads_only_shape`, it looks at nothing of its
+    inputs but their shapes; `is_random`, its results differ from run to run, so that a copy is not the same;
+    `keeps_elements`, its first output has the elements of its first input in the same order; `multiply_adds`, what
+    counts those of a node, for convolutions and matrix products.
     """
 
-    onnx_name: str = ""
-    schema: onnx.defs.OpSchema | None = None
+    asked: tuple[str, str, int] | None = field(default=None, compare=False)
+    since: int = 0
     reads_only_shape: bool = False
     is_random: bool = False
     keeps_elements: bool = False
     multiply_adds: Callable[[NodeProto, DimsOf], int] | None = None
+
+    @property
+    def schema(self) -> onnx.defs.OpSchema | None:
+        """Its definition in the onnx package, which takes 10 ms or more to set up its registry when first asked."""
+        return schema(*self.asked) if self.asked else None
+
+    @property
+    def onnx_name(self) -> str:
+        """Its name if it is one of ONNX's own operators, else `""`."""
+        if self.asked is None or self.asked[0]:
+            return ""
+        return self.asked[1] if self.since or self.schema else ""
 
     @property
     def is_onnx(self) -> bool:
@@ -76,13 +89,12 @@ class Operators(dict[tuple[int, str, str, str], Operator]):
         """Look an operator up."""
         region, domain, name, overload = key
         domain = plain_domain(domain)
-        found = None
-        if (domain, name, overload) not in self._functions:
-            found = schema(domain, name, self._versions[region].get(domain, FIRST_VERSION))
-        if found is None or domain:
-            self[key] = Operator(schema=found)
+        version = self._versions[region].get(domain, FIRST_VERSION)
+        known = _OTHER if domain else _KNOWN.get(name, _OTHER)
+        if (domain, name, overload) in self._functions:
+            self[key] = _OTHER
         else:
-            self[key] = replace(_KNOWN.get(name, _OTHER), onnx_name=name, schema=found)
+            self[key] = replace(known if known.since <= version else _OTHER, asked=(domain, name, version))
         return self[key]
 
     def of(self, node: NodeProto, region: int = 0) -> Operator:
@@ -154,26 +166,29 @@ def _gemm(node: NodeProto, dims: DimsOf) -> int:
 
 _OTHER = Operator()
 _KNOWN: dict[str, Operator] = {
-    "Shape": Operator(reads_only_shape=True),
-    "Size": Operator(reads_only_shape=True),
-    "RandomNormal": Operator(is_random=True),
-    "RandomNormalLike": Operator(is_random=True),
-    "RandomUniform": Operator(is_random=True),
-    "RandomUniformLike": Operator(is_random=True),
-    "Multinomial": Operator(is_random=True),
-    "Bernoulli": Operator(is_random=True),
-    "Identity": Operator(keeps_elements=True),
-    "Reshape": Operator(keeps_elements=True),
-    "Flatten": Operator(keeps_elements=True),
-    "Squeeze": Operator(keeps_elements=True),
-    "Unsqueeze": Operator(keeps_elements=True),
-    "Conv": Operator(multiply_adds=_conv),
-    "ConvInteger": Operator(multiply_adds=_conv),
-    "QLinearConv": Operator(multiply_adds=_quantised_conv),
-    "ConvTranspose": Operator(multiply_adds=_conv_transpose),
-    "MatMul": Operator(multiply_adds=_matmul),
-    "MatMulInteger": Operator(multiply_adds=_matmul),
-    "QLinearMatMul": Operator(multiply_adds=_matmul),
-    "Gemm": Operator(multiply_adds=_gemm),
+    "Shape": Operator(since=1, reads_only_shape=True),
+    "Size": Operator(since=1, reads_only_shape=True),
+    "RandomNormal": Operator(since=1, is_random=True),
+    "RandomNormalLike": Operator(since=1, is_random=True),
+    "RandomUniform": Operator(since=1, is_random=True),
+    "RandomUniformLike": Operator(since=1, is_random=True),
+    "Multinomial": Operator(since=7, is_random=True),
+    "Bernoulli": Operator(since=15, is_random=True),
+    "Identity": Operator(since=1, keeps_elements=True),
+    "Reshape": Operator(since=1, keeps_elements=True),
+    "Flatten": Operator(since=1, keeps_elements=True),
+    "Squeeze": Operator(since=1, keeps_elements=True),
+    "Unsqueeze": Operator(since=1, keeps_elements=True),
+    "Conv": Operator(since=1, multiply_adds=_conv),
+    "ConvInteger": Operator(since=10, multiply_adds=_conv),
+    "QLinearConv": Operator(since=10, multiply_adds=_quantised_conv),
+    "ConvTranspose": Operator(since=1, multiply_adds=_conv_transpose),
+    "MatMul": Operator(since=1, multiply_adds=_matmul),
+    "MatMulInteger": Operator(since=10, multiply_adds=_matmul),
+    "QLinearMatMul": Operator(since=10, multiply_adds=_matmul),
+    "Gemm": Operator(since=1, multiply_adds=_gemm),
 }
-"""What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name."""
+"""What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name.
+
+It says since when each exists, so that most models are indexed without the schemas of the onnx package.
+"""
