@@ -95,7 +95,7 @@ def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
 
     def copies(value: int) -> Iterator[int]:
         """Yield the copies of a value that Identity nodes make."""
-        copying = (node for node in graph.readers[value] if graph.operators[node].onnx_name == "Identity")
+        copying = (node for node in graph.readers[value] if graph.operators[node].is_named("Identity"))
         return (copy for node in copying for copy in graph.writes[node])
 
     for value in reached(shapes, copies):

@@ -55,16 +55,13 @@ class Operator:
         return schema(*self.asked) if self.asked else None
 
     @property
-    def onnx_name(self) -> str:
-        """Its name if it is one of ONNX's own operators, else `""`."""
-        if self.asked is None or self.asked[0]:
-            return ""
-        return self.asked[1] if self.since or self.schema else ""
-
-    @property
     def is_onnx(self) -> bool:
         """Whether it is one of ONNX's own operators."""
-        return bool(self.onnx_name)
+        return self.asked is not None and not self.asked[0] and (self.since > 0 or self.schema is not None)
+
+    def is_named(self, name: str) -> bool:
+        """Return whether it is ONNX's own operator of that name."""
+        return self.asked is not None and self.asked[1] == name and self.is_onnx  # the name first: it costs nothing
 
     @property
     def is_product(self) -> bool:

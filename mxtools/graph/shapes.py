@@ -143,7 +143,7 @@ def _loop_carried(model: ModelProto) -> Iterator[ValueInfoProto]:
     """
     operators = Operators(model)
     for node in model.graph.node:
-        if operators.of(node).onnx_name == "Loop":
+        if operators.of(node).is_named("Loop"):
             for body in bodies(node):
                 for name, before, after in zip(node.output, body.input[2:], body.output[1:], strict=False):
                     if name and is_shaped(after) and before.type == after.type:

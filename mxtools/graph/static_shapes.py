@@ -46,7 +46,7 @@ def _fix_shape_nodes(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
     """Turn the Shape nodes of tensors of known shapes into constants; return whether there were any."""
     found = False
     for node, proto in zip(graph.main, model.graph.node, strict=True):
-        if graph.operators[node].onnx_name == "Shape" and graph.reads[node]:
+        if graph.operators[node].is_named("Shape") and graph.reads[node]:
             shape = shapes[graph.reads[node][0]]
             if shape is not None and shape.dims is not None and None not in shape.dims:
                 bounds = {attribute.name: attribute.i for attribute in proto.attribute}
@@ -61,7 +61,7 @@ def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
     wanted = {}
     for node, proto in zip(graph.main, model.graph.node, strict=True):
         made = graph.writes[node]
-        if len(made) == 1 and made[0] in graph.constant and graph.operators[node].onnx_name != "Constant":
+        if len(made) == 1 and made[0] in graph.constant and not graph.operators[node].is_named("Constant"):
             shape = shapes[made[0]]
             if shape and shape.kind in "ib" and shape.count is not None and shape.count <= LONGEST:
                 wanted[made[0]] = proto

@@ -21,7 +21,7 @@ def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
 
 def _keeps_elements(operator: Operator, node: NodeProto, shapes: Shapes, value: int) -> bool:
     """Return whether what a node makes has the elements of its first input in the same order."""
-    return operator.keeps_elements or (operator.onnx_name == "Transpose" and _moves_nothing(node, shapes, value))
+    return operator.keeps_elements or (operator.is_named("Transpose") and _moves_nothing(node, shapes, value))
 
 
 def _moves_nothing(node: NodeProto, shapes: Shapes, value: int) -> bool:

@@ -62,7 +62,7 @@ class Selected:
         """
         protos, operators = self.annotations.graph.nodes, self.annotations.graph.operators
         taken = {proto.name for proto in protos}
-        gemms = dict.fromkeys(protos[n].name for n in self.nodes if operators[n].onnx_name == "Gemm")
+        gemms = dict.fromkeys(protos[n].name for n in self.nodes if operators[n].is_named("Gemm"))
         made = (name + suffix for name in gemms for suffix in ("_MatMul", "_Add"))
         return [*self.names, *(name for name in made if name not in taken)]
 
