@@ -96,13 +96,6 @@ def test_verifying_and_profiling_run(bert_folder: Path) -> None:
     assert b"100.0%" in done.stdout
 
 
-def test_the_python_of_the_page_runs(bert_folder: Path) -> None:
-    code = "\n".join(blocks("docs/api.md", "python"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=bert_folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "fx succeeded" in done.stdout
-
-
 def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "mxtools.toml").write_text(blocks("docs/strategies.md", "toml")[0])
     assert table.known(tmp_path)["slim"].exporter == "torchscript"
