@@ -7,7 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -17,8 +16,8 @@ from onnx import helper
 from mxtools_cli.main import COMMANDS
 from tests.support.commands import Mx, shell
 from tests.support.paths import MODELS
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 PASSES = (
     "untag,project-metadata,project-names,project-parameters,project-values,resolve-auxiliary,"
     "assign-fused,hoist-shared,record-absent"

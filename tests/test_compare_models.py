@@ -23,8 +23,7 @@ from tests.support.calibration import Calibration
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
 from tests.support.renaming import renamed
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 
 def report(mx: Mx, *arguments: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -20,9 +19,8 @@ from mxtools.strategies import table
 from mxtools.traces import sidecar
 from tests.support.pages import blocks
 from tests.support.paths import ENVIRONMENT, ROOT
-from tests.support.shared_models import SharedFolder
+from tests.support.shared_models import Build, SharedFolder
 
-Build = Callable[..., Path]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import pytest
 from mxtools.errors import AbsentError, UsageError
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.shared_models import Build
 from tests.support.small_graphs import BODIES, SHARED, cut, tagged
 from tests.support.whole_runs import returned_by_module, run_whole
-
-Build = Callable[..., Path]
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
 from tests.support.commands import Mx, shell
 from tests.support.paths import MODELS
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

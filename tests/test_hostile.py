@@ -20,8 +20,8 @@ from mxtools.scopes import keys
 from mxtools.traces import sidecar
 from mxtools_cli.main import _guarded
 from tests.support.commands import Mx
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 
 DEEP = "[" * 100_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from mxtools.tools.optimizers import OPTIMIZERS
 from tests.support import golden_text as golden
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.shared_models import Build
 from tests.support.whole_runs import inputs_of
 
-Build = Callable[..., Path]
 NEG = "g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}"
 
 

@@ -99,40 +99,6 @@ def test_project_names_without_a_trace() -> None:
     assert [scope for scope, _ in found.values()] == ["layer.0", "layer.0.attn", ".", ""]
 
 
-def test_repeated_calls_are_divided_where_the_nodes_repeat_themselves() -> None:
-    twice = trace_of(
-        """
-        .    Net    x:2x4 -> d:2x4
-        m    Block  x:2x4 -> b:2x4
-        m@1  Block  b:2x4 -> d:2x4
-        """
-    )
-    text = f"{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{ a = Neg(x) b = Abs(a) c = Neg(b) d = Abs(c) }}"
-    names = {output: f"/m/{output}" for output in "abcd"}
-    assert [scope for scope, _ in run("project-names", text, twice, names).values()] == ["m", "m", "m@1", "m@1"]
-
-
-def test_repeated_calls_are_divided_by_what_is_over() -> None:
-    twice = trace_of(
-        """
-        .      Net    x:2x4 -> d:2x4
-        m      Block  x:2x4 -> b:2x4
-        m.p    P      x:2x4 -> a:2x4
-        m.q    Q      a:2x4 -> b:2x4
-        m@1    Block  b:2x4 -> d:2x4
-        m@1.p  P      b:2x4 -> c:2x4
-        m@1.q  Q      c:2x4 -> d:2x4
-        """
-    )
-    names = {"a": "/m/p/Neg", "b": "/m/q/Abs", "c": "/m/p/Relu", "d": "/m/q/Exp"}
-    assert [scope for scope, _ in run("project-names", CHAIN, twice, names).values()] == [
-        "m.p",
-        "m.q",
-        "m@1.p",
-        "m@1.q",
-    ]
-
-
 WEIGHTED = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] b)
     <float[4] one__w = {{1, 2, 3, 4}}, float[4] k = {{5, 6, 7, 8}}> {{ a = Mul(x, one__w) b = Add(a, k) }}"""
 
@@ -199,7 +165,7 @@ SHARED = f"""{HEAD} g (float[2, 4] x, float[2, 3] y) => (float[2, 4] d) {{
 }}"""
 
 
-def test_settle_shared_moves_what_was_not_returned() -> None:
+def test_hoist_shared_moves_what_was_not_returned() -> None:
     sidecar = trace_of(".  Net x:2x4 y:2x3 -> d:2x4\none L x:2x4 y:2x3 -> a:2x4\ntwo L a:2x4 y:2x3 -> d:2x4")
     names = {"m": "/one/Neg", "r": "/one/ReduceSum", "a": "/one/Mul", "d": "/two/Mul"}
     found = run("project-names,hoist-shared", SHARED, sidecar, names)
@@ -208,7 +174,7 @@ def test_settle_shared_moves_what_was_not_returned() -> None:
     assert found["a"] == ("one", "name")
 
 
-def test_settle_shared_leaves_a_constant_that_may_be_what_was_returned() -> None:
+def test_hoist_shared_leaves_a_constant_that_may_be_what_was_returned() -> None:
     text = f"""{HEAD} g (float[1, 3] x) => (float[1, 3] d) {{
         k = Constant <value = int64[3] {{1, 1, 1}}> ()
         z = NonZero(k)
@@ -222,7 +188,7 @@ def test_settle_shared_leaves_a_constant_that_may_be_what_was_returned() -> None
     assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["q"] == ("two", "dataflow")
 
 
-def test_settle_shared_reads_a_merged_node_as_all_its_modules() -> None:
+def test_hoist_shared_reads_a_merged_node_as_all_its_modules() -> None:
     sidecar = trace_of(
         """
         .   Net  x:2x4 -> d:2x4
@@ -245,7 +211,7 @@ GIVEN = f"""{HEAD} g (float[1, 5, 4] x) => (float[1, 1, 4] d) <int64[2] sizes = 
 }}"""
 
 
-def test_settle_given_leaves_to_the_caller_what_it_gave() -> None:
+def test_move_arguments_out_leaves_to_the_caller_what_it_gave() -> None:
     sidecar = trace_of(
         """
         .       Net   x:1x5x4 -> d:1x1x4
@@ -264,7 +230,7 @@ def test_settle_given_leaves_to_the_caller_what_it_gave() -> None:
     }
 
 
-def test_settle_given_leaves_what_a_module_makes_of_what_it_was_given() -> None:
+def test_move_arguments_out_leaves_what_a_module_makes_of_what_it_was_given() -> None:
     sidecar = trace_of(".    Net   x:1x5x4 -> d:1x1x4\nnorm Norm  x:1x5x4 -> d:1x1x4")
     found = run("project-names,resolve-auxiliary,move-arguments-out", GIVEN, sidecar, {"d": "/norm/Exp"})
     assert found["rest"] == ("norm", "dataflow")
@@ -287,7 +253,7 @@ CONV_BN = trace_of(
 
 
 @pytest.mark.parametrize("named", ["conv", "bn"])
-def test_settle_merged_gives_a_node_to_the_module_whose_output_it_makes(named: str) -> None:
+def test_assign_fused_gives_a_node_to_the_module_whose_output_it_makes(named: str) -> None:
     names = {"c": f"/{named}/Conv", "y": "/act/Relu"}
     model = tagged("project-names,assign-fused,record-absent", FOLDED, CONV_BN, names)
     assert annotations(model)["c"] == ("bn", "name")

@@ -162,27 +162,6 @@ def test_a_constant_module_is_folded() -> None:
     assert read_absent(after) == {"table": "folded"}
 
 
-SHARED = """
-g (float[4] x) => (float[4] y) {
-    a = Neg(x)          #@ one
-    b = Abs(a)          #@ one
-    c = Neg(b)          #@ two
-    d = Neg(x)          #@ two
-    y = Add(c, d)       #@ two
-}"""
-
-
-def test_common_subexpressions_move_out_of_the_module_that_has_them() -> None:
-    text = """
-g (float[4] x) => (float[4] y) {
-    a = Neg(x)          #@ . previous
-    b = Abs(a)          #@ one previous
-    c = Neg(b)          #@ two previous
-    y = Add(c, a)       #@ two previous
-}"""
-    assert carried(golden.read(SHARED), golden.untagged(text)) == golden.tags(text)
-
-
 def test_what_one_module_returned_stays_in_it_though_others_made_it_too() -> None:
     before = golden.read("""
 g (float[4] x) => (float[4] y) {
@@ -198,23 +177,6 @@ g (float[4] x) => (float[4] y) {
     after = golden.untagged(text)
     assert carried(before, after) == golden.tags(text)
     assert read_absent(after) == {"two": "merged: one"}
-
-
-def test_nodes_that_are_removed_take_no_tag_away() -> None:
-    before = golden.read("""
-g (float[4] x) => (float[4] y) {
-    a = Neg(x)          #@ one
-    b = Identity(a)     #@ drop
-    y = Abs(b)          #@ two
-}""")
-    text = """
-g (float[4] x) => (float[4] y) {
-    a = Neg(x)          #@ one previous
-    y = Abs(a)          #@ two previous
-}"""
-    after = golden.untagged(text)
-    assert carried(before, after) == golden.tags(text)
-    assert read_absent(after) == {"drop": "vacuous"}
 
 
 def test_a_reshape_that_is_fused_with_the_next_ends_no_module() -> None:

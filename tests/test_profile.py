@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -23,9 +22,9 @@ from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
+from tests.support.shared_models import Build
 from tests.support.small_graphs import HEAD, tagged
 
-Build = Callable[..., Path]
 EXPORTERS = ("torchscript", "dynamo")
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ from tests.support.calibration import Calibration
 from tests.support.commands import Mx
 from tests.support.pages import blocks
 from tests.support.paths import ENVIRONMENT
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 BUT = "encoder.layer.1"
 CASES = [("trained", "torchscript", BUT, 6), ("deep", "dynamo", "layers.7", 1)]
 """Model, exporter, the module that is to stay as it is, and the products in it."""

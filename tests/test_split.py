@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from mxtools.split import manifest, split_check
 from mxtools.split.parts import split
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
+from tests.support.shared_models import Build
 from tests.support.small_graphs import BODIES, HEAD, SHARED, tagged
 
-Build = Callable[..., Path]
 LADDER = (
     HEAD
     + """ g (float[2] x, float[2] z) => (float[2] d, float[2] e, float[2] x) <float[2] w = {1, 2}> {

@@ -15,8 +15,7 @@ from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
 from tests.support.commands import Mx
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 OPERATORS = ("Add", "Mul", "Sub", "Div")
 

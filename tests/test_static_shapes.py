@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import parser
@@ -12,8 +9,7 @@ from onnx import parser
 from mxtools.graph.static_shapes import static_shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_values
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 EXPANDED = """
 <ir_version: 10, opset_import: ["" : 21]>

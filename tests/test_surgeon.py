@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.shared_models import Build
 from tests.support.surgeon_scripts import CHAIN, SCRIPT, scopes
 from tests.support.whole_runs import inputs_of
-
-Build = Callable[..., Path]
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ from mxtools.strategies.table import shipped
 from mxtools.traces.sidecar import loads
 from tests.support import golden_text as golden
 from tests.support.commands import Mx
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 TAG = shipped().strategies["auto"]
 ALL = Carry(doc_string=True, rename=True, output_names=True, embed_trace=True, namespace=True, layer_annotation=True)
 OPTIONS = ("--doc-string", "--rename", "--output-names", "--embed-trace", "--namespace", "--layer-annotation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -13,8 +13,8 @@ import pytest
 from mxtools.graph.index import bodies
 from mxtools.scopes import keys
 from tests.support.commands import Mx
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 EXPORTERS = ("torchscript", "dynamo")
 
 

@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.commands import Mx
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,7 @@ from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
 from tests.support.commands import Mx
-
-Build = Callable[..., Path]
+from tests.support.shared_models import Build
 
 BLOCKS = """
 <ir_version: 10, opset_import: ["" : 21]>

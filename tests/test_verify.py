@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ from mxtools.traces.values import Values
 from mxtools.verify.verification import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
+from tests.support.shared_models import Build, Record
 from tests.support.small_graphs import HEAD
 from tests.support.small_graphs import tagged as tagged_at
 from tests.support.small_traces import trace_of, values_of
 from tests.support.whole_runs import returned_by_module, run_whole
 
-Build = Callable[..., Path]
-Record = Callable[[str], Path]
 QUERY = "encoder.layer.1.attention.self.query"
 
 

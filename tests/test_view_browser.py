@@ -17,11 +17,11 @@ from onnx import helper
 from mxtools.scopes import keys
 from mxtools.views.html import html
 from tests.support.commands import Mx
+from tests.support.shared_models import Build
 from tests.support.shown_models import HOSTILE, hostile, shown
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
-Build = Callable[..., Path]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MUST = os.environ.get("MX_NEEDS_CHROMIUM") == "1"
 NODES, SECONDS = 5000, 2.0

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from mxtools.scopes import keys
 from mxtools.scopes.annotations import read_absent
 from tests.support import golden_text as golden
 from tests.support.commands import Mx
+from tests.support.shared_models import Build
 
-Build = Callable[..., Path]
 PYTHON = sys.executable
 COPY = "import sys, shutil; print('to stdout'); shutil.copy(sys.argv[1], sys.argv[2])"
 WEIGHT = np.arange(8 * 512, dtype=np.float32).reshape(8, 512)
