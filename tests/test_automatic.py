@@ -41,7 +41,7 @@ def t5() -> models.Built:
 
 
 def only_dynamo() -> models.Built:
-    """Give a decoder without a mask, for which TorchScript's exporter lacks an operator."""
+    """Return a decoder without a mask, for which TorchScript's exporter lacks an operator."""
     import transformers
 
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def dims(info: onnx.ValueInfoProto) -> Dims:
 
 
 def expanding(input_: str = "float[2, 1]") -> ModelProto:
-    """Give a model with a shape that ONNX does not follow: of a Where, as TorchScript writes `expand(2, -1)`."""
+    """Return a model with a shape that ONNX does not follow: of a Where, as TorchScript writes `expand(2, -1)`."""
     model = tagged(HEAD + EXPANDING.format(input=input_), "b")
     model.graph.initializer.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
     return model

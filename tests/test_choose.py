@@ -20,7 +20,7 @@ from tests.support.small_graphs import LADDER, SHARED, cut, tagged
 
 
 def names(model: onnx.ModelProto) -> tuple[list[str], list[str], list[str]]:
-    """Give the inputs, what the nodes make, and the outputs."""
+    """Return the inputs, what the nodes make, and the outputs."""
     graph = model.graph
     return [i.name for i in graph.input], [n.output[0] for n in graph.node], [o.name for o in graph.output]
 

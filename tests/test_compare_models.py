@@ -54,7 +54,7 @@ def test_a_model_and_itself_under_other_names(built: Build, mx: Mx, tmp_path: Pa
 
 
 def weighing(model: ModelProto, but: str) -> set[str]:
-    """Give the scopes of the nodes that use matrices, outside of a module."""
+    """Return the scopes of the nodes that use matrices, outside of a module."""
     matrices = {tensor.name for tensor in model.graph.initializer if tensor.data_type == 1 and len(tensor.dims) == 2}
     scopes = {keys.props(n)[keys.SCOPE] for n in model.graph.node if matrices.intersection(n.input)}
     return {scope for scope in scopes if not contains(but, scope)}

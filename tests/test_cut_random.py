@@ -27,7 +27,7 @@ STEPS = st.lists(
 
 
 def node_of(kind: str, name: str, one: str, two: str, shape: str) -> NodeProto:
-    """Give a node that makes a tensor from one or two others, as an operator, a body or a function."""
+    """Return a node that makes a tensor from one or two others, as an operator, a body or a function."""
     if kind == "Constant":
         value = np.full(SHAPE, len(name) + 0.5, np.float32)
         return helper.make_node(kind, [], [name], value=numpy_helper.from_array(value))
@@ -47,7 +47,7 @@ def node_of(kind: str, name: str, one: str, two: str, shape: str) -> NodeProto:
 
 
 def model_of(steps: list[tuple[str, int, int, str]], results: list[int]) -> ModelProto:
-    """Give a model of some steps over shared initializers; its outputs are some of its tensors."""
+    """Return a model of some steps over shared initializers; its outputs are some of its tensors."""
     floats, shapes, nodes = ["x", "w0", "w1"], ["s0"], []
     for number, (kind, i, j, scope) in enumerate(steps):
         name = f"t{number}"
@@ -86,7 +86,7 @@ def run(model: ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_outside(model: ModelProto, scope: str) -> set[str]:
-    """Give the outputs, and what nodes of other scopes and their bodies read."""
+    """Return the outputs, and what nodes of other scopes and their bodies read."""
     others = [n for n in model.graph.node if keys.props(n)[keys.SCOPE] != scope]
     inner = [m for n in others for a in n.attribute for m in a.g.node]
     return {o.name for o in model.graph.output} | {i for n in (*others, *inner) for i in n.input}

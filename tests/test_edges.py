@@ -99,7 +99,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def tagged(model: nn.Module, path: Path, exporter: str) -> tuple[onnx.ModelProto, set[str]]:
-    """Trace, export and tag; give the model and the scopes of the trace."""
+    """Trace, export and tag; return the model and the scopes of the trace."""
     torch.manual_seed(0)
     name = next(iter(_parameters(model)))
     subject = Subject(model.eval(), {name: X}, "test")

@@ -22,7 +22,7 @@ from tests.support.grafts import model_of, put, versioned
 
 
 def lines(model: ModelProto) -> list[str]:
-    """Give the nodes of the main graph in short: `a = Op(x, w)`."""
+    """Return the nodes of the main graph in short: `a = Op(x, w)`."""
     return [f"{', '.join(n.output)} = {n.op_type}({', '.join(n.input)})" for n in model.graph.node]
 
 
@@ -249,7 +249,7 @@ def test_untagged_models_stay_so(tmp_path: Path) -> None:
 
 
 def _weighted(text: str, seed: int, size: int = 400) -> ModelProto:
-    """Give a model with weights `w` and `v` of more than a kibibyte; `v` is the same for every seed."""
+    """Return a model with weights `w` and `v` of more than a kibibyte; `v` is the same for every seed."""
     model = model_of(text)
     for name, of in (("w", seed), ("v", 0)):
         array = np.random.default_rng(of).standard_normal(size).astype(np.float32)

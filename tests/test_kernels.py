@@ -13,7 +13,7 @@ from mxtools.profile.kernels import Kernel, Profile, read_profile
 
 
 def event(name: str, start: int, duration: int, cat: str = "Node", thread: int = 1, **args: str) -> dict[str, Any]:
-    """Give an event of ONNX Runtime's trace."""
+    """Return an event of ONNX Runtime's trace."""
     named = f"{name}_kernel_time" if cat == "Node" else name
     return {"cat": cat, "name": named, "ts": start, "dur": duration, "pid": 1, "tid": thread, "ph": "X", "args": args}
 

@@ -27,7 +27,7 @@ BIG = np.arange(2000, dtype=np.float32)
 
 
 def model(*tensors: TensorProto, extra: bytes = b"") -> onnx.ModelProto:
-    """Give a model that adds initializers to its input."""
+    """Return a model that adds initializers to its input."""
     names = [t.name for t in tensors]
     nodes = [
         helper.make_node("Add", [("x", *names)[i] if i == 0 else f"t{i}", n], [f"t{i + 1}"])

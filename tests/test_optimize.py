@@ -28,7 +28,7 @@ NEG = "g (float[2] x) => (float[2] y) {\n y = Neg(x)     #@ one\n}"
 
 
 def ran(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
-    """Run a model, not optimised, on the inputs that it has; give tensors of it."""
+    """Run a model, not optimised, on the inputs that it has; return tensors of it."""
     known = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = onnxruntime.SessionOptions()
@@ -38,7 +38,7 @@ def ran(model: onnx.ModelProto, feeds: dict[str, np.ndarray], names: list[str]) 
 
 
 def passed(file: Path, pipeline: str) -> onnx.ModelProto:
-    """Run a pipeline over a file; give the model, with its weights."""
+    """Run a pipeline over a file; return the model, with its weights."""
     loaded = WorkingModel.read(file)
     Pipeline.parse(pipeline).apply(loaded)
     return materialise(loaded.proto, loaded.weights)

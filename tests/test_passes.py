@@ -23,7 +23,7 @@ from tests.support.small_traces import trace_of, values_of
 def run(
     passes: str, text: str, sidecar: Sidecar | None, names: dict[str, str] | None = None, **more: object
 ) -> dict[str, tuple[str, str]]:
-    """Run passes on a model from text with node names by output; give scope and evidence by output."""
+    """Run passes on a model from text with node names by output; return scope and evidence by output."""
     return annotations(tagged(passes, text, sidecar, names, **more))
 
 

@@ -24,7 +24,7 @@ B = GENERATOR.standard_normal(8).astype(np.float32)
 def carried(
     before: onnx.ModelProto, after: onnx.ModelProto, values: Values | None = None, pipeline: str = PIPELINE
 ) -> dict[str, str]:
-    """Carry the tags of a model over to another, in place; give what each node bears, by its first output."""
+    """Carry the tags of a model over to another, in place; return what each node has, by its first output."""
     working = WorkingModel(after, values=values, previous=WorkingModel(before))
     Pipeline.parse(pipeline).apply(working)
     return golden.written(after)
@@ -243,7 +243,7 @@ def quantised(array: np.ndarray) -> np.ndarray:
 
 
 def packed(array: np.ndarray) -> np.ndarray:
-    """Give the columns of a matrix, 4 bits a number, as MatMulNBits has them."""
+    """Return the columns of a matrix, 4 bits a number, as MatMulNBits has them."""
     numbers = (np.round(array.T / np.abs(array).max() * 7) + 8).astype(np.uint8).reshape(-1, 2)
     return (numbers[:, 0] | numbers[:, 1] << 4).reshape(len(array.T), 1, -1)
 

@@ -94,7 +94,7 @@ def test_convolutions_in_blocked_layouts(built: Build) -> None:
 
 
 def attributed(before: ModelProto, after: ModelProto | str) -> dict[str, str | None]:
-    """Give the scopes of the nodes of an optimised graph, by first output."""
+    """Return the scopes of the nodes of an optimised graph, by first output."""
     annotations = WorkingModel(before).annotations
     optimised = Graph(parser.parse_model(after) if isinstance(after, str) else after)
     calls = Attribution(annotations, optimised).calls

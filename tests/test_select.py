@@ -48,12 +48,12 @@ def chosen(mx: Mx, model: Path, format_: str, but: str = BUT) -> Any:
 
 
 def scopes(model: ModelProto) -> dict[str, str]:
-    """Give the scope of each node by name."""
+    """Return the scope of each node by name."""
     return {node.name: keys.props(node).get(keys.SCOPE, "") for node in model.graph.node}
 
 
 def products(model: ModelProto) -> set[str]:
-    """Give the weights that are multiplied in floating point; of a Gemm the quantiser makes a product with another."""
+    """Return the weights that are multiplied in floating point: what the quantiser makes of a Gemm has another weight."""
     weights = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     read = (node.input[1] for node in model.graph.node if node.op_type in ("MatMul", "Gemm"))
     return {name.removesuffix("_Transposed") for name in read if name in weights}

@@ -53,7 +53,7 @@ def test_parts_have_the_names_of_forward(recorded: Any, built: Any, name: str, e
 
 
 def _shape(session: onnxruntime.InferenceSession, name: str) -> list[int]:
-    """Give the shape that a part wants of an input: exporters reshape."""
+    """Return the shape that a part wants of an input: exporters reshape."""
     return next(i.shape for i in session.get_inputs() if i.name == name)
 
 

@@ -72,7 +72,7 @@ def assert_same(whole: Path, folder: Path) -> None:
 
 
 def golden(text: str, scopes: dict[str, str], folder: Path, *each: str, **options: Any) -> list[Any]:
-    """Give the parts of a small graph: scope, inputs, what the nodes make, outputs; they compute what it does."""
+    """Return the parts of a small graph: scope, inputs, what the nodes make, outputs; they compute what it does."""
     model = tagged(text, scopes)
     onnx.save(model, folder / "whole.onnx")
     parts = written(model, folder / "parts", check=True, each=each, **options).parts

@@ -27,7 +27,7 @@ g (float[{dims}] x) => (float[a, b, c] y) <int64[1] one = {{1}}, int64[1] minus 
 
 
 def known(dims: str) -> list[tuple[int | None, ...] | None]:
-    """Give the shape of what is expanded, without and with following."""
+    """Return the shape of what is expanded, without and with following."""
     model = parser.parse_model(EXPANDED.format(dims=dims))
     working = WorkingModel(model)
     graph, shapes = working.graph, working.shapes

@@ -91,7 +91,7 @@ def test_a_folder_cannot_change_what_an_unnamed_strategy_does(mx: Mx, tmp_path: 
 
 
 def _by_weights() -> onnx.ModelProto:
-    """Give `encoder.0` (Add), a Relu, and `head` (Mul), known by their weights' names only."""
+    """Return `encoder.0` (Add), a Relu, and `head` (Mul), known by their weights' names only."""
     weights = [
         numpy_helper.from_array(np.arange(4, dtype=np.float32), name) for name in ("encoder.0.bias", "head.scale")
     ]

@@ -33,7 +33,7 @@ OPTIONS = ("--doc-string", "--rename", "--output-names", "--embed-trace", "--nam
 
 
 def tagged(file: Path, carry: Carry | None = None, trace: Path | None = None) -> onnx.ModelProto:
-    """Tag a file; give the model, with its weights."""
+    """Tag a file; return the model, with its weights."""
     loaded = WorkingModel.read(file, sidecar=loads(trace.read_bytes(), "trace") if trace else None)
     TAG.passes(carry=carry).apply(loaded)
     return materialise(loaded.proto, loaded.weights)
@@ -127,7 +127,7 @@ NESTED = """<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
 
 
 def nested() -> onnx.ModelProto:
-    """Give a model whose nodes all lie in `m`; those of its function and bodies too."""
+    """Return a model whose nodes all lie in `m`; those of its function and bodies too."""
     model = parser.parse_model(NESTED)
     for node in all_nodes(model):
         keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: "m", keys.TAG: "/N/M", keys.EVIDENCE: "name"})

@@ -26,7 +26,7 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def scopes(path: Path) -> dict[str, str]:
-    """Give the scope of each node by its first output."""
+    """Return the scope of each node by its first output."""
     return {n.output[0]: keys.props(n)[keys.SCOPE] for n in all_nodes(onnx.load(path).graph)}
 
 

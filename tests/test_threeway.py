@@ -56,7 +56,7 @@ FUNCTION = model(
 
 
 def dropped() -> dict[str, onnx.ModelProto]:
-    """Give models that have what graphsurgeon drops or fails on, by what it is."""
+    """Return models that have what graphsurgeon drops or fails on, by what it is."""
     made = {name: onnx.ModelProto() for name in VARIANTS}
     for name, (base, change) in VARIANTS.items():
         made[name].CopyFrom(base)

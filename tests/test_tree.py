@@ -47,7 +47,7 @@ SCOPES = {
 
 
 def blocks(scopes: dict[str, tuple[str, str]] = SCOPES) -> onnx.ModelProto:
-    """Give a model of blocks of which two are equal."""
+    """Return a model of blocks of which two are equal."""
     model = parser.parse_model(BLOCKS)
     for node in model.graph.node:
         scope, tag = scopes[node.output[0]]
@@ -61,7 +61,7 @@ def built_tree(scopes: dict[str, tuple[str, str]] = SCOPES) -> Branch:
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the calls of a report as a list."""
+    """Return the calls of a report as a list."""
     return [report, *(row for child in report["children"] for row in rows(child))]
 
 

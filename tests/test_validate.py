@@ -23,7 +23,7 @@ UNSEEDED = {"disconnected", "unknown-place"}
 
 
 def checked(model: ModelProto, trace: Trace | None, mending: bool = False) -> list[Finding]:
-    """Give what is found of a model and the text of a sidecar without notes; with `mending`, what is left of it."""
+    """Return what is found of a model and the text of a sidecar without notes; with `mending`, what is left of it."""
     known = sidecar.loads(json.dumps(trace), "trace") if trace else None
     working = WorkingModel(model, sidecar=known)
     findings = repair(working)[1] if mending else validate(working)

@@ -33,7 +33,7 @@ QUERY = "encoder.layer.1.attention.self.query"
 
 
 def weight_of(model: onnx.ModelProto, scope: str) -> onnx.TensorProto:
-    """Give the matrix that a module's nodes read."""
+    """Return the matrix that a module's nodes read."""
     names = {name for node in model.graph.node if keys.props(node).get(keys.SCOPE) == scope for name in node.input}
     return next(tensor for tensor in model.graph.initializer if tensor.name in names and len(tensor.dims) > 1)
 
@@ -220,7 +220,7 @@ def small(text: str, scopes: dict[str, str], trace: str = TRACE, names: str = "x
 
 
 def outputs(found: Verified) -> dict[str, str]:
-    """Give the tensor that stands for what each call returned, or why none does."""
+    """Return the tensor that stands for what each call returned, or why none does."""
     return {call.scope: " ".join(o.tensor for o in call.outputs) or call.reason for call in found.calls}
 
 

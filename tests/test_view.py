@@ -21,7 +21,7 @@ def block() -> Structure:
 
 
 def named(block: Structure, level: dict[tuple[int, int], list[int]]) -> dict[tuple[str, str], list[str]]:
-    """Give the edges of a level with names for numbers."""
+    """Return the edges of a level with names for numbers."""
     names = [*(scope.scope for scope in block.scopes), *(block.values[node.outputs[0]].name for node in block.nodes)]
     names.append("outside")
     return {(names[a], names[b]): [block.values[v].name for v in values] for (a, b), values in level.items()}

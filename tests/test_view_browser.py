@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """Give what the page writes to the console, what it fails of, and what it asks the network for, as it comes."""
+    """Return what the page writes to the console, what it fails of, and what it asks the network for, as it comes."""
     return []
 
 
@@ -80,7 +80,7 @@ def bert_page(built: Build, mx: Mx, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def names(page: Any) -> list[str]:
-    """Give what the boxes of modules are called, from top to bottom."""
+    """Return what the boxes of modules are called, from top to bottom."""
     return page.eval_on_selector_all(
         ".box.module",
         "all => all.sort((a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y)"
@@ -89,7 +89,7 @@ def names(page: Any) -> list[str]:
 
 
 def rows(page: Any) -> list[str]:
-    """Give the scopes that the tree shows."""
+    """Return the scopes that the tree shows."""
     return page.eval_on_selector_all("#tree .row", "all => all.map((row) => row.title)")
 
 
@@ -283,7 +283,7 @@ def test_names_are_shown_and_do_nothing(open_page: Callable[..., Any], tmp_path:
 
 
 def large(flat: bool) -> onnx.ModelProto:
-    """Give a model of 5 000 nodes, in blocks with a residual connection, in modules or all in the root."""
+    """Return a model of 5 000 nodes, in blocks with a residual connection, in modules or all in the root."""
     nodes, value = [], "x"
     for number in range(NODES):
         stage, block, place = number // 400, number // 20 % 20, number % 20

@@ -28,7 +28,7 @@ WEIGHT = np.arange(8 * 512, dtype=np.float32).reshape(8, 512)
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Give a tagged file whose weight lies beside it."""
+    """Return a tagged file whose weight lies beside it."""
     model = golden.read("""
 g (float[2, 8] x) => (float[2, 512] y) {
     m = MatMul(x, one__w)       #@ one

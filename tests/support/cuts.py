@@ -48,7 +48,7 @@ def tag(nodes: Sequence[onnx.NodeProto], scopes: dict[str, str]) -> None:
 
 
 def tagged(source: str | ModelProto, *outputs: str, **scopes: str) -> ModelProto:
-    """Give a model with some nodes in the scope 'm'."""
+    """Return a model with some nodes in the scope 'm'."""
     model = parser.parse_model(source) if isinstance(source, str) else source
     for holder in (model.graph, *model.functions):
         tag(holder.node, dict.fromkeys(outputs, "m") | scopes)
@@ -72,7 +72,7 @@ def session(model: ModelProto) -> Any:
 
 
 def shape(part: ModelProto) -> tuple[Names, Names, Names, Names]:
-    """Give the names of a part's nodes (by first output), inputs, outputs and initializers."""
+    """Return the names of a part's nodes (by first output), inputs, outputs and initializers."""
     graph = part.graph
     stored = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
     return [n.output[0] for n in graph.node], *([v.name for v in f] for f in (graph.input, graph.output)), stored

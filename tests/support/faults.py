@@ -18,17 +18,17 @@ Trace = dict[str, Any]
 
 
 DENSE = "encoder.layer.0.intermediate.dense"
-"""A scope with several nodes, so that others bear it where one does not."""
+"""A scope with several nodes, so that others still have it where one has not."""
 
 
 def at(model: ModelProto, scope: str, operator: str) -> NodeProto:
-    """Give a node of a scope."""
+    """Return a node of a scope."""
     nodes = every_node(model.graph.node)
     return next(n for n in nodes if n.op_type == operator and keys.props(n)[keys.SCOPE] == scope)
 
 
 def put(node: NodeProto, key: str, value: str | None) -> str:
-    """Change a value of a node's metadata, or remove it; give the node's name."""
+    """Change a value of a node's metadata, or remove it; return the node's name."""
     keys.replace_props(node, frozenset({key}), {} if value is None else {key: value})
     return node.name
 

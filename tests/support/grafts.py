@@ -23,7 +23,7 @@ def versioned(opset: int, body: str, domains: str = "", ir: int = 8) -> ModelPro
 
 
 def put(folder: Path, model: ModelProto, part: ModelProto | str) -> dict[str, Any]:
-    """Graft a part into a model, in place; give the report."""
+    """Graft a part into a model, in place; return the report."""
     part = model_of(part) if isinstance(part, str) else part
     onnx.checker.check_model(part)
     onnx.save(part, folder / "part.onnx")

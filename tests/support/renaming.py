@@ -6,7 +6,7 @@ from onnx import ModelProto
 
 
 def renamed(original: ModelProto) -> ModelProto:
-    """Give a model of which all nodes, weights and inner values have other names, and the weights another order."""
+    """Return a model of which all nodes, weights and inner values have other names, and the weights another order."""
     copy = ModelProto.FromString(original.SerializeToString())
     kept = {value.name for value in (*copy.graph.input, *copy.graph.output)} | {""}
     for number, node in enumerate(copy.graph.node):

@@ -45,7 +45,7 @@ SCOPES = {
 
 
 def tagged(text: str = BLOCK, scopes: dict[str, tuple[str, str]] | None = None) -> onnx.ModelProto:
-    """Give a model whose nodes bear scopes and tags by their outputs."""
+    """Return a model whose nodes have scopes and tags by their outputs."""
     model = parser.parse_model(text)
     for node in WorkingModel(model).graph.nodes:
         scope, tag = (scopes or SCOPES)[node.output[0]]

@@ -57,7 +57,7 @@ LADDER = (
 
 
 def tagged(text: str, scopes: dict[str, str], absent: dict[str, str] | None = None) -> onnx.ModelProto:
-    """Give a model from text with the scopes of its nodes by output; the others are auxiliary and the root's."""
+    """Return a model from text with the scopes of its nodes by output; the others are auxiliary and the root's."""
     model = parser.parse_model(text)
     for node in model.graph.node:
         scope = scopes.get(node.output[0])

@@ -18,7 +18,7 @@ from mxtools.traces.values import Values
 def trace_of(
     text: str, weights: dict[str, list[int]] | None = None, arrays: dict[str, np.ndarray] | None = None
 ) -> Sidecar:
-    """Give a trace from lines `scope class inputs -> outputs`; the weights are by full name."""
+    """Return a trace from lines `scope class inputs -> outputs`; the weights are by full name."""
     ids: dict[str, int] = {}
 
     def tensors(words: Iterable[str]) -> tuple[TracedTensor, ...]:
@@ -69,6 +69,6 @@ def _module(scope: str) -> str:
 
 
 def values_of(arrays: dict[str, np.ndarray], names: str) -> Values:
-    """Give the values of a trace's tensors, whose names are in the order of their numbers, and of its inputs."""
+    """Return the values of a trace's tensors, whose names are in the order of their numbers, and of its inputs."""
     found = arrays | {str(i): arrays[name] for i, name in enumerate(names.split())}
     return Values(found.keys(), found.__getitem__)

@@ -38,7 +38,7 @@ def scopes(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def model(text: str) -> onnx.ModelProto:
-    """Give a model from text whose nodes are named by what they make and tagged."""
+    """Return a model from text whose nodes are named by what they make and tagged."""
     made = parser.parse_model(f"{HEAD} {text}")
     for node in (*made.graph.node, *(n for f in made.functions for n in f.node)):
         node.name = f"n_{node.output[0]}"

@@ -18,7 +18,7 @@ def inputs_of(spec: str) -> dict[str, Any]:
 
 
 def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Give the value of every tensor of the main graph."""
+    """Return the value of every tensor of the main graph."""
     model = onnx.load(path)
     known = {o.name for o in model.graph.output}
     names = [o for n in model.graph.node for o in n.output if o and o not in known]
@@ -33,7 +33,7 @@ def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
 
 
 def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Give what each module returned in its first call, by path, and the inputs, as arrays."""
+    """Return what each module returned in its first call, by path, and the inputs, as arrays."""
     import torch
 
     from mxtools.pytorch.inputs import load_subject
