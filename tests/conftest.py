@@ -8,10 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import commands, shared_models
 from tests.support.commands import Mx
 from tests.support.shared_models import Build, Record, SharedFolder
+
+settings.register_profile("tests", deadline=None)  # a machine with much else to do is no fault of the code
+settings.load_profile("tests")
 
 USES_TORCH = re.compile(
     r"^(import|from) (torch|transformers|fixtures|mxtools\.(pytorch|unified_export|strategy_selector))\b"

@@ -53,7 +53,7 @@ def scopes(model: ModelProto) -> dict[str, str]:
 
 
 def products(model: ModelProto) -> set[str]:
-    """Return the weights that are multiplied in floating point: what the quantiser makes of a Gemm has another weight."""
+    """Return the weights that are multiplied in floating point; what the quantiser makes of a Gemm has another one."""
     weights = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     read = (node.input[1] for node in model.graph.node if node.op_type in ("MatMul", "Gemm"))
     return {name.removesuffix("_Transposed") for name in read if name in weights}

@@ -32,6 +32,8 @@ USES_TORCH = ("trace", "export", "auto", "recommend", "bench")
 FIXED_ORDER = (*USES_TORCH, "wrap")
 """Commands that start again with fixed string hashing, unless it is fixed already."""
 
+FORKS = sys.platform == "linux"
+"""Elsewhere libraries do not work in a forked child, or there are none."""
 WITH_TORCH = ("mxtools.pytorch", "mxtools.unified_export", "mxtools.strategy_selector")
 """Modules that import PyTorch."""
 
@@ -59,7 +61,7 @@ def mx(
     """Run `mx` in a forked child; with `separate`, or variables for its environment, in a process of its own."""
     line = [str(argument) for argument in arguments]
     hashed = sys.flags.hash_randomization and any(name in FIXED_ORDER for name in line)
-    if separate or env or hashed or not hasattr(os, "fork"):
+    if separate or env or hashed or not FORKS:
         environment = {**os.environ, **(env or {})}
         return subprocess.run([COMMAND, *line], input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
     _import_libraries()
