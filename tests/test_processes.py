@@ -76,14 +76,11 @@ def test_a_closed_stdout_is_an_error_in_one_line(folder: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc to see how far it is")
 def test_an_interrupt_ends_with_its_own_status() -> None:
     process = subprocess.Popen([COMMAND, "tag"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin
-    process.stdin.write(b"\x08")  # it reads, and goes on waiting
+    process.stdin.write(bytes(1 << 20))  # returns when most of it is read, so that the command waits for the rest
     process.stdin.flush()
-    while b"onnx" not in Path(f"/proc/{process.pid}/maps").read_bytes():
-        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
