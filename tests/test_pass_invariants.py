@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from mxtools.errors import MxError
 from mxtools.graph.functions import model_nodes
-from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.pipeline import Pipeline, Step
 from mxtools.pipeline.registry import load, names
 from mxtools.scopes import keys
 from tests.support.golden_cases import Case, files
@@ -148,3 +148,20 @@ def test_a_change_of_the_graph_is_observed(name: str) -> None:
     for case, found in runs(name).items():
         if without_annotations(found.after) != without_annotations(found.before):
             assert found.grew, case
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: file.stem)
+def test_a_change_of_the_graph_is_observed_in_every_case(file: Path, tmp_path: Path) -> None:
+    """With options that make passes do something, and part and script of the case."""
+    case = Case.read(file)
+    case.put_files(tmp_path)
+    model = case.model()
+    seen = [without_annotations(model.proto)]
+
+    def observe(step: Step) -> None:
+        seen.append(without_annotations(model.proto))
+        if seen[-1] != seen[-2]:
+            assert step.changed, step.step.name
+
+    with chdir(tmp_path), suppress(MxError):
+        case.passes().run(model, observe)
