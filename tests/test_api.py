@@ -189,6 +189,13 @@ def test_a_model_that_changed_has_new_modules(model: Model) -> None:
     assert model.version == 1
 
 
+def test_modules_follow_annotations_that_change_while_the_graph_does_not(model: Model) -> None:
+    model.apply("untag,project-parameters{alone=true}")
+    before = len(model.module().nodes)
+    model.apply("resolve-auxiliary")
+    assert before < len(model.module().nodes) == len(model.graph.nodes)
+
+
 def test_notebooks_show_the_tree(model: Model, folder: Path) -> None:
     assert "<details" in model._repr_html_()
     assert "BertLayer" in model._repr_html_()

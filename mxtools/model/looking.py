@@ -63,7 +63,7 @@ class LookingModel(WorkingModel):
         encoder.layer.1 BertLayer 36
         """
         self.require_tagged()
-        index = self.once(_module_index)
+        index = self._index
         wanted = selection_of(scopes, tag, class_name, exclude)
         if wanted == Selection():
             return index.modules(index.nodes)
@@ -78,7 +78,7 @@ class LookingModel(WorkingModel):
         """
         if scope == ".":
             self.require_tagged()
-            return self.once(_module_index).modules([0])[0]
+            return self._index.modules([0])[0]
         return self.modules(glob.escape(scope))[0]
 
     def run(
@@ -263,12 +263,18 @@ class LookingModel(WorkingModel):
             other.values = array_values(inputs)
         return other
 
+    @property
+    def _index(self) -> ModuleIndex:
+        """The modules of the annotations as they are now."""
+        self.write_annotations()  # which drops an index of earlier ones
+        return self.once(_module_index)
+
     def __repr__(self) -> str:
         """Return name, nodes, and, where it is tagged, module calls, in one line."""
         nodes = f"{len(self.graph.nodes)} nodes"
         if not self.is_tagged:
             return f"<Model {self.name}: {nodes}, not tagged>"
-        index = self.once(_module_index)
+        index = self._index
         return f"<Model {self.name}: {nodes} in {len(index.nodes)} module calls of {index.modules([0])[0].class_name}>"
 
     def _repr_html_(self) -> str:

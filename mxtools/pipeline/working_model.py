@@ -142,7 +142,7 @@ class WorkingModel:
         return read_absent(self.proto)
 
     def once(self, compute: Callable[[Any], T]) -> T:
-        """Return `compute(self)`, which is kept until the graph changes."""
+        """Return `compute(self)`, which is kept until the graph changes, or annotations that changed are written."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         return cast(T, self._computed[compute])
@@ -167,9 +167,9 @@ class WorkingModel:
         self._computed.clear()
 
     def write_annotations(self) -> None:
-        """Write the annotations that changed to the metadata of the nodes."""
-        if self._annotations is not None:
-            self._annotations.save()
+        """Write the annotations to the metadata of the nodes where they changed, and drop what was computed of them."""
+        if self._annotations is not None and self._annotations.save():
+            self._computed.clear()
 
     def with_proto(self, proto: ModelProto, name: str = "") -> Self:
         """Return a model of another graph with the same trace and values, whose weights lie in the same store."""

@@ -133,11 +133,11 @@ class Annotations:
         counted = Counter(self.evidence)
         return {str(word): counted[word] for word in Evidence if counted[word]}
 
-    def save(self) -> None:
+    def save(self) -> bool:
         """Write the annotations to the nodes' metadata, and raise an older file to the IR version that has it.
 
-        Nothing is written where nothing changed since they were read: then a file whose entries read otherwise than we
-        would write them, such as a scope without a tag, stays as it is.
+        Return whether they had changed. Nothing is written where nothing changed since they were read: then a file whose
+        entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
 
         A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
         each (call, evidence, merged calls) are made once, and merging bytes into a node appends its entries; of 10,000
@@ -145,7 +145,7 @@ class Annotations:
         removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched at all.
         """
         if self._state() == self._unchanged:
-            return
+            return False
         self._unchanged = self._state()
         merged, encoded = self.merged, cache(keys.encoded)
         written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
@@ -170,6 +170,7 @@ class Annotations:
             proto.MergeFromString(data)
         if any(call is not None for call in self.call):
             self._model.ir_version = max(self._model.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
+        return True
 
     def _state(self) -> _State:
         return list(self.call), list(self.evidence), dict(self.merged)
