@@ -8,7 +8,7 @@ import onnx_graphsurgeon
 from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime import scripts
 from mxtools.runtime.quiet import error_line, where_raised
@@ -57,12 +57,11 @@ def _check_order(model: ModelProto, spec: str) -> None:
     """Raise InputError where a node reads a tensor that nothing makes, or that a later node makes."""
     graph = Graph(model)
     given = {*graph.inputs, *graph.stored}
-    for node, needs in enumerate(graph.needs):
-        if graph.owner[node] == NOWHERE and graph.region[node] == 0:
-            missing = next((v for v in needs if v not in given and not 0 <= graph.producer[v] < node), None)
-            if missing is not None:
-                raise InputError(
-                    f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "
-                    f"{graph.names[missing]!r}, which nothing makes before it",
-                    "end with graph.cleanup().toposort()",
-                )
+    for node in graph.main:
+        missing = next((v for v in graph.needs[node] if v not in given and not 0 <= graph.producer[v] < node), None)
+        if missing is not None:
+            raise InputError(
+                f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "
+                f"{graph.names[missing]!r}, which nothing makes before it",
+                "end with graph.cleanup().toposort()",
+            )

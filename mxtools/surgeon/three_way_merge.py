@@ -129,12 +129,11 @@ class _Merge:
         self, after: gs.Graph, before: gs.Graph, originals: Sequence[NodeProto], around: Collection[str]
     ) -> list[NodeProto]:
         """Merge nodes; those of a copied graph are recognised by their operator and the tensors that they make."""
-        copied = self.surgery.tie(after) is None
-        makers = {_made(twin): Tie(None, twin, proto) for twin, proto in zip(before.nodes, originals, strict=True)}
-        return [
-            self._node(node, self.surgery.tie(node) or (makers.get(_made(node)) if copied else None), around)
-            for node in after.nodes
-        ]
+        makers: dict[tuple[str, str, tuple[str, ...]], Tie] = {}
+        if self.surgery.tie(after) is None:
+            pairs = zip(before.nodes, originals, strict=True)
+            makers = {_made(twin): Tie(None, twin, proto) for twin, proto in pairs}
+        return [self._node(node, self.surgery.tie(node) or makers.get(_made(node)), around) for node in after.nodes]
 
     def _node(self, after: gs.Node, tie: Tie | None, around: Collection[str]) -> NodeProto:
         result = NodeProto()

@@ -42,7 +42,7 @@ class TypeMerge:
 
     def inner(self, originals: Sequence[ValueInfoProto]) -> list[ValueInfoProto]:
         """Merge the types of inner tensors, and add those of new tensors whose type is known."""
-        known = {info.name for info in originals}
+        known = self.at_boundary.union(info.name for info in originals)
         kept = [
             self._info(self.after[info.name], info) if info.name in self.after else info
             for info in originals
@@ -53,7 +53,7 @@ class TypeMerge:
             for tensor in self.made
             if isinstance(tensor, gs.Variable)
             and tensor.dtype is not None
-            and tensor.name not in known | self.at_boundary
+            and tensor.name not in known
             and (tensor.name in self.was_at_boundary or not self._is_as_before(tensor))
         ]
         return kept + new
