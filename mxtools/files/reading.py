@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 import stat
@@ -15,7 +14,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files import wire
-from mxtools.files.weights import WeightStore, is_external, tensors_of
+from mxtools.files.weights import WeightStore, is_external, mapped, tensors_of
 
 Source = Path | IO[bytes]
 
@@ -76,16 +75,11 @@ def _bytes(source: Source, name: str) -> memoryview:
 
 def _mapped_or_spooled(file: IO[bytes]) -> memoryview:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return _map(file)
+        return mapped(file)
     with tempfile.TemporaryFile() as spool:
         shutil.copyfileobj(file, spool, 1 << 20)
         spool.flush()
-        return _map(spool)
-
-
-def _map(file: IO[bytes]) -> memoryview:
-    size = os.fstat(file.fileno()).st_size
-    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        return mapped(spool)
 
 
 def read_bytes(path: Path) -> bytes:

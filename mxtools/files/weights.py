@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,8 @@ class WeightStore:
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
             return self.source[offset : offset + length]
         if tensor.data_location == TensorProto.EXTERNAL:
-            return self.view(self.place(tensor))
+            place = self.place(tensor)
+            return self._map(place.file)[place.offset : place.offset + place.length]
         return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
@@ -103,10 +104,6 @@ class WeightStore:
         copy.ClearField("external_data")
         copy.ClearField("data_location")
         return copy
-
-    def view(self, place: DataPlace) -> memoryview:
-        """Return the bytes at a place, mapped and not copied."""
-        return self._map(place.file)[place.offset : place.offset + place.length]
 
     def pieces(self, place: DataPlace) -> Iterator[bytes]:
         """Yield the bytes at a place piece by piece, so that memory holds one piece; InputError if some are missing."""
@@ -177,18 +174,15 @@ class WeightStore:
 
     def _map(self, file: Path) -> memoryview:
         if file not in self._maps:
-            self._maps[file] = mapped(file)
+            with file.open("rb") as opened:
+                self._maps[file] = mapped(opened)
         return self._maps[file]
 
 
-def mapped(file: Path) -> memoryview:
-    """Return a file's bytes as a memory map: they are read when they are used."""
-    with file.open("rb") as opened:
-        return (
-            memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-            if file.stat().st_size
-            else memoryview(b"")
-        )
+def mapped(file: IO[bytes]) -> memoryview:
+    """Return the bytes of an open file as a memory map: they are read when they are used."""
+    size = os.fstat(file.fileno()).st_size
+    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
 
 
 def bytes_of(tensor: TensorProto) -> int:

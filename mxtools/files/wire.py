@@ -100,7 +100,7 @@ def _message(number: int, parts: list[bytes | memoryview]) -> list[bytes | memor
 def split(data: memoryview) -> tuple[bytes, int]:
     """Return the skeleton of a model, and how many tensors are references in it; WireError if `data` is no message.
 
-    Only the fields of the graph and of its large initializers are looked at, so the time hangs on their number and not
+    Only the fields of the graph and of its large initializers are looked at, so the time depends on their number, not
     on their bytes. The lengths of the graph and of the changed initializers are written anew; all else is copied.
     """
     graph = _graph(data)
