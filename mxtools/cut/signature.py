@@ -80,12 +80,12 @@ class Signature:
         return found
 
     def _made(self, tensor: TracedTensor, taken: Collection[int]) -> int | None:
-        """Return the value, made within the call, that is a returned tensor; of those that fit best the last."""
+        """Return the value, made within the call, that is a returned tensor: of those that fit best, the last."""
+        if self._matches is not None:
+            made = [v for v in self._matches.get(tensor.id, ()) if v not in taken and self._is_inside(v)]
+            return next((v for v in made if not ((s := self._shapes[v]) and s.is_transposed(tensor))), None)
         inner = [c for c in self._makers.get(tensor.id, ()) if self._hierarchy.within(c, self._call)]
         maker = max(inner, key=self._hierarchy.depth.__getitem__)
-        if self._matches is not None:
-            made = [v for v in self._matches.get(tensor.id, ()) if v not in taken and self._is_within(v, self._call)]
-            return next((v for v in made if not ((s := self._shapes[v]) and s.is_transposed(tensor))), None)
         fitting = [
             v
             for n, call in enumerate(self._annotations.call)
@@ -106,8 +106,7 @@ class Signature:
         name = self._graph.names[value]
         same_name = {t.id for t in self._sidecar.model.inputs if t.name == name}
         fitting = [t for t in left.values() if (shape := self._shapes[value]) and shape.fits(t)]
-        node = self._graph.producer[value]
-        call = self._annotations.call[node] if node != NOWHERE else None
+        call = self._call_making(value)
         lineage = set() if call is None else set(self._hierarchy.lineage(call))
         ranked = [t for t in fitting if t.id in same_name] or [
             t for t in fitting if lineage.intersection(self._makers.get(t.id, ()))
@@ -115,10 +114,15 @@ class Signature:
         exact = [t for t in ranked or fitting if self._has_shape(value, t)] or ranked or fitting
         return exact[0] if ranked or len(exact) == 1 else None
 
-    def _is_within(self, value: int, call: int) -> bool:
+    def _call_making(self, value: int) -> int | None:
+        """Return the call whose node makes a value; None if no node makes it, or nothing is known of the node."""
         node = self._graph.producer[value]
-        maker = self._annotations.call[node] if node != NOWHERE else None
-        return maker is not None and self._hierarchy.within(maker, call)
+        return self._annotations.call[node] if node != NOWHERE else None
+
+    def _is_inside(self, value: int) -> bool:
+        """Return whether a value is made within the call."""
+        maker = self._call_making(value)
+        return maker is not None and self._hierarchy.within(maker, self._call)
 
     def _has_shape(self, value: int, tensor: TracedTensor) -> bool:
         shape = self._shapes[value]
