@@ -13,6 +13,7 @@ from mxtools.carriers.names import node_names, rename_nodes, rename_outputs
 from mxtools.carriers.packed import carriers_of, embed_trace, write_carriers, write_scopes
 from mxtools.errors import UsageError
 from mxtools.pipeline.base import Pass, option
+from mxtools.pipeline.registry import key_of
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
@@ -36,7 +37,7 @@ class Carry(Pass):
 
         Scopes and tags do not change. Raises UsageError where there is no trace to embed.
         """
-        asked = {item.name.replace("_", "-") for item in fields(self) if getattr(self, item.name)}
+        asked = {key_of(item) for item in fields(self) if getattr(self, item.name)}
         before = carriers_of(model.previous.proto) if model.previous else frozenset()
         wanted = asked | carriers_of(model.proto) | before
         if not wanted:

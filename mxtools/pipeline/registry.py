@@ -83,6 +83,7 @@ def key_of(item: Field[Any]) -> str:
     return item.name.rstrip("_").replace("_", "-")
 
 
+@cache
 def types_of(cls: type[Pass]) -> dict[str, Any]:
     """Return the types of a pass's fields, as objects."""
     return typing.get_type_hints(cls)
