@@ -57,7 +57,7 @@ PYTHON: dict[str, str] = {
     "tracer": "`mxtools.trace()`",
     "tree": "`model.modules()`",
     "view": "`model.view()`",
-    # how a command that is given as a list begins, and how a shell's
+    # another tool's command: a list in Python; in a shell, words after two dashes
     "dashes": "",
     "wrap-command": '["COMMAND", "{in}", "{out}"]',
 }
