@@ -136,8 +136,8 @@ class Annotations:
     def save(self) -> bool:
         """Write the annotations to the nodes' metadata, and raise an older file to the IR version that has it.
 
-        Return whether they had changed. Nothing is written where nothing changed since they were read: then a file whose
-        entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
+        Return whether they had changed. Nothing is written where nothing changed since they were read: then a file
+        whose entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
 
         A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
         each (call, evidence, merged calls) are made once, and merging bytes into a node appends its entries; of 10,000
