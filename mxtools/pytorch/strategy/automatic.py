@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from mxtools.pytorch.exporters import Options
+from mxtools.pytorch.objects import subject_of
 from mxtools.pytorch.sources import sources_of
 from mxtools.pytorch.strategy.attempt import Demands, ExportResult, export_by
 from mxtools.pytorch.strategy.probe import LIMIT, Probe
 from mxtools.pytorch.strategy.recommendation import Recommendation, select
-from mxtools.pytorch.subject import Subject, by_name
+from mxtools.pytorch.subject import Subject
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 
@@ -33,7 +34,7 @@ class StrategySelector:
         `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. Raises InputError
         where the forward pass raises or no exporter can.
         """
-        with sources_of(lambda: _subject(model, inputs)) as sources:
+        with sources_of(lambda: subject_of(model, inputs)) as sources:
             return select(Probe(sources, self.limit), priority)
 
 
@@ -76,7 +77,7 @@ def export_model_auto(
     of `export_subject`: demands, options, cache, optimizer. Without `monitor_performance` the result has no metrics.
     """
     names = (strategy,) if strategy else ()
-    result = export_subject(_subject(model, inputs), Path(output), names, priority, **settings)
+    result = export_subject(subject_of(model, inputs), Path(output), names, priority, **settings)
     return result if monitor_performance else replace(result, performance_metrics=None)
 
 
@@ -95,9 +96,5 @@ def export_model_with_fallback(
     Otherwise as `export_model_auto`.
     """
     names = (primary, *((fallback,) if isinstance(fallback, str) else fallback))
-    result = export_subject(_subject(model, inputs), Path(output), names, **settings)
+    result = export_subject(subject_of(model, inputs), Path(output), names, **settings)
     return result if monitor_performance else replace(result, performance_metrics=None)
-
-
-def _subject(model: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401
-    return Subject(model, by_name(model, inputs), f"{type(model).__module__}:{type(model).__qualname__}")

@@ -38,15 +38,16 @@ def select(probe: Probe, priority: str) -> Recommendation:
     sidecar = probe.sidecar  # raises where nothing can be done
     for decision in decisions:
         if all(map(probe.holds, decision.when)):
+            properties = probe.properties()
             others = dict.fromkeys(d.strategy for d in decisions if not _failed(d.when, probe))
             return Recommendation(
                 strategy=decision.strategy,
                 priority=priority,
                 confidence=decision.confidence,
-                reasons=(decision.reason, *_reasons(probe)),
+                reasons=(decision.reason, *_reasons(properties)),
                 fallbacks=tuple(name for name in (*others, "usage") if name != decision.strategy),
                 facts=probe.known,
-                properties=probe.properties(),
+                properties=properties,
             )
     causes = "; ".join(f"{fact}: {cause}" for fact, cause in probe.failures.items())
     raise InputError(f"no strategy suits {sidecar.model.class_name} ({causes})")
@@ -57,8 +58,7 @@ def _failed(facts: tuple[str, ...], probe: Probe) -> bool:
     return any(probe.known.get(fact) is False for fact in facts)
 
 
-def _reasons(probe: Probe) -> list[str]:
+def _reasons(properties: dict[str, Any]) -> list[str]:
     """Return what probing found out, in words."""
-    properties = probe.properties()
     failures = [f"{fact} fails: {cause}" for fact, cause in properties["failures"].items()]
     return failures + [f"it has {case}" for case in properties["edge_cases"]]
