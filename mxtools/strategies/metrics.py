@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mxtools.evidence.absent import absent_scopes
 from mxtools.graph.index import NOWHERE
 from mxtools.pipeline.field_mapping import FieldMapping
-from mxtools.scopes.annotations import INDIRECT, Evidence
+from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 from mxtools.verify.round_trip import RoundTrip
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ def measured(
     """Return the metrics of a tagged model."""
     annotations = model.annotations
     counts = Counter(word for word in annotations.evidence if word)
-    nodes = max(len(annotations.call), 1)
     indirect = sum(counts[word] for word in INDIRECT)
     absent = Counter(reason.partition(":")[0] for reason in absent_scopes(annotations, model.traced).values())
     return Metrics(
@@ -147,7 +146,7 @@ def measured(
         auxiliary_operations_coverage=counts[Evidence.DATAFLOW] / indirect if indirect else 1.0,
         fallback_strategy_usage=by_pass,
         tag_quality=TagQuality(
-            direct=(nodes - indirect) / nodes,
+            direct=direct_share(annotations),
             merged=len(annotations.merged),
             roots=counts[Evidence.ROOT],
             absent=dict(sorted(absent.items())),
@@ -155,6 +154,12 @@ def measured(
         edge_cases=tuple(edge_cases(model)),
         round_trip=round_trip,
     )
+
+
+def direct_share(annotations: Annotations) -> float:
+    """Return the share of nodes with evidence of their own; 1 where there are no nodes."""
+    nodes = len(annotations.evidence)
+    return sum(word not in INDIRECT for word in annotations.evidence) / nodes if nodes else 1.0
 
 
 def edge_cases(model: WorkingModel) -> Iterator[str]:

@@ -23,7 +23,7 @@ from mxtools.pytorch.tracing import trace
 from mxtools.runtime.sessions import run_model
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
-from mxtools.strategies.metrics import Meter, Metrics, Tally, measured
+from mxtools.strategies.metrics import Meter, Metrics, Tally, direct_share, measured
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.round_trip import RoundTrip, counted, round_trip
 
@@ -92,7 +92,7 @@ class Tagged:
         """The rate of the round trip, where one was made, else the share of nodes with evidence of their own."""
         if self.round_trip:
             return self.round_trip.rate
-        return measured(self.model, Meter(), {}).tag_quality.direct
+        return direct_share(self.model.annotations)
 
 
 def export_by(
