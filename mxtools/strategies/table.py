@@ -164,10 +164,9 @@ def _toml(file: Path) -> dict[str, Any]:
 
 def _optimizer(name: str) -> str:
     """Return the name of an optimiser; UsageError where there is none of that name."""
-    from mxtools.tools.optimizers import OPTIMIZERS
+    from mxtools.tools.optimizers import check_optimizer
 
-    if name not in OPTIMIZERS:
-        raise UsageError(f"no optimiser is called {name!r}", f"there are {', '.join(OPTIMIZERS)}")
+    check_optimizer(name)
     return name
 
 

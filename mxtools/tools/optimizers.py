@@ -22,14 +22,19 @@ from mxtools.runtime.sessions import Level, load_session, session_options
 Optimizer = Callable[[WorkingModel], ModelProto]
 
 
+def check_optimizer(name: str) -> None:
+    """Raise UsageError where no optimiser has this name."""
+    if name not in OPTIMIZERS:
+        raise UsageError(f"no optimiser is called {name!r}", f"there are {', '.join(OPTIMIZERS)}")
+
+
 def optimize(model: WorkingModel, tool: str) -> None:
     """Optimise a model in place; the graph before becomes its earlier model, from which tags can be carried over.
 
     Inputs, outputs and the model's own fields stay. Weights in other files that the tool left as they are stay there.
     Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
     """
-    if tool not in OPTIMIZERS:
-        raise UsageError(f"no optimiser is called {tool!r}", f"there are {', '.join(OPTIMIZERS)}")
+    check_optimizer(tool)
     before = model.copy()
     try:
         with quiet():
