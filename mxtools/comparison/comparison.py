@@ -10,6 +10,7 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
+from mxtools.evidence.absent import MERGED_INTO
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.operators import plain_domain, versions
@@ -199,7 +200,7 @@ def _merged(contents: Contents) -> dict[str, str]:
     annotations = contents.annotations
     scopes = annotations.hierarchy.scopes
     return {
-        scopes[call]: f"merged: {contents.scope(node)}" for node, calls in annotations.merged.items() for call in calls
+        scopes[call]: MERGED_INTO + contents.scope(node) for node, calls in annotations.merged.items() for call in calls
     }
 
 

@@ -76,6 +76,7 @@ class Contents:
         self.annotations, self.graph = model.annotations, model.graph
         self._weights, self._digests = model.weights, digests
         self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
+        self._found: dict[tuple[int, ...], ModuleContent] = {}
         self._nodes: dict[str, list[int]] = defaultdict(list)
         for node in range(len(self.graph.nodes)):
             self._nodes[self.scope(node)].append(node)
@@ -102,7 +103,13 @@ class Contents:
         return self._nodes.get(scope, [])
 
     def content(self, nodes: Iterable[int]) -> ModuleContent:
-        """Return what some nodes of one module hold; the nodes are given in their order."""
+        """Return what some nodes of one module hold, found once; the nodes are given in their order."""
+        key = tuple(nodes)
+        if key not in self._found:
+            self._found[key] = self._content(key)
+        return self._found[key]
+
+    def _content(self, nodes: Iterable[int]) -> ModuleContent:
         found, known, graph = ModuleContent(), dict[int, bytes](), self.graph
         for node in nodes:
             proto = graph.nodes[node]
