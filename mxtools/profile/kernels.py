@@ -62,17 +62,15 @@ def read_profile(files: Sequence[Path]) -> Profile:
         try:
             found = _read(file)
         except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror})", f"{_KNOWN}") from None
+            raise InputError(f"{file} cannot be read ({error.strerror})", _KNOWN) from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise InputError(f"{file} is no profile of a known kind", f"{_KNOWN}") from None
+            raise InputError(f"{file} is no profile of a known kind", _KNOWN) from None
         if isinstance(found, Profile):
             profiles.append(found)
         else:
             layers |= found
     if len(profiles) != 1 or not profiles[0].kernels:
-        raise InputError(
-            f"{' and '.join(map(str, files))} hold no times of kernels, or those of several runs", f"{_KNOWN}"
-        )
+        raise InputError(f"{' and '.join(map(str, files))} hold no times of kernels, or those of several runs", _KNOWN)
     return replace(profiles[0], kernels=tuple(_detailed(kernel, layers) for kernel in profiles[0].kernels))
 
 
@@ -138,28 +136,28 @@ def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
     return Profile("TensorRT", tuple(kernels))
 
 
-def _sections(text: str) -> Iterator[list[tuple[str, str, str]]]:
-    """Yield the counters of OpenVINO's CSV for each request, which begins with a head: name, operator, milliseconds."""
+def _sections(text: str) -> list[list[tuple[str, str, str]]]:
+    """Return the counters of each request in OpenVINO's CSV, each after a head: name, operator, milliseconds."""
     lines = text.splitlines()
-    section: list[tuple[str, str, str]] = []
-    head: list[str] | None = None
+    sections: list[list[tuple[str, str, str]]] = []
+    head: list[str] = []
     for row in csv.reader(lines, delimiter=";" if ";" in lines[0] else ","):
         if row and row[0] == "layerName":
-            head, section = row, []
-            yield section
+            head = row
+            sections.append([])
         elif head and len(row) >= len(head) - 1 and row[0] != "Total":
             found = dict(zip(head, row, strict=False))
-            section.append((found["layerName"], found["layerType"], found["realTime (ms)"]))
-    if head is None:
+            sections[-1].append((found["layerName"], found["layerType"], found["realTime (ms)"]))
+    if not sections:
         raise ValueError("no counters")
+    return sections
 
 
-def _openvino(requests: Iterable[Iterable[tuple[str, str, str]]]) -> Profile:
+def _openvino(requests: Sequence[Iterable[tuple[str, str, str]]]) -> Profile:
     """Return the kernels of OpenVINO's counters by request; what did not run is none."""
-    listed = [list(request) for request in list(requests)]
     times: dict[tuple[str, str], list[float]] = {}
-    for at, request in enumerate(listed):
+    for at, request in enumerate(requests):
         for name, operator, milliseconds in request:
-            times.setdefault((name, operator), [0.0] * len(listed))[at] += 1000 * float(milliseconds)
+            times.setdefault((name, operator), [0.0] * len(requests))[at] += 1000 * float(milliseconds)
     kernels = (Kernel(name, op, "OpenVINO", tuple(found)) for (name, op), found in times.items() if any(found))
     return Profile("OpenVINO", tuple(kernels))
