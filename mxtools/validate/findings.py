@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -79,7 +79,7 @@ def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], li
     mended: list[Mended] = []
     for _ in range(ROUNDS):
         findings = validate(model, folder)
-        mends = list(_mends(findings))
+        mends = [(finding, finding.mend) for finding in findings if finding.mend]
         if not mends:
             return mended, findings
         with model.changing():
@@ -91,12 +91,6 @@ def counts(findings: Sequence[Finding]) -> dict[str, int]:
     """Return the number of findings of each severity."""
     found = Counter(finding.severity for finding in findings)
     return {str(severity): found[severity] for severity in Severity}
-
-
-def _mends(findings: Sequence[Finding]) -> Iterator[tuple[Finding, Mend]]:
-    for finding in findings:
-        if finding.mend:
-            yield finding, finding.mend
 
 
 def _finding(checked: CheckedModel, rule: Rule, fault: Fault) -> Finding:

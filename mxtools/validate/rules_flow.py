@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mxtools.cut.surroundings import pieces
 from mxtools.graph.index import NOWHERE
-from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.scope import call_number
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
@@ -60,7 +60,7 @@ def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
 )
 def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
     """Something is known of every node."""
-    unknown = [n for n, word in enumerate(checked.annotations.evidence) if word == "root"]
+    unknown = [n for n, word in enumerate(checked.annotations.evidence) if word is Evidence.ROOT]
     if unknown:
         yield Fault(f"nothing is known of {len(unknown)} nodes, this is the first", unknown[0])
 

@@ -172,13 +172,12 @@ def _invalid_absent(checked: CheckedModel) -> Iterator[Fault]:
 @rule("absent-borne", Severity.ERROR, AGAIN)
 def _absent_borne(checked: CheckedModel) -> Iterator[Fault]:
     """No node bears a scope that the model says no node bears."""
-    found = decoded_or_none(keys.props(checked.proto).get(keys.ABSENT, ""))
-    if isinstance(found, dict):
-        for number, scope in checked.scopes.items():
-            listed = [around for around in prefixes(scope) if around in found]
-            if listed:
-                reason = f"{keys.ABSENT} says of {listed[0]} that no node bears it"
-                yield Fault(reason, number, scope, drop_absent(checked, listed[0]))
+    absent = checked.model.absent
+    for number, scope in checked.scopes.items():
+        listed = [around for around in prefixes(scope) if around in absent]
+        if listed:
+            reason = f"{keys.ABSENT} says of {listed[0]} that no node bears it"
+            yield Fault(reason, number, scope, drop_absent(checked, listed[0]))
 
 
 def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
