@@ -7,6 +7,7 @@ namespaces from the metadata of nodes, and identifies nodes by their names.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from onnx import ModelProto
@@ -124,14 +125,25 @@ def _attributes(structure: Structure, item: int) -> dict[str, str]:
 def _incoming(structure: Structure) -> dict[str, list[dict[str, str]]]:
     """Return the edges that lead to each node, by its id."""
     first, ids = len(structure.scopes), structure.ids
+    outputs = _places(node.outputs for node in structure.nodes)
+    inputs = _places(node.inputs for node in structure.nodes)
     found: dict[str, list[dict[str, str]]] = defaultdict(list)
     for edge in structure.edges:
         source = _end(structure, edge.value) if edge.source == OUTSIDE else ids[edge.source - first]
         target = _end(structure, edge.value) if edge.target == OUTSIDE else ids[edge.target - first]
-        output = 0 if edge.source == OUTSIDE else structure.node(edge.source).outputs.index(edge.value)
-        place = 0 if edge.target == OUTSIDE else structure.node(edge.target).inputs.index(edge.value)
+        output = 0 if edge.source == OUTSIDE else outputs[edge.source - first, edge.value]
+        place = 0 if edge.target == OUTSIDE else inputs[edge.target - first, edge.value]
         ends = {"sourceNodeId": source, "sourceNodeOutputId": str(output), "targetNodeInputId": str(place)}
         found[target].append(ends)
+    return found
+
+
+def _places(values: Iterable[tuple[int, ...]]) -> dict[tuple[int, int], int]:
+    """Return the first place of each value among those of a node, by the node's number and the value."""
+    found: dict[tuple[int, int], int] = {}
+    for node, listed in enumerate(values):
+        for place, value in enumerate(listed):
+            found.setdefault((node, value), place)
     return found
 
 
