@@ -89,13 +89,13 @@ def speaking(words: Mapping[str, str]) -> Iterator[None]:
         _words.reset(token)
 
 
-def in_words(template: str, words: Mapping[str, str] | None = None) -> str:
+def in_words(template: str) -> str:
     """Return a template on one printable line, each `⟨word⟩` replaced; one that is in no table stays.
 
     >>> in_words("give ⟨trace⟩")
     'give trace='
     """
-    table = _words.get() if words is None else words
+    table = _words.get()
     text = _WORD.sub(lambda found: table.get(found[1], found[0]), template)
     return printable(" ".join(text.split()))
 
@@ -130,16 +130,8 @@ class MxError(Exception):
         return in_words(str(self.args[1]))
 
     def __str__(self) -> str:
-        """Return problem and remedy."""
-        return self.line()
-
-    def line(self, words: Mapping[str, str] | None = None) -> str:
-        """Return problem and remedy on one printable line, whatever an underlying library put into them.
-
-        `words` says what each `⟨word⟩` stands for, where that is not what `speaking` said last.
-        """
-        problem, remedy = (in_words(str(part), words) for part in self.args)
-        return f"{problem}: {remedy}" if remedy else problem
+        """Return problem and remedy on one printable line, whatever an underlying library put into them."""
+        return f"{self.problem}: {self.remedy}" if self.remedy else self.problem
 
 
 class CheckError(MxError):

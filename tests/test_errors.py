@@ -73,11 +73,12 @@ def test_pythons_words_have_no_options() -> None:
     assert [word for word in PYTHON.values() if COMMAND_LINE.search(word)] == []
 
 
-def test_an_error_is_in_pythons_words_and_its_line_in_those_that_are_asked_for() -> None:
+def test_an_error_is_in_pythons_words_and_in_a_block_in_those_that_it_says() -> None:
     error = InputError("no node has a scope", "⟨tag⟩ again with ⟨trace⟩")
     assert str(error) == "no node has a scope: call `model.tag()` again with trace="
     assert (error.problem, error.remedy) == ("no node has a scope", "call `model.tag()` again with trace=")
-    assert error.line(WORDS) == "no node has a scope: run `mx tag` again with --trace"
+    with speaking(WORDS):
+        assert str(error) == "no node has a scope: run `mx tag` again with --trace"
 
 
 def test_a_message_in_a_report_is_in_the_words_of_who_asked_for_it() -> None:
