@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mxtools.evidence.absent import calls_with_nodes
+from mxtools.evidence.absent import MERGED_INTO, calls_with_nodes
 from mxtools.graft.grafting import Grafted, graft
 from mxtools.graph.operators import OperatorKey, function_key
 from mxtools.pipeline.base import Report
@@ -80,6 +80,6 @@ def _update_absent(model: WorkingModel, before: Annotations, after: Annotations,
     was = model.absent
     absent = {name: reason for name, reason in was.items() if name not in has}
     lost = had - has - absent.keys()
-    absent |= {name: f"merged: {scope}" for name in before.hierarchy.scopes if name in lost}
+    absent |= {name: MERGED_INTO + scope for name in before.hierarchy.scopes if name in lost}
     if absent != was:
         write_absent(model.proto, absent)
