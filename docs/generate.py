@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxtools.errors import in_words
+from mxtools.errors import in_words, speaking
 from mxtools.pipeline.registry import key_of, load, names
 from mxtools.profile import report
 from mxtools.split import manifest
@@ -92,10 +92,10 @@ def _passes() -> str:
 def _rules() -> str:
     lines = [NOTE, "# Rules\n", "What `mx validate` checks, in this order ([how](validating.md)).\n"]
     lines += ["| rule | is a | what is right | remedy |", "|---|---|---|---|"]
-    lines += [
-        f"| `{rule.name}` | {rule.severity} | {rule.title} | {in_words(rule.remedy, WORDS)} |"
-        for rule in RULES.values()
-    ]
+    with speaking(WORDS):
+        lines += [
+            f"| `{rule.name}` | {rule.severity} | {rule.title} | {in_words(rule.remedy)} |" for rule in RULES.values()
+        ]
     return "\n".join([*lines, ""])
 
 
