@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,6 +168,21 @@ def key(load: functools.partial[Any]) -> str | None:
         return None
     options["inputs"] = file and file.is_file() and file.read_bytes()
     return key_of_folder(folder, sorted(options.items()))
+
+
+def axes(texts: Iterable[str] | None) -> dict[str, dict[int, str]]:
+    """Return the dynamic axes by input, each with its symbol, of texts such as `x=0:batch,2`."""
+    return dict(map(_parse_axes, texts or ()))
+
+
+def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
+    from mxtools.errors import UsageError
+
+    name, _, listed = text.partition("=")
+    found = [re.fullmatch(r"(\d+)(?::(\w+))?", part) for part in listed.split(",")]
+    if not name or not all(found):
+        raise UsageError(f"--dynamic {text!r} is not NAME=AXIS[:SYMBOL],…", "write input_ids=0:batch,1:sequence")
+    return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
 
 
 def _extended(

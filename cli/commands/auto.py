@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from ..common import emit, json_text, progress, say
-from ..options import Cache, Json, Priority, takes_model
+from ..options import Cache, Json, Priority, axes, takes_model
 from ..streams import check_output, write_text
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def command(
     from mxtools.pytorch.strategy.attempt import Demands
     from mxtools.pytorch.strategy.automatic import export_subject
 
-    demands, options = Demands(verify, min_quality), Options(opset, tuple(dynamic or ()))
+    demands, options = Demands(verify, min_quality), Options(opset, axes(dynamic))
     with progress(f"exporting {subject.spec}"):
         result = export_subject(subject, output, names, priority, demands, options, cache, optimize)
     if report:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from ..common import check_json, emit, progress, say
-from ..options import Cache, DataDir, Json, Output, key, takes_model
+from ..options import Cache, DataDir, Json, Output, axes, key, takes_model
 from ..streams import check_output, write_model, write_text
 
 
@@ -47,7 +47,7 @@ def command(
     from mxtools.pytorch.exporters import ExportError, Options
     from mxtools.pytorch.sources import sources_of
 
-    options = Options(opset, tuple(dynamic or ()), keep_modules)
+    options = Options(opset, axes(dynamic), keep_modules)
     with sources_of(load, options, cache, key=cache and key(load)) as sources:
         try:
             with progress("exporting"):

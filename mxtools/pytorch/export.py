@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from mxtools.errors import UsageError
 from mxtools.graph.rename import fresh
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.exporters import ExportAttempt, Options
+from mxtools.pytorch.exporters import Axes, ExportAttempt, Options
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import quiet
@@ -25,18 +24,16 @@ from mxtools.runtime.quiet import quiet
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes a single file."""
 
-Axes = dict[str, dict[int, str]]
-
 
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
     """Let an exporter write raw ONNX to `path`; return whether it could, and its messages."""
     options = options or Options()
-    axes = _axes(subject, options.dynamic)
+    _check_axes(subject, options.dynamic)
     error, trail = None, ""
     with quiet() as log:
         try:
             with settled(subject.model), _random_kept():
-                EXPORTERS[exporter](subject, path, options.opset, axes, options.keep_modules)
+                EXPORTERS[exporter](subject, path, options.opset, options.dynamic, options.keep_modules)
         except Exception as problem:
             error, trail = _cause(problem), traceback.format_exc()
     return ExportAttempt(exporter, path, error, log.text + trail)
@@ -68,7 +65,7 @@ def _torchscript(subject: Subject, path: Path, opset: int | None, axes: Axes, ke
             input_names=names,
             output_names=results(given),
             opset_version=opset,
-            dynamic_axes=axes or None,
+            dynamic_axes={name: dict(symbols) for name, symbols in axes.items()} or None,
             do_constant_folding=not keep_modules,
             training=torch.onnx.TrainingMode.PRESERVE if keep_modules else torch.onnx.TrainingMode.EVAL,
         )
@@ -154,23 +151,12 @@ def _forward(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
             model.forward = before
 
 
-def _axes(subject: Subject, dynamic: Sequence[str]) -> Axes:
-    """Return the dynamic axes by input; UsageError where a name is no input of the subject."""
-    axes = dict(map(_parse_axes, dynamic))
+def _check_axes(subject: Subject, axes: Axes) -> None:
+    """Raise UsageError where a name is no input of the subject."""
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
         raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is no input", f"there are {inputs}")
-    return axes
-
-
-def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
-    """Parse `x=0:batch,2` into the input's name, and its axes with their symbols."""
-    name, _, axes = text.partition("=")
-    found = [re.fullmatch(r"(\d+)(?::(\w+))?", part) for part in axes.split(",")]
-    if not name or not all(found):
-        raise UsageError(f"⟨dynamic⟩ {text!r} is not NAME=AXIS[:SYMBOL],…", "write input_ids=0:batch,1:sequence")
-    return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
 
 
 def _dynamic_shapes(inputs: dict[str, Any], axes: Axes) -> dict[str, Any]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mxtools.errors import InputError
 from mxtools.pipeline.working_model import WorkingModel
+
+Axes = Mapping[str, Mapping[int, str]]
 
 
 @dataclass(frozen=True)
 class Options:
     """How to export.
 
-    Without `opset` the exporter chooses the operator set. `dynamic` names axes: `x=0:batch,2`. With `keep_modules` the
-    exporter folds nothing across modules.
+    Without `opset` the exporter chooses the operator set. `dynamic` are the symbols of dynamic axes by input,
+    `{"x": {0: "batch"}}`. With `keep_modules` the exporter folds nothing across modules.
     """
 
     opset: int | None = None
-    dynamic: tuple[str, ...] = ()
+    dynamic: Axes = field(default_factory=dict)
     keep_modules: bool = False
 
 

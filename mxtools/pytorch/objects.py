@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from mxtools.pytorch.exporters import Options
+from mxtools.pytorch.exporters import Axes, Options
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject, by_name
@@ -19,8 +19,6 @@ from mxtools.traces.values import Values
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
-
-Axes = Mapping[str, Mapping[int, str]]
 
 
 def subject_of(module: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401 - as forward takes them
@@ -48,7 +46,7 @@ def export_module(
     """Export a module; return the ONNX file, and its folder, which has to live as long as the file is used."""
     subject = subject_of(module, inputs)
     axes = dynamic if isinstance(dynamic, Mapping) else _usual_axes(subject) if dynamic else {}
-    options = Options(opset, tuple(_axes_texts(axes)), keep_modules)
+    options = Options(opset, axes, keep_modules)
     folder = tempfile.TemporaryDirectory(prefix="mx-")
     return Sources(lambda: subject, Path(folder.name), options).export(exporter)[-1].path, folder
 
@@ -61,9 +59,3 @@ def _usual_axes(subject: Subject) -> Axes:
             is_tokens = tensor.dim() == 2 and not tensor.is_floating_point()
             found[name] = {0: "batch", 1: "sequence"} if is_tokens else {0: "batch"}
     return found
-
-
-def _axes_texts(axes: Axes) -> Iterator[str]:
-    """Yield axes as the command line takes them: `x=0:batch,1:sequence`."""
-    for name, symbols in axes.items():
-        yield f"{name}={','.join(f'{axis}:{symbol}' for axis, symbol in symbols.items())}"
