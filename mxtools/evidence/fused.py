@@ -69,7 +69,6 @@ class _FusedCalls:
         self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, with_nodes: set[int]
     ) -> None:
         self.graph, self.annotations, self.shapes, self.sidecar = graph, annotations, shapes, sidecar
-        self.constant = graph.constant
         self.with_nodes = with_nodes
         self.tied = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.tied[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
@@ -81,7 +80,7 @@ class _FusedCalls:
                 self.takers.setdefault(tensor, []).append(number)
         self.nodes: dict[int, list[int]] = {}
         for node, at in enumerate(annotations.call):
-            if at is not None and graph.owner[node] == NOWHERE and not set(graph.writes[node]) <= self.constant:
+            if at is not None and graph.owner[node] == NOWHERE and not graph.is_constant(node):
                 self.nodes.setdefault(at, []).append(node)
 
     def assign(self, call: int) -> None:
@@ -96,8 +95,7 @@ class _FusedCalls:
         ):
             self._move(before, call)
         elif after is not None and self._has_weight_of(after, call):
-            at = self.annotations.call[after]
-            self.annotations.merged[after] = (call, *self.annotations.merged.get(after, () if at is None else (at,)))
+            self.annotations.merged[after] = (call, *self.annotations.calls_done(after))
 
     def _node_before(self, call: int) -> int | None:
         """Return the last node of the one call that made all that a call was given, None where no such node fits.
@@ -124,13 +122,14 @@ class _FusedCalls:
 
     def _has_weight_of(self, node: int, call: int) -> bool:
         """Return whether a node has a weight of the shape of a call's largest, besides those of its own modules."""
-        at = self.annotations.call[node]
-        modules = self.annotations.merged.get(node, () if at is None else (at,))
         tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
-        left.subtract(shape for module in modules for shape in self.weight_shapes[self.sidecar.calls[module].module])
-        largest = max(self.weight_shapes[self.sidecar.calls[call].module], key=math.prod, default=None)
+        left.subtract(shape for done in self.annotations.calls_done(node) for shape in self._weight_shapes_of(done))
+        largest = max(self._weight_shapes_of(call), key=math.prod, default=None)
         return largest is not None and left[largest] > 0
+
+    def _weight_shapes_of(self, call: int) -> list[tuple[int, ...]]:
+        return self.weight_shapes[self.sidecar.calls[call].module]
 
     def _has_altered_weights(self, call: int) -> bool:
         """Return whether a call's module has weights, and its nodes no longer use any of them as it is."""
@@ -143,7 +142,7 @@ class _FusedCalls:
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
-        annotations.merged[node] = (*annotations.merged.get(node, (at,)), call)
+        annotations.merged[node] = (*annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
         self.nodes[call] = [node]

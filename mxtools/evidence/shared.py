@@ -138,9 +138,7 @@ class _UnclaimedResults:
         """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
         for node in self.graph.readers[value]:
-            call = self.annotations.call[node]
-            own = self.annotations.merged.get(node, () if call is None else (call,))
-            users.update(self.former_calls.get(node, own))
+            users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
 
     def _claim(self, call: int, shape: TensorShape, users: set[int]) -> bool:
@@ -183,7 +181,7 @@ class _UnclaimedResults:
         for reader in self.graph.readers[value]:
             at = annotations.call[reader]
             if at is not None and not annotations.hierarchy.within(at, call):
-                annotations.merged[reader] = (*annotations.merged.get(reader, (at,)), call)
+                annotations.merged[reader] = (*annotations.calls_done(reader), call)
         return True
 
     def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:

@@ -101,6 +101,11 @@ class Annotations:
                 merged[node] = props.get(keys.MERGED, "")
         self.merged.update({node: self._calls(text) for node, text in merged.items() if text})
 
+    def calls_done(self, node: int) -> tuple[int, ...]:
+        """Return the calls whose work a node does: those merged into it, else its own, if that is known."""
+        call = self.call[node]
+        return self.merged.get(node, () if call is None else (call,))
+
     def merged_away(self) -> set[int]:
         """Return the calls that end inside a merged node of another call, so that no value is theirs alone."""
         within = self.hierarchy.within
