@@ -22,14 +22,9 @@ MERGED_INTO = "merged: "
 
 
 def calls_with_nodes(annotations: Annotations) -> set[int]:
-    """Return the calls that nodes have as their scopes, and all calls around these."""
-    found = {ROOT_CALL}
-    for call in {call for call in annotations.call if call is not None}:
-        for ancestor in annotations.hierarchy.lineage(call):
-            if ancestor in found:
-                break
-            found.add(ancestor)
-    return found
+    """Return the calls that nodes have as their scopes, all calls around these, and the root."""
+    with_nodes = {call for call in annotations.call if call is not None}
+    return annotations.hierarchy.with_callers({ROOT_CALL, *with_nodes})
 
 
 def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str, str]:

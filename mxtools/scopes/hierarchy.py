@@ -191,6 +191,16 @@ class Hierarchy:
             yield call
             call = self.parent[call]
 
+    def with_callers(self, calls: Iterable[int]) -> set[int]:
+        """Return some calls and all calls around them."""
+        found: set[int] = set()
+        for call in calls:
+            for around in self.lineage(call):
+                if around in found:
+                    break
+                found.add(around)
+        return found
+
     def path_below(self, ancestor: int, call: int) -> list[int]:
         """Return the calls from a call up to an ancestor of it, without the ancestor: the innermost call first."""
         path = []

@@ -68,7 +68,7 @@ def selected_calls(annotations: Annotations, selection: Selection) -> set[int]:
     """Return the selected calls, also those that end inside a merged node; otherwise raises what `calls_of` raises."""
     hierarchy, absent = annotations.hierarchy, annotations.absent
     with_nodes = {call for call in annotations.call if call is not None}
-    known = {around for call in with_nodes for around in hierarchy.lineage(call)}
+    known = hierarchy.with_callers(with_nodes)
     known |= set(chain(*annotations.merged.values()))
     known = {call for call in known if hierarchy.scopes[call] not in absent}
     scopes = selection.matching_scopes({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
@@ -111,7 +111,7 @@ def _at_depth(annotations: Annotations, depth: int) -> set[int]:
     """Return the calls `depth` levels below the root and childless ones above, if the main graph has nodes of them."""
     hierarchy, graph = annotations.hierarchy, annotations.graph
     with_nodes = {call for n in graph.main if (call := annotations.call[n]) is not None}
-    known = {around for call in with_nodes for around in hierarchy.lineage(call)}
+    known = hierarchy.with_callers(with_nodes)
     parents = {hierarchy.parent[call] for call in known}
     return {c for c in known if hierarchy.depth[c] == depth or (hierarchy.depth[c] < depth and c not in parents)}
 
