@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import Hierarchy
-from mxtools.scopes.scope import ROOT, escape
+from mxtools.scopes.scope import ROOT, escape, local_name
 
 
 def annotate_by_metadata(model: WorkingModel) -> None:
@@ -61,7 +61,6 @@ def _enter(hierarchy: Hierarchy, paths: tuple[str, ...], node: NodeProto) -> int
         if path == ROOT:
             hierarchy.name_root(name)
             continue
-        local = path if before == ROOT else path.removeprefix(before + ".")
-        steps.append((escape(local), name))
+        steps.append((escape(local_name(path, before)), name))
         before = path
     return hierarchy.add(steps)

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from mxtools.graph.index import Graph
 from mxtools.graph.operators import OperatorKey, operator_key
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
-from mxtools.scopes.scope import escape
+from mxtools.scopes.scope import enclosing_scopes, escape
 
 ModulePath = tuple[str, ...]
 """A module's path, by parts."""
@@ -52,12 +52,8 @@ def agreeing(graph: Graph, hierarchy: Hierarchy, names: Mapping[int, str]) -> se
 
 def _is_known(hierarchy: Hierarchy, path: ModulePath) -> bool:
     """Return whether a module or one around it, other than the root, is in the call tree."""
-    scope = ""
-    for part in path:
-        scope = f"{scope}.{escape(part)}" if scope else escape(part)
-        if hierarchy.find(scope) not in (None, ROOT_CALL):
-            return True
-    return False
+    scope = ".".join(map(escape, path))
+    return any(hierarchy.find(known) not in (None, ROOT_CALL) for known in (*enclosing_scopes(scope), scope))
 
 
 def _has_repeated(graph: Graph, names: Mapping[int, str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from mxtools.graph.shapes import Array
 
 NUMERIC = "fiub"
-"""Kinds of elements (numpy's `dtype.kind`) that have a fingerprint: floats, integers, unsigned integers, bools."""
+"""Kinds of elements (numpy's `dtype.kind`) that are numbers: floats, integers, unsigned integers, bools."""
 Fingerprint = tuple[int, float, float, float, float]
 """The number of elements, then minimum, maximum, sum and sum of squares of the finite ones in float64."""
 

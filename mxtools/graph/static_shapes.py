@@ -29,7 +29,7 @@ LONGEST = 64
 def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> Shapes:
     """Return the shapes of a model, with values that the main graph computes from known shapes taken as constants.
 
-    Values have the numbers of `graph`. Every round that finds something new costs one inference of all shapes.
+    Values have the numbers of `graph`. Every round that finds something new infers all shapes again.
     """
     for _ in range(ROUNDS):
         copy = ModelProto()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.matching.correspondence import ValueMatches
@@ -77,7 +78,7 @@ def summary_of(array: Array) -> Array | None:
 
     Return None where the elements are no finite numbers, or are all the same.
     """
-    if array.dtype.kind not in "fiub" or array.size < 2:
+    if array.dtype.kind not in NUMERIC or array.size < 2:
         return None
     flat = array.ravel().astype(np.float64)
     scale = float(np.sqrt(np.mean(flat * flat)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
-from mxtools.graph.index import NOWHERE, graph_inputs
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.values import Values, feeds
@@ -115,8 +115,8 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
     sizes = matcher.sizes()
     given = feeds(sidecar, values, [info.name for info in graph_inputs(model.proto)])
     wanted = {}
-    for node, made in enumerate(graph.writes):
-        for value in made if graph.owner[node] == NOWHERE and not graph.region[node] else ():
+    for node in graph.main:
+        for value in graph.writes[node]:
             count = shape.count if (shape := shapes[value]) else None
             if count is None or count in sizes:
                 wanted[graph.names[value]] = 8 * (count or 0)

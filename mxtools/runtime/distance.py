@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.shapes import Array
-
-NUMERIC = "fiub"
-"""Kinds of elements (numpy's `dtype.kind`) that are compared as numbers."""
 
 
 @dataclass(frozen=True)
