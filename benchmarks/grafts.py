@@ -44,6 +44,8 @@ from mxtools.strategies import table
 TOLERANCE = 1e-4
 EXPORTERS = ("torchscript", "dynamo")
 
+Array = np.ndarray[Any, Any]
+
 
 def main() -> int:
     """Measure the named models; return the exit status."""
@@ -138,7 +140,7 @@ def grafted(whole: Path, part: Path, feeds: dict[str, Any], expected: list[Any] 
     return "" if worst <= tolerance else f"differs by {worst:.1e}"
 
 
-def difference(one: Any, other: Any) -> float:  # noqa: ANN401
+def difference(one: Array, other: Array) -> float:
     """Return the largest difference of two results, relative where they are large; 0 if they are equal to the bit."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return float("inf")
@@ -155,7 +157,7 @@ def run(step: Filter | Graft, source: Path, target: Path) -> None:
     write_model(loaded.proto, loaded.weights, target)
 
 
-def session_options(level: Any) -> Any:  # noqa: ANN401
+def session_options(level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     """Return options of a session that starts no threads and logs nothing."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level

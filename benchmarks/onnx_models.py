@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ STRIDE = 250
 """One in so many models of a group goes through the `mx` command too."""
 MX = Path(sys.executable).with_name("mx")
 TAG = str(table.get("auto").passes())
+REFUSALS = suppress(Exception)
+"""For what onnx or ONNX Runtime may refuse: the classes that they raise have no other in common."""
 
 Value = Any  # an array, a list of them, a dictionary, or None
 
@@ -169,16 +172,16 @@ def equal(a: Value, b: Value) -> bool:
 
 def expected(case: Case) -> tuple[bool, dict[str, Value], dict[str, Value]]:
     """Return whether the raw model loads, its inputs, and its outputs; those are empty if two runs fail or differ."""
-    try:
+    loads, runs = False, list[dict[str, Value]]()
+    with REFUSALS:
         session = session_of(case.model.SerializeToString())
-    except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
-        return False, {}, {}
-    try:
+        loads = True
         feeds = feeds_of(session, case)
-        first, second = run(session, feeds), run(session_of(case.model.SerializeToString()), feeds)
-    except Exception:  # onnx and ONNX Runtime raise classes without a common base
-        return True, {}, {}
-    return True, feeds, first if all(equal(first[name], second[name]) for name in first) else {}
+        runs = [run(session, feeds), run(session_of(case.model.SerializeToString()), feeds)]
+    if not runs:
+        return loads, {}, {}
+    first, second = runs
+    return loads, feeds, first if all(equal(first[name], second[name]) for name in first) else {}
 
 
 def by_pipeline(text: str, source: Path, target: Path) -> None:
@@ -217,11 +220,10 @@ def check_whole(case: Case, folder: Path, step: Callable[[str, Path, Path], None
 
 def is_valid(model: ModelProto) -> bool:
     """Return whether onnx's checker accepts a model."""
-    try:
+    with REFUSALS:
         checker.check_model(model, full_check=True)
-    except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
-        return False
-    return True
+        return True
+    return False
 
 
 def check_nodes(case: Case, count: Count) -> None:
@@ -280,10 +282,9 @@ def inner_values(model: ModelProto, feeds: dict[str, Value]) -> dict[str, Value]
     probe.graph.output.extend(
         ValueInfoProto(name=o) for n in probe.graph.node for o in n.output if o and o not in known
     )
-    try:
+    with REFUSALS:
         return feeds | run(session_of(probe.SerializeToString()), feeds)
-    except Exception:  # onnx and ONNX Runtime raise classes of their own that have no other in common
-        return {}
+    return {}
 
 
 def main(groups: Sequence[str]) -> int:

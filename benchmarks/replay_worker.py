@@ -298,9 +298,9 @@ def _redirect(folder: Path, stdin: str) -> None:
     files = os.open(stdin, os.O_RDONLY), os.open("../stdout", write), os.open("../stderr", write)
     for number, file in enumerate(files):
         os.dup2(file, number)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - a file descriptor, until the end
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - open to the end, as the next two
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as stdin
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - as stdin
 
 
 def _status(request: dict[str, Any]) -> int:

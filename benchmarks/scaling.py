@@ -22,10 +22,13 @@ ROUNDS = 5
 PER_LAYER = 10
 
 
+def tensor(number: int) -> TracedTensor:
+    return TracedTensor(name="x", id=number, shape=(1, 8), dtype="float32")
+
+
 def generated(count: int) -> tuple[ModelProto, Sidecar]:
     """Return a graph of layers of ten nodes, with names like TorchScript's, and its trace."""
     nodes, layers = [], count // PER_LAYER
-    tensor = lambda i: TracedTensor(name="x", id=i, shape=(1, 8), dtype="float32")  # noqa: E731
     calls = [Call(scope=".", tag="/Net", module=".", inputs=(tensor(0),), outputs=(tensor(layers),))]
     modules = [TracedModule(path=".", class_name="Net", qualified_class="Net")]
     weights = []

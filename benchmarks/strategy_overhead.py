@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,15 +36,19 @@ def main() -> int:
     failed = False
     for strategy, (exporter, limit) in LIMITS.items():
         raw, whole = interleaved(
-            lambda folder, exporter=exporter: export(subject, folder / "model.onnx", exporter),  # type: ignore[misc]
-            lambda folder, strategy=strategy: tag(subject, folder, strategy),  # type: ignore[misc]
+            partial(export_alone, subject, exporter),
+            partial(tag, subject, strategy),
         )
         failed |= whole > limit * raw
         print(f"{strategy}: export {raw:.2f} s, trace, export and tag {whole:.2f} s: {whole / raw:.3f} (limit {limit})")
     return int(failed)
 
 
-def tag(subject: Subject, folder: Path, strategy: str) -> None:
+def export_alone(subject: Subject, exporter: str, folder: Path) -> None:
+    export(subject, folder / "model.onnx", exporter)
+
+
+def tag(subject: Subject, strategy: str, folder: Path) -> None:
     """Trace, export and tag."""
     tagged_by(strategy, Sources(lambda: subject, folder), Meter())
 

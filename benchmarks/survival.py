@@ -49,7 +49,8 @@ CLOSE, TIED, COPY = 0.2, 1e-3, 0.05
 near; up to COPY a value is a copy of another value of the same graph."""
 COLUMNS = ("nodes", "metadata", "doc string", "node name", "output name", "model", "judged", "alone", "--from")
 
-Inputs = dict[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Inputs = dict[str, Array]
 Tool = Callable[[Path, Path], None]
 
 
@@ -231,7 +232,7 @@ def judged(before: Path, made: Path, values: Values, alone: bool = False) -> lis
     now = WorkingModel(now.proto, now.weights)
     annotations = now.annotations
     scopes_before = twins(was, values)
-    found, seen = [], list[tuple[int, Any]]()
+    found, seen = [], list[tuple[int, Array]]()
     for value, array in computed_values(now, values):
         node, summary = annotations.graph.producer[value], summary_of(array)
         if summary is None or node == NOWHERE or _is_copy(array.size, summary, seen):
@@ -243,7 +244,7 @@ def judged(before: Path, made: Path, values: Values, alone: bool = False) -> lis
     return found
 
 
-def _is_copy(size: int, summary: Any, seen: list[tuple[int, Any]]) -> bool:  # noqa: ANN401
+def _is_copy(size: int, summary: Array, seen: list[tuple[int, Array]]) -> bool:
     return any(size == other and distance(summary, known) < COPY for other, known in seen)
 
 
@@ -251,15 +252,15 @@ def _per_cent(flags: list[bool]) -> str:
     return f"{100 * sum(flags) / len(flags):.0f}" if flags else "-"
 
 
-def twins(previous: WorkingModel, values: Values) -> Callable[[Any, Any], set[str]]:
+def twins(previous: WorkingModel, values: Values) -> Callable[[Array, Array], set[str]]:
     """Return a function from a value to the scopes of the nodes that made it before: of those nearest to it."""
-    known: dict[tuple[int, str], list[tuple[str, Any]]] = {}
+    known: dict[tuple[int, str], list[tuple[str, Array]]] = {}
     for value, array in computed_values(previous, values):
         if (summary := summary_of(array)) is not None:
             scope = scope_of(previous.annotations, previous.graph.producer[value])
             known.setdefault((array.size, kind(array)), []).append((scope, summary))
 
-    def scopes_before(array: Any, summary: Any) -> set[str]:  # noqa: ANN401
+    def scopes_before(array: Array, summary: Array) -> set[str]:
         near = [(distance(s, summary), scope) for scope, s in known.get((array.size, kind(array)), ())]
         least = min((far for far, _ in near), default=np.inf)
         return {scope for far, scope in near if far <= least + TIED} if least < CLOSE else set()
@@ -267,12 +268,12 @@ def twins(previous: WorkingModel, values: Values) -> Callable[[Any, Any], set[st
     return scopes_before
 
 
-def distance(one: Any, other: Any) -> float:  # noqa: ANN401
+def distance(one: Array, other: Array) -> float:
     """Return the distance of two summaries, relative to the root mean square of the second."""
     return float(np.abs(one - other).max() / other[0])
 
 
-def kind(array: Any) -> str:  # noqa: ANN401
+def kind(array: Array) -> str:
     return str(array.dtype.kind)
 
 
