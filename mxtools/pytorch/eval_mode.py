@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,19 +17,48 @@ def settled(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for a block, without gradients and key-value cache; restore all after it."""
     training = {module: module.training for module in model.modules()}
     configs = [c for c in _configs(model) if getattr(c, "use_cache", False)]
-    random = torch.random.get_rng_state()
-    model.eval()
+    evaluate(model)
     for config in configs:
         config.use_cache = False
     try:
-        with torch.no_grad():
+        with _random_kept(), torch.no_grad():
             yield
     finally:
         for config in configs:
             config.use_cache = True
+        if training[model]:
+            _switch(model, "train")  # undoes what the modules' own code did, as LoRA's that merges weights
         for module, mode in training.items():
             module.training = mode
-        torch.random.set_rng_state(random)
+
+
+def evaluate(module: nn.Module) -> None:
+    """Put a module into evaluation mode, and those inside it."""
+    _switch(module, "eval")
+
+
+def _switch(module: nn.Module, mode: Literal["eval", "train"]) -> None:
+    """Let a module go into a mode, and those inside it.
+
+    Modules that torch.export made have no modes but the one in which they were made, and refuse.
+    """
+    try:
+        getattr(module, mode)()
+    except NotImplementedError:
+        for child in module.children():
+            _switch(child, mode)
+
+
+@contextmanager
+def _random_kept() -> Iterator[None]:
+    """Restore the states of all random generators that a model's code may use after the block."""
+    states = torch.random.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -10,30 +10,58 @@ BLOCK = 1 << 18
 """Elements in a block: few enough that it stays in the CPU's cache for all its sums, and that no large copy is made."""
 
 
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor inside those that `torch.vmap`, `torch.func.grad` and the like hand to a function.
+
+    Of a batch that is the whole: one row is what the function sees, all rows are what an exported graph computes.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def elements(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return a tensor's elements as a plain tensor that shares its memory.
+
+    None for sparse, quantised, nested, meta and fake tensors, and for others of a class of their own, as the shards of
+    a distributed tensor.
+    """
+    tensor = unwrapped(tensor)
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
+        return None
+    with torch._C.DisableTorchFunction():
+        plain = tensor.detach()
+    return plain if type(plain) is torch.Tensor else None
+
+
 def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
     """Return count, minimum, maximum, sum and sum of squares of a tensor's finite elements.
 
     Each block is summed in the tensor's own precision, at least float32, and the sums of blocks in float64. None for
-    complex, quantised, sparse, meta and other tensors without plain elements.
+    tensors without plain elements, and for complex ones and those of packed types, as uint4, with which torch cannot
+    calculate.
     """
-    if (
-        tensor.is_meta
-        or tensor.is_complex()
-        or tensor.is_quantized
-        or tensor.layout != torch.strided
-        or not tensor.numel()
-    ):
-        return (0, 0.0, 0.0, 0.0, 0.0) if not tensor.numel() and not tensor.is_meta else None
-    with torch._C.DisableTorchFunction():
-        flat = tensor.detach().cpu().reshape(-1)
-        low, high, total, squares = zip(*(_block(part) for part in torch.split(flat, BLOCK)), strict=True)
+    plain = elements(tensor)
+    if plain is None or not plain.numel():
+        return None if plain is None else (0, 0.0, 0.0, 0.0, 0.0)
+    if plain.is_complex():
+        return None
+    try:
+        with torch._C.DisableTorchFunction():
+            flat = plain.cpu().reshape(-1)
+            low, high, total, squares = zip(*(_block(part) for part in torch.split(flat, BLOCK)), strict=True)
+    except NotImplementedError:
+        return None
     return (flat.numel(), min(low), max(high), sum(total), sum(squares))
 
 
 def equal_in_order(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors of as many elements have equal ones in the same order, whatever shape and type."""
+    """Return whether two tensors with fingerprints, of as many elements, have equal ones in the same order.
+
+    Shape and type do not matter.
+    """
     with torch._C.DisableTorchFunction():
-        a, b = (tensor.detach().cpu().reshape(-1).to(torch.float64) for tensor in (one, other))
+        a, b = (unwrapped(tensor).detach().cpu().reshape(-1).to(torch.float64) for tensor in (one, other))
         return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 

@@ -9,20 +9,28 @@ from typing import Any
 import torch
 
 
-def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 - any nesting
-    """Yield the tensors of nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`."""
+def tensors(
+    value: Any,  # noqa: ANN401 - any nesting
+    name: str = "",
+    around: tuple[object, ...] = (),
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`.
+
+    `around` are the containers around the value: one that holds itself is not entered again.
+    """
     if isinstance(value, torch.Tensor):
         yield name or "0", value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from tensors(item, _below(name, key))
+    elif not any(value is outer for outer in around):
+        for key, item in _items(value):
+            yield from tensors(item, f"{name}.{key}" if name else str(key), (*around, value))
+
+
+def _items(value: Any) -> Iterator[tuple[object, Any]]:  # noqa: ANN401
+    """Yield what a container holds, each with its key, index or field; nothing of other values."""
+    if isinstance(value, Mapping):
+        yield from value.items()
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from tensors(item, _below(name, index))
+        yield from enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name), _below(name, field.name))
-
-
-def _below(name: str, part: object) -> str:
-    return f"{name}.{part}" if name else str(part)
+            yield field.name, getattr(value, field.name, None)

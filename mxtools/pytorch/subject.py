@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mxtools.errors import InputError
+from mxtools.pytorch.eval_mode import evaluate
 from mxtools.runtime import scripts
 from mxtools.runtime.quiet import error_line, quiet, where_raised
 
@@ -68,7 +69,8 @@ def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  #
         raise InputError(
             f"{spec} gives a {type(model).__name__}, no torch.nn.Module", "let it give a module, or (module, inputs)"
         )
-    return model.eval(), None if inputs is None else by_name(model, inputs)
+    evaluate(model)
+    return model, None if inputs is None else by_name(model, inputs)
 
 
 def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401

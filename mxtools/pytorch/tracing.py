@@ -11,6 +11,11 @@ the first one below the caller's own name is the one by which the caller knows i
 of its caller and that name, without the caller's. A caller that does not own the module at all adds the module's whole
 name. Where a scope is taken, because the caller calls the module again or reaches into a module that it also calls,
 the later call gets `@1`, `@2` ….
+
+What a module was given is what its last pre-hook made of it, and what it returned is what came out of its last hook,
+whoever registered these, and when. Three kinds of calls have no scope of their own, and count for the call around them:
+those of ScriptModules, which take no hooks; those of the root inside of itself, which has no name there; and those
+deeper than a scope can be.
 """
 
 from __future__ import annotations
@@ -18,23 +23,25 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from threading import RLock, get_ident
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mxtools.errors import InputError
 from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.fingerprint import equal_in_order, fingerprint
+from mxtools.pytorch.fingerprint import elements, equal_in_order, fingerprint, unwrapped
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import error_line, quiet, where_raised
-from mxtools.scopes.scope import ROOT, escape, join, numbered_call
+from mxtools.scopes.scope import ROOT, escape, is_scope, join, numbered_call
 from mxtools.scopes.tags import tags_of
 from mxtools.traces import sidecar
 from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, Weight
@@ -47,66 +54,94 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
     and of the model's inputs under their own names. Raises InputError where the forward pass raises.
     """
     model = subject.model
-    recorder = _Recorder(model, values)
     inputs = copied(subject.inputs)
+    recorder = _Recorder(model, inputs, values)
     given = [recorder.tensor(name, tensor) for name, tensor in tensors(inputs)]
     if values is not None:
-        values.update({name: tensor.detach().clone() for name, tensor in tensors(inputs)})
-    with settled(model), ExitStack() as hooks, quiet():
-        recorder.hook(hooks)
-        try:
-            model(**inputs)
-        except Exception as error:
-            raise InputError(
-                f"the forward pass of {type(model).__name__} raised {error_line(error)} ({where_raised(error)})",
-                "give fitting inputs with ⟨any-inputs⟩",
-            ) from error
+        values.update({tensor.name: values[str(tensor.id)].clone() for tensor in given if str(tensor.id) in values})
+    with settled(model), quiet(), torch.compiler.set_stance("force_eager"):
+        _run(model, inputs, recorder)
     return Sidecar(
         producer=_producer(),
         model=sidecar.TracedModel(
             **{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)
         ),
-        modules=tuple(_modules(model)),
+        modules=tuple(_modules(model, recorder.names)),
         calls=tuple(recorder.calls()),
     )
 
 
+def _run(model: nn.Module, inputs: dict[str, Any], recorder: _Recorder) -> None:
+    """Run the forward pass; raise InputError where it raises, or leaves the process as a script does."""
+    with ExitStack() as hooks:
+        recorder.hook(hooks)
+        try:
+            recorder.finish(model(**inputs))
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"the forward pass of {type(model).__name__} raised {error_line(error)} ({where_raised(error)})",
+                "give fitting inputs with ⟨any-inputs⟩",
+            ) from error
+
+
 @dataclass
 class _Frame:
-    """One call, while it runs and afterwards."""
+    """One call, while it runs and afterwards; `given` are the ids of the tensors that it was given."""
 
     module: nn.Module
     path: str
     scope: str
     parent: int | None
+    given: list[int]
     inputs: tuple[TracedTensor, ...]
     outputs: tuple[TracedTensor, ...] = ()
     reorders: Literal[True] | None = None
 
 
-class _Recorder:
-    """Records module calls through hooks; `_open` are the running ones, the innermost last."""
+class _Open(NamedTuple):
+    """A running call, with the number of its frame; a call without one has that of the call around it."""
 
-    def __init__(self, model: nn.Module, values: dict[str, torch.Tensor] | None) -> None:
-        self._model = model
+    module: nn.Module
+    frame: int
+    has_frame: bool
+
+
+class _Recorder:
+    """Records module calls through hooks.
+
+    `names` are each module's names before the forward pass. `_open` are the running calls of each thread, the innermost
+    last, and `_last` the ids of the hooks that have to run last.
+    """
+
+    def __init__(self, model: nn.Module, inputs: dict[str, Any], values: dict[str, torch.Tensor] | None) -> None:
+        self._model, self._inputs = model, inputs
         self._values = values
-        self._names: dict[nn.Module, list[str]] = defaultdict(list)
+        self.names: dict[nn.Module, list[str]] = defaultdict(list)
         for name, module in model.named_modules(remove_duplicate=False):
-            self._names[module].append(name or ROOT)
+            self.names[module].append(name or ROOT)
         self._frames: list[_Frame] = []
-        self._open: list[int] = []
+        self._open: dict[int, list[_Open]] = defaultdict(list)
+        self._thread = get_ident()
+        self._lock = RLock()
+        self._last: dict[nn.Module, int] = {}
         self._counts: Counter[str] = Counter()
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, TracedTensor]] = {}
         self._next = 0
         self._parameters: dict[type, list[str]] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
+        """Return this recorder: a module that the forward pass copies has the hooks of the original."""
+        return self
+
     def hook(self, stack: ExitStack) -> None:
-        """Register hooks on all modules; they are removed when the stack is closed."""
-        for module in self._names:
-            before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            stack.callback(before.remove)
-            after = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
-            stack.callback(after.remove)
+        """Register hooks on all modules that take them; they are removed when the stack is closed."""
+        for module in self.names:
+            if not isinstance(module, torch.jit.ScriptModule):
+                before = module.register_forward_pre_hook(self.enter, with_kwargs=True)
+                stack.callback(before.remove)
+                after = module.register_forward_hook(self.leave, with_kwargs=True, always_call=True)
+                stack.callback(after.remove)
+                self._last[module] = after.id
 
     def tensor(self, name: str, tensor: torch.Tensor) -> TracedTensor:
         """Return the record of a tensor; an object keeps its id, and is read once, until it is changed in place."""
@@ -117,15 +152,16 @@ class _Recorder:
         record = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
         self._next += 1
         self._known[id(tensor)] = (weakref.ref(tensor), version, record)
-        if self._values is not None:
-            self._values[str(record.id)] = tensor.detach().clone().contiguous()
+        plain = elements(tensor) if self._values is not None and record.fingerprint else None
+        if self._values is not None and plain is not None:
+            self._values[str(record.id)] = unwrapped(plain.clone(memory_format=torch.contiguous_format))
         return record
 
     def calls(self) -> Iterator[Call]:
         """Yield the recorded calls, in the order in which they began."""
         tags = tags_of((f.scope, f.parent, type(f.module).__name__) for f in self._frames)
         for frame, tag in zip(self._frames, tags, strict=True):
-            module = self._names[frame.module][0]
+            module = self.names[frame.module][0]
             yield Call(
                 scope=frame.scope,
                 tag=tag,
@@ -136,22 +172,62 @@ class _Recorder:
                 reorders=frame.reorders,
             )
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        parent = self._frames[self._open[-1]] if self._open else None
-        path, scope = self._place(module, parent)
-        inputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(self._named(module, args, kwargs)))
-        self._frames.append(_Frame(module, path, scope, self._open[-1] if self._open else None, inputs))
-        self._open.append(len(self._frames) - 1)
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Open a call."""
+        if module not in self.names:  # a copy that the forward pass made
+            return
+        with self._lock:
+            if not self._frames and module is not self._model:  # the root's own code runs no hooks
+                self.enter(self._model, (), self._inputs)
+            around = self._around()
+            frame = self._frame(module, around, self._named(module, args, kwargs))
+            if frame:
+                self._frames.append(frame)
+            number = len(self._frames) - 1 if frame else around
+            self._open[get_ident()].append(_Open(module, number or 0, frame is not None))
+            if module in self._last:  # behind the hooks that were registered since
+                cast("OrderedDict[int, Any]", module._forward_hooks).move_to_end(self._last[module])
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
         """Close a call, and calls within it whose end no hook reported because they raised and the model caught it."""
-        while self._open and self._frames[self._open[-1]].module is not module:
-            self._open.pop()
-        if self._open:
-            frame = self._frames[self._open.pop()]
-            frame.outputs = tuple(self.tensor(name, tensor) for name, tensor in tensors(output))
-            if self._looks_vacuous(frame) and self._moved(frame, self._named(module, args, kwargs), output):
-                frame.reorders = True
+        with self._lock:
+            running = self._open[get_ident()]
+            if all(call.module is not module for call in running):
+                return
+            while (call := running.pop()).module is not module:
+                pass
+            if call.has_frame:
+                self._close(self._frames[call.frame], self._named(module, args, kwargs), output)
+
+    def finish(self, result: Any) -> None:  # noqa: ANN401
+        """Close the root's call, if it runs no hooks."""
+        if not self._frames:
+            self.enter(self._model, (), self._inputs)
+        self.leave(self._model, (), self._inputs, result)
+
+    def _close(self, frame: _Frame, given: dict[str, Any], output: Any) -> None:  # noqa: ANN401
+        if [id(tensor) for _, tensor in tensors(given)] != frame.given:  # pre-hooks that ran after ours replaced them
+            frame.inputs = self._recorded(given)
+        frame.outputs = self._recorded(output)
+        if self._looks_vacuous(frame) and self._moved(frame, given, output):
+            frame.reorders = True
+
+    def _around(self) -> int | None:
+        """Return the innermost running call; a thread of the forward pass runs in the call that waits for it."""
+        running = self._open[get_ident()] or self._open[self._thread]
+        return running[-1].frame if running else None
+
+    def _frame(self, module: nn.Module, parent: int | None, given: dict[str, Any]) -> _Frame | None:
+        """Return the frame of a call that begins; None for one that counts for the call around it."""
+        if parent is not None and module is self._model:
+            return None
+        path, scope = self._place(module, None if parent is None else self._frames[parent])
+        if not is_scope(scope):
+            return None
+        return _Frame(module, path, scope, parent, [id(tensor) for _, tensor in tensors(given)], self._recorded(given))
+
+    def _recorded(self, value: Any) -> tuple[TracedTensor, ...]:  # noqa: ANN401
+        return tuple(self.tensor(name, tensor) for name, tensor in tensors(value))
 
     def _looks_vacuous(self, frame: _Frame) -> bool:
         """Return whether a call returned, to go by fingerprints, nothing but inputs, and one as another tensor."""
@@ -170,7 +246,7 @@ class _Recorder:
             if self._is_unchanged(tensor, record)
         ]
         for record, (_, tensor) in zip(frame.outputs, tensors(output), strict=True):
-            alike = [one for fingerprint_, one in known if fingerprint_ == record.fingerprint]
+            alike = [one for fingerprint_, one in known if fingerprint_ and fingerprint_ == record.fingerprint]
             if alike and not any(equal_in_order(one, tensor) for one in alike):
                 return True
         return False
@@ -184,7 +260,7 @@ class _Recorder:
 
         Calls are counted by scope and not by module: see the example at the top of this file.
         """
-        names = self._names[module]
+        names = self.names[module]
         if parent is None:
             return ROOT, ROOT
         prefix = "" if parent.path == ROOT else parent.path + "."
@@ -217,43 +293,57 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _type(tensor: torch.Tensor) -> dict[str, Any]:
-    return {"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    """Return shape and type; a nested tensor, which has no shape, is a row of its elements."""
+    tensor = unwrapped(tensor)
+    shape = (tensor.numel(),) if tensor.is_nested else tensor.shape
+    return {"shape": tuple(map(int, shape)), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
-def _modules(model: nn.Module) -> Iterator[TracedModule]:
-    """Yield the modules, each with the weights that it owns itself."""
-    aliases: dict[nn.Module, list[str]] = defaultdict(list)
+def _modules(model: nn.Module, before: Mapping[nn.Module, list[str]]) -> Iterator[TracedModule]:
+    """Yield the modules that there were before the forward pass, and those that it added, each with its own weights."""
+    names = {module: list(known) for module, known in before.items()}
     for name, module in model.named_modules(remove_duplicate=False):
-        aliases[module].append(name or ROOT)
+        if module not in before:
+            names.setdefault(module, []).append(name)
     first: dict[object, str] = {}
-    for path, module in model.named_modules():
+    for module, (path, *aliases) in names.items():
         yield TracedModule(
             **{"class": type(module).__name__},
-            path=path or ROOT,
+            path=path,
             qualified_class=_qualified(module),
-            aliases=tuple(aliases[module][1:]),
-            weights=tuple(_weights(module, path, first)),
+            aliases=tuple(aliases),
+            opaque=True if isinstance(module, torch.jit.ScriptModule) else None,
+            weights=tuple(_weights(module, "" if path == ROOT else path, first)),
         )
 
 
 def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator[Weight]:
-    """Yield a module's own parameters and buffers; `first` maps memory to the name of the first weight found there."""
+    """Yield a module's own parameters and buffers; `first` maps memory to the name of the first weight found there.
+
+    A parameter that has no shape yet, of a lazy module that was not called, is left out.
+    """
     owned: list[tuple[str, Literal["parameter", "buffer"], torch.Tensor]] = [
         *((name, "parameter", t) for name, t in module.named_parameters(recurse=False, remove_duplicate=False)),
         *((name, "buffer", t) for name, t in module.named_buffers(recurse=False, remove_duplicate=False)),
     ]
     for name, kind, tensor in owned:
+        if is_lazy(tensor):
+            continue
         full = f"{path}.{name}" if path else name
-        key = (
-            id(tensor)
-            if tensor.is_meta or not tensor.numel()
-            else (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        )
+        key = _memory(tensor)
         tied = first.get(key)
         first.setdefault(key, full)
         yield Weight(
             name=name, kind=kind, fingerprint=None if tied else fingerprint(tensor), tied=tied, **_type(tensor)
         )
+
+
+def _memory(tensor: torch.Tensor) -> object:
+    """Return what is equal for tensors that are the same memory in the same form; of odd kinds, for the same object."""
+    plain = elements(tensor)
+    if plain is None or not plain.numel():
+        return id(tensor)
+    return plain.data_ptr(), tuple(plain.shape), plain.stride()
 
 
 def _qualified(module: nn.Module) -> str:

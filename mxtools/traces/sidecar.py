@@ -57,6 +57,12 @@ class TracedModule(_TraceRecord):
         tuple[str, ...], Field(description="its further names, in named_modules(remove_duplicate=False)")
     ] = ()
     weights: tuple[Weight, ...] = ()
+    opaque: Annotated[
+        Literal[True] | None,
+        Field(
+            description="a ScriptModule, of which no calls can be recorded: its work is its caller's; else not there"
+        ),
+    ] = None
 
 
 class Call(_TraceRecord):
