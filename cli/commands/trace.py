@@ -46,7 +46,12 @@ def command(
                 shutil.copyfileobj(recorded, file)
             traced = traced.model_copy(update={"record": beside.name})
     write_text(sidecar.dumps(traced), output)
+    opaque = sidecar.opaque_modules(traced)
+    if opaque:
+        named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"
+        say(f"mx trace: PyTorch tells no calls of ScriptModules ({named}): what they do counts for their callers")
     if json:
-        emit({"model": traced.model.class_name, "modules": len(traced.modules), "calls": len(traced.calls)})
+        figures = {"modules": len(traced.modules), "calls": len(traced.calls), "opaque": opaque}
+        emit({"model": traced.model.class_name, **figures})
     else:
         say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")

@@ -14,8 +14,12 @@ from torch import nn
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a block, without gradients and key-value cache; restore all after it."""
-    training = {module: module.training for module in model.modules()}
+    """Put a model into evaluation mode for a block, without gradients and key-value cache.
+
+    After it modes, settings and random generators are as before. What the model's own code keeps, in buffers and other
+    attributes, stays: half of it without the other half, a table without its size, would make it compute wrongly.
+    """
+    training = {module: mode for module in model.modules() if (mode := getattr(module, "training", None)) is not None}
     configs = [c for c in _configs(model) if getattr(c, "use_cache", False)]
     evaluate(model)
     for config in configs:
@@ -26,7 +30,7 @@ def settled(model: nn.Module) -> Iterator[None]:
     finally:
         for config in configs:
             config.use_cache = True
-        if training[model]:
+        if training.get(model):
             _switch(model, "train")  # undoes what the modules' own code did, as LoRA's that merges weights
         for module, mode in training.items():
             module.training = mode

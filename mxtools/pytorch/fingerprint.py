@@ -20,6 +20,11 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; 0 for tensors made in inference mode, which do not count that."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def elements(tensor: torch.Tensor) -> torch.Tensor | None:
     """Return a tensor's elements as a plain tensor that shares its memory.
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def forward_parameters(model: nn.Module) -> list[str]:
-    """Return the names of `forward`'s parameters."""
-    return [
-        p.name
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    """Return the names of `forward`'s parameters; of a wrapper, whose takes anything, those of the module in it."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    inside = list(model.children())
+    if len(inside) == 1 and [p.kind for p in parameters] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]:
+        return forward_parameters(inside[0])
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -37,7 +37,7 @@ from torch.nn.parameter import is_lazy
 from mxtools.errors import InputError
 from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
-from mxtools.pytorch.fingerprint import elements, equal_in_order, fingerprint, unwrapped
+from mxtools.pytorch.fingerprint import elements, equal_in_order, fingerprint, unwrapped, version
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import error_line, quiet, where_raised
@@ -61,14 +61,17 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
         values.update({tensor.name: values[str(tensor.id)].clone() for tensor in given if str(tensor.id) in values})
     with settled(model), quiet(), torch.compiler.set_stance("force_eager"):
         _run(model, inputs, recorder)
-    return Sidecar(
-        producer=_producer(),
-        model=sidecar.TracedModel(
-            **{"class": type(model).__name__}, qualified_class=_qualified(model), spec=subject.spec, inputs=tuple(given)
-        ),
-        modules=tuple(_modules(model, recorder.names)),
-        calls=tuple(recorder.calls()),
-    )
+        return Sidecar(
+            producer=_producer(),
+            model=sidecar.TracedModel(
+                **{"class": type(model).__name__},
+                qualified_class=_qualified(model),
+                spec=subject.spec,
+                inputs=tuple(given),
+            ),
+            modules=tuple(_modules(model, recorder.names)),
+            calls=tuple(recorder.calls()),
+        )
 
 
 def _run(model: nn.Module, inputs: dict[str, Any], recorder: _Recorder) -> None:
@@ -146,12 +149,12 @@ class _Recorder:
     def tensor(self, name: str, tensor: torch.Tensor) -> TracedTensor:
         """Return the record of a tensor; an object keeps its id, and is read once, until it is changed in place."""
         known = self._known.get(id(tensor))
-        version = _version(tensor)
-        if known and known[0]() is tensor and known[1] == version:
+        changes = version(tensor)
+        if known and known[0]() is tensor and known[1] == changes:
             return known[2] if known[2].name == name else known[2].model_copy(update={"name": name})
         record = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
         self._next += 1
-        self._known[id(tensor)] = (weakref.ref(tensor), version, record)
+        self._known[id(tensor)] = (weakref.ref(tensor), changes, record)
         plain = elements(tensor) if self._values is not None and record.fingerprint else None
         if self._values is not None and plain is not None:
             self._values[str(record.id)] = unwrapped(plain.clone(memory_format=torch.contiguous_format))
@@ -253,7 +256,7 @@ class _Recorder:
 
     def _is_unchanged(self, tensor: torch.Tensor, record: TracedTensor) -> bool:
         known = self._known.get(id(tensor))
-        return known is not None and known[1] == _version(tensor) and known[2].id == record.id
+        return known is not None and known[1] == version(tensor) and known[2].id == record.id
 
     def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
         """Return the name by which the caller knows a module, and the scope of this call of it.
@@ -285,11 +288,6 @@ def _positional(function: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was changed in place; 0 for tensors made in inference mode, which do not count that."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _type(tensor: torch.Tensor) -> dict[str, Any]:

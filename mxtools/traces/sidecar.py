@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
 from mxtools.graph.fingerprints import Fingerprint
-from mxtools.scopes.scope import ROOT, is_scope
+from mxtools.scopes.scope import ROOT, enclosing_scopes, is_scope
 
 SCHEMA = "mxtools.trace/1"
 
@@ -101,6 +101,12 @@ class Sidecar(_TraceRecord):
     modules: tuple[TracedModule, ...]
     calls: tuple[Call, ...]
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
+
+
+def opaque_modules(sidecar: Sidecar) -> list[str]:
+    """Return the paths of the modules of which no calls can be recorded, without those inside of others."""
+    paths = {module.path for module in sidecar.modules if module.opaque}
+    return sorted(p for p in paths if p == ROOT or not {ROOT, *enclosing_scopes(p)} & paths)
 
 
 def dumps(sidecar: Sidecar) -> str:
