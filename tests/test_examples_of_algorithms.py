@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from mxtools.comparison.contents import Contents
 from mxtools.evidence.arguments import move_arguments_out
 from mxtools.evidence.between_values import annotate_by_values
-from mxtools.evidence.calls import assign
+from mxtools.evidence.calls.placement import assign
 from mxtools.evidence.data_flow import resolve
 from mxtools.evidence.fused import assign_fused
 from mxtools.evidence.shared import hoist_shared

@@ -7,7 +7,8 @@ from collections import defaultdict
 
 from onnx import NodeProto
 
-from mxtools.evidence.calls import assign, call_index, require_same_model
+from mxtools.evidence.calls.index import call_index, require_same_model
+from mxtools.evidence.calls.placement import assign
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Evidence

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from mxtools.evidence.calls import assign, call_index, name_components, require_same_model, scope_steps
+from mxtools.evidence.calls.index import Candidates, call_index, name_components, require_same_model, scope_steps
+from mxtools.evidence.calls.placement import assign
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 
@@ -19,9 +20,12 @@ def annotate_by_names(model: WorkingModel) -> None:
             named[name.rpartition("/")[0]].append(node)
     index = model.once(call_index)
     if index:
-        found = {name: calls for name in named if (calls := index.by_name(name))}
+        found = {name: known for name in named if (known := index.by_name(name))[0]}
         require_same_model(index.sidecar, named, found, lambda name: name[1:])
-        assign(annotations, ((calls, named[name]) for name, calls in found.items()), Evidence.NAME)
+        by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
+        for name, known in found.items():
+            by_module[known] += named[name]
+        assign(annotations, ((calls, nodes) for (calls, _), nodes in by_module.items()), Evidence.NAME, numbered=True)
         return
     for name, nodes in named.items():
         annotations.set_all(nodes, hierarchy.add(scope_steps(name_components(name))), Evidence.NAME)

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mxtools.errors import InputError
-from mxtools.evidence.calls import CallIndex, Candidates, assign, call_index
+from mxtools.evidence.calls.index import CallIndex, Candidates, call_index
+from mxtools.evidence.calls.placement import assign
 from mxtools.evidence.state_names import agreeing, module_path
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph

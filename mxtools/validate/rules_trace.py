@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import absent_scopes
-from mxtools.evidence.calls import OTHER_MODEL_SHARE
+from mxtools.evidence.calls.index import OTHER_MODEL_SHARE
 from mxtools.files.json_text import list_of_texts
 from mxtools.graph.constants import LARGEST
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint

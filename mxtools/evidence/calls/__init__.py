@@ -1,0 +1,1 @@
+"""From what exporters write on nodes to calls of a trace."""

@@ -1,0 +1,153 @@
+"""Which calls of a trace an exporter means by what it writes on a node.
+
+Exporters name modules, not calls: what they write leads to *candidates*, the calls of that module, as far as they lie
+under the modules that are named above it. `placement` tells which of them a node belongs to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from mxtools.errors import InputError
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
+
+Candidates = tuple[int, ...]
+"""The calls that a node can belong to."""
+Label = TypeVar("Label")
+"""What an exporter writes on a node to say its module, as it writes it: a node name's path, or a list of paths."""
+
+OTHER_MODEL_SHARE = 0.5
+"""The share of unknown modules, or scopes, above which a trace counts as that of another model.
+
+Of the right model, also of a part of it or of another version, a trace knows most; of another model nearly nothing.
+Half lies far from both.
+"""
+
+_COUNT = re.compile(r"_\d+$")
+"""What TorchScript puts behind a module's name at its second, third … call: `_1`, `_2` …"""
+
+
+class CallIndex:
+    """Finds the calls of a trace by what exporters write."""
+
+    def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
+        """Index a trace's calls by module, and by the names that TorchScript gives to their nodes.
+
+        The names are a tree: `_next` has for each of its places the places below by name, `_calls_at` the calls there.
+        """
+        self.hierarchy = hierarchy
+        self.sidecar = sidecar
+        self.module = [call.module for call in sidecar.calls]
+        self.canonical = {name: m.path for m in sidecar.modules for name in (*m.aliases, m.path)}
+        self._calls_of: dict[str, list[int]] = defaultdict(list)
+        self._next: list[dict[str, int]] = [{}]
+        self._calls_at: list[list[int]] = [[]]
+        places: list[int] = []
+        for number, call in enumerate(sidecar.calls):
+            self._calls_of[call.module].append(number)
+            place = 0 if call.parent is None else self._step(places[call.parent], name_component(call.module))
+            places.append(place)
+            self._calls_at[place].append(number)
+        self._unique: dict[Candidates, Candidates] = {}
+        self.by_paths = cache(lambda paths: self._interned(self._by_paths(paths)))
+
+    def _interned(self, calls: Candidates) -> Candidates:
+        """Return the one tuple of these calls, so that candidates can be compared by identity."""
+        return self._unique.setdefault(calls, calls)
+
+    def _step(self, place: int, name: str) -> int:
+        """Return the place of a name below a place in the tree of names, which is entered if it is new."""
+        if name not in self._next[place]:
+            self._next[place][name] = len(self._next)
+            self._next.append({})
+            self._calls_at.append([])
+        return self._next[place][name]
+
+    def _by_paths(self, paths: tuple[str, ...]) -> Candidates:
+        """Return the calls of the last of some module paths that lie under the others; none where it is no module.
+
+        A module that was not called in the trace is left out: its work counts as its caller's.
+        """
+        if any(path not in self.canonical for path in paths[-1:]):
+            return ()
+        chain = [self.canonical[path] for path in paths if path in self.canonical]
+        while chain and chain[-1] not in self._calls_of:
+            chain.pop()
+        if not chain:
+            return (ROOT_CALL,)
+        calls = self._calls_of[chain[-1]]
+        if len(calls) == 1:
+            return tuple(calls)
+        modules = set(chain)
+        fitting = [c for c in calls if modules <= {self.module[a] for a in self.hierarchy.lineage(c)}]
+        nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
+        return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
+
+    def by_name(self, text: str) -> tuple[Candidates, str]:
+        """Return the calls that a TorchScript node name, given without its last part, leads to, and the part that does.
+
+        The part ends before the first component that is no module. There are no calls if that is the first one.
+        """
+        names, known, place = name_components(text), list[str](), 0
+        for name in names:
+            following = next((n for n in (name, _COUNT.sub("", name)) if n in self._next[place]), None)
+            if following is None:
+                break
+            place = self._next[place][following]
+            known.append(name)
+        calls = self._calls_at[place] if known or not names else ()
+        return self._interned(tuple(calls)), "/".join(known)
+
+
+def call_index(model: WorkingModel) -> CallIndex | None:
+    """Return the index of a model's traced calls, None without a trace; for `WorkingModel.once`."""
+    return CallIndex(model.annotations.hierarchy, model.traced) if model.traced else None
+
+
+def require_same_model(
+    sidecar: Sidecar, labelled: Mapping[Label, Sequence[int]], known: Container[Label], text: Callable[[Label], str]
+) -> None:
+    """Raise InputError where a trace is of another model: it does not have most of the modules that nodes name.
+
+    `labelled` are the nodes by what they name, `known` the names that the trace has, `text` writes one for the message.
+    """
+    unknown = [label for label in labelled if label not in known]
+    if sum(len(labelled[label]) for label in unknown) > OTHER_MODEL_SHARE * sum(map(len, labelled.values())):
+        raise InputError(
+            f"the sidecar is of another model: {sidecar.model.class_name} has no module {text(unknown[0])!r}, "
+            "which nodes of this graph name",
+            "trace the model that was exported",
+        )
+
+
+def name_component(path: str) -> str:
+    """Return a module's part of a TorchScript node name: its path from the last part on that is no number, or all."""
+    parts = path.split(".")
+    start = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isnumeric()), 0)
+    return ".".join(parts[start:])
+
+
+def name_components(name: str) -> list[str]:
+    """Return the components of a TorchScript node name that is given without its last: `/encoder/layer.0`."""
+    return name.split("/")[1:]
+
+
+def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the levels of a scope as (attribute name, ''), from a node name's components; for models without a trace.
+
+    In such names a module repeats its container's name: `layers/layers.0`. The class, '', is not known.
+    """
+    steps: list[tuple[str, str]] = []
+    before = ""
+    for name in names:
+        steps.append((name.removeprefix(before + ".") if before else name, ""))
+        before = name
+    return steps
