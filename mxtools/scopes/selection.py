@@ -188,13 +188,27 @@ def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> se
     if pattern == ROOT:
         return set(known)
     matches = _matcher(pattern, ".")
-    found = {scope for scope in known if matches(scope) and (scope != ROOT or "**" in pattern)}
+    near = [scope for scope in known if matches(scope) and (scope != ROOT or "**" in pattern)]
+    found = {scope for scope in near if _is_below(scope, pattern, known)}
     if not found:
         removed = [scope for scope in absent if matches(scope)]
         if removed:
             raise _removed(removed[0], absent[removed[0]])
         raise _no_match("scope", pattern, _with_ancestors(known))
     return found
+
+
+def _is_below(scope: str, pattern: str, known: dict[str, str]) -> bool:
+    """Return whether a scope matches a glob, or one around it in its text does that is no call from elsewhere.
+
+    Three calls: `block` calls `block.norm`; the root then calls that too, as `block.norm@1`. The glob `block` matches
+    the beginning of both, but only the first is below `block`: the tags tell, `/Net/Block/Norm` and `/Net/Norm.norm@1`.
+    """
+    matches = _exact_matcher(pattern, ".")
+    return any(
+        matches(around) and (around == scope or around not in known or known[scope].startswith(known[around] + "/"))
+        for around in (*enclosing_scopes(scope), scope)
+    )
 
 
 def _by_tag(pattern: str, known: dict[str, str]) -> set[str]:
@@ -240,20 +254,27 @@ def _with_ancestors(scopes: Iterable[str]) -> set[str]:
     return {around for scope in scopes for around in (scope, *enclosing_scopes(scope))}
 
 
+@cache
 def _matcher(pattern: str, separator: str) -> Callable[[str], object]:
     """Return a test whether a path matches a glob, or lies below one that does."""
-    return _expression(pattern, separator).match
+    return re.compile(f"(?:{_expression(pattern, separator)})(?:{re.escape(separator)}.*)?\\Z", re.DOTALL).match
 
 
 @cache
-def _expression(pattern: str, separator: str) -> re.Pattern[str]:
-    r"""Return a glob as a regular expression.
+def _exact_matcher(pattern: str, separator: str) -> Callable[[str], object]:
+    """Return a test whether a path matches a glob."""
+    return re.compile(f"(?:{_expression(pattern, separator)})\\Z", re.DOTALL).match
+
+
+@cache
+def _expression(pattern: str, separator: str) -> str:
+    r"""Return a glob as the text of a regular expression.
 
     Python's `fnmatch` knows no levels: its `*` would match `layer.1.attention` where one level is meant. Instead, with
-    the separator `.`, each piece of the glob is translated by itself, and anything below a match matches too:
+    the separator `.`, each piece of the glob is translated by itself:
 
-        encoder.*.attn  ->  (?:encoder\.[^\.]*\.attn)(?:\..*)?\Z
-        **.q[!ab]       ->  (?:.*\.q[^ab])(?:\..*)?\Z
+        encoder.*.attn  ->  encoder\.[^\.]*\.attn
+        **.q[!ab]       ->  .*\.q[^ab]
     """
     one_character = f"[^{re.escape(separator)}]"
     text, position = "", 0
@@ -268,7 +289,7 @@ def _expression(pattern: str, separator: str) -> re.Pattern[str]:
             character = pattern[position]
             text += {"*": one_character + "*", "?": one_character}.get(character, re.escape(character))
             position += 1
-    return re.compile(f"(?:{text})(?:{re.escape(separator)}.*)?\\Z", re.DOTALL)
+    return text
 
 
 _SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
