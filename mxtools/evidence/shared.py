@@ -38,7 +38,7 @@ from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import call_times, full_name, returned_tensors
+from mxtools.traces.traced_calls import call_times, full_name, leaving_tensors
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -101,7 +101,7 @@ class _UnclaimedResults:
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
-        self.returned = [returned_tensors(call) for call in sidecar.calls]
+        self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
         self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 

@@ -26,7 +26,7 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import RLock, get_ident
 from typing import Any, Literal, NamedTuple, cast
 
@@ -39,12 +39,13 @@ from mxtools.files.version import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.fingerprint import elements, equal_in_order, fingerprint, unwrapped, version
 from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.operations import Operations
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.quiet import error_line, quiet, where_raised
 from mxtools.scopes.scope import ROOT, escape, is_scope, join, numbered_call
 from mxtools.scopes.tags import tags_of
 from mxtools.traces import sidecar
-from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, Weight
+from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModule, TracedTensor, Weight
 
 
 def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:
@@ -71,6 +72,7 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
             ),
             modules=tuple(_modules(model, recorder.names)),
             calls=tuple(recorder.calls()),
+            operations=tuple(recorder.operations),
         )
 
 
@@ -99,6 +101,17 @@ class _Frame:
     inputs: tuple[TracedTensor, ...]
     outputs: tuple[TracedTensor, ...] = ()
     reorders: Literal[True] | None = None
+    leaves: dict[int, TracedTensor] = field(default_factory=dict)
+
+
+@dataclass
+class _State:
+    """A tensor in the state between two changes: its number, and its record once somebody asked for that."""
+
+    tensor: weakref.ref[torch.Tensor]
+    changes: int
+    number: int
+    record: TracedTensor | None = None
 
 
 class _Open(NamedTuple):
@@ -128,16 +141,19 @@ class _Recorder:
         self._lock = RLock()
         self._last: dict[nn.Module, int] = {}
         self._counts: Counter[str] = Counter()
-        self._known: dict[int, tuple[weakref.ref[torch.Tensor], int, TracedTensor]] = {}
+        self._known: dict[int, _State] = {}
         self._next = 0
         self._parameters: dict[type, list[str]] = {}
+        self._made_in: dict[int, tuple[int, ...]] = {}
+        self._mode = Operations(lambda tensor: self._state(tensor).number, self._operate)
+        self.operations: list[Operation] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
         """Return this recorder: a module that the forward pass copies has the hooks of the original."""
         return self
 
     def hook(self, stack: ExitStack) -> None:
-        """Register hooks on all modules that take them; they are removed when the stack is closed."""
+        """Register hooks on all modules that take them, and begin to note operations, until the stack is closed."""
         for module in self.names:
             if not isinstance(module, torch.jit.ScriptModule):
                 before = module.register_forward_pre_hook(self.enter, with_kwargs=True)
@@ -145,20 +161,50 @@ class _Recorder:
                 after = module.register_forward_hook(self.leave, with_kwargs=True, always_call=True)
                 stack.callback(after.remove)
                 self._last[module] = after.id
+        stack.enter_context(self._mode)
 
     def tensor(self, name: str, tensor: torch.Tensor) -> TracedTensor:
         """Return the record of a tensor; an object keeps its id, and is read once, until it is changed in place."""
-        known = self._known.get(id(tensor))
-        changes = version(tensor)
-        if known and known[0]() is tensor and known[1] == changes:
-            return known[2] if known[2].name == name else known[2].model_copy(update={"name": name})
-        record = TracedTensor(name=name, id=self._next, fingerprint=fingerprint(tensor), **_type(tensor))
-        self._next += 1
-        self._known[id(tensor)] = (weakref.ref(tensor), changes, record)
+        state = self._state(tensor)
+        if state.record is None:
+            with self._mode.paused():
+                state.record = self._record(name, tensor, state.number)
+        return state.record if state.record.name == name else state.record.model_copy(update={"name": name})
+
+    def _record(self, name: str, tensor: torch.Tensor, number: int) -> TracedTensor:
+        """Return the record of a tensor under a number, and keep its value where values are wanted."""
+        record = TracedTensor(name=name, id=number, fingerprint=fingerprint(tensor), **_type(tensor))
         plain = elements(tensor) if self._values is not None and record.fingerprint else None
         if self._values is not None and plain is not None:
-            self._values[str(record.id)] = unwrapped(plain.clone(memory_format=torch.contiguous_format))
+            self._values[str(number)] = unwrapped(plain.clone(memory_format=torch.contiguous_format))
         return record
+
+    def _state(self, tensor: torch.Tensor) -> _State:
+        known, changes = self._known.get(id(tensor)), version(tensor)
+        if known is None or known.tensor() is not tensor or known.changes != changes:
+            known = self._known[id(tensor)] = _State(weakref.ref(tensor), changes, self._next)
+            self._next += 1
+        return known
+
+    def _operate(self, name: str, given: list[torch.Tensor], before: list[int], made: list[torch.Tensor]) -> None:
+        """Note an operation of the innermost running call."""
+        with self._lock:
+            running = tuple(call.frame for call in self._open[get_ident()] if call.has_frame)
+            for tensor, number in zip(given, before, strict=True):
+                if self._state(tensor).number == number:
+                    self._use(tensor, running)
+            numbers = [self._state(tensor).number for tensor in made]
+            self._made_in.update(dict.fromkeys(numbers, running))
+            if running:
+                self.operations.append(Operation(running[-1], name, tuple(before), tuple(numbers)))
+
+    def _use(self, tensor: torch.Tensor, running: tuple[int, ...]) -> None:
+        """Note for the calls that made a tensor and are over that it is used outside of them."""
+        number = self._state(tensor).number
+        for call in self._made_in.get(number, ()):
+            leaves = self._frames[call].leaves
+            if call not in running and number not in leaves:
+                leaves[number] = self.tensor(f"side_{len(leaves)}", tensor)
 
     def calls(self) -> Iterator[Call]:
         """Yield the recorded calls, in the order in which they began."""
@@ -173,6 +219,7 @@ class _Recorder:
                 inputs=frame.inputs,
                 outputs=frame.outputs,
                 reorders=frame.reorders,
+                leaves=_not_returned(frame),
             )
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -203,17 +250,20 @@ class _Recorder:
                 self._close(self._frames[call.frame], self._named(module, args, kwargs), output)
 
     def finish(self, result: Any) -> None:  # noqa: ANN401
-        """Close the root's call, if it runs no hooks."""
+        """Close the root's call, if it runs no hooks; what the model returned is used by whoever called it."""
         if not self._frames:
             self.enter(self._model, (), self._inputs)
+        for _, tensor in tensors(result):
+            self._use(tensor, (0,))
         self.leave(self._model, (), self._inputs, result)
 
     def _close(self, frame: _Frame, given: dict[str, Any], output: Any) -> None:  # noqa: ANN401
         if [id(tensor) for _, tensor in tensors(given)] != frame.given:  # pre-hooks that ran after ours replaced them
             frame.inputs = self._recorded(given)
         frame.outputs = self._recorded(output)
-        if self._looks_vacuous(frame) and self._moved(frame, given, output):
-            frame.reorders = True
+        with self._mode.paused():
+            if self._looks_vacuous(frame) and self._moved(frame, given, output):
+                frame.reorders = True
 
     def _around(self) -> int | None:
         """Return the innermost running call; a thread of the forward pass runs in the call that waits for it."""
@@ -255,8 +305,7 @@ class _Recorder:
         return False
 
     def _is_unchanged(self, tensor: torch.Tensor, record: TracedTensor) -> bool:
-        known = self._known.get(id(tensor))
-        return known is not None and known[1] == version(tensor) and known[2].id == record.id
+        return self._state(tensor).number == record.id
 
     def _place(self, module: nn.Module, parent: _Frame | None) -> tuple[str, str]:
         """Return the name by which the caller knows a module, and the scope of this call of it.
@@ -280,6 +329,13 @@ class _Recorder:
             self._parameters[kind] = _positional(module.forward)
         names = self._parameters[kind]
         return {**{names[i] if i < len(names) else str(i): value for i, value in enumerate(args)}, **kwargs}
+
+
+def _not_returned(frame: _Frame) -> tuple[TracedTensor, ...]:
+    """Return what left a call without being returned, under names by which it can be told apart."""
+    returned = {tensor.id for tensor in frame.outputs}
+    left = [tensor for number, tensor in frame.leaves.items() if number not in returned]
+    return tuple(tensor.model_copy(update={"name": f"side_{i}"}) for i, tensor in enumerate(left))
 
 
 def _positional(function: Callable[..., Any]) -> list[str]:

@@ -7,7 +7,7 @@ way of a value can be followed: what one call returned (in its outputs) is what 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -81,6 +81,22 @@ class Call(_TraceRecord):
             "which fingerprints do not show; not there where that is not so"
         ),
     ] = None
+    leaves: Annotated[
+        tuple[TracedTensor, ...],
+        Field(
+            description="tensors that an operation inside the call made and that one outside of it used, without the "
+            "call returning them: what it wrote to a cache, or kept as an attribute"
+        ),
+    ] = ()
+
+
+class Operation(NamedTuple):
+    """A function of torch that made or changed tensors, as [call, name, ids of its inputs, ids of its outputs]."""
+
+    call: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 class TracedModel(_TraceRecord):
@@ -100,6 +116,9 @@ class Sidecar(_TraceRecord):
     model: TracedModel
     modules: tuple[TracedModule, ...]
     calls: tuple[Call, ...]
+    operations: Annotated[
+        tuple[Operation, ...], Field(description="in the order of execution; the innermost running call of each")
+    ] = ()
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
 
 

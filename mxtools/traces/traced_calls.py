@@ -25,6 +25,14 @@ def returned_tensors(call: Call) -> list[TracedTensor]:
     return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
 
 
+def leaving_tensors(call: Call) -> list[TracedTensor]:
+    """Return the tensors by which what a call made leaves it: those that it returned, then those that left by the side.
+
+    A call can make a tensor that others use without returning it: it wrote it to a cache, or kept it as an attribute.
+    """
+    return [*returned_tensors(call), *call.leaves]
+
+
 def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
     """Return for each tensor, by its id, the calls that returned it without being given it, the outermost first.
 
