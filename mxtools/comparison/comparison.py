@@ -10,13 +10,13 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
-from mxtools.evidence.absent import MERGED_INTO
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.operators import plain_domain, versions
 from mxtools.graph.types import type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import Distance, worst
+from mxtools.scopes.annotations import MERGED_INTO
 
 
 @dataclass(frozen=True)

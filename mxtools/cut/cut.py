@@ -21,7 +21,7 @@ and constants, of which other cuts have copies, are outputs only where a cut has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -48,17 +48,20 @@ class Cut:
         foreign: Collection[int] = (),
         outputs: Collection[int] = (),
         copying: bool = True,
+        served: Callable[[int, int], bool] | None = None,
     ) -> None:
         """Find the boundary around the chosen nodes of the main graph.
 
         Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
-        values that the cut returns instead of those that the rest of the graph reads.
+        values that the cut returns instead of those that the rest of the graph reads. `served` says of a chosen node
+        and one of its readers that the reader is served by an equal call elsewhere, and needs no output for that.
         """
         self.graph = graph
         self.chosen = chosen
         self._main = graph.main
         self._needs = graph.needs
         self._constant = graph.constants(foreign)
+        self._served = served
         kept = set(chosen)
         if copying:
             kept |= self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
@@ -119,10 +122,16 @@ class Cut:
             for v in graph.writes[n]
         }
         outside = [v for v, nodes in readers.items() if nodes or v in results]
+        outside = [v for v in outside if v in results or self._is_wanted(v, readers[v])] or outside
         asked = {v for v, nodes in readers.items() if all(graph.operators[n].reads_only_shape for n in nodes)}
         copied = self._constant | self._shape_derived | asked
         live = [v for v in outside if v in results or v not in copied]
         return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
+
+    def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:
+        """Return whether one of a value's readers outside of the cut is not served by an equal call elsewhere."""
+        served = self._served
+        return served is None or any(not served(self.graph.producer[value], reader) for reader in readers)
 
     @staticmethod
     def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:

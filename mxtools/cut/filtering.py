@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mxtools.cut.cut import Cut, extract
 from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces
 from mxtools.errors import UsageError
-from mxtools.graph.rename import rename_values
+from mxtools.graph.rename import fresh, rename_values
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
 
 if TYPE_CHECKING:
@@ -93,16 +96,55 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     signature = _signature(model, calls or set(), request) if request.io is Io.MODULE else None
     names = signature.outputs() if signature else {}
     foreign = given_nodes(annotations, chosen)
-    cut = Cut(graph, chosen, foreign, names or outputs, copying=request.auxiliary is not Auxiliary.NONE)
+    copying = request.auxiliary is not Auxiliary.NONE
+    cut = Cut(graph, chosen, foreign, names or outputs, copying, partial(_is_served, annotations, calls or set()))
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
     whole = model.copy() if request.verify else None
+    names |= _own_names(annotations, cut, _take_over(annotations, calls or set(), chosen))
     with model.changing() as proto:
         extract(proto, cut, model.weights)
         differences = _differences(whole, model) if whole else None
         rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences)
+
+
+def _is_served(annotations: Annotations, calls: Collection[int], node: int, reader: int) -> bool:
+    """Return whether a reader of a node in some calls, itself outside of them, takes the result of an equal call.
+
+    The exporter computed equal calls once. What the cut has of them is its own copy, as the reader's call has one.
+    """
+    call, at = annotations.call[node], annotations.call[reader]
+    return bool(calls) and call is not None and at is not None and annotations.serving(call, at) not in calls
+
+
+def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collection[int]) -> list[int]:
+    """Give the chosen nodes of calls that are not selected the scopes of the equal calls that are; return these nodes.
+
+    So the part has nodes for the call that it was cut out for, though the whole has them for another.
+    """
+    stands_for = {equal: call for call, equal in annotations.equal.items() if call in calls and equal not in calls}
+    taken = [node for node in chosen if annotations.call[node] in stands_for] if stands_for else []
+    for node in taken:
+        call, evidence = annotations.call[node], annotations.evidence[node]
+        assert call is not None
+        assert evidence is not None
+        annotations.set(node, stands_for[call], evidence)
+    return taken
+
+
+def _own_names(annotations: Annotations, cut: Cut, nodes: Collection[int]) -> dict[int, str]:
+    """Return names for the inner values of nodes that were taken over, so that the part can stand beside the others."""
+    graph, names = annotations.graph, {}
+    taken = set(graph.names)
+    for node in nodes:
+        scope = annotations.hierarchy.scopes[annotations.call[node] or ROOT_CALL]
+        for value in graph.writes[node]:
+            if value not in cut.outputs:
+                names[value] = fresh(f"{scope}/{graph.names[value].rpartition('/')[2]}", taken)
+                taken.add(names[value])
+    return names
 
 
 def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Signature:

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar
-
-VACUOUS = "vacuous"
-"""The reason of a call that returned what it was given."""
-UNUSED = "unused"
-"""The reason of a call whose results nobody used."""
-FOLDED = "folded"
-"""The reason of a call whose results are constants of the graph."""
-MERGED_INTO = "merged: "
-"""Begins the reason of a call whose work a node of another module does; the scope of that node follows."""
 
 
 def calls_with_nodes(annotations: Annotations) -> set[int]:
@@ -37,7 +28,7 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
     if not sidecar:
         return {}
     with_nodes = calls_with_nodes(annotations)
-    merged = _merged_into(annotations)
+    merged = _merged_into(annotations) | annotations.equal
     calls = sidecar.calls
     passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
     live = {t.id for call in with_nodes for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
@@ -64,7 +55,7 @@ def lost_scopes(
     """
     scopes = annotations.hierarchy.scopes
     with_nodes = calls_with_nodes(annotations)
-    merged = _merged_into(annotations)
+    merged = _merged_into(annotations) | annotations.equal
     found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in with_nodes}
     for call in sorted(calls_with_nodes(earlier) - with_nodes):
         other = VACUOUS if call in passing else FOLDED

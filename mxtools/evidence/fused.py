@@ -48,7 +48,8 @@ def assign_fused(model: WorkingModel) -> None:
     if not sidecar:
         return
     with_nodes = calls_with_nodes(annotations)
-    open_ = [c for c in range(len(sidecar.calls)) if c not in with_nodes and not is_vacuous(sidecar.calls[c])]
+    done = with_nodes | annotations.equal.keys()
+    open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     if not open_:
         return
     fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, with_nodes)

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mxtools.evidence.absent import MERGED_INTO, calls_with_nodes
+from mxtools.evidence.absent import calls_with_nodes
 from mxtools.graft.grafting import Grafted, graft
 from mxtools.graph.operators import OperatorKey, function_key
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Annotations, Evidence, write_absent
+from mxtools.scopes.annotations import MERGED_INTO, Annotations, Evidence, write_absent
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 
 from onnx import ModelProto
 
@@ -35,6 +35,15 @@ class Evidence(StrEnum):
 
     __hash__ = str.__hash__  # Enum's own is a Python function, which every node would call
 
+
+VACUOUS = "vacuous"
+"""Why a scope has no node: its call returned what it was given."""
+UNUSED = "unused"
+"""Why a scope has no node: nobody used the results of its call."""
+FOLDED = "folded"
+"""Why a scope has no node: the results of its call are constants of the graph."""
+MERGED_INTO = "merged: "
+"""Begins the reason why a scope has no node where one of another scope does its work; that scope follows."""
 
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
@@ -70,6 +79,7 @@ class Annotations:
         self.evidence: list[Evidence | None] = [None] * len(graph.nodes)
         self.nodes_with_metadata = [node for node, proto in enumerate(graph.nodes) if proto.metadata_props]
         self._model = model
+        self._is_blank = blank
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
         self.merged: dict[int, tuple[int, ...]] = {}
         entries: dict[int, dict[str, str]] = {}
@@ -87,6 +97,40 @@ class Annotations:
     def absent(self) -> dict[str, str]:
         """The scopes that a trace knew and no node has, each with its reason, as the model's metadata say them."""
         return read_absent(self._model)
+
+    @cached_property
+    def equal(self) -> dict[int, int]:
+        """The calls without nodes whose work the nodes of an equal call do, each with that call.
+
+        A file lists these scopes as absent, and merged into that of the equal call; what is merged into single nodes
+        is listed there too, and at these nodes as well.
+        """
+        found: dict[int, int] = {}
+        within_nodes = {self.hierarchy.scopes[call] for calls in self.merged.values() for call in calls}
+        for scope, reason in () if self._is_blank else self.absent.items():
+            call = self.hierarchy.find(reason.removeprefix(MERGED_INTO)) if reason.startswith(MERGED_INTO) else None
+            if call and scope not in within_nodes:
+                found[self.hierarchy.enter_equal(scope, call)] = call
+        return found
+
+    def serving(self, call: int, reader: int) -> int:
+        """Return which call makes for a reader what the nodes of a call make for themselves and for equal calls.
+
+        It is the one that is nearest to the reader in the call tree.
+        """
+        others = self._equal_to.get(call)
+        if not others:
+            return call
+        depth, meet = self.hierarchy.depth, self.hierarchy.meet
+        return max((call, *others), key=lambda c: depth[meet(c, reader)])
+
+    @cached_property
+    def _equal_to(self) -> dict[int, list[int]]:
+        """The calls that have no nodes, by the equal call that has."""
+        found: dict[int, list[int]] = {}
+        for other, call in self.equal.items():
+            found.setdefault(call, []).append(other)
+        return found
 
     def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
         """Annotate nodes from metadata, given by node number; entries with an unknown scope are left out.

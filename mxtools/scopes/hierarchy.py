@@ -140,6 +140,13 @@ class Hierarchy:
                 self._known_tags.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known
 
+    def enter_equal(self, scope: str, equal: int) -> int:
+        """Enter a scope without a tag, of a call of the same class as another; return its number."""
+        known = self._number.get(scope)
+        if known is not None:
+            return known
+        return self._enter(scope, self._nearest(scope), class_of(self.tags[equal].rpartition("/")[2]))
+
     def name_root(self, class_name: str) -> None:
         """Set the class of the root, in a tree that is not traced."""
         self._classes[ROOT_CALL] = class_name

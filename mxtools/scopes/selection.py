@@ -70,7 +70,7 @@ def selected_calls(annotations: Annotations, selection: Selection) -> set[int]:
     with_nodes = {call for call in annotations.call if call is not None}
     known = hierarchy.with_callers(with_nodes)
     known |= set(chain(*annotations.merged.values()))
-    known = {call for call in known if hierarchy.scopes[call] not in absent}
+    known = {call for call in known if hierarchy.scopes[call] not in absent} | annotations.equal.keys()
     scopes = selection.matching_scopes({hierarchy.scopes[c]: hierarchy.tags[c] for c in known}, absent)
     return {call for call in known if hierarchy.scopes[call] in scopes}
 
@@ -89,8 +89,8 @@ def separate_calls(
     hierarchy = annotations.hierarchy
     chosen = _at_depth(annotations, depth) if depth is not None else set[int]()
     for selection in selections:
-        chosen.update(hierarchy.outermost(calls_of(annotations, selection)))
-    kept = calls_of(annotations, Selection(exclude=exclude))
+        chosen.update(_without_equal(annotations, hierarchy.outermost(calls_of(annotations, selection))))
+    kept = calls_of(annotations, Selection(exclude=exclude)) - annotations.equal.keys()
     outermost: dict[int, int] = {}
     for call in sorted(kept):  # parents come before children
         outer = outermost.get(hierarchy.parent[call])
@@ -105,6 +105,15 @@ def separate_calls(
     for calls in groups.values():
         _refuse_merged(annotations, calls)
     return groups
+
+
+def _without_equal(annotations: Annotations, calls: list[int]) -> list[int]:
+    """Return calls without those whose work is done elsewhere; AbsentError where no others are left."""
+    kept = [call for call in calls if call not in annotations.equal]
+    if calls and not kept:
+        scope = annotations.hierarchy.scopes[calls[0]]
+        raise _removed(scope, annotations.absent[scope])
+    return kept
 
 
 def _at_depth(annotations: Annotations, depth: int) -> set[int]:
@@ -128,12 +137,13 @@ def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collec
 
 
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Return the nodes in some calls, also those in bodies and functions; UsageError if there is none."""
+    """Return the nodes that do the work of some calls, also those in bodies and functions; UsageError if none does."""
     nodes = annotations.graph.nodes
+    doing = {annotations.equal.get(call, call) for call in calls}
     found = {
         n
         for n, call in enumerate(annotations.call)
-        if call in calls and (not operators or nodes[n].op_type in operators)
+        if call in doing and (not operators or nodes[n].op_type in operators)
     }
     if not found:
         raise UsageError(f"no selected node is a {' or '.join(operators)}", "see ⟨tree⟩")

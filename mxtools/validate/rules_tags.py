@@ -11,11 +11,10 @@ from onnx import ModelProto, NodeProto, StringStringEntryProto
 from mxtools.carriers.doc_strings import read_doc_string, write_doc_string
 from mxtools.carriers.packed import embedded_trace, scopes_of
 from mxtools.errors import InputError
-from mxtools.evidence.absent import FOLDED, MERGED_INTO, UNUSED, VACUOUS
 from mxtools.files.json_text import decoded_or_none
 from mxtools.files.version import VERSION
 from mxtools.scopes import keys
-from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Evidence
 from mxtools.scopes.scope import is_scope
 from mxtools.validate.rules import CheckedModel, Fault, Severity, prefixes, rule
 

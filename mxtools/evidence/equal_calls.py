@@ -1,0 +1,93 @@
+"""Calls of which the exporter computed only one, since they do the same work on the same tensors.
+
+    t ─ Sigmoid ─ Mul ─s─┬─ Gemm ─        blocks.0.time
+        ───────────────  └─ Gemm ─        blocks.1.time
+        blocks.0.act
+
+    PyTorch ran: blocks.0.act on t, blocks.0.time on s; blocks.1.act on t, blocks.1.time on an equal s
+
+The exporter sees that Sigmoid and Mul are there already. So `blocks.1.act` has no node, though its work is done, by the
+nodes of `blocks.0.act`. The obvious rule, that a module without nodes was folded into its neighbour, would make it a
+part of `blocks.1.time`, and whoever cuts `blocks.1` out would find that it begins in its middle.
+
+A call without nodes is equal to one with nodes if both are of modules of one class with equal weights, were given the
+same tensors and returned equal ones. Then the calls that they made are equal too, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
+
+from mxtools.evidence.absent import calls_with_nodes, is_vacuous
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.scope import ROOT
+from mxtools.traces.traced_calls import call_ends
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
+
+
+def find_equal_calls(model: WorkingModel) -> None:
+    """Note for the calls without nodes which equal call has the nodes that do their work.
+
+    Does nothing without a trace, which says what each call was given and returned.
+    """
+    annotations, sidecar = model.annotations, model.traced
+    if not sidecar:
+        return
+    with_nodes = calls_with_nodes(annotations)
+    without = [c for c, call in enumerate(sidecar.calls) if c not in with_nodes and not is_vacuous(call)]
+    if not without:
+        return
+    work = _Work(sidecar)
+    first: dict[Hashable, int] = {}
+    for call in sorted(with_nodes):
+        first.setdefault(work.of(call), call)
+    for call in without:
+        equal = first.get(work.of(call))
+        if equal is not None and call not in annotations.equal:
+            annotations.equal.update(work.pairs(call, equal))
+
+
+class _Work:
+    """Describes the work of calls, so that equal work has equal descriptions."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._calls, self._ends = sidecar.calls, call_ends(sidecar)
+        self._class = {module.path: module.qualified_class for module in sidecar.modules}
+        self._weights: dict[str, list[Hashable]] = {}
+        for module in sidecar.modules:
+            for weight in module.weights:
+                for around in _paths_around(module.path):
+                    own = module.path.removeprefix(around), weight.name, weight.shape, weight.fingerprint, weight.tied
+                    self._weights.setdefault(around, []).append(own)
+
+    def of(self, number: int) -> Hashable:
+        """Return a description of the work of a call: class, weights, what it was given and what it returned."""
+        call = self._calls[number]
+        weights = tuple(self._weights.get(call.module, ()))
+        return self._class[call.module], weights, _values(call.inputs), _values(call.outputs)
+
+    def pairs(self, call: int, equal: int) -> Iterator[tuple[int, int]]:
+        """Yield an equal pair of calls, and those of the calls inside; none if they did not call the same classes."""
+        inner = list(zip(range(call, self._ends[call]), range(equal, self._ends[equal]), strict=False))
+        is_same = self._ends[call] - call == self._ends[equal] - equal
+        if is_same and all(self._class_of(one) == self._class_of(other) for one, other in inner):
+            yield from inner
+
+    def _class_of(self, number: int) -> str:
+        call: Call = self._calls[number]
+        return self._class[call.module]
+
+
+def _values(tensors: tuple[TracedTensor, ...]) -> tuple[Hashable, ...]:
+    """Return what makes tensors equal: their elements, as far as fingerprints tell, else that they are one object."""
+    return tuple((t.name, t.shape, t.dtype, t.fingerprint or t.id) for t in tensors)
+
+
+def _paths_around(path: str) -> Iterator[str]:
+    """Yield a module's path and those of the modules around it."""
+    while path != ROOT:
+        yield path
+        path = path.rpartition(".")[0] or ROOT
