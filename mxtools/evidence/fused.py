@@ -23,7 +23,7 @@ alone is enough.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
@@ -31,10 +31,10 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import calls_returning, full_name
+from mxtools.traces.traced_calls import call_ends, calls_returning, full_name
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 
 def assign_fused(model: WorkingModel) -> None:
@@ -50,11 +50,25 @@ def assign_fused(model: WorkingModel) -> None:
     with_nodes = calls_with_nodes(annotations)
     done = with_nodes | annotations.equal.keys()
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
-    if not open_:
+    lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
+    if not open_ and not lacking:
         return
     fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, with_nodes)
     for call in open_:
         fused.assign(call)
+    for call in lacking:
+        fused.assign_before(call)
+
+
+def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
+    """Return the calls that ran operations of their own, with weights of their own, but have nodes only in calls inside.
+
+    Such is a BatchNorm that calls an activation, and that was folded into the convolution before it.
+    """
+    own = {call for call in annotations.call if call is not None}
+    owning = {module.path for module in sidecar.modules if module.weights}
+    running = {operation.call for operation in sidecar.operations}
+    return sorted(c for c in (with_nodes & running) - own if sidecar.calls[c].module in owning)
 
 
 class _FusedCalls:
@@ -62,8 +76,8 @@ class _FusedCalls:
 
     Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name that of the first weight that is
     the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost call that
-    returned each tensor, by its id; `takers`, the calls that were given it; `nodes`, the nodes of the main graph that
-    are no constants, by call.
+    returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors that a call's
+    own operations made; `ends`, as of `call_ends`; `nodes`, the nodes of the main graph that are no constants, by call.
     """
 
     def __init__(
@@ -79,6 +93,10 @@ class _FusedCalls:
         for number, call in enumerate(sidecar.calls):
             for tensor in {tensor.id for tensor in call.inputs}:
                 self.takers.setdefault(tensor, []).append(number)
+        self.ends = call_ends(sidecar)
+        self.made: dict[int, set[int]] = defaultdict(set)
+        for operation in sidecar.operations:
+            self.made[operation.call].update(operation.outputs)
         self.nodes: dict[int, list[int]] = {}
         for node, at in enumerate(annotations.call):
             if at is not None and graph.owner[node] == NOWHERE and not graph.is_constant(node):
@@ -98,6 +116,16 @@ class _FusedCalls:
         elif after is not None and self._has_weight_of(after, call):
             self.annotations.merged[after] = (call, *self.annotations.calls_done(after))
 
+    def assign_before(self, call: int) -> None:
+        """Give a call that lacks nodes of its own the node before it, if that no longer uses its weights as they are.
+
+        Neither may any node use the call's own weights: they are in that node too.
+        """
+        node = self._node_before(call)
+        used = {self.tied.get(tensor.name) for tensor in self.graph.initializers.values()}
+        if node is not None and used.isdisjoint(self.weights[self.sidecar.calls[call].module]):
+            self._move(node, call)
+
     def _node_before(self, call: int) -> int | None:
         """Return the last node of the one call that made all that a call was given, None where no such node fits.
 
@@ -111,7 +139,13 @@ class _FusedCalls:
             return None
         node = self.nodes[source][-1]
         shapes = [shape for value in self.graph.writes[node] if (shape := self.shapes[value])]
-        return node if any(shape.fits(t) for t in record.outputs for shape in shapes) else None
+        return node if any(shape.fits(t) for t in self._results(call) for shape in shapes) else None
+
+    def _results(self, call: int) -> list[TracedTensor]:
+        """Return what a call returned, and what it made itself and gave to the calls that it made."""
+        inner = range(call + 1, self.ends[call])
+        given = (t for c in inner if self.sidecar.calls[c].parent == call for t in self.sidecar.calls[c].inputs)
+        return [*self.sidecar.calls[call].outputs, *(t for t in given if t.id in self.made[call])]
 
     def _node_after(self, call: int) -> int | None:
         """Return the only node of the only call that took what a call returned, None where there are more."""
