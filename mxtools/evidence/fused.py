@@ -61,7 +61,7 @@ def assign_fused(model: WorkingModel) -> None:
 
 
 def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
-    """Return the calls that ran operations of their own, with weights of their own, but have nodes only in calls inside.
+    """Return the calls that ran operations and own weights, but have nodes only in the calls that they made.
 
     Such is a BatchNorm that calls an activation, and that was folded into the convolution before it.
     """
@@ -76,8 +76,9 @@ class _FusedCalls:
 
     Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name that of the first weight that is
     the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost call that
-    returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors that a call's
-    own operations made; `ends`, as of `call_ends`; `nodes`, the nodes of the main graph that are no constants, by call.
+    returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors that
+    a call's own operations made; `ends`, as of `call_ends`; `nodes`, the nodes of the main graph that are no constants,
+    by call.
     """
 
     def __init__(

@@ -1,0 +1,101 @@
+"""Nodes of operations that ran in a call of which the exporter's names do not tell.
+
+    x ─ Gemm ─ Mul ─ Add ─ Tanh ─ Gemm ─ y
+        a      .     .     .      b            what TorchScript wrote
+        a      a     a     .      b            what is right
+
+    PyTorch ran: in a linear(0) -> 1, mul(1) -> 2, add(2) -> 3; in the root tanh(3) -> 4; in b linear(4) -> 5
+
+The module `a` has a hook that changes what it returns. TorchScript takes what hooks do for the work of the caller, here
+the root, so a part that is cut out for `a` would return what it never returned.
+
+The trace knows in which call each operation ran. What `b` was given, tensor 4, is the only value that its nodes read
+from outside; so the Tanh is the operation that made 4, and the Add, which the Tanh reads, the one that made 3, which ran
+in `a`. The walk goes on backwards while node and operation read as many values. A node moves down into the call of its
+operation only if all that it reads was made there, or moves there too: what an exporter computes once for several
+calls stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations, Evidence
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Operation, Sidecar
+
+
+def move_to_operations(model: WorkingModel) -> None:
+    """Move nodes down into the calls in which their operations ran, where the exporter's names say the caller's.
+
+    Does nothing without a trace, or with one that holds no operations.
+    """
+    if not model.traced or not model.traced.operations or Evidence.NAME not in model.annotations.evidence:
+        return
+    graph, annotations = model.graph, model.annotations
+    hierarchy = annotations.hierarchy
+    wanted = _Operations(graph, annotations, model.traced).calls_by_node()
+    for node in sorted(wanted):  # along the data flow
+        at, call = annotations.call[node], wanted[node]
+        is_below = at is not None and at != call and hierarchy.within(call, at)
+        if not is_below or annotations.evidence[node] is not Evidence.NAME:
+            continue
+        sources = [s for s in graph.sources(node) if not graph.is_constant(s)]
+        if sources and all((c := annotations.call[s]) is not None and hierarchy.within(c, call) for s in sources):
+            annotations.set(node, call, Evidence.DATAFLOW)
+
+
+class _Operations:
+    """Finds the operations whose tensors the values of a graph are, from the inputs of calls backwards."""
+
+    def __init__(self, graph: Graph, annotations: Annotations, sidecar: Sidecar) -> None:
+        self._graph, self._annotations, self._sidecar = graph, annotations, sidecar
+        self._maker: dict[int, Operation] = {t: o for o in sidecar.operations for t in o.outputs}
+        self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
+
+    def calls_by_node(self) -> dict[int, int]:
+        """Return for nodes the calls in which their operations ran, as far as they are found."""
+        found: dict[int, int] = {}
+        known = self._given()
+        left = list(known.items())
+        while left:
+            value, tensor = left.pop()
+            node, operation = self._graph.producer[value], self._maker.get(tensor)
+            if node == NOWHERE or operation is None or node in found:
+                continue
+            found[node] = operation.call
+            values = [v for v in self._graph.reads[node] if self._is_live(v)]
+            tensors = [t for t in operation.inputs if t in self._live]
+            if len(values) == len(tensors) and (len(values) == 1 or self._is_named_like(node, operation)):
+                left += [(v, t) for v, t in zip(values, tensors, strict=True) if known.setdefault(v, t) == t]
+        return found
+
+    def _given(self) -> dict[int, int]:
+        """Return the values that are the inputs of calls: those that read one value, and were given one tensor."""
+        graph, call_of = self._graph, self._annotations.call
+        within = self._annotations.hierarchy.within
+        read: dict[int, set[int]] = defaultdict(set)
+        for node, call in enumerate(call_of):
+            if call is None or graph.owner[node] != NOWHERE:
+                continue
+            for value in graph.reads[node]:
+                maker = call_of[graph.producer[value]] if graph.producer[value] != NOWHERE else None
+                if self._is_live(value) and (maker is None or not within(maker, call)):
+                    read[call].add(value)
+        given: dict[int, int] = {}
+        for call, values in read.items():
+            tensors = {tensor.id for tensor in self._sidecar.calls[call].inputs}
+            if len(values) == len(tensors) == 1:
+                given[values.pop()] = tensors.pop()
+        return given
+
+    def _is_live(self, value: int) -> bool:
+        return value not in self._graph.constant and value not in self._graph.stored
+
+    def _is_named_like(self, node: int, operation: Operation) -> bool:
+        """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
+        return self._graph.nodes[node].op_type.lower() == operation.name.strip("_").lower()

@@ -1,0 +1,21 @@
+"""The pass `move-to-operations`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mxtools.evidence.operations import move_to_operations
+from mxtools.pipeline.base import Pass
+from mxtools.pipeline.working_model import WorkingModel
+
+
+@dataclass(frozen=True)
+class MoveToOperations(Pass):
+    """Move what forward hooks did from the caller, where TorchScript's names put it, into the hooked module."""
+
+    name: ClassVar[str] = "move-to-operations"
+
+    def apply(self, model: WorkingModel) -> None:
+        """Move nodes down into the calls in which the trace saw their operations run."""
+        move_to_operations(model)
