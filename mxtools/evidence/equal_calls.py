@@ -83,7 +83,7 @@ class _Work:
 
 def _values(tensors: tuple[TracedTensor, ...]) -> tuple[Hashable, ...]:
     """Return what makes tensors equal: their elements, as far as fingerprints tell, else that they are one object."""
-    return tuple((t.name, t.shape, t.dtype, t.fingerprint or t.id) for t in tensors)
+    return tuple((t.shape, t.dtype, t.fingerprint or t.id) for t in tensors)
 
 
 def _paths_around(path: str) -> Iterator[str]:

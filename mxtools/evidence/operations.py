@@ -4,7 +4,7 @@
         a      .     .     .      b            what TorchScript wrote
         a      a     a     .      b            what is right
 
-    PyTorch ran: in a linear(0) -> 1, mul(1) -> 2, add(2) -> 3; in the root tanh(3) -> 4; in b linear(4) -> 5
+    PyTorch ran: in a linear(0) -> 1, mul(1) -> 2, add(2) -> 3; then tanh(3) -> 4; in b linear(4) -> 5
 
 The module `a` has a hook that changes what it returns. TorchScript takes what hooks do for the work of the caller, here
 the root, so a part that is cut out for `a` would return what it never returned.

@@ -3,7 +3,7 @@
 A file begins with a sentence that says what it shows, and then the pipeline: a spec, or `match`, which is what
 `mx tag --from` runs. The sections follow:
 
-    --- trace     lines `scope class inputs -> outputs`; weights as `+ name shape`; with `+ values` all tensors of the
+    --- trace     lines as of `small_traces.trace_of`; weights as `+ name shape`; with `+ values` all tensors of the
                   graph are recorded, as a run on made inputs gives them
     --- before    the graph as golden text
     --- earlier   the tagged graph that a tool made it from

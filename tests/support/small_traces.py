@@ -1,6 +1,7 @@
 """Traces of a few calls, as text.
 
-A line is `scope class inputs -> outputs`; tensors are `name:shape`, `x:2x4`.
+A line is `scope class inputs -> outputs`, and `| leaves` after it; tensors are `name:shape`, `x:2x4`. A line
+`run scope function inputs -> outputs`, with the names of tensors alone, is an operation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from mxtools.scopes.scope import contains
 from mxtools.scopes.tags import tags_of
-from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
+from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
 from mxtools.traces.values import Values
 
 
@@ -35,11 +36,15 @@ def trace_of(
             found.append(TracedTensor(name=name, id=number, shape=dims, dtype="float32", fingerprint=summary))
         return tuple(found)
 
-    rows = []
+    rows, run = [], []
     for line in text.strip().splitlines():
         before, _, after = line.partition("->")
+        if before.split()[0] == "run":
+            run.append((before.split()[1:], after.split()))
+            continue
         scope, class_name, *given = before.split()
-        rows.append((scope, class_name, tensors(given), tensors(after.split())))
+        returned, _, left = after.partition("|")
+        rows.append((scope, class_name, tensors(given), tensors(returned.split()), tensors(left.split())))
     scopes = [row[0] for row in rows]
     parents = [
         max((i for i, above in enumerate(scopes[:n]) if contains(above, scope)), default=None)
@@ -47,8 +52,8 @@ def trace_of(
     ]
     tags = tags_of(zip(scopes, parents, (row[1] for row in rows), strict=True))
     calls = [
-        Call(scope=s, tag=t, module=_module(s), parent=p, inputs=i, outputs=o)
-        for (s, _, i, o), t, p in zip(rows, tags, parents, strict=True)
+        Call(scope=s, tag=t, module=_module(s), parent=p, inputs=i, outputs=o, leaves=leaves)
+        for (s, _, i, o, leaves), t, p in zip(rows, tags, parents, strict=True)
     ]
     owned: dict[str, list[Weight]] = {}
     for name, shape in (weights or {}).items():
@@ -58,10 +63,18 @@ def trace_of(
         _module(s): TracedModule(
             path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ()))
         )
-        for s, c, _, _ in reversed(rows)
+        for s, c, *_ in reversed(rows)
     }
     model = TracedModel(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
-    return Sidecar(producer={}, model=model, modules=tuple(modules.values()), calls=tuple(calls))
+    operations = tuple(
+        Operation(scopes.index(scope), name, _ids(ids, given), _ids(ids, made)) for (scope, name, *given), made in run
+    )
+    return Sidecar(producer={}, model=model, modules=tuple(modules.values()), calls=tuple(calls), operations=operations)
+
+
+def _ids(ids: dict[str, int], names: Iterable[str]) -> tuple[int, ...]:
+    """Return the numbers of tensors; one that no call was given or returned gets the next number."""
+    return tuple(ids.setdefault(name, len(ids)) for name in names)
 
 
 def _module(scope: str) -> str:
