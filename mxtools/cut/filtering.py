@@ -131,6 +131,9 @@ def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collect
         assert call is not None
         assert evidence is not None
         annotations.set(node, stands_for[call], evidence)
+    if taken:
+        scopes = {annotations.hierarchy.scopes[call] for call in stands_for.values()}
+        annotations.write_absent({scope: why for scope, why in annotations.absent.items() if scope not in scopes})
     return taken
 
 

@@ -10,7 +10,7 @@ The module `a` has a hook that changes what it returns. TorchScript takes what h
 the root, so a part that is cut out for `a` would return what it never returned.
 
 The trace knows in which call each operation ran. What `b` was given, tensor 4, is the only value that its nodes read
-from outside; so the Tanh is the operation that made 4, and the Add, which the Tanh reads, the one that made 3, which ran
+from outside; so the Tanh is the operation that made 4, and the Add, which the Tanh reads, the one that made 3. That ran
 in `a`. The walk goes on backwards while node and operation read as many values. A node moves down into the call of its
 operation only if all that it reads was made there, or moves there too: what an exporter computes once for several
 calls stays where it is.

@@ -89,8 +89,9 @@ class _UnclaimedResults:
     """The tensors that calls returned, and which of these no value of the graph claims yet.
 
     Attributes: `former_calls`, for each node that was moved the call that it was in, and those that use it; `calls`, of
-    the trace; `ended` and `born`, when each call ended and each tensor was first seen; `returned`, the tensors that
-    each call returned, and `unclaimed`, those that are no constants of the graph and that no value claims yet.
+    the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the tensors
+    that operations of each call read; `returned`, the tensors by which its work leaves each call, and `unclaimed`,
+    those that are no constants of the graph and that no value claims yet.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
@@ -101,6 +102,9 @@ class _UnclaimedResults:
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
+        self.read: dict[int, set[int]] = defaultdict(set)
+        for operation in sidecar.operations:
+            self.read[operation.call].update(operation.inputs)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
         self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
@@ -146,14 +150,19 @@ class _UnclaimedResults:
     def _claim(self, call: int, shape: TensorShape, users: set[int]) -> bool:
         """Claim a tensor that a call returned for a value, and return whether there is one that fits.
 
-        One of the same shape is preferred to one that only has as many elements.
+        One of the same shape is preferred to one that only has as many elements, and among those one that operations
+        of the value's readers read.
         """
         unclaimed = self.unclaimed[call]
         candidates = [t for t in unclaimed if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
-        fitting = min(candidates, key=lambda t: t.shape != shape.dims, default=None)
+        fitting = min(candidates, key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)), default=None)
         if fitting is not None:
             unclaimed.remove(fitting)
         return fitting is not None
+
+    def _is_read_by(self, tensor: TracedTensor, users: set[int]) -> bool:
+        """Return whether an operation that ran in one of some calls itself read a tensor."""
+        return any(tensor.id in self.read[at] for at in users)
 
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
         """Return whether a tensor that a call returned can have come to a reader outside of it.

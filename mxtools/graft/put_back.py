@@ -11,7 +11,7 @@ from mxtools.graft.grafting import Grafted, graft
 from mxtools.graph.operators import OperatorKey, function_key
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import MERGED_INTO, Annotations, Evidence, write_absent
+from mxtools.scopes.annotations import MERGED_INTO, Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 
@@ -82,4 +82,4 @@ def _update_absent(model: WorkingModel, before: Annotations, after: Annotations,
     lost = had - has - absent.keys()
     absent |= {name: MERGED_INTO + scope for name in before.hierarchy.scopes if name in lost}
     if absent != was:
-        write_absent(model.proto, absent)
+        after.write_absent(absent)

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
-from mxtools.evidence.absent import absent_scopes, lost_scopes
+from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes
 from mxtools.pipeline.base import Pass, Report, option
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Evidence, write_absent
+from mxtools.scopes.annotations import Evidence
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RecordAbsent(Pass):
                 "give a trace of the model (⟨trace⟩), with values (⟨record⟩)",
             )
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
-        write_absent(model.proto, absent)
+        annotations.write_absent(absent)
         return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent)
 
 
@@ -63,4 +63,7 @@ def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:
 
     match = model.once(match_earlier)
     assert isinstance(match, EarlierModelMatch)
+    with_nodes = calls_with_nodes(model.annotations)
+    earlier = match.earlier_annotations.equal
+    model.annotations.equal.update({c: e for c, e in earlier.items() if e in with_nodes and c not in with_nodes})
     return lost_scopes(model.annotations, match.earlier_annotations, previous.absent, match.passing_calls)

@@ -102,16 +102,11 @@ class Annotations:
     def equal(self) -> dict[int, int]:
         """The calls without nodes whose work the nodes of an equal call do, each with that call.
 
-        A file lists these scopes as absent, and merged into that of the equal call; what is merged into single nodes
-        is listed there too, and at these nodes as well.
+        Each of these scopes is absent too, as merged into that of the equal call.
         """
-        found: dict[int, int] = {}
-        within_nodes = {self.hierarchy.scopes[call] for calls in self.merged.values() for call in calls}
-        for scope, reason in () if self._is_blank else self.absent.items():
-            call = self.hierarchy.find(reason.removeprefix(MERGED_INTO)) if reason.startswith(MERGED_INTO) else None
-            if call and scope not in within_nodes:
-                found[self.hierarchy.enter_equal(scope, call)] = call
-        return found
+        text = "{}" if self._is_blank else keys.props(self._model).get(keys.EQUAL, "{}")
+        known = ((scope, self.hierarchy.find(equal)) for scope, equal in texts_by_name(text).items())
+        return {self.hierarchy.enter_equal(scope, call): call for scope, call in known if call}
 
     def serving(self, call: int, reader: int) -> int:
         """Return which call makes for a reader what the nodes of a call make for themselves and for equal calls.
@@ -131,6 +126,16 @@ class Annotations:
         for other, call in self.equal.items():
             found.setdefault(call, []).append(other)
         return found
+
+    def write_absent(self, absent: Mapping[str, str]) -> None:
+        """Write the model's own metadata: the version of mxtools, the scopes that no node has, and their equals."""
+        scopes = self.hierarchy.scopes
+        equal = {scopes[call]: scopes[other] for call, other in self.equal.items() if scopes[call] in absent}
+        values = {keys.VERSION: VERSION}
+        for key, found in ((keys.ABSENT, absent), (keys.EQUAL, equal)):
+            if found:
+                values[key] = json.dumps(found, ensure_ascii=False)
+        keys.replace_props(self._model, keys.MODEL_KEYS, values)
 
     def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
         """Annotate nodes from metadata, given by node number; entries with an unknown scope are left out.
@@ -252,11 +257,3 @@ def _entry(props: dict[str, str]) -> _Entry:
 def read_absent(model: ModelProto) -> dict[str, str]:
     """Return the scopes that a trace knew and no node has, each with its reason; empty if the file lists none."""
     return texts_by_name(keys.props(model).get(keys.ABSENT, "{}"))
-
-
-def write_absent(model: ModelProto, absent: dict[str, str]) -> None:
-    """Write the model's own metadata: the version of mxtools, and the scopes that no node has."""
-    values = {keys.VERSION: VERSION}
-    if absent:
-        values[keys.ABSENT] = json.dumps(absent, ensure_ascii=False)
-    keys.replace_props(model, keys.MODEL_KEYS, values)

@@ -15,7 +15,8 @@ NODE_KEYS = frozenset(TAG_KEYS)
 
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
-MODEL_KEYS = frozenset({VERSION, ABSENT})
+EQUAL = "pkg.mxtools.equal"
+MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL})
 
 CARRIERS = "pkg.mxtools.carriers"
 TRACE = "pkg.mxtools.trace"

@@ -182,10 +182,11 @@ def _called(graph: Graph, chosen: set[int]) -> set[int]:
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
     """Raise AbsentError if a selected call ends inside a merged node of a call outside of the selection."""
     hierarchy = annotations.hierarchy
-    outermost = set(hierarchy.outermost(calls))
+    doing = {annotations.equal.get(call, call) for call in calls}
+    outermost = {annotations.equal.get(call, call) for call in hierarchy.outermost(calls)}
     for node, merged in annotations.merged.items():
         ending = outermost.intersection(merged)
-        if ending and annotations.call[node] not in calls:
+        if ending and annotations.call[node] not in doing:
             proto = annotations.graph.nodes[node]
             raise AbsentError(
                 f"{hierarchy.scopes[min(ending)]} ends inside {proto.op_type} {proto.name!r}, which does the work of "

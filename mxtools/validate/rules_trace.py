@@ -13,7 +13,6 @@ from mxtools.graph.constants import LARGEST
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.shapes import known_shape, stored_shape, torch_kind, value_infos
 from mxtools.scopes import keys
-from mxtools.scopes.annotations import write_absent
 from mxtools.scopes.scope import contains, is_scope
 from mxtools.traces.traced_calls import callers, full_name
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
@@ -69,7 +68,7 @@ def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
     def mend() -> str:
         """Write the scopes that no node has."""
         found = absent_scopes(checked.annotations, checked.model.sidecar)
-        write_absent(checked.proto, found)
+        checked.annotations.write_absent(found)
         return f"wrote the {len(found)} scopes that no node bears"
 
     for call in checked.calls:
