@@ -28,7 +28,9 @@ def annotate_by_metadata(model: WorkingModel) -> None:
     if index:
         found = {paths: calls for paths in labelled if (calls := index.by_paths(paths))}
         require_same_model(index.sidecar, labelled, found, lambda paths: paths[-1])
-        assign(annotations, ((calls, labelled[paths]) for paths, calls in found.items()), Evidence.METADATA)
+        assign(
+            annotations, ((calls, labelled[paths]) for paths, calls in found.items()), Evidence.METADATA, index.origins
+        )
         return
     for node, paths in sorted((node, paths) for paths, nodes in labelled.items() for node in nodes):
         annotations.set(node, _enter(hierarchy, paths, graph.nodes[node]), Evidence.METADATA)

@@ -25,7 +25,13 @@ def annotate_by_names(model: WorkingModel) -> None:
         by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
         for name, known in found.items():
             by_module[known] += named[name]
-        assign(annotations, ((calls, nodes) for (calls, _), nodes in by_module.items()), Evidence.NAME, numbered=True)
+        assign(
+            annotations,
+            ((calls, nodes) for (calls, _), nodes in by_module.items()),
+            Evidence.NAME,
+            index.origins,
+            numbered=True,
+        )
         return
     for name, nodes in named.items():
         annotations.set_all(nodes, hierarchy.add(scope_steps(name_components(name))), Evidence.NAME)

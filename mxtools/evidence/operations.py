@@ -11,9 +11,10 @@ the root, so a part that is cut out for `a` would return what it never returned.
 
 The trace knows in which call each operation ran. What `b` was given, tensor 4, is the only value that its nodes read
 from outside; so the Tanh is the operation that made 4, and the Add, which the Tanh reads, the one that made 3. That ran
-in `a`. The walk goes on backwards while node and operation read as many values. A node moves down into the call of its
-operation only if all that it reads was made there, or moves there too: what an exporter computes once for several
-calls stays where it is.
+in `a`. The walk goes on backwards while node and operation read as many values. Where they do not, because a function
+takes several nodes, all nodes back to the first that is known to be of `a` are taken for its. A node moves down into
+the call of its operation only if all that it reads was made there, or moves there too: what an exporter computes once
+for several calls stays where it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 
@@ -40,13 +42,19 @@ def move_to_operations(model: WorkingModel) -> None:
     hierarchy = annotations.hierarchy
     wanted = _Operations(graph, annotations, model.traced).calls_by_node()
     for node in sorted(wanted):  # along the data flow
-        at, call = annotations.call[node], wanted[node]
-        is_below = at is not None and at != call and hierarchy.within(call, at)
-        if not is_below or annotations.evidence[node] is not Evidence.NAME:
+        call = wanted[node]
+        if not _is_caller(annotations, node, call):
             continue
         sources = [s for s in graph.sources(node) if not graph.is_constant(s)]
         if sources and all((c := annotations.call[s]) is not None and hierarchy.within(c, call) for s in sources):
             annotations.set(node, call, Evidence.DATAFLOW)
+
+
+def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
+    """Return whether the name of a node says that it is in a call around a call."""
+    at = annotations.call[node]
+    is_around = at is not None and at != call and annotations.hierarchy.within(call, at)
+    return is_around and annotations.evidence[node] is Evidence.NAME
 
 
 class _Operations:
@@ -72,7 +80,19 @@ class _Operations:
             tensors = [t for t in operation.inputs if t in self._live]
             if len(values) == len(tensors) and (len(values) == 1 or self._is_named_like(node, operation)):
                 left += [(v, t) for v, t in zip(values, tensors, strict=True) if known.setdefault(v, t) == t]
+            elif _is_caller(self._annotations, node, operation.call):
+                found = dict.fromkeys(self._nodes_of_call(value, operation.call), operation.call) | found
         return found
+
+    def _nodes_of_call(self, value: int, call: int) -> set[int]:
+        """Return the nodes between what a call is known to have made and a value that one of its operations made."""
+        graph, call_of, within = self._graph, self._annotations.call, self._annotations.hierarchy.within
+
+        def is_known(made: int) -> bool:
+            at = call_of[graph.producer[made]]
+            return not self._is_live(made) or (at is not None and within(at, call))
+
+        return nodes_behind(graph, [value], is_known)
 
     def _given(self) -> dict[int, int]:
         """Return the values that are the inputs of calls: those that read one value, and were given one tensor."""

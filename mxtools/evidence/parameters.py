@@ -41,7 +41,8 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
         for node in graph.readers[value]
         if annotations.call[node] is None
     }
-    assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER)
+    origins = index.origins if index else None
+    assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER, origins)
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:

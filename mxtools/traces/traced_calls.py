@@ -25,6 +25,12 @@ def returned_tensors(call: Call) -> list[TracedTensor]:
     return list({tensor.id: tensor for tensor in call.outputs if tensor.id not in given}.values())
 
 
+def does_nothing(call: Call) -> bool:
+    """Return whether a call returned nothing but objects that it was given, as a Dropout does in evaluation mode."""
+    given = {tensor.id for tensor in call.inputs}
+    return bool(call.outputs) and all(tensor.id in given for tensor in call.outputs)
+
+
 def leaving_tensors(call: Call) -> list[TracedTensor]:
     """Return the tensors by which what a call made leaves it: those that it returned, then those that left by the side.
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from mxtools.errors import InputError
+from mxtools.graph.walk import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.traces.traced_calls import calls_returning, does_nothing
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -56,12 +58,31 @@ class CallIndex:
             place = 0 if call.parent is None else self._step(places[call.parent], name_component(call.module))
             places.append(place)
             self._calls_at[place].append(number)
+        self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._by_paths(paths)))
 
     def _interned(self, calls: Candidates) -> Candidates:
-        """Return the one tuple of these calls, so that candidates can be compared by identity."""
-        return self._unique.setdefault(calls, calls)
+        """Return the one tuple of these calls, so that candidates can be compared by identity.
+
+        Calls that did nothing have no nodes; they are left out where there are others.
+        """
+        working = tuple(call for call in calls if call not in self._idle) or calls
+        return self._unique.setdefault(working, working)
+
+    @cached_property
+    def origins(self) -> dict[int, set[int]]:
+        """The calls that made what each call was given: the innermost that returned it, or that ran its operation.
+
+        NOWHERE stands for the inputs of the model.
+        """
+        maker = {tensor: calls[-1] for tensor, calls in calls_returning(self.sidecar).items()}
+        maker.update({tensor: operation.call for operation in self.sidecar.operations for tensor in operation.outputs})
+        maker.update({tensor.id: NOWHERE for tensor in self.sidecar.calls[ROOT_CALL].inputs})
+        return {
+            number: {maker[tensor.id] for tensor in call.inputs if tensor.id in maker}
+            for number, call in enumerate(self.sidecar.calls)
+        }
 
     def _step(self, place: int, name: str) -> int:
         """Return the place of a name below a place in the tree of names, which is entered if it is new."""

@@ -21,16 +21,17 @@ called on a, on t and on b; another one was called on t before, so that the expo
 
 Two Relus and three calls repeat nothing. Then the other nodes tell the time. A node that can be in one call only, and
 in one that made no calls, is an *anchor*. The second Relu comes after the anchor of `norm2`, so `act` and `act@1` are
-over by then. Each node gets the call that can run first, from the node before it on; anchors that are not in the order
-of the program (`timeline.in_order`) do not count. Where the exporter numbers the calls of a module, nodes with another
-number are in another call.
+over by then. Each node gets the call that can run first, from the node before it on, and that was given what the node
+reads, as far as it is known which call made that. Anchors that are not in the order of the program
+(`timeline.in_order`) do not count. Where the exporter numbers the calls of a module, nodes with another number are in
+another call.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mxtools.evidence.calls.index import Candidates
@@ -59,12 +60,14 @@ def assign(
     annotations: Annotations,
     found: Iterable[tuple[Candidates, Sequence[int]]],
     evidence: Evidence,
+    origins: Mapping[int, Collection[int]] | None = None,
     numbered: bool = False,
 ) -> None:
     """Annotate each node with one of its candidates.
 
-    `found` are pairs of candidates and the nodes that have these. If they are `numbered`, nodes of different pairs with
-    the same candidates are of different calls.
+    `found` are pairs of candidates and the nodes that have these. `origins` are the calls that made what each call was
+    given, NOWHERE for the inputs of the model. If pairs are `numbered`, nodes of different pairs with the same
+    candidates are of different calls.
     """
     several: list[Item] = []
     for number, (calls, nodes) in enumerate(found):
@@ -73,15 +76,16 @@ def assign(
         else:
             several += [Item(node, calls, number if numbered else UNNUMBERED) for node in nodes]
     if several:
-        for node, call in _Placement(annotations).place(sorted(several)).items():
+        for node, call in _Placement(annotations, origins or {}).place(sorted(several)).items():
             annotations.set(node, call, evidence)
 
 
 class _Placement:
     """Chooses calls for nodes; `_chosen` are those that were chosen, `_anchors` the anchors by time, then by node."""
 
-    def __init__(self, annotations: Annotations) -> None:
+    def __init__(self, annotations: Annotations, origins: Mapping[int, Collection[int]]) -> None:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
+        self._call_of, self._origins = annotations.call, origins
         self._timeline = Timeline(self._hierarchy)
         self._chosen: dict[int, int] = {}
         self._anchors = sorted(self._as_anchors(enumerate(annotations.call)))
@@ -124,12 +128,34 @@ class _Placement:
         """Divide the nodes of several groups among children of the call `at`, by the time at which they can run."""
         items = sorted(item for group in groups.values() for item in group)
         walk = _Walk(self._graph, self._timeline, self._timeline.begun[at], self._anchors_within(at))
-        taken = {item.node: walk.call_of(item) for item in items}
+        taken: dict[int, int] = {}
+        for item in items:
+            taken[item.node] = walk.call_of(item, self._fitting(item, taken))
         for children, group in groups.items():
             shares: list[list[Item]] = [[] for _ in children]
             for item in group:
                 shares[children.index(self._hierarchy.path_below(at, taken[item.node])[-1])].append(item)
             self._place_shares(children, shares)
+
+    def _fitting(self, item: Item, taken: Mapping[int, int]) -> set[int]:
+        """Return the candidates that can read what a node reads: they made that themselves, or were given it.
+
+        None fits where nothing is known of what made it.
+        """
+        graph, makers = self._graph, set[int]()
+        for value in graph.reads[item.node]:
+            node = graph.producer[value]
+            if node == NOWHERE:
+                makers.update(() if value in graph.stored else (NOWHERE,))
+            elif not graph.is_constant(node):
+                call = taken.get(node, self._chosen.get(node, self._call_of[node]))
+                makers.update(() if call is None else (call,))
+        return {call for call in item.calls if any(self._can_read(call, maker) for maker in makers)}
+
+    def _can_read(self, call: int, maker: int) -> bool:
+        if maker in self._origins.get(call, ()):
+            return True
+        return maker != NOWHERE and self._hierarchy.within(maker, call)
 
     def _anchors_within(self, at: int) -> list[tuple[int, int]]:
         """Return the anchors in a call, as node and time, in the order of the nodes, which is that of time too."""
@@ -157,10 +183,11 @@ class _Walk:
         self._labels: dict[tuple[int, int], int] = {}
         self._read: dict[int, set[int]] = defaultdict(set)
 
-    def call_of(self, item: Item) -> int:
+    def call_of(self, item: Item, fitting: Collection[int]) -> int:
         """Return the candidate that can run first, from the node before on, and before the next anchor is reached.
 
-        If all are over by then, or are still to come, it is the last one that began before that anchor.
+        Those that are `fitting` come before others. If all are over by then, or are still to come, it is the last one
+        that began before that anchor.
         """
         next_ = bisect_left(self._nodes, item.node)
         if next_:
@@ -169,7 +196,7 @@ class _Walk:
         begun = [c for c in item.calls if limit is None or self._timeline.begun[c] <= limit] or [item.calls[0]]
         times = {c: t for c in begun if (t := self._timeline.runs_next(c, self._now)) is not None}
         free = [c for c in times if self._is_free(item, c)] or list(times)
-        call = min(free, key=times.__getitem__, default=begun[-1])
+        call = min(free, key=lambda c: (c not in fitting, times[c]), default=begun[-1])
         self._now = max(self._now, times.get(call, self._now))
         if item.label != UNNUMBERED:
             self._labels[id(item.calls), call] = item.label
