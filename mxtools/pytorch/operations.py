@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from mxtools.pytorch.nested import tensors
@@ -58,7 +59,7 @@ class Operations(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._is_paused:
             return func(*args, **kwargs)
-        given = [tensor for _, tensor in (*tensors(args), *tensors(kwargs))]
+        given = [tensor for _, tensor in (*tensors(args), *tensors(kwargs)) if not is_lazy(tensor)]
         before = [self._state(tensor) for tensor in given]
         result = func(*args, **kwargs)
         made = [tensor for _, tensor in tensors(result) if not any(tensor is other for other in given)]
