@@ -30,11 +30,13 @@ WORDS: dict[str, str] = {
     "scope": "--scope",
     "to-tensor": "--to-tensor",
     "trace": "--trace",
+    "type": "--type",
     # commands
     "passes": "`mx passes`",
     "profiler": "`mx profile --json`",
     "record": "mx trace --record",
     "recording": "--record",
+    "repairer": "run `mx validate --repair`",
     "splitter": "mx split",
     "strategies": "`mx strategies`",
     "tag": "run `mx tag`",

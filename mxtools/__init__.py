@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mxtools.comparison.comparison import Comparison
-    from mxtools.graph.shapes import Array
+    from mxtools.model.looking import Inputs
     from mxtools.model.model import Model
     from mxtools.pipeline.base import Pass, option
     from mxtools.pipeline.pipeline import Pipeline
@@ -151,7 +151,7 @@ def from_proto(
     return Model(copy, store, name, sidecar=embedded_trace(copy))
 
 
-def compare(one: Model, other: Model, inputs: Mapping[str, Array] | None = None) -> Comparison:
+def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Comparison:
     """Compare two tagged models by module; with `inputs` both are run, and the tensors that leave a module compared.
 
     Raises InputError where a model has no scopes, or does not run.

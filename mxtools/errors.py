@@ -44,11 +44,13 @@ PYTHON: dict[str, str] = {
     "scope": "scopes",
     "to-tensor": "to_tensor=",
     "trace": "trace=",
+    "type": "types=",
     # calls
     "passes": "`mxtools.list_passes()`",
     "profiler": "`ProfileReport.model_dump_json()`",
     "record": "mxtools.trace(…, record=True)",
     "recording": "record=True",
+    "repairer": "call `model.repair()`",
     "splitter": "mxtools",
     "strategies": "`mxtools.list_strategies()`",
     "tag": "call `model.tag()`",

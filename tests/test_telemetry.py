@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mxtools.files.weights import WeightStore
-from mxtools.runtime import sessions
+from mxtools.runtime import session_values, sessions
 from tests.support.paths import ROOT
 
 
@@ -29,9 +29,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: seen.append("telemetry off"))
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    sessions.onnx_runtime.cache_clear()
+    session_values.onnx_runtime.cache_clear()
     yield seen
-    sessions.onnx_runtime.cache_clear()
+    session_values.onnx_runtime.cache_clear()
 
 
 def run() -> None:
@@ -70,4 +70,4 @@ def imports(file: Path) -> Iterator[str]:
 def test_nothing_else_imports_the_runtime() -> None:
     files = [file for folder in ("mxtools", "cli") for file in (ROOT / folder).rglob("*.py")]
     found = [file.relative_to(ROOT) for file in files if "onnxruntime" in imports(file)]
-    assert found == [Path("mxtools/runtime/sessions.py")]
+    assert found == [Path("mxtools/runtime/session_values.py")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError
+
 import networkx
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from mxtools.graph.index import Graph
-from mxtools.graph.walk import components, nearest, nodes_behind, reached, values_after
+from mxtools.graph.walk import components, in_order, nearest, nodes_behind, reached, values_after
 
 FIVE = """<ir_version: 10, opset_import: ["" : 21]> g (float[1] x) => (float[1] e) {
     a = Abs(x) b = Neg(a) c = Exp(a) d = Add(b, c) e = Abs(d) }"""
@@ -86,3 +88,17 @@ def test_components_are_those_of_the_subgraph(edges: Edges, things: set[int]) ->
 def test_a_long_way_takes_no_recursion() -> None:
     count = 100_000
     assert len(reached([0], lambda n: (n + 1,) if n < count else ())) == count + 1
+
+
+@given(EDGES)
+def test_in_order_each_comes_after_those_before_it(edges: Edges) -> None:
+    directed = networkx.DiGraph(edges)
+    directed.add_nodes_from(range(10))
+    if not networkx.is_directed_acyclic_graph(directed):
+        with pytest.raises(CycleError):
+            in_order(range(10), directed.predecessors)
+        return
+    found = in_order(range(10), directed.predecessors)
+    assert sorted(found) == list(range(10))
+    assert all(found.index(a) < found.index(b) for a, b in edges)
+    assert in_order(found, directed.predecessors) == found

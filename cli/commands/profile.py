@@ -86,7 +86,7 @@ def command(
 def _providers(names: list[str] | None) -> list[str] | None:
     """Refuse providers that ONNX Runtime does not have: it would take another, and say nothing."""
     from mxtools.errors import UsageError
-    from mxtools.runtime.sessions import onnx_runtime
+    from mxtools.runtime.session_values import onnx_runtime
 
     known = onnx_runtime().get_available_providers()
     for name in names or ():

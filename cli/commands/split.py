@@ -34,6 +34,12 @@ def command(
     verify: Annotated[
         bool, Option("--verify", help="Run the parts and the whole model, and fail where they differ.")
     ] = False,
+    shape: Annotated[
+        Names, Option(metavar="NAME=SIZE,…", help="Shape of a tensor of which it cannot be inferred.")
+    ] = None,
+    type_: Annotated[
+        Names, Option("--type", metavar="NAME=TYPE", help="Element type of a tensor of which it cannot be inferred.")
+    ] = None,
     trace: Trace = None,
     inputs: Inputs = None,
     data_dir: DataDir = None,
@@ -47,6 +53,7 @@ def command(
 
     Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
     """
+    from mxtools.cut.declarations import declare, shapes_of, types_of
     from mxtools.files.atomic import check_folder
     from mxtools.scopes.selection import Selection
     from mxtools.split import manifest
@@ -59,6 +66,7 @@ def command(
         *(Selection(scopes=(glob,)) for glob in each or ()),
         *(Selection(classes=(name,)) for name in class_ or ()),
     ]
+    declare(model, shapes_of(shape or ()), types_of(type_ or ()))
     with progress("splitting"):
         parts = split(model, selections, depth, tuple(exclude or ()))
     with progress(f"writing {len(parts)} parts"):

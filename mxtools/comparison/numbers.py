@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto
 
 from mxtools.comparison.comparison import Comparison, Number
 from mxtools.graph.index import NOWHERE, graph_inputs
-from mxtools.graph.shapes import Array
+from mxtools.graph.types import as_type
 from mxtools.matching.earlier_model import left_calls
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.distance import distance
+from mxtools.runtime.distance import distance_of_values
+from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import inner_values
 from mxtools.scopes.hierarchy import ROOT_CALL
 
@@ -37,11 +36,7 @@ def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -
         inner_values(model.proto, model.weights, inputs, dict(zip([pair[side] for pair in wanted], sizes, strict=True)))
         for side, (model, inputs) in enumerate(((one, feeds), (other, _fitting(other.proto, one.proto, feeds))))
     )
-    apart = {
-        (a, b): distance(after, before)
-        for (a, before), (b, after) in zip(*runs, strict=True)
-        if isinstance(before, np.ndarray) and isinstance(after, np.ndarray)
-    }
+    apart = {(a, b): distance_of_values(after, before) for (a, before), (b, after) in zip(*runs, strict=True)}
     for scope, of in pairs.items():
         modules[scope].numbers = [Number(*pair, apart[pair]) for pair in of if pair in apart]
 
@@ -78,18 +73,10 @@ def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, 
     return {scope: pairs for scope, pairs in together.items() if pairs}
 
 
-def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Value]) -> dict[str, Value]:
     """Return the inputs of one model for another: by name, or in order where its names are others; in its types."""
     asked, had = graph_inputs(other), [value.name for value in graph_inputs(one)]
     names = {value.name: value.name for value in asked}
     if not names.keys() <= feeds.keys() and len(asked) == len(had):
         names = dict(zip(names, had, strict=True))
-    return {
-        value.name: feeds[names[value.name]].astype(_dtype(value), copy=False)
-        for value in asked
-        if names[value.name] in feeds
-    }
-
-
-def _dtype(value: ValueInfoProto) -> Any:  # noqa: ANN401 - numpy's
-    return helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return {value.name: as_type(feeds[names[value.name]], value.type) for value in asked if names[value.name] in feeds}

@@ -13,7 +13,7 @@ shape (`r`, `x`). These become inputs, and ONNX Runtime folds Shape, Slice and C
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
@@ -41,16 +41,45 @@ def boundary_infos(
         known = inferred_infos(model)
     missing = [name for name in names if not is_typed(known.get(name))]
     if missing:
-        known |= runtime_infos(model, weights, missing)
+        known |= _run(model, graph, weights, known, missing)
     for name in missing:
         if not is_typed(known.get(name)):
             raise InputError(
-                f"the type of tensor {name!r} is not in the file and cannot be inferred", "add it as value_info"
+                f"the type of tensor {name!r} is not in the file and cannot be inferred", f"give ⟨type⟩ {name}=float32"
             )
     if all(_is_fixed(value) for value in model.graph.input):
         unknown = [name for name in names if not is_shaped(declared.get(name)) and not _is_fixed(known[name])]
         known |= _folded(model, graph, weights, known, unknown) if unknown else {}
-    return known
+    return known | {name: _without_negative_sizes(known[name]) for name in names}
+
+
+def _without_negative_sizes(info: ValueInfoProto) -> ValueInfoProto:
+    """Return an info in which a size of -1, which some exporters write for an unknown one, is left open."""
+    dims = info.type.tensor_type.shape.dim
+    if all(dim.dim_value >= 0 for dim in dims):
+        return info
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    for dim in copy.type.tensor_type.shape.dim:
+        if dim.dim_value < 0:
+            dim.ClearField("dim_value")
+    return copy
+
+
+def _run(
+    model: ModelProto, graph: Graph, weights: WeightStore, known: Mapping[str, ValueInfoProto], names: Collection[str]
+) -> dict[str, ValueInfoProto]:
+    """Return the infos of some tensors as ONNX Runtime infers them.
+
+    First it gets all of the model; where it cannot load that, for each tensor only the nodes between it and what is
+    known, so that one node that it lacks leaves no other tensor without a type.
+    """
+    found = runtime_infos(model, weights, names)
+    for name in names:
+        if name not in found:
+            part = _part(model, graph, known, [name], lambda value: is_typed(known.get(graph.names[value])))
+            found |= runtime_infos(part, weights, [name])
+    return found
 
 
 def _folded(
@@ -66,6 +95,21 @@ def _folded(
         info = known.get(graph.names[value])
         return _is_fixed(info) and not _is_short(info)
 
+    found = runtime_infos(_part(model, graph, known, names, is_given), weights, names, folding=True)
+    return {name: info for name, info in found.items() if _is_fixed(info)}
+
+
+def _part(
+    model: ModelProto,
+    graph: Graph,
+    known: Mapping[str, ValueInfoProto],
+    names: Collection[str],
+    is_given: Callable[[int], bool],
+) -> ModelProto:
+    """Return a model of the nodes behind some tensors, with inputs in the place of those that are given.
+
+    Short initializers stay, since shapes can depend on their values; the others become inputs.
+    """
     wanted = [graph.by_name[name] for name in names]
     nodes = nodes_behind(graph, wanted, until=is_given)
     needed = {*wanted, *(v for n in nodes for v in graph.needs[n])}
@@ -73,13 +117,12 @@ def _folded(
     part = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     part.graph.CopyFrom(GraphProto(name="shapes", node=[graph.nodes[node] for node in sorted(nodes)]))
     for value in sorted(given):
-        info = _stored(graph, value) or known[graph.names[value]]
+        info = _stored(graph, value) or known.get(graph.names[value])
         if value in graph.initializers and _is_short(info):
             part.graph.initializer.append(graph.initializers[value])
-        else:
+        elif info is not None:
             part.graph.input.append(info)
-    found = runtime_infos(part, weights, names, folding=True)
-    return {name: info for name, info in found.items() if _is_fixed(info)}
+    return part
 
 
 def _stored(graph: Graph, value: int) -> ValueInfoProto | None:

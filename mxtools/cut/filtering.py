@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mxtools.cut.cut import Cut, extract
+from mxtools.cut.declarations import Dims, declare
 from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces
 from mxtools.errors import UsageError
 from mxtools.graph.rename import fresh, rename_values
@@ -39,7 +40,10 @@ class Io(StrEnum):
 
 @dataclass(frozen=True)
 class CutRequest:
-    """What to cut out (by selectors, by operators, by the tensors that it begins and ends at), and how."""
+    """What to cut out (by selectors, by operators, by the tensors that it begins and ends at), and how.
+
+    `shapes` and `types` are those of tensors of which they cannot be inferred.
+    """
 
     selection: Selection
     operators: tuple[str, ...] = ()
@@ -48,6 +52,8 @@ class CutRequest:
     auxiliary: Auxiliary = Auxiliary.CONTEXT
     io: Io = Io.TENSORS
     verify: bool = False
+    shapes: Mapping[str, Dims] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_ranged(self) -> bool:
@@ -88,6 +94,7 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only
     in part, CheckError where the part computes something else than the whole model.
     """
+    declare(model, request.shapes, request.types)
     graph, annotations = model.graph, model.annotations
     calls = _calls(model, request)
     chosen, outputs = _chosen(annotations, calls, request)

@@ -9,7 +9,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto
 from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph, graph_inputs
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
-from mxtools.graph.types import type_of, type_text
+from mxtools.graph.types import type_of, type_text, types_fit
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
@@ -25,7 +25,7 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
     types = _types(model, graph, [*given, *made])
     for what, infos in (("input", given), ("output", made)):
         for name, info in infos.items():
-            if name in types and not _fits(types[name], info.type):
+            if name in types and not types_fit(types[name], info.type):
                 raise InputError(
                     f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part",
                     "keep the types of inputs and outputs when changing a part",
@@ -51,20 +51,3 @@ def _types(model: ModelProto, graph: Graph, names: list[str]) -> dict[str, TypeP
     if not all(name in weights or is_typed(infos.get(name)) for name in names):
         infos = inferred_infos(model)
     return {name: infos[name].type for name in names if name in infos} | weights
-
-
-def _fits(one: TypeProto, other: TypeProto) -> bool:
-    """Return whether a value can have both types: what both say of kind, elements, rank and dimensions is the same."""
-    kinds = {kind for kind in (one.WhichOneof("value"), other.WhichOneof("value")) if kind}
-    if kinds != {"tensor_type"}:
-        return len(kinds) < 2
-    a, b = one.tensor_type, other.tensor_type
-    if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
-        return False
-    if not (a.HasField("shape") and b.HasField("shape")):
-        return True
-    return len(a.shape.dim) == len(b.shape.dim) and all(
-        p.dim_value == q.dim_value
-        for p, q in zip(a.shape.dim, b.shape.dim, strict=True)
-        if p.HasField("dim_value") and q.HasField("dim_value")
-    )

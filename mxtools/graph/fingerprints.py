@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from mxtools.graph.shapes import Array
+from mxtools.graph.types import plain
 
 NUMERIC = "fiub"
 """Kinds of elements (numpy's `dtype.kind`) that are numbers: floats, integers, unsigned integers, bools."""
@@ -16,6 +17,7 @@ Fingerprint = tuple[int, float, float, float, float]
 
 def fingerprint(array: Array) -> Fingerprint | None:
     """Return the fingerprint of an array, None if its elements are no numbers."""
+    array = plain(array)
     if array.dtype.kind not in NUMERIC:
         return None
     finite = array.astype(np.float64).ravel()

@@ -22,6 +22,7 @@ from onnx import (
     ValueInfoProto,
 )
 
+from mxtools.errors import InputError
 from mxtools.graph.operators import Operator, OperatorKey, Operators, function_key, operator_key
 from mxtools.graph.walk import NOWHERE as NOWHERE  # the graph's modules take it from here
 from mxtools.graph.walk import reached
@@ -128,6 +129,27 @@ class Graph:
             for value in reads:
                 readers[value].append(node)
         return readers
+
+    @cached_property
+    def unsorted(self) -> int | None:
+        """The first node that reads what a later node makes, as no node of a valid model does; None without one."""
+        made = {name for name, value in self.by_name.items() if self.producer[value] != NOWHERE}
+        # What a body captures before it is made was not found when the body was read: a value of nobody.
+        lost = {v for v, home in self._homes.items() if home == NOWHERE and self.names[v] in made}
+        makers = self.producer
+        for node, reads in enumerate(self.reads):
+            if any(makers[value] > node or value in lost for value in reads):
+                return node
+        return None
+
+    def require_sorted(self) -> None:
+        """Raise InputError where a node reads what a later node makes."""
+        if self.unsorted is not None:
+            node = self.nodes[self.unsorted]
+            raise InputError(
+                f"{node.op_type} {node.name!r} reads what a later node makes, so the nodes are not in order",
+                "⟨repairer⟩ first",
+            )
 
     @cached_property
     def main(self) -> list[int]:

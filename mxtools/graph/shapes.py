@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.graph.index import bodies
-from mxtools.graph.operators import Operators
+from mxtools.graph.operators import Operators, plain_domain, versions
+from mxtools.graph.types import plain_dtype, size_of, type_of
 
 Array = npt.NDArray[Any]
+
+_REFUSED = (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
+"""What ONNX's inference raises where it takes a model for invalid."""
+
+MOST_REFUSED = 16
+"""So many nodes that stop inference are looked for; a file with more is beyond help, and each takes a few runs."""
 
 
 class TorchTensor(Protocol):
@@ -120,19 +127,61 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
     """Return the types of the main graph's values by name, as the file declares them, else as ONNX infers them.
 
     With `propagating`, shapes that the graph computes are followed, which takes half as long again. A type may lack a
-    shape, if the rank can be inferred by nobody.
+    shape, if the rank can be inferred by nobody. Nodes that inference cannot take tell nothing of what they make, and
+    stop it for no others.
     """
     declared, data = value_infos(model), model.SerializeToString()
-    carried = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
-    if carried:
+    # The name is in the bytes of a model that has a Loop, and looking there costs nothing.
+    added = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
+    if added or model.graph.sparse_initializer:
         copy = ModelProto.FromString(data)
-        copy.graph.value_info.extend(carried)
+        copy.graph.value_info.extend(added)
+        make_sparse_inputs(copy.graph)
         data = copy.SerializeToString()
     try:
         inferred = value_infos(onnx.shape_inference.infer_shapes(data, data_prop=propagating))
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        inferred = {}
+    except _REFUSED:
+        inferred = _inferred_around(ModelProto.FromString(data), propagating)
     return {**declared, **inferred, **{name: info for name, info in declared.items() if is_shaped(info)}}
+
+
+def make_sparse_inputs(graph: GraphProto) -> None:
+    """Put inputs in the place of a graph's sparse initializers, in place.
+
+    A node reads these as dense tensors, but ONNX's inference takes them for values of another kind.
+    """
+    known = {info.name for info in graph.input}
+    for sparse in graph.sparse_initializer:
+        if sparse.values.name not in known:
+            graph.input.append(ValueInfoProto(name=sparse.values.name, type=type_of(sparse)))
+    del graph.sparse_initializer[:]
+
+
+def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInfoProto]:
+    """Return what is inferred of a model, which is changed, without the nodes for which inference stops altogether.
+
+    A node of a domain that the model does not import is one. Of each other the place is found by halving: it is the
+    last node of the shortest beginning of the graph that inference refuses.
+    """
+    imported, nodes = versions(model.opset_import), list(model.graph.node)
+    nodes = [node for node in nodes if plain_domain(node.domain) in imported]
+
+    def infer(count: int) -> dict[str, ValueInfoProto] | None:
+        """Return what is inferred of the first nodes, None where inference refuses them."""
+        del model.graph.node[:]
+        model.graph.node.extend(nodes[:count])
+        try:
+            return value_infos(onnx.shape_inference.infer_shapes(model, data_prop=propagating))
+        except _REFUSED:
+            return None
+
+    for _ in range(MOST_REFUSED):
+        if (found := infer(len(nodes))) is not None:
+            return found
+        if not nodes:
+            return {}
+        del nodes[bisect_left(range(1, len(nodes)), True, key=lambda count: infer(count) is None)]
+    return {}
 
 
 def _loop_carried(model: ModelProto) -> Iterator[ValueInfoProto]:
@@ -177,11 +226,7 @@ def _shape_of_type(type_: bytes) -> TensorShape | None:
     tensor = TypeProto.FromString(type_).tensor_type
     if not tensor.elem_type:
         return None
-    dims = (
-        tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-        if tensor.HasField("shape")
-        else None
-    )
+    dims = tuple(map(size_of, tensor.shape.dim)) if tensor.HasField("shape") else None
     return TensorShape(_kind(tensor.elem_type), dims)
 
 
@@ -191,8 +236,8 @@ def stored_shape(tensor: TensorProto) -> TensorShape:
 
 
 def _kind(element: int) -> str:
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)).kind
-    return "i" if kind == "u" else kind.replace("V", "f")
+    kind = plain_dtype(element).kind
+    return "i" if kind == "u" else kind
 
 
 @cache

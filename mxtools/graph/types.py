@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 from onnx import SparseTensorProto, TensorProto, TensorShapeProto, TypeProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+_ADDED_BY_OTHERS = 2
+"""What numpy's `dtype.isbuiltin` says of a type that another library registered: bfloat16, int4 …"""
 
 _USUAL = {"float": "float32", "double": "float64"}
 """What everybody but ONNX calls two of the element types."""
+ELEMENT_TYPES = {_USUAL.get(name.lower(), name.lower()): value for name, value in TensorProto.DataType.items() if value}
+"""The element types by the names that people use: `float32`, `bfloat16`, `int4` …"""
 
 
 def type_of(tensor: TensorProto | SparseTensorProto) -> TypeProto:
@@ -34,7 +44,64 @@ def type_text(type_: TypeProto, usual: bool = False) -> str:
 
 
 def _dimension_text(dim: TensorShapeProto.Dimension, usual: bool) -> str:
-    if dim.HasField("dim_value"):
-        return str(dim.dim_value)
+    size = size_of(dim)
+    if size is not None:
+        return str(size)
     is_made_up = usual and dim.dim_param.startswith("unk__")
     return "?" if is_made_up else dim.dim_param or "?"
+
+
+def size_of(dim: TensorShapeProto.Dimension) -> int | None:
+    """Return the size of a dimension, None where it is unknown; some exporters write -1 for that."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+
+
+def types_fit(one: TypeProto, other: TypeProto) -> bool:
+    """Return whether a value can have both types: what both say of kind, elements, rank and dimensions is the same."""
+    kinds = {kind for kind in (one.WhichOneof("value"), other.WhichOneof("value")) if kind}
+    if kinds != {"tensor_type"}:
+        return len(kinds) < 2
+    a, b = one.tensor_type, other.tensor_type
+    if a.elem_type and b.elem_type and a.elem_type != b.elem_type:
+        return False
+    if not (a.HasField("shape") and b.HasField("shape")):
+        return True
+    return len(a.shape.dim) == len(b.shape.dim) and all(
+        size_of(p) == size_of(q)
+        for p, q in zip(a.shape.dim, b.shape.dim, strict=True)
+        if None not in (size_of(p), size_of(q))
+    )
+
+
+def plain_dtype(element: int) -> np.dtype[Any]:
+    """Return the type of numpy's own that holds all values of an element type: float32 for bfloat16, int8 for int4."""
+    dtype = np.dtype(tensor_dtype_to_np_dtype(element))
+    return dtype if _is_own(dtype) else _wider(dtype)
+
+
+def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array as one of a type of numpy's own: float32 of bfloat16, int8 of int4."""
+    return array if _is_own(array.dtype) else array.astype(_wider(array.dtype))
+
+
+def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph can take: arrays, lists, dicts
+    """Return a value as one of a graph's type: an array of its element type; of a sequence, a list of the items."""
+    kind = type_.WhichOneof("value")
+    if kind == "optional_type":
+        return None if value is None else as_type(value, type_.optional_type.elem_type)
+    if kind == "sequence_type":
+        return [as_type(element, type_.sequence_type.elem_type) for element in value]
+    if kind != "tensor_type" or type_.tensor_type.elem_type == TensorProto.UNDEFINED:
+        return value
+    array = plain(np.asarray(value))
+    # numpy's own kind V are bytes of an unknown type, as a .npz file has them of bfloat16
+    return array if array.dtype.kind == "V" else array.astype(plain_dtype(type_.tensor_type.elem_type), copy=False)
+
+
+def _is_own(dtype: np.dtype[Any]) -> bool:
+    """Return whether numpy itself has a type; those that others add to it have names of their own."""
+    return dtype.isbuiltin != _ADDED_BY_OTHERS
+
+
+def _wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype("uint8" if dtype.name.startswith("uint") else "int8" if dtype.name.startswith("int") else "float32")

@@ -11,12 +11,14 @@ example, named like the values that they make; x is an input of the graph:
     reached([D], graph.sources)                                 D, B, C, A: the order in which they are found
     nearest([E], graph.sources, lambda node: node in (A, C))    C
     components([A, B, E], neighbours)                           {A, B} and {E}: D is not among them
+    in_order([D, A, B, C], graph.sources)                       A, B, C, D
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from graphlib import CycleError
 from typing import Protocol, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -82,6 +84,30 @@ def components(things: Collection[T], neighbours: Callable[[T], Iterable[T]]) ->
         group = set(reached([left.pop()], lambda thing: known.intersection(neighbours(thing))))
         left -= group
         yield group
+
+
+def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]:
+    """Return things, each after all that `before` gives of it; what is in order stays as it is.
+
+    Of E, D, A, B, C it makes A, B, C, D, E: on the way to E it goes to D, then to B, then to A. Raises CycleError where
+    a thing comes before itself.
+    """
+    placed: dict[T, None] = {}
+    entered: set[T] = set()
+    for thing in things:
+        left = [thing]
+        while left:
+            at = left[-1]
+            if at in placed:
+                left.pop()
+            elif at in entered:  # all before it that could be placed is
+                if any(other not in placed for other in before(at)):
+                    raise CycleError("a thing comes before itself", [at])
+                placed[left.pop()] = None
+            else:
+                entered.add(at)
+                left += [other for other in reversed(list(before(at))) if other not in placed]
+    return list(placed)
 
 
 def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], bool]) -> set[int]:

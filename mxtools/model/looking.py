@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mxtools.errors import InputError
 from mxtools.graph.index import graph_inputs
-from mxtools.graph.shapes import Array
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.session_values import Value
 from mxtools.scopes.modules import Module, ModuleIndex
 from mxtools.scopes.selection import Selection, selected_calls
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from mxtools.views.tree import Branch
 
 PathText = str | PathLike[str]
-Inputs = Mapping[str, Array]
-"""Arrays by the names of a graph's inputs."""
+Inputs = Mapping[str, Value]
+"""Values by the names of a graph's inputs: arrays, for a sequence a list of arrays, for an absent optional None."""
 
 
 class LookingModel(WorkingModel):
@@ -86,14 +87,18 @@ class LookingModel(WorkingModel):
         inputs: Inputs | None = None,
         outputs: Sequence[str] | None = None,
         providers: Sequence[str] | None = None,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Value]:
         """Run the model in ONNX Runtime; return its outputs, or those that are named, as numpy arrays by name.
+
+        Types that numpy lacks go in and come out as wider ones: bfloat16 and float8 as float32, int4 as int8. A
+        sequence is a list of arrays.
 
         Without `inputs` recorded ones are taken, else made ones. Raises InputError where the model does not run.
 
         >>> {name: array.shape for name, array in model.run().items()}
         {'layer_norm_4': (1, 12, 32), 'tanh': (1, 32)}
         """
+        from mxtools.runtime.session_values import run_session
         from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options
 
         sessions = self.once(_sessions)
@@ -104,8 +109,11 @@ class LookingModel(WorkingModel):
         opened = sessions[key]
         names = list(outputs) if outputs is not None else self.output_names
         with one_line_errors():
-            feeds = dict(self.inputs() if inputs is None else inputs)
-            return dict(zip(names, opened.run(names, feeds), strict=True))
+            feeds = self.inputs() if inputs is None else inputs
+            unknown = feeds.keys() - {value.name for value in self.proto.graph.input}
+            if unknown:
+                raise InputError(f"the graph has no input {min(unknown)!r}", f"it has {', '.join(self.input_names)}")
+            return dict(zip(names, run_session(opened, names, feeds), strict=True))
 
     def tree(self) -> Branch:
         """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, operators, and children.
@@ -297,10 +305,10 @@ def texts(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def array_values(inputs: Inputs) -> Values:
-    """Return arrays as values that are read by name."""
+    """Return arrays as values that are read by name; lists of arrays, of sequences, stay lists."""
     from mxtools.traces.values import Values
 
-    return Values(inputs.keys(), lambda name: np.asarray(inputs[name]))
+    return Values(inputs.keys(), lambda name: v if isinstance(v := inputs[name], list) else np.asarray(v))
 
 
 def _module_index(model: WorkingModel) -> ModuleIndex:

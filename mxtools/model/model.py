@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +16,7 @@ from mxtools.scopes.selection import Selection
 if TYPE_CHECKING:
     import onnx_ir
 
+    from mxtools.cut.declarations import Dims
     from mxtools.passes.record_absent import TagReport
     from mxtools.pipeline.base import Pass
     from mxtools.pipeline.pipeline import PipelineReport
@@ -163,13 +164,16 @@ class Model(LookingModel):
         io: str = "tensors",
         verify: bool = False,
         trace: Trace | None = None,
+        shapes: Mapping[str, Dims] | None = None,
+        types: Mapping[str, str] | None = None,
     ) -> Self:
         """Return a model of just the selected modules, which runs on its own.
 
         Selectors are those of `modules`, and `op` operators; `from_tensor` and `to_tensor` are tensors that it begins
         and ends at. `auxiliary` ("context", "all" or "none") is how much of what leads to the selection comes along;
         `io` is "tensors", or "module", which names inputs and outputs as the module's `forward` does and needs a trace.
-        With `verify` the part and the whole model are run and compared.
+        With `verify` the part and the whole model are run and compared. `shapes` and `types` are those of tensors of
+        which they cannot be inferred: `{"hidden": (1, "sequence", 64)}`, `{"hidden": "float32"}`.
 
         Raises UsageError where nothing matches, AbsentError where the module cannot be cut out, CheckError where the
         part computes something else than the whole.
@@ -183,7 +187,8 @@ class Model(LookingModel):
         wanted = selection_of(scopes, tag, class_name, exclude)
         ends = texts(op), texts(from_tensor), texts(to_tensor)
         part = self.knowing(trace).copy()
-        filter_model(part, CutRequest(wanted, *ends, Auxiliary(auxiliary), Io(io), verify))
+        declared = dict(shapes or {}), dict(types or {})
+        filter_model(part, CutRequest(wanted, *ends, Auxiliary(auxiliary), Io(io), verify, *declared))
         part.name = f"{', '.join(scopes) or 'a part'} of {self.name}"
         part.values = None  # they are the whole model's inputs
         return part
@@ -194,21 +199,26 @@ class Model(LookingModel):
         depth: int | None = None,
         class_name: Iterable[str] = (),
         exclude: Iterable[str] = (),
+        shapes: Mapping[str, Dims] | None = None,
+        types: Mapping[str, str] | None = None,
     ) -> Split[Self]:
         """Return the model in parts: one for each outermost call that is selected, and the rest.
 
         `scopes` are globs; with `depth` the calls that many levels below the root are parts, and leaves above that.
+        `shapes` and `types` are those of `filter`.
         Raises InputError where no node has a scope, UsageError where nothing is selected or one selected call lies in
         another, AbsentError where a call cannot be a part of its own.
 
         >>> [part.name for part in model.split("encoder.layer.*")]
         ['the rest', 'encoder.layer.0', 'encoder.layer.1', 'the rest']
         """
+        from mxtools.cut.declarations import declare
         from mxtools.split.parts import split
         from mxtools.split.result import Split
 
         wanted = [*(Selection((scope,)) for scope in scopes), *(Selection(classes=(c,)) for c in texts(class_name))]
         whole = self.copy()
+        declare(whole, shapes or {}, types or {})
         return Split(whole, split(whole, wanted, depth, texts(exclude)))
 
     def graft(self, part: Model) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mxtools.cut.declarations import shapes_of, types_of
 from mxtools.cut.filtering import Auxiliary, CutRequest, FilterReport, Io, filter_model
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
@@ -33,6 +34,8 @@ class Filter(Pass):
         "inputs and outputs: the tensors of the graph, or those of the module under the names of its forward",
         Io.TENSORS,
     )
+    shape: tuple[str, ...] = option("shape of a tensor of which it cannot be inferred", (), "NAME=SIZE,…")
+    type_: tuple[str, ...] = option("element type of a tensor of which it cannot be inferred", (), "NAME=TYPE")
     verify: bool = option("run the part and the whole model, and fail where they differ", False)
 
     def apply(self, model: WorkingModel) -> FilterReport:
@@ -42,5 +45,6 @@ class Filter(Pass):
         CheckError where the part computes something else than the whole.
         """
         selection = Selection(self.scope, self.tag, self.class_, self.exclude)
-        request = CutRequest(selection, self.op, self.from_tensor, self.to_tensor, self.auxiliary, self.io, self.verify)
-        return filter_model(model, request)
+        ends = self.op, self.from_tensor, self.to_tensor
+        declared = shapes_of(self.shape), types_of(self.type_)
+        return filter_model(model, CutRequest(selection, *ends, self.auxiliary, self.io, self.verify, *declared))

@@ -14,7 +14,8 @@ from mxtools.errors import InputError
 from mxtools.files.reading import read_model
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
-from mxtools.graph.shapes import Array, Shapes
+from mxtools.graph.shapes import Shapes
+from mxtools.runtime.session_values import Value
 from mxtools.scopes.annotations import Annotations, read_absent
 from mxtools.scopes.hierarchy import Hierarchy
 
@@ -130,7 +131,7 @@ class WorkingModel:
             of, on = (f" of {name}", " on it") if name else ("", "")
             raise InputError(f"no node{of} has a scope", f"⟨tag⟩{on} first")
 
-    def inputs(self) -> dict[str, Array]:
+    def inputs(self) -> dict[str, Value]:
         """Return inputs to run on: the recorded or given ones, else made ones; InputError if one cannot be made."""
         from mxtools.traces.model_inputs import model_inputs
 

@@ -18,6 +18,7 @@ from mxtools.graph.rename import fresh
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.attribution import Attribution
 from mxtools.profile.kernels import ONNX_RUNTIME, Kernel, Profile, read_profile
+from mxtools.runtime.session_values import run_session
 from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options
 from mxtools.scopes.hierarchy import ROOT_CALL
 
@@ -96,10 +97,10 @@ def run(
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.intra_op_num_threads = threads
         opened = load_session(model.proto, model.weights, options, providers)
-        feeds = {value.name: given[value.name] for value in opened.get_inputs()}
+        names = [value.name for value in opened.get_outputs()]
         with one_line_errors():
             for _ in range(WARM_UP + runs):
-                opened.run(None, feeds)
+                run_session(opened, names, given)
         profile = read_profile([Path(opened.end_profiling())])
         kernels = tuple(replace(kernel, times=kernel.times[WARM_UP:]) for kernel in profile.kernels)
         profile = replace(profile, kernels=kernels, runs=profile.runs[WARM_UP:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mxtools.graph.fingerprints import Fingerprint
+from mxtools.graph.shapes import Array
 
 BLOCK = 1 << 18
 """Elements in a block: few enough that it stays in the CPU's cache for all its sums, and that no large copy is made."""
@@ -68,6 +69,12 @@ def equal_in_order(one: torch.Tensor, other: torch.Tensor) -> bool:
     with torch._C.DisableTorchFunction():
         a, b = (unwrapped(tensor).detach().cpu().reshape(-1).to(torch.float64) for tensor in (one, other))
         return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """Return a tensor as an array; floats that numpy lacks, as bfloat16, become float32."""
+    is_numpys = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if is_numpys else tensor.float()).detach().cpu().numpy()
 
 
 def _block(part: torch.Tensor) -> tuple[float, float, float, float]:

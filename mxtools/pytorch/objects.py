@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mxtools.pytorch.exporters import Axes, Options
+from mxtools.pytorch.fingerprint import array_of
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject, by_name
@@ -32,7 +33,7 @@ def trace_module(module: nn.Module, inputs: Any, record: bool) -> tuple[Sidecar,
     sidecar = trace(subject_of(module, inputs), arrays)
     if arrays is None:
         return sidecar, None
-    return sidecar, Values(arrays.keys(), lambda name: arrays[name].cpu().numpy())
+    return sidecar, Values(arrays.keys(), lambda name: array_of(arrays[name]))
 
 
 def export_module(

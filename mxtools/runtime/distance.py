@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.shapes import Array
+from mxtools.graph.types import plain
+from mxtools.runtime.session_values import Value
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,33 @@ def worst(distances: Iterable[Distance]) -> Distance | None:
     return max(distances, key=lambda d: d.relative, default=None)
 
 
+def distance_of_values(found: Value, wanted: Value) -> Distance:
+    """Return the distance of two values that need not be arrays: the largest of those of the arrays in them."""
+    a, b = list(arrays_in(found)), list(arrays_in(wanted))
+    return (worst(map(distance, a, b)) or EQUAL) if len(a) == len(b) else UNLIKE
+
+
+def arrays_in(value: Value) -> Iterator[Array]:
+    """Yield the arrays in a value: of a sequence its elements, of a map its keys and values; none where it is absent.
+
+    >>> [array.tolist() for array in arrays_in([np.ones(2), {"a": 3}])]
+    [[1.0, 1.0], 'a', 3]
+    """
+    if isinstance(value, list | tuple):
+        for element in value:
+            yield from arrays_in(element)
+    elif isinstance(value, dict):
+        yield from arrays_in([element for pair in value.items() for element in pair])
+    elif value is not None:
+        yield np.asarray(value)
+
+
 def distance(found: Array, wanted: Array) -> Distance:
     """Return the distance of two arrays, element by element in order, whatever their shapes.
 
     Arrays with different numbers of elements, or whose elements are no numbers and differ, are UNLIKE.
     """
-    a, b = found.ravel(), wanted.ravel()
+    a, b = plain(found).ravel(), plain(wanted).ravel()
     if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
         return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
     a, b = a.astype(np.float64), b.astype(np.float64)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from mxtools.errors import CheckError
-from mxtools.runtime.distance import distance
+from mxtools.runtime.distance import UNLIKE, arrays_in, distance_of_values
+from mxtools.runtime.session_values import Value
 
 TOLERANCE = 1e-5
 """Largest difference of a part that was cut out, relative to the largest value: the same kernels compute both."""
@@ -34,10 +33,8 @@ def require_close(differences: list[OutputDifference], tolerance: float) -> None
         )
 
 
-def output_difference(name: str, found: Any, wanted: Any) -> OutputDifference:  # noqa: ANN401 - sequences and maps are possible
+def output_difference(name: str, found: Value, wanted: Value) -> OutputDifference:
     """Return how far a value differs from the wanted one: infinitely if its shape or element type is another."""
-    a, b = np.asarray(found), np.asarray(wanted)
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return OutputDifference(name, float("inf"), float("inf"))
-    apart = distance(a, b)
+    kinds = ([(array.shape, array.dtype) for array in arrays_in(value)] for value in (found, wanted))
+    apart = distance_of_values(found, wanted) if operator.eq(*kinds) else UNLIKE
     return OutputDifference(name, apart.max_abs, apart.relative)

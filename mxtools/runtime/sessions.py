@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.weights import WeightStore, is_adopted, tensors_of
 from mxtools.graph.shapes import Array
+from mxtools.runtime.session_values import Value, element_type, onnx_runtime, run_session
 
 BATCH_BYTES = 1 << 29
 """Bytes of tensors that are in memory at a time."""
@@ -33,12 +32,9 @@ class Level(StrEnum):
     ALL = "all"
 
 
-_TENSOR = re.compile(r"tensor\((\w+)\)")
-
-
 def inner_values(
-    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
-) -> Iterator[tuple[str, Array]]:
+    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], wanted: Mapping[str, int]
+) -> Iterator[tuple[str, Value]]:
     """Yield names and values of the main graph, as a run on `feeds` computes them.
 
     `wanted` maps names to estimated sizes in bytes. The graph is run several times if all values together would take
@@ -50,13 +46,13 @@ def inner_values(
 
 
 def inner_tensors(
-    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array], wanted: Mapping[str, int]
+    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Array]]:
     """Yield what `inner_values` yields without what is no tensor: sequences, maps, absent optional values."""
     return (pair for pair in inner_values(model, weights, feeds, wanted) if isinstance(pair[1], np.ndarray))
 
 
-def run_model(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> dict[str, Array]:
+def run_model(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value]) -> dict[str, Value]:
     """Return the outputs of a model by name; InputError if ONNX Runtime cannot load or run it."""
     names = [value.name for value in model.graph.output]
     return dict(zip(names, _Session(model, weights, feeds).run(names), strict=True))
@@ -65,17 +61,14 @@ def run_model(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array
 class _Session:
     """A model loaded into ONNX Runtime without optimisation, with the inputs to run it on."""
 
-    def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Array]) -> None:
+    def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value]) -> None:
         self._session = load_session(model, weights, session_options(Level.NONE))
-        missing = [value.name for value in self._session.get_inputs() if value.name not in feeds]
-        if missing:
-            raise InputError(f"no value for the graph's input {missing[0]!r}", "give ⟨inputs⟩ with the model's inputs")
-        self._feeds = {value.name: feeds[value.name] for value in self._session.get_inputs()}
+        self._feeds = feeds
 
-    def run(self, names: Sequence[str]) -> Sequence[Array]:
+    def run(self, names: Sequence[str]) -> Sequence[Value]:
         """Return some outputs, in the order of their names."""
         with one_line_errors():
-            return cast(Sequence[Array], self._session.run(list(names), self._feeds))
+            return run_session(self._session, names, self._feeds)
 
 
 def runtime_infos(
@@ -93,10 +86,8 @@ def runtime_infos(
         return {}
     found = {}
     for value in outputs:
-        element = _TENSOR.fullmatch(value.type)
-        if element:
-            type_ = TensorProto.DataType.Value(element[1].upper())
-            found[value.name] = helper.make_tensor_value_info(value.name, type_, value.shape or None)
+        if element := element_type(value.type):
+            found[value.name] = helper.make_tensor_value_info(value.name, element, value.shape or None)
     return {name: found[name] for name in names if name in found}
 
 
@@ -107,16 +98,6 @@ def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     outputs = {value.name for value in copy.graph.output}
     copy.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in outputs)
     return copy
-
-
-@cache
-def onnx_runtime() -> Any:  # noqa: ANN401 - an untyped library
-    """Import ONNX Runtime and return it; its telemetry, which some builds send, is switched off before any session."""
-    import onnxruntime
-
-    if hasattr(onnxruntime, "disable_telemetry_events"):
-        onnxruntime.disable_telemetry_events()
-    return onnxruntime
 
 
 def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's options
@@ -156,6 +137,8 @@ def one_line_errors() -> Iterator[None]:
     """Raise whatever ONNX Runtime raises as InputError with one line; its exceptions share no class of their own."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"ONNX Runtime cannot run the graph ({' '.join(str(error).split())[:200]})") from None
 

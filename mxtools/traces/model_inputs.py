@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import count, takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, TypeProto
 
 from mxtools.errors import InputError
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
+from mxtools.graph.types import as_type, plain_dtype, size_of
+from mxtools.runtime.session_values import Value
 from mxtools.traces.values import Values, feeds
 
 if TYPE_CHECKING:
@@ -17,34 +20,50 @@ if TYPE_CHECKING:
 
 SYMBOLIC = 8
 """The size of a symbolic dimension in made inputs."""
+ITEMS = 2
+"""The number of items in a made sequence."""
 
 
-def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | None) -> dict[str, Array]:
+def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | None) -> dict[str, Value]:
     """Return inputs for a model by name: the given or recorded ones, and made ones for the others.
 
-    `values` are recorded ones of the trace `sidecar`, or without a trace what a user gave. Raises InputError if an
-    input is missing and of a type that cannot be made.
+    `values` are recorded ones of the trace `sidecar`, or without a trace what a user gave: of a sequence `NAME` as one
+    array of all its items, or item by item as `NAME.0`, `NAME.1` … Raises InputError if an input is missing and of a
+    type that cannot be made.
     """
-    wanted = graph_inputs(proto)
-    names = [value.name for value in wanted]
-    given = feeds(sidecar, values, names) if values else {}
-    return given | {value.name: _made(value, sidecar) for value in wanted if value.name not in given}
+    wanted = {value.name: value.type for value in graph_inputs(proto)}
+    given: dict[str, Value] = dict(feeds(sidecar, values, list(wanted))) if values else {}
+    for name, type_ in wanted.items():
+        if values and type_.WhichOneof("value") not in (None, "tensor_type"):
+            items = given.get(name, _items(values, name) or None)
+            given |= {} if items is None else {name: as_type(items, type_)}
+    return given | {name: _made(name, type_, sidecar) for name, type_ in wanted.items() if name not in given}
 
 
-def _made(value: Any, sidecar: Sidecar | None) -> Array:  # noqa: ANN401 - onnx's ValueInfoProto
-    """Return an input of the right type: normally distributed floats, zeros and ones for integers.
+def _items(values: Values, name: str) -> list[Array]:
+    """Return the items of a sequence that are given one by one."""
+    names = takewhile(values.names.__contains__, (f"{name}.{i}" for i in count()))
+    return [item for item in map(values.get, names) if item is not None]
+
+
+def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
+    """Return an input of the right type: normally distributed floats, zeros and ones for integers; of a sequence two.
 
     It has the shape that was traced, if any. The generator is seeded with the name, so every run makes the same input.
     """
-    tensor_type = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor_type.elem_type:
-        raise InputError(f"input {value.name!r} is no tensor, none can be made", "give ⟨inputs⟩")
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
-    traced = next((t.shape for t in sidecar.model.inputs if t.name == value.name), None) if sidecar else None
-    shape = traced or tuple(d.dim_value if d.HasField("dim_value") else SYMBOLIC for d in tensor_type.shape.dim)
-    generator = np.random.default_rng(sum(value.name.encode()))
+    if type_.HasField("optional_type"):
+        return _made(name, type_.optional_type.elem_type, sidecar)
+    if type_.HasField("sequence_type"):
+        return [_made(f"{name}.{item}", type_.sequence_type.elem_type, sidecar) for item in range(ITEMS)]
+    tensor_type = type_.tensor_type
+    if not type_.HasField("tensor_type") or not tensor_type.elem_type:
+        raise InputError(f"input {name!r} is no tensor, none can be made", "give ⟨inputs⟩")
+    dtype = plain_dtype(tensor_type.elem_type)
+    traced = next((t.shape for t in sidecar.model.inputs if t.name == name), None) if sidecar else None
+    shape = traced or tuple(SYMBOLIC if size is None else size for size in map(size_of, tensor_type.shape.dim))
+    generator = np.random.default_rng(sum(name.encode()))
     if dtype.kind in "iub":
         return generator.integers(0, 2, shape).astype(dtype)
-    if dtype.kind not in "fV":
-        raise InputError(f"input {value.name!r} is of type {dtype}, none can be made", "give ⟨inputs⟩")
+    if dtype.kind != "f":
+        raise InputError(f"input {name!r} is of type {dtype}, none can be made", "give ⟨inputs⟩")
     return generator.standard_normal(shape).astype(dtype)

@@ -5,21 +5,30 @@ A trace records its inputs under their names, and the tensors of its calls under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
+from onnx import TensorProto
+from onnx.numpy_helper import to_array
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.json_text import decoded
 from mxtools.graph.shapes import Array
+from mxtools.graph.types import plain
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
+_NARROW = {
+    "BF16": TensorProto.BFLOAT16,
+    "F8_E4M3": TensorProto.FLOAT8E4M3FN,
+    "F8_E5M2": TensorProto.FLOAT8E5M2,
+}
+"""Types of numbers in .safetensors files that numpy lacks, as ONNX calls them."""
 KEPT = 16
 """So many arrays stay in memory after they were read."""
 
@@ -27,12 +36,12 @@ KEPT = 16
 class Values:
     """Arrays by name, each read when it is asked for: `names` are all names, `get(name)` returns an array or None."""
 
-    def __init__(self, names: Collection[str], read: Callable[[str], Array]) -> None:
+    def __init__(self, names: Collection[str], read: Callable[[str], Any]) -> None:
         """Take the names and a function that reads one; it raises TypeError for an element type unknown to numpy."""
         self.names, self._read = names, read
         self.get = lru_cache(KEPT)(self._get)
 
-    def _get(self, name: str) -> Array | None:
+    def _get(self, name: str) -> Any:  # noqa: ANN401 - an array, or of a sequence in memory a list
         """Return the array of a name, None if there is none or numpy does not know its element type."""
         if name not in self.names:
             return None
@@ -59,7 +68,8 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
     try:
         if file.suffix == ".safetensors":
             opened: Any = safe_open(file, framework=framework)
-            return list(opened.keys()), opened.get_tensor
+            narrow = {} if framework == "pt" else _narrow_tensors(file)
+            return list(opened.keys()), lambda name: narrow[name]() if name in narrow else opened.get_tensor(name)
         if file.suffix == ".npz":
             arrays = np.load(file, allow_pickle=False)
             return list(arrays.files), arrays.__getitem__
@@ -71,6 +81,26 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
     except (OSError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
     raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
+
+
+def _narrow_tensors(file: Path) -> dict[str, Callable[[], Array]]:
+    """Return for each tensor of a .safetensors file of a type that numpy lacks what reads it, as a type of numpy's own.
+
+    The file begins with the length of its header in 8 bytes; then comes the header, JSON, and the data.
+    """
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = decoded(opened.read(size))
+
+    def read(entry: Mapping[str, Any]) -> Array:
+        """Read one tensor."""
+        first, end = entry["data_offsets"]
+        with file.open("rb") as opened:
+            opened.seek(8 + size + first)
+            data = opened.read(end - first)
+        return plain(to_array(TensorProto(data_type=_NARROW[entry["dtype"]], dims=entry["shape"], raw_data=data)))
+
+    return {name: partial(read, entry) for name, entry in header.items() if entry.get("dtype") in _NARROW}
 
 
 def _array(numbers: object) -> Array:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from graphlib import CycleError
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from mxtools.errors import InputError
 from mxtools.files.weights import is_external, tensors_of
-from mxtools.graph.operators import function_key, operator_key
+from mxtools.graph.operators import FIRST_VERSION, function_key, operator_key, plain_domain, versions
+from mxtools.graph.order import sort_nodes
+from mxtools.graph.shapes import make_sparse_inputs
 from mxtools.runtime import sessions
 from mxtools.scopes import keys
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
 _RUNTIMES = ("com.microsoft", "com.ms.")
 """Begin the domains of ONNX Runtime's own operators."""
+_FIRST = ("external-data", "sorted", "opset-import")
+"""Rules that say in plain words what the checker, and whatever loads the model, would say otherwise."""
 _NODE = re.compile(
     r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)"|with name '([^']*)'"""
 )
@@ -34,7 +40,45 @@ def _external_data(checked: CheckedModel) -> Iterator[Fault]:
             yield Fault(error.problem, _reader(checked, tensor))
 
 
-@rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=("external-data",))
+@rule("sorted", Severity.ERROR, "mend what made the file")
+def _sorted(checked: CheckedModel) -> Iterator[Fault]:
+    """Each node reads only what nodes before it make."""
+    node = checked.graph.unsorted
+    if node is None:
+        return
+
+    def mend() -> str:
+        """Put the nodes in order."""
+        sort_nodes(checked.proto)
+        return "put the nodes in order"
+
+    copy = ModelProto()
+    copy.CopyFrom(checked.proto)
+    try:
+        sort_nodes(copy)
+    except CycleError:
+        yield Fault("it reads what is computed from its own result", node)
+    else:
+        yield Fault("it reads what a later node makes", node, mend=mend)
+
+
+@rule("opset-import", Severity.ERROR, "say which version of the domain the model imports")
+def _opset_import(checked: CheckedModel) -> Iterator[Fault]:
+    """The model imports each domain of which its graph uses operators."""
+    imported = versions(checked.proto.opset_import)
+    first: dict[str, int] = {}
+    for number, (node, region) in enumerate(zip(checked.graph.nodes, checked.graph.region, strict=True)):
+        domain = plain_domain(node.domain)
+        if not region and domain not in imported:
+            first.setdefault(domain, number)
+    for domain, number in first.items():
+        # Of a domain that the onnx package knows, any of several versions can be meant.
+        is_custom = all(domain != schema.domain for schema in onnx.defs.get_all_schemas())
+        mend = partial(_import, checked.proto, domain) if is_custom else None
+        yield Fault(f"no version of the domain {domain or 'ai.onnx'!r} is imported", number, mend=mend)
+
+
+@rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=_FIRST)
 def _checker(checked: CheckedModel) -> Iterator[Fault]:
     """The model is valid ONNX."""
     try:
@@ -43,11 +87,18 @@ def _checker(checked: CheckedModel) -> Iterator[Fault]:
         yield _fault(checked, error)
 
 
-@rule("types", Severity.ERROR, "mend the node, or the type that the file says", unless=("external-data", "checker"))
+@rule(
+    "types",
+    Severity.ERROR,
+    "mend the node, or the type that the file says",
+    unless=(*_FIRST, "checker"),
+)
 def _types(checked: CheckedModel) -> Iterator[Fault]:
     """Types and shapes that the file says agree with those that follow from its operators."""
     try:
-        onnx.shape_inference.infer_shapes(_light(checked), check_type=True, strict_mode=True)
+        model = _light(checked)
+        make_sparse_inputs(model.graph)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         yield _fault(checked, error)
 
@@ -73,7 +124,7 @@ def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
     "runtime",
     Severity.ERROR,
     "mend the node, or export for an older opset",
-    unless=("external-data", "checker", "types", "custom-operator"),
+    unless=(*_FIRST, "checker", "types", "custom-operator"),
 )
 def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
@@ -95,6 +146,11 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
 
     if before < wanted and any(checked.entries):
         yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
+
+
+def _import(model: ModelProto, domain: str) -> str:
+    model.opset_import.add(domain=domain, version=FIRST_VERSION)
+    return f"imported version {FIRST_VERSION} of {domain!r}"
 
 
 def _light(checked: CheckedModel) -> ModelProto:

@@ -187,7 +187,7 @@ class OutputMatches:
     def recorded(self, value: int) -> Array | None:
         """Return what was recorded of the tensor for which a value stands, in the value's type and shape."""
         number = self.tensor_at.get(value)
-        array = self._values.get(str(number))
+        array: Array | None = self._values.get(str(number))
         if number is None or array is None:
             return None
         match = self._best[number][1]

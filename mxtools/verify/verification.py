@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.evidence.data_flow import resolve
 from mxtools.files.weights import tensors_of
 from mxtools.graph.index import graph_inputs
-from mxtools.graph.shapes import Array
+from mxtools.graph.types import as_type
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
+from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import inner_tensors
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -138,7 +139,7 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
     return Verified(calls, tolerance, _first(calls, matches, tolerance), untagged)
 
 
-def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Array]:
+def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Value]:
     """Return the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
     asked = graph_inputs(model)
     given = feeds(sidecar, values, [value.name for value in asked])
@@ -147,8 +148,7 @@ def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict
         raise InputError(
             f"the trace has no value for the graph's input {missing!r}", "give the recorded trace of this model"
         )
-    types = {value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in asked}
-    return {name: array.astype(types[name], copy=False) for name, array in given.items()}
+    return {value.name: as_type(given[value.name], value.type) for value in asked}
 
 
 def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, absent: dict[str, str]) -> list[Checked]:

@@ -47,6 +47,16 @@ def _checker(model: ModelProto, trace: Trace) -> str:
     return node.name
 
 
+def _unsorted(model: ModelProto, trace: Trace) -> str:
+    """Put the last node but one, whose result the last reads, behind it."""
+    first = next(node for node in model.graph.node if node.name == at(model, "pooler.dense", "Gemm").name)
+    moved = NodeProto()
+    moved.CopyFrom(first)
+    model.graph.node.remove(first)
+    model.graph.node.append(moved)
+    return next(node.name for node in model.graph.node if first.output[0] in node.input)
+
+
 def _types(model: ModelProto, trace: Trace) -> str:
     output = next(o for o in model.graph.output if o.name in at(model, "pooler.activation", "Tanh").output)
     output.type.tensor_type.elem_type = TensorProto.INT64
@@ -176,6 +186,7 @@ def _record(model: ModelProto, trace: Trace) -> str:
 
 FAULTS: dict[str, tuple[str, Callable[[ModelProto, Trace], str]]] = {
     "external data are missing": ("external-data", external),
+    "a node behind one that reads it": ("sorted", _unsorted),
     "an operator that ONNX does not have": ("checker", _checker),
     "an output of another type": ("types", _types),
     "an operator of a custom domain": ("custom-operator", _custom),

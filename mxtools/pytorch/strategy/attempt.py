@@ -17,6 +17,7 @@ from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.pytorch.fingerprint import array_of
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.tracing import trace
@@ -164,7 +165,7 @@ def check_outputs(sources: Sources, model: WorkingModel, name: str, known: Sidec
     `name` is what the warning calls the export. Without a trace (`known`), and where the model is random, outputs are
     not compared. Raises InputError where ONNX Runtime cannot run the export.
     """
-    arrays = {name: tensor.detach().numpy() for name, tensor in tensors(sources.subject.inputs)}
+    arrays = {name: array_of(tensor) for name, tensor in tensors(sources.subject.inputs)}
     names = [value.name for value in graph_inputs(model.proto)]
     values = Values(arrays.keys(), arrays.__getitem__)
     given = feeds(known, values, names) if known else arrays

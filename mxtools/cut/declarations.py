@@ -1,0 +1,104 @@
+"""Types and shapes of tensors that a user declares, because neither the file nor any inference tells them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
+
+from mxtools.errors import UsageError
+from mxtools.graph.shapes import inferred_infos, is_typed
+from mxtools.graph.types import ELEMENT_TYPES, type_text, types_fit
+from mxtools.pipeline.working_model import WorkingModel
+
+Dims = Sequence[int | str | None]
+"""Dimensions: sizes, names of symbolic ones, and None where nothing is known."""
+
+UNKNOWN = "?"
+"""Stands for a dimension of which nothing is known."""
+
+
+def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
+    """Return dimensions by tensor, of texts such as `hidden=1,sequence,?`; of a scalar `scale=`."""
+    found: dict[str, Dims] = {}
+    for text in texts:
+        name, equals, listed = text.rpartition("=")
+        dims = [dim.strip() for dim in listed.split(",")] if listed.strip() else []
+        if not (name and equals and all(dims)):
+            raise UsageError(
+                f"{text!r} is not NAME=SIZE,SIZE…", "write hidden=1,sequence,64, with ? for what is unknown"
+            )
+        found[name] = [None if dim == UNKNOWN else int(dim) if dim.isdecimal() else dim for dim in dims]
+    return found
+
+
+def types_of(texts: Iterable[str]) -> dict[str, str]:
+    """Return element types by tensor, of texts such as `hidden=float32`."""
+    found = {}
+    for text in texts:
+        name, equals, element = text.rpartition("=")
+        if not (name and equals and element):
+            raise UsageError(f"{text!r} is not NAME=TYPE", "write hidden=float32")
+        found[name] = element
+    return found
+
+
+def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str, str]) -> None:
+    """Write types and shapes of tensors of the main graph into the graph, in place.
+
+    Raises UsageError where there is no such tensor or type, or the graph says otherwise.
+    """
+    declared = {name: _type(name, shapes.get(name), types.get(name)) for name in {**shapes, **types}}
+    if not declared:
+        return
+    known, names = inferred_infos(model.proto), model.graph.by_name
+    for name, type_ in declared.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3) or list(names)[:3]
+            raise UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
+        info = known.get(name)
+        if info is not None and is_typed(info) and not types_fit(info.type, type_):
+            raise UsageError(f"{name!r} is of type {type_text(info.type)}", f"do not declare {type_text(type_)}")
+    with model.changing() as proto:
+        for name, type_ in declared.items():
+            base = known[name].type if name in known and known[name].type.HasField("tensor_type") else TypeProto()
+            _enter(proto.graph, name, base, type_)
+
+
+def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
+    """Return the type that is declared of a tensor, as far as it is."""
+    type_ = TypeProto()
+    type_.tensor_type.elem_type = TensorProto.UNDEFINED
+    if element is not None:
+        if element not in ELEMENT_TYPES:
+            near = difflib.get_close_matches(element, ELEMENT_TYPES, n=3) or ["float32", "int64"]
+            raise UsageError(
+                f"{element!r}, declared of {name!r}, is no element type", f"the nearest are {', '.join(near)}"
+            )
+        type_.tensor_type.elem_type = ELEMENT_TYPES[element]
+    if dims is not None:
+        type_.tensor_type.shape.SetInParent()
+        for dim in dims:
+            added = type_.tensor_type.shape.dim.add()
+            if isinstance(dim, int):
+                added.dim_value = dim
+            elif dim is not None:
+                added.dim_param = dim
+    return type_
+
+
+def _enter(graph: GraphProto, name: str, known: TypeProto, declared: TypeProto) -> None:
+    """Say the type of a tensor in a graph: what is known of it, and in its place what is declared."""
+    merged = TypeProto()
+    merged.CopyFrom(known)
+    if declared.tensor_type.elem_type:
+        merged.tensor_type.elem_type = declared.tensor_type.elem_type
+    if declared.tensor_type.HasField("shape"):
+        merged.tensor_type.shape.CopyFrom(declared.tensor_type.shape)
+    infos = (info for field in (graph.input, graph.output, graph.value_info) for info in field if info.name == name)
+    info = next(infos, None)
+    if info is None:
+        graph.value_info.append(ValueInfoProto(name=name, type=merged))
+    else:
+        info.type.CopyFrom(merged)
