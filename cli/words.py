@@ -36,7 +36,6 @@ WORDS: dict[str, str] = {
     "profiler": "`mx profile --json`",
     "record": "mx trace --record",
     "recording": "--record",
-    "repairer": "run `mx validate --repair`",
     "splitter": "mx split",
     "strategies": "`mx strategies`",
     "tag": "run `mx tag`",

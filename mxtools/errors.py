@@ -50,7 +50,6 @@ PYTHON: dict[str, str] = {
     "profiler": "`ProfileReport.model_dump_json()`",
     "record": "mxtools.trace(…, record=True)",
     "recording": "record=True",
-    "repairer": "call `model.repair()`",
     "splitter": "mxtools",
     "strategies": "`mxtools.list_strategies()`",
     "tag": "call `model.tag()`",

@@ -54,10 +54,10 @@ class Cut:
 
         Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
         values that the cut returns instead of those that the rest of the graph reads. `served` says of a chosen node
-        and one of its readers that the reader is served by an equal call elsewhere, and needs no output for that. Raises InputError where the nodes
-        of the graph are not in order.
+        and one of its readers that the reader is served by an equal call elsewhere, and needs no output for that.
+        Raises InputError where a node reads what is computed from its own result.
         """
-        graph.require_sorted()
+        graph.require_order()
         self.graph = graph
         self.chosen = chosen
         self._main = graph.main

@@ -15,10 +15,10 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
     """Return the nodes on all paths from the tensors `first` to the tensors `last`, and the values of `last`.
 
     Without `first` the paths begin at the model's inputs, without `last` they end at its outputs. Raises UsageError
-    where the graph has no tensor of a name, or no path leads from the first to the last, InputError where the nodes are
-    not in order.
+    where the graph has no tensor of a name, or no path leads from the first to the last, InputError where a node
+    reads what is computed from its own result.
     """
-    graph.require_sorted()
+    graph.require_order()
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
     end = _values(graph, last) or set(graph.outputs)
     after = set(begin)

@@ -27,10 +27,10 @@ def resolve(annotations: Annotations, between: bool = False) -> None:
     """Annotate every node that has no annotation yet.
 
     With `between` what lies between two known scopes first gets their lowest common ancestor. Raises InputError where
-    the nodes are not in order.
+    a node reads what is computed from its own result.
     """
     graph = annotations.graph
-    graph.require_sorted()
+    graph.require_order()
     if between:
         _by_both(graph, annotations)
     # by readers twice: a constant that only a dead end reads waits until that one has its scope from its sources

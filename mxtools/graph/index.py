@@ -1,15 +1,17 @@
 """The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
 
 Nodes and values are numbered. Nodes are numbered in list order, but the nodes of a body (of If, Loop, Scan …) before
-the node that holds it; so if the file is in topological order, the numbers are too. A value is one name in one graph:
-the same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
+the node that holds it; so the numbers are in topological order, as the list is. Where it is not, which ONNX forbids and
+tools that append their nodes write nevertheless, the nodes are numbered as if it were sorted. A value is one name in
+one graph: the same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from graphlib import CycleError
 
 from onnx import (
     AttributeProto,
@@ -24,6 +26,9 @@ from onnx import (
 
 from mxtools.errors import InputError
 from mxtools.graph.operators import Operator, OperatorKey, Operators, function_key, operator_key
+from mxtools.graph.order import bodies as bodies
+from mxtools.graph.order import graphs_in as graphs_in
+from mxtools.graph.order import in_order_of_flow
 from mxtools.graph.walk import NOWHERE as NOWHERE  # the graph's modules take it from here
 from mxtools.graph.walk import reached
 
@@ -46,20 +51,6 @@ def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node holds in its attributes."""
-    yield from graphs_in(node.attribute)
-
-
-def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
-    """Yield the graphs in attributes."""
-    for attribute in attributes:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
 class Graph:
     """The index of one model. It does not follow later changes of the model.
 
@@ -72,11 +63,28 @@ class Graph:
 
     Others: `inputs` and `outputs`, values of the main graph; `by_name`, its values by name; `initializers` and
     `sparse`, the tensors of all graphs by value; `stored`, the values of both; `sites`, for each region of a function
-    the nodes that call it.
+    the nodes that call it; `misplaced`, the first node that in the file's list comes before one that makes what it
+    reads, None where there is none.
     """
 
     def __init__(self, model: ModelProto) -> None:
         """Index a model; the model must outlive the index."""
+        self._ordered = False
+        self._read(model)
+        late = self._first_late()
+        self.misplaced = late
+        if late is not None:
+            node = self.nodes[late]
+            try:
+                self._ordered = True
+                self._read(model)
+            except CycleError:
+                self._ordered = False
+                self._read(model)
+            self.misplaced = next(number for number, proto in enumerate(self.nodes) if proto is node)
+
+    def _read(self, model: ModelProto) -> None:
+        """Index a model, its nodes in list order, or where `_ordered` is set after those that make what they read."""
         self.nodes: list[NodeProto] = []
         self.reads: list[tuple[int, ...]] = []
         self.writes: list[tuple[int, ...]] = []
@@ -87,6 +95,7 @@ class Graph:
         self._homes: dict[int, int] = {}
         self.initializers: dict[int, TensorProto] = {}
         self.sparse: dict[int, SparseTensorProto] = {}
+        self._late: list[int] = []
         self.by_name = main = ValueNames()
         self.outputs = self._add_graph(model.graph, main, 0)
         self.inputs = [main[i.name] for i in model.graph.input]
@@ -130,25 +139,12 @@ class Graph:
                 readers[value].append(node)
         return readers
 
-    @cached_property
-    def unsorted(self) -> int | None:
-        """The first node that reads what a later node makes, as no node of a valid model does; None without one."""
-        made = {name for name, value in self.by_name.items() if self.producer[value] != NOWHERE}
-        # What a body captures before it is made was not found when the body was read: a value of nobody.
-        lost = {v for v, home in self._homes.items() if home == NOWHERE and self.names[v] in made}
-        makers = self.producer
-        for node, reads in enumerate(self.reads):
-            if any(makers[value] > node or value in lost for value in reads):
-                return node
-        return None
-
-    def require_sorted(self) -> None:
-        """Raise InputError where a node reads what a later node makes."""
-        if self.unsorted is not None:
-            node = self.nodes[self.unsorted]
+    def require_order(self) -> None:
+        """Raise InputError where the nodes have no order, because one reads what is computed from its own result."""
+        if self.misplaced is not None and not self._ordered:
+            node = self.nodes[self.misplaced]
             raise InputError(
-                f"{node.op_type} {node.name!r} reads what a later node makes, so the nodes are not in order",
-                "⟨repairer⟩ first",
+                f"{node.op_type} {node.name!r} reads what is computed from its own result", "mend what made the file"
             )
 
     @cached_property
@@ -220,6 +216,20 @@ class Graph:
                 derived.update(self.writes[node])
         return derived
 
+    def _first_late(self) -> int | None:
+        """Return the first node that reads what a later node makes, None where the nodes are in order."""
+        made = {self.names[value] for value in self._late}
+        # What a body captures before it is made was not found when the body was read: it is a value of nobody.
+        lost = [v for v, home in self._homes.items() if home == NOWHERE and self.producer[v] == NOWHERE]
+        made.update(name for v in lost if self.by_name.get(name := self.names[v], v) != v)
+        if not made:
+            return None
+        missed = {v for v in lost if self.names[v] in made}
+        for node, reads in enumerate(self.reads):
+            if any(self.producer[v] > node or v in missed for v in reads):
+                return node
+        return None
+
     def _add_graph(self, graph: GraphProto, names: ValueNames, region: int) -> list[int]:
         """Index one graph; return the values of its outputs."""
         for info in graph.input:
@@ -228,14 +238,18 @@ class Graph:
             self.initializers[self._add_value(names, tensor.name)] = tensor
         for sparse in graph.sparse_initializer:
             self.sparse[self._add_value(names, sparse.values.name)] = sparse
-        self._add_nodes(graph.node, names, region)
+        self._add_nodes(self._in_order(graph.node), names, region)
         return [self._find_or_add(names, info.name) for info in graph.output]
 
     def _add_function(self, function: FunctionProto, region: int) -> None:
         names = ValueNames()
         for name in function.input:
             self._add_value(names, name)
-        self._add_nodes(function.node, names, region)
+        self._add_nodes(self._in_order(function.node), names, region)
+
+    def _in_order(self, nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
+        """Return the nodes of one graph as they are to be numbered."""
+        return [nodes[place] for place in in_order_of_flow(nodes)] if self._ordered else nodes
 
     def _add_nodes(self, nodes: Sequence[NodeProto], names: ValueNames, region: int) -> None:
         """Index the nodes of one graph; written for speed, since most of the time of a small command passes here."""
@@ -302,6 +316,7 @@ class Graph:
         elif producer != NOWHERE:  # read before it is made, as in a graph that is not in topological order
             self.producer[value] = producer
             self._homes.pop(value, None)
+            self._late.append(value)
         return value
 
 

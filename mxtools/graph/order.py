@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
-from mxtools.graph.functions import every_node, model_nodes
-from mxtools.graph.index import bodies
 from mxtools.graph.walk import in_order
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that a node holds in its attributes."""
+    yield from graphs_in(node.attribute)
+
+
+def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
+    """Yield the graphs in attributes."""
+    for attribute in attributes:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
 
 
 def in_order_of_flow(nodes: Sequence[NodeProto]) -> list[int]:
@@ -28,22 +39,25 @@ def in_order_of_flow(nodes: Sequence[NodeProto]) -> list[int]:
 
 def sort_nodes(model: ModelProto) -> None:
     """Put the nodes of a model in order, in place: those of the graph, of all bodies and of all functions."""
-    inner = (body for node in model_nodes(model) for body in bodies(node))
-    for holder in chain(list(inner), (model.graph,), model.functions):
-        nodes = list(holder.node)
-        order = in_order_of_flow(nodes)
-        if order != sorted(order):
-            del holder.node[:]
-            holder.node.extend(nodes[place] for place in order)
+    for holder in (model.graph, *model.functions):
+        _sort(holder)
+
+
+def _sort(holder: GraphProto | FunctionProto) -> None:
+    for node in holder.node:
+        for body in bodies(node):
+            _sort(body)
+    nodes = list(holder.node)
+    order = in_order_of_flow(nodes)
+    if order != sorted(order):
+        del holder.node[:]
+        holder.node.extend(nodes[place] for place in order)
 
 
 def _names_read(node: NodeProto) -> Iterator[str]:
     """Yield what a node reads, what the nodes in its bodies read, and what these return."""
-    for inner in every_node([node]):
-        yield from inner.input
-        for body in bodies(inner):
-            yield from _returned(body)
-
-
-def _returned(body: GraphProto) -> Iterator[str]:
-    return (value.name for value in body.output)
+    yield from node.input
+    for body in bodies(node):
+        yield from (value.name for value in body.output)
+        for inner in body.node:
+            yield from _names_read(inner)

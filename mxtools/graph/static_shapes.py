@@ -34,7 +34,7 @@ def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
     for _ in range(ROUNDS):
         copy = ModelProto()
         copy.CopyFrom(model)
-        found = _fix_shape_nodes(copy, graph, shapes)
+        found = _fix_shape_nodes(Graph(copy), shapes)
         found |= _fix_computed(copy, Graph(copy), weights, Shapes(copy, graph.names))
         if not found:
             break
@@ -42,10 +42,11 @@ def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
     return shapes
 
 
-def _fix_shape_nodes(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
+def _fix_shape_nodes(graph: Graph, shapes: Shapes) -> bool:
     """Turn the Shape nodes of tensors of known shapes into constants; return whether there were any."""
     found = False
-    for node, proto in zip(graph.main, model.graph.node, strict=True):
+    for node in graph.main:
+        proto = graph.nodes[node]
         if graph.operators[node].is_named("Shape") and graph.reads[node]:
             shape = shapes[graph.reads[node][0]]
             if shape is not None and shape.dims is not None and None not in shape.dims:
@@ -59,12 +60,12 @@ def _fix_shape_nodes(model: ModelProto, graph: Graph, shapes: Shapes) -> bool:
 def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> bool:
     """Turn the nodes that compute what can be a shape from constants into constants; return whether there were any."""
     wanted = {}
-    for node, proto in zip(graph.main, model.graph.node, strict=True):
+    for node in graph.main:
         made = graph.writes[node]
         if len(made) == 1 and made[0] in graph.constant and not graph.operators[node].is_named("Constant"):
             shape = shapes[made[0]]
             if shape and shape.kind in "ib" and shape.count is not None and shape.count <= LONGEST:
-                wanted[made[0]] = proto
+                wanted[made[0]] = graph.nodes[node]
     arrays: dict[int, Array] = constant_arrays(model, graph, weights, shapes, list(wanted))
     for value, array in arrays.items():
         _make_constant(wanted[value], numpy_helper.from_array(array))

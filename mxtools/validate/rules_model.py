@@ -43,7 +43,7 @@ def _external_data(checked: CheckedModel) -> Iterator[Fault]:
 @rule("sorted", Severity.ERROR, "mend what made the file")
 def _sorted(checked: CheckedModel) -> Iterator[Fault]:
     """Each node reads only what nodes before it make."""
-    node = checked.graph.unsorted
+    node = checked.graph.misplaced
     if node is None:
         return
 

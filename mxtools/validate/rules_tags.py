@@ -69,7 +69,7 @@ def _stale_copy(checked: CheckedModel) -> Iterator[Fault]:
             yield Fault(f"its doc string says {copied}", number, mend=_copy(proto))
 
 
-@rule("untagged", Severity.ERROR, "⟨tag⟩", unless=("sorted",))
+@rule("untagged", Severity.ERROR, "⟨tag⟩")
 def _untagged(checked: CheckedModel) -> Iterator[Fault]:
     """Every node has a scope, those of bodies and functions too."""
     if not checked.tagged:
