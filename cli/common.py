@@ -18,7 +18,7 @@ from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes
 
 if TYPE_CHECKING:
     from mxtools.passes.record_absent import TagReport
-    from mxtools.pipeline.pipeline import Pipeline, PipelineReport
+    from mxtools.pipeline.pipeline import Pipeline, PipelineReport, Step
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.runtime.distance import Distance
     from mxtools.traces.sidecar import Sidecar
@@ -33,8 +33,12 @@ def process(
     trace: str | None = None,
     inputs: Path | None = None,
     previous: str | None = None,
+    witness: Callable[[WorkingModel], Callable[[Step], None]] | None = None,
 ) -> PipelineReport:
-    """Read a model, run a pipeline over it and write the result; return what the passes report."""
+    """Read a model, run a pipeline over it and write the result; return what the passes report.
+
+    `witness`, where given, takes the model and returns what is told of each pass that has run.
+    """
     check_output(output)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
@@ -43,7 +47,7 @@ def process(
         model.previous = read_model(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
     with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model
-        report = pipeline.run(model)
+        report = pipeline.run(model, witness(model) if witness else None)
     write_model(model, output, data_dir)
     return report
 
@@ -144,6 +148,8 @@ def tagged_in_words(report: TagReport) -> str:
     parts = [f"{report.nodes} nodes" + (f" ({counted})" if counted else "")]
     if report.merged:
         parts.append(f"{report.merged} merged")
+    if report.disagreements:
+        parts.append(f"{report.disagreements} not where the exporter says")
     reasons = Counter(reason.partition(":")[0] for reason in report.absent.values())
     if reasons:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))

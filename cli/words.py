@@ -13,6 +13,7 @@ WORDS: dict[str, str] = {
     "dynamic": "--dynamic",
     "each": "--each",
     "exclude-scope": "--exclude",
+    "explain": "`mx tag --explain`",
     "exporter-dynamo": "--exporter dynamo",
     "exporter-torchscript": "--exporter torchscript",
     "from-tensor": "--from-tensor",

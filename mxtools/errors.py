@@ -27,6 +27,7 @@ PYTHON: dict[str, str] = {
     "dynamic": "dynamic=",
     "each": "scopes",
     "exclude-scope": "exclude",
+    "explain": "`model.tag(explain=…)`",
     "exporter-dynamo": 'exporter="dynamo"',
     "exporter-torchscript": 'exporter="torchscript"',
     "from-tensor": "from_tensor=",

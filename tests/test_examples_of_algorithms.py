@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mxtools.comparison.contents import Contents
-from mxtools.evidence.arguments import move_arguments_out
 from mxtools.evidence.between_values import annotate_by_values
 from mxtools.evidence.calls.placement import assign
+from mxtools.evidence.corrections.arguments import move_arguments_out
+from mxtools.evidence.corrections.fused import assign_fused
+from mxtools.evidence.corrections.shared import hoist_shared
 from mxtools.evidence.data_flow import resolve
-from mxtools.evidence.fused import assign_fused
-from mxtools.evidence.shared import hoist_shared
 from mxtools.matching.after_tool import annotate_by_previous, assign_fused_previous
 from mxtools.matching.earlier_model import EarlierModelMatch
 from mxtools.matching.equal_values import equal_values, summary_of

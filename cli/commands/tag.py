@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -10,6 +12,11 @@ from mxtools.passes.carry import Carry
 
 from ..common import check_json, emit, process, say, tagged_in_words
 from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
+
+if TYPE_CHECKING:
+    from mxtools.evidence.statements import NodeHistory
+    from mxtools.pipeline.pipeline import Step
+    from mxtools.pipeline.working_model import WorkingModel
 
 
 @takes(Carry)
@@ -32,6 +39,10 @@ def command(
         ),
     ] = "",
     strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
+    explain: Annotated[
+        list[str] | None,
+        Option("--explain", metavar="NODE", help="Show what each source says of a node, and which pass decided."),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -44,13 +55,36 @@ def command(
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
+    from mxtools.evidence.statements import Witness
     from mxtools.passes.record_absent import TagReport
     from mxtools.strategies import table
 
     check_json(json, output)
     pipeline = table.get(strategy or ("previous" if previous else "auto")).passes(strict, *steps)
-    report = process(pipeline, source, output, data_dir, trace, inputs, previous).last(TagReport)
+    witnesses: list[Witness] = []
+
+    def watch(model: WorkingModel) -> Callable[[Step], None]:
+        """Watch the nodes to explain."""
+        witnesses.append(Witness(model, explain or ()))
+        return witnesses[0].observe
+
+    report = process(pipeline, source, output, data_dir, trace, inputs, previous, watch).last(TagReport)
+    report = replace(report, explained=witnesses[0].histories())
     if json:
         emit(report.to_dict())
     else:
+        for history in report.explained:
+            say(_in_words(history))
         say(f"mx tag: {tagged_in_words(report)}")
+
+
+def _in_words(history: NodeHistory) -> str:
+    """Return how a node came to its scope, in lines."""
+    lines = [history.node]
+    for said in history.said:
+        meant = " or ".join(said.scopes) or "no module that the trace knows"
+        lines.append(f"  {said.source:20} {said.text}: {meant}")
+    lines += [f"  {name:20} {scope} ({evidence})" for name, scope, evidence in history.passes]
+    if history.merged:
+        lines.append(f"  does the work of     {', '.join(history.merged)}")
+    return "\n".join(lines)

@@ -53,8 +53,8 @@ class Cut:
         """Find the boundary around the chosen nodes of the main graph.
 
         Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
-        values that the cut returns instead of those that the rest of the graph reads. `served` says of a chosen node
-        and one of its readers that the reader is served by an equal call elsewhere, and needs no output for that.
+        values that the cut returns, in this order, instead of those that the rest of the graph reads. `served` says of
+        a chosen node and one of its readers that the reader is served by an equal call elsewhere, and needs no output.
         Raises InputError where a node reads what is computed from its own result.
         """
         graph.require_order()
@@ -75,7 +75,7 @@ class Cut:
         whole = len(chosen) == len(self._main)
         given = (needed.keys() - made - graph.stored) | (needed.keys() & graph.inputs)
         self.inputs = self.ordered(graph.inputs, [v for v in needed if v in given])
-        self.outputs = self.ordered(graph.outputs, outputs) if outputs else self._returned()
+        self.outputs = list(dict.fromkeys(outputs)) if outputs else self._returned()
         if whole and not outputs:
             self.inputs = list(graph.inputs)
             self.outputs = list(graph.outputs)

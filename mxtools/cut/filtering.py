@@ -104,7 +104,14 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     names = signature.outputs() if signature else {}
     foreign = given_nodes(annotations, chosen)
     copying = request.auxiliary is not Auxiliary.NONE
-    cut = Cut(graph, chosen, foreign, names or outputs, copying, partial(_is_served, annotations, calls or set()))
+    cut = Cut(
+        graph,
+        chosen,
+        foreign,
+        names or Cut.ordered(graph.outputs, sorted(outputs)),
+        copying,
+        partial(annotations.is_served, calls or set()),
+    )
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
     whole = model.copy() if request.verify else None
@@ -115,15 +122,6 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences)
-
-
-def _is_served(annotations: Annotations, calls: Collection[int], node: int, reader: int) -> bool:
-    """Return whether a reader of a node in some calls, itself outside of them, takes the result of an equal call.
-
-    The exporter computed equal calls once. What the cut has of them is its own copy, as the reader's call has one.
-    """
-    call, at = annotations.call[node], annotations.call[reader]
-    return bool(calls) and call is not None and at is not None and annotations.serving(call, at) not in calls
 
 
 def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collection[int]) -> list[int]:

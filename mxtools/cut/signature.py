@@ -47,12 +47,14 @@ class Signature:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call, self._matches = call, matches
         self._given = {tensor.id: tensor for tensor in reversed(sidecar.calls[call].inputs)}
-        self._makers = calls_returning(sidecar)
+        self._makers = {tensor: [o.call] for o in sidecar.operations for tensor in o.outputs}
+        self._makers.update(calls_returning(sidecar))
 
     def outputs(self) -> dict[int, str]:
-        """Return the values that the call returned, in its order, with their names.
+        """Return the values that the call returned, in its order, and those that left it by the side, with their names.
 
-        Arguments that it returned as they were are left out. Raises AbsentError where the graph lacks a value.
+        Arguments that it returned as they were are left out. Raises AbsentError where the graph lacks a value that it
+        returned.
         """
         found: dict[int, str] = {}
         for tensor in returned_tensors(self._sidecar.calls[self._call]):
@@ -67,6 +69,10 @@ class Signature:
         for value, name in zip(found, _plain(found.values()), strict=True):
             found[value] = fresh(name, taken)
             taken.add(found[value])
+        for tensor in self._sidecar.calls[self._call].leaves:
+            if (value := self._made(tensor, found)) is not None:
+                found[value] = fresh(tensor.name, taken)
+                taken.add(found[value])
         return found
 
     def inputs(self, values: Iterable[int]) -> dict[int, str]:
@@ -85,7 +91,7 @@ class Signature:
             made = [v for v in self._matches.get(tensor.id, ()) if v not in taken and self._is_inside(v)]
             return next((v for v in made if not ((s := self._shapes[v]) and s.is_transposed(tensor))), None)
         inner = [c for c in self._makers.get(tensor.id, ()) if self._hierarchy.within(c, self._call)]
-        maker = max(inner, key=self._hierarchy.depth.__getitem__)
+        maker = max(inner, key=self._hierarchy.depth.__getitem__, default=self._call)
         fitting = [
             v
             for n, call in enumerate(self._annotations.call)

@@ -22,7 +22,7 @@ def annotate_by_metadata(model: WorkingModel) -> None:
     hierarchy = annotations.hierarchy
     labelled: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for node in annotations.nodes_with_metadata:
-        if paths := _paths(graph.nodes[node]):
+        if paths := paths_on(graph.nodes[node]):
             labelled[paths].append(node)
     index = model.once(call_index)
     if index:
@@ -36,7 +36,7 @@ def annotate_by_metadata(model: WorkingModel) -> None:
         annotations.set(node, _enter(hierarchy, paths, graph.nodes[node]), Evidence.METADATA)
 
 
-def _paths(node: NodeProto) -> tuple[str, ...]:
+def paths_on(node: NodeProto) -> tuple[str, ...]:
     """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out."""
     for entry in node.metadata_props:
         if entry.key == keys.TORCH_NAME_SCOPES:

@@ -54,7 +54,7 @@ class TensorMatcher:
         """Index the tensors of all calls by size and kind; without values their fingerprints have to do."""
         self._values = values
         self._known: dict[tuple[int, str], list[TracedTensor]] = defaultdict(list)
-        unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
+        unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs, *call.leaves)}
         for tensor in unique.values():
             if tensor.fingerprint and tensor.fingerprint[0] > 1:
                 self._known[prod(tensor.shape), torch_kind(tensor.dtype)].append(tensor)

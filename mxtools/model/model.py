@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -85,6 +86,7 @@ class Model(LookingModel):
         inputs: Inputs | None = None,
         strategy: str | None = None,
         strict: bool = False,
+        explain: Sequence[str] = (),
         **carriers: bool,
     ) -> TagReport:
         """Project the module hierarchy onto every node, in place; return how many nodes rest on which evidence.
@@ -92,7 +94,8 @@ class Model(LookingModel):
         The hierarchy is that of `trace`, or of `earlier`, the tagged model that a tool made this one from; without
         either it is what the file itself tells. Recorded values of the trace, or `inputs` to run on, are evidence too.
         `strategy` names whose passes run (`mxtools.list_strategies()`); with `strict` a node of which nothing is known
-        is an error. `carriers` are further places to copy tags to: `doc_string`, `rename`, `output_names`,
+        is an error. `explain` names nodes, of which the report then says what each source said and which pass decided.
+        `carriers` are further places to copy tags to: `doc_string`, `rename`, `output_names`,
         `embed_trace`, `namespace`, `layer_annotation`.
 
         Raises CheckError under `strict`, InputError where the trace is of another model, UsageError for unknown names.
@@ -102,6 +105,7 @@ class Model(LookingModel):
         >>> report.nodes, sorted(report.evidence)
         (85, ['dataflow', 'metadata'])
         """
+        from mxtools.evidence.statements import Witness
         from mxtools.passes.carry import Carry
         from mxtools.passes.record_absent import TagReport
         from mxtools.strategies import table
@@ -113,7 +117,9 @@ class Model(LookingModel):
             self.values = array_values(inputs)
         self.previous = earlier
         chosen = table.get(strategy or ("previous" if earlier else table.DEFAULT))
-        return chosen.passes(strict, Carry(**carriers)).run(self).last(TagReport)
+        witness = Witness(self, explain)
+        report = chosen.passes(strict, Carry(**carriers)).run(self, witness.observe).last(TagReport)
+        return replace(report, explained=witness.histories())
 
     def untag(self, carriers: bool = False) -> None:
         """Remove the tags that mxtools wrote, in place; with `carriers` also their copies in other places.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mxtools.evidence.fused import assign_fused
+from mxtools.evidence.corrections.fused import assign_fused
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 

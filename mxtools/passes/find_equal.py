@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mxtools.evidence.equal_calls import find_equal_calls
+from mxtools.evidence.corrections.equal_calls import find_equal_calls
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 

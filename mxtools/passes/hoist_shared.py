@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mxtools.evidence.shared import hoist_shared
+from mxtools.evidence.corrections.shared import hoist_shared
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 

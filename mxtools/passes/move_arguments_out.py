@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mxtools.evidence.arguments import move_arguments_out
+from mxtools.evidence.corrections.arguments import move_arguments_out
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mxtools.evidence.operations import move_to_operations
+from mxtools.evidence.corrections.operations import move_to_operations
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes
+from mxtools.evidence.statements import NodeHistory, disagreements
 from mxtools.pipeline.base import Pass, Report, option
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
@@ -16,7 +17,8 @@ from mxtools.scopes.annotations import Evidence
 class TagReport(Report):
     """What was projected: the numbers of nodes, of nodes by evidence and of merged nodes, and the absent scopes.
 
-    `absent` has the scopes of the trace that no node has, each with the reason.
+    `absent` has the scopes of the trace that no node has, each with the reason; `disagreements` is the number of nodes
+    whose scope is none of those that the exporter says; `explained` says how nodes that the user named came to theirs.
     """
 
     kind: ClassVar[str] = "tag"
@@ -25,10 +27,13 @@ class TagReport(Report):
     evidence: dict[str, int]
     merged: int
     absent: dict[str, str]
+    disagreements: int = 0
+    explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON."""
-        return asdict(self)
+        """Return the report as plain data, for JSON; explanations only where they were asked for."""
+        found = asdict(self)
+        return found if self.explained else {key: value for key, value in found.items() if key != "explained"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class RecordAbsent(Pass):
             )
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
         annotations.write_absent(absent)
-        return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent)
+        differing = 0 if model.previous else len(disagreements(model))
+        return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent, differing)
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

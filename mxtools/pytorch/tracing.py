@@ -25,7 +25,7 @@ import sys
 import weakref
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from threading import RLock, get_ident
 from typing import Any, Literal, NamedTuple, cast
@@ -54,13 +54,34 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
     `values`, where given, gets a copy of every tensor that went into a call or came out of one, under `str(tensor.id)`,
     and of the model's inputs under their own names. Raises InputError where the forward pass raises.
     """
+    is_compiling = _DYNAMO in sys.modules
+    try:
+        return _traced(subject, values)
+    except InputError:
+        if is_compiling or _DYNAMO not in sys.modules:
+            raise
+        return _traced(subject, values)  # the model compiles parts, as `torch.cond` does: now these run eagerly
+
+
+_DYNAMO = "torch._dynamo"
+"""The compiler, which takes a second to import; what a model compiles imports it."""
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Return a context in which what `torch.compile` compiled runs eagerly, so that hooks see the modules inside."""
+    return torch.compiler.set_stance("force_eager") if _DYNAMO in sys.modules else nullcontext()
+
+
+def _traced(subject: Subject, values: dict[str, torch.Tensor] | None) -> Sidecar:
     model = subject.model
     inputs = copied(subject.inputs)
     recorder = _Recorder(model, inputs, values)
+    if values is not None:
+        values.clear()
     given = [recorder.tensor(name, tensor) for name, tensor in tensors(inputs)]
     if values is not None:
         values.update({tensor.name: values[str(tensor.id)].clone() for tensor in given if str(tensor.id) in values})
-    with settled(model), quiet(), torch.compiler.set_stance("force_eager"):
+    with settled(model), quiet(), _eager():
         _run(model, inputs, recorder)
         return Sidecar(
             producer=_producer(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import cache, cached_property
 
@@ -118,6 +118,15 @@ class Annotations:
             return call
         depth, meet = self.hierarchy.depth, self.hierarchy.meet
         return max((call, *others), key=lambda c: depth[meet(c, reader)])
+
+    def is_served(self, calls: Collection[int], node: int, reader: int) -> bool:
+        """Return whether a reader of a node in some calls, itself outside of them, takes the result of an equal call.
+
+        The exporter computed equal calls once. What is cut out for the calls has its own copy of that, and so has what
+        is cut out for the reader's.
+        """
+        call, at = self.call[node], self.call[reader]
+        return bool(calls) and call is not None and at is not None and self.serving(call, at) not in calls
 
     @cached_property
     def _equal_to(self) -> dict[int, list[int]]:

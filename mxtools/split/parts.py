@@ -181,4 +181,4 @@ class _Units:
 
         chosen = set(reached((graph.producer[v] for v in outputs), sources))
         outputs += [v for v in graph.outputs if v in graph.stored and level == 0]
-        return Cut(graph, chosen, self._owned, outputs) if outputs else None
+        return Cut(graph, chosen, self._owned, Cut.ordered(graph.outputs, outputs)) if outputs else None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import absent_scopes
 from mxtools.evidence.calls.index import OTHER_MODEL_SHARE
+from mxtools.evidence.statements import disagreements
 from mxtools.files.json_text import list_of_texts
 from mxtools.graph.constants import LARGEST
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.shapes import known_shape, stored_shape, torch_kind, value_infos
 from mxtools.scopes import keys
-from mxtools.scopes.scope import contains, is_scope
+from mxtools.scopes.scope import ROOT, contains, is_scope
 from mxtools.traces.traced_calls import callers, full_name
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 from mxtools.validate.rules_tags import AGAIN, drop_absent
@@ -131,6 +132,17 @@ def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
         fits = found.agrees(tensor) if found.dims is not None else found.kind == torch_kind(tensor.dtype)
         if not fits:
             yield Fault(f"input {info.name} is {_text(found.dims)}, in the trace {tensor.dtype}{list(tensor.shape)}")
+
+
+@rule("exporter-differs", Severity.NOTE, "see ⟨explain⟩", unless=("other-model", "untagged", "unknown-scope"))
+def _exporter_differs(checked: CheckedModel) -> Iterator[Fault]:
+    """Nodes are in the modules that the exporter names, but for where the trace shows that it was wrong."""
+    found: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for node, said in disagreements(checked.model).items():
+        found[said.source, said.text, checked.scopes.get(node, ROOT)].append(node)
+    for (source, text, scope), (first, *others) in found.items():
+        more = f", and of {len(others)} more nodes" if others else ""
+        yield Fault(f"the exporter's {source} of it{more} says {text}", first, scope)
 
 
 @rule("record", Severity.WARNING, "put it there, or trace again with ⟨recording⟩")

@@ -6,6 +6,7 @@ import glob
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +124,8 @@ def _used(sidecar: Sidecar) -> dict[int, set[int]]:
 def _cut(annotations: Annotations, scope: str) -> Cut:
     calls = calls_of(annotations, Selection((glob.escape(scope),)))
     chosen = nodes_of(annotations, calls)
-    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen))
+    served = partial(annotations.is_served, calls)
+    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen), served=served)
     if not cut.outputs:
         raise AbsentError("nothing reads what it computes")
     return cut
@@ -131,7 +133,7 @@ def _cut(annotations: Annotations, scope: str) -> Cut:
 
 def _compared(call: Call, got: dict[str, Array], values: Values, wanted: set[int]) -> Verdict:
     """Return the verdict on what a part returned; `wanted` are the tensors that the graph has."""
-    recorded = {t.id: array for t in call.outputs if (array := values.get(str(t.id))) is not None}
+    recorded = {t.id: array for t in (*call.outputs, *call.leaves) if (array := values.get(str(t.id))) is not None}
     found = {name: {i for i, array in recorded.items() if same_values(result, array)} for name, result in got.items()}
     lacking = wanted - set().union(*found.values())
     if lacking:

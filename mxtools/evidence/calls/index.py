@@ -61,6 +61,7 @@ class CallIndex:
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._by_paths(paths)))
+        self.by_name = cache(self._by_name)
 
     def _interned(self, calls: Candidates) -> Candidates:
         """Return the one tuple of these calls, so that candidates can be compared by identity.
@@ -112,7 +113,7 @@ class CallIndex:
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
-    def by_name(self, text: str) -> tuple[Candidates, str]:
+    def _by_name(self, text: str) -> tuple[Candidates, str]:
         """Return the calls that a TorchScript node name, given without its last part, leads to, and the part that does.
 
         The part ends before the first component that is no module. There are no calls if that is the first one.

@@ -1,0 +1,125 @@
+"""What the exporter says of a node, beside what the node's scope became, and how it became that.
+
+An exporter writes the module of a node into its metadata or its name, and can be wrong there: it computes what several
+modules share once, under the first one's name, takes hooks for their caller's work, and folds modules together. Where
+the trace overrules it, this tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from mxtools.errors import UsageError
+from mxtools.evidence.calls.index import CallIndex, call_index
+from mxtools.evidence.exporter_metadata import paths_on
+from mxtools.pipeline.pipeline import Step
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations
+from mxtools.traces.traced_calls import full_name
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one source says of a node.
+
+    Attributes: `source`, `metadata`, `name` or `parameters`; `text`, as it stands in the file; `scopes`, those that it
+    leads to, none where the trace knows no such module.
+    """
+
+    source: str
+    text: str
+    scopes: tuple[str, ...]
+
+
+def disagreements(model: WorkingModel) -> dict[int, Statement]:
+    """Return the nodes whose scope is none of those that the exporter says, each with what it says.
+
+    A node that does the work of several modules agrees with what names one of them. Without a trace there is nothing
+    that could overrule the exporter, and nothing is returned.
+    """
+    index = model.once(call_index)
+    if not index:
+        return {}
+    annotations, found = model.annotations, {}
+    scopes = annotations.hierarchy.scopes
+    for node in range(len(annotations.call)):
+        done = {scopes[call] for call in annotations.calls_done(node)}
+        said = next(_exporters(annotations, index, node), None)
+        if said and done and done.isdisjoint(said.scopes):
+            found[node] = said
+    return found
+
+
+def _exporters(annotations: Annotations, index: CallIndex, node: int) -> Iterator[Statement]:
+    """Yield what the exporter says of a node, in its metadata and in its name."""
+    proto, scopes = annotations.graph.nodes[node], annotations.hierarchy.scopes
+    if paths := paths_on(proto):
+        yield Statement("metadata", paths[-1], tuple(scopes[call] for call in index.by_paths(paths)))
+    if proto.name.startswith("/"):
+        text = proto.name.rpartition("/")[0]
+        yield Statement("name", text or "/", tuple(scopes[call] for call in index.by_name(text)[0]))
+
+
+def _parameters(annotations: Annotations, index: CallIndex, node: int) -> Iterator[Statement]:
+    """Yield which traced weights a node reads."""
+    graph, scopes = annotations.graph, annotations.hierarchy.scopes
+    owner = {full_name(m, w): m.path for m in index.sidecar.modules for w in m.weights}
+    for value in graph.reads[node]:
+        if value in graph.stored and (name := graph.names[value]) in owner:
+            yield Statement("parameters", name, tuple(scopes[call] for call in index.by_paths((owner[name],))))
+
+
+@dataclass(frozen=True)
+class NodeHistory:
+    """How a node came to its scope.
+
+    Attributes: `node`, its name and operator; `said`, what each source says; `passes`, each that gave it a scope, with
+    that scope and the evidence, the last of which decided; `merged`, the scopes whose work it does, if there are more.
+    """
+
+    node: str
+    said: tuple[Statement, ...]
+    passes: tuple[tuple[str, str, str], ...]
+    merged: tuple[str, ...]
+
+
+@dataclass
+class Witness:
+    """Watches what the passes of a pipeline make of some nodes, given by their names or by those of their outputs."""
+
+    model: WorkingModel
+    names: Collection[str]
+    _seen: dict[int, list[tuple[str, str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Find the nodes; raise UsageError for a name that none has."""
+        graph = self.model.graph
+        by_name = {proto.name: node for node, proto in enumerate(graph.nodes) if proto.name}
+        for name in self.names:
+            value = graph.by_name.get(name, -1)
+            node = by_name.get(name, graph.producer[value] if value >= 0 else -1)
+            if node < 0:
+                raise UsageError(f"no node is called {name!r}, and none makes a tensor of that name", "see ⟨tree⟩")
+            self._seen[node] = []
+
+    def observe(self, step: Step) -> None:
+        """Note the scopes that a pass gave to the nodes."""
+        annotations = self.model.annotations
+        for node, seen in self._seen.items():
+            call, evidence = annotations.call[node], annotations.evidence[node]
+            scope = "" if call is None else annotations.hierarchy.scopes[call]
+            if scope and (not seen or seen[-1][1:] != (scope, str(evidence))):
+                seen.append((step.step.name, scope, str(evidence)))
+
+    def histories(self) -> tuple[NodeHistory, ...]:
+        """Return how the nodes came to their scopes."""
+        annotations, index = self.model.annotations, self.model.once(call_index)
+        scopes = annotations.hierarchy.scopes
+        histories = []
+        for node, seen in self._seen.items():
+            proto = annotations.graph.nodes[node]
+            said = (*_exporters(annotations, index, node), *_parameters(annotations, index, node)) if index else ()
+            merged = tuple(scopes[call] for call in annotations.merged.get(node, ()))
+            histories.append(NodeHistory(f"{proto.name} ({proto.op_type})", said, tuple(seen), merged))
+        return tuple(histories)

@@ -1,0 +1,113 @@
+"""How models outside of transformers are written: each module that is cut out is the module that PyTorch ran."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import mxtools
+from mxtools.errors import UsageError
+from mxtools.scopes import keys
+from mxtools.verify.round_trip import round_trip
+from tests.support.commands import Mx
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.model
+WORLD = ROOT / "fixtures" / "world.py"
+NAMES = (
+    "shared_activation cache sequentials hooks recurrent activated_norm adapters results called_by_two".split()  # noqa: SIM905
+)
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory, mx: Mx) -> dict[str, Path]:
+    """Return for each model the folder with its recorded trace."""
+    folders = {}
+    for name in NAMES:
+        folders[name] = tmp_path_factory.mktemp(name)
+        mx("trace", f"{WORLD}:{name}", "--record", "-o", "t.json", cwd=folders[name])
+    return folders
+
+
+def tagged(folder: Path, name: str, exporter: str, mx: Mx) -> mxtools.Model:
+    """Return the model as an exporter writes it, tagged by its trace."""
+    raw = folder / f"{exporter}.onnx"
+    if not raw.exists():
+        mx("export", f"{WORLD}:{name}", "--exporter", exporter, "-o", raw.name, cwd=folder)
+    model = mxtools.load(raw)
+    model.tag(mxtools.load_trace(folder / "t.json"))
+    return model
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_is_what_pytorch_ran(traced: dict[str, Path], name: str, exporter: str, mx: Mx) -> None:
+    model = tagged(traced[name], name, exporter, mx)
+    wrong = [v for v in round_trip(model) if v.word not in ("exact", "gone")]
+    assert not wrong
+
+
+def test_equal_calls_can_each_be_cut_out(traced: dict[str, Path], mx: Mx, tmp_path: Path) -> None:
+    model = tagged(traced["shared_activation"], "shared_activation", "torchscript", mx)
+    assert model.absent["blocks.1.act@1"] == "merged: blocks.0.act@1"
+    model.save(tmp_path / "tagged.onnx")
+    read = mxtools.load(tmp_path / "tagged.onnx")
+    part = read.filter("blocks.1")
+    assert [o.name for o in part.proto.graph.output] == ["/blocks.1/Add_1_output_0"]
+    assert "blocks.1.act@1" in {keys.props(node)[keys.SCOPE] for node in part.proto.graph.node}
+    assert "blocks.1.act@1" not in part.absent
+    alone = read.filter("blocks.2.act@1")
+    t = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+    (result,) = alone.run({alone.proto.graph.input[0].name: t}).values()
+    np.testing.assert_allclose(result, t / (1 + np.exp(-t)), rtol=1e-5)
+
+
+def test_a_part_with_a_copy_of_shared_work_goes_back(traced: dict[str, Path], mx: Mx) -> None:
+    model = tagged(traced["shared_activation"], "shared_activation", "torchscript", mx)
+    feeds = {name: model.values.get(name) for name in ("x", "t")}
+    before = model.run(feeds)
+    model.graft(model.filter("blocks.1"))
+    after = model.run(feeds)
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_what_leaves_by_the_side_has_a_name_of_its_own(traced: dict[str, Path], mx: Mx) -> None:
+    model = tagged(traced["cache"], "cache", "torchscript", mx)
+    part = model.filter("attention", io="module")
+    assert [o.name for o in part.proto.graph.output] == ["output", "side_0", "side_1"]
+
+
+def test_a_selector_goes_by_who_called(traced: dict[str, Path], mx: Mx) -> None:
+    model = tagged(traced["called_by_two"], "called_by_two", "torchscript", mx)
+    scopes = {keys.props(node)[keys.SCOPE] for node in model.filter("owner").proto.graph.node}
+    assert scopes == {"owner.norm", "owner.dense"}
+    assert "owner.norm@1" in {keys.props(node)[keys.SCOPE] for node in model.proto.graph.node}
+
+
+def test_explain_says_what_each_source_said(traced: dict[str, Path], mx: Mx) -> None:
+    folder = traced["hooks"]
+    tagged(folder, "hooks", "torchscript", mx)
+    arguments = ("tag", "torchscript.onnx", "--trace", "t.json", "-o", "tagged.onnx", "--explain", "/Mul")
+    said = mx(*arguments, cwd=folder).stderr.decode()
+    assert "/Mul (Mul)" in said
+    assert "move-to-operations   a (dataflow)" in said
+    assert "not where the exporter says" in said
+    report = json.loads(mx(*arguments, "--json", cwd=folder).stdout)
+    assert report["explained"][0]["said"] == [{"source": "name", "text": "/", "scopes": ["."]}]
+    assert report["explained"][0]["passes"][-1] == ["move-to-operations", "a", "dataflow"]
+    assert report["disagreements"] > 0
+    found = json.loads(mx("validate", "tagged.onnx", "--trace", "t.json", "--json", cwd=folder).stdout)
+    assert "exporter-differs" in {finding["rule"] for finding in found["findings"]}
+
+
+def test_explain_of_no_node(traced: dict[str, Path], mx: Mx) -> None:
+    model = tagged(traced["hooks"], "hooks", "torchscript", mx)
+    with pytest.raises(UsageError, match="no node is called 'nothing'"):
+        model.tag(explain=["nothing"])
+    assert not model.tag().explained
+    assert onnx.checker.check_model(model.to_proto()) is None
