@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from mxtools.errors import UsageError, printable
 from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes, source_name, write_model
 
 if TYPE_CHECKING:
-    from mxtools.passes.record_absent import TagReport
+    from mxtools.evidence.statements import NodeHistory
     from mxtools.pipeline.pipeline import Pipeline, PipelineReport, Step
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.runtime.distance import Distance
@@ -142,8 +143,16 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
-def tagged_in_words(report: TagReport) -> str:
-    """Return a report in one line: nodes by evidence, merged nodes, scopes without nodes by reason."""
+def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> tuple[dict[str, Any], str]:
+    """Return what a tagging pipeline reports, with how some nodes came to their scopes, as data and in one line.
+
+    The line has nodes by evidence, merged nodes, scopes without nodes by reason, and renamed tensors.
+    """
+    from mxtools.passes.record_absent import TagReport
+    from mxtools.passes.restore_names import NamesReport
+
+    report = replace(result.last(TagReport), explained=explained)
+    renamed = {old: new for names in result.all(NamesReport) for old, new in names.renamed.items()}
     counted = ", ".join(f"{word} {count}" for word, count in report.evidence.items())
     parts = [f"{report.nodes} nodes" + (f" ({counted})" if counted else "")]
     if report.merged:
@@ -154,4 +163,6 @@ def tagged_in_words(report: TagReport) -> str:
     if reasons:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         parts.append(f"{len(report.absent)} scopes without nodes ({listed})")
-    return "; ".join(parts)
+    if renamed:
+        parts.append(f"{len(renamed)} tensors named as before")
+    return report.to_dict() | {"renamed": renamed}, "; ".join(parts)

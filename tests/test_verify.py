@@ -193,7 +193,7 @@ def test_nodes_without_scope_are_given_their_neighbours(built: Build, recorded: 
 def test_tolerances_follow_the_weights(built: Build, tmp_path: Path, recorded: Record, mx: Mx) -> None:
     source = built("bert") / "tagged.onnx"
     found = {
-        way: usual_tolerance(onnx.load(make(source, tmp_path / "v.onnx", recorded("bert"), mx)))
+        way: usual_tolerance(WorkingModel.read(make(source, tmp_path / "v.onnx", recorded("bert"), mx)))
         for way, make in WAYS.items()
     }
     assert found == {"as it is": EXACT, "float16": HALF, "int8": QUANTISED}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from mxtools.passes.carry import Carry
 
-from ..common import check_json, emit, process, say, tagged_in_words
+from ..common import check_json, emit, process, say, tagged
 from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
 
 if TYPE_CHECKING:
@@ -48,6 +47,9 @@ def command(
 ) -> None:
     """Each node gets its scope, tag and evidence in its metadata; nothing else of the model changes unless asked for.
 
+    With --from, tensors whose names the tool gave to something else, as quantisers do with that of a Relu's result, get
+    back the names that they had.
+
     With --trace the hierarchy is the traced model's, and where that was recorded (mx trace --record), or with --inputs,
     values are evidence too. Without, the hierarchy is what the file itself tells.
 
@@ -56,7 +58,6 @@ def command(
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """
     from mxtools.evidence.statements import Witness
-    from mxtools.passes.record_absent import TagReport
     from mxtools.strategies import table
 
     check_json(json, output)
@@ -68,14 +69,15 @@ def command(
         witnesses.append(Witness(model, explain or ()))
         return witnesses[0].observe
 
-    report = process(pipeline, source, output, data_dir, trace, inputs, previous, watch).last(TagReport)
-    report = replace(report, explained=witnesses[0].histories())
+    result = process(pipeline, source, output, data_dir, trace, inputs, previous, watch)
+    histories = witnesses[0].histories()
+    data, words = tagged(result, histories)
     if json:
-        emit(report.to_dict())
+        emit(data)
     else:
-        for history in report.explained:
+        for history in histories:
             say(_in_words(history))
-        say(f"mx tag: {tagged_in_words(report)}")
+        say(f"mx tag: {words}")
 
 
 def _in_words(history: NodeHistory) -> str:

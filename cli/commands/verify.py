@@ -55,7 +55,7 @@ def command(
     if plot:
         check_plot(plot)
     model = read_model(source, data_dir, trace)
-    tolerance = usual_tolerance(model.proto) if tolerance is None else tolerance
+    tolerance = usual_tolerance(model) if tolerance is None else tolerance
     with progress("comparing"):
         found = verify(model, tolerance, isolate)
     if found.untagged:

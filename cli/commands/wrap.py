@@ -10,7 +10,7 @@ from typing import Any
 from typer import Context as Invocation
 from typer.core import TyperCommand
 
-from ..common import check_json, emit, read_model, say, tagged_in_words
+from ..common import check_json, emit, read_model, say, tagged
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe, write_model
 
@@ -47,7 +47,6 @@ def command(
 
     Example: mx wrap bert.tagged.onnx -o bert.slim.onnx -- onnxslim {in} {out}
     """
-    from mxtools.passes.record_absent import TagReport
     from mxtools.strategies.wrap import wrap
     from mxtools.tools.external import check_command
 
@@ -60,8 +59,8 @@ def command(
     with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
         made, steps = wrap(model, tool, Path(scratch), sys.stderr.buffer, inline=is_pipe(output))
         write_model(made, output, data_dir)
-    report = steps.last(TagReport)
+    data, words = tagged(steps)
     if json:
-        emit(report.to_dict())
+        emit(data)
     else:
-        say(f"mx wrap: {tagged_in_words(report)}")
+        say(f"mx wrap: {words}")

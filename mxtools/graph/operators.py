@@ -33,13 +33,15 @@ FIRST_VERSION = 1
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator; of one that is not ONNX's own, nothing but its schema where there is one.
+    """What is known of an operator; of most that are not ONNX's own, nothing but the schema where there is one.
 
     Attributes: `asked`, the domain, name and version that were looked up, None where the model defines it; `since`, the
     version of ONNX that brought it, 0 where the table does not have it; `reads_only_shape`, it looks at nothing of its
     inputs but their shapes; `is_random`, its results differ from run to run, so that a copy is not the same;
-    `keeps_elements`, its first output has the elements of its first input in the same order; `multiply_adds`, what
-    counts those of a node, for convolutions and matrix products.
+    `keeps_elements`, its first output has the elements of its first input in the same order; `clamps`, it limits the
+    elements of its first input to a range and changes nothing else; `quantises`, it makes numbers of a small type, with
+    a range of its own; `dequantises`, it makes the numbers again that such ones stand for; `multiply_adds`, what counts
+    those of a node, for convolutions and matrix products.
     """
 
     asked: tuple[str, str, int] | None = field(default=None, compare=False)
@@ -47,6 +49,9 @@ class Operator:
     reads_only_shape: bool = False
     is_random: bool = False
     keeps_elements: bool = False
+    clamps: bool = False
+    quantises: bool = False
+    dequantises: bool = False
     multiply_adds: Callable[[NodeProto, DimsOf], int] | None = None
 
     @property
@@ -87,7 +92,7 @@ class Operators(dict[tuple[int, str, str, str], Operator]):
         region, domain, name, overload = key
         domain = plain_domain(domain)
         version = self._versions[region].get(domain, FIRST_VERSION)
-        known = _OTHER if domain else _KNOWN.get(name, _OTHER)
+        known = _KNOWN_ELSEWHERE.get((domain, name), _OTHER) if domain else _KNOWN.get(name, _OTHER)
         if (domain, name, overload) in self._functions:
             self[key] = _OTHER
         else:
@@ -106,6 +111,14 @@ class Operators(dict[tuple[int, str, str, str], Operator]):
 def operator_key(node: NodeProto) -> OperatorKey:
     """Return what names the operator of a node, or the function that it calls."""
     return plain_domain(node.domain), node.op_type, node.overload
+
+
+def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
+    """Return whether two nodes have the same operator and the same attributes."""
+    if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):
+        return False
+    attributes = {a.name: a.SerializeToString() for a in other.attribute}
+    return all(attributes.get(a.name) == a.SerializeToString() for a in node.attribute)
 
 
 def function_key(function: FunctionProto) -> OperatorKey:
@@ -176,16 +189,26 @@ _KNOWN: dict[str, Operator] = {
     "Flatten": Operator(since=1, keeps_elements=True),
     "Squeeze": Operator(since=1, keeps_elements=True),
     "Unsqueeze": Operator(since=1, keeps_elements=True),
+    "Relu": Operator(since=1, clamps=True),
+    "Clip": Operator(since=1, clamps=True),
+    "QuantizeLinear": Operator(since=10, quantises=True),
+    "DequantizeLinear": Operator(since=10, dequantises=True),
     "Conv": Operator(since=1, multiply_adds=_conv),
     "ConvInteger": Operator(since=10, multiply_adds=_conv),
-    "QLinearConv": Operator(since=10, multiply_adds=_quantised_conv),
+    "QLinearConv": Operator(since=10, quantises=True, multiply_adds=_quantised_conv),
     "ConvTranspose": Operator(since=1, multiply_adds=_conv_transpose),
     "MatMul": Operator(since=1, multiply_adds=_matmul),
     "MatMulInteger": Operator(since=10, multiply_adds=_matmul),
-    "QLinearMatMul": Operator(since=10, multiply_adds=_matmul),
+    "QLinearMatMul": Operator(since=10, quantises=True, multiply_adds=_matmul),
     "Gemm": Operator(since=1, multiply_adds=_gemm),
 }
 """What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name.
 
 It says since when each exists, so that most models are indexed without the schemas of the onnx package.
 """
+
+_KNOWN_ELSEWHERE: dict[tuple[str, str], Operator] = {
+    ("com.microsoft", "QuantizeLinear"): Operator(since=1, quantises=True),
+    ("com.microsoft", "DequantizeLinear"): Operator(since=1, dequantises=True),
+}
+"""What is known of operators by domain and name that quantisers take from others: ONNX Runtime's, for more types."""

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from onnx import NodeProto
-
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import operator_key
+from mxtools.graph.operators import is_same_operator
+from mxtools.matching.clamped_values import ClampedValues
 from mxtools.scopes.annotations import Evidence
 
 ValueMatches = Mapping[int, Sequence[int]]
@@ -36,7 +35,8 @@ class Correspondence:
     Attributes: `graph` and `earlier`; `same_elements` and `earlier_same_elements`, for each value of these the first
     value that has the same elements in the same order; `earlier_values`, for a value the earlier values that it stands
     for, the most trusted first; `values_now`, for an earlier value the values that stand for it; `direct_evidence`, for
-    each value that is known by itself why it is.
+    each value that is known by itself why it is; `misunderstood`, for a value the earlier one that something, such as
+    its name, said that it is, and it is not.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class Correspondence:
         self.earlier_values: dict[int, list[int]] = {}
         self.values_now: dict[int, list[int]] = {}
         self.direct_evidence: dict[int, Evidence] = {}
+        self.misunderstood: dict[int, int] = {}
         self.same_elements, self.earlier_same_elements = elements, earlier_elements
         self._is_equal = is_equal
+        self._clamped = ClampedValues(graph, earlier)
         self._open: list[int] = []
 
     def learn(self, found: ValueMatches, word: Evidence = Evidence.PREVIOUS, copies: bool = False) -> None:
@@ -73,10 +75,28 @@ class Correspondence:
                     self._meet(value, other)
         self._follow()
 
+    def learn_quantised(self) -> None:
+        """Take what comes out of a quantisation of which nothing else is known to be what went in; follow it up."""
+        for value, source in self._clamped.source.items():
+            if value not in self.earlier_values:
+                for other in self.earlier_values.get(source, ())[:]:
+                    self._meet(value, other)
+        self._follow()
+
     def _meet(self, value: int, other: int) -> None:
-        self.earlier_values.setdefault(value, []).append(other)
-        self.values_now.setdefault(other, []).append(value)
-        self._open.append(value)
+        """Note that a value stands for an earlier one, or for what a clamp was given to make that."""
+        meant = self._clamped.meant(value, other)
+        if meant != other:
+            self.misunderstood.setdefault(value, other)
+            for result in self._clamped.quantised.get(value, ()):
+                self._note(result, other)
+        self._note(value, meant)
+
+    def _note(self, value: int, other: int) -> None:
+        if other not in self.earlier_values.get(value, ()):
+            self.earlier_values.setdefault(value, []).append(other)
+            self.values_now.setdefault(other, []).append(value)
+            self._open.append(value)
 
     def _follow(self) -> None:
         """Follow from each value that was found to the node that makes it, and to those that read it.
@@ -87,6 +107,8 @@ class Correspondence:
             value = self._open.pop()
             for other in self.earlier_values[value][:]:
                 self._zip((self.same_elements[value],), (self.earlier_same_elements[other],))
+                if (source := self._clamped.source.get(value)) is not None and source not in self.earlier_values:
+                    self._meet(source, other)
             node = self.graph.producer[value]
             if node != NOWHERE:
                 self._backward(node)
@@ -154,11 +176,3 @@ class Correspondence:
             for value, other in zip(mine, its, strict=True):
                 if value not in self.earlier_values or other not in self.values_now:
                     self._meet(value, other)
-
-
-def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
-    """Return whether two nodes have the same operator and the same attributes."""
-    if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):
-        return False
-    attributes = {a.name: a.SerializeToString() for a in other.attribute}
-    return all(attributes.get(a.name) == a.SerializeToString() for a in node.attribute)

@@ -42,13 +42,14 @@ class EarlierModelMatch:
     Attributes of both: `graph`; `earlier`, the earlier graph; `earlier_annotations`.
 
     Attributes by value: `earlier_values`, the earlier values that it stands for; `direct_evidence`, the evidence of a
-    value that is known by itself, not by its neighbours.
+    value that is known by itself, not by its neighbours; `misunderstood`, the earlier value that it seemed to be.
 
     Attributes by node: `values_made`, the earlier values that it makes; `same_name`, the earlier node of the same name;
     `same_weights`, the earlier nodes that used the same weights.
 
-    Attributes by earlier value: `earlier_same_elements`, the first earlier value that has the same elements. By earlier
-    node: `node_now`, the node that does its work, or a negative number, as in `NodeMatches`.
+    Attributes by earlier value: `values_now`, the values that stand for it; `earlier_same_elements`, the first earlier
+    value that has the same elements. By earlier node: `node_now`, the node that does its work, or a negative number, as
+    in `NodeMatches`.
     """
 
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
@@ -66,7 +67,9 @@ class EarlierModelMatch:
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
+        found.learn_quantised()
         self.earlier_values, self.direct_evidence = found.earlier_values, found.direct_evidence
+        self.values_now, self.misunderstood = found.values_now, found.misunderstood
         nodes, self.same_name = NodeMatches(found), names.nodes
         self.values_made, self.same_weights, self.node_now = nodes.values_made, nodes.same_weights, nodes.node_now
 

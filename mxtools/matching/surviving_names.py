@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import operator_key
+from mxtools.graph.operators import is_same_operator, operator_key
 from mxtools.graph.shapes import Shapes, TensorShape, stored_shape
-from mxtools.matching.correspondence import ValueMatches, is_same_operator
+from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
 
 MOST_CONTRADICTED = 0.25

@@ -190,7 +190,7 @@ class LookingModel(WorkingModel):
         from mxtools.verify.verification import usual_tolerance, verify
 
         known = self.knowing(trace)
-        return verify(known, usual_tolerance(self.proto) if tolerance is None else tolerance, isolate)
+        return verify(known, usual_tolerance(self) if tolerance is None else tolerance, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
         """Check the model, its tags, and a trace and the model together; return what is wrong or doubtful.

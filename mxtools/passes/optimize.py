@@ -15,7 +15,9 @@ class Optimize(Pass):
     """Optimise the graph with a tool, and project the tags again afterwards, from the model before."""
 
     name: ClassVar[str] = "optimize"
-    then: ClassVar[str] = "untag,project-previous,resolve-auxiliary,assign-fused-previous,record-absent,carry"
+    then: ClassVar[str] = (
+        "untag,project-previous,resolve-auxiliary,assign-fused-previous,restore-names,record-absent,carry"
+    )
 
     with_: str = option("the tool: onnxscript, onnxslim, or ort-basic (ONNX Runtime's basic optimisations)", MISSING)
 

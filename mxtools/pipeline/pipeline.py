@@ -39,10 +39,14 @@ class PipelineReport(Report):
 
     def last(self, report_class: type[R]) -> R:
         """Return the last report of a class; LookupError if no pass made one."""
-        for step in reversed(self.steps):
-            if isinstance(step.report, report_class):
-                return step.report
-        raise LookupError(f"no pass of the pipeline reports {report_class.kind!r}")
+        found = self.all(report_class)
+        if not found:
+            raise LookupError(f"no pass of the pipeline reports {report_class.kind!r}")
+        return found[-1]
+
+    def all(self, report_class: type[R]) -> list[R]:
+        """Return the reports of a class, in order."""
+        return [step.report for step in self.steps if isinstance(step.report, report_class)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reports by kind; as in scopes, the second of a kind has the suffix `@1`, the third `@2`."""

@@ -101,9 +101,11 @@ class Verified:
         yield from inner
 
 
-def usual_tolerance(model: ModelProto) -> float:
-    """Return the relative error that still counts as right in a graph with weights of such types as it has."""
-    types = {tensor.data_type for tensor in tensors_of(model) if math.prod(tensor.dims) >= _LEAST_WEIGHT_ELEMENTS}
+def usual_tolerance(model: WorkingModel) -> float:
+    """Return the relative error that still counts as right in a graph that quantises, or with weights of such types."""
+    if any(operator.quantises for operator in model.graph.operators):
+        return QUANTISED
+    types = {tensor.data_type for tensor in tensors_of(model.proto) if math.prod(tensor.dims) >= _LEAST_WEIGHT_ELEMENTS}
     return QUANTISED if types & _SMALL else HALF if types & _HALVES else EXACT
 
 

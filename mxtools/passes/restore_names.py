@@ -1,0 +1,42 @@
+"""The pass `restore-names`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from mxtools.graph.rename import rename_values
+from mxtools.matching.earlier_model import match_earlier
+from mxtools.matching.restored_names import restored_names
+from mxtools.pipeline.base import Pass, Report
+from mxtools.pipeline.working_model import WorkingModel
+
+
+@dataclass(frozen=True)
+class NamesReport(Report):
+    """The tensors that got another name, old to new."""
+
+    kind: ClassVar[str] = "names"
+
+    renamed: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RestoreNames(Pass):
+    """Give tensors whose names a tool gave to something else these names back, as the earlier model has them."""
+
+    name: ClassVar[str] = "restore-names"
+
+    def apply(self, model: WorkingModel) -> NamesReport | None:
+        """Rename tensors of the main graph; without an earlier model, or where no name is wrong, nothing is done."""
+        match = model.once(match_earlier)
+        names = restored_names(match) if match else {}
+        if not names:
+            return None
+        with model.changing() as proto:
+            rename_values(proto.graph, names)
+        return NamesReport(names)
