@@ -33,6 +33,7 @@ WORDS: dict[str, str] = {
     "trace": "--trace",
     "type": "--type",
     # commands
+    "filter": "`mx filter`",
     "passes": "`mx passes`",
     "profiler": "`mx profile --json`",
     "record": "mx trace --record",

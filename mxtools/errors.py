@@ -47,6 +47,7 @@ PYTHON: dict[str, str] = {
     "trace": "trace=",
     "type": "types=",
     # calls
+    "filter": "`model.filter()`",
     "passes": "`mxtools.list_passes()`",
     "profiler": "`ProfileReport.model_dump_json()`",
     "record": "mxtools.trace(…, record=True)",

@@ -1,12 +1,10 @@
-"""Cutting models with functions, and what is inside of functions and bodies."""
+"""Cutting models with functions."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from onnx import helper, numpy_helper
 
-from mxtools.errors import AbsentError
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
 from tests.support.cuts import HEAD, NESTED, cut, session, shape, tagged
@@ -64,11 +62,6 @@ def test_functions_in_the_defaults_of_a_functions_attributes_come_along() -> Non
     assert [f.domain + f.name for f in model.functions] == ["otherf", "ownh"]
 
 
-def test_what_is_in_a_function_or_a_body_alone_is_refused() -> None:
-    with pytest.raises(AbsentError, match="in the function 'f': select the module that calls it"):
-        cut(tagged(FUNCTIONS, "h"))
-    text = HEAD + NESTED
-    for outputs in (("qq",), ("qq", "z")):  # the second has a part outside
-        with pytest.raises(AbsentError, match="m is in the body of If '': select the module that holds it"):
-            cut(tagged(text, *outputs))
-    assert shape(cut(tagged(text, "qq", "b")))[0] == ["k", "b"]
+def test_what_a_selected_node_holds_or_calls_comes_with_it() -> None:
+    assert shape(cut(tagged(FUNCTIONS, "a", "h")))[0] == ["a"]
+    assert shape(cut(tagged(HEAD + NESTED, "qq", "b")))[0] == ["k", "b"]

@@ -176,7 +176,10 @@ def test_calls_in_bodies_are_refused_and_no_level(tmp_path: Path) -> None:
     inner = model.graph.node[1].attribute[0].g.node[0]
     inner.metadata_props.extend(model.graph.node[1].metadata_props)
     inner.metadata_props[0].value = "m.n"
-    with pytest.raises(AbsentError, match="in the body of If"):
+    with pytest.raises(
+        AbsentError,
+        match="the then_branch of If '': select what holds that, or cut it out with",
+    ):
         written(model, tmp_path / "parts", each=("m.n",))
     assert [part.scope for part in written(model, tmp_path / "parts", depth=2).parts] == [None, "m", None]
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mxtools.cut.cut import Cut, extract
 from mxtools.cut.declarations import Dims, declare
-from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces
+from mxtools.cut.opening import Opened, opened, require_whole
+from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces, place_of_tensors
 from mxtools.errors import UsageError
+from mxtools.graph.index import Graph
 from mxtools.graph.rename import fresh, rename_values
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.scopes.selection import Selection, calls_of, nodes_of
+from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere, place_of
 
 if TYPE_CHECKING:
     from mxtools.cut.signature import Signature
@@ -94,31 +96,33 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only
     in part, CheckError where the part computes something else than the whole model.
     """
-    declare(model, request.shapes, request.types)
-    graph, annotations = model.graph, model.annotations
-    calls = _calls(model, request)
-    chosen, outputs = _chosen(annotations, calls, request)
+    found = _calls(model, request)
+    nodes = nodes_anywhere(model.annotations, found, request.operators) if found is not None else None
+    inner = _opened(model, nodes, request)
+    straight = inner.model if inner else model
+    declare(straight, request.shapes, request.types)
+    whole = model.copy() if request.verify else None
+    graph, annotations = straight.graph, straight.annotations
+    scopes = {model.annotations.hierarchy.scopes[call] for call in found or ()}
+    calls = {call for scope in scopes if (call := annotations.hierarchy.find(scope)) is not None}
+    chosen, outputs = _chosen(graph, nodes, inner, request)
     if request.auxiliary is Auxiliary.ALL:
         chosen |= auxiliary_behind(annotations, chosen)
-    signature = _signature(model, calls or set(), request) if request.io is Io.MODULE else None
+    signature = _signature(straight, calls, request, inner is not None) if request.io is Io.MODULE else None
     names = signature.outputs() if signature else {}
     foreign = given_nodes(annotations, chosen)
     copying = request.auxiliary is not Auxiliary.NONE
-    cut = Cut(
-        graph,
-        chosen,
-        foreign,
-        names or Cut.ordered(graph.outputs, sorted(outputs)),
-        copying,
-        partial(annotations.is_served, calls or set()),
-    )
+    wanted = names or Cut.ordered(graph.outputs, sorted(outputs))
+    cut = Cut(graph, chosen, foreign, wanted, copying, partial(annotations.is_served, calls))
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
-    whole = model.copy() if request.verify else None
-    names |= _own_names(annotations, cut, _take_over(annotations, calls or set(), chosen))
+    names |= _own_names(annotations, cut, _take_over(annotations, calls, chosen))
     with model.changing() as proto:
-        extract(proto, cut, model.weights)
-        differences = _differences(whole, model) if whole else None
+        straight.write_annotations()
+        extract(straight.proto, cut, model.weights)
+        if inner:
+            proto.CopyFrom(straight.proto)
+        differences = _differences(whole, model, inner) if whole else None
         rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences)
@@ -155,8 +159,11 @@ def _own_names(annotations: Annotations, cut: Cut, nodes: Collection[int]) -> di
     return names
 
 
-def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Signature:
-    """Return the signature of the selected call; UsageError without a trace, or where not just one call is selected."""
+def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inner: bool) -> Signature:
+    """Return the signature of the selected call; UsageError without a trace, or where not just one call is selected.
+
+    An opened body does not run on the recorded inputs, so nothing is matched by value there.
+    """
     from mxtools.cut.signature import Signature
     from mxtools.matching.traced_values import matched_values
 
@@ -166,7 +173,7 @@ def _signature(model: WorkingModel, calls: set[int], request: CutRequest) -> Sig
     outermost = annotations.hierarchy.outermost(calls)
     if len(outermost) != 1 or request.operators or request.is_ranged:
         raise UsageError("⟨io-module⟩ takes one whole module", "select one with ⟨scope⟩")
-    matches = matched_values(model, sidecar, model.values) if model.values else None
+    matches = matched_values(model, sidecar, model.values) if model.values and not is_inner else None
     return Signature(annotations, model.shapes, sidecar, outermost[0], matches)
 
 
@@ -180,22 +187,44 @@ def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
     return calls_of(model.annotations, request.selection)
 
 
-def _chosen(annotations: Annotations, calls: set[int] | None, request: CutRequest) -> tuple[set[int], set[int]]:
+def _opened(model: WorkingModel, nodes: Collection[int] | None, request: CutRequest) -> Opened | None:
+    """Return the body or function that holds what is requested, opened; None where the main graph holds it."""
+    annotations = model.annotations
+    deciding: set[int] = set()
+    if request.is_ranged:
+        among = {annotations.places.of(node) for node in nodes or ()}
+        place = place_of_tensors(annotations.places, (*request.from_tensors, *request.to_tensors), among)
+    else:
+        place, deciding = place_of(annotations, nodes or ())
+    if not place:
+        return None
+    inner = opened(model.copy() if request.verify else model, place)
+    require_whole(inner, annotations, place, deciding)
+    return inner
+
+
+def _chosen(
+    graph: Graph, nodes: Collection[int] | None, inner: Opened | None, request: CutRequest
+) -> tuple[set[int], set[int]]:
     """Return the selected nodes, and the values that the request wants as outputs; none where it names no tensors."""
-    ranged = request.is_ranged
-    chosen, outputs = set[int](), set[int]()
-    if ranged:
-        chosen, outputs = between(annotations.graph, request.from_tensors, request.to_tensors)
-    if calls is not None:
-        nodes = nodes_of(annotations, calls, request.operators)
-        chosen = chosen & nodes if ranged else nodes
+    if nodes is not None:
+        nodes = {n for n in graph.main if (inner.origin[n] if inner else n) in nodes}
+    outputs = set[int]()
+    chosen = nodes or set()
+    if request.is_ranged:
+        renamed = inner.renamed if inner else {}
+        ends = ([renamed.get(t, t) for t in tensors] for tensors in (request.from_tensors, request.to_tensors))
+        chosen, outputs = between(graph, *ends)
+        if nodes is not None:
+            chosen &= nodes
+            outputs = {value for value in outputs if graph.producer[value] in chosen}
     if not chosen:
         raise UsageError("no selected node lies between ⟨from-tensor⟩ and ⟨to-tensor⟩", "select more")
     return chosen, outputs if request.to_tensors else set()
 
 
-def _differences(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
+def _differences(whole: WorkingModel, part: WorkingModel, inner: Opened | None) -> list[dict[str, Any]]:
     """Compare a part with the whole; ONNX Runtime is imported only here."""
     from mxtools.cut.part_check import check_part
 
-    return check_part(whole, part)
+    return check_part(whole, part, inner)

@@ -5,21 +5,32 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from mxtools.cut.body_values import body_values
+from mxtools.cut.opening import Opened
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
 from mxtools.runtime.sessions import inner_values, run_model
 
 
-def check_part(whole: WorkingModel, part: WorkingModel) -> list[dict[str, Any]]:
+def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = None) -> list[dict[str, Any]]:
     """Run a model, feed a part of it with tensors of that run, and return how far the part's outputs differ from it.
 
-    Raises CheckError where a difference is above TOLERANCE, InputError where ONNX Runtime cannot run one of the two.
+    `opened` is the body that the part was cut out of, if it was: then one iteration is compared. Raises CheckError
+    where a difference is above TOLERANCE or the body does not run, InputError where ONNX Runtime cannot run one of the
+    two.
     """
-    inputs = whole.inputs()
     part_inputs = graph_inputs(part.proto)
-    names = {value.name for value in (*part_inputs, *part.proto.graph.output)}
-    values = dict(inner_values(whole.proto, whole.weights, inputs, dict.fromkeys(names - inputs.keys(), 0))) | inputs
+    types = {value.name: value.type for value in (*part_inputs, *part.proto.graph.output)}
+    if opened is not None and opened.place:
+        depth = len(opened.place)
+        wanted = {name: opened.outer.get(name, (depth, name)) for name in types}
+        values = body_values(opened.whole, opened.place, wanted, types)
+    else:
+        whole = opened.whole if opened else whole
+        inputs = whole.inputs()
+        names = dict.fromkeys(types.keys() - inputs.keys(), 0)
+        values = dict(inner_values(whole.proto, whole.weights, inputs, names)) | inputs
     outputs = run_model(part.proto, part.weights, {v.name: values[v.name] for v in part_inputs})
     differences = [output_difference(name, array, values[name]) for name, array in outputs.items()]
     require_close(differences, TOLERANCE)

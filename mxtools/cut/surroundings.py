@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from onnx import GraphProto
 
 from mxtools.errors import UsageError
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph, bodies
+from mxtools.graph.rename import names_in
 from mxtools.graph.walk import components, nodes_behind
 from mxtools.scopes.annotations import INDIRECT, Annotations
+from mxtools.scopes.places import MAIN, Place, Places
 
 
 def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
@@ -32,13 +36,60 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
 
 
 def _values(graph: Graph, names: Iterable[str]) -> set[int]:
-    found = set()
     for name in names:
         if name not in graph.by_name:
-            near = difflib.get_close_matches(name, graph.by_name, n=3) or list(graph.by_name)[:3]
-            raise UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
-        found.add(graph.by_name[name])
-    return found
+            raise _unknown(name, graph.by_name)
+    return {graph.by_name[name] for name in names}
+
+
+def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Place | None]) -> Place:
+    """Return the place from which all of some tensors can be seen, the outermost one where there are several.
+
+    Of several that are as far inside, the one among those of the selection counts. Raises UsageError where the graph
+    has no tensor of a name, where no place sees them all, and where not just one does.
+    """
+    graph = places.graph
+    known: dict[str, list[Place]] = {name: [] for name in names}
+    for value, name in enumerate(graph.names):
+        if name in known and (place := _place_of_value(places, value)) is not None:
+            known[name].append(place)
+    for name, found in known.items():
+        if not found:
+            raise _unknown(name, graph.names)
+    everywhere = dict.fromkeys(place for found in known.values() for place in found)
+    seeing = [p for p in everywhere if all(any(p[: len(q)] == q for q in found) for found in known.values())]
+    nearest = [p for p in seeing if len(p) == min(map(len, seeing))]
+    fitting = nearest if len(nearest) == 1 else [p for p in nearest if p in among]
+    if len(fitting) == 1:
+        return fitting[0]
+    if nearest:
+        both = " and in ".join(map(places.text, nearest[:2]))
+        raise UsageError(f"{names[0]!r} is in {both}", "say with ⟨scope⟩ which is meant")
+    texts = [f"{name!r} is in {places.text(found[0])}" for name, found in known.items()]
+    raise UsageError(" and ".join(texts), "give tensors of one body, or of the graphs around it")
+
+
+def _place_of_value(places: Places, value: int) -> Place | None:
+    """Return the place of a value; None where its graph does not say what it is, or has no place."""
+    graph = places.graph
+    if graph.producer[value] != NOWHERE:
+        return places.of(graph.producer[value])
+    holder = graph.home[value]
+    if holder != NOWHERE:
+        around = places.of(holder)
+        for number, body in enumerate(bodies(graph.nodes[holder])):
+            without_nodes = GraphProto()
+            without_nodes.CopyFrom(body)
+            without_nodes.ClearField("node")
+            if around is not None and graph.names[value] in names_in(without_nodes):
+                return (*around, (holder, number))
+    is_main = graph.by_name.get(graph.names[value]) == value
+    return MAIN if is_main else next((places.of(reader) for reader in graph.readers[value]), None)
+
+
+def _unknown(name: str, known: Collection[str]) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
+    return UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
 
 
 def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:

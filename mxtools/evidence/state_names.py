@@ -17,6 +17,8 @@ exporter. So a name counts only where the rest of the file agrees with it:
   `layer.0.query` and `layer.1.query` are repeated, so the names are those of a state dict, and `head` is a module too.
   `const` is none: what is counted there is the parameter, and attributes are not called by numbers. Counters that stand
   within words, as in `linear_0` and `linear_1`, repeat nothing.
+- In bodies of torch.export's, names count as they are: it names parameters in full, and writes modules on nodes, but of
+  nodes in bodies that they are in none.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import OperatorKey, operator_key
+from mxtools.scopes import keys
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.scopes.scope import enclosing_scopes, escape
 
@@ -43,11 +46,18 @@ def module_path(name: str) -> ModulePath:
 
 def agreeing(graph: Graph, hierarchy: Hierarchy, names: Mapping[int, str]) -> set[str]:
     """Return those of some values' names, of the form `a.b.weight`, with which the rest of the file agrees."""
+    found = {name for value, name in names.items() if any(_lost_module(graph, n) for n in graph.readers[value])}
     if len(hierarchy) > 1:
-        return {name for name in names.values() if _is_known(hierarchy, module_path(name))}
+        return found | {name for name in names.values() if _is_known(hierarchy, module_path(name))}
     if _has_repeated(graph, names):
-        return {name for name in names.values() if not name.rpartition(".")[2].isdecimal()}
-    return set()
+        return found | {name for name in names.values() if not name.rpartition(".")[2].isdecimal()}
+    return found
+
+
+def _lost_module(graph: Graph, node: int) -> bool:
+    """Return whether a node is in a body, and torch.export's metadata on it lists nothing but an operation."""
+    written = keys.props(graph.nodes[node]).get(keys.TORCH_NAME_SCOPES, "") if graph.owner[node] != NOWHERE else ""
+    return written.startswith("[") and "," not in written
 
 
 def _is_known(hierarchy: Hierarchy, path: ModulePath) -> bool:

@@ -130,6 +130,23 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
     shape, if the rank can be inferred by nobody. Nodes that inference cannot take tell nothing of what they make, and
     stop it for no others.
     """
+    declared, inferred = value_infos(model), inferred_model(model, propagating)
+    found = (
+        value_infos(inferred) if inferred else _inferred_around(ModelProto.FromString(_prepared(model)), propagating)
+    )
+    return {**declared, **found, **{name: info for name, info in declared.items() if is_shaped(info)}}
+
+
+def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | None:
+    """Return a copy of a model with the types that ONNX infers, also in bodies; None where it refuses the model."""
+    try:
+        return onnx.shape_inference.infer_shapes(_prepared(model), data_prop=propagating)
+    except _REFUSED:
+        return None
+
+
+def _prepared(model: ModelProto) -> bytes:
+    """Return a model as ONNX's inference can take it, serialised."""
     declared, data = value_infos(model), model.SerializeToString()
     # The name is in the bytes of a model that has a Loop, and looking there costs nothing.
     added = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
@@ -138,11 +155,7 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
         copy.graph.value_info.extend(added)
         make_sparse_inputs(copy.graph)
         data = copy.SerializeToString()
-    try:
-        inferred = value_infos(onnx.shape_inference.infer_shapes(data, data_prop=propagating))
-    except _REFUSED:
-        inferred = _inferred_around(ModelProto.FromString(data), propagating)
-    return {**declared, **inferred, **{name: info for name, info in declared.items() if is_shaped(info)}}
+    return bytes(data)
 
 
 def make_sparse_inputs(graph: GraphProto) -> None:
@@ -158,11 +171,12 @@ def make_sparse_inputs(graph: GraphProto) -> None:
 
 
 def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInfoProto]:
-    """Return what is inferred of a model, which is changed, without the nodes for which inference stops altogether.
+    """Return what is inferred of a model without the nodes for which inference stops altogether.
 
     A node of a domain that the model does not import is one. Of each other the place is found by halving: it is the
     last node of the shortest beginning of the graph that inference refuses.
     """
+    model = ModelProto.FromString(_prepared(model))
     imported, nodes = versions(model.opset_import), list(model.graph.node)
     nodes = [node for node in nodes if plain_domain(node.domain) in imported]
 

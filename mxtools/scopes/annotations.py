@@ -19,6 +19,7 @@ from mxtools.files.version import VERSION
 from mxtools.graph.index import Graph
 from mxtools.scopes import keys
 from mxtools.scopes.hierarchy import Hierarchy
+from mxtools.scopes.places import Places
 from mxtools.scopes.scope import DEEPEST
 
 
@@ -92,6 +93,11 @@ class Annotations:
                 entries[node] = props
         self.read(entries)
         self._unchanged = None if blank else self._state()
+
+    @cached_property
+    def places(self) -> Places:
+        """The places of the nodes: in which body or function each is."""
+        return Places(self.graph)
 
     @property
     def absent(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from mxtools.errors import AbsentError, UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import INDIRECT, Annotations
+from mxtools.scopes.places import MAIN, Place, Places
 from mxtools.scopes.scope import ROOT, enclosing_scopes
 from mxtools.scopes.tags import class_of
 
@@ -125,15 +126,19 @@ def _at_depth(annotations: Annotations, depth: int) -> set[int]:
     return {c for c in known if hierarchy.depth[c] == depth or (hierarchy.depth[c] < depth and c not in parents)}
 
 
-def nodes_of(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Return the nodes of the main graph in some calls; with `operators` only nodes of these types.
+def nodes_of(annotations: Annotations, calls: Collection[int]) -> set[int]:
+    """Return the nodes of the main graph in some calls.
 
-    Raises UsageError if there is none, AbsentError if one is in a body or a function that is not selected as a whole.
+    Raises UsageError if there is none, AbsentError if they are in a body or a function that is not selected as a whole.
     """
-    nodes = nodes_anywhere(annotations, calls, operators)
-    chosen = nodes.intersection(annotations.graph.main)
-    _refuse_inner(annotations, nodes, chosen)
-    return chosen
+    nodes = nodes_anywhere(annotations, calls)
+    place, deciding = place_of(annotations, nodes)
+    if place:
+        around = annotations.hierarchy.common(call for n in deciding if (call := annotations.call[n]) is not None)
+        scope = annotations.hierarchy.scopes[around]
+        where = annotations.places.text(place)
+        raise AbsentError(f"{scope} is in {where}", "select what holds that, or cut it out with ⟨filter⟩")
+    return nodes.intersection(annotations.graph.main)
 
 
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
@@ -150,32 +155,56 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
     return found
 
 
-def _refuse_inner(annotations: Annotations, nodes: set[int], chosen: set[int]) -> None:
-    """Raise AbsentError if a selected node is in a body or a function that no chosen node holds or calls.
+def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, set[int]]:
+    """Return the place where some nodes can be cut out, and those of them that say so; nodes that these hold do not.
 
-    A node that has its scope from data flow only does not count, unless nothing else is selected.
+    It is the innermost graph of any of them, if those of the others are around it. What says least does not count where
+    anything else is selected: constants, which are copied to wherever they are read, and nodes that have their scope
+    from data flow alone. Raises AbsentError where the nodes are in several bodies, or in a function that several nodes
+    call.
     """
-    graph = annotations.graph
-    here, elsewhere = _called(graph, chosen), _called(graph, set(range(len(graph.nodes))) - chosen)
-    for node in sorted(nodes - chosen):
-        region = graph.region[node]
-        held = region in here or region not in elsewhere if region else graph.top(node) in chosen
-        if not held and (not chosen or annotations.evidence[node] not in INDIRECT):
-            holder = graph.nodes[next(iter(graph.sites.get(region, ())), graph.top(node))]
-            place = f"the function {holder.op_type!r}" if region else f"the body of {holder.op_type} {holder.name!r}"
-            scope = annotations.hierarchy.scopes[annotations.call[node] or 0]
-            raise AbsentError(f"{scope} is in {place}", f"select the module that {'calls' if region else 'holds'} it")
+    graph, places = annotations.graph, annotations.places
+    found = _outermost(places, nodes)
+    counted = {n for n in found if annotations.evidence[n] not in INDIRECT and not graph.is_constant(n)}
+    counted = counted or {n for n, place in found.items() if place == MAIN} or set(found)
+    innermost: Place = MAIN
+    for node in sorted(counted):
+        place, scope = found[node], annotations.hierarchy.scopes[annotations.call[node] or 0]
+        if place is None:
+            name = graph.nodes[graph.sites[graph.region[node]][0]].op_type
+            raise AbsentError(f"{scope} is in the function {name!r}, which is not called once", "select what calls it")
+        short, long = sorted((place, innermost), key=len)
+        if long[: len(short)] != short:
+            raise AbsentError(
+                f"{scope} is in {places.text(innermost)} and in {places.text(place)}",
+                "select what holds both, or say with ⟨from-tensor⟩ and ⟨to-tensor⟩ which is meant",
+            )
+        innermost = long
+    return innermost, counted
 
 
-def _called(graph: Graph, chosen: set[int]) -> set[int]:
-    """Return the regions of the functions that nodes of the main graph call, directly or through other functions."""
+def _outermost(places: Places, nodes: Collection[int]) -> dict[int, Place | None]:
+    """Return the places of those of some nodes that none of the others holds or calls."""
+    graph = places.graph
+    found = {node: places.of(node) for node in nodes}
+    outermost: dict[int, Place | None] = {}
+    outermost |= {n: p for n, p in found.items() if p is not None and not any(holder in found for holder, _ in p)}
+    loose = {n for n, place in found.items() if place is None}
+    if loose:  # they come along where a selected node calls their function, or where nobody else does
+        callers = {site for sites in graph.sites.values() for site in sites if not graph.region[site]}
+        inside = {s for s in callers if s in found or any(holder in found for holder, _ in places.of(s) or ())}
+        here, elsewhere = _called(graph, inside), _called(graph, callers - inside)
+        outermost.update((n, None) for n in loose if graph.region[n] in elsewhere - here)
+    return outermost
+
+
+def _called(graph: Graph, callers: set[int]) -> set[int]:
+    """Return the regions of the functions that some nodes call, directly or through other functions."""
     calls: dict[int, set[int]] = defaultdict(set)
-    starts: list[int] = []
     for region, sites in graph.sites.items():
         for site in sites:
             calls[graph.region[site]].add(region)
-            if graph.region[site] == 0 and graph.top(site) in chosen:
-                starts.append(region)
+    starts = (region for region, sites in graph.sites.items() if not callers.isdisjoint(sites))
     return set(reached(starts, lambda region: calls[region]))
 
 

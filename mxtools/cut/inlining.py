@@ -1,0 +1,107 @@
+"""Put the nodes of a model-local function in the place of the node that calls it, so that they can be cut out.
+
+The caller's tensors take the place of what the function calls its inputs and outputs, its attributes that of the
+references to them. Other names of the function get a number where the model has them already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
+
+from mxtools.errors import AbsentError
+from mxtools.graph.functions import every_node
+from mxtools.graph.operators import function_key, operator_key, plain_domain, versions
+from mxtools.graph.rename import fresh, names_in, rename_in_function
+from mxtools.pipeline.working_model import WorkingModel
+
+
+@dataclass(frozen=True)
+class Inlined:
+    """A model with the nodes of a function in the place of one call.
+
+    Attributes: `model`; `origin`, by node number of it, the number of the node before; `renamed`, what values of the
+    function are called now, by their name in it.
+    """
+
+    model: WorkingModel
+    origin: list[int]
+    renamed: dict[str, str]
+
+
+def inlined(model: WorkingModel, site: int) -> Inlined:
+    """Return a model with the nodes of a function in the place of a node that calls it, which is in no function.
+
+    Raises AbsentError where the function uses other versions of operators than the model.
+    """
+    index, places = model.graph, model.annotations.places
+    proto = model.copy().proto
+    graph = places.graph_at(proto, places.of(site) or ())
+    call = graph.node[places.position(site)]
+    function = FunctionProto()
+    function.CopyFrom(next(f for f in proto.functions if function_key(f) == operator_key(call)))
+    _import(proto, function)
+    renamed = _renamed(function, call, names_in(proto.graph))
+    results = zip(function.output, call.output, strict=False)
+    passed = [(renamed[name], result) for name, result in results if name in function.input and result]
+    rename_in_function(function, renamed)
+    for node in every_node(function.node):
+        _bind(node, call, function)
+    nodes = [*function.node, *(helper.make_node("Identity", [given], [name]) for given, name in passed)]
+    position = places.position(site)
+    around = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*around[:position], *nodes, *around[position + 1 :]])
+    region = next(r for r, sites in index.sites.items() if site in sites)
+    own = [n for n, other in enumerate(index.region) if other == region]
+    count = len(index.nodes)
+    origin = [*range(site), *own, *(site for _ in passed), *range(site + 1, count)]
+    return Inlined(model.with_proto(proto), origin, renamed)
+
+
+def _import(model: ModelProto, function: FunctionProto) -> None:
+    """Import what a function imports into a model; AbsentError where that has another version already."""
+    known = versions(model.opset_import)
+    for entry in function.opset_import:
+        if plain_domain(entry.domain) not in known:
+            model.opset_import.add().CopyFrom(entry)
+        elif known[plain_domain(entry.domain)] != entry.version:
+            raise AbsentError(
+                f"the function {function.name!r} uses other versions of operators than the model",
+                "select what calls it",
+            )
+
+
+def _renamed(function: FunctionProto, call: NodeProto, taken: Collection[str]) -> dict[str, str]:
+    """Return the new names of a function's values; an input that a call omits gets the empty one."""
+    given = [*call.input, *("" for _ in function.input[len(call.input) :])]
+    names = dict(zip(function.output, call.output, strict=False))
+    names |= dict(zip(function.input, given, strict=False))
+    used = set(taken)
+    for name in sorted(names_in(GraphProto(node=function.node)) - names.keys()):
+        if name in taken:
+            names[name] = fresh(name, used)
+        used.add(names.get(name, name))
+    return {name: new for name, new in names.items() if new or name in function.input}
+
+
+def _bind(node: NodeProto, call: NodeProto, function: FunctionProto) -> None:
+    """Replace the references of a node to attributes of its function by what the call gives for them."""
+    given = {a.name: a for a in (*function.attribute_proto, *call.attribute)}
+    attributes = list(_bound(node, given))
+    del node.attribute[:]
+    node.attribute.extend(attributes)
+
+
+def _bound(node: NodeProto, given: dict[str, AttributeProto]) -> Iterator[AttributeProto]:
+    """Yield the attributes of a node; one that refers to an attribute that nobody gives is left out."""
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            yield attribute
+        elif attribute.ref_attr_name in given:
+            bound = AttributeProto()
+            bound.CopyFrom(given[attribute.ref_attr_name])
+            bound.name = attribute.name
+            yield bound
