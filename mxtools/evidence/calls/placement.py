@@ -29,9 +29,10 @@ another call.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from mxtools.evidence.calls.index import Candidates
@@ -39,6 +40,9 @@ from mxtools.evidence.calls.timeline import Timeline, in_order
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+
+LOOK_AHEAD = 16
+"""So many calls of a module are considered for a node: no more in a row lose all their nodes, and time stays linear."""
 
 UNNUMBERED = -1
 """The label of nodes of which the exporter does not say to which call of their module they belong."""
@@ -118,30 +122,28 @@ class _Placement:
             else:
                 uneven[below] = group
         if uneven:
-            self._place_by_time(at, uneven)
+            later = {item.node for group in uneven.values() for item in group}
+            self._place_by_time(at, uneven, [item.node for item in items if item.node not in later])
 
     def _place_shares(self, children: Candidates, shares: Iterable[Sequence[Item]]) -> None:
         for child, share in zip(children, shares, strict=True):
             self._place(child, _narrowed(self._hierarchy, child, share))
 
-    def _place_by_time(self, at: int, groups: Groups) -> None:
+    def _place_by_time(self, at: int, groups: Groups, placed: Collection[int]) -> None:
         """Divide the nodes of several groups among children of the call `at`, by the time at which they can run."""
         items = sorted(item for group in groups.values() for item in group)
-        walk = _Walk(self._graph, self._timeline, self._timeline.begun[at], self._anchors_within(at))
+        walk = _Walk(self._graph, self._timeline, self._timeline.begun[at], self._anchors_within(at, placed))
         taken: dict[int, int] = {}
         for item in items:
-            taken[item.node] = walk.call_of(item, self._fitting(item, taken))
+            taken[item.node] = walk.call_of(item, partial(self._can_read, self._makers(item, taken)))
         for children, group in groups.items():
-            shares: list[list[Item]] = [[] for _ in children]
+            shares: dict[int, list[Item]] = {child: [] for child in children}
             for item in group:
-                shares[children.index(self._hierarchy.path_below(at, taken[item.node])[-1])].append(item)
-            self._place_shares(children, shares)
+                shares[self._hierarchy.path_below(at, taken[item.node])[-1]].append(item)
+            self._place_shares(children, shares.values())
 
-    def _fitting(self, item: Item, taken: Mapping[int, int]) -> set[int]:
-        """Return the candidates that can read what a node reads: they made that themselves, or were given it.
-
-        None fits where nothing is known of what made it.
-        """
+    def _makers(self, item: Item, taken: Mapping[int, int]) -> set[int]:
+        """Return the calls that made what a node reads, as far as they are known; NOWHERE for inputs of the model."""
         graph, makers = self._graph, set[int]()
         for value in graph.reads[item.node]:
             node = graph.producer[value]
@@ -150,20 +152,23 @@ class _Placement:
             elif not graph.is_constant(node):
                 call = taken.get(node, self._chosen.get(node, self._call_of[node]))
                 makers.update(() if call is None else (call,))
-        return {call for call in item.calls if any(self._can_read(call, maker) for maker in makers)}
+        return makers
 
-    def _can_read(self, call: int, maker: int) -> bool:
-        if maker in self._origins.get(call, ()):
-            return True
-        return maker != NOWHERE and self._hierarchy.within(maker, call)
+    def _can_read(self, makers: Collection[int], call: int) -> bool:
+        """Return whether a call was given what one of some calls made, or is around one of these."""
+        origins, within = self._origins.get(call, ()), self._hierarchy.within
+        return any(maker in origins or (maker != NOWHERE and within(maker, call)) for maker in makers)
 
-    def _anchors_within(self, at: int) -> list[tuple[int, int]]:
-        """Return the anchors in a call, as node and time, in the order of the nodes, which is that of time too."""
+    def _anchors_within(self, at: int, placed: Collection[int]) -> list[tuple[int, int]]:
+        """Return the anchors in a call, as node and time, in the order of the nodes, which is that of time too.
+
+        `placed` are the nodes that were placed in the call before the others.
+        """
         times = [self._timeline.begun[at], self._timeline.ended[at]]
         first, end = (bisect_left(self._anchors, (time, NOWHERE)) for time in times)
-        placed = {node: time for time, node in self._as_anchors(self._chosen.items()) if times[0] < time < times[1]}
-        placed.update({node: time for time, node in self._anchors[first:end]})
-        return in_order(sorted(placed.items()))
+        found = {node: time for time, node in self._as_anchors((node, self._chosen[node]) for node in placed)}
+        found.update({node: time for time, node in self._anchors[first:end]})
+        return in_order(sorted(found.items()))
 
     def _as_anchors(self, called: Iterable[tuple[int, int | None]]) -> Iterable[tuple[int, int]]:
         """Yield time and node of the nodes that tell the time: in a call that made no calls, and no constants."""
@@ -180,28 +185,39 @@ class _Walk:
         self._graph, self._timeline, self._now = graph, timeline, begin
         self._nodes = [node for node, _ in anchors]
         self._times = [time for _, time in anchors]
+        self._ended: dict[int, list[int]] = {}
         self._labels: dict[tuple[int, int], int] = {}
         self._read: dict[int, set[int]] = defaultdict(set)
 
-    def call_of(self, item: Item, fitting: Collection[int]) -> int:
+    def call_of(self, item: Item, can_read: Callable[[int], bool]) -> int:
         """Return the candidate that can run first, from the node before on, and before the next anchor is reached.
 
-        Those that are `fitting` come before others. If all are over by then, or are still to come, it is the last one
-        that began before that anchor.
+        Those of which `can_read` says that they can read what the node reads come before others. If all are over by
+        then, it is the last one.
         """
         next_ = bisect_left(self._nodes, item.node)
         if next_:
             self._now = max(self._now, self._times[next_ - 1])
-        limit = self._times[next_] if next_ < len(self._times) else None
-        begun = [c for c in item.calls if limit is None or self._timeline.begun[c] <= limit] or [item.calls[0]]
-        times = {c: t for c in begun if (t := self._timeline.runs_next(c, self._now)) is not None}
+        near = self._near(item.calls, self._times[next_] if next_ < len(self._times) else None)
+        times = {c: t for c in near if (t := self._timeline.runs_next(c, self._now)) is not None}
         free = [c for c in times if self._is_free(item, c)] or list(times)
-        call = min(free, key=lambda c: (c not in fitting, times[c]), default=begun[-1])
+        call = min(free, key=lambda c: (not can_read(c), times[c]), default=near[-1])
         self._now = max(self._now, times.get(call, self._now))
         if item.label != UNNUMBERED:
             self._labels[id(item.calls), call] = item.label
         self._read[call].update(self._weights(item.node))
         return call
+
+    def _near(self, calls: Candidates, limit: int | None) -> Candidates:
+        """Return the calls that are not over yet and begin up to a time; where there is none, the nearest one."""
+        if id(calls) not in self._ended:
+            self._ended[id(calls)] = [self._timeline.ended[call] for call in calls]
+        first = min(bisect_right(self._ended[id(calls)], self._now), len(calls) - 1)
+        near = calls[first : first + LOOK_AHEAD]
+        return (
+            tuple(c for c in near if limit is None or self._timeline.begun[c] <= limit)
+            or calls[max(first - 1, 0) :][:1]
+        )
 
     def _is_free(self, item: Item, call: int) -> bool:
         """Return whether a call can have a node: no node of another number has it, and none with the same weight."""
