@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from mxtools.cut.filtering import CutRequest, FilterReport, filter_model
-from mxtools.errors import AbsentError, CheckError, InputError, UsageError
+from mxtools.errors import AbsentError, CheckError, InputError, MxError, UsageError
+from mxtools.graft.put_back import put_back
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
 from mxtools.traces.values import Values
@@ -331,3 +333,22 @@ def test_weights_of_a_body_and_unsorted_nodes() -> None:
     proto = ModelProto.FromString(tagged(model, "a", "m").SerializeToString())
     filter_model(WorkingModel(proto), CutRequest(Selection(scopes=("m",))))
     assert shape(proto)[1:] == (["v"], ["m"], ["own", "sp"])
+
+
+def test_a_part_of_a_body_does_not_go_back() -> None:
+    part, _ = cut(LOOP, "a", "m", verify=False)
+    model = WorkingModel(parser.parse_model(LOOP))
+    with pytest.raises(InputError, match=r"input 'v' of the part is in a body .*: cut out what holds it"):
+        put_back(model, WorkingModel(part))
+    assert model.proto == parser.parse_model(LOOP)
+
+
+@pytest.mark.parametrize("text", [LOOP, SCAN], ids=["loop", "scan"])
+def test_a_body_with_more_or_fewer_inputs_than_its_holder_gives(text: str) -> None:
+    for count in (1, 4):
+        model = tagged(text, "w", "s2", "o", "u", "m", "p")
+        body = next(a.g for node in model.graph.node for a in node.attribute if a.HasField("g"))
+        del body.input[count:]
+        body.input.extend(onnx.ValueInfoProto(name=f"more{n}") for n in range(count))
+        with suppress(MxError):  # any other exception would be a fault of ours
+            filter_model(WorkingModel(model), CutRequest(Selection(scopes=("m",))))

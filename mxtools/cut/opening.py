@@ -210,6 +210,8 @@ def _handed(model: WorkingModel, holder: int, body: GraphProto) -> list[ValueInf
     else:
         return list(body.input)
     carried = len(body.input) - len(counters)
+    if not 0 <= carried <= len(node.input):  # no such body is valid
+        return list(body.input)
     return [*counters, *(_without_shape(model, name) for name in node.input[len(node.input) - carried :])]
 
 

@@ -36,6 +36,11 @@ def _require(graph: Graph, what: str, name: str) -> None:
     value = graph.by_name.get(name)
     if value is not None and (graph.producer[value] != NOWHERE or value in graph.stored or value in graph.inputs):
         return
+    if name in graph.names:
+        raise InputError(
+            f"{what} {name!r} of the part is in a body or a function, and only parts of the main graph go back",
+            "cut out what holds it, and put that back changed",
+        )
     near = ", ".join(difflib.get_close_matches(name, graph.by_name, n=3))
     raise InputError(
         f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}",
