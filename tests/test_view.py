@@ -91,7 +91,7 @@ def test_nodes_hold_what_is_known_of_them(block: Structure) -> None:
     assert types["w"] == ("float32[2]", True)
     assert types["c"] == ("bool[]", False)
     assert types["a"] == ("float32[2]", False)
-    assert block.metrics["parameters"].scopes == {0: 4, 1: 2, 2: 2, 3: 4, 4: 2}
+    assert block.metrics["parameters"].scopes == {0: 6, 1: 2, 2: 2, 3: 6, 4: 2}, "a weight in a Constant node is one"
 
 
 def test_ids_are_unique_and_names_where_they_can_be() -> None:

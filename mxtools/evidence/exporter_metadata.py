@@ -37,11 +37,22 @@ def annotate_by_metadata(model: WorkingModel) -> None:
 
 
 def paths_on(node: NodeProto) -> tuple[str, ...]:
-    """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out."""
+    """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out.
+
+    The class of a module is written with it. What has its own name for a class is a note of the exporter's and no
+    module: of sizes of inputs it says `_empty_nn_module_stack_from_metadata_hook`, twice.
+    """
     for entry in node.metadata_props:
         if entry.key == keys.TORCH_NAME_SCOPES:
-            return tuple(path or ROOT for path in _listed(entry.value)[:-1])
+            paths = _listed(entry.value)[:-1]
+            is_note = paths[:1] not in ([], [""]) and paths[:1] == _classes(node)[:1]  # modules begin with the root, ""
+            return () if is_note else tuple(path or ROOT for path in paths)
     return ()
+
+
+def _classes(node: NodeProto) -> list[str]:
+    """Return the classes that are written on a node, one for each module path, and that of its FX node."""
+    return _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
 
 
 def _listed(text: str) -> list[str]:
@@ -57,7 +68,7 @@ def _listed(text: str) -> list[str]:
 
 def _enter(hierarchy: Hierarchy, paths: tuple[str, ...], node: NodeProto) -> int:
     """Enter the scope that is written on a node into an open hierarchy and return its number."""
-    classes = _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
+    classes = _classes(node)
     names = [c.rpartition(".")[2] for c in classes[: len(paths)]] if len(classes) > len(paths) else [""] * len(paths)
     steps, before = [], ROOT
     for path, name in zip(paths, names, strict=True):

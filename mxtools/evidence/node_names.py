@@ -1,37 +1,202 @@
-"""Evidence from node names as TorchScript writes them (`/encoder/layer.0/attention/MatMul`)."""
+"""Evidence from node names, which most exporters make of the places where operations stand.
+
+    /encoder/layer.0/attention/MatMul         TorchScript: the modules, then the operation
+    model_1/dense_2/BiasAdd                   tf2onnx, Keras: the layers, without a slash before them
+    Inline_0__/encoder/layer.0/MatMul         spox: a model that was inlined into another
+    /model/layers.0/attn/mask/Sub/Cast        onnxruntime-genai: a Cast that belongs to the operation `mask/Sub`
+    Reshape__264, Gather.3, p2o/7             names that only count
+
+With a trace the modules are known. Without one the file has to tell whether a name holds modules, since no list of
+exporters' habits is ever complete:
+
+- What is the name of a node itself is an operation and no module: `mask/Sub`, if there is a node of that name.
+- The last level is no module either where it names an operator, and what follows continues that name or counts: of
+  `query/MatMul/MatMulAddFusion`, a Gemm that ONNX Runtime made, `query` is the module. `Relu/Relu` is a Relu in `Relu`.
+- Names that do not begin with a slash count only where the data flow agrees: what has a level in common hangs together.
+
+The last is measured over all levels but those that all names have. Of four nodes
+
+    x ─ a/MatMul ─ a/Relu ─ b/MatMul ─ b/Relu ─ y          a: one piece of two nodes, b: one piece, so all joins
+    x ─ op/1 ─ fn/1 ─ op/2 ─ fn/2 ─ y                      op: two pieces, fn: two pieces, so nothing joins
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise, takewhile
 
-from mxtools.evidence.calls.index import Candidates, call_index, name_components, require_same_model, scope_steps
+import onnx
+from onnx import NodeProto
+
+from mxtools.carriers.packed import carriers_of
+from mxtools.evidence.calls.index import (
+    CallIndex,
+    Candidates,
+    call_index,
+    name_components,
+    require_same_model,
+    scope_steps,
+)
 from mxtools.evidence.calls.placement import assign
+from mxtools.graph.index import Graph
+from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.scope import DEEPEST, escape, is_scope
+
+Path = tuple[str, ...]
+"""The levels of a name, outermost first."""
+
+AGREEING = 0.5
+"""The share of what could hang together that has to, so that names without a slash before them hold modules.
+
+In a tree of modules nearly all of it does; where names only count, what has a level in common lies all over the graph.
+Half lies far from both.
+"""
+
+_COUNTER = re.compile(r"_*\d*$")
+"""What exporters put behind a name that was there before."""
 
 
 def annotate_by_names(model: WorkingModel) -> None:
-    """Annotate the nodes whose names begin with `/`; nodes that have metadata evidence keep it."""
-    graph, annotations = model.graph, model.annotations
-    hierarchy = annotations.hierarchy
-    named: dict[str, list[int]] = defaultdict(list)
-    for node, (proto, call) in enumerate(zip(graph.nodes, annotations.call, strict=True)):
-        if call is None and (name := proto.name).startswith("/"):
-            named[name.rpartition("/")[0]].append(node)
+    """Annotate the nodes whose names hold modules; nodes that have metadata evidence keep it."""
+    annotations = model.annotations
+    open_ = [n for n, call in enumerate(annotations.call) if call is None and "/" in annotations.graph.nodes[n].name]
     index = model.once(call_index)
     if index:
-        found = {name: known for name in named if (known := index.by_name(name))[0]}
-        require_same_model(index.sidecar, named, found, lambda name: name[1:])
-        by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
-        for name, known in found.items():
-            by_module[known] += named[name]
-        assign(
-            annotations,
-            ((calls, nodes) for (calls, _), nodes in by_module.items()),
-            Evidence.NAME,
-            index.origins,
-            numbered=True,
-        )
+        _by_trace(model, index, open_)
         return
-    for name, nodes in named.items():
-        annotations.set_all(nodes, hierarchy.add(scope_steps(name_components(name))), Evidence.NAME)
+    is_ours = "rename" in carriers_of(model.proto)
+    for path, nodes in _modules(annotations.graph, open_).items():
+        levels = (level if is_ours and is_scope(level) else _escaped(level) for level in path[:DEEPEST])
+        annotations.set_all(nodes, annotations.hierarchy.add(scope_steps(filter(None, levels))), Evidence.NAME)
+
+
+def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> None:
+    """Annotate nodes by the modules of the trace that their names name."""
+    graph = model.graph
+    named: dict[str, list[int]] = defaultdict(list)
+    for node in nodes:
+        named[_operation(graph.nodes[node]).rpartition("/")[0]].append(node)
+    found = {name: known for name in named if (known := index.by_name(name))[0]}
+    rooted = {name: nodes for name, nodes in named.items() if name.startswith("/") or not name}
+    require_same_model(index.sidecar, rooted, found, lambda name: name[1:])
+    by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
+    for name, known in found.items():
+        by_module[known] += named[name]
+    chosen = ((calls, nodes) for (calls, _), nodes in by_module.items())
+    assign(model.annotations, chosen, Evidence.NAME, index.origins, numbered=True)
+
+
+def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:
+    """Return the nodes whose names hold a module, by its path; of the root where the name says that it is there."""
+    operations = {tuple(name_components(_operation(proto))) for proto in graph.nodes if proto.name}
+    rooted: dict[Path, list[int]] = defaultdict(list)
+    loose: dict[int, Path] = {}
+    for node in nodes:
+        proto = graph.nodes[node]
+        path = _module(proto, operations)
+        if proto.name.startswith("/"):
+            rooted[path].append(node)
+        elif path:
+            loose[node] = path
+    if loose and _agree(graph, loose):
+        for node, path in loose.items():
+            rooted[path].append(node)
+    return rooted
+
+
+def _operation(node: NodeProto) -> str:
+    """Return the name of a node's operation; where it has those of several (`a/Relu;a/BiasAdd`), of the first."""
+    return node.name.partition(";")[0]
+
+
+def _module(node: NodeProto, operations: set[Path]) -> Path:
+    """Return the path of the module in a node's name."""
+    *levels, last = name_components(_operation(node))
+    path = tuple(levels)
+    while path and path in operations:
+        path = path[:-1]
+    if path and not _names(last, node.op_type) and onnx.defs.has(operator := _COUNTER.sub("", path[-1])):
+        path = path[:-1] if last.isdecimal() or last.startswith(operator) else path
+    return path
+
+
+def _names(text: str, operator: str) -> bool:
+    """Return whether a text is the name of an operator, perhaps with a counter behind it, in whatever case."""
+    return _COUNTER.sub("", text).casefold() == operator.casefold()
+
+
+def _agree(graph: Graph, paths: Mapping[int, Path]) -> bool:
+    """Return whether nodes that have a level in common hang together, as the nodes of a module do.
+
+    Where no two nodes have one that others do not have, nothing can be seen of the flow; then most names have to end
+    with the operators of their nodes, as names of places do.
+    """
+    live = {node: path for node, path in paths.items() if not graph.is_constant(node)}
+    if not live:
+        return False
+    shared = len(_common(min(live.values()), max(live.values())))
+    prefixes = {path[:depth] for path in live.values() for depth in range(shared + 1, len(path) + 1)}
+    possible = sum(len(path) - shared for path in live.values()) - len(prefixes)
+    if possible > 0:
+        return _joined(graph, live, shared) >= AGREEING * possible
+    protos = [graph.nodes[node] for node in live]
+    ending = sum(_names(name_components(_operation(proto))[-1], proto.op_type) for proto in protos)
+    return 2 * ending >= len(live)
+
+
+def _joined(graph: Graph, paths: Mapping[int, Path], shared: int) -> int:
+    """Return how many fewer pieces than nodes the levels of nodes fall into, over all levels below the `shared` ones.
+
+    The pieces of a level are those that its links make, links between nodes that have the level in common. Taken by
+    what they have in common, the deepest first, a link that joins two pieces joins them on all levels above, too.
+    """
+    leader = {node: node for node in paths}
+
+    def piece(node: int) -> int:
+        """Return the node that stands for the piece of a node."""
+        while leader[node] != node:
+            leader[node] = node = leader[leader[node]]
+        return node
+
+    joined = 0
+    links = [(len(_common(paths[a], paths[b])), a, b) for a, b in _links(graph, paths)]
+    for depth, a, b in sorted(links, reverse=True):
+        if depth > shared and piece(a) != piece(b):
+            leader[piece(a)] = piece(b)
+            joined += depth - shared
+    return joined
+
+
+def _links(graph: Graph, paths: Mapping[int, Path]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of named nodes that are joined, by a value or by nodes without names that hang together.
+
+    Of the nodes around such a group only those that follow each other by path are paired: all that have a level in
+    common do follow each other.
+    """
+
+    def neighbours(node: int) -> Iterator[int]:
+        """Yield the nodes beside a node, without constants, which connect nothing."""
+        for other in (*graph.sources(node), *graph.targets(node)):
+            if not graph.is_constant(other):
+                yield other
+
+    for node in paths:
+        yield from ((node, other) for other in neighbours(node) if other in paths)
+    unnamed = {n for n in range(len(graph.nodes)) if n not in paths and not graph.is_constant(n)}
+    for group in components(unnamed, neighbours):
+        around = {other for node in group for other in neighbours(node) if other in paths}
+        yield from pairwise(sorted(around, key=lambda node: (paths[node], node)))
+
+
+def _common(one: Path, other: Path) -> Path:
+    """Return the levels with which two paths begin."""
+    return tuple(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _escaped(level: str) -> str:
+    """Return a level of a name as a scope writes it; the parts between dots are never empty there."""
+    return ".".join(escape(part) for part in level.split(".") if part)

@@ -40,8 +40,9 @@ class Operator:
     inputs but their shapes; `is_random`, its results differ from run to run, so that a copy is not the same;
     `keeps_elements`, its first output has the elements of its first input in the same order; `clamps`, it limits the
     elements of its first input to a range and changes nothing else; `quantises`, it makes numbers of a small type, with
-    a range of its own; `dequantises`, it makes the numbers again that such ones stand for; `multiply_adds`, what counts
-    those of a node, for convolutions and matrix products.
+    a range of its own; `dequantises`, it makes the numbers again that such ones stand for; `settings`, the places of
+    inputs of floats that only say how it works, and `weights`, of those that are parameters in all models;
+    `multiply_adds`, what counts those of a node, for convolutions and matrix products.
     """
 
     asked: tuple[str, str, int] | None = field(default=None, compare=False)
@@ -52,6 +53,8 @@ class Operator:
     clamps: bool = False
     quantises: bool = False
     dequantises: bool = False
+    settings: frozenset[int] = frozenset()
+    weights: frozenset[int] = frozenset()
     multiply_adds: Callable[[NodeProto, DimsOf], int] | None = None
 
     @property
@@ -193,14 +196,23 @@ _KNOWN: dict[str, Operator] = {
     "Clip": Operator(since=1, clamps=True),
     "QuantizeLinear": Operator(since=10, quantises=True),
     "DequantizeLinear": Operator(since=10, dequantises=True),
-    "Conv": Operator(since=1, multiply_adds=_conv),
+    "Resize": Operator(since=10, settings=frozenset({1, 2})),
+    "Upsample": Operator(since=7, settings=frozenset({1})),
+    "OneHot": Operator(since=9, settings=frozenset({2})),
+    "PRelu": Operator(since=1, weights=frozenset({1})),
+    "BatchNormalization": Operator(since=1, weights=frozenset({1, 2, 3, 4})),
+    "InstanceNormalization": Operator(since=1, weights=frozenset({1, 2})),
+    "LayerNormalization": Operator(since=17, weights=frozenset({1, 2})),
+    "GroupNormalization": Operator(since=18, weights=frozenset({1, 2})),
+    "RMSNormalization": Operator(since=23, weights=frozenset({1})),
+    "Conv": Operator(since=1, weights=frozenset({1, 2}), multiply_adds=_conv),
     "ConvInteger": Operator(since=10, multiply_adds=_conv),
     "QLinearConv": Operator(since=10, quantises=True, multiply_adds=_quantised_conv),
-    "ConvTranspose": Operator(since=1, multiply_adds=_conv_transpose),
+    "ConvTranspose": Operator(since=1, weights=frozenset({1, 2}), multiply_adds=_conv_transpose),
     "MatMul": Operator(since=1, multiply_adds=_matmul),
     "MatMulInteger": Operator(since=10, multiply_adds=_matmul),
     "QLinearMatMul": Operator(since=10, quantises=True, multiply_adds=_matmul),
-    "Gemm": Operator(since=1, multiply_adds=_gemm),
+    "Gemm": Operator(since=1, weights=frozenset({1, 2}), multiply_adds=_gemm),
 }
 """What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name.
 

@@ -122,7 +122,7 @@ class LookingModel(WorkingModel):
 
         >>> root = model.tree()
         >>> root.class_name, root.nodes, root.parameters
-        ('BertModel', 85, 24514)
+        ('BertModel', 85, 24384)
         """
         from mxtools.views.tree import tree
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnx import NodeProto
 
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.parameters import parameter_sizes, stored_tensors
 from mxtools.scopes.tags import class_of
 
 
@@ -27,6 +28,11 @@ class ModuleIndex:
         for call in sorted(self.nodes):
             self.children[annotations.hierarchy.parent[call]].append(call)
 
+    @cached_property
+    def parameters(self) -> dict[int, int]:
+        """The number of elements of each parameter, by value."""
+        return parameter_sizes(self.annotations, stored_tensors(self.annotations.graph))
+
     def modules(self, calls: Iterable[int]) -> list[Module]:
         """Return the modules of some calls, in the order of the calls; those without nodes are left out."""
         return [Module(self, call) for call in sorted(calls) if call in self.nodes]
@@ -40,7 +46,7 @@ class Module:
 
     >>> module = model.module("encoder.layer.0.attention")
     >>> module
-    <Module encoder.layer.0.attention: BertAttention, 29 nodes, 4176 parameters>
+    <Module encoder.layer.0.attention: BertAttention, 29 nodes, 4160 parameters>
     >>> module.tag
     '/BertModel/BertEncoder/BertLayer.0/BertAttention'
     >>> [child.class_name for child in module.children]
@@ -84,11 +90,10 @@ class Module:
 
     @property
     def parameters(self) -> int:
-        """The number of elements of the weights that its nodes read, each weight once."""
-        graph = self._index.annotations.graph
-        read = {value for node in self._index.nodes[self._call] for value in graph.reads[node]} & graph.stored
-        tensors = (graph.initializers.get(value) or graph.sparse[value] for value in read)
-        return sum(int(math.prod(tensor.dims)) for tensor in tensors)
+        """The number of elements of the parameters that its nodes read, each parameter once."""
+        reads, sizes = self._index.annotations.graph.reads, self._index.parameters
+        read = {value for node in self._index.nodes[self._call] for value in reads[node]}
+        return sum(sizes.get(value, 0) for value in read)
 
     @property
     def children(self) -> list[Module]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from itertools import count
 
@@ -15,6 +14,7 @@ from mxtools.graph.shapes import inferred_infos, is_typed
 from mxtools.graph.types import type_of, type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.parameters import parameter_sizes, stored_tensors
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
 from mxtools.views.tree import Branch, tree
 
@@ -30,7 +30,7 @@ def structure(model: WorkingModel, title: str) -> Structure:
     products = model.multiply_adds
     branches = list(_flat(tree(annotations, products)))
     scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
-    sizes = {value: math.prod(tensor.dims) for value, tensor in graph.initializers.items()}
+    sizes = parameter_sizes(annotations, stored_tensors(graph))
     used = {node: sum(sizes.get(value, 0) for value in {*reads}) for node, reads in enumerate(graph.reads)}
     metrics = {
         "nodes": Metric({i: float(scope.nodes) for i, scope in enumerate(scopes)}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,10 @@ from enum import StrEnum
 from html import escape
 from typing import Any
 
-from mxtools.files.weights import bytes_of
-from mxtools.graph.index import Graph
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.parameters import parameter_sizes, stored_bytes, stored_tensors
 from mxtools.scopes.scope import ROOT, call_number, list_index
 from mxtools.scopes.tags import class_of
-
-Sizes = dict[int, tuple[int, int]]
-"""Elements and bytes of stored tensors, by value."""
 
 
 class Key(StrEnum):
@@ -33,9 +28,9 @@ class Key(StrEnum):
 class Branch:
     """One call of a module; the numbers count everything below it too.
 
-    Attributes: `nodes`, also by operator and by evidence; `parameters` and `bytes`, elements and bytes of the
-    initializers that the nodes use, each once; `multiply_adds`, and `uncounted`, the products whose multiply-adds are
-    not known; `equal`, the scopes of siblings after it that hold the same (see `folded`).
+    Attributes: `nodes`, also by operator and by evidence; `parameters`, the elements of the parameters that the nodes
+    use, and `bytes`, those of all constants that they use, each once; `multiply_adds`, and `uncounted`, the products
+    whose multiply-adds are not known; `equal`, the scopes of siblings after it that hold the same (see `folded`).
     """
 
     scope: str
@@ -83,7 +78,8 @@ def tree(
     `products` are the multiply-adds of nodes, where they are known; without `chosen` all nodes count.
     """
     graph, hierarchy = annotations.graph, annotations.hierarchy
-    sizes = _sizes(graph)
+    stored = stored_tensors(graph)
+    elements = parameter_sizes(annotations, stored)
     branches: dict[int, Branch] = {0: Branch(ROOT, hierarchy.tags[0])}
     used: dict[int, set[int]] = {}
     nodes = range(len(graph.nodes)) if chosen is None else sorted(chosen)
@@ -91,7 +87,7 @@ def tree(
         call = annotations.call[node]
         if call is None:
             continue
-        proto, weights = graph.nodes[node], [value for value in graph.reads[node] if value in sizes]
+        proto, weights = graph.nodes[node], [value for value in graph.reads[node] if value in stored]
         count = (products or {}).get(node)
         for around in reversed(list(hierarchy.lineage(call))):
             if around not in branches:
@@ -105,8 +101,8 @@ def tree(
             branch.uncounted += count is None and graph.operators[node].is_product
             used.setdefault(around, set()).update(weights)
     for call, values in used.items():
-        branches[call].parameters = sum(sizes[value][0] for value in values)
-        branches[call].bytes = sum(sizes[value][1] for value in values)
+        branches[call].parameters = sum(elements.get(value, 0) for value in values)
+        branches[call].bytes = sum(stored_bytes(stored[value]) for value in values)
     return branches[0]
 
 
@@ -151,15 +147,6 @@ def _content(branch: Branch) -> tuple[Any, ...]:
         for child in branch.children
     ]
     return branch.class_name, figures, branch.operators, branch.evidence, below
-
-
-def _sizes(graph: Graph) -> Sizes:
-    """Return elements and bytes of a graph's initializers; of sparse ones the bytes that are stored."""
-    sizes = {value: (math.prod(tensor.dims), bytes_of(tensor)) for value, tensor in graph.initializers.items()}
-    return sizes | {
-        value: (math.prod(sparse.dims), bytes_of(sparse.values) + bytes_of(sparse.indices))
-        for value, sparse in graph.sparse.items()
-    }
 
 
 def tree_html(branch: Branch) -> str:

@@ -158,8 +158,8 @@ def name_component(path: str) -> str:
 
 
 def name_components(name: str) -> list[str]:
-    """Return the components of a TorchScript node name that is given without its last: `/encoder/layer.0`."""
-    return name.split("/")[1:]
+    """Return the components of a node name: of `/encoder/layer.0`, and without the first slash too, two."""
+    return [component for component in name.split("/") if component]
 
 
 def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:

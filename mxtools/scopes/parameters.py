@@ -1,0 +1,95 @@
+"""Which of the tensors that a graph holds are parameters of modules, and which only say how to compute.
+
+Four nodes, RMSNorm as an exporter writes it, with a weight `w` of 64 elements:
+
+    x ─ Pow(2.0) ─ ReduceMean([-1]) ─ … Div ─ Mul(w)        and eps, 1e-6
+
+All four constants are stored alike, as initializers or in Constant nodes. `w` is a parameter. An axis, a shape or an
+index is none: these are integers of 64 bits, or bools, of which PyTorch has no parameters. A single number, as the
+exponent and eps, is hardly ever one; it is where its name says so, `encoder.norm.bias` read by a node of
+`encoder.norm`, or where an operator takes nothing else but weights, as a Conv its bias. Integers of 32 bits are weights
+only where an operator on quantised values reads them, or one of which nothing is known. What an operator takes as a
+setting, such as the scales of a Resize, is none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from onnx import SparseTensorProto, TensorProto
+
+from mxtools.files.weights import bytes_of
+from mxtools.graph.index import Graph
+from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.scope import contains, escape
+
+Stored = TensorProto | SparseTensorProto
+
+_NEVER = frozenset({TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL, TensorProto.STRING})
+"""Types of elements of which PyTorch has no parameters."""
+_WIDE = frozenset({TensorProto.INT32, TensorProto.UINT32})
+"""Types of elements that are mostly indices, and otherwise biases of quantised operators, or packed weights."""
+_CALL = re.compile(r"@\d+")
+
+
+def stored_tensors(graph: Graph) -> dict[int, Stored]:
+    """Return the tensors that a graph holds, by value: initializers, and those of Constant nodes."""
+    found: dict[int, Stored] = {**graph.initializers, **graph.sparse}
+    for node, proto in enumerate(graph.nodes):
+        if graph.operators[node].is_named("Constant"):
+            for attribute in proto.attribute:
+                if attribute.HasField("t") or attribute.HasField("sparse_tensor"):
+                    tensor = attribute.t if attribute.HasField("t") else attribute.sparse_tensor
+                    found.update(dict.fromkeys(graph.writes[node], tensor))
+    return found
+
+
+def stored_bytes(tensor: Stored) -> int:
+    """Return the bytes that a tensor takes in the file; those of a sparse one are of its values and their places."""
+    parts = (tensor,) if isinstance(tensor, TensorProto) else (tensor.values, tensor.indices)
+    return sum(map(bytes_of, parts))
+
+
+def parameter_sizes(annotations: Annotations, stored: Mapping[int, Stored]) -> dict[int, int]:
+    """Return the number of elements of those stored tensors that are parameters, by value."""
+    graph = annotations.graph
+    sizes = {value: math.prod(tensor.dims) for value, tensor in stored.items()}
+    return {v: size for v, size in sizes.items() if _is_parameter(annotations, graph, v, stored[v], size)}
+
+
+def _is_parameter(annotations: Annotations, graph: Graph, value: int, tensor: Stored, size: int) -> bool:
+    element = tensor.data_type if isinstance(tensor, TensorProto) else tensor.values.data_type
+    readers = graph.readers[value]
+    if element in _NEVER or not readers:
+        return False
+    operators = [graph.operators[node] for node in readers]
+    if element in _WIDE and not any(o.quantises or o.dequantises or o.schema is None for o in operators):
+        return False
+    if size == 1:
+        named = (_is_named_after(annotations, graph.names[value], node) for node in readers)
+        return any(named) or any(graph.operators[n].weights & set(_places(graph, value, n)) for n in readers)
+    return not all(graph.operators[n].settings.issuperset(_places(graph, value, n)) for n in readers)
+
+
+def _is_named_after(annotations: Annotations, name: str, node: int) -> bool:
+    """Return whether a name, as of a state dict, is that of a tensor of a node's module, or of one around or in it."""
+    module, dot, own = name.rpartition(".")
+    call = annotations.call[node]
+    if not dot or own.isdecimal() or call in (None, ROOT_CALL):
+        return False
+    path, scope = _scope(module), _CALL.sub("", annotations.hierarchy.scopes[call])
+    return contains(path, scope) or contains(scope, path)
+
+
+@cache
+def _scope(path: str) -> str:
+    return ".".join(map(escape, path.split(".")))
+
+
+def _places(graph: Graph, value: int, node: int) -> list[int]:
+    """Return the places at which a node reads a value among its inputs."""
+    return [place for place, read in enumerate(graph.nodes[node].input) if read == graph.names[value]]
