@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 from mxtools.errors import InputError
+from mxtools.pytorch.digest import digest
 from mxtools.pytorch.inputs import load_subject
 from mxtools.pytorch.subject import Subject, by_name
 from mxtools.pytorch.tracing import trace
@@ -562,3 +563,41 @@ def test_a_spec_of_a_wrapped_model() -> None:
     subject = load_subject(f"{MODELS}:wrapped")
     assert list(subject.inputs) == ["x"]
     assert [call.scope for call in trace(subject).calls][:2] == [".", "module"]
+
+
+@pytest.mark.parametrize("kind", ["sparse", "compressed", "quantized", "nested", "complex", "packed"])
+def test_caches_know_odd_tensors_by_their_values(kind: str) -> None:
+    def digest_of(change: int) -> str:
+        model = Net(lambda net, x: net.a(x), a=nn.Identity())
+        model.register_buffer("odd", ODD_TENSORS[kind][0]())
+        odd = model.odd
+        if kind == "packed":
+            odd = odd.view(torch.uint8)
+        elif kind in ("sparse", "compressed", "nested"):
+            odd = odd.values()
+        if kind == "quantized":
+            model.odd = torch.quantize_per_tensor(torch.ones(3) + change, 0.1, 0, torch.qint8)
+        else:
+            odd += change
+        return digest(Subject(model, {"x": X}, "test"))
+
+    assert digest_of(0) == digest_of(0) != digest_of(1)
+
+
+def test_caches_know_code_that_is_in_no_file() -> None:
+    def digest_of(run: Callable[[Tensor], Tensor], make: Callable[[Any], nn.Module]) -> str:
+        return digest(Subject(make(Elementwise(run)), {"x": X}, "test"))
+
+    by_fx = torch.fx.symbolic_trace
+    assert digest_of(torch.sin, by_fx) == digest_of(torch.sin, by_fx) != digest_of(torch.cos, by_fx)
+    by_jit = partial(torch.jit.trace, example_inputs=X)
+    assert digest_of(torch.sin, by_jit) != digest_of(torch.cos, by_jit)
+
+
+class Elementwise(nn.Module):
+    def __init__(self, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from mxtools.pytorch.fingerprint import elements
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.strategies.cache import versions
@@ -33,14 +37,16 @@ def _parts(subject: Subject) -> Iterator[str | bytes]:
     for path, module in subject.model.named_modules(remove_duplicate=False):
         yield f"{path} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}"
         yield from _settings(module)
+        yield from _generated(module)
     for file in sorted({_file(type(module)) for module in subject.model.modules()}):
         yield _content(file)
     named = (
         *subject.model.named_parameters(remove_duplicate=False),
         *subject.model.named_buffers(remove_duplicate=False),
     )
-    for name, tensor in (*named, *tensors(subject.inputs)):
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+    packed = {name: value for name, value in subject.model.state_dict().items() if not isinstance(value, torch.Tensor)}
+    for name, tensor in (*named, *tensors(packed), *tensors(subject.inputs)):
+        yield f"{name} {tensor.dtype} {None if is_lazy(tensor) or tensor.is_nested else tuple(tensor.shape)}"
         yield _bytes(tensor)
 
 
@@ -52,6 +58,14 @@ def _settings(module: nn.Module) -> Iterator[str]:
     config: Any = getattr(module, "config", None)
     if hasattr(config, "to_json_string"):
         yield str(config.to_json_string())
+
+
+def _generated(module: nn.Module) -> Iterator[str | bytes]:
+    """Yield the code of a module that is in no file: of torch.fx's, and of torch.jit's with all that it holds."""
+    if isinstance(module, torch.fx.GraphModule):
+        yield module.code
+    if isinstance(module, torch.jit.ScriptModule):
+        yield module.save_to_buffer()
 
 
 def _file(kind: type) -> str:
@@ -70,7 +84,13 @@ def _content(file: str) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return a tensor's elements as bytes; empty for tensors without plain elements."""
-    if tensor.is_meta or tensor.layout != torch.strided:
+    """Return a tensor's elements as bytes; of one without plain elements, as a sparse one, what torch saves of it."""
+    if is_lazy(tensor):
         return b""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    plain = elements(tensor)
+    if plain is not None and not plain.is_complex():
+        return plain.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    saved = BytesIO()
+    with suppress(Exception):  # fake tensors and the like, which hold nothing
+        torch.save(tensor, saved)
+    return saved.getvalue()
