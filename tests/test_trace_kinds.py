@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
+import mxtools
 from mxtools.errors import InputError
 from mxtools.pytorch.digest import digest
 from mxtools.pytorch.inputs import load_subject
@@ -278,6 +279,19 @@ def test_compiled_parts_are_traced_eagerly(kind: str) -> None:
     with torch.no_grad():
         model(X)
     assert compiled, "the stance is as before"
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "in place"])
+def test_compiled_modules_are_exported_as_they_are(kind: str) -> None:
+    backend, compiled = compiler()
+    model = Net(lambda net, x: net.b(net.a(x)), a=linear(), b=COMPILED[kind][0](backend))
+    exported = mxtools.export(model, X, exporter="torchscript")
+    exported.tag(mxtools.trace(model, X))
+    (result,) = exported.filter("b").run({"/a/Gemm_output_0": model.a(X).detach().numpy()}).values()
+    assert not compiled
+    with torch.no_grad():
+        assert np.allclose(result, model(X), atol=1e-6)
+    assert compiled, "it is compiled as before"
 
 
 def test_a_compiled_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import nn
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a block, without gradients and key-value cache.
+    """Put a model into evaluation mode for a block, without gradients, key-value cache and compiled modules.
 
     After it modes, settings and random generators are as before. What the model's own code keeps, in buffers and other
     attributes, stays: half of it without the other half, a table without its size, would make it compute wrongly.
@@ -25,7 +26,7 @@ def settled(model: nn.Module) -> Iterator[None]:
     for config in configs:
         config.use_cache = False
     try:
-        with _random_kept(), torch.no_grad():
+        with _random_kept(), _uncompiled(model), torch.no_grad():
             yield
     finally:
         for config in configs:
@@ -51,6 +52,30 @@ def _switch(module: nn.Module, mode: Literal["eval", "train"]) -> None:
     except NotImplementedError:
         for child in module.children():
             _switch(child, mode)
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Let modules that torch.compile compiled run as they are inside the block, because TorchScript refuses them.
+
+    They were compiled by a wrapper, or in place by their method `compile`; nothing is where torch's compiler was not
+    even imported, which takes a second.
+    """
+    modules = list(model.modules())
+    wrapper = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())
+    wrappers = [(module, module.forward) for module in modules if isinstance(module, wrapper)]
+    in_place = [(module, compiled) for module in modules if (compiled := module._compiled_call_impl) is not None]
+    for module, _ in wrappers:
+        module.forward = module._orig_mod.__call__
+    for module, _ in in_place:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, forward in wrappers:
+            module.forward = forward
+        for module, compiled in in_place:
+            module._compiled_call_impl = compiled
 
 
 @contextmanager
