@@ -62,20 +62,32 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
     even imported, which takes a second.
     """
     modules = list(model.modules())
-    wrapper = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())
-    wrappers = [(module, module.forward) for module in modules if isinstance(module, wrapper)]
-    in_place = [(module, compiled) for module in modules if (compiled := module._compiled_call_impl) is not None]
-    for module, _ in wrappers:
-        module.forward = module._orig_mod.__call__
+    kind = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
+    wrappers = [module for module in modules if kind and type(module) is kind]
+    compiled = [vars(module).pop("forward") for module in wrappers]
+    in_place = [(module, call) for module in modules if (call := module._compiled_call_impl) is not None]
+    for module in wrappers:
+        object.__setattr__(module, "__class__", _plain_wrapper(type(module)))
     for module, _ in in_place:
         module._compiled_call_impl = None
     try:
         yield
     finally:
-        for module, forward in wrappers:
-            module.forward = forward
-        for module, compiled in in_place:
-            module._compiled_call_impl = compiled
+        for module, forward in zip(wrappers, compiled, strict=True):
+            object.__setattr__(module, "__class__", kind)
+            vars(module)["forward"] = forward
+        for module, call in in_place:
+            module._compiled_call_impl = call
+
+
+def _plain_wrapper(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a class like the wrapper of torch.compile that calls its module, as exporters have to see it."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._orig_mod(*args, **kwargs)
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), {"forward": forward, **names})
 
 
 @contextmanager
