@@ -34,8 +34,8 @@ from mxtools.passes.filter import Filter
 from mxtools.passes.graft import Graft
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.export import export
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.exporting.export import export
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.tracing import trace
 from mxtools.runtime import scripts

@@ -46,7 +46,7 @@ def main() -> int:
 def measured(spec: str) -> tuple[str, dict[str, Any]]:
     """Run every strategy on a model, and recommend one for every priority."""
     from mxtools.errors import MxError
-    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.loading.inputs import load_subject
     from mxtools.pytorch.sources import sources_of
     from mxtools.pytorch.strategy.bench import agreements, bench, fastest
     from mxtools.pytorch.strategy.probe import Probe

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from mxtools.pytorch.export import export
+from mxtools.pytorch.exporting.export import export
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.strategy.attempt import tagged_by
 from mxtools.pytorch.subject import Subject

@@ -32,7 +32,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.matching.equal_values import computed_values, summary_of
 from mxtools.passes.carry import Carry
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.sources import sources_of
 from mxtools.runtime.quiet import error_line, quiet
 from mxtools.scopes import keys

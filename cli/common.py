@@ -61,13 +61,17 @@ def read_model(
 ) -> WorkingModel:
     """Return a model with its trace (the given sidecar, else the one in the model) and recorded or given values."""
     from mxtools.pipeline.working_model import WorkingModel
+    from mxtools.traces.values import require_known
 
     if is_pipe(source) and trace and is_pipe(trace):
         raise UsageError("the model and the sidecar cannot both come from stdin: give the file of one")
     sidecar, values = read_trace_and_values(trace, inputs)
-    return WorkingModel.read(
+    model = WorkingModel.read(
         model_source(source), source_name(source), data_dir=data_dir, sidecar=sidecar, values=values
     )
+    if inputs and values:
+        require_known(values, model.proto, model.sidecar, str(inputs))
+    return model
 
 
 def read_trace_and_values(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:

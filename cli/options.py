@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from .common import progress
+from .common import progress, say
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
@@ -73,6 +73,10 @@ Depth = Annotated[
 ]
 Plot = Annotated[
     Path | None, Option("--plot", metavar="FILE", help="Also make a picture, .png or .svg.", show_default=False)
+]
+Static = Annotated[
+    bool,
+    Option("--static", help="Keep all axes static; else those of batch and sequence vary in Hugging Face models."),
 ]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 
@@ -153,7 +157,7 @@ def load(
     if importlib.util.find_spec("torch") is None:
         raise UsageError("this needs PyTorch: pip install 'mxtools[torch]'")
     with progress(f"loading {model}"):
-        from mxtools.pytorch.inputs import load_subject
+        from mxtools.pytorch.loading.inputs import load_subject
 
         return load_subject(model, input or (), inputs, task, trust_remote_code)
 
@@ -168,6 +172,29 @@ def key(load: functools.partial[Any]) -> str | None:
         return None
     options["inputs"] = file and file.is_file() and file.read_bytes()
     return key_of_folder(folder, sorted(options.items()))
+
+
+def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: bool) -> bool:
+    """Return whether axes of batch and sequence are to be dynamic: by default in Hugging Face models.
+
+    Raises UsageError where all axes are to be static, and some dynamic.
+    """
+    from mxtools.errors import UsageError
+
+    if static and dynamic:
+        raise UsageError("--static and --dynamic contradict each other: give one")
+    spec = load.keywords["model"]
+    return not static and not dynamic and (Path(spec).is_dir() or ":" not in spec)
+
+
+def say_axes(command: str, axes: Any, why_static: str) -> None:
+    """Say which axes are dynamic, or why none is; nothing where none was to be."""
+    from mxtools.pytorch.exporting.exporters import in_words
+
+    if axes:
+        say(f"mx {command}: dynamic axes: {in_words(axes)}")
+    elif why_static:
+        say(f"mx {command}: all axes are static, since with dynamic ones: {why_static}")
 
 
 def axes(texts: Iterable[str] | None) -> dict[str, dict[int, str]]:

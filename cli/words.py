@@ -29,6 +29,7 @@ WORDS: dict[str, str] = {
     "output": "-o",
     "repair": "--repair",
     "scope": "--scope",
+    "strategy": "`mx auto --primary NAME`",
     "to-tensor": "--to-tensor",
     "trace": "--trace",
     "type": "--type",

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import torch
 
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 
 spec, scope, part_path, whole_path = sys.argv[1:]

@@ -43,6 +43,7 @@ PYTHON: dict[str, str] = {
     "output": "path=",
     "repair": "call `model.repair()`",
     "scope": "scopes",
+    "strategy": "strategy=",
     "to-tensor": "to_tensor=",
     "trace": "trace=",
     "type": "types=",

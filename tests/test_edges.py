@@ -18,8 +18,8 @@ from mxtools.errors import AbsentError
 from mxtools.files.writing import materialise
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.export import export
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.exporting.export import export
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.tracing import trace

@@ -14,7 +14,7 @@ from mxtools.files.writing import write_model
 from mxtools.passes.graft import Graft
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.scopes import keys
 from tests.support.commands import Mx, shell

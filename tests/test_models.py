@@ -4,56 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-import transformers
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.export import export
-from mxtools.pytorch.exporters import Options
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.exporting.export import export
+from mxtools.pytorch.exporting.exporters import Options
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject
 from tests.support.commands import Mx
+from tests.support.folders import folder_of
 from tests.support.paths import MODELS
-
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "vocab_size": 100,
-    "d_model": 32,
-    "num_layers": 1,
-    "num_heads": 4,
-    "d_ff": 64,
-    "d_kv": 8,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 0,
-}
-
-
-def folder_of(path: Path, model_type: str, architecture: str, **extra: Any) -> Path:
-    """Save a small random model of an architecture."""
-    config_class = transformers.CONFIG_MAPPING[model_type]
-    known = config_class().to_dict()
-    config = config_class(**{k: v for k, v in SMALL.items() if k in known}, **extra)
-    getattr(transformers, architecture)(config).save_pretrained(path / model_type)
-    return path / model_type
-
 
 FAMILIES = {
     "text": ("bert", "BertForSequenceClassification", {}, {"input_ids", "attention_mask", "token_type_ids"}),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mxtools.errors import InputError
 from mxtools.pytorch.fingerprint import BLOCK, fingerprint
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.tracing import trace
 from mxtools.traces import sidecar

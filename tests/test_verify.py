@@ -147,7 +147,7 @@ def test_the_own_error_is_that_of_the_changed_module_in_pytorch(built: Build, re
     assert found.first is rows[first]
     import torch
 
-    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.loading.inputs import load_subject
 
     subject = load_subject(f"{MODELS}:bert")
     module = subject.model.get_submodule(QUERY)

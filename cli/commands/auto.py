@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from ..common import emit, json_text, progress, say
-from ..options import Cache, Json, Priority, axes, takes_model
+from ..options import Cache, Json, Priority, Static, axes, say_axes, takes_model, varies
 from ..streams import check_output, write_text
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def command(
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
     ] = None,
+    static: Static = False,
     report: Annotated[
         Path | None, Option(metavar="FILE", help="Where to write what was tried and measured: .json or .md.")
     ] = None,
@@ -64,12 +65,15 @@ def command(
         table.get(name)
     table.get(table.DEFAULT).optimized(optimize)
     check_output(output, report)
+    from mxtools.pytorch.exporting.exporters import Options, check_opset
+
+    check_opset("auto", opset)
+    varying = varies(load, dynamic, static)
     subject = load()
-    from mxtools.pytorch.exporters import Options
     from mxtools.pytorch.strategy.attempt import Demands
     from mxtools.pytorch.strategy.automatic import export_subject
 
-    demands, options = Demands(verify, min_quality), Options(opset, axes(dynamic))
+    demands, options = Demands(verify, min_quality), Options(opset, axes(dynamic), varying=varying)
     with progress(f"exporting {subject.spec}"):
         result = export_subject(subject, output, names, priority, demands, options, cache, optimize)
     if report:
@@ -80,13 +84,18 @@ def command(
         return
     for warning in result.warnings:
         say(f"mx auto: {warning}")
+    say_axes("auto", result.dynamic_axes, result.static_because)
     tagged = f"{result.tagged_operations} of {result.total_operations} nodes tagged"
     say(f"mx auto: {result.strategy}: {tagged}{_rate(result)}")
 
 
 def _rate(result: ExportResult) -> str:
     trip = result.performance_metrics.round_trip if result.performance_metrics else None
-    return f", round trip {trip.rate:.4f}" if trip else ""
+    if not trip:
+        return ""
+    first, *others = result.verified_on or ("nothing: it is random",)
+    also = f", as a whole also on {', '.join(others)}" if others else ""
+    return f", round trip {trip.rate:.4f} (on {first}{also})"
 
 
 def _data(result: ExportResult) -> dict[str, Any]:
@@ -114,6 +123,8 @@ def _markdown(result: ExportResult) -> str:
         ]
         lines += ["", "| evidence | nodes |", "|---|---|"]
         lines += [f"| {word} | {count} |" for word, count in metrics.evidence.items()]
+        if result.verified_on:
+            lines += ["", f"It returns what PyTorch returns on {', '.join(result.verified_on)}."]
         if metrics.round_trip:
             lines += ["", f"Round trip: {metrics.round_trip.rate:.4f} ({metrics.round_trip.model_dump()})"]
     lines += ["", *(f"- Warning: {warning}" for warning in result.warnings)]

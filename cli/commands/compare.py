@@ -49,11 +49,14 @@ def command(
     """
     from mxtools.comparison.comparison import compare
     from mxtools.errors import UsageError
+    from mxtools.traces.values import require_known
 
     if is_pipe(source) and is_pipe(other):
         raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
     sidecar, values = read_trace_and_values(trace, inputs)
     one, two = read_model(source, data_dir), read_model(other, data_dir)
+    if inputs and values:
+        require_known(values, one.proto, sidecar, str(inputs))
     with progress("comparing"):
         found = compare(one, two)
         if trace or inputs:

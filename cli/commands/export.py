@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from ..common import check_json, emit, progress, say
-from ..options import Cache, DataDir, Json, Output, axes, key, takes_model
+from ..options import Cache, DataDir, Json, Output, Static, axes, key, say_axes, takes_model, varies
 from ..streams import check_output, write_model, write_text
 
 
@@ -32,6 +32,7 @@ def command(
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
     ] = None,
+    static: Static = False,
     keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
     log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
     data_dir: DataDir = None,
@@ -44,10 +45,11 @@ def command(
     """
     check_json(json, output)
     check_output(output, log)
-    from mxtools.pytorch.exporters import ExportError, Options
+    from mxtools.pytorch.exporting.exporters import ExportError, Options, axes_of, check_opset
     from mxtools.pytorch.sources import sources_of
 
-    options = Options(opset, axes(dynamic), keep_modules)
+    check_opset(exporter, opset)
+    options = Options(opset, axes(dynamic), keep_modules, varies(load, dynamic, static))
     with sources_of(load, options, cache, key=cache and key(load)) as sources:
         try:
             with progress("exporting"):
@@ -58,9 +60,15 @@ def command(
         finally:
             if log and "attempts" in locals():
                 write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), log)
-        write_model(attempts[-1].read(), output, data_dir)
+        model = attempts[-1].read()
+        write_model(model, output, data_dir)
+        dynamic_axes = axes_of(model.proto)
     if json:
-        emit([{"exporter": attempt.exporter, "error": attempt.error} for attempt in attempts])
+        report = [{"exporter": a.exporter, "error": a.error, "fixed": a.fixed, "static": a.static} for a in attempts]
+        emit([*report[:-1], report[-1] | {"dynamic": dynamic_axes}])
         return
     for attempt in attempts[:-1]:
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")
+    say_axes("export", dynamic_axes, attempts[-1].static)
+    for place in attempts[-1].fixed:
+        say(f"mx export: {place}: the graph has that for all inputs")

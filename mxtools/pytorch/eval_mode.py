@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mxtools.pytorch.nested import mapped
+
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
@@ -110,10 +112,4 @@ def _configs(model: nn.Module) -> list[Any]:
 
 def copied(value: Any) -> Any:  # noqa: ANN401 - any nesting of tensors
     """Return a copy of tensors in any nesting, so that a model which changes its inputs in place changes the copy."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(copied(item) for item in value)
-    return value
+    return mapped(value, lambda _, tensor: tensor.detach().clone())

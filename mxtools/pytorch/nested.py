@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,13 +16,14 @@ def tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`.
 
-    `around` are the containers around the value: one that holds itself is not entered again.
+    A place in a named tuple is the name of the field. `around` are the containers around the value: one that holds
+    itself is not entered again.
     """
     if isinstance(value, torch.Tensor):
         yield name or "0", value
     elif not any(value is outer for outer in around):
         for key, item in _items(value):
-            yield from tensors(item, f"{name}.{key}" if name else str(key), (*around, value))
+            yield from tensors(item, _below(name, key), (*around, value))
 
 
 def _items(value: Any) -> Iterator[tuple[object, Any]]:  # noqa: ANN401
@@ -30,7 +31,27 @@ def _items(value: Any) -> Iterator[tuple[object, Any]]:  # noqa: ANN401
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (list, tuple)):
-        yield from enumerate(value)
+        yield from zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name, None)
+
+
+def _below(name: str, part: object) -> str:
+    return f"{name}.{part}" if name else str(part)
+
+
+def mapped(
+    value: Any,  # noqa: ANN401 - any nesting
+    change: Callable[[str, torch.Tensor], torch.Tensor],
+    name: str = "",
+) -> Any:  # noqa: ANN401
+    """Return nested dictionaries, lists and tuples with their tensors changed; a tensor's place is as in `tensors`."""
+    if isinstance(value, torch.Tensor):
+        return change(name or "0", value)
+    if isinstance(value, dict):
+        return {key: mapped(item, change, _below(name, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [mapped(item, change, _below(name, key)) for key, item in _items(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mxtools.pytorch.exporters import Axes, Options
+from mxtools.pytorch.exporting.axes import usual_axes
+from mxtools.pytorch.exporting.exporters import Axes, Options, check_opset
 from mxtools.pytorch.fingerprint import array_of
-from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.subject import Subject, by_name
 from mxtools.pytorch.tracing import trace
@@ -45,18 +45,9 @@ def export_module(
     keep_modules: bool,
 ) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     """Export a module; return the ONNX file, and its folder, which has to live as long as the file is used."""
+    check_opset(exporter, opset)
     subject = subject_of(module, inputs)
-    axes = dynamic if isinstance(dynamic, Mapping) else _usual_axes(subject) if dynamic else {}
+    axes = dynamic if isinstance(dynamic, Mapping) else usual_axes(subject) if dynamic else {}
     options = Options(opset, axes, keep_modules)
     folder = tempfile.TemporaryDirectory(prefix="mx-")
     return Sources(lambda: subject, Path(folder.name), options).export(exporter)[-1].path, folder
-
-
-def _usual_axes(subject: Subject) -> Axes:
-    """Return the axes that mostly vary: the first one of every input, and the second one of token ids and masks."""
-    found: dict[str, dict[int, str]] = {}
-    for name, tensor in tensors(subject.inputs):
-        if tensor.dim():
-            is_tokens = tensor.dim() == 2 and not tensor.is_floating_point()
-            found[name] = {0: "batch", 1: "sequence"} if is_tokens else {0: "batch"}
-    return found

@@ -5,6 +5,7 @@ PyTorch is imported only to make one: what a cache has is there at once.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxtools.files.atomic import atomic_output, write_text
-from mxtools.pytorch.exporters import ExportAttempt, ExportError, Options, in_turn
+from mxtools.files.json_text import decoded
+from mxtools.pytorch.exporting.exporters import ExportAttempt, ExportError, Options, in_turn
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 from mxtools.traces import sidecar
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
 _MODEL = "model.onnx"
+_NOTE = "note.json"
 
 
 class Sources:
@@ -93,7 +96,7 @@ class Sources:
         kind = "-" + blake2b(repr(options).encode(), digest_size=6).hexdigest() if options != Options() else ""
         path = self.folder / f"{exporter}{kind}" / _MODEL
         if path.is_file():
-            return ExportAttempt(exporter, path)
+            return replace(_remembered(path.with_name(_NOTE)), exporter=exporter, path=path)
         if path not in self._failed:
             attempt = self._exported(exporter, path.parent, options)
             if attempt.error is None:
@@ -103,20 +106,28 @@ class Sources:
 
     def _exported(self, exporter: str, folder: Path, options: Options) -> ExportAttempt:
         """Let an exporter write to a scratch folder, and move it to `folder` when it is complete."""
-        from mxtools.pytorch.export import export
+        from mxtools.pytorch.exporting.varying import export_varying
 
         subject = self.subject
         with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
             unfinished = Path(scratch) / exporter
             unfinished.mkdir()
-            attempt = export(subject, unfinished / _MODEL, exporter, options)
+            attempt = export_varying(subject, unfinished / _MODEL, exporter, options)
             if attempt.error is None:
+                note = {"fixed": attempt.fixed, "static": attempt.static}
+                write_text(json.dumps(note) + "\n", unfinished / _NOTE)
                 with suppress(OSError):  # another process was faster
                     unfinished.rename(folder)
         return attempt
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._meter.stage(name) if self._meter else nullcontext()
+
+
+def _remembered(note: Path) -> ExportAttempt:
+    """Return an attempt with what was noted of it when it was made."""
+    known = decoded(note.read_bytes()) if note.is_file() else {}
+    return ExportAttempt("", note, fixed=tuple(known.get("fixed", ())), static=known.get("static", ""))
 
 
 @contextmanager

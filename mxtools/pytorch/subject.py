@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,13 +22,33 @@ from mxtools.runtime.quiet import error_line, quiet, where_raised
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
+class Interface:
+    """How a model is called with a subject's inputs, and what its graph returns: `forward` as it is.
+
+    `axes` are the symbols of the inputs' dynamic axes, where they are not the usual ones; `steps` are sizes in which
+    the model is called too, by symbol.
+    """
+
+    axes: Mapping[str, Mapping[int, str]] = MappingProxyType({})
+    steps: Mapping[str, int] = MappingProxyType({})
+
+    def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of `forward` for inputs."""
+        return inputs
+
+    def results(self, result: Any) -> Any:  # noqa: ANN401 - any nesting
+        """Return what the graph returns, named by its place, for what `forward` returned."""
+        return result
+
+
 @dataclass
 class Subject:
-    """A model in evaluation mode, and the keyword arguments of one forward pass, in the order of its signature."""
+    """A model in evaluation mode, and the inputs of one forward pass, in the order of its signature."""
 
     model: nn.Module
     inputs: dict[str, Any]
     spec: str
+    interface: Interface = field(default_factory=Interface)
 
 
 def load_model(
@@ -51,7 +72,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             f"there is no model {spec!r}", "give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
         )
     with quiet():
-        from mxtools.pytorch import pretrained
+        from mxtools.pytorch.loading import pretrained
 
         try:
             return pretrained.load(spec, task, trust_remote_code)

@@ -17,10 +17,13 @@ from onnx.numpy_helper import to_array
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.json_text import decoded
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from mxtools.traces.sidecar import Sidecar
 
 _NARROW = {
@@ -119,6 +122,19 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
     if Path(sidecar.record).name != sidecar.record:
         raise InputError(f"the sidecar's record {sidecar.record!r} is no file name", "it must lie beside the sidecar")
     return Values.open(folder / sidecar.record)
+
+
+def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, where: str) -> None:
+    """Raise UsageError where a user gives a value of a name that neither the graph nor the trace has as an input.
+
+    `where` is what the message calls the values. Those that a trace recorded of its calls have numbers for names, and
+    may be among them.
+    """
+    names = [value.name for value in graph_inputs(proto)]
+    known = {*names, *(tensor.name for tensor in sidecar.model.inputs)} if sidecar else {*names}
+    unknown = sorted(name for name in values.names if name not in known and not name.isdecimal())
+    if unknown:
+        raise UsageError(f"{where} has {unknown[0]!r}, which is no input of the graph", f"there are {', '.join(names)}")
 
 
 def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str, Array]:

@@ -68,7 +68,9 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
 
     `exact`: it returns all that the graph has of what the module returned, and nothing else. `extra`: it also returns
     tensors that the module did not return. `bad`: something is lacking, or it does not run. `missing`: it cannot be cut
-    out, although its results are in the graph. `gone`: it cannot be cut out, and its results are not in the graph.
+    out, although its results are in the graph. `gone`: it cannot be cut out, and its results are not in the graph, or a
+    node of another module does its work too; then its results can be there by chance, as those of a convolution with a
+    new BatchNorm, which changes nothing.
     Raises UsageError where there is no trace with values.
     """
     sidecar, values = model.sidecar, model.values
@@ -78,13 +80,14 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
     live = _live(annotations.graph, matched_values(model, sidecar, values))
     verdicts: dict[int, Verdict] = {}
     cuts: dict[int, Cut] = {}
-    used = _used(sidecar)
+    used, merged = _used(sidecar), _merged(annotations)
     for number, results in used.items():
         scope = sidecar.calls[number].scope
         try:
             cuts[number] = _cut(annotations, scope)
         except (AbsentError, UsageError) as error:
-            verdicts[number] = Verdict(scope, "missing" if results & live else "gone", str(error))
+            word = "missing" if results & live and number not in merged else "gone"
+            verdicts[number] = Verdict(scope, word, str(error))
     given = model.inputs()
     asked = {annotations.graph.names[v] for cut in cuts.values() for v in cut.inputs} - given.keys()
     given |= dict(inner_values(model.proto, model.weights, given, dict.fromkeys(sorted(asked), 0)))
@@ -119,6 +122,11 @@ def _used(sidecar: Sidecar) -> dict[int, set[int]]:
         own = {t.id for t in returned_tensors(sidecar.calls[number]) if prod(t.shape) > 1}
         found[number] = {t for t in own if t in results or any(not number <= c < end for c in takers[t])}
     return {number: tensors for number, tensors in found.items() if tensors}
+
+
+def _merged(annotations: Annotations) -> set[int]:
+    """Return the calls whose work a node of another call does."""
+    return {c for node, calls in annotations.merged.items() for c in calls if c != annotations.call[node]}
 
 
 def _cut(annotations: Annotations, scope: str) -> Cut:

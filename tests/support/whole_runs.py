@@ -11,7 +11,7 @@ import onnxruntime
 
 def inputs_of(spec: str) -> dict[str, Any]:
     """Return the inputs of a model in PyTorch, as arrays by name."""
-    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.loading.inputs import load_subject
     from mxtools.pytorch.nested import tensors
 
     return {name: tensor.numpy() for name, tensor in tensors(load_subject(spec).inputs)}
@@ -36,7 +36,7 @@ def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]
     """Return what each module returned in its first call, by path, and the inputs, as arrays."""
     import torch
 
-    from mxtools.pytorch.inputs import load_subject
+    from mxtools.pytorch.loading.inputs import load_subject
     from mxtools.pytorch.nested import tensors
 
     subject = load_subject(spec)

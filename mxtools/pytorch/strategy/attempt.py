@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from mxtools.errors import CheckError, InputError, MxError, UsageError
 from mxtools.files.atomic import check_writable
 from mxtools.files.writing import write_model
-from mxtools.graph.fingerprints import Fingerprint, fingerprint, same_fingerprint
-from mxtools.graph.index import graph_inputs
-from mxtools.graph.shapes import Array
 from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.pytorch.fingerprint import array_of
-from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.exporting.check import Agreement, agreement
+from mxtools.pytorch.exporting.exporters import Axes, ExportAttempt, axes_of
 from mxtools.pytorch.sources import Sources
-from mxtools.pytorch.tracing import trace
-from mxtools.runtime.sessions import run_model
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter, Metrics, Tally, direct_share, measured
-from mxtools.traces.values import Values, feeds
+from mxtools.traces.values import Values
 from mxtools.verify.round_trip import RoundTrip, counted, round_trip
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
-
-CLOSE = 1e-3
-"""Relative tolerance of an export's outputs against PyTorch's: exporters reorder sums."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,12 @@ class ExportResult(FieldMapping):
     hierarchy_nodes: int
     """The number of scopes that operations have."""
     warnings: tuple[str, ...] = ()
+    verified_on: tuple[str, ...] = ()
+    """On which kinds of inputs the model returns what PyTorch returns; every module only on the first, if on any."""
+    dynamic_axes: Axes = field(default_factory=dict)
+    """The symbols of the dynamic axes by input."""
+    static_because: str = ""
+    """Why no axis is dynamic, although axes of batch and sequence were to be."""
     reasons: tuple[str, ...] = ()
     """Why this strategy was selected; empty where the caller named it."""
     performance_metrics: Metrics | None = None
@@ -78,11 +74,12 @@ class Tagged:
     """A tagged model in memory, with what was measured while it was made and checked."""
 
     model: WorkingModel
-    exporter: str
+    export: ExportAttempt
     optimizer: str | None
     by_pass: dict[str, int]
     warnings: list[str] = field(default_factory=list)
     round_trip: RoundTrip | None = None
+    agreement: Agreement = field(default_factory=Agreement)
 
     def against(self, sidecar: Sidecar | None, values: Values | None) -> WorkingModel:
         """Return the model with another trace and its values, and the same graph."""
@@ -139,63 +136,29 @@ def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None =
         model.sidecar, model.values = known, values
         tally = Tally(model)
         strategy.passes().run(model, tally.observe)
-    return Tagged(model, export.exporter, strategy.optimize, tally.by_pass)
+    return Tagged(model, export, strategy.optimize, tally.by_pass)
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
     """Check a tagged model and return it with the results; raises an MxError where it does not meet the demands."""
-    known, values = sources.trace(values=True) if demands.verify else (tagged.model.sidecar, None)
     with meter.stage("check"):
-        made = f"{tagged.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")
-        warning = check_outputs(sources, tagged.model, made, known)
+        found = agreement(sources.subject, tagged.model)
+    made = f"{tagged.export.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")
+    warning = f"{made}: {found.wrong}" if found.wrong else ""
+    tagged.agreement = found
     if warning and demands.verify:
         raise CheckError(warning)
     if demands.verify:
+        known, values = sources.trace(values=True)
         with meter.stage("verify"):
             tagged.round_trip = counted(round_trip(tagged.against(known, values)))
     if tagged.quality < demands.quality:
         raise CheckError(f"its quality is {tagged.quality:.3f}, {demands.quality} was asked for")
-    tagged.warnings += [warning] if warning else []
+    tagged.warnings += [
+        *([warning] if warning else []),
+        *(f"{place}: the graph has that for all" for place in tagged.export.fixed),
+    ]
     return tagged
-
-
-def check_outputs(sources: Sources, model: WorkingModel, name: str, known: Sidecar | None) -> str | None:
-    """Run an export on the example inputs; return a warning where an output is not what PyTorch returned, else None.
-
-    `name` is what the warning calls the export. Without a trace (`known`), and where the model is random, outputs are
-    not compared. Raises InputError where ONNX Runtime cannot run the export.
-    """
-    arrays = {name: array_of(tensor) for name, tensor in tensors(sources.subject.inputs)}
-    names = [value.name for value in graph_inputs(model.proto)]
-    values = Values(arrays.keys(), arrays.__getitem__)
-    given = feeds(known, values, names) if known else arrays
-    outputs = run_model(model.proto, model.weights, given)
-    wrong = _wrong_output(outputs, known) if known else None
-    if wrong is None or _is_random(sources):
-        return None
-    return f"output {wrong!r} of the {name} is none of those that PyTorch returned"
-
-
-def _wrong_output(outputs: Mapping[str, Array], known: Sidecar) -> str | None:
-    """Return the first output that equals none of the traced model's outputs up to rounding; None without one."""
-    returned = [t.fingerprint for t in known.calls[0].outputs if t.fingerprint]
-    for name, array in outputs.items():
-        found = fingerprint(array)
-        if found and not any(same_fingerprint(found, wanted, CLOSE) for wanted in returned):
-            return name
-    return None
-
-
-def _is_random(sources: Sources) -> bool:
-    """Return whether the model returns something else with another random seed."""
-
-    def outputs(seed: int) -> list[Fingerprint | None]:
-        """Return the fingerprints of the outputs of a run that begins with a seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return [tensor.fingerprint for tensor in trace(sources.subject).calls[0].outputs]
-
-    return outputs(1) != outputs(2)
 
 
 def _result(output: Path, attempts: list[StrategyAttempt], tagged: Tagged, meter: Meter) -> ExportResult:
@@ -212,5 +175,8 @@ def _result(output: Path, attempts: list[StrategyAttempt], tagged: Tagged, meter
         tagged_operations=len(annotations.call) - roots,
         hierarchy_nodes=len({call for call in annotations.call if call is not None}),
         warnings=tuple(warnings),
+        verified_on=tagged.agreement.kinds,
+        dynamic_axes=axes_of(tagged.model.proto),
+        static_because=tagged.export.static,
         performance_metrics=measured(tagged.model, meter, tagged.by_pass, tagged.round_trip),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mxtools.pytorch.exporters import Options
+from mxtools.pytorch.exporting.exporters import Options
 from mxtools.pytorch.objects import subject_of
 from mxtools.pytorch.sources import sources_of
 from mxtools.pytorch.strategy.attempt import Demands, ExportResult, export_by

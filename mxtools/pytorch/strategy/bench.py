@@ -15,7 +15,7 @@ from torch import nn
 from mxtools.errors import MxError
 from mxtools.graph.index import NOWHERE
 from mxtools.matching.traced_values import matched_values
-from mxtools.pytorch.exporters import in_turn
+from mxtools.pytorch.exporting.exporters import in_turn
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.strategy.attempt import Demands, Tagged, accepted, tagged_by
 from mxtools.pytorch.subject import Subject

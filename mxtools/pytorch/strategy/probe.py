@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import MxError
+from mxtools.pytorch.exporting.check import agreement
 from mxtools.pytorch.sources import Sources
-from mxtools.pytorch.strategy.attempt import Demands, accepted, check_outputs, tagged_by
+from mxtools.pytorch.strategy.attempt import Demands, accepted, tagged_by
 from mxtools.strategies.metrics import TRACE_CASES, Meter
 
 if TYPE_CHECKING:
@@ -86,11 +87,11 @@ class Probe:
         }
 
     def _exports(self, exporter: str) -> bool:
-        export = self.sources.export(exporter)[-1]
-        warning = check_outputs(self.sources, export.read(), f"{export.exporter} export", self.sidecar)
-        if warning:
-            self.failures[exporter] = warning
-        return not warning
+        attempt = self.sources.export(exporter)[-1]
+        wrong = agreement(self.sources.subject, attempt.read()).wrong
+        if wrong:
+            self.failures[exporter] = "; ".join((wrong, *attempt.fixed))
+        return not wrong
 
     def _is_truest(self) -> bool:
         if not self.holds("torchscript"):

@@ -50,7 +50,8 @@ def select(probe: Probe, priority: str) -> Recommendation:
                 properties=properties,
             )
     causes = "; ".join(f"{fact}: {cause}" for fact, cause in probe.failures.items())
-    raise InputError(f"no strategy suits {sidecar.model.class_name} ({causes})")
+    remedy = "repair the model, or name a strategy to have it all the same (⟨strategy⟩)"
+    raise InputError(f"no strategy suits {sidecar.model.class_name} ({causes})", remedy)
 
 
 def _failed(facts: tuple[str, ...], probe: Probe) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from inspect import get_annotations
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin, is_typeddict
 
 import torch
 from torch import nn
@@ -77,12 +78,19 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
-    """Raise UsageError for an input that `forward` does not take."""
+    """Raise UsageError for an input that `forward` does not take, by name or by a `**kwargs` that says nothing else."""
     taken = forward_parameters(model)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
-    unknown = [name for name in names if name not in taken]
-    if unknown and not takes_any:
+    parameters = inspect.signature(model.forward).parameters.values()
+    others = next((_names_of(p.annotation) for p in parameters if p.kind is p.VAR_KEYWORD), ())
+    unknown = [name for name in names if name not in taken and others is not None and name not in others]
+    if unknown:
         raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}", f"it takes {', '.join(taken)}")
+
+
+def _names_of(annotation: Any) -> Collection[str] | None:  # noqa: ANN401 - any annotation
+    """Return the names that a `**kwargs: Unpack[SomeTypedDict]` takes; None where the annotation names none."""
+    arguments = get_args(annotation) if get_origin(annotation) is Unpack else ()
+    return get_annotations(arguments[0]) if arguments and is_typeddict(arguments[0]) else None
 
 
 def _required(model: nn.Module) -> list[str]:

@@ -1,0 +1,74 @@
+"""Dynamic axes: which vary by custom, and how torch.export takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mxtools.errors import UsageError
+from mxtools.pytorch.exporting.exporters import Axes
+from mxtools.pytorch.nested import tensors
+
+if TYPE_CHECKING:
+    from mxtools.pytorch.subject import Subject
+
+
+def usual_axes(subject: Subject, waves: bool = False) -> Axes:
+    """Return the axes that mostly vary: the first one of every input, and the second one of token ids and masks.
+
+    With `waves` that holds for matrices of floats too.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for name, tensor in tensors(subject.inputs):
+        if tensor.dim():
+            has_length = tensor.dim() == 2 and (waves or not tensor.is_floating_point())
+            found[name] = {0: "batch", 1: _length(name)} if has_length else {0: "batch"}
+    return found | dict(subject.interface.axes)
+
+
+def _length(name: str) -> str:
+    """Return the symbol of a sequence's length: what goes into a decoder is as long as the rest of its own."""
+    return "decoder_sequence" if name.startswith("decoder_") else "sequence"
+
+
+def check_axes(subject: Subject, axes: Axes) -> None:
+    """Raise UsageError where a name is no input of the subject."""
+    unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
+    if unknown:
+        inputs = ", ".join(subject.inputs)
+        raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is no input", f"there are {inputs}")
+
+
+def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dict[str, Any]:
+    """Return the structure that torch.export wants: for each tensor its dynamic axes.
+
+    Axes that need not vary stay static where the model's code needs their size; the others make the export fail there.
+    """
+
+    def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
+        """Return the dynamic axes of the tensors in an input, in its structure."""
+        if isinstance(value, torch.Tensor):
+            found = axes.get(name, {}).items()
+            return {axis: torch.export.Dim(s) if must_vary else torch.export.Dim.AUTO for axis, s in found} or None
+        if isinstance(value, dict):
+            return {key: shapes(item, f"{name}.{key}") for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(shapes(item, f"{name}.{i}") for i, item in enumerate(value))
+        return None
+
+    return {name: shapes(value, name) for name, value in inputs.items()}
+
+
+def rename_symbols(program: Any, axes: Axes) -> None:  # noqa: ANN401 - torch's ONNXProgram
+    """Give the dimensions that torch.export found to vary the symbols of the axes where they stand: `s41` for one.
+
+    An axis whose symbol is a sum gets it from its parts.
+    """
+    names: dict[str, str] = {}
+    for value in program.model.graph.inputs:
+        for axis, symbol in axes.get(value.name, {}).items():
+            own = getattr(value.shape[axis], "value", None)
+            if isinstance(own, str) and "+" not in symbol:
+                names.setdefault(own, symbol)
+    program.rename_axes(names)

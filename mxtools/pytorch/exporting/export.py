@@ -1,0 +1,217 @@
+"""Raw export: run one of torch's two exporters on a model, and add nothing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import ModelProto
+
+from mxtools.errors import InputError, UsageError
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.pytorch.eval_mode import copied, settled
+from mxtools.pytorch.exporting.axes import check_axes, rename_symbols, shapes_for_torch
+from mxtools.pytorch.exporting.code_places import where_in_model
+from mxtools.pytorch.exporting.exporters import ExportAttempt, Options
+from mxtools.pytorch.exporting.frozen import Watcher
+from mxtools.pytorch.exporting.naming import output_names, rename_interface
+from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.subject import Subject, forward_parameters
+from mxtools.runtime.quiet import quiet
+
+INLINE_LIMIT = 1_900_000_000
+"""Bytes of weights up to which an exporter writes a single file."""
+
+
+def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
+    """Let an exporter write raw ONNX to `path`; return whether it could, and its messages.
+
+    With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError where an axis is
+    none of an input.
+    """
+    options = options or Options()
+    check_axes(subject, options.dynamic)
+    error, trail, watcher = None, "", Watcher(subject.inputs, options.dynamic)
+    with quiet() as log:
+        try:
+            with settled(subject.model), _random_kept():
+                EXPORTERS[exporter](subject, path, options, watcher)
+                written = WorkingModel.read(path).proto
+                _check_opset(written, exporter, options)
+        except Exception as problem:
+            error, trail = _cause(problem), traceback.format_exc()
+    if error is None:
+        _check_inputs_are_read(subject, written)
+    return ExportAttempt(exporter, path, error, log.text + trail, watcher.found())
+
+
+@contextmanager
+def _random_kept() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _torchscript(subject: Subject, path: Path, options: Options, watcher: Watcher) -> None:
+    """Export by tracing.
+
+    The exporter passes inputs by position only, so a temporary `forward` passes them on by name. Gradients are on, as
+    in torch's own examples: without them modules take fused paths that have no ONNX operators.
+    """
+    names = [name for name, _ in tensors(subject.inputs)]
+    with torch.enable_grad(), _forward_by_name(subject, watcher) as (given, results):
+        torch.onnx.export(
+            subject.model,
+            given,
+            str(path),
+            dynamo=False,
+            verbose=False,
+            input_names=names,
+            output_names=results,
+            opset_version=options.opset,
+            dynamic_axes={name: dict(symbols) for name, symbols in options.dynamic.items()} or None,
+            do_constant_folding=not options.keep_modules,
+            training=torch.onnx.TrainingMode.PRESERVE if options.keep_modules else torch.onnx.TrainingMode.EVAL,
+        )
+
+
+def _dynamo(subject: Subject, path: Path, options: Options, watcher: Watcher) -> None:  # noqa: ARG001 - as the other's
+    """Export the graph of torch.export."""
+    weights = sum(p.numel() * p.element_size() for p in (*subject.model.parameters(), *subject.model.buffers()))
+    shapes = shapes_for_torch(subject.inputs, options.dynamic, not options.varying) if options.dynamic else None
+    with _flat_results(subject) as results:
+        program = torch.onnx.export(
+            subject.model,
+            (),
+            kwargs=copied(subject.inputs),
+            dynamo=True,
+            verbose=False,
+            opset_version=options.opset,
+            dynamic_shapes=shapes,
+            optimize=not options.keep_modules,
+        )
+    assert program is not None
+    rename_interface(program.model.graph, [name for name, _ in tensors(subject.inputs)], results)
+    if options.varying:
+        rename_symbols(program, options.dynamic)
+    program.save(path, external_data=weights > INLINE_LIMIT)
+
+
+EXPORTERS: dict[str, Callable[[Subject, Path, Options, Watcher], None]] = {
+    "torchscript": _torchscript,
+    "dynamo": _dynamo,
+}
+
+
+def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
+    """Raise InputError where the exporter wrote another operator set than it was asked for."""
+    version = {entry.domain: entry.version for entry in written.opset_import}.get("")
+    if options.opset is not None and version not in (None, options.opset):
+        raise InputError(f"{exporter} wrote operator set {version} where {options.opset} was asked for")
+
+
+def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
+    """Raise UsageError for an input that only a `**kwargs` of `forward` took, and that no node reads."""
+    known = forward_parameters(subject.model)
+    others = [name for name in subject.interface.arguments(subject.inputs) if name not in known]
+    if not others:
+        return
+    read = {name for node in written.graph.node for name in node.input} | {v.name for v in written.graph.output}
+    given = {value.name for value in written.graph.input} & read
+    for name in others:
+        if not any(place in given for place, _ in tensors(subject.inputs[name], name)):
+            taken = ", ".join(known)
+            raise UsageError(
+                f"{type(subject.model).__name__} does nothing with the input {name!r}", f"it takes {taken}"
+            )
+
+
+@contextmanager
+def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
+    """Inside the block, a model takes inputs by position and returns a flat tuple; yield the inputs, and output names.
+
+    Arguments without a tensor in them, None and settings, are no inputs of a graph: they stay what they are.
+    """
+    inputs = copied(subject.inputs)
+    given = {name: value for name, value in inputs.items() if any(tensors(value))}
+    settings = {name: value for name, value in inputs.items() if name not in given}
+    names = list(given)
+
+    def by_position(*values: Any) -> Any:  # noqa: ANN401
+        """Call `forward` with its inputs by position."""
+        with watcher.watching():
+            result = called({**dict(zip(names, values, strict=True)), **settings})
+        found = tuple(tensor for _, tensor in tensors(result))
+        return found[0] if len(found) == 1 else found
+
+    with _called_by(subject, by_position) as called:
+        yield tuple(given.values()), _names_of_results(subject, called)
+
+
+@contextmanager
+def _flat_results(subject: Subject) -> Iterator[list[str]]:
+    """Inside the block, a model returns a tuple of tensors, since torch.export knows few classes; yield their names."""
+    forward = subject.model.forward
+
+    @functools.wraps(forward)
+    def flat(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Return the tensors that `forward` returns."""
+        names = [*inspect.signature(forward).parameters][: len(args)]
+        return tuple(tensor for _, tensor in tensors(called({**dict(zip(names, args, strict=True)), **kwargs})))
+
+    with _called_by(subject, flat) as called:
+        yield _names_of_results(subject, called)
+
+
+def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """Run the model once and return names for the tensors that it returns.
+
+    No gradients are wanted: what a model computes in its first run from parameters, and keeps, would want them too, and
+    no exporter takes that for a constant.
+    """
+    with torch.no_grad():
+        result = called(copied(subject.inputs))
+    return output_names(result, subject.model, [name for name, _ in tensors(subject.inputs)])
+
+
+@contextmanager
+def _called_by(subject: Subject, function: Callable[..., Any]) -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """Inside the block, give a model another `forward`; yield a function that calls its own with a subject's inputs.
+
+    A wrapper module would add a scope; this adds none.
+    """
+    model = subject.model
+    forward, before = model.forward, vars(model).get("forward")
+
+    def called(inputs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Return what the model's own `forward` returns for inputs."""
+        return subject.interface.results(forward(**subject.interface.arguments(inputs)))
+
+    model.forward = function
+    try:
+        yield called
+    finally:
+        if before is None:
+            del model.forward
+        else:
+            model.forward = before
+
+
+def _cause(error: BaseException) -> str:
+    """Return the cause of a failed export in one line: the innermost error with a message, and where in the model."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None and inner not in chain:
+        chain.append(inner)
+    place = where_in_model(error, __file__)
+    where = f" ({place})" if place else ""
+    for problem in reversed(chain):
+        lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+        if lines:
+            return f"{type(problem).__name__}: {lines[0][:200]}".rstrip(".:") + where
+    return type(error).__name__ + where

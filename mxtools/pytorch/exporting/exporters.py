@@ -1,0 +1,109 @@
+"""Options of torch's exporters, and results of their attempts; this file does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnx import ModelProto
+from onnx.defs import onnx_opset_version
+
+from mxtools.errors import InputError, UsageError
+from mxtools.graph.index import graph_inputs
+from mxtools.pipeline.working_model import WorkingModel
+
+Axes = Mapping[str, Mapping[int, str]]
+
+OPSETS = {"torchscript": range(7, 24), "dynamo": range(7, onnx_opset_version() + 1)}
+"""The operator sets that each exporter may write: those that torch names, up to the last one that onnx knows.
+
+Dynamo writes 18 and later ones by itself; earlier ones it makes by conversion, which fails for many models.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export.
+
+    Without `opset` the exporter chooses the operator set. `dynamic` are the symbols of dynamic axes by input,
+    `{"x": {0: "batch"}}`; without any, `varying` makes axes of batch and sequence dynamic if the exporter manages, and
+    the result is right for other sizes. With `keep_modules` the exporter folds nothing across modules.
+    """
+
+    opset: int | None = None
+    dynamic: Axes = field(default_factory=dict)
+    keep_modules: bool = False
+    varying: bool = False
+
+
+@dataclass(frozen=True)
+class ExportAttempt:
+    """An attempt of an exporter: its name, its file, the cause of failure in one line or None, and all its messages.
+
+    `fixed` says where the model's code decided by a value, which the graph cannot do: it has what was decided for the
+    example inputs. `static` says why axes that were to vary do not.
+    """
+
+    exporter: str
+    path: Path
+    error: str | None = None
+    log: str = ""
+    fixed: tuple[str, ...] = ()
+    static: str = ""
+
+    def read(self) -> WorkingModel:
+        """Return the exported model."""
+        return WorkingModel.read(self.path, f"{self.exporter} export")
+
+
+def in_turn(choice: str) -> tuple[str, ...]:
+    """Return the exporters to try: the one that is named, or both for auto.
+
+    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer.
+    """
+    return ("dynamo", "torchscript") if choice == "auto" else (choice,)
+
+
+def check_opset(choice: str, opset: int | None) -> None:
+    """Raise UsageError where no exporter of a choice writes an operator set."""
+    ranges = [OPSETS[name] for name in in_turn(choice)]
+    if opset is not None and not any(opset in known for known in ranges):
+        known = " or ".join(
+            f"{r.start} to {r.stop - 1} ({name})" for name, r in zip(in_turn(choice), ranges, strict=True)
+        )
+        raise UsageError(f"no exporter writes operator set {opset} (⟨opset⟩)", f"give {known}")
+
+
+def axes_of(proto: ModelProto) -> Axes:
+    """Return the dynamic axes of a graph's inputs, with their symbols."""
+    found = {
+        value.name: {i: dim.dim_param for i, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_param}
+        for value in graph_inputs(proto)
+    }
+    return {name: symbols for name, symbols in found.items() if symbols}
+
+
+def in_words(axes: Axes) -> str:
+    """Return dynamic axes in words, inputs with the same together.
+
+    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "mask": {0: "batch", 1: "sequence"}})
+    'batch, sequence of ids, mask'
+    """
+    alike: dict[str, list[str]] = {}
+    for name, symbols in axes.items():
+        alike.setdefault(", ".join(symbols.values()), []).append(name)
+    return "; ".join(f"{symbols} of {', '.join(names)}" for symbols, names in alike.items())
+
+
+class ExportError(InputError):
+    """No exporter could export the model; `attempts` has the error and the messages of each."""
+
+    def __init__(self, model: str, attempts: list[ExportAttempt]) -> None:
+        """Take the model's class and the failed attempts."""
+        self.attempts = attempts
+        causes = "; ".join(f"{attempt.exporter}: {attempt.error}" for attempt in attempts)
+        tried = {attempt.exporter for attempt in attempts}
+        left = [name for name in in_turn("auto") if name not in tried]
+        remedy = f"try ⟨exporter-{left[0]}⟩" if left else "try other inputs (⟨input⟩) or ⟨opset⟩"
+        super().__init__(f"{model} cannot be exported ({causes})", f"{remedy}, or see all of it with ⟨log-file⟩")

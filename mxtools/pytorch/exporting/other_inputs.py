@@ -1,0 +1,98 @@
+"""Inputs that the model was not exported with: other values, and where axes are dynamic other sizes.
+
+They are made of the given ones, deterministically, so that they suit any model: ids are ids that were there, floats are
+of the same magnitude, a mask of ones gets a zero at its end, as padding. A model need not take them all; those that it
+refuses say nothing, and so each kind has a plainer choice for that case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from mxtools.pytorch.exporting.exporters import Axes
+from mxtools.pytorch.nested import mapped, tensors
+
+_STRIDE = 7
+"""Elements of a tensor of another size are every so many of the given ones: neighbours differ, and rows do."""
+_FEWER = 3
+"""A sequence is shorter by so many: fewer positions are always allowed, more are not."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs of a kind, in words: `choices` of which the first counts that the model takes."""
+
+    kind: str
+    choices: tuple[dict[str, Any], ...]
+
+
+def trials(inputs: dict[str, Any], axes: Axes, steps: Mapping[str, int] | None = None) -> Iterator[Trial]:
+    """Yield the given inputs, others of the same sizes, and others of other sizes where the axes let them vary.
+
+    `steps` are further sizes to try, by symbol: a decoder with a cache takes one token at a time.
+    """
+    yield Trial("the example inputs", (inputs,))
+    others = mapped(inputs, lambda _, tensor: _other(tensor))
+    floats = mapped(inputs, lambda _, tensor: _other(tensor) if tensor.is_floating_point() else tensor)
+    yield Trial("other values", (others, floats))
+    sizes = _sizes(inputs, axes)
+    if not sizes:
+        return
+    for wanted in (_changed(sizes), sizes | dict(steps)) if steps else (_changed(sizes),):
+        words = ", ".join(f"{symbol} {size}" for symbol, size in wanted.items())
+        yield Trial(f"other sizes ({words})", tuple(_resized(inputs, axes, wanted, stride) for stride in (_STRIDE, 1)))
+
+
+def _other(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same size with other values: negative floats, elements the other way round, padding."""
+    if not tensor.numel():
+        return tensor
+    if tensor.is_floating_point() or tensor.is_complex():
+        return -tensor
+    if tensor.dtype == torch.bool:
+        return (
+            ~tensor if bool((tensor == tensor.flatten()[0]).all()) else tensor.flatten().flip(0).reshape(tensor.shape)
+        )
+    if bool((tensor == tensor.flatten()[0]).all()):
+        other = tensor.clone()
+        other.view(-1)[-1] = max(int(tensor.flatten()[0]) - 1, 0)
+        return other
+    return tensor.flatten().flip(0).reshape(tensor.shape)
+
+
+def _sizes(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
+    """Return the given size of each symbol; sums follow from their parts."""
+    known = dict(tensors(inputs))
+    return {
+        symbol: known[name].shape[axis]
+        for name, symbols in axes.items()
+        for axis, symbol in symbols.items()
+        if "+" not in symbol and name in known
+    }
+
+
+def _changed(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return other sizes: two in the place of one, so that nothing is broadcast by chance, else fewer."""
+    return {symbol: size - _FEWER if size > _FEWER else size + 1 for symbol, size in sizes.items()}
+
+
+def _resized(inputs: dict[str, Any], axes: Axes, sizes: Mapping[str, int], stride: int) -> dict[str, Any]:
+    """Return inputs of other sizes, whose elements are those of the given ones in another order."""
+
+    def resize(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return one of them."""
+        shape = list(tensor.shape)
+        for axis, symbol in axes.get(name, {}).items():
+            parts = [part.strip() for part in symbol.split("+")]
+            if all(part in sizes for part in parts):
+                shape[axis] = sum(sizes[part] for part in parts)
+        if shape == list(tensor.shape) or not tensor.numel():
+            return tensor
+        return tensor.flatten()[(torch.arange(prod(shape)) * stride) % tensor.numel()].reshape(shape)
+
+    return dict(mapped(inputs, resize))

@@ -1,0 +1,1 @@
+"""Load models, and find or make the inputs of their forward pass."""

@@ -1,0 +1,358 @@
+"""Exports that people deploy: axes that vary, names of outputs, refused options, and what a trace has frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mxtools
+from mxtools.errors import InputError, UsageError
+from mxtools.pytorch.exporting.check import agreement
+from mxtools.pytorch.exporting.export import export
+from mxtools.pytorch.exporting.exporters import OPSETS, ExportAttempt, Options, axes_of, check_opset, in_words
+from mxtools.pytorch.exporting.other_inputs import trials
+from mxtools.pytorch.exporting.varying import export_varying
+from mxtools.pytorch.loading.inputs import load_subject
+from mxtools.pytorch.sources import sources_of
+from mxtools.pytorch.strategy.bench import bench
+from mxtools.pytorch.subject import Subject
+from mxtools.strategies.cache import Cache
+from tests.support.commands import Mx
+from tests.support.folders import folder_of
+from tests.support.paths import MODELS
+
+EXPORTERS = ["torchscript", "dynamo"]
+BOTH = {0: "batch", 1: "sequence"}
+FOLDERS = {
+    "bert": ("BertModel", {"input_ids": BOTH, "attention_mask": BOTH, "token_type_ids": BOTH}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        {"input_ids": BOTH, "attention_mask": BOTH, "decoder_input_ids": {0: "batch", 1: "decoder_sequence"}},
+    ),
+    "vit": ("ViTModel", {"pixel_values": {0: "batch"}}),
+}
+
+
+def attempt_of(model: nn.Module, inputs: dict[str, Any], path: Path, exporter: str, **options: Any) -> ExportAttempt:
+    return export_varying(Subject(model.eval(), inputs, "x"), path, exporter, Options(**options))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_batch_and_sequence_of_a_folder_vary_by_default(kind: str, exporter: str, mx: Mx, tmp_path: Path) -> None:
+    architecture, axes = FOLDERS[kind]
+    extra = {"image_size": 32, "patch_size": 8} if kind == "vit" else {}
+    folder = folder_of(tmp_path, kind, architecture, **extra)
+    done = mx("export", folder, "--exporter", exporter, "-o", tmp_path / "x.onnx")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.decode().startswith("mx export: dynamic axes: batch")
+    model = onnx.load(tmp_path / "x.onnx")
+    assert axes_of(model) == axes
+    assert [value.name for value in model.graph.output] == {
+        "bert": ["last_hidden_state", "pooler_output"],
+        "t5": ["logits", "encoder_last_hidden_state"],
+        "vit": ["last_hidden_state", "pooler_output"],
+    }[kind]
+    found = agreement(load_subject(str(folder)), mxtools.load(tmp_path / "x.onnx"))
+    assert not found.wrong
+    assert len(found.kinds) == 3
+    assert "batch 2" in found.kinds[2]
+    static = mx("export", folder, "--exporter", exporter, "--static", "-o", tmp_path / "y.onnx")
+    assert static.stderr == b""
+    assert axes_of(onnx.load(tmp_path / "y.onnx")) == {}
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_modules_of_a_dynamic_export_are_right_for_other_sizes(exporter: str, mx: Mx, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "bert", "BertModel")
+    raw, trace, other, tagged = (tmp_path / name for name in ("x.onnx", "t.json", "u.json", "y.onnx"))
+    for arguments in (
+        ("export", folder, "--exporter", exporter, "-o", raw),
+        ("trace", folder, "-o", trace),
+        ("tag", raw, "--trace", trace, "-o", tagged),
+        ("trace", folder, "--input", "input_ids=3x5", "--record", "-o", other),
+        ("verify", tagged, "--trace", other, "--isolate"),
+    ):
+        done = mx(*arguments)
+        assert done.returncode == 0, done.stderr.decode()
+    assert b"wrong" not in done.stdout
+
+
+class Fixing(nn.Module):
+    """Does something else for five columns, which is what it is exported with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.shape[1] == 5 else x - 1
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_does_not_vary_is_static_and_says_why(exporter: str, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    attempt = attempt_of(Fixing(), {"x": torch.randn(2, 5)}, folder / "x.onnx", exporter, varying=True)
+    assert attempt.error is None
+    axes = axes_of(attempt.read().proto)
+    assert 1 not in axes.get("x", {})
+    assert attempt.static if not axes else not attempt.static
+    assert not agreement(Subject(Fixing(), {"x": torch.randn(2, 5)}, "x"), attempt.read()).wrong
+
+
+def test_a_cache_remembers_why_axes_are_static_and_what_is_fixed(tmp_path: Path) -> None:
+    subject = Subject(Frozen().eval(), {"x": torch.ones(2, 5)}, "x")
+    options, cache = Options(varying=True), Cache(tmp_path)
+    found = []
+    for _ in range(2):
+        with sources_of(lambda: subject, options, cache) as sources:
+            found.append(sources.export("torchscript")[-1])
+    assert found[0].static == found[1].static != ""
+    assert found[0].fixed == found[1].fixed != ()
+
+
+@dataclasses.dataclass
+class Answer:
+    """A result in a dataclass."""
+
+    scores: Tensor
+    states: tuple[Tensor, ...]
+
+
+class Pair(NamedTuple):
+    """A result in a named tuple."""
+
+    mean: Tensor
+    x: Tensor
+
+
+RESULTS: dict[str, tuple[Callable[[Tensor], Any], list[str]]] = {
+    "dictionary": (lambda x: {"logits": x + 1, "more": [x + 2, x + 3]}, ["logits", "more.0", "more.1"]),
+    "dataclass": (lambda x: Answer(x + 1, (x + 2, x + 3)), ["scores", "states.0", "states.1"]),
+    "named tuple": (lambda x: Pair(x.mean(0), x + 1), ["mean", "x_1"]),
+    "tensor": (lambda x: x + 1, ["output_0"]),
+    "tuple": (lambda x: (x + 1, x + 2), ["output_0", "output_1"]),
+    "weights' names": (lambda x: {"weight": x + 1, "add": x + 2}, ["weight_1", "add"]),
+}
+
+
+class Returning(nn.Module):
+    """Returns what a function makes of a product."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x @ self.weight)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize("name", RESULTS)
+def test_outputs_are_named_as_the_fields_of_the_result(name: str, exporter: str) -> None:
+    function, names = RESULTS[name]
+    module, x = Returning(function).eval(), torch.ones(2, 3)
+    model = mxtools.export(module, x, exporter=exporter)
+    assert model.output_names == names
+    assert not agreement(Subject(module, {"x": x}, "x"), model).wrong
+
+
+def test_operator_sets_that_no_exporter_writes_are_refused_before_work(mx: Mx, tmp_path: Path) -> None:
+    for opset in (6, 99):
+        done = mx("export", f"{MODELS}:failing", "--opset", opset, "-o", tmp_path / "x.onnx")
+        assert done.returncode == 2
+        assert f"no exporter writes operator set {opset} (--opset): give 7 to".encode() in done.stderr
+    assert mx("auto", f"{MODELS}:failing", "--opset", "99", "-o", tmp_path / "x.onnx").returncode == 2
+    for exporter, known in OPSETS.items():
+        check_opset(exporter, known[-1])
+        with pytest.raises(UsageError, match="operator set"):
+            check_opset(exporter, known.stop)
+
+
+def test_an_operator_set_that_dynamo_cannot_convert_to_is_an_error(tmp_path: Path) -> None:
+    attempt = attempt_of(nn.LayerNorm(3), {"input": torch.ones(2, 3)}, tmp_path / "x.onnx", "dynamo", opset=9)
+    assert attempt.error is not None
+    assert "wrote operator set 18 where 9 was asked for" in attempt.error
+
+
+class Anything(nn.Module):
+    """Takes any keyword and uses one."""
+
+    def forward(self, x: Tensor, **others: Tensor) -> Tensor:
+        return x + others["y"] if "y" in others else x * 2
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_inputs_that_a_model_does_nothing_with_are_refused(exporter: str, mx: Mx, tmp_path: Path) -> None:
+    x = torch.ones(2, 3)
+    assert export(Subject(Anything(), {"x": x, "y": x}, "x"), tmp_path / "x.onnx", exporter).error is None
+    with pytest.raises(UsageError, match="does nothing with the input 'z'"):
+        export(Subject(Anything(), {"x": x, "z": x}, "x"), tmp_path / "x.onnx", exporter)
+    done = mx("trace", folder_of(tmp_path, "bert", "BertModel"), "--input", "foo=1,3", "-o", tmp_path / "t.json")
+    assert done.returncode == 2
+    assert b"takes no 'foo': it takes input_ids" in done.stderr
+
+
+def test_values_for_inputs_that_a_graph_does_not_have_are_refused(built: Any, mx: Mx, tmp_path: Path) -> None:
+    tagged = built("convnet") / "tagged.onnx"
+    name = mxtools.load(tagged).input_names[0]
+    np.savez(tmp_path / "x.npz", **{name: np.zeros((1, 3, 8, 8), np.float32), "foo": np.zeros(1)})
+    for arguments in (("profile", tagged), ("compare", tagged, tagged), ("tag", tagged, "-o", tmp_path / "y.onnx")):
+        done = mx(*arguments, "--inputs", tmp_path / "x.npz")
+        assert done.returncode == 2, done.stderr
+        assert b"has 'foo', which is no input of the graph: there are" in done.stderr
+
+
+class Frozen(nn.Module):
+    """Decides by values and by a size, and has checks of the kind that libraries have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[0] > 100:
+            raise ValueError("a matrix of a few rows is needed")
+        if x.shape[1] > 4:
+            x = x * 2
+        if x.sum() > 0:
+            return x + 1
+        return x - 1
+
+
+def test_decisions_by_values_are_named(tmp_path: Path) -> None:
+    line = Frozen.forward.__code__.co_firstlineno + 5
+    attempt = attempt_of(Frozen(), {"x": torch.ones(2, 5)}, tmp_path / "x.onnx", "torchscript")
+    assert attempt.fixed == (f"test_exports.py:{line} `if x.sum() > 0:` depends on values, here True",)
+    dynamic = {"x": {1: "length"}}
+    attempt = attempt_of(Frozen(), {"x": torch.ones(2, 5)}, tmp_path / "y.onnx", "torchscript", dynamic=dynamic)
+    assert any("`if x.shape[1] > 4:` depends on sizes, here True" in place for place in attempt.fixed)
+    attempt = attempt_of(Frozen(), {"x": torch.ones(2, 5)}, tmp_path / "z.onnx", "dynamo")
+    assert attempt.error is not None
+    assert attempt.error.endswith(f"(test_exports.py:{line})")
+
+
+FROZEN = """
+import torch
+class Frozen(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(3, 3)
+    def forward(self, x):
+        y = self.a(x)
+        return y if x.sum() > 0 else -y
+def frozen():
+    return Frozen(), {"x": torch.rand(2, 3)}
+"""
+
+
+def test_what_is_wrong_on_other_values_is_never_called_right(mx: Mx, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(FROZEN)
+    output = tmp_path / "x.onnx"
+    done = mx("export", f"{tmp_path}/m.py:frozen", "-o", output)
+    assert done.returncode == 0
+    assert b"m.py:9 `return y if x.sum() > 0 else -y` depends on values, here True: the graph has that" in done.stderr
+    for extra in ((), ("--verify",), ("--primary", "htp", "--verify")):
+        done = mx("auto", f"{tmp_path}/m.py:frozen", *extra, "-o", tmp_path / "y.onnx")
+        assert done.returncode == 3
+        assert b"on other values output 'output_0' is not what PyTorch returns" in done.stderr
+        assert b"round trip" not in done.stderr
+        assert not (tmp_path / "y.onnx").exists()
+    done = mx("auto", f"{tmp_path}/m.py:frozen", "--primary", "htp", "-o", output)
+    assert done.returncode == 0
+    assert b"on other values output 'output_0' is not what PyTorch returns" in done.stderr
+    [row] = bench(load_subject(f"{tmp_path}/m.py:frozen"), ["htp"])
+    assert row.error
+    assert "on other values" in row.error
+
+
+def test_the_result_says_on_what_it_was_verified(mx: Mx, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "bert", "BertModel")
+    done = mx("auto", folder, "--verify", "-o", tmp_path / "x.onnx")
+    assert done.returncode == 0, done.stderr
+    assert (
+        b"(on the example inputs, as a whole also on other values, other sizes (batch 2, sequence 13))" in done.stderr
+    )
+
+
+def test_a_convolution_merged_into_a_new_norm_is_no_failure() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    for row in bench(Subject(model.eval(), {"input": torch.randn(1, 3, 8, 8)}, "x"), ["fx", "htp"]):
+        assert row.metrics is not None
+        assert row.metrics.round_trip is not None
+        assert row.metrics.round_trip.rate == 1
+        assert row.metrics.round_trip.gone == 2
+
+
+class Kept(nn.Module):
+    """Computes a table from a parameter in its first run, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.bias = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.bias.cumsum(0)
+        return self.linear(x) + self.kept
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_what_a_model_keeps_of_its_first_run_is_exported(exporter: str, tmp_path: Path) -> None:
+    subject = Subject(Kept().eval(), {"x": torch.randn(2, 4)}, "x")
+    attempt = export(subject, tmp_path / "x.onnx", exporter)
+    assert attempt.error is None
+    assert not agreement(subject, attempt.read()).wrong
+
+
+class Refusing(nn.Module):
+    """Refuses negative numbers, and is random for short inputs."""
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        if torch.jit.is_tracing() is False and bool((x < 0).any()):
+            raise ValueError("negative")
+        return x.sqrt() + ids
+
+
+def test_inputs_that_a_model_refuses_say_nothing(tmp_path: Path) -> None:
+    subject = Subject(Refusing().eval(), {"x": torch.rand(2, 3), "ids": torch.tensor([[1, 2, 3]])}, "x")
+    attempt = export(subject, tmp_path / "x.onnx", "torchscript")
+    assert agreement(subject, attempt.read()).kinds == ("the example inputs",)
+
+
+def test_other_inputs_are_of_the_same_kind() -> None:
+    given = {"ids": torch.tensor([[1, 2, 3, 4, 5]]), "mask": torch.ones(1, 5, dtype=torch.int64), "x": torch.ones(1, 2)}
+    axes = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}, "x": {0: "batch"}}
+    example, values, sizes = trials(given, axes)
+    assert example.choices == (given,)
+    other = values.choices[0]
+    assert other["ids"].tolist() == [[5, 4, 3, 2, 1]]
+    assert other["mask"].tolist() == [[1, 1, 1, 1, 0]]
+    assert other["x"].tolist() == [[-1, -1]]
+    resized = sizes.choices[0]
+    assert {name: tuple(tensor.shape) for name, tensor in resized.items()} == {
+        "ids": (2, 2),
+        "mask": (2, 2),
+        "x": (2, 2),
+    }
+    assert set(resized["ids"].flatten().tolist()) <= {1, 2, 3, 4, 5}
+    assert sizes.kind == "other sizes (batch 2, length 2)"
+
+
+def test_axes_in_words() -> None:
+    assert in_words({"a": {0: "batch"}, "b": BOTH, "c": {0: "batch"}}) == "batch of a, c; batch, sequence of b"
+
+
+def test_dynamic_and_static_contradict_each_other(mx: Mx, tmp_path: Path) -> None:
+    done = mx("export", f"{MODELS}:bert", "--static", "--dynamic", "input_ids=0", "-o", tmp_path / "x.onnx")
+    assert done.returncode == 2
+    assert b"contradict" in done.stderr
+
+
+def test_an_export_that_fails_in_every_way_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be exported"):
+        mxtools.export(Refusing().eval(), (torch.rand(2, 3), torch.ones(2, 3)), exporter="dynamo")
