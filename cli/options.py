@@ -148,6 +148,13 @@ def load(
     trust_remote_code: Annotated[
         bool, Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
+    module: Annotated[
+        str, Option(metavar="PATH", help="Take this part of the model, with what the whole calls it with: encoder.")
+    ] = "",
+    with_past: Annotated[
+        bool,
+        Option("--with-past", help="Take a decoder's step with a cache: past_key_values.N.key in, present.N.key out."),
+    ] = False,
 ) -> Any:
     """Return the `Subject` of a model spec, the module with its inputs; UsageError if PyTorch is not installed."""
     import importlib.util
@@ -159,7 +166,7 @@ def load(
     with progress(f"loading {model}"):
         from mxtools.pytorch.loading.inputs import load_subject
 
-        return load_subject(model, input or (), inputs, task, trust_remote_code)
+        return load_subject(model, input or (), inputs, task, trust_remote_code, module, with_past)
 
 
 def key(load: functools.partial[Any]) -> str | None:

@@ -33,6 +33,7 @@ WORDS: dict[str, str] = {
     "to-tensor": "--to-tensor",
     "trace": "--trace",
     "type": "--type",
+    "with-past": "--with-past",
     # commands
     "filter": "`mx filter`",
     "passes": "`mx passes`",

@@ -47,6 +47,7 @@ PYTHON: dict[str, str] = {
     "to-tensor": "to_tensor=",
     "trace": "trace=",
     "type": "types=",
+    "with-past": "`past`",
     # calls
     "filter": "`model.filter()`",
     "passes": "`mxtools.list_passes()`",

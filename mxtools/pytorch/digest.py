@@ -34,6 +34,7 @@ def digest(subject: Subject) -> str:
 
 def _parts(subject: Subject) -> Iterator[str | bytes]:
     yield from versions()
+    yield type(subject.interface).__name__
     for path, module in subject.model.named_modules(remove_duplicate=False):
         yield f"{path} {type(module).__module__}.{type(module).__qualname__} {module.extra_repr()}"
         yield from _settings(module)

@@ -75,14 +75,14 @@ def _eager() -> AbstractContextManager[object]:
 def _traced(subject: Subject, values: dict[str, torch.Tensor] | None) -> Sidecar:
     model = subject.model
     inputs = copied(subject.inputs)
-    recorder = _Recorder(model, inputs, values)
+    recorder = _Recorder(subject, inputs, values)
     if values is not None:
         values.clear()
     given = [recorder.tensor(name, tensor) for name, tensor in tensors(inputs)]
     if values is not None:
         values.update({tensor.name: values[str(tensor.id)].clone() for tensor in given if str(tensor.id) in values})
     with settled(model), quiet(), _eager():
-        _run(model, inputs, recorder)
+        _run(model, subject.interface.arguments(inputs), recorder)
         return Sidecar(
             producer=_producer(),
             model=sidecar.TracedModel(
@@ -150,8 +150,9 @@ class _Recorder:
     last, and `_last` the ids of the hooks that have to run last.
     """
 
-    def __init__(self, model: nn.Module, inputs: dict[str, Any], values: dict[str, torch.Tensor] | None) -> None:
-        self._model, self._inputs = model, inputs
+    def __init__(self, subject: Subject, inputs: dict[str, Any], values: dict[str, torch.Tensor] | None) -> None:
+        model = subject.model
+        self._model, self._inputs, self._interface = model, inputs, subject.interface
         self._values = values
         self.names: dict[nn.Module, list[str]] = defaultdict(list)
         for name, module in model.named_modules(remove_duplicate=False):
@@ -281,7 +282,7 @@ class _Recorder:
     def _close(self, frame: _Frame, given: dict[str, Any], output: Any) -> None:  # noqa: ANN401
         if [id(tensor) for _, tensor in tensors(given)] != frame.given:  # pre-hooks that ran after ours replaced them
             frame.inputs = self._recorded(given)
-        frame.outputs = self._recorded(output)
+        frame.outputs = self._recorded(self._interface.results(output) if frame.parent is None else output)
         with self._mode.paused():
             if self._looks_vacuous(frame) and self._moved(frame, given, output):
                 frame.reorders = True
@@ -298,7 +299,9 @@ class _Recorder:
         path, scope = self._place(module, None if parent is None else self._frames[parent])
         if not is_scope(scope):
             return None
-        return _Frame(module, path, scope, parent, [id(tensor) for _, tensor in tensors(given)], self._recorded(given))
+        ids = [id(tensor) for _, tensor in tensors(given)]
+        hidden = self._interface.hidden(self._inputs) if parent is None else {}
+        return _Frame(module, path, scope, parent, ids, self._recorded({**given, **hidden}))
 
     def _recorded(self, value: Any) -> tuple[TracedTensor, ...]:  # noqa: ANN401
         return tuple(self.tensor(name, tensor) for name, tensor in tensors(value))

@@ -24,7 +24,8 @@ def usual_axes(subject: Subject, waves: bool = False) -> Axes:
         if tensor.dim():
             has_length = tensor.dim() == 2 and (waves or not tensor.is_floating_point())
             found[name] = {0: "batch", 1: _length(name)} if has_length else {0: "batch"}
-    return found | dict(subject.interface.axes)
+    found |= {name: dict(symbols) for name, symbols in subject.interface.axes.items()}
+    return {name: symbols for name, symbols in found.items() if symbols}
 
 
 def _length(name: str) -> str:
@@ -61,14 +62,11 @@ def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dic
 
 
 def rename_symbols(program: Any, axes: Axes) -> None:  # noqa: ANN401 - torch's ONNXProgram
-    """Give the dimensions that torch.export found to vary the symbols of the axes where they stand: `s41` for one.
-
-    An axis whose symbol is a sum gets it from its parts.
-    """
+    """Give the dimensions that torch.export found to vary, `s41` and the like, the symbols of the axes."""
     names: dict[str, str] = {}
     for value in program.model.graph.inputs:
         for axis, symbol in axes.get(value.name, {}).items():
             own = getattr(value.shape[axis], "value", None)
-            if isinstance(own, str) and "+" not in symbol:
+            if isinstance(own, str):
                 names.setdefault(own, symbol)
     program.rename_axes(names)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-import mxtools
-
-_INNER = tuple(f"{Path(str(package.__file__)).parent}/" for package in (torch, mxtools))
+_INNER = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parents[2]}/")
 _LIBRARIES = tuple(f"{sysconfig.get_paths()[name]}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 

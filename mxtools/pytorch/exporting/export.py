@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from mxtools.pytorch.exporting.code_places import where_in_model
 from mxtools.pytorch.exporting.exporters import ExportAttempt, Options
 from mxtools.pytorch.exporting.frozen import Watcher
 from mxtools.pytorch.exporting.naming import output_names, rename_interface
-from mxtools.pytorch.nested import tensors
+from mxtools.pytorch.nested import mapped, tensors
 from mxtools.pytorch.subject import Subject, forward_parameters
 from mxtools.runtime.quiet import quiet
 
@@ -119,7 +118,8 @@ def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
 def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
     """Raise UsageError for an input that only a `**kwargs` of `forward` took, and that no node reads."""
     known = forward_parameters(subject.model)
-    others = [name for name in subject.interface.arguments(subject.inputs) if name not in known]
+    arguments = subject.interface.arguments(subject.inputs)
+    others = [name for name in subject.inputs if name in arguments and name not in known]
     if not others:
         return
     read = {name for node in written.graph.node for name in node.input} | {v.name for v in written.graph.output}
@@ -133,20 +133,19 @@ def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
 
 
 @contextmanager
-def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
-    """Inside the block, a model takes inputs by position and returns a flat tuple; yield the inputs, and output names.
+def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple[torch.Tensor, ...], list[str]]]:
+    """Inside the block, a model takes tensors by position and returns a flat tuple; yield these and output names.
 
     Arguments without a tensor in them, None and settings, are no inputs of a graph: they stay what they are.
     """
     inputs = copied(subject.inputs)
-    given = {name: value for name, value in inputs.items() if any(tensors(value))}
-    settings = {name: value for name, value in inputs.items() if name not in given}
-    names = list(given)
+    given = dict(tensors(inputs))
 
-    def by_position(*values: Any) -> Any:  # noqa: ANN401
+    def by_position(*values: torch.Tensor) -> Any:  # noqa: ANN401
         """Call `forward` with its inputs by position."""
+        now = dict(zip(given, values, strict=True))
         with watcher.watching():
-            result = called({**dict(zip(names, values, strict=True)), **settings})
+            result = called(mapped(inputs, lambda place, tensor: now.get(place, tensor)))
         found = tuple(tensor for _, tensor in tensors(result))
         return found[0] if len(found) == 1 else found
 
@@ -157,14 +156,13 @@ def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple
 @contextmanager
 def _flat_results(subject: Subject) -> Iterator[list[str]]:
     """Inside the block, a model returns a tuple of tensors, since torch.export knows few classes; yield their names."""
-    forward = subject.model.forward
 
-    @functools.wraps(forward)
-    def flat(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def flat(**inputs: Any) -> Any:  # noqa: ANN401
         """Return the tensors that `forward` returns."""
-        names = [*inspect.signature(forward).parameters][: len(args)]
-        return tuple(tensor for _, tensor in tensors(called({**dict(zip(names, args, strict=True)), **kwargs})))
+        return tuple(tensor for _, tensor in tensors(called(inputs)))
 
+    taken = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in subject.inputs]
+    vars(flat)["__signature__"] = inspect.Signature(taken)
     with _called_by(subject, flat) as called:
         yield _names_of_results(subject, called)
 

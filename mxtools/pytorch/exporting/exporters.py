@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +86,14 @@ def axes_of(proto: ModelProto) -> Axes:
 
 
 def in_words(axes: Axes) -> str:
-    """Return dynamic axes in words, inputs with the same together.
+    """Return dynamic axes in words, inputs with the same together, and those that differ by a number only once.
 
-    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "mask": {0: "batch", 1: "sequence"}})
-    'batch, sequence of ids, mask'
+    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "past.0": {0: "batch"}, "past.1": {0: "batch"}})
+    'batch, sequence of ids; batch of past.*'
     """
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, dict[str, None]] = {}
     for name, symbols in axes.items():
-        alike.setdefault(", ".join(symbols.values()), []).append(name)
+        alike.setdefault(", ".join(symbols.values()), {})[re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)] = None
     return "; ".join(f"{symbols} of {', '.join(names)}" for symbols, names in alike.items())
 
 

@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from mxtools.errors import InputError, UsageError
-from mxtools.pytorch.subject import Subject, by_name, forward_parameters, load_model
+from mxtools.pytorch.loading.parts import part_of
+from mxtools.pytorch.loading.past import with_past
+from mxtools.pytorch.loading.specs import load_model
+from mxtools.pytorch.subject import Subject, by_name, forward_parameters
 from mxtools.runtime.quiet import error_line
 from mxtools.traces.values import open_arrays
 
@@ -32,12 +35,21 @@ def load_subject(
     file: Path | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
+    module: str = "",
+    past: bool = False,
 ) -> Subject:
     """Return the model that a spec names, with inputs from a file, by given shapes, of the spec's code, or made.
 
-    Given shapes replace inputs of their names in any of these. Raises InputError where the model or a file cannot be
-    loaded, UsageError where an input is missing or `forward` does not take it.
+    Given shapes replace inputs of their names in any of these. With `past` the inputs are those of a decoder's next
+    step, with a cache; with `module` it is that part of the model, with what the whole calls it with. Raises InputError
+    where the model or a file cannot be loaded, UsageError where an input is missing or `forward` does not take it.
     """
+    subject = _whole(spec, given, file, task, trust_remote_code)
+    subject = with_past(subject) if past else subject
+    return part_of(subject, module) if module else subject
+
+
+def _whole(spec: str, given: Sequence[str], file: Path | None, task: str | None, trust_remote_code: bool) -> Subject:
     model, own = load_model(spec, task, trust_remote_code)
     inputs = dict(own) if own is not None and file is None else {}
     inputs.update(_read(file) if file else {})
