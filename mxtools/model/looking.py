@@ -96,7 +96,7 @@ class LookingModel(WorkingModel):
         Without `inputs` recorded ones are taken, else made ones. Raises InputError where the model does not run.
 
         >>> {name: array.shape for name, array in model.run().items()}
-        {'layer_norm_4': (1, 12, 32), 'tanh': (1, 32)}
+        {'last_hidden_state': (1, 12, 32), 'pooler_output': (1, 32)}
         """
         from mxtools.runtime.session_values import run_session
         from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options

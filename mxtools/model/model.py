@@ -186,7 +186,7 @@ class Model(LookingModel):
 
         >>> layer = model.filter("encoder.layer.1", verify=True)
         >>> len(layer.input_names), layer.output_names
-        (2, ['layer_norm_4'])
+        (2, ['last_hidden_state'])
         """
         from mxtools.cut.filtering import Auxiliary, CutRequest, Io, filter_model
 
