@@ -15,6 +15,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.exporting.exporters import axes_of
 from mxtools.pytorch.exporting.other_inputs import trials
+from mxtools.pytorch.fingerprint import array_of
 from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject
 from mxtools.runtime.distance import distance
@@ -72,16 +73,6 @@ def returned(subject: Subject, inputs: dict[str, Any], seed: int = 0) -> list[Ar
         found = [array_of(tensor) for _, tensor in tensors(subject.interface.results(result))]
     floats = [array for array in found if array.dtype.kind == "f" and array.size]
     return None if floats and not any(np.isfinite(array).any() for array in floats) else found
-
-
-def array_of(tensor: torch.Tensor) -> Array:
-    """Return a tensor as an array; bfloat16, which numpy lacks, as the one that onnx uses."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.float().numpy().astype(ml_dtypes.bfloat16)
-    return tensor.resolve_conj().resolve_neg().numpy()
 
 
 def _feeds(model: WorkingModel, inputs: dict[str, Any]) -> dict[str, Array]:
