@@ -16,12 +16,14 @@ from torch import nn
 class Interface:
     """How a model is called with a subject's inputs, and what its graph returns: `forward` as it is.
 
-    `axes` are the symbols of the inputs' dynamic axes, where they are not the usual ones; `steps` are sizes in which
-    the model is called too, by symbol.
+    `steps` are sizes in which the model is called too, by the symbol of an axis.
     """
 
-    axes: Mapping[str, Mapping[int, str]] = MappingProxyType({})
     steps: Mapping[str, int] = MappingProxyType({})
+
+    def axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Return the symbols of the inputs' dynamic axes, where they are not the usual ones."""
+        return {}
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of `forward` for inputs."""

@@ -35,6 +35,6 @@ def folder_of(path: Path, model_type: str, architecture: str, **extra: Any) -> P
     torch.manual_seed(0)
     config_class = transformers.CONFIG_MAPPING[model_type]
     known = config_class().to_dict()
-    config = config_class(**{k: v for k, v in SMALL.items() if k in known}, **extra)
+    config = config_class(**{k: v for k, v in SMALL.items() if k in known} | extra)
     getattr(transformers, architecture)(config).save_pretrained(path / model_type)
     return path / model_type

@@ -24,7 +24,7 @@ def usual_axes(subject: Subject, waves: bool = False) -> Axes:
         if tensor.dim():
             has_length = tensor.dim() == 2 and (waves or not tensor.is_floating_point())
             found[name] = {0: "batch", 1: _length(name)} if has_length else {0: "batch"}
-    found |= {name: dict(symbols) for name, symbols in subject.interface.axes.items()}
+    found |= {name: dict(symbols) for name, symbols in subject.interface.axes().items()}
     return {name: symbols for name, symbols in found.items() if symbols}
 
 

@@ -40,12 +40,12 @@ def trials(inputs: dict[str, Any], axes: Axes, steps: Mapping[str, int] | None =
     others = mapped(inputs, lambda _, tensor: _other(tensor))
     floats = mapped(inputs, lambda _, tensor: _other(tensor) if tensor.is_floating_point() else tensor)
     yield Trial("other values", (others, floats))
-    sizes = _sizes(inputs, axes)
+    sizes = sizes_of(inputs, axes)
     if not sizes:
         return
-    for wanted in (_changed(sizes), sizes | dict(steps)) if steps else (_changed(sizes),):
+    for wanted in (changed_sizes(sizes), sizes | dict(steps)) if steps else (changed_sizes(sizes),):
         words = ", ".join(f"{symbol} {size}" for symbol, size in wanted.items())
-        yield Trial(f"other sizes ({words})", tuple(_resized(inputs, axes, wanted, stride) for stride in (_STRIDE, 1)))
+        yield Trial(f"other sizes ({words})", tuple(resized(inputs, axes, wanted, stride) for stride in (_STRIDE, 1)))
 
 
 def _other(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def _other(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.flatten().flip(0).reshape(tensor.shape)
 
 
-def _sizes(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
+def sizes_of(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
     """Return the given size of each symbol; sums follow from their parts."""
     known = dict(tensors(inputs))
     return {
@@ -76,12 +76,12 @@ def _sizes(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
     }
 
 
-def _changed(sizes: Mapping[str, int]) -> dict[str, int]:
+def changed_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
     """Return other sizes: two in the place of one, so that nothing is broadcast by chance, else fewer."""
     return {symbol: size - _FEWER if size > _FEWER else size + 1 for symbol, size in sizes.items()}
 
 
-def _resized(inputs: dict[str, Any], axes: Axes, sizes: Mapping[str, int], stride: int) -> dict[str, Any]:
+def resized(inputs: dict[str, Any], axes: Axes, sizes: Mapping[str, int], stride: int = 1) -> dict[str, Any]:
     """Return inputs of other sizes, whose elements are those of the given ones in another order."""
 
     def resize(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mxtools.pytorch.exporting.exporters import Axes
 from mxtools.pytorch.loading.caches import closed, is_cache, opened
 from mxtools.pytorch.subject import Interface
 
@@ -24,13 +25,17 @@ class CallInterface(Interface):
         self,
         fixed: Mapping[str, Any],
         caches: Mapping[str, Any],
-        axes: Mapping[str, Mapping[int, str]] | None = None,
+        find_axes: Callable[[], Axes],
         step: str = "",
     ) -> None:
-        """Take also the inputs' dynamic axes, and the symbol of the length of a step, which can be one token."""
+        """Take also what finds the inputs' dynamic axes, and the symbol of a step's length, which can be one token."""
         self.fixed, self.caches = fixed, caches
-        self.axes = axes or {}
+        self._find_axes = find_axes
         self.steps = {step: 1} if step else {}
+
+    def axes(self) -> Axes:
+        """Return the symbols of the inputs' dynamic axes."""
+        return self._find_axes()
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of `forward` for inputs."""

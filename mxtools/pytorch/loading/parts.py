@@ -10,6 +10,8 @@ from torch import nn
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pytorch.eval_mode import copied
+from mxtools.pytorch.exporting.axes import usual_axes
+from mxtools.pytorch.exporting.other_inputs import changed_sizes, resized, sizes_of
 from mxtools.pytorch.loading.caches import closed, is_cache, opened
 from mxtools.pytorch.loading.interfaces import CallInterface
 from mxtools.pytorch.loading.running import run
@@ -40,7 +42,37 @@ def part_of(subject: Subject, path: str) -> Subject:
     caches = {name: value for name, value in arguments.items() if is_cache(value)}
     inputs = {n: opened(v) if n in caches else v for n, v in arguments.items() if n in caches or any(tensors(v))}
     fixed = {name: value for name, value in arguments.items() if name not in inputs}
-    return Subject(modules[path], copied(inputs), f"{subject.spec} {path}", CallInterface(fixed, caches))
+    interface = CallInterface(fixed, caches, lambda: _axes(subject, modules[path], inputs))
+    return Subject(modules[path], copied(inputs), f"{subject.spec} {path}", interface)
+
+
+def _axes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str, dict[int, str]]:
+    """Return which axes of a part's inputs vary with which of the whole's, by their symbols.
+
+    The whole is run in other sizes, one symbol after the other: an axis that grows or shrinks as the symbol does is of
+    its length, and one that does so with two symbols is as long as both together.
+    """
+    before = {name: tuple(tensor.shape) for name, tensor in tensors(inputs)}
+    found: dict[str, dict[int, str]] = {name: {} for name in before}
+    axes = usual_axes(whole, waves=True)
+    sizes = sizes_of(whole.inputs, axes)
+    for symbol, changed in changed_sizes(sizes).items():
+        for name, shape in _shapes(whole, module, resized(whole.inputs, axes, {**sizes, symbol: changed})).items():
+            for axis, (old, new) in enumerate(zip(before.get(name, ()), shape, strict=False)):
+                if new - old == changed - sizes[symbol]:
+                    known = found[name].get(axis)
+                    found[name][axis] = f"{known} + {symbol}" if known else symbol
+    return found
+
+
+def _shapes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a part is given when the whole runs on some inputs; nothing where it refuses these."""
+    try:
+        arguments = _first_call(Subject(whole.model, inputs, whole.spec, whole.interface), module) or {}
+    except InputError:
+        return {}
+    opened_ = {name: opened(value) if is_cache(value) else value for name, value in arguments.items()}
+    return {name: tuple(tensor.shape) for name, tensor in tensors(opened_)}
 
 
 def _first_call(subject: Subject, module: nn.Module) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ def _step(subject: Subject, result: Any, cache: Any, layers: list[Any]) -> Subje
         inputs["position_ids"] = torch.arange(past, past + STEP).expand(ids.shape[0], STEP).clone()
         axes["position_ids"] = {0: _BATCH, 1: _LENGTH}
     axes |= {name: {0: _BATCH, 2: _PAST_LENGTH} for name, t in tensors(layers, PAST) if t.dim() == 4}
-    interface = CallInterface({"use_cache": True}, {PAST: cache}, axes, _LENGTH)
+    interface = CallInterface({"use_cache": True}, {PAST: cache}, lambda: axes, _LENGTH)
     return Subject(subject.model, {**inputs, PAST: layers}, subject.spec, interface)
 
 
@@ -69,7 +69,7 @@ def _encoded_step(subject: Subject, result: Any, cache: Any, layers: list[Any]) 
     for name, tensor in tensors(layers, PAST):
         if tensor.dim() == 4:
             axes[name] = {0: _BATCH, 2: _PAST_LENGTH if f".{DECODER}." in name else _LENGTH}
-    interface = StepInterface({"use_cache": True}, {PAST: cache}, axes, length)
+    interface = StepInterface({"use_cache": True}, {PAST: cache}, lambda: axes, length)
     return Subject(subject.model, {**inputs, PAST: layers}, subject.spec, interface)
 
 
