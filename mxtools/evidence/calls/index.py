@@ -55,7 +55,9 @@ class CallIndex:
         places: list[int] = []
         for number, call in enumerate(sidecar.calls):
             self._calls_of[call.module].append(number)
-            place = 0 if call.parent is None else self._step(places[call.parent], name_component(call.module))
+            place = 0 if call.parent is None else places[call.parent]
+            for part in name_component(call.module).split("/") if call.parent is not None else ():
+                place = self._step(place, part)  # a module's own name can hold a slash
             places.append(place)
             self._calls_at[place].append(number)
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
