@@ -19,7 +19,16 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.model
 WORLD = ROOT / "fixtures" / "world.py"
 NAMES = (
-    "shared_activation cache sequentials hooks recurrent activated_norm adapters results called_by_two odd_names".split()  # noqa: SIM905
+    "shared_activation",
+    "cache",
+    "sequentials",
+    "hooks",
+    "recurrent",
+    "activated_norm",
+    "adapters",
+    "results",
+    "called_by_two",
+    "odd_names",
 )
 
 
