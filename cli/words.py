@@ -43,6 +43,7 @@ WORDS: dict[str, str] = {
     "splitter": "mx split",
     "strategies": "`mx strategies`",
     "tag": "run `mx tag`",
+    "tag-from": "run `mx tag --from` with",
     "tag-renaming": "`mx tag --rename`",
     "tag-with-trace": "run `mx tag --trace`",
     "tracer": "`mx trace`",

@@ -57,6 +57,7 @@ PYTHON: dict[str, str] = {
     "splitter": "mxtools",
     "strategies": "`mxtools.list_strategies()`",
     "tag": "call `model.tag()`",
+    "tag-from": "call `model.tag(earlier=…)` with",
     "tag-renaming": "`model.tag(rename=True)`",
     "tag-with-trace": "call `model.tag(trace)`",
     "tracer": "`mxtools.trace()`",

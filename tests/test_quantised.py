@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import mxtools
-from mxtools.errors import AbsentError
+from mxtools.errors import AbsentError, CheckError, InputError
 
 TOLERANCE = 0.1
 """Relative error up to which a quantised result is right; one without its Relu is off by more than a half."""
@@ -149,6 +149,37 @@ def test_a_folded_relu_is_the_quantisation_behind_it(tmp_path: Path) -> None:
     assert by_scope["stem.act"] == ["QuantizeLinear", "DequantizeLinear"]
     assert "Conv" in by_scope["stem.norm"]
     assert set(source.filter("stem.act").output_names) == set(model.filter("stem.act").output_names)
+
+
+@pytest.mark.model
+def test_a_part_that_means_something_else_is_refused(tmp_path: Path) -> None:
+    """Before the names are put right, the float pooling reads, by name, what the Relu before it was given."""
+    _, source, feeds = traced("relu", "torchscript")
+    model = quantised(source, tmp_path, feeds)
+    raw = mxtools.load(tmp_path / "quantised.onnx")
+    part = source.filter("deep")
+    with pytest.raises(InputError, match=r"of the part is what stem\.act makes, .* stem\.norm makes"):
+        raw.graft(part)
+    assert model.graft(part, verify=True).is_tagged
+
+
+@pytest.mark.model
+def test_verify_finds_a_part_that_computes_something_else(tmp_path: Path) -> None:
+    _, source, feeds = traced("relu", "torchscript")
+    part = source.filter("stem.act")
+    part.to_proto()
+    for node in part.proto.graph.node:
+        node.op_type = "Neg"
+    with pytest.raises(CheckError, match="what it replaces"):
+        source.graft(part, verify=True)
+    (tmp_path / "float").mkdir()
+    other = source.filter("stem")
+    assert source.graft(other, verify=True).to_proto() == source.to_proto()
+    names = [str(tmp_path / "float" / name) for name in ("part.onnx", "quantised.onnx")]
+    other.save(names[0])
+    given = {value.name: feeds[value.name] for value in other.to_proto().graph.input}
+    quantize_static(*names, Calibration(given))
+    assert source.graft(mxtools.load(names[1]), verify=True).run(feeds)
 
 
 MOVES: dict[str, tuple[str, Feeds]] = {

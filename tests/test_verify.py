@@ -17,10 +17,11 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.tolerances import EXACT, HALF, QUANTISED, usual_tolerance
 from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
-from mxtools.verify.verification import EXACT, GONE, HALF, QUANTISED, Verified, usual_tolerance, verify
+from mxtools.verify.verification import GONE, Verified, verify
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
 from tests.support.shared_models import Build, Record
@@ -192,10 +193,11 @@ def test_nodes_without_scope_are_given_their_neighbours(built: Build, recorded: 
 
 def test_tolerances_follow_the_weights(built: Build, tmp_path: Path, recorded: Record, mx: Mx) -> None:
     source = built("bert") / "tagged.onnx"
-    found = {
-        way: usual_tolerance(WorkingModel.read(make(source, tmp_path / "v.onnx", recorded("bert"), mx)))
+    made = {
+        way: WorkingModel.read(make(source, tmp_path / f"{way}.onnx", recorded("bert"), mx))
         for way, make in WAYS.items()
     }
+    found = {way: usual_tolerance(model.proto, model.graph) for way, model in made.items()}
     assert found == {"as it is": EXACT, "float16": HALF, "int8": QUANTISED}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
 from ..common import check_json, emit, process, read_model, say
-from ..options import DataDir, Json, Output, Source
+from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe
 
 Part = Annotated[
@@ -16,15 +16,31 @@ Part = Annotated[
 ]
 
 
+Verify = Annotated[
+    bool, Option("--verify", help="Run the model without and with the part, and fail where they differ (exit 1).")
+]
+
+
 def command(
-    source: Source = "-", part: Part = None, output: Output = "-", data_dir: DataDir = None, json: Json = False
+    source: Source = "-",
+    part: Part = None,
+    output: Output = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    verify: Verify = False,
+    data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """PART is what `mx filter` cut out of the model, meanwhile optimised, quantised or rewritten by any tool.
 
     Its place is told by the names of its inputs and outputs, which must be tensors of the model, of the same types.
     What did not change stays as it is; new nodes without a scope get that of what they replace.
 
-    Example: mx graft bert.tagged.onnx layer0.int8.onnx -o bert.mixed.onnx
+    With --verify the model is run without and with the part, on recorded, given (--inputs) or made inputs, and what
+    both make is compared, up to what half precision and small integers cost. A part of which another module makes an
+    input or output in the model is refused.
+
+    Example: mx graft bert.tagged.onnx layer0.int8.onnx --verify -o bert.mixed.onnx
     """
     from mxtools.errors import UsageError
     from mxtools.graft.put_back import GraftReport
@@ -36,8 +52,9 @@ def command(
     if is_pipe(model) and is_pipe(part):
         raise UsageError("model and part cannot both come from stdin: give the file of one, mx graft MODEL PART")
     check_output(output)
-    step = Graft(read_model(part, data_dir) if is_pipe(part) else part)  # a file is read after the model
-    report = process(Pipeline((step,)), model, output, data_dir).last(GraftReport)
+    chosen = read_model(part, data_dir) if is_pipe(part) else part  # a file is read after the model
+    step = Graft(chosen, verify=verify)
+    report = process(Pipeline((step,)), model, output, data_dir, trace, inputs).last(GraftReport)
     if json:
         emit(report.to_dict())
         return
@@ -45,3 +62,5 @@ def command(
         f"mx graft: {report.removed} nodes removed, {report.added} added, {report.kept} unchanged, "
         f"{len(report.renamed)} values renamed"
     )
+    for found in report.differences or ():
+        say(f"mx graft: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")

@@ -49,13 +49,14 @@ def command(
 
     Example: mx verify bert.int8.onnx --trace bert.trace.json --isolate
     """
-    from mxtools.verify.verification import usual_tolerance, verify
+    from mxtools.runtime.tolerances import usual_tolerance
+    from mxtools.verify.verification import verify
     from mxtools.views.plots import check_plot
 
     if plot:
         check_plot(plot)
     model = read_model(source, data_dir, trace)
-    tolerance = usual_tolerance(model) if tolerance is None else tolerance
+    tolerance = usual_tolerance(model.proto, model.graph) if tolerance is None else tolerance
     with progress("comparing"):
         found = verify(model, tolerance, isolate)
     if found.untagged:

@@ -30,8 +30,9 @@ from mxtools.cut.boundary import boundary_infos
 from mxtools.errors import AbsentError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.functions import used_functions
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
+from mxtools.scopes import keys
 
 
 class Cut:
@@ -190,6 +191,17 @@ def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueI
     part.initializer.extend(t for t in whole.initializer if t.name in weights)
     part.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in weights)
     part.value_info.extend(i for i in whole.value_info if i.name in within)
-    for field, names in ((part.input, inputs), (part.output, outputs)):
+    for field, values in ((part.input, cut.inputs), (part.output, cut.outputs)):
         del field[:]
-        field.extend(types[name] for name in names)
+        for value in values:
+            field.append(types[index.names[value]])
+            _note_maker(field[-1], index, value)
+
+
+def _note_maker(info: ValueInfoProto, index: Graph, value: int) -> None:
+    """Note on an input or output of a part the scope of the node that makes it in the whole: names do not always tell.
+
+    Inputs and outputs of the whole need no such note, because no tool gives their names to something else.
+    """
+    if index.producer[value] != NOWHERE and value not in index.outputs:
+        keys.set_prop(info, keys.SCOPE, keys.props(index.nodes[index.producer[value]]).get(keys.SCOPE))

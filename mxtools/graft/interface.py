@@ -10,6 +10,8 @@ from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph, graph_inputs
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
 from mxtools.graph.types import type_of, type_text, types_fit
+from mxtools.scopes import keys
+from mxtools.scopes.scope import ROOT
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
@@ -22,6 +24,9 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
     for name in made:
         if graph.by_name[name] in graph.inputs:
             raise InputError(f"output {name!r} of the part is an input of the model", "rename it as what it replaces")
+    for what, infos in (("input", given), ("output", made)):
+        for name, info in infos.items():
+            _require_same_maker(graph, what, name, info)
     types = _types(model, graph, [*given, *made])
     for what, infos in (("input", given), ("output", made)):
         for name, info in infos.items():
@@ -45,6 +50,23 @@ def _require(graph: Graph, what: str, name: str) -> None:
     raise InputError(
         f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}",
         "keep the names of inputs and outputs, and graft into the model that the part was cut from",
+    )
+
+
+def _require_same_maker(graph: Graph, what: str, name: str, info: ValueInfoProto) -> None:
+    """Raise InputError where a tensor of the model is made elsewhere than the one that a part was cut out at.
+
+    So it is where a tool used a name again: a quantiser gives a convolution's result the name of what Relu made. A node
+    that has moved out, to a caller, is the same.
+    """
+    node = graph.producer[graph.by_name[name]]
+    cut_at = keys.props(info).get(keys.SCOPE)
+    now = None if node == NOWHERE else keys.props(graph.nodes[node]).get(keys.SCOPE)
+    if None in (cut_at, now) or now in (cut_at, ROOT) or f"{cut_at}.".startswith(f"{now}."):
+        return
+    raise InputError(
+        f"{what} {name!r} of the part is what {cut_at} makes, and what the model calls so is what {now} makes",
+        "⟨tag-from⟩ the model that the part was cut out of, which puts the names right",
     )
 
 

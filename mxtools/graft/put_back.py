@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from mxtools.evidence.absent import calls_with_nodes
@@ -11,13 +11,18 @@ from mxtools.graft.grafting import Grafted, graft
 from mxtools.graph.operators import OperatorKey, function_key
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.tolerances import EXACT, usual_tolerance
 from mxtools.scopes.annotations import MERGED_INTO, Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 
 @dataclass(frozen=True)
 class GraftReport(Report):
-    """How many nodes were removed, added and kept, and which values of the part were renamed."""
+    """How many nodes were removed, added and kept, and which values of the part were renamed.
+
+    `differences` says how far the outputs of the part and of the model are from what they were without the part; None
+    where no check was asked for.
+    """
 
     kind: ClassVar[str] = "graft"
 
@@ -25,17 +30,30 @@ class GraftReport(Report):
     added: int
     kept: int
     renamed: dict[str, str]
+    differences: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON."""
-        return asdict(self)
+        found = asdict(self)
+        differences = found.pop("differences")
+        return found if differences is None else found | {"verify": differences}
 
 
-def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
+def put_back(model: WorkingModel, part: WorkingModel, verify: bool = False) -> GraftReport:
     """Replace what a part was cut from by the part, in place; the part must not be used afterwards.
 
-    Raises InputError where the inputs and outputs of the part do not fit the model.
+    With `verify` the model is run without and with the part. Raises InputError where the inputs and outputs of the part
+    do not fit the model, CheckError where the model computes something else with it.
     """
+    whole = model.copy() if verify else None
+    made = [value.name for value in part.proto.graph.output]
+    tolerance = max(usual_tolerance(m.proto, m.graph) for m in (model, part)) if whole else EXACT
+    report = _replaced(model, part)
+    return replace(report, differences=_differences(whole, model, made, tolerance)) if whole else report
+
+
+def _replaced(model: WorkingModel, part: WorkingModel) -> GraftReport:
+    """Put a part into a model, with the scopes of its nodes."""
     before, functions = model.annotations, {function_key(f) for f in model.proto.functions}
     with model.changing() as proto:
         done = graft(proto, before.graph, model.weights, part)
@@ -46,6 +64,15 @@ def put_back(model: WorkingModel, part: WorkingModel) -> GraftReport:
         model.write_annotations()
         _update_absent(model, before, after, scope)
     return GraftReport(len(done.removed), len(done.added), done.kept, done.renamed)
+
+
+def _differences(
+    before: WorkingModel, after: WorkingModel, names: Collection[str], tolerance: float
+) -> list[dict[str, Any]]:
+    """Compare a model with a part and without; ONNX Runtime is imported only here."""
+    from mxtools.graft.graft_check import check_graft
+
+    return check_graft(before, after, names, tolerance)
 
 
 def _place(before: Annotations, done: Grafted) -> tuple[str, str]:

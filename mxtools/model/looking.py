@@ -187,10 +187,11 @@ class LookingModel(WorkingModel):
         >>> found.first is None, found.furthest.distance.relative < 1e-4
         (True, True)
         """
-        from mxtools.verify.verification import usual_tolerance, verify
+        from mxtools.runtime.tolerances import usual_tolerance
+        from mxtools.verify.verification import verify
 
         known = self.knowing(trace)
-        return verify(known, usual_tolerance(self) if tolerance is None else tolerance, isolate)
+        return verify(known, usual_tolerance(self.proto, self.graph) if tolerance is None else tolerance, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
         """Check the model, its tags, and a trace and the model together; return what is wrong or doubtful.

@@ -227,10 +227,11 @@ class Model(LookingModel):
         declare(whole, shapes or {}, types or {})
         return Split(whole, split(whole, wanted, depth, texts(exclude)))
 
-    def graft(self, part: Model) -> Self:
+    def graft(self, part: Model, verify: bool = False) -> Self:
         """Return a model in which a part that `filter` cut out, and that was changed since, is back in its place.
 
-        The place is told by the names of the part's inputs and outputs. Raises InputError where these do not fit.
+        The place is told by the names of the part's inputs and outputs. With `verify` the model is run without and with
+        the part. Raises InputError where the part does not fit, CheckError where the model computes something else.
 
         >>> model.graft(model.filter("encoder.layer.0")).to_proto() == model.to_proto()
         True
@@ -238,7 +239,7 @@ class Model(LookingModel):
         from mxtools.graft.put_back import put_back
 
         whole = self.copy()
-        put_back(whole, part.copy())
+        put_back(whole, part.copy(), verify)
         return whole
 
     def optimize(self, tool: str) -> Self:

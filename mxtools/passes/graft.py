@@ -20,12 +20,15 @@ class Graft(Pass):
     part: str | WorkingModel = option("ONNX file of the part; '-' is stdin", MISSING)
     data_dir: str | None = option("folder of the part's external data, where it is not the part's own")
 
+    verify: bool = option("run the model without and with the part, and fail where they differ", False)
+
     def apply(self, model: WorkingModel) -> GraftReport:
         """Replace what the part was cut from.
 
-        Raises InputError where the part cannot be read, or its inputs and outputs do not fit the model.
+        Raises InputError where the part cannot be read, or its inputs and outputs do not fit the model, CheckError
+        where the model computes something else with it.
         """
         part = self.part
         if isinstance(part, str):
             part = WorkingModel.read(Path(part), data_dir=Path(self.data_dir) if self.data_dir else None)
-        return put_back(model, part)
+        return put_back(model, part, self.verify)

@@ -22,14 +22,18 @@ class OutputDifference:
     max_rel: float
 
 
-def require_close(differences: list[OutputDifference], tolerance: float) -> None:
-    """Raise CheckError if a relative difference is above a tolerance, or is no number."""
+def require_close(
+    differences: list[OutputDifference],
+    tolerance: float,
+    remedy: str = "see that nothing in it is random, else report it",
+) -> None:
+    """Raise CheckError, with a remedy, if a relative difference is above a tolerance, or is no number."""
     wrong = next((d for d in differences if not d.max_rel <= tolerance), None)
     if wrong:
         raise CheckError(
             f"output {wrong.output!r} differs from the whole model's by {wrong.max_abs:.3g} "
             f"({wrong.max_rel:.3g} of its largest value)",
-            "see that nothing in it is random, else report it",
+            remedy,
         )
 
 

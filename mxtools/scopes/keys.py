@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, ValueInfoProto
+
+Holder = NodeProto | ModelProto | ValueInfoProto
+"""What has metadata."""
 
 SCOPE = "pkg.mxtools.scope"
 TAG = "pkg.mxtools.tag"
@@ -34,8 +37,8 @@ LAYER_ANNOTATION = "layer_ann"
 FIRST_IR_WITH_NODE_METADATA = 10
 
 
-def props(proto: NodeProto | ModelProto) -> dict[str, str]:
-    """Return the metadata of a node or a model as a dictionary; if a key occurs twice, the last value counts."""
+def props(proto: Holder) -> dict[str, str]:
+    """Return metadata as a dictionary; if a key occurs twice, the last value counts."""
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
@@ -49,7 +52,7 @@ def encoded(key: str, value: str) -> bytes:
     return bytes(node.SerializeToString())
 
 
-def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: Mapping[str, str]) -> None:
+def replace_props(proto: Holder, keys: frozenset[str], values: Mapping[str, str]) -> None:
     """Remove the entries of `keys` and append `values`; foreign entries stay as they are, in their order."""
     entries = proto.metadata_props
     for index in range(len(entries) - 1, -1, -1):
@@ -59,6 +62,6 @@ def replace_props(proto: NodeProto | ModelProto, keys: frozenset[str], values: M
         entries.add(key=key, value=value)
 
 
-def set_prop(proto: NodeProto | ModelProto, key: str, value: str | None) -> None:
+def set_prop(proto: Holder, key: str, value: str | None) -> None:
     """Set a key to one value, as the last entry, or remove it (None); other entries stay, in their order."""
     replace_props(proto, frozenset({key}), {} if value is None else {key: value})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.evidence.data_flow import resolve
-from mxtools.files.weights import tensors_of
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.types import as_type
 from mxtools.pipeline.working_model import WorkingModel
@@ -28,14 +26,8 @@ from mxtools.verify.output_matches import OutputMatches, has_no_effect
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
-EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
-"""Relative errors that still count as right, of graphs in single precision, in half precision, in small integers."""
 GONE = "no tensor of the graph is what it returned"
 """The reason of a call for whose results no value stands."""
-_HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_SMALL = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
-_LEAST_WEIGHT_ELEMENTS = 64
-"""Elements from which on a tensor counts as a weight: scales, masks and zero points have fewer."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +91,6 @@ class Verified:
         if not inner and not own.relative <= self.tolerance and not has_no_effect(own, around, self.tolerance):
             yield call
         yield from inner
-
-
-def usual_tolerance(model: WorkingModel) -> float:
-    """Return the relative error that still counts as right in a graph that quantises, or with weights of such types."""
-    if any(operator.quantises for operator in model.graph.operators):
-        return QUANTISED
-    types = {tensor.data_type for tensor in tensors_of(model.proto) if math.prod(tensor.dims) >= _LEAST_WEIGHT_ELEMENTS}
-    return QUANTISED if types & _SMALL else HALF if types & _HALVES else EXACT
 
 
 def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Verified:
