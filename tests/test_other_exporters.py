@@ -7,6 +7,7 @@ builder are as its source writes them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from onnx.helper import make_tensor_value_info as info
 import mxtools
 from mxtools.errors import InputError
 from mxtools.scopes import keys
+from mxtools.traces.sidecar import dumps
 from tests.support.commands import Mx
 
 FLOAT = TensorProto.FLOAT
@@ -196,3 +198,44 @@ def test_a_model_of_another_tool_is_none_of_a_trace(tmp_path: Path) -> None:
     loose.sidecar = sidecar
     loose.tag()
     assert keys.props(loose.proto.graph.node[0])[keys.SCOPE] == "enc"
+
+
+TRACED = """
+. Llama ids:1x4 -> logits:1x4x8
+model Model ids:1x4 -> h:1x4x4
+model.embed Embedding ids:1x4 -> e:1x4x4
+model.layers.0 Layer e:1x4x4 -> h:1x4x4
+model.layers.0.self_attn Attention e:1x4x4 -> a:1x4x4
+model.layers.0.self_attn.q_proj Linear e:1x4x4 -> q:1x4x4
+model.layers.0.mlp MLP a:1x4x4 -> h:1x4x4
+lm_head Linear h:1x4x4 -> logits:1x4x8
+"""
+BUILT = """
+Gather /model/embed/Gather, MatMul /model/layers.0/attn/q_proj/MatMul, GroupQueryAttention /model/layers.0/attn/GQA,
+MatMul /model/layers.0/attn/o_proj/MatMul, MatMul /model/layers.0/mlp/MatMul, MatMul /lm_head/MatMul
+"""
+
+
+def test_a_trace_of_other_code_is_used_where_it_fits_and_that_is_said(tmp_path: Path, mx: Mx) -> None:
+    """As of a model by onnxruntime-genai's builder, whose names are those of no PyTorch module."""
+    from tests.support.small_traces import trace_of
+
+    onnx.save(chain(BUILT), tmp_path / "m.onnx")
+    (tmp_path / "t.json").write_text(dumps(trace_of(TRACED)))
+    done = mx("tag", "m.onnx", "--trace", "t.json", "-o", "t.onnx", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"the trace is of other code: 3 nodes name modules that it lacks, as model/layers.0/attn" in done.stderr
+    found = {n.name: keys.props(n)[keys.SCOPE] for n in onnx.load(tmp_path / "t.onnx").graph.node}
+    assert [found[f"/model/layers.0/attn/{name}"] for name in ("q_proj/MatMul", "GQA")] == ["model.layers.0"] * 2
+    assert (found["/model/embed/Gather"], found["/model/layers.0/mlp/MatMul"]) == ("model.embed", "model.layers.0.mlp")
+    report = mx("tag", "m.onnx", "--trace", "t.json", "--json", "-o", "t.onnx", cwd=tmp_path)
+    assert json.loads(report.stdout)["foreign"] == {"model/layers.0/attn": 3}
+
+
+def test_a_stray_name_is_no_other_code() -> None:
+    from tests.support.small_traces import trace_of
+
+    text = ", ".join([f"MatMul /model/layers.0/mlp/MatMul_{i}" for i in range(10)] + ["Cast /model/extra/Cast"])
+    model = mxtools.from_proto(chain(text))
+    model.sidecar = trace_of(TRACED)
+    assert model.tag().foreign == {}

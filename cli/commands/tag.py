@@ -78,6 +78,12 @@ def command(
         for history in histories:
             say(_in_words(history))
         say(f"mx tag: {words}")
+    if data["foreign"]:
+        count, first = sum(data["foreign"].values()), next(iter(data["foreign"]))
+        say(
+            f"mx tag: the trace is of other code: {count} nodes name modules that it lacks, as {first}, and are in the "
+            "nearest module that it has: trace what was exported, or tag without --trace"
+        )
 
 
 def _in_words(history: NodeHistory) -> str:

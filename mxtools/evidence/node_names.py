@@ -23,7 +23,7 @@ The last is measured over all levels but those that all names have. Of four node
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise, takewhile
 
@@ -32,6 +32,7 @@ from onnx import NodeProto
 
 from mxtools.carriers.packed import carriers_of
 from mxtools.evidence.calls.index import (
+    FOREIGN_SHARE,
     CallIndex,
     Candidates,
     call_index,
@@ -72,6 +73,19 @@ def annotate_by_names(model: WorkingModel) -> None:
     for path, nodes in _modules(annotations.graph, open_).items():
         levels = (level if is_ours and is_scope(level) else _escaped(level) for level in path[:DEEPEST])
         annotations.set_all(nodes, annotations.hierarchy.add(scope_steps(filter(None, levels))), Evidence.NAME)
+
+
+def foreign_modules(model: WorkingModel) -> dict[str, int]:
+    """Return the modules that nodes name and the trace lacks, each with the number of nodes.
+
+    None where these are few, or there is no trace: then the names are those of the code that was traced.
+    """
+    index = model.once(call_index)
+    if not index:
+        return {}
+    names = [_operation(proto).rpartition("/")[0] for proto in model.graph.nodes if proto.name.startswith("/")]
+    found = Counter(module for name in names if (module := index.foreign_module(name)))
+    return dict(found) if found.total() > FOREIGN_SHARE * len(names) else {}
 
 
 def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes
+from mxtools.evidence.node_names import foreign_modules
 from mxtools.evidence.statements import NodeHistory, disagreements
 from mxtools.pipeline.base import Pass, Report, option
 from mxtools.pipeline.working_model import WorkingModel
@@ -18,7 +19,8 @@ class TagReport(Report):
     """What was projected: the numbers of nodes, of nodes by evidence and of merged nodes, and the absent scopes.
 
     `absent` has the scopes of the trace that no node has, each with the reason; `disagreements` is the number of nodes
-    whose scope is none of those that the exporter says; `explained` says how nodes that the user named came to theirs.
+    whose scope is none of those that the exporter says; `foreign` has the modules that nodes name and the trace lacks,
+    each with the number of nodes, if these are many; `explained` says how nodes that the user named came to theirs.
     """
 
     kind: ClassVar[str] = "tag"
@@ -28,6 +30,7 @@ class TagReport(Report):
     merged: int
     absent: dict[str, str]
     disagreements: int = 0
+    foreign: dict[str, int] = field(default_factory=dict)
     explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +63,9 @@ class RecordAbsent(Pass):
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
         annotations.write_absent(absent)
         differing = 0 if model.previous else len(disagreements(model))
-        return TagReport(len(annotations.call), annotations.counts(), len(annotations.merged), absent, differing)
+        foreign = {} if model.previous else foreign_modules(model)
+        counts = len(annotations.call), annotations.counts(), len(annotations.merged)
+        return TagReport(*counts, absent, differing, foreign)
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

@@ -33,6 +33,13 @@ Of the right model, also of a part of it or of another version, a trace knows mo
 Half lies far from both.
 """
 
+FOREIGN_SHARE = 0.1
+"""The share of nodes that name modules which the trace lacks, above which the names are those of other code.
+
+Of the code that was traced only a stray node does so; another code base, which calls its attention `attn` and not
+`self_attn`, names a third of a decoder's nodes otherwise.
+"""
+
 _COUNT = re.compile(r"_\d+$")
 """What TorchScript puts behind a module's name at its second, third … call: `_1`, `_2` …"""
 
@@ -129,6 +136,22 @@ class CallIndex:
             known.append(name)
         calls = self._calls_at[place] if known or not names else ()
         return self._interned(tuple(calls)), "/".join(known)
+
+    def foreign_module(self, text: str) -> str:
+        """Return the module that a node name, given without its last part, names and the trace lacks; '' without one.
+
+        A module that was not called, or is a ScriptModule, has no calls here, and is none that the trace lacks.
+        """
+        names, (_, known) = name_components(text), self.by_name(text)
+        count = len(name_components(known))
+        if count == len(names) or not {names[count], _COUNT.sub("", names[count])}.isdisjoint(self._components):
+            return ""
+        return "/".join(names[: count + 1])
+
+    @cached_property
+    def _components(self) -> set[str]:
+        """What stands for a module in node names, of all modules."""
+        return {name_component(path) for path in self.canonical}
 
 
 def call_index(model: WorkingModel) -> CallIndex | None:
