@@ -140,6 +140,61 @@ def test_a_module_whose_end_is_gone_is_absent_or_merged() -> None:
     assert read_absent(after) == {"one": "merged: act"}
 
 
+def test_one_slice_that_is_made_of_two_is_not_the_second() -> None:
+    """What it reads is not what the second one read, although both make the same."""
+    shared = "y = Slice ({}, {}, {}, {})"
+    before = golden.read(
+        f"""g (float[8, 8] x) => (float[4, 8] y)
+        <int64[1] "zero" = {{0}}, int64[1] "one" = {{1}}, int64[1] "four" = {{4}}, int64[1] "eight" = {{8}}>
+        {{
+            a = Neg (x)   #@ one metadata
+            s = Slice (a, zero, eight, one)   #@ two metadata
+            {shared.format("s", "zero", "four", "zero")}   #@ two metadata
+        }}"""
+    )
+    after = golden.read(
+        f"""g (float[8, 8] x) => (float[4, 8] y)
+        <int64[2] "zeros" = {{0, 0}}, int64[2] "ends" = {{4, 8}}, int64[2] "axes" = {{0, 1}}>
+        {{
+            a = Neg (x)
+            {shared.format("a", "zeros", "ends", "axes")}
+        }}"""
+    )
+    found = carried(before, after)
+    assert found["a"].split()[0] == "one"
+    assert found["y"].split()[0] == "two"
+
+
+def test_a_reshape_that_a_tool_put_in_moves_nothing_out() -> None:
+    """It is before a product that does its caller's work too, where its module had something of the one before."""
+    before = with_weights(
+        golden.read(
+            """g (float[2, 4, 8] x) => (float[2, 4, 8] y) {
+                a = Neg (x)   #@ all.one metadata
+                m = MatMul (a, w)   #@ all.two metadata
+                y = Mul (m, k)   #@ . metadata
+            }"""
+        ),
+        w=W,
+        k=B,
+    )
+    after = with_weights(
+        golden.untagged(
+            """g (float[2, 4, 8] x) => (float[2, 4, 8] y) {
+                a = Neg (x)
+                f = Reshape (a, flat)
+                n = MatMul (f, v)
+                y = Reshape (n, deep)
+            }"""
+        ),
+        v=W * B,
+        flat=np.array([8, 8]),
+        deep=np.array([2, 4, 8]),
+    )
+    found = carried(before, after)
+    assert found["a"].split()[0] == "all.one"
+
+
 def test_what_was_absent_stays_so() -> None:
     before = linear()
     before.metadata_props.add(key="pkg.mxtools.absent", value='{"drop": "vacuous", "one": "folded"}')

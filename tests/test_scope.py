@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.scope import call_number, contains, enclosing_scopes, escape, join, numbered_call, split_call
 from mxtools.scopes.selection import Selection
 from mxtools.scopes.tags import align, tags_of
@@ -121,6 +122,16 @@ def test_numbers_stay_with_their_container() -> None:
     assert [local for local, _ in steps] == ["encoder", "layer.0", "attn@1", "q"]
     assert [local for local, _ in align("layer.0", "/M/Sequential/Linear.0")] == ["layer", "0"]
     assert align("a.b", "/M") == []
+
+
+def test_scopes_of_a_file_tell_where_levels_end() -> None:
+    """A model that calls `model.decoder` and never `model`: the layer, met first, does not make a call of `model`."""
+    layer, decoder = ("model.decoder.layers.0", "/M/Decoder/Layer.0"), ("model.decoder", "/M/Decoder")
+    tree = Hierarchy()
+    tree.expect({tag: scope for scope, tag in (layer, decoder)})
+    calls = [tree.adopt(*entry) for entry in (layer, decoder)]
+    assert [tree.scopes[call] for call in tree.lineage(calls[0])] == ["model.decoder.layers.0", "model.decoder", "."]
+    assert tree.scopes[calls[1]] == "model.decoder"
 
 
 @pytest.mark.parametrize(

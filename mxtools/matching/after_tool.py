@@ -106,7 +106,7 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
             for reader in graph.readers[value] if value not in outputs else ():
                 at = annotations.call[reader]
                 common = call if at is None else hierarchy.meet(call, at)
-                known = before | match.calls_read_from.get(reader, set()) | match.calls_done.get(reader, set())
+                known = before | match.calls_read_from.get(reader, set()) | match.calls_led_to[reader]
                 new = [c for c in hierarchy.path_below(common, call) if c not in known]
                 call = hierarchy.parent[new[-1]] if new else call
         if call != annotations.call[node]:

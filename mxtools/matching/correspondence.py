@@ -19,10 +19,13 @@ the Relu, 3 stands for what it read and for what it made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import is_same_operator
+from mxtools.graph.shapes import stored_shape
 from mxtools.matching.clamped_values import ClampedValues
+from mxtools.matching.weight_matches import MOST_ELEMENTS_OF_CONSTANTS
 from mxtools.scopes.annotations import Evidence
 
 ValueMatches = Mapping[int, Sequence[int]]
@@ -120,7 +123,8 @@ class Correspondence:
         twin = self._twin(node)
         if twin is not None:
             self._zip(self.graph.writes[node], self.earlier.writes[twin])
-            self._zip(*self._unknown(node, twin))
+            if not self._has_other_numbers(node, twin):
+                self._zip(*self._unknown(node, twin))
 
     def _twin(self, node: int) -> int | None:
         """Return the earlier node of the same operator that makes what a node makes, None without one."""
@@ -129,6 +133,22 @@ class Correspondence:
         )
         mine, its = self.graph.nodes, self.earlier.nodes
         return next((n for n in makers if n != NOWHERE and is_same_operator(mine[node], its[n])), None)
+
+    def _has_other_numbers(self, node: int, twin: int) -> bool:
+        """Return whether a node uses other integers than an earlier one, as one Slice does that is now made of two.
+
+        To reshape to other numbers is the same work, where a tool computed a `-1`.
+        """
+        if self.graph.operators[node].keeps_elements:
+            return False
+        pairs = zip(self.graph.reads[node], self.earlier.reads[twin], strict=False)
+        return any(self._are_other_numbers(*pair) for pair in pairs)
+
+    def _are_other_numbers(self, value: int, other: int) -> bool:
+        mine, its = self.graph.initializers.get(value), self.earlier.initializers.get(other)
+        if mine is None or its is None or prod((*mine.dims, *its.dims)) > MOST_ELEMENTS_OF_CONSTANTS:
+            return False
+        return stored_shape(mine).kind == stored_shape(its).kind == "i" and not self._is_equal(value, other)
 
     def _forward(self, node: int) -> None:
         """Match what a node makes with what an earlier node of the same operator makes that reads the same."""

@@ -119,6 +119,15 @@ class EarlierModelMatch:
         return found
 
     @cached_property
+    def calls_led_to(self) -> dict[int, set[int]]:
+        """The same, and for a node that does no work of its own, as a Reshape that a tool put in, what it leads to."""
+        found = dict(self.calls_done)
+        for node in range(len(self.graph.nodes) - 1, -1, -1):
+            if node not in found:
+                found[node] = set[int]().union(*(found[reader] for reader in self.graph.targets(node)))
+        return found
+
+    @cached_property
     def calls_read_from(self) -> dict[int, set[int]]:
         """For each node the calls whose results it reads, or that are around these: the earlier nodes read them."""
         found: dict[int, set[int]] = {}

@@ -158,6 +158,7 @@ class Annotations:
         An unknown word of evidence becomes `previous`: the node had its scope before, for whatever reason.
         """
         merged = {}
+        self.hierarchy.expect({props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
         for node, props in entries.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:

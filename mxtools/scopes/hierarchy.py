@@ -6,7 +6,7 @@ Whatever handles many nodes works with the numbers of calls; scopes and tags are
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -53,11 +53,12 @@ class Hierarchy:
         self._classes: list[str] = [root_class]
         self._known_tags: dict[int, str] = {i: call.tag for i, call in enumerate(calls)}
         self._number = {scope: i for i, scope in enumerate(self.scopes)}
+        self._expected: Mapping[str, str] = {}
 
     def copy(self) -> Hierarchy:
         """Return a tree with the same calls and numbers, which grows on its own."""
         duplicate = copy.copy(self)
-        for name in ("scopes", "parent", "depth", "_classes", "_known_tags", "_number"):
+        for name in ("scopes", "parent", "depth", "_classes", "_known_tags", "_number", "_expected"):
             setattr(duplicate, name, copy.copy(getattr(self, name)))
         duplicate._forget_tags()
         return duplicate
@@ -129,7 +130,7 @@ class Hierarchy:
         known = self._number.get(scope)
         levels = tag.split("/")[1:]
         if known is None:
-            steps = align(scope, tag)
+            steps = self._steps(scope, tag)
             if steps or scope == ROOT:
                 known = self.add((local, class_of(level)) for local, level in steps)
             else:
@@ -139,6 +140,25 @@ class Hierarchy:
             for call in self.lineage(known):
                 self._known_tags.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known
+
+    def expect(self, scopes: Mapping[str, str]) -> None:
+        """Learn the scopes of a file by their tags, before they are entered: they tell where levels end.
+
+        Where a model calls `model.decoder` and never `model`, only the decoder's own nodes say that it is one level.
+        """
+        self._expected = scopes
+
+    def _steps(self, scope: str, tag: str) -> list[tuple[str, str]]:
+        """Return the levels of a tag below the root, each with its part of the scope, by the tags that are expected."""
+        end = tag.rfind("/")
+        while end > tag.find("/", 1) > 0:
+            around = self._expected.get(tag[:end], ROOT)
+            if around != ROOT and scope.startswith(f"{around}."):
+                outer, inner = self._steps(around, tag[:end]), align(scope[len(around) + 1 :], f"/{tag[end:]}")
+                if outer and inner:
+                    return outer + inner
+            end = tag.rfind("/", 0, end)
+        return align(scope, tag)
 
     def enter_equal(self, scope: str, equal: int) -> int:
         """Enter a scope without a tag, of a call of the same class as another; return its number."""
