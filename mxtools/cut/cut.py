@@ -114,7 +114,8 @@ class Cut:
     def _returned(self) -> list[int]:
         """Return the outputs: what the rest of the graph reads, or the model returns.
 
-        Constants and shapes are outputs only where there is nothing else: others have copies of their own.
+        Constants and shapes are outputs only where there is nothing else: others have copies of their own. What is
+        looked up in weights by a shape, such as a bias for each distance, is no shape.
         """
         graph = self.graph
         results = set(graph.outputs)
@@ -127,7 +128,7 @@ class Cut:
         outside = [v for v, nodes in readers.items() if nodes or v in results]
         outside = [v for v in outside if v in results or self._is_wanted(v, readers[v])] or outside
         asked = {v for v, nodes in readers.items() if all(graph.operators[n].reads_only_shape for n in nodes)}
-        copied = self._constant | self._shape_derived | asked
+        copied = self._constant | (self._shape_derived - graph.weighted) | asked
         live = [v for v in outside if v in results or v not in copied]
         return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from graphlib import CycleError
+from math import prod
 
 from onnx import (
     AttributeProto,
@@ -32,6 +33,7 @@ from mxtools.graph.order import in_order_of_flow
 from mxtools.graph.walk import NOWHERE as NOWHERE  # the graph's modules take it from here
 from mxtools.graph.walk import reached
 
+_FRACTIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
@@ -215,6 +217,15 @@ class Graph:
             if needs and node not in self.varying and (reads_shape or all(v in derived for v in needs)):
                 derived.update(self.writes[node])
         return derived
+
+    @cached_property
+    def weighted(self) -> set[int]:
+        """The values of the main graph that are computed from weights: from stored numbers with a fraction, several."""
+        found = {v for v, t in self.initializers.items() if t.data_type in _FRACTIONS and prod(t.dims) > 1}
+        for node in self.main:
+            if any(value in found for value in self.needs[node]):
+                found.update(self.writes[node])
+        return found
 
     def _first_late(self) -> int | None:
         """Return the first node that reads what a later node makes, None where the nodes are in order."""
