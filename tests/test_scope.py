@@ -81,7 +81,12 @@ def test_scope_and_tag_map_one_to_one(calls: list[tuple[str, int | None, str]]) 
 
 
 KNOWN = {
-    s: f"/M/{s}" for s in ("enc.layer.0", "enc.layer.0.attn", "enc.layer.1", "enc.layer.10", "enc@1.layer.0", "head")
+    "enc.layer.0": "/M/Layer.0",
+    "enc.layer.0.attn": "/M/Layer.0/Attention",
+    "enc.layer.1": "/M/Layer.1",
+    "enc.layer.10": "/M/Layer.10",
+    "enc@1.layer.0": "/M/Layer.0@1",
+    "head": "/M/Head",
 }
 
 

@@ -275,7 +275,7 @@ class _Recorder:
         """Close the root's call, if it runs no hooks; what the model returned is used by whoever called it."""
         if not self._frames:
             self.enter(self._model, (), self._inputs)
-        for _, tensor in tensors(result):
+        for _, tensor in tensors(self._interface.results(result)):
             self._use(tensor, (0,))
         self.leave(self._model, (), self._inputs, result)
 
