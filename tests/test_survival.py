@@ -241,7 +241,7 @@ def test_tagging_again_gives_the_same_file(built: Build, mx: Mx, tmp_path: Path,
     assert done.returncode == 0, done.stderr
     again = mx("tag", tmp_path / "a.onnx")
     assert (again.returncode, again.stdout) == (0, (tmp_path / "a.onnx").read_bytes())
-    assert mx("validate", tmp_path / "a.onnx").stderr.endswith(b": 0 errors, 0 warnings, 0 notes\n")
+    assert mx("validate", tmp_path / "a.onnx").stderr.count(b": 0 errors, 0 warnings, ") == 1
 
 
 def test_a_part_that_is_tagged_again_stays_what_it_was(built: Build, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 import mxtools
 from mxtools.errors import InputError
 from mxtools.pytorch.digest import digest
-from mxtools.pytorch.inputs import load_subject
+from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.subject import Subject, by_name
 from mxtools.pytorch.tracing import trace
 from mxtools.scopes.scope import DEEPEST

@@ -21,8 +21,9 @@ from tests.support.shared_models import Build
 def test_the_command(built: Build, mx: Mx, tmp_path: Path) -> None:
     folder = built("bert", "dynamo")
     done = mx("validate", folder / "tagged.onnx", "--trace", folder / "trace.json")
-    assert (done.returncode, done.stdout) == (0, b"")
-    assert b"0 errors, 0 warnings, 0 notes" in done.stderr
+    assert done.returncode == 0
+    assert all(line.startswith(b"note: exporter-differs: ") for line in done.stdout.splitlines())
+    assert b"0 errors, 0 warnings, " in done.stderr
     model, trace = read(folder)
     name, wrong = duplicate(model, trace), tmp_path / "wrong.onnx"
     at(model, "pooler.activation", "Tanh").ClearField("metadata_props")
@@ -70,7 +71,7 @@ def test_data_that_are_not_there_are_a_finding(built: Build, mx: Mx, tmp_path: P
 def test_external_data_are_read(built: Build, mx: Mx, tmp_path: Path) -> None:
     folder, file = built("bert", "dynamo"), tmp_path / "m.onnx"
     onnx.save(onnx.load(folder / "tagged.onnx"), file, save_as_external_data=True)
-    assert mx("validate", file, "--trace", folder / "trace.json").stdout == b""
+    assert mx("validate", file).stdout == b""
     data = next(path for path in tmp_path.iterdir() if path != file)
     data.write_bytes(data.read_bytes()[:-4])
     done = mx("validate", file)

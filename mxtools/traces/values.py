@@ -132,9 +132,16 @@ def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, wh
     """
     names = [value.name for value in graph_inputs(proto)]
     known = {*names, *(tensor.name for tensor in sidecar.model.inputs)} if sidecar else {*names}
-    unknown = sorted(name for name in values.names if name not in known and not name.isdecimal())
+    unknown = sorted(name for name in values.names if not (_input_of(name) in known or name in known))
+    unknown = [name for name in unknown if not name.isdecimal()]
     if unknown:
         raise UsageError(f"{where} has {unknown[0]!r}, which is no input of the graph", f"there are {', '.join(names)}")
+
+
+def _input_of(name: str) -> str:
+    """Return the name of the input that a value is of: `past` of `past.0`, the first item of a sequence."""
+    sequence, _, item = name.rpartition(".")
+    return sequence if item.isdecimal() else name
 
 
 def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str, Array]:

@@ -37,7 +37,7 @@ def part_of(subject: Subject, path: str) -> Subject:
         raise UsageError(
             f"the forward pass of {type(subject.model).__name__} does not call {path!r}, "
             f"a {type(modules[path]).__name__}",
-            "name a module that it calls, as `mx trace` lists them",
+            "name a module that it calls, as ⟨tracer⟩ lists them",
         )
     caches = {name: value for name, value in arguments.items() if is_cache(value)}
     inputs = {n: opened(v) if n in caches else v for n, v in arguments.items() if n in caches or any(tensors(v))}
