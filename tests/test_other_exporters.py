@@ -2,7 +2,7 @@
 
 The names are those that the tools themselves wrote for small models: tf2onnx 1.17 (also by Keras 3.15's
 `model.export(format="onnx")`), spox 0.18, paddle2onnx 2.1, skl2onnx 1.20, jax2onnx 0.17; those of onnxruntime-genai's
-builder are as its source writes them.
+builder, of TFLite converters and of models that spox inlined are written by hand in the form of these tools.
 """
 
 from __future__ import annotations
