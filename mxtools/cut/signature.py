@@ -24,7 +24,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.rename import fresh
 from mxtools.graph.shapes import Shapes
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import calls_returning, returned_tensors
+from mxtools.traces.traced_calls import calls_making, calls_returning, returned_tensors
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -47,8 +47,7 @@ class Signature:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call, self._matches = call, matches
         self._given = {tensor.id: tensor for tensor in reversed(sidecar.calls[call].inputs)}
-        self._makers = {tensor: [o.call] for o in sidecar.operations for tensor in o.outputs}
-        self._makers.update(calls_returning(sidecar))
+        self._makers = {tensor: [call] for tensor, call in calls_making(sidecar).items()} | calls_returning(sidecar)
 
     def outputs(self) -> dict[int, str]:
         """Return the values that the call returned, in its order, and those that left it by the side, with their names.

@@ -94,6 +94,8 @@ class Witness:
 
     def __post_init__(self) -> None:
         """Find the nodes; raise UsageError for a name that none has."""
+        if not self.names:
+            return
         graph = self.model.graph
         by_name = {proto.name: node for node, proto in enumerate(graph.nodes) if proto.name}
         for name in self.names:

@@ -114,6 +114,10 @@ class Annotations:
         known = ((scope, self.hierarchy.find(equal)) for scope, equal in texts_by_name(text).items())
         return {self.hierarchy.enter_equal(scope, call): call for scope, call in known if call}
 
+    def calls_with_work_of(self, calls: Iterable[int]) -> set[int]:
+        """Return the calls whose nodes do the work of some calls: these, or the equal ones that have nodes."""
+        return {self.equal.get(call, call) for call in calls}
+
     def serving(self, call: int, reader: int) -> int:
         """Return which call makes for a reader what the nodes of a call make for themselves and for equal calls.
 

@@ -144,7 +144,7 @@ def nodes_of(annotations: Annotations, calls: Collection[int]) -> set[int]:
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
     """Return the nodes that do the work of some calls, also those in bodies and functions; UsageError if none does."""
     nodes = annotations.graph.nodes
-    doing = {annotations.equal.get(call, call) for call in calls}
+    doing = annotations.calls_with_work_of(calls)
     found = {
         n
         for n, call in enumerate(annotations.call)
@@ -211,8 +211,8 @@ def _called(graph: Graph, callers: set[int]) -> set[int]:
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
     """Raise AbsentError if a selected call ends inside a merged node of a call outside of the selection."""
     hierarchy = annotations.hierarchy
-    doing = {annotations.equal.get(call, call) for call in calls}
-    outermost = {annotations.equal.get(call, call) for call in hierarchy.outermost(calls)}
+    doing = annotations.calls_with_work_of(calls)
+    outermost = annotations.calls_with_work_of(hierarchy.outermost(calls))
     for node, merged in annotations.merged.items():
         ending = outermost.intersection(merged)
         if ending and annotations.call[node] not in doing:

@@ -27,8 +27,7 @@ def returned_tensors(call: Call) -> list[TracedTensor]:
 
 def does_nothing(call: Call) -> bool:
     """Return whether a call returned nothing but objects that it was given, as a Dropout does in evaluation mode."""
-    given = {tensor.id for tensor in call.inputs}
-    return bool(call.outputs) and all(tensor.id in given for tensor in call.outputs)
+    return bool(call.outputs) and not returned_tensors(call)
 
 
 def leaving_tensors(call: Call) -> list[TracedTensor]:
@@ -49,6 +48,11 @@ def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
         for tensor in returned_tensors(call):
             calls.setdefault(tensor.id, []).append(number)
     return calls
+
+
+def calls_making(sidecar: Sidecar) -> dict[int, int]:
+    """Return for each tensor that an operation made, by its id, the innermost call that was running."""
+    return {tensor: operation.call for operation in sidecar.operations for tensor in operation.outputs}
 
 
 def callers(calls: Sequence[Call], number: int) -> Iterator[int]:

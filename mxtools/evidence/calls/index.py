@@ -16,7 +16,7 @@ from mxtools.errors import InputError
 from mxtools.graph.walk import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
-from mxtools.traces.traced_calls import calls_returning, does_nothing
+from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -87,7 +87,7 @@ class CallIndex:
         NOWHERE stands for the inputs of the model.
         """
         maker = {tensor: calls[-1] for tensor, calls in calls_returning(self.sidecar).items()}
-        maker.update({tensor: operation.call for operation in self.sidecar.operations for tensor in operation.outputs})
+        maker.update(calls_making(self.sidecar))
         maker.update({tensor.id: NOWHERE for tensor in self.sidecar.calls[ROOT_CALL].inputs})
         return {
             number: {maker[tensor.id] for tensor in call.inputs if tensor.id in maker}
