@@ -20,6 +20,7 @@ pytestmark = pytest.mark.model
 WORLD = ROOT / "fixtures" / "world.py"
 NAMES = (
     "shared_activation",
+    "shared_bias",
     "cache",
     "sequentials",
     "hooks",
@@ -83,6 +84,23 @@ def test_a_part_with_a_copy_of_shared_work_goes_back(traced: dict[str, Path], mx
     after = model.run(feeds)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
+
+
+def test_a_block_returns_what_pytorch_returned_and_not_what_others_do_too(
+    traced: dict[str, Path], mx: Mx, tmp_path: Path
+) -> None:
+    tagged(traced["shared_bias"], "shared_bias", "torchscript", mx).save(tmp_path / "tagged.onnx")
+    read = mxtools.load(tmp_path / "tagged.onnx")
+    before = read.run({"x": np.ones((2, 3, 8), np.float32)})
+    first, second = read.filter("blocks.0"), read.filter("blocks.1")
+    bias = "/blocks.0/Transpose_output_0"
+    assert bias in {o.name for o in first.proto.graph.output}
+    assert bias in {i.name for i in second.proto.graph.input}
+    assert [n.op_type for n in second.proto.graph.node].count("Tanh") == 1
+    assert "/blocks.0/Tanh_output_0" not in {name for n in second.proto.graph.node for name in n.output}
+    read.graft(second)
+    for name, array in read.run({"x": np.ones((2, 3, 8), np.float32)}).items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_what_leaves_by_the_side_has_a_name_of_its_own(traced: dict[str, Path], mx: Mx) -> None:

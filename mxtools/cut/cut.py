@@ -21,7 +21,7 @@ and constants, of which other cuts have copies, are outputs only where a cut has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -33,6 +33,7 @@ from mxtools.graph.functions import used_functions
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.scopes import keys
+from mxtools.scopes.equal_work import EqualWork
 
 
 class Cut:
@@ -49,13 +50,13 @@ class Cut:
         foreign: Collection[int] = (),
         outputs: Collection[int] = (),
         copying: bool = True,
-        served: Callable[[int, int], bool] | None = None,
+        equal: EqualWork | None = None,
     ) -> None:
         """Find the boundary around the chosen nodes of the main graph.
 
         Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
-        values that the cut returns, in this order, instead of those that the rest of the graph reads. `served` says of
-        a chosen node and one of its readers that the reader is served by an equal call elsewhere, and needs no output.
+        values that the cut returns, in this order, instead of those that the rest of the graph reads. `equal` tells
+        which readers need no output, since an equal call elsewhere has what they read.
         Raises InputError where a node reads what is computed from its own result.
         """
         graph.require_order()
@@ -64,7 +65,7 @@ class Cut:
         self._main = graph.main
         self._needs = graph.needs
         self._constant = graph.constants(foreign)
-        self._served = served
+        self._equal = equal
         kept = set(chosen)
         if copying:
             kept |= self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
@@ -120,7 +121,7 @@ class Cut:
         graph = self.graph
         results = set(graph.outputs)
         readers = {
-            v: [r for r in graph.readers[v] if graph.top(r) not in self.chosen]
+            v: [r for r in graph.readers[v] if graph.top(r) not in self.chosen or self._is_copied(r)]
             for n in self._main
             if n in self.chosen
             for v in graph.writes[n]
@@ -133,9 +134,13 @@ class Cut:
         return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
 
     def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:
-        """Return whether one of a value's readers outside of the cut is not served by an equal call elsewhere."""
-        served = self._served
-        return served is None or any(not served(self.graph.producer[value], reader) for reader in readers)
+        """Return whether one of a value's readers outside of the cut needs it, and not what an equal call made."""
+        equal = self._equal
+        return equal is None or any(equal.takes(reader, self.graph.producer[value]) for reader in readers)
+
+    def _is_copied(self, node: int) -> bool:
+        """Return whether a chosen node is outside of the cut too, since an equal call has its own copy of it."""
+        return self._equal is not None and self._equal.is_copied(node)
 
     @staticmethod
     def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mxtools.cut.cut import Cut, extract
@@ -18,6 +17,7 @@ from mxtools.graph.rename import fresh, rename_values
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.equal_work import EqualWork
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere, place_of
 
@@ -113,7 +113,7 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     foreign = given_nodes(annotations, chosen)
     copying = request.auxiliary is not Auxiliary.NONE
     wanted = names or Cut.ordered(graph.outputs, sorted(outputs))
-    cut = Cut(graph, chosen, foreign, wanted, copying, partial(annotations.is_served, calls))
+    cut = Cut(graph, chosen, foreign, wanted, copying, EqualWork(annotations, calls))
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
     names |= _own_names(annotations, cut, _take_over(annotations, calls, chosen))
@@ -134,13 +134,16 @@ def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collect
     So the part has nodes for the call that it was cut out for, though the whole has them for another.
     """
     stands_for = {equal: call for call, equal in annotations.equal.items() if call in calls and equal not in calls}
-    taken = [node for node in chosen if annotations.call[node] in stands_for] if stands_for else []
-    for node in taken:
+    taken = []
+    for node in chosen if stands_for or annotations.equal_at else ():
         call, evidence = annotations.call[node], annotations.evidence[node]
-        assert call is not None
-        assert evidence is not None
-        annotations.set(node, stands_for[call], evidence)
-    if taken:
+        others = annotations.equal_at.get(node, ()) if call not in calls else ()
+        own = next((c for c in others if c in calls), stands_for.get(call)) if call is not None else None
+        if own is not None and evidence is not None:
+            annotations.set(node, own, evidence)
+            annotations.equal_at.pop(node, None)
+            taken.append(node)
+    if stands_for:
         scopes = {annotations.hierarchy.scopes[call] for call in stands_for.values()}
         annotations.write_absent({scope: why for scope, why in annotations.absent.items() if scope not in scopes})
     return taken

@@ -86,6 +86,7 @@ def assign_fused_previous(model: WorkingModel) -> None:
     if match:
         _move_shared(model.annotations, match)
         _merge(model.annotations, match)
+        _equal_before(model.annotations, match)
 
 
 def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
@@ -121,6 +122,15 @@ def _merge(annotations: Annotations, match: EarlierModelMatch) -> None:
         if at is not None and at != call:
             merged.setdefault(node, {at}).add(call)
     annotations.merged.update({node: tuple(sorted(calls)) for node, calls in merged.items()})
+
+
+def _equal_before(annotations: Annotations, match: EarlierModelMatch) -> None:
+    """Annotate the nodes that still do, in the call that they were in, what others did too in the earlier model."""
+    earlier = match.earlier_annotations
+    for before, calls in earlier.equal_at.items():
+        node = match.node_now[before]
+        if node >= 0 and annotations.call[node] == earlier.call[before]:
+            annotations.equal_at[node] = calls
 
 
 def _ending(annotations: Annotations, match: EarlierModelMatch) -> dict[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache, cached_property
 
@@ -49,13 +49,16 @@ MERGED_INTO = "merged: "
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
 
-_Entry = tuple[str, str, str, str]
-"""Scope, tag, evidence and merged scopes of a node, as its metadata say them."""
+_Entry = tuple[str, str, str, str, str]
+"""Scope, tag, evidence, merged and equal scopes of a node, as its metadata say them."""
 
-_State = tuple[list[int | None], list[Evidence | None], dict[int, tuple[int, ...]]]
-"""What `call`, `evidence` and `merged` were when they were read or last saved."""
+_Calls = dict[int, tuple[int, ...]]
+"""Some calls for some nodes."""
 
-_TO_REMOVE: _Entry = ("", "", "", "")
+_State = tuple[list[int | None], list[Evidence | None], _Calls, _Calls]
+"""What `call`, `evidence`, `merged` and `equal_at` were when they were read or last saved."""
+
+_TO_REMOVE: _Entry = ("", "", "", "", "")
 """Stands for the saved entry of a node whose annotations are to be removed, unless it gets new ones."""
 
 _EVIDENCE_BY_WORD = {str(word): word for word in Evidence}
@@ -65,8 +68,9 @@ class Annotations:
     """The annotations of a model's nodes; `save` writes those that changed to the nodes.
 
     Attributes, by node number of `graph`: `call`, the number in `hierarchy` of the node's call, None if unknown;
-    `evidence`, why; `merged`, for merged nodes only, the calls that the node does the work of. `nodes_with_metadata`
-    are the nodes that had any metadata when they were read, ours or another's.
+    `evidence`, why; `merged`, for merged nodes only, the calls that the node does the work of; `equal_at`, for nodes
+    that the exporter computed once for several calls, the others of these. `nodes_with_metadata` are the nodes that had
+    any metadata when they were read, ours or another's.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
@@ -82,7 +86,8 @@ class Annotations:
         self._model = model
         self._is_blank = blank
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
-        self.merged: dict[int, tuple[int, ...]] = {}
+        self.merged: _Calls = {}
+        self.equal_at: _Calls = {}
         entries: dict[int, dict[str, str]] = {}
         for node in self.nodes_with_metadata:
             props = keys.props(graph.nodes[node])
@@ -118,25 +123,17 @@ class Annotations:
         """Return the calls whose nodes do the work of some calls: these, or the equal ones that have nodes."""
         return {self.equal.get(call, call) for call in calls}
 
-    def serving(self, call: int, reader: int) -> int:
-        """Return which call makes for a reader what the nodes of a call make for themselves and for equal calls.
+    def serving(self, node: int, call: int, reader: int) -> int:
+        """Return which call makes for a reader what a node in a call makes for that and for equal calls.
 
         It is the one that is nearest to the reader in the call tree.
         """
-        others = self._equal_to.get(call)
+        others = (*self._equal_to.get(call, ()), *self.equal_at.get(node, ()))
         if not others:
             return call
         depth, meet = self.hierarchy.depth, self.hierarchy.meet
-        return max((call, *others), key=lambda c: depth[meet(c, reader)])
-
-    def is_served(self, calls: Collection[int], node: int, reader: int) -> bool:
-        """Return whether a reader of a node in some calls, itself outside of them, takes the result of an equal call.
-
-        The exporter computed equal calls once. What is cut out for the calls has its own copy of that, and so has what
-        is cut out for the reader's.
-        """
-        call, at = self.call[node], self.call[reader]
-        return bool(calls) and call is not None and at is not None and self.serving(call, at) not in calls
+        nearest: int = max((call, *others), key=lambda c: depth[meet(c, reader)])
+        return nearest
 
     @cached_property
     def _equal_to(self) -> dict[int, list[int]]:
@@ -161,14 +158,15 @@ class Annotations:
 
         An unknown word of evidence becomes `previous`: the node had its scope before, for whatever reason.
         """
-        merged = {}
+        merged, equal = {}, {}
         self.hierarchy.expect({props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
         for node, props in entries.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:
                 self.set(node, call, _EVIDENCE_BY_WORD.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
-                merged[node] = props.get(keys.MERGED, "")
-        self.merged.update({node: self._calls(text) for node, text in merged.items() if text})
+                merged[node], equal[node] = props.get(keys.MERGED, ""), props.get(keys.EQUAL, "")
+        for found, texts in ((self.merged, merged), (self.equal_at, equal)):
+            found.update({node: self._calls(text) for node, text in texts.items() if text})
 
     def calls_done(self, node: int) -> tuple[int, ...]:
         """Return the calls whose work a node does: those merged into it, else its own, if that is known."""
@@ -214,15 +212,15 @@ class Annotations:
         whose entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
 
         A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
-        each (call, evidence, merged calls) are made once, and merging bytes into a node appends its entries; of 10,000
-        nodes of `encoder.layer.0` each costs one call of `MergeFromString`. Appending is also why old entries are first
-        removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched at all.
+        each (call, evidence, merged and equal calls) are made once, and merging bytes into a node appends its entries;
+        of 10,000 nodes of `encoder.layer.0` each costs one call of `MergeFromString`. Appending is also why old entries
+        are first removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched.
         """
         if self._state() == self._unchanged:
             return False
         self._unchanged = self._state()
-        merged, encoded = self.merged, cache(keys.encoded)
-        written: dict[tuple[int, Evidence, tuple[int, ...]], tuple[_Entry, bytes]] = {}
+        merged, equal, encoded = self.merged, self.equal_at, cache(keys.encoded)
+        written: dict[tuple[int, Evidence, tuple[int, ...], tuple[int, ...]], tuple[_Entry, bytes]] = {}
         states = zip(self.graph.nodes, self.call, self.evidence, self._saved, strict=True)
         for node, (proto, call, evidence, saved) in enumerate(states):
             if call is None or evidence is None:
@@ -230,7 +228,7 @@ class Annotations:
                     self._saved[node] = None
                     keys.replace_props(proto, keys.NODE_KEYS, {})
                 continue
-            key = (call, evidence, merged.get(node, ()))
+            key = (call, evidence, merged.get(node, ()), equal.get(node, ()))
             if key not in written:
                 entry = self._entry(*key)
                 data = b"".join([encoded(*pair) for pair in zip(keys.TAG_KEYS, entry, strict=True) if pair[1]])
@@ -247,13 +245,13 @@ class Annotations:
         return True
 
     def _state(self) -> _State:
-        return list(self.call), list(self.evidence), dict(self.merged)
+        return list(self.call), list(self.evidence), dict(self.merged), dict(self.equal_at)
 
-    def _entry(self, call: int, word: Evidence, merged: tuple[int, ...]) -> _Entry:
-        """Return the entry of a node with this call, evidence and merged calls."""
+    def _entry(self, call: int, word: Evidence, *several: tuple[int, ...]) -> _Entry:
+        """Return the entry of a node with this call, evidence, merged calls and equal calls."""
         scopes = self.hierarchy.scopes
-        listed = json.dumps([scopes[c] for c in merged]) if merged else ""
-        return (scopes[call], self.hierarchy.tags[call], word, listed)
+        merged, equal = (json.dumps([scopes[c] for c in calls]) if calls else "" for calls in several)
+        return (scopes[call], self.hierarchy.tags[call], word, merged, equal)
 
     def _find(self, scope: str | None, tag: str | None) -> int | None:
         """Return the call of a scope in a file, None if there is none; a hierarchy without a trace adopts it."""
@@ -264,14 +262,15 @@ class Annotations:
             call = self.hierarchy.adopt(scope, tag or "")
         return call
 
-    def _calls(self, merged: str) -> tuple[int, ...]:
+    def _calls(self, listed: str) -> tuple[int, ...]:
         """Return the calls of a JSON list of scopes."""
-        calls = [self._find(scope, None) for scope in list_of_texts(merged)]
+        calls = [self._find(scope, None) for scope in list_of_texts(listed)]
         return tuple(call for call in calls if call is not None)
 
 
 def _entry(props: dict[str, str]) -> _Entry:
-    return (props[keys.SCOPE], props.get(keys.TAG, ""), props.get(keys.EVIDENCE, ""), props.get(keys.MERGED, ""))
+    tag, evidence, merged, equal = (props.get(key, "") for key in keys.TAG_KEYS[1:])
+    return (props[keys.SCOPE], tag, evidence, merged, equal)
 
 
 def read_absent(model: ModelProto) -> dict[str, str]:

@@ -13,12 +13,13 @@ SCOPE = "pkg.mxtools.scope"
 TAG = "pkg.mxtools.tag"
 EVIDENCE = "pkg.mxtools.evidence"
 MERGED = "pkg.mxtools.merged"
-TAG_KEYS = (SCOPE, TAG, EVIDENCE, MERGED)
+EQUAL = "pkg.mxtools.equal"
+"""On a node the other scopes that did the same work, on a model those that have no node, each with the equal one."""
+TAG_KEYS = (SCOPE, TAG, EVIDENCE, MERGED, EQUAL)
 NODE_KEYS = frozenset(TAG_KEYS)
 
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
-EQUAL = "pkg.mxtools.equal"
 MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL})
 
 CARRIERS = "pkg.mxtools.carriers"

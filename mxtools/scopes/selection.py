@@ -148,7 +148,8 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
     found = {
         n
         for n, call in enumerate(annotations.call)
-        if call in doing and (not operators or nodes[n].op_type in operators)
+        if (call in doing or not doing.isdisjoint(annotations.equal_at.get(n, ())))
+        and (not operators or nodes[n].op_type in operators)
     }
     if not found:
         raise UsageError(f"no selected node is a {' or '.join(operators)}", "see ⟨tree⟩")

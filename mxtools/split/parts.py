@@ -59,7 +59,9 @@ def split(
     calls = separate_calls(annotations, selections, depth, exclude)
     if not calls:
         raise UsageError("nothing is selected", "give ⟨each⟩, ⟨depth⟩ or ⟨class⟩, or exclude less")
-    return _Units(annotations, {call: nodes_of(annotations, within) for call, within in calls.items()}).parts()
+    found = {call: nodes_of(annotations, within) for call, within in calls.items()}
+    own = {call: {n for n in nodes if annotations.call[n] in calls[call]} for call, nodes in found.items()}
+    return _Units(annotations, own).parts()
 
 
 class _Units:

@@ -46,6 +46,9 @@ def _unknown_scope(checked: CheckedModel) -> Iterator[Fault]:
         for other in list_of_texts(props.get(keys.MERGED, "[]")):
             if is_scope(other) and other not in checked.traced:
                 yield Fault(f"it is merged with {other}, which the trace does not have", number)
+        for other in list_of_texts(props.get(keys.EQUAL, "[]")):
+            if is_scope(other) and other not in checked.traced:
+                yield Fault(f"it is equal in {other}, which the trace does not have", number)
 
 
 @rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))

@@ -6,7 +6,6 @@ import glob
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,7 @@ from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_values, run_model
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.equal_work import EqualWork
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
 from mxtools.traces.traced_calls import call_ends, returned_tensors
@@ -132,8 +132,7 @@ def _merged(annotations: Annotations) -> set[int]:
 def _cut(annotations: Annotations, scope: str) -> Cut:
     calls = calls_of(annotations, Selection((glob.escape(scope),)))
     chosen = nodes_of(annotations, calls)
-    served = partial(annotations.is_served, calls)
-    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen), served=served)
+    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen), equal=EqualWork(annotations, calls))
     if not cut.outputs:
         raise AbsentError("nothing reads what it computes")
     return cut

@@ -112,7 +112,9 @@ def _extras_of(node: onnx.NodeProto, known_tags: Mapping[str, str]) -> Iterator[
     props = keys.props(node)
     scope = props.get(keys.SCOPE, "")
     for key, value in props.items():
-        if key not in keys.NODE_KEYS or (key == keys.TAG and value != known_tags.get(scope, derived_tag(scope))):
+        if key not in keys.NODE_KEYS - {keys.EQUAL} or (
+            key == keys.TAG and value != known_tags.get(scope, derived_tag(scope))
+        ):
             yield f"#+ {key}: {value}"
     if node.doc_string:
         yield f'#" {json.dumps(node.doc_string)}'

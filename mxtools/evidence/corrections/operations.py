@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from onnx import NodeProto
+
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
@@ -78,7 +80,7 @@ class _Operations:
             found[node] = operation.call
             values = [v for v in self._graph.reads[node] if self._is_live(v)]
             tensors = [t for t in operation.inputs if t in self._live]
-            if len(values) == len(tensors) and (len(values) == 1 or self._is_named_like(node, operation)):
+            if len(values) == len(tensors) and (len(values) == 1 or is_named_like(self._graph.nodes[node], operation)):
                 left += [(v, t) for v, t in zip(values, tensors, strict=True) if known.setdefault(v, t) == t]
             elif _is_caller(self._annotations, node, operation.call):
                 found = dict.fromkeys(self._nodes_of_call(value, operation.call), operation.call) | found
@@ -116,6 +118,7 @@ class _Operations:
     def _is_live(self, value: int) -> bool:
         return value not in self._graph.constant and value not in self._graph.stored
 
-    def _is_named_like(self, node: int, operation: Operation) -> bool:
-        """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
-        return self._graph.nodes[node].op_type.lower() == operation.name.strip("_").lower()
+
+def is_named_like(node: NodeProto, operation: Operation) -> bool:
+    """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
+    return node.op_type.lower() == operation.name.strip("_").lower()

@@ -119,7 +119,7 @@ class _UnclaimedResults:
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
         call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
         if call is not None:
-            readers = {at for at in readers if self.annotations.serving(call, at) == call}
+            readers = {at for at in readers if self.annotations.serving(node, call, at) == call}
         if value in self.outputs:
             readers.add(ROOT_CALL)
         if call is None or graph.owner[node] != NOWHERE or graph.region[node]:

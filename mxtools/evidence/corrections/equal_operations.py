@@ -1,0 +1,135 @@
+"""Nodes that the exporter computed once though several calls ran their operation.
+
+    m ──────┐
+    a ─ p ─ Where ─w─┬─ MatMul       block 0: linear(0) -> 1, where(9, 1) -> 2, matmul(2) -> 3; it returned 1 and 3
+                     └─ MatMul       block 1: was given 1; where(9, 1) -> 5, matmul(5) -> 6
+
+The exporter saw that the second Where reads what the first one does, and left it out. So the graph says that block 0
+hands out `w`, and nobody reads `p`, which it did return. The obvious way to tell who does what, the names of the
+nodes, shows nothing: the Where is of block 0, and rightly so. But in the trace `where` ran twice on the same tensors,
+and what it made never left block 0, tensor 2 being neither returned nor left by the side. So the Where does the work of
+block 1 too, and is noted as equal there.
+
+What such a node reads can have been left out in the same way; then operations that made other tensors stand behind
+those of equal name, and their nodes are equal too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mxtools.evidence.corrections.operations import is_named_like
+from mxtools.graph.index import NOWHERE
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.traces.traced_calls import leaving_tensors
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Operation, Sidecar
+
+
+def find_equal_operations(model: WorkingModel) -> None:
+    """Note for nodes in which other calls too their operation ran on the same tensors, and has no node of its own.
+
+    Does nothing without a trace, or with one that holds no operations.
+    """
+    if model.traced and model.traced.operations:
+        _EqualOperations(model, model.traced).find()
+
+
+class _EqualOperations:
+    """Compares the operations of a trace, and finds the nodes that stand for several of them."""
+
+    def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
+        self._graph, self._annotations = model.graph, model.annotations
+        self._hierarchy = model.annotations.hierarchy
+        self._maker: dict[int, Operation] = {t: o for o in sidecar.operations for t in o.outputs}
+        self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
+        self._leaving = [{tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls]
+        self._alike: dict[int, list[Operation]] = defaultdict(list)
+        self._ran: dict[int, list[Operation]] = defaultdict(list)
+        first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
+        same: dict[int, int] = {}
+        for operation in sidecar.operations:
+            self._ran[operation.call].append(operation)
+            if not self._live.isdisjoint(operation.inputs) and operation.outputs:
+                key = operation.name, tuple(same.get(t, t) for t in operation.inputs), len(operation.outputs)
+                equal = first.setdefault(key, operation)
+                self._alike[equal.outputs[0]].append(operation)
+                same.update(zip(operation.outputs, equal.outputs, strict=True))
+        self._same = same
+
+    def find(self) -> None:
+        """Go backwards through the main graph, and note the nodes whose results others read that were never given."""
+        for node in reversed(self._graph.main):
+            for reader in self._readers_elsewhere(node):
+                pairs = {pair for pair in self._pairs(node, reader) if pair[1].call not in self._equal_at(node)}
+                if len(pairs) == 1:
+                    self._note(node, *pairs.pop())
+
+    def _readers_elsewhere(self, node: int) -> list[int]:
+        """Return the calls outside of a node's own in which its results are read."""
+        call, within = self._annotations.call[node], self._hierarchy.within
+        if call is None:
+            return []
+        readers = (r for v in self._graph.writes[node] for r in self._graph.readers[v])
+        places = {at for r in readers if (at := self._annotations.call[r]) is not None}
+        return sorted(at for at in places if not within(at, call))
+
+    def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
+        """Yield the operations of a node's call that it can stand for, each with the equal one nearest to a reader.
+
+        Nothing is yielded where the node can be what made a tensor that the reader was given.
+        """
+        call, within = self._annotations.call[node], self._hierarchy.within
+        assert call is not None
+        meet = self._hierarchy.meet(call, reader)
+        if meet == call:
+            return
+        left = {t for at in self._hierarchy.path_below(meet, call) for t in self._leaving[at]}
+        found = [o for o in self._ran[call] if self._fits(node, o)]
+        if any(not left.isdisjoint(o.outputs) for o in found):
+            return
+        for operation in found:
+            for equal in self._alike[self._same.get(operation.outputs[0], operation.outputs[0])]:
+                if within(reader, equal.call) and not within(call, equal.call):
+                    yield operation, equal
+
+    def _fits(self, node: int, operation: Operation) -> bool:
+        """Return whether a node can stand for an operation, by its name and by who made the values that it reads."""
+        if not is_named_like(self._graph.nodes[node], operation) or not operation.outputs:
+            return False
+        call, within = operation.call, self._hierarchy.within
+        values, tensors = self._read(node), [t for t in operation.inputs if t in self._live]
+        own = [at is not None and within(at, call) for at in map(self._place, values)]
+        made = [t in self._maker and within(self._maker[t].call, call) for t in tensors]
+        return sorted(own) == sorted(made)
+
+    def _read(self, node: int) -> list[int]:
+        constant, stored = self._graph.constant, self._graph.stored
+        return [v for v in self._graph.reads[node] if v not in constant and v not in stored]
+
+    def _place(self, value: int) -> int | None:
+        maker = self._graph.producer[value]
+        return None if maker == NOWHERE else self._annotations.call[maker]
+
+    def _equal_at(self, node: int) -> tuple[int, ...]:
+        return self._annotations.equal_at.get(node, ())
+
+    def _note(self, node: int, operation: Operation, equal: Operation) -> None:
+        """Note that a node is equal in a call, and so are those before it whose operations ran there again."""
+        left = [(node, operation, equal)]
+        while left:
+            node, operation, equal = left.pop()
+            if equal.call in self._equal_at(node) or operation.call != self._annotations.call[node]:
+                continue
+            self._annotations.equal_at[node] = (*self._equal_at(node), equal.call)
+            values = self._read(node)
+            tensors = [pair for pair in zip(operation.inputs, equal.inputs, strict=True) if pair[0] in self._live]
+            if len(values) == len(tensors):
+                left += [
+                    (self._graph.producer[value], self._maker[one], self._maker[other])
+                    for value, (one, other) in zip(values, tensors, strict=True)
+                    if one != other and one in self._maker and self._graph.producer[value] != NOWHERE
+                ]

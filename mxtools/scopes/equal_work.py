@@ -1,0 +1,43 @@
+"""Work that several calls did and an exporter computed once, as seen from those of the calls that are to be cut out.
+
+    a ─ Gemm ─p─ Where ─w─┬─ MatMul     block 0 has Gemm, Where and the first MatMul
+                          └─ MatMul     block 1 has the second
+
+    PyTorch ran: block 0 returned p; block 1 was given p, and ran the same Where on it
+
+A cut through the readers of each value would let block 0 return `w`, which it never returned, instead of `p`. What is
+cut out for block 1 has its own copy of the Where. So block 1 needs `p` from block 0, and nobody needs `w`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from mxtools.scopes.annotations import Annotations
+
+
+class EqualWork:
+    """Tells who takes what nodes make in some calls, and who has a copy of its own."""
+
+    def __init__(self, annotations: Annotations, calls: Collection[int]) -> None:
+        """Take the calls that are to be cut out; without any, nobody has copies."""
+        self._annotations, self._calls = annotations, calls
+
+    def is_copied(self, node: int) -> bool:
+        """Return whether a call elsewhere has its own copy of a node in the calls."""
+        return any(True for _ in self._copies(node))
+
+    def takes(self, reader: int, node: int) -> bool:
+        """Return whether a reader elsewhere, or the copy of one, takes the result of a node in the calls.
+
+        It does not where an equal call that is nearer to it has that result too.
+        """
+        call = self._annotations.call[node]
+        if call is None or not self._calls:
+            return True
+        own = self._annotations.call[reader]
+        places = list(self._copies(reader)) if own in self._calls else [own]
+        return any(at is None or self._annotations.serving(node, call, at) in self._calls for at in places)
+
+    def _copies(self, node: int) -> Iterator[int]:
+        return (c for c in self._annotations.equal_at.get(node, ()) if self._calls and c not in self._calls)
