@@ -40,6 +40,7 @@ from mxtools.evidence.calls.timeline import Timeline, in_order
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.scopes.parameters import parameter_sizes
 
 LOOK_AHEAD = 16
 """So many calls of a module are considered for a node: no more in a row lose all their nodes, and time stays linear."""
@@ -91,6 +92,7 @@ class _Placement:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
         self._call_of, self._origins = annotations.call, origins
         self._timeline = Timeline(self._hierarchy)
+        self._parameters = parameter_sizes(annotations, self._graph.initializers).keys()
         self._chosen: dict[int, int] = {}
         self._anchors = sorted(self._as_anchors(enumerate(annotations.call)))
 
@@ -132,7 +134,8 @@ class _Placement:
     def _place_by_time(self, at: int, groups: Groups, placed: Collection[int]) -> None:
         """Divide the nodes of several groups among children of the call `at`, by the time at which they can run."""
         items = sorted(item for group in groups.values() for item in group)
-        walk = _Walk(self._graph, self._timeline, self._timeline.begun[at], self._anchors_within(at, placed))
+        begin, anchors = self._timeline.begun[at], self._anchors_within(at, placed)
+        walk = _Walk(self._graph, self._timeline, begin, anchors, self._parameters)
         taken: dict[int, int] = {}
         for item in items:
             taken[item.node] = walk.call_of(item, partial(self._can_read, self._makers(item, taken)))
@@ -181,8 +184,15 @@ class _Placement:
 class _Walk:
     """A walk along nodes and time: `call_of` is asked for one node after the other."""
 
-    def __init__(self, graph: Graph, timeline: Timeline, begin: int, anchors: Sequence[tuple[int, int]]) -> None:
-        self._graph, self._timeline, self._now = graph, timeline, begin
+    def __init__(
+        self,
+        graph: Graph,
+        timeline: Timeline,
+        begin: int,
+        anchors: Sequence[tuple[int, int]],
+        parameters: Collection[int],
+    ) -> None:
+        self._graph, self._timeline, self._now, self._parameters = graph, timeline, begin, parameters
         self._nodes = [node for node, _ in anchors]
         self._times = [time for _, time in anchors]
         self._ended: dict[int, list[int]] = {}
@@ -205,7 +215,7 @@ class _Walk:
         self._now = max(self._now, times.get(call, self._now))
         if item.label != UNNUMBERED:
             self._labels[id(item.calls), call] = item.label
-        self._read[call].update(self._weights(item.node))
+        self._read[call].update(self._used(item.node))
         return call
 
     def _near(self, calls: Candidates, limit: int | None) -> Candidates:
@@ -220,13 +230,14 @@ class _Walk:
         )
 
     def _is_free(self, item: Item, call: int) -> bool:
-        """Return whether a call can have a node: no node of another number has it, and none with the same weight."""
+        """Return whether a call can have a node: no node of another number has it, and none with the same parameter."""
         if item.label != UNNUMBERED:
             return self._labels.get((id(item.calls), call), item.label) == item.label
-        return self._read[call].isdisjoint(self._weights(item.node))
+        return self._read[call].isdisjoint(self._used(item.node))
 
-    def _weights(self, node: int) -> list[int]:
-        return [value for value in self._graph.reads[node] if value in self._graph.initializers]
+    def _used(self, node: int) -> list[int]:
+        """Return the parameters that a node uses; axes, shapes and other settings can be used twice in a call."""
+        return [value for value in self._graph.reads[node] if value in self._parameters]
 
 
 def _repetitions(graph: Graph, children: Candidates, items: Sequence[Item]) -> list[Sequence[Item]]:
