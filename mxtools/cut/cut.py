@@ -116,7 +116,8 @@ class Cut:
         """Return the outputs: what the rest of the graph reads, or the model returns.
 
         Constants and shapes are outputs only where there is nothing else: others have copies of their own. What is
-        looked up in weights by a shape, such as a bias for each distance, is no shape.
+        looked up in weights by a shape, such as a bias for each distance, is no shape; and what a node reads of which
+        others have a copy was given to them, whatever it was made of.
         """
         graph = self.graph
         results = set(graph.outputs)
@@ -130,7 +131,8 @@ class Cut:
         outside = [v for v in outside if v in results or self._is_wanted(v, readers[v])] or outside
         asked = {v for v, nodes in readers.items() if all(graph.operators[n].reads_only_shape for n in nodes)}
         copied = self._constant | (self._shape_derived - graph.weighted) | asked
-        live = [v for v in outside if v in results or v not in copied]
+        given = {v for v, nodes in readers.items() if not self.chosen.isdisjoint(nodes)} - self._constant
+        live = [v for v in outside if v in results or v in given or v not in copied]
         return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
 
     def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:
