@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import mxtools
 from mxtools.errors import AbsentError, CheckError, InputError
+from tests.support.commands import Mx
 
 TOLERANCE = 0.1
 """Relative error up to which a quantised result is right; one without its Relu is off by more than a half."""
@@ -139,6 +140,25 @@ def test_modules_are_what_they_were(tmp_path: Path, activation: str, exporter: s
     for scope in sorted(compared - {"."}):
         mixed = model.graft(source.filter(scope)).run(feeds)
         assert all(error(mixed[name], whole[name]) < TOLERANCE for name in whole), scope
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("way", ["per tensor", "signed", "prepared"])
+def test_operators_on_quantised_numbers_are_what_they_were_made_of(tmp_path: Path, way: str, mx: Mx) -> None:
+    trace, source, feeds = traced("relu", "torchscript")
+    model = quantised(source, tmp_path, feeds, quant_format=QuantFormat.QOperator, **WAYS[way])
+    by_scope = {module.scope: [node.op_type for node in module.nodes] for module in model.modules()}
+    assert by_scope["stem.act"] == ["QuantizeLinear", "QLinearConv"]  # the numbers begin at zero: the Relu is in there
+    assert by_scope["deep.norm"] == ["QLinearConv"]
+    assert by_scope["deep.act"] == ["DequantizeLinear"]
+    assert by_scope["fc"] == ["QuantizeLinear", "QGemm", "DequantizeLinear"]
+    assert model.absent["stem.norm"] == "merged: stem.act"
+    checked = model.verify(trace, isolate=True)
+    assert checked.first is None
+    assert not checked.culprits
+    model.save(tmp_path / "tagged.onnx")
+    said = mx("filter", "tagged.onnx", "--scope", "stem", "-o", "part.onnx", cwd=tmp_path)
+    assert "quantised numbers" in said.stderr.decode()
 
 
 @pytest.mark.model

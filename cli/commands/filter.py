@@ -38,5 +38,10 @@ def command(
         return
     if report.pieces > 1:
         say(f"mx filter: the selection is in {report.pieces} pieces that no tensor of it connects")
+    if report.quantised:
+        say(
+            f"mx filter: {', '.join(report.quantised)}: quantised numbers, as the file has them; "
+            "the node that makes them has their scale and zero point"
+        )
     for found in report.differences or ():
         say(f"mx filter: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")

@@ -14,6 +14,7 @@ from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pie
 from mxtools.errors import UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.rename import fresh, rename_values
+from mxtools.graph.types import is_quantised
 from mxtools.pipeline.base import Report
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
@@ -73,7 +74,8 @@ class FilterReport(Report):
     """What was cut out: its nodes, inputs and outputs.
 
     `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `differences` says
-    how far each output is from the whole model's; None where no check was asked for.
+    how far each output is from the whole model's; None where no check was asked for. `quantised` are the outputs that
+    the whole does not return, and that are numbers of 8 bits or less, which stand for others.
     """
 
     kind: ClassVar[str] = "filter"
@@ -83,11 +85,13 @@ class FilterReport(Report):
     outputs: list[str]
     pieces: int
     differences: list[dict[str, Any]] | None = None
+    quantised: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON."""
+        """Return the report as plain data, for JSON; the last two entries only where there is something to say."""
         found = {"nodes": self.nodes, "inputs": self.inputs, "outputs": self.outputs, "pieces": self.pieces}
-        return found if self.differences is None else found | {"verify": self.differences}
+        found |= {} if self.differences is None else {"verify": self.differences}
+        return found | ({"quantised": list(self.quantised)} if self.quantised else {})
 
 
 def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
@@ -125,7 +129,11 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         differences = _differences(whole, model, inner) if whole else None
         rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
-    return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences)
+    inner_ends = [value not in graph.outputs for value in cut.outputs]
+    small = tuple(
+        o.name for o, inner in zip(proto.graph.output, inner_ends, strict=True) if inner and is_quantised(o.type)
+    )
+    return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences, small)
 
 
 def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collection[int]) -> list[int]:

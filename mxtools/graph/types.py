@@ -51,6 +51,12 @@ def _dimension_text(dim: TensorShapeProto.Dimension, usual: bool) -> str:
     return "?" if is_made_up else dim.dim_param or "?"
 
 
+def is_quantised(type_: TypeProto) -> bool:
+    """Return whether a type is one of integers of 8 bits or less, which stand for the numbers of a quantised model."""
+    name = TensorProto.DataType.Name(type_.tensor_type.elem_type)
+    return name.removeprefix("U") in ("INT8", "INT4", "INT2")
+
+
 def size_of(dim: TensorShapeProto.Dimension) -> int | None:
     """Return the size of a dimension, None where it is unknown; some exporters write -1 for that."""
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None

@@ -64,6 +64,7 @@ class EarlierModelMatch:
             found.learn(known())
         # several weights of a model may be one earlier weight, as where a tool quantises only some of its uses
         found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
+        found.learn(names.quantised())
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)

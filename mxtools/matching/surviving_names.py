@@ -15,7 +15,7 @@ tool gives these to something else. Names of nodes are believed where the operat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
@@ -30,6 +30,10 @@ MOST_CONTRADICTED = 0.25
 Where a tool keeps names only a few are contradicted, such as those of values whose type it changed. Where it numbers
 anew, nearly all names behind the first node that it removed mean something else, and many of these are of another size.
 """
+
+
+QUANTISED = "_quantized"
+"""What ONNX Runtime puts behind the name of a value that it quantises, where operators work on quantised numbers."""
 
 
 class SurvivingNames:
@@ -65,6 +69,29 @@ class SurvivingNames:
             if len(mine) == len(its) and is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
                 found.update({v: (other,) for v, other in zip(mine, its, strict=True) if self.fits(v, other)})
         return found
+
+    def quantised(self) -> ValueMatches:
+        """Return the values that are quantised now: ONNX Runtime names them after the earlier ones, `x_quantized`.
+
+        Where a Relu behind one is gone its work is done too, since the numbers begin at zero, so the value stands for
+        what the Relu made.
+        """
+        found = {}
+        kept = {self.graph.nodes[node].name for node in self.nodes}
+        for value, name in enumerate(self.graph.names):
+            base = name.removesuffix(QUANTISED)
+            if base != name and base in self.earlier.by_name and base not in self.graph.by_name:
+                found[value] = (self._through_clamps(self.earlier.by_name[base], kept),)
+        return found
+
+    def _through_clamps(self, other: int, kept: Container[str]) -> int:
+        """Return what clamps of which no node is left made of an earlier value, or the value itself."""
+        earlier = self.earlier
+        while len(readers := earlier.readers[other]) == 1 and earlier.operators[readers[0]].clamps:
+            if earlier.nodes[readers[0]].name in kept:
+                break
+            other = earlier.writes[readers[0]][0]
+        return other
 
     def _contradicts(self, value: int, other: int) -> bool:
         """Return whether values of one name cannot be the same: their sizes differ, or weights that they are made of.
