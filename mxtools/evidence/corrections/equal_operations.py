@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from mxtools.evidence.corrections.operations import is_named_like
 from mxtools.graph.index import NOWHERE
+from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.traced_calls import leaving_tensors
 
@@ -103,12 +104,14 @@ class _EqualOperations:
         call, within = operation.call, self._hierarchy.within
         values, tensors = self._read(node), [t for t in operation.inputs if t in self._live]
         own = [at is not None and within(at, call) for at in map(self._place, values)]
-        made = [t in self._maker and within(self._maker[t].call, call) for t in tensors]
+        made = [self._is_made_in(t, call) for t in tensors]
         return sorted(own) == sorted(made)
 
     def _read(self, node: int) -> list[int]:
-        constant, stored = self._graph.constant, self._graph.stored
-        return [v for v in self._graph.reads[node] if v not in constant and v not in stored]
+        return [v for v in self._graph.reads[node] if self._is_live(v)]
+
+    def _is_live(self, value: int) -> bool:
+        return value not in self._graph.constant and value not in self._graph.stored
 
     def _place(self, value: int) -> int | None:
         maker = self._graph.producer[value]
@@ -124,12 +127,24 @@ class _EqualOperations:
             node, operation, equal = left.pop()
             if equal.call in self._equal_at(node) or operation.call != self._annotations.call[node]:
                 continue
-            self._annotations.equal_at[node] = (*self._equal_at(node), equal.call)
+            self._add(node, equal.call)
             values = self._read(node)
             tensors = [pair for pair in zip(operation.inputs, equal.inputs, strict=True) if pair[0] in self._live]
-            if len(values) == len(tensors):
-                left += [
-                    (self._graph.producer[value], self._maker[one], self._maker[other])
-                    for value, (one, other) in zip(values, tensors, strict=True)
-                    if one != other and one in self._maker and self._graph.producer[value] != NOWHERE
-                ]
+            for value, (one, other) in zip(values, tensors, strict=True) if len(values) == len(tensors) else ():
+                if one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
+                    left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
+                elif one == other and not self._is_made_in(one, operation.call):
+                    for before in self._nodes_of_call(value, operation.call):
+                        self._add(before, equal.call)
+
+    def _add(self, node: int, call: int) -> None:
+        if call not in self._equal_at(node):
+            self._annotations.equal_at[node] = (*self._equal_at(node), call)
+
+    def _is_made_in(self, tensor: int, call: int) -> bool:
+        return tensor in self._maker and self._hierarchy.within(self._maker[tensor].call, call)
+
+    def _nodes_of_call(self, value: int, call: int) -> set[int]:
+        """Return the nodes of a call that lead to a value: of an operation that takes several, those before its last."""
+        call_of, producer = self._annotations.call, self._graph.producer
+        return nodes_behind(self._graph, [value], lambda v: not self._is_live(v) or call_of[producer[v]] != call)
