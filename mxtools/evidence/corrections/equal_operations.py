@@ -130,12 +130,21 @@ class _EqualOperations:
             self._add(node, equal.call)
             values = self._read(node)
             tensors = [pair for pair in zip(operation.inputs, equal.inputs, strict=True) if pair[0] in self._live]
-            for value, (one, other) in zip(values, tensors, strict=True) if len(values) == len(tensors) else ():
-                if one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
-                    left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
-                elif one == other and not self._is_made_in(one, operation.call):
-                    for before in self._nodes_of_call(value, operation.call):
-                        self._add(before, equal.call)
+            given = [one == other and not self._is_made_in(one, operation.call) for one, other in tensors]
+            if all(given):
+                self._add_all(values, operation.call, equal.call)
+            elif len(values) == len(tensors):
+                for value, (one, other), is_given in zip(values, tensors, given, strict=True):
+                    if is_given:
+                        self._add_all([value], operation.call, equal.call)
+                    elif one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
+                        left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
+
+    def _add_all(self, values: list[int], call: int, equal: int) -> None:
+        """Note what leads to values in a call as equal too: of an operation of several nodes, those before the last."""
+        call_of, producer, is_live = self._annotations.call, self._graph.producer, self._is_live
+        for node in nodes_behind(self._graph, values, lambda v: not is_live(v) or call_of[producer[v]] != call):
+            self._add(node, equal)
 
     def _add(self, node: int, call: int) -> None:
         if call not in self._equal_at(node):
@@ -143,8 +152,3 @@ class _EqualOperations:
 
     def _is_made_in(self, tensor: int, call: int) -> bool:
         return tensor in self._maker and self._hierarchy.within(self._maker[tensor].call, call)
-
-    def _nodes_of_call(self, value: int, call: int) -> set[int]:
-        """Return the nodes of a call that lead to a value: of an operation that takes several, those before its last."""
-        call_of, producer = self._annotations.call, self._graph.producer
-        return nodes_behind(self._graph, [value], lambda v: not self._is_live(v) or call_of[producer[v]] != call)
