@@ -158,7 +158,8 @@ def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> t
     report = replace(result.last(TagReport), explained=explained)
     renamed = {old: new for names in result.all(NamesReport) for old, new in names.renamed.items()}
     counted = ", ".join(f"{word} {count}" for word, count in report.evidence.items())
-    parts = [f"{report.nodes} nodes" + (f" ({counted})" if counted else "")]
+    of = f" of {report.part}" if report.part else ""
+    parts = [f"{report.nodes} nodes{of}" + (f" ({counted})" if counted else "")]
     if report.merged:
         parts.append(f"{report.merged} merged")
     if report.disagreements:

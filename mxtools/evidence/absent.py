@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.traces.traced_calls import known_outputs
+from mxtools.traces.values import inner_inputs
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar
@@ -30,8 +34,8 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
     with_nodes = calls_with_nodes(annotations)
     merged = _merged_into(annotations) | annotations.equal
     calls = sidecar.calls
-    passed = {t.id for call in calls for t in call.inputs} | {t.id for call in calls[:1] for t in call.outputs}
-    live = {t.id for call in with_nodes for t in calls[call].outputs} | {t.id for t in calls[ROOT_CALL].inputs}
+    passed = _taken(annotations, sidecar, with_nodes)
+    live = _live(sidecar, with_nodes)
     absent = {}
     for number, scope in enumerate(hierarchy.scopes):
         if number in with_nodes:
@@ -80,10 +84,42 @@ def is_vacuous(call: Call) -> bool:
     return not call.reorders and all(t.id in given or t.fingerprint in values for t in call.outputs)
 
 
-def _is_unused(call: Call, passed: set[int], live: set[int]) -> bool:
-    """Return whether no call took what a call returned, although it is no constant: it was computed from live tensors.
+def _taken(annotations: Annotations, sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:
+    """Return the tensors that the graph returns, or that calls with nodes are given, and all that these came from."""
+    root, graph = sidecar.calls[ROOT_CALL], annotations.graph
+    returned = known_outputs([graph.names[value] for value in graph.outputs], sidecar)
+    known = returned & {tensor.name for tensor in root.outputs}
+    is_part = known and len(graph.outputs) < len({tensor.name for tensor in root.outputs})
+    ends = [t.id for t in root.outputs if t.name in known or not is_part]
+    sources: dict[int, set[int]] = defaultdict(set)
+    for _, _, inputs, outputs in sidecar.operations:
+        for tensor in outputs:
+            sources[tensor].update(inputs)
+    for call in sidecar.calls[1:]:
+        for output in call.outputs:
+            sources[output.id].update(tensor.id for tensor in call.inputs)
+    given = (tensor.id for call in with_nodes for tensor in sidecar.calls[call].inputs)
+    asked = [graph.names[value] for value in graph.inputs if value not in graph.stored]
+    begins = set(inner_inputs(sidecar, asked).values())
+    starts = (tensor for tensor in (*ends, *given) if tensor not in begins)
+    return reached(starts, lambda tensor: sources[tensor] - begins)
 
-    `passed` are the tensors that calls were given or that the root returned; `live` those that depend on its inputs.
+
+def _live(sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:
+    """Return the tensors that depend on the inputs of the graph: calls with nodes returned them, or what follows."""
+    results: dict[int, set[int]] = defaultdict(set)
+    for _, _, inputs, outputs in sidecar.operations:
+        for tensor in inputs:
+            results[tensor].update(outputs)
+    begins = [t.id for t in sidecar.calls[ROOT_CALL].inputs]
+    made = (tensor.id for call in with_nodes for tensor in sidecar.calls[call].outputs)
+    return reached([*begins, *made], lambda tensor: results[tensor])
+
+
+def _is_unused(call: Call, passed: Collection[int], live: Collection[int]) -> bool:
+    """Return whether nobody takes what a call returned, although it is no constant: it was computed from live tensors.
+
+    `passed` are the tensors that somebody takes; `live` those that depend on the inputs of the graph.
     """
     returned = {tensor.id for tensor in call.outputs}
-    return not returned & passed and any(tensor.id in live for tensor in call.inputs)
+    return returned.isdisjoint(passed) and any(tensor.id in live for tensor in call.inputs)

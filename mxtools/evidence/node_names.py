@@ -36,7 +36,6 @@ from mxtools.evidence.calls.index import (
     CallIndex,
     Candidates,
     call_index,
-    name_components,
     require_same_model,
     scope_steps,
 )
@@ -45,6 +44,7 @@ from mxtools.graph.index import Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.labels import name_components
 from mxtools.scopes.scope import DEEPEST, escape, is_scope
 
 Path = tuple[str, ...]

@@ -16,7 +16,6 @@ from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import escape
-from mxtools.traces.traced_calls import full_name
 from mxtools.traces.values import Values
 
 _STATE = re.compile(r"\w+(\.\w+)+")
@@ -47,22 +46,17 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
     """Return for each initializer that is a weight of the trace the calls of its module."""
-    owner = {
-        full_name(module, weight): (module.path, weight)
-        for module in index.sidecar.modules
-        for weight in module.weights
-    }
     found = {}
     for value, name, dims in _stored(graph):
-        if name not in owner:
+        if name not in index.weights:
             continue
-        module, weight = owner[name]
+        module, weight = index.weights[name]
         if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
             raise InputError(
                 f"the sidecar is of another model: its {name!r} is of shape {list(weight.shape)}, here {list(dims)}",
                 "trace the model that was exported",
             )
-        if calls := index.by_paths((module,)):
+        if calls := index.by_module(module.path):
             found[value] = calls
     return found
 

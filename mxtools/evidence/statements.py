@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 from mxtools.errors import UsageError
 from mxtools.evidence.calls.index import CallIndex, call_index
-from mxtools.evidence.exporter_metadata import paths_on
 from mxtools.pipeline.pipeline import Step
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import full_name
+from mxtools.scopes.labels import paths_on
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,10 @@ def _exporters(annotations: Annotations, index: CallIndex, node: int) -> Iterato
 def _parameters(annotations: Annotations, index: CallIndex, node: int) -> Iterator[Statement]:
     """Yield which traced weights a node reads."""
     graph, scopes = annotations.graph, annotations.hierarchy.scopes
-    owner = {full_name(m, w): m.path for m in index.sidecar.modules for w in m.weights}
     for value in graph.reads[node]:
-        if value in graph.stored and (name := graph.names[value]) in owner:
-            yield Statement("parameters", name, tuple(scopes[call] for call in index.by_paths((owner[name],))))
+        if value in graph.stored and (name := graph.names[value]) in index.weights:
+            module, _ = index.weights[name]
+            yield Statement("parameters", name, tuple(scopes[call] for call in index.by_module(module.path)))
 
 
 @dataclass(frozen=True)

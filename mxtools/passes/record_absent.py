@@ -19,7 +19,8 @@ class TagReport(Report):
     """What was projected: the numbers of nodes, of nodes by evidence and of merged nodes, and the absent scopes.
 
     `absent` has the scopes of the trace that no node has, each with the reason; `disagreements` is the number of nodes
-    whose scope is none of those that the exporter says; `foreign` has the modules that nodes name and the trace lacks,
+    whose scope is none of those that the exporter says; `part` is the module of which the graph is an export, empty for
+    the whole model; `foreign` has the modules that nodes name and the trace lacks,
     each with the number of nodes, if these are many; `explained` says how nodes that the user named came to theirs.
     """
 
@@ -31,12 +32,13 @@ class TagReport(Report):
     absent: dict[str, str]
     disagreements: int = 0
     foreign: dict[str, int] = field(default_factory=dict)
+    part: str = ""
     explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON; explanations only where they were asked for."""
-        found = asdict(self)
-        return found if self.explained else {key: value for key, value in found.items() if key != "explained"}
+        """Return the report as plain data, for JSON; a part and explanations only where there are any."""
+        left_out = {name for name in ("explained", "part") if not getattr(self, name)}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class RecordAbsent(Pass):
         differing = 0 if model.previous else len(disagreements(model))
         foreign = {} if model.previous else foreign_modules(model)
         counts = len(annotations.call), annotations.counts(), len(annotations.merged)
-        return TagReport(*counts, absent, differing, foreign)
+        part = model.traced.model.part if model.traced else ""
+        return TagReport(*counts, absent, differing, foreign, part or "")
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

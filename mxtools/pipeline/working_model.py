@@ -57,7 +57,8 @@ class WorkingModel:
         self.proto = proto
         self.weights = weights or WeightStore()
         self.name = name
-        self.sidecar, self.values, self.previous = sidecar, values, previous
+        self._sidecar, self._fits = sidecar, False
+        self.values, self.previous = values, previous
         self.version = 0
         self._graph: Graph | None = None
         self._shapes: Shapes | None = None
@@ -103,6 +104,19 @@ class WorkingModel:
         if self._annotations is None:
             self._annotations = Annotations(self.proto, self.graph, self._tree())
         return self._annotations
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        """The trace; if the graph is an export of a part of the traced model, that of the part."""
+        if self._sidecar and not self._fits:
+            from mxtools.traces.part import fitted
+
+            self._sidecar, self._fits = fitted(self.graph, self.weights, self._sidecar), True
+        return self._sidecar
+
+    @sidecar.setter
+    def sidecar(self, sidecar: Sidecar | None) -> None:
+        self._sidecar, self._fits = sidecar, False
 
     @property
     def traced(self) -> Sidecar | None:

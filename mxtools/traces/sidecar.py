@@ -106,6 +106,10 @@ class TracedModel(_TraceRecord):
     qualified_class: str
     spec: str
     inputs: tuple[TracedTensor, ...] = ()
+    part: Annotated[
+        str | None,
+        Field(description="the module that the calls below the root are of, if the rest was left out"),
+    ] = None
 
 
 class Sidecar(_TraceRecord):

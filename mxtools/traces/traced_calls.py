@@ -5,7 +5,7 @@ Apart from the sidecar's schema, because that takes long to import and most of w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.scopes.scope import ROOT
@@ -36,6 +36,17 @@ def leaving_tensors(call: Call) -> list[TracedTensor]:
     A call can make a tensor that others use without returning it: it wrote it to a cache, or kept it as an attribute.
     """
     return [*returned_tensors(call), *call.leaves]
+
+
+def known_outputs(outputs: Collection[str], sidecar: Sidecar) -> set[str]:
+    """Return those of a graph's outputs that the traced model returned too.
+
+    As many as the trace has are these, whatever they are called. Otherwise it is those of the same names, if there are
+    any: an exporter can leave results out, or return caches that the traced run did not keep.
+    """
+    traced = {tensor.name for tensor in sidecar.calls[0].outputs}
+    same = traced.intersection(outputs) if len(outputs) != len(traced) else set[str]()
+    return same or set(outputs)
 
 
 def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:

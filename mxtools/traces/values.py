@@ -5,7 +5,7 @@ A trace records its inputs under their names, and the tensors of its calls under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from mxtools.graph.types import plain
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 _NARROW = {
     "BF16": TensorProto.BFLOAT16,
@@ -147,10 +147,39 @@ def _input_of(name: str) -> str:
 def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str, Array]:
     """Return the recorded or given values of a graph's inputs, by name.
 
-    If the graph has other names than the trace, its inputs are taken to come in the same order.
+    If the graph has other names than the trace, its inputs are taken to come in the same order. But if some are in both
+    and all together are the arguments of a call inside, they are what that call was given: an exported decoder takes
+    what the whole model gives it.
     """
     by_name = {name: array for name in names if (array := values.get(name)) is not None}
-    if len(by_name) == len(names) or not sidecar:
+    if not sidecar:
         return by_name
-    traced = [array for tensor in sidecar.model.inputs if (array := values.get(tensor.name)) is not None]
-    return dict(zip(names, traced, strict=True)) if len(traced) == len(names) else by_name
+    traced = {t.name: array for t in sidecar.model.inputs if (array := _traced_input(sidecar, values, t)) is not None}
+    if traced.keys() >= set(names):
+        return {name: traced[name] for name in names}
+    if len(by_name) == len(names):
+        return by_name
+    if not (inner := inner_inputs(sidecar, names)):
+        return dict(zip(names, traced.values(), strict=True)) if len(traced) == len(names) else by_name
+    return {name: array for name in names if (array := values.get(str(inner[name]))) is not None}
+
+
+def _traced_input(sidecar: Sidecar, values: Values, tensor: TracedTensor) -> Array | None:
+    """Return the value of a traced input; those of a part are recorded as what its call was given."""
+    recorded: Array | None = values.get(str(tensor.id)) if sidecar.model.part else None
+    named: Array | None = values.get(tensor.name) if recorded is None else recorded
+    return named
+
+
+def inner_inputs(sidecar: Sidecar, names: Sequence[str]) -> dict[str, int]:
+    """Return the ids of the tensors that a graph's inputs are, where these are no inputs of the traced model.
+
+    They are what the outermost call was given that was given tensors of all these names. Returns nothing where there is
+    none, or where the inputs are the model's: all of them by name, or as many with no name in common.
+    """
+    own = [tensor.name for tensor in sidecar.model.inputs]
+    if set(own) >= set(names) or (len(own) == len(names) and not set(own) & set(names)):
+        return {}
+    given = ({tensor.name: tensor.id for tensor in call.inputs} for call in sidecar.calls)
+    found = next((ids for ids in given if ids.keys() >= set(names)), {})
+    return {name: found[name] for name in names if found}

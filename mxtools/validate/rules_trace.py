@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import absent_scopes
-from mxtools.evidence.calls.index import OTHER_MODEL_SHARE
+from mxtools.evidence.calls.index import OTHER_MODEL_SHARE, call_index
 from mxtools.evidence.statements import disagreements
 from mxtools.files.json_text import list_of_texts
 from mxtools.graph.constants import LARGEST
@@ -158,12 +158,10 @@ def _record(checked: CheckedModel) -> Iterator[Fault]:
 
 def _weights(checked: CheckedModel) -> Iterator[tuple[int, TracedModule, Weight]]:
     """Yield the initializers of the main graph that have the name of a traced weight, with its module and it."""
-    by_name = checked.graph.by_name
-    for module in checked.model.sidecar.modules if checked.model.sidecar else ():
-        for weight in module.weights:
-            value = by_name.get(full_name(module, weight))
-            if value in checked.graph.initializers:
-                yield value, module, weight
+    index, by_name = checked.model.once(call_index), checked.graph.by_name
+    for name, (module, weight) in index.weights.items() if index else ():
+        if (value := by_name.get(name)) in checked.graph.initializers:
+            yield value, module, weight
 
 
 def _modules(checked: CheckedModel, scope: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.equal_work import EqualWork
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
-from mxtools.traces.traced_calls import call_ends, returned_tensors
+from mxtools.traces.traced_calls import call_ends, known_outputs, returned_tensors
 from mxtools.traces.values import Values
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def counted(verdicts: Collection[Verdict]) -> RoundTrip:
 def round_trip(model: WorkingModel) -> list[Verdict]:
     """Cut out every call that made something which is used, run it, and compare its results with the recorded ones.
 
-    `exact`: it returns all that the graph has of what the module returned, and nothing else. `extra`: it also returns
+    `exact`: it returns all that the graph has of what the module returned, and nothing else, but for outputs of the
+    graph that the traced model did not return. `extra`: it also returns
     tensors that the module did not return. `bad`: something is lacking, or it does not run. `missing`: it cannot be cut
     out, although its results are in the graph. `gone`: it cannot be cut out, and its results are not in the graph, or a
     node of another module does its work too; then its results can be there by chance, as those of a convolution with a
@@ -88,6 +89,8 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
         except (AbsentError, UsageError) as error:
             word = "missing" if results & live and number not in merged else "gone"
             verdicts[number] = Verdict(scope, word, str(error))
+    outputs = [value.name for value in model.proto.graph.output]
+    others = set(outputs) - known_outputs(outputs, sidecar)
     given = model.inputs()
     asked = {annotations.graph.names[v] for cut in cuts.values() for v in cut.inputs} - given.keys()
     given |= dict(inner_values(model.proto, model.weights, given, dict.fromkeys(sorted(asked), 0)))
@@ -100,7 +103,9 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
         except InputError as error:
             verdicts[number] = Verdict(call.scope, "bad", str(error))
             continue
-        verdicts[number] = _compared(call, got, values, used[number] & live)
+        verdicts[number] = _compared(
+            call, {n: v for n, v in got.items() if n not in others}, values, used[number] & live
+        )
     return [verdicts[number] for number in sorted(verdicts)]
 
 

@@ -2,6 +2,10 @@
 
 Exporters name modules, not calls: what they write leads to *candidates*, the calls of that module, as far as they lie
 under the modules that are named above it. `placement` tells which of them a node belongs to.
+
+The graph can be an export of a part (`mxtools.traces.part`): then what it names lies in that module. Of modules that
+hold the very same weights a library makes one object in one version, and several in the next: what was `shared`, in
+the decoder too, is `decoder.embed_tokens` now. Where a name leads to no call, it stands for such a twin.
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from mxtools.errors import InputError
 from mxtools.graph.walk import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
-from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing
+from mxtools.scopes.labels import name_component, name_components
+from mxtools.scopes.scope import ROOT, contains, join, local_name
+from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing, full_name
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.sidecar import Sidecar, TracedModule, Weight
 
 Candidates = tuple[int, ...]
 """The calls that a node can belong to."""
@@ -45,7 +51,7 @@ _COUNT = re.compile(r"_\d+$")
 
 
 class CallIndex:
-    """Finds the calls of a trace by what exporters write."""
+    """Finds the calls of a trace by what exporters write; the first names stand at `start`, the call of the part."""
 
     def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
         """Index a trace's calls by module, and by the names that TorchScript gives to their nodes.
@@ -54,23 +60,45 @@ class CallIndex:
         """
         self.hierarchy = hierarchy
         self.sidecar = sidecar
+        self.part = sidecar.model.part or ROOT
         self.module = [call.module for call in sidecar.calls]
+        self.start = self.module.index(self.part)
         self.canonical = {name: m.path for m in sidecar.modules for name in (*m.aliases, m.path)}
         self._calls_of: dict[str, list[int]] = defaultdict(list)
         self._next: list[dict[str, int]] = [{}]
         self._calls_at: list[list[int]] = [[]]
-        places: list[int] = []
+        self._places = list[int]()
         for number, call in enumerate(sidecar.calls):
             self._calls_of[call.module].append(number)
-            place = 0 if call.parent is None else places[call.parent]
-            for part in name_component(call.module).split("/") if call.parent is not None else ():
-                place = self._step(place, part)  # a module's own name can hold a slash
-            places.append(place)
+            place = 0 if call.parent is None else self._places[call.parent]
+            for name in name_component(call.module).split("/") if call.parent is not None else ():
+                place = self._step(place, name)  # a module's own name can hold a slash
+            self._places.append(place)
             self._calls_at[place].append(number)
+        self._enter_twins()
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
         self._unique: dict[Candidates, Candidates] = {}
-        self.by_paths = cache(lambda paths: self._interned(self._by_paths(paths)))
+        self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
+        self.by_module = cache(lambda path: self._interned(self._called((path,))))
         self.by_name = cache(self._by_name)
+
+    def _enter_twins(self) -> None:
+        """Let further names lead to calls, where they lead to none: of the called module, and of its twins."""
+        found: dict[tuple[str, tuple[str, ...]], list[TracedModule]] = defaultdict(list)
+        for module in self.sidecar.modules:
+            if module.weights:
+                weights = tuple(weight.tied or full_name(module, weight) for weight in module.weights)
+                found[module.class_name, weights].append(module)
+        twins = {module.path: group for group in found.values() for module in group}
+        for number, call in enumerate(self.sidecar.calls):
+            names = [
+                name for m in twins.get(call.module, ()) for name in (m.path, *m.aliases) if call.parent is not None
+            ]
+            for name in names:
+                self._next[self._places[call.parent or 0]].setdefault(name_component(name), self._places[number])
+        for path, group in twins.items():
+            if path not in self._calls_of and len(group) > 1:
+                self._calls_of[path] = sorted(call for twin in group for call in self._calls_of.get(twin.path, ()))
 
     def _interned(self, calls: Candidates) -> Candidates:
         """Return the one tuple of these calls, so that candidates can be compared by identity.
@@ -84,7 +112,7 @@ class CallIndex:
     def origins(self) -> dict[int, set[int]]:
         """The calls that made what each call was given: the innermost that returned it, or that ran its operation.
 
-        NOWHERE stands for the inputs of the model.
+        NOWHERE stands for the inputs of the graph.
         """
         maker = {tensor: calls[-1] for tensor, calls in calls_returning(self.sidecar).items()}
         maker.update(calls_making(self.sidecar))
@@ -102,7 +130,11 @@ class CallIndex:
             self._calls_at.append([])
         return self._next[place][name]
 
-    def _by_paths(self, paths: tuple[str, ...]) -> Candidates:
+    def _in_whole(self, path: str) -> str:
+        """Return the path in the traced model of a module of the graph, of which the path there is given."""
+        return self.part if path == ROOT else join(self.part, path)
+
+    def _called(self, paths: tuple[str, ...]) -> Candidates:
         """Return the calls of the last of some module paths that lie under the others; none where it is no module.
 
         A module that was not called in the trace is left out: its work counts as its caller's.
@@ -110,14 +142,14 @@ class CallIndex:
         if any(path not in self.canonical for path in paths[-1:]):
             return ()
         chain = [self.canonical[path] for path in paths if path in self.canonical]
-        while chain and chain[-1] not in self._calls_of:
+        while chain and not self._calls_of.get(chain[-1]):
             chain.pop()
         if not chain:
-            return (ROOT_CALL,)
+            return (self.start,)
         calls = self._calls_of[chain[-1]]
         if len(calls) == 1:
             return tuple(calls)
-        modules = set(chain)
+        modules = set(chain[:-1])
         fitting = [c for c in calls if modules <= {self.module[a] for a in self.hierarchy.lineage(c)}]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
@@ -127,7 +159,7 @@ class CallIndex:
 
         The part ends before the first component that is no module. There are no calls if that is the first one.
         """
-        names, known, place = name_components(text), list[str](), 0
+        names, known, place = name_components(text), list[str](), self._places[self.start]
         for name in names:
             following = next((n for n in (name, _COUNT.sub("", name)) if n in self._next[place]), None)
             if following is None:
@@ -147,6 +179,14 @@ class CallIndex:
         if count == len(names) or not {names[count], _COUNT.sub("", names[count])}.isdisjoint(self._components):
             return ""
         return "/".join(names[: count + 1])
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[TracedModule, Weight]]:
+        """The traced weights by their names in the graph, each with its module."""
+        named = ((name, m) for m in self.sidecar.modules for name in (*m.aliases, m.path) if contains(self.part, name))
+        return {
+            local_name(join(name, w.name), self.part): (module, w) for name, module in named for w in module.weights
+        }
 
     @cached_property
     def _components(self) -> set[str]:
@@ -173,18 +213,6 @@ def require_same_model(
             "which nodes of this graph name",
             "trace the model that was exported",
         )
-
-
-def name_component(path: str) -> str:
-    """Return a module's part of a TorchScript node name: its path from the last part on that is no number, or all."""
-    parts = path.split(".")
-    start = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isnumeric()), 0)
-    return ".".join(parts[start:])
-
-
-def name_components(name: str) -> list[str]:
-    """Return the components of a node name: of `/encoder/layer.0`, and without the first slash too, two."""
-    return [component for component in name.split("/") if component]
 
 
 def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import call_times, full_name, leaving_tensors
+from mxtools.traces.traced_calls import call_times, full_name, known_outputs, leaving_tensors
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -55,7 +55,7 @@ def hoist_shared(model: WorkingModel) -> None:
         return
     unclaimed = _UnclaimedResults(model, model.traced)
     calls, producer = annotations.call, graph.producer
-    leaving = set(graph.outputs) | _crossing(graph, calls)
+    leaving = unclaimed.outputs | _crossing(graph, calls)
     # a heap of negative numbers, which gives the last node first; it grows by the makers of what a moved node reads
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
     done = NOWHERE
@@ -91,14 +91,16 @@ class _UnclaimedResults:
     Attributes: `former_calls`, for each node that was moved the call that it was in, and those that use it; `calls`, of
     the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the tensors
     that operations of each call read; `returned`, the tensors by which its work leaves each call, and `unclaimed`,
-    those that are no constants of the graph and that no value claims yet.
+    those that are no constants of the graph and that no value claims yet; `outputs`, those of the graph that the traced
+    model returned: of others, as caches, the trace does not say that they leave a call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
         self.graph, self.annotations = model.graph, model.annotations
         self.shapes = model.shapes
         self.constant = self.graph.constant
-        self.outputs = set(self.graph.outputs)
+        returned = known_outputs([self.graph.names[value] for value in self.graph.outputs], sidecar)
+        self.outputs = {value for value in self.graph.outputs if self.graph.names[value] in returned}
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)

@@ -1,0 +1,58 @@
+"""What exporters write on nodes to say their modules: names, and metadata.
+
+/encoder/layer.0/attention/MatMul                       TorchScript, in the name: a component for each module
+pkg.torch.onnx.name_scopes: ['', 'encoder', …, 'mm']    torch.export, in the metadata: paths, and the FX node
+"""
+
+from __future__ import annotations
+
+import ast
+
+from onnx import NodeProto
+
+from mxtools.scopes import keys
+from mxtools.scopes.scope import ROOT
+
+
+def name_component(path: str) -> str:
+    """Return a module's part of a TorchScript node name: its path from the last part on that is no number, or all."""
+    parts = path.split(".")
+    start = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isnumeric()), 0)
+    return ".".join(parts[start:])
+
+
+def name_components(name: str) -> list[str]:
+    """Return the components of a node name: of `/encoder/layer.0`, and without the first slash too, two."""
+    return [component for component in name.split("/") if component]
+
+
+def paths_on(node: NodeProto) -> tuple[str, ...]:
+    """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out.
+
+    The class of a module is written with it. What has its own name for a class is a note of the exporter's and no
+    module: of sizes of inputs it says `_empty_nn_module_stack_from_metadata_hook`, twice.
+    """
+    for entry in node.metadata_props:
+        if entry.key == keys.TORCH_NAME_SCOPES:
+            paths = _listed(entry.value)[:-1]
+            is_note = (
+                paths[:1] not in ([], [""]) and paths[:1] == classes_on(node)[:1]
+            )  # modules begin with the root, ""
+            return () if is_note else tuple(path or ROOT for path in paths)
+    return ()
+
+
+def classes_on(node: NodeProto) -> list[str]:
+    """Return the classes that are written on a node, one for each module path, and that of its FX node."""
+    return _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
+
+
+def _listed(text: str) -> list[str]:
+    """Return the list of strings whose `repr` a text is; an empty list where it is something else."""
+    if "\\" not in text and '"' not in text and text[:2] == "['" and text[-2:] == "']":
+        return text[2:-2].split("', '")
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [str(item) for item in items] if isinstance(items, list) else []
