@@ -10,7 +10,8 @@ run on values of the whole graph, and compared with what PyTorch's module return
 (`optimum_record.py`). The verdicts are those of the round trip (docs/strategies.md). Given a TEXT, only files that have
 it in their name or their folder's are taken.
 
-Prints a line for each file, and one for each call that is not exact. Exit status 1 when there is any.
+Prints a line for each file, and one for each call that is not exact; if all files were measured, writes the table into
+docs/world.md. Exit status 1 when a call is not exact, other than one of which the exporter left nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from mxtools.traces.sidecar import Sidecar, loads
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "optimum"
+PAGE = ROOT / "docs" / "world.md"
+BEGIN, END = "<!-- measured: benchmarks/optimum_files.py -->\n", "<!-- /measured by optimum_files.py -->"
 RECORD = Path(__file__).with_name("optimum_record.py")
 MX = Path(sys.executable).with_name("mx")
 PACKAGES = ("optimum==2.1.0", "optimum-onnx==0.1.0", "transformers==4.57.6")
@@ -49,6 +52,7 @@ PINNED = ("torch", "onnx", "onnxruntime")
 NOTHING_THERE = (2, 4)
 """Exit statuses of `mx filter` where there is no such scope, or nothing left of it."""
 WORDS = ("exact", "extra", "bad", "missing", "gone")
+COLUMNS = ("file", "trace", "nodes", "tagged", *WORDS)
 
 Array = NDArray[Any]
 
@@ -62,8 +66,7 @@ class File:
     options: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        traced = " ".join(("mx trace", self.folder, *self.options))
-        return f"{self.folder}/{self.name}, {traced}"
+        return f"{self.folder}/{self.name} | {' '.join(('mx trace', self.folder, *self.options))}"
 
 
 TASKS = {"bert": "feature-extraction", "t5": "text2text-generation-with-past", "llama": "text-generation-with-past"}
@@ -77,17 +80,45 @@ FILES = (
 )
 
 
+@dataclass(frozen=True)
+class Row:
+    """What became of a file: its nodes, the share of them of which something is known, and the verdict on each call."""
+
+    file: File
+    nodes: int
+    tagged: float
+    verdicts: Mapping[str, tuple[str, str]]
+
+    def __str__(self) -> str:
+        counts = Counter(word for word, _ in self.verdicts.values())
+        return " | ".join((str(self.file), str(self.nodes), f"{self.tagged:.0%}", *(str(counts[w]) for w in WORDS)))
+
+    @property
+    def others(self) -> list[str]:
+        """A line for each call that is not exact."""
+        return [f"  {w} {scope}: {reason}" for scope, (w, reason) in self.verdicts.items() if w != "exact"]
+
+    @property
+    def fails(self) -> bool:
+        """Whether any call is not as PyTorch's module, or there is none."""
+        words = {word for word, _ in self.verdicts.values()}
+        return "exact" not in words or not words <= {"exact", "gone"}
+
+
 def main(environment: Path | None, texts: Sequence[str]) -> int:
     """Export, measure and print; return the exit status."""
     python = (environment or _environment()) / "bin" / "python"
-    failed = False
-    print(" | ".join(("file", "nodes", "tagged", *WORDS)))
+    print(" | ".join(COLUMNS))
+    rows = []
     for file in FILES:
-        if texts and not any(text in str(file) for text in texts):
-            continue
-        source = _exported(file.folder, python) / file.name
-        failed |= _measure(file, source, python)
-    return int(failed)
+        if not texts or any(text in str(file) for text in texts):
+            rows.append(_measure(file, _exported(file.folder, python) / file.name, python))
+            print(rows[-1], *rows[-1].others, sep="\n", flush=True)
+    if not texts:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *(f"| {row} |" for row in rows)]
+        PAGE.write_text(before + BEGIN + "\n".join(lines) + f"\n{END}" + rest.partition(END)[2])
+    return int(any(row.fails for row in rows))
 
 
 def _environment() -> Path:
@@ -136,32 +167,28 @@ def _save(name: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _measure(file: File, source: Path, python: Path) -> bool:
-    """Trace, tag and take apart one file, and print what became of it; return whether anything is not exact."""
+def _measure(file: File, source: Path, python: Path) -> Row:
+    """Trace, tag and take apart one file."""
     work = FOLDER / "work"
     work.mkdir(exist_ok=True)
     trace, tagged, given, returned = (work / name for name in ("trace.json", "tagged.onnx", "given.st", "returned.st"))
-    _mx("trace", FOLDER / file.folder, *file.options, "--record", "-o", trace)
-    status, said = _mx("tag", source, "--trace", trace, "-o", tagged)
-    if status:
-        print(f"{file} | {said}", flush=True)
-        return True
-    model, sidecar = onnx.load(tagged), loads(trace.read_text(), str(trace))
+    for line in (
+        ("trace", FOLDER / file.folder, *file.options, "--record", "-o", trace),
+        ("tag", source, "--trace", trace, "-o", tagged),
+    ):
+        status, said = _mx(*line)
+        if status:
+            return Row(file, 0, 0.0, {"": ("bad", said)})
+    model = onnx.load(tagged)
+    sidecar = fitted(Graph(model), WeightStore(), loads(trace.read_text(), str(trace)))
     inputs = _inputs(model, sidecar, load_file(trace.with_suffix(".safetensors")))
     save_file(inputs, given)
     subprocess.run([python, RECORD, FOLDER / file.folder, given, returned], check=True, stderr=subprocess.DEVNULL)
-    sidecar = fitted(Graph(model), WeightStore(), sidecar)
     scopes, recorded = [call.scope for call in sidecar.calls], Recorded(load_file(returned), sidecar.model.part)
     verdicts = dict(_verdicts(tagged, _whole_values(model, inputs), scopes, recorded))
     nodes = Graph(model).nodes
-    with_scope = sum(keys.props(node).get(keys.EVIDENCE, "root") != "root" for node in nodes)
-    counts = Counter(word for word, _ in verdicts.values())
-    print(f"{file} | {len(nodes)} | {with_scope / len(nodes):.0%} | " + " | ".join(str(counts[w]) for w in WORDS))
-    for scope, (word, reason) in verdicts.items():
-        if word != "exact":
-            print(f"  {word} {scope}: {reason}")
-    sys.stdout.flush()
-    return counts["exact"] + counts["gone"] < len(verdicts) or not counts["exact"]
+    known = sum(keys.props(node).get(keys.EVIDENCE, "root") != "root" for node in nodes)
+    return Row(file, len(nodes), known / len(nodes), verdicts)
 
 
 def _mx(*arguments: object) -> tuple[int, str]:
