@@ -77,14 +77,28 @@ class _Operations:
             node, operation = self._graph.producer[value], self._maker.get(tensor)
             if node == NOWHERE or operation is None or node in found:
                 continue
-            found[node] = operation.call
             values = [v for v in self._graph.reads[node] if self._is_live(v)]
+            if len(values) == 1 and self._is_made_by(values[0], operation) and not self._is_like(node, operation):
+                left += [(values[0], tensor)] if known.setdefault(values[0], tensor) == tensor else []
+                continue
+            found[node] = operation.call
             tensors = [t for t in operation.inputs if t in self._live]
-            if len(values) == len(tensors) and (len(values) == 1 or is_named_like(self._graph.nodes[node], operation)):
+            if len(values) == len(tensors) and (len(values) == 1 or self._is_like(node, operation)):
                 left += [(v, t) for v, t in zip(values, tensors, strict=True) if known.setdefault(v, t) == t]
             elif _is_caller(self._annotations, node, operation.call):
                 found = dict.fromkeys(self._nodes_of_call(value, operation.call), operation.call) | found
         return found
+
+    def _is_made_by(self, value: int, operation: Operation) -> bool:
+        """Return whether the node that makes a value is named like an operation.
+
+        Then a node behind it that is not is something that did nothing in PyTorch, such as a Cast to the same type.
+        """
+        maker = self._graph.producer[value]
+        return maker != NOWHERE and self._is_like(maker, operation)
+
+    def _is_like(self, node: int, operation: Operation) -> bool:
+        return is_named_like(self._graph.nodes[node], operation)
 
     def _nodes_of_call(self, value: int, call: int) -> set[int]:
         """Return the nodes between what a call is known to have made and a value that one of its operations made."""
