@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mxtools.evidence.corrections.operations import is_named_like
+from mxtools.evidence.corrections.operations import plain_name
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
@@ -49,11 +49,12 @@ class _EqualOperations:
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._leaving = [{tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
-        self._ran: dict[int, list[Operation]] = defaultdict(list)
+        self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
         first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
         same: dict[int, int] = {}
         for operation in sidecar.operations:
-            self._ran[operation.call].append(operation)
+            if operation.outputs:
+                self._ran[operation.call, plain_name(operation.name)].append(operation)
             if not self._live.isdisjoint(operation.inputs) and operation.outputs:
                 key = operation.name, tuple(same.get(t, t) for t in operation.inputs), len(operation.outputs)
                 equal = first.setdefault(key, operation)
@@ -89,7 +90,8 @@ class _EqualOperations:
         if meet == call:
             return
         left = {t for at in self._hierarchy.path_below(meet, call) for t in self._leaving[at]}
-        found = [o for o in self._ran[call] if self._fits(node, o)]
+        name = plain_name(self._graph.nodes[node].op_type)
+        found = [o for o in self._ran.get((call, name), ()) if self._fits(node, o)]
         if any(not left.isdisjoint(o.outputs) for o in found):
             return
         for operation in found:
@@ -98,9 +100,7 @@ class _EqualOperations:
                     yield operation, equal
 
     def _fits(self, node: int, operation: Operation) -> bool:
-        """Return whether a node can stand for an operation, by its name and by who made the values that it reads."""
-        if not is_named_like(self._graph.nodes[node], operation) or not operation.outputs:
-            return False
+        """Return whether a node can stand for an operation of its name, by who made the values that it reads."""
         call, within = operation.call, self._hierarchy.within
         values, tensors = self._read(node), [t for t in operation.inputs if t in self._live]
         own = [at is not None and within(at, call) for at in map(self._place, values)]

@@ -135,4 +135,9 @@ class _Operations:
 
 def is_named_like(node: NodeProto, operation: Operation) -> bool:
     """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
-    return node.op_type.lower() == operation.name.strip("_").lower()
+    return plain_name(node.op_type) == plain_name(operation.name)
+
+
+def plain_name(name: str) -> str:
+    """Return what the names of an operator and of a function of the same kind have in common: `add` of `__add__`."""
+    return name.strip("_").lower()
