@@ -1,8 +1,9 @@
-"""The tests themselves: what they share lies in `tests/support`, and what needs PyTorch is marked."""
+"""The repository: tests share what lies in `tests/support`, and all packages are in the distribution."""
 
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def test_no_test_module_is_imported(file: Path) -> None:
     for name in imported(file):
         last = name.split(".")[:2][-1]
         assert not (name.startswith("tests.") and (last.startswith("test_") or last == "conftest")), name
+
+
+def test_every_package_is_in_the_distribution() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [
+        file.parent.relative_to(ROOT) for room in ("mxtools", "cli") for file in (ROOT / room).rglob("__init__.py")
+    ]
+    names = [".".join(folder.parts).replace("cli", "mxtools_cli", folder.parts[0] == "cli") for folder in folders]
+    assert sorted(listed) == sorted(names)
