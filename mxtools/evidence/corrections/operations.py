@@ -71,23 +71,44 @@ class _Operations:
         """Return for nodes the calls in which their operations ran, as far as they are found."""
         found: dict[int, int] = {}
         known = self._given()
-        left = list(known.items())
+        left: list[tuple[int, int, int | None]] = [(value, tensor, None) for value, tensor in known.items()]
         while left:
-            value, tensor = left.pop()
+            value, tensor, reader = left.pop()
             node, operation = self._graph.producer[value], self._maker.get(tensor)
             if node == NOWHERE or operation is None or node in found:
                 continue
             values = [v for v in self._graph.reads[node] if self._is_live(v)]
             if len(values) == 1 and self._is_made_by(values[0], operation) and not self._is_like(node, operation):
-                left += [(values[0], tensor)] if known.setdefault(values[0], tensor) == tensor else []
+                left += [(values[0], tensor, reader)] if known.setdefault(values[0], tensor) == tensor else []
                 continue
             found[node] = operation.call
             tensors = [t for t in operation.inputs if t in self._live]
             if len(values) == len(tensors) and (len(values) == 1 or self._is_like(node, operation)):
-                left += [(v, t) for v, t in zip(values, tensors, strict=True) if known.setdefault(v, t) == t]
+                pairs = zip(values, tensors, strict=True)
+                left += [(v, t, operation.call) for v, t in pairs if known.setdefault(v, t) == t]
             elif _is_caller(self._annotations, node, operation.call):
-                found = dict.fromkeys(self._nodes_of_call(value, operation.call), operation.call) | found
+                call, nodes = self._whole(value, operation, reader)
+                found = dict.fromkeys(nodes, call) | found | {node: call}
         return found
+
+    def _whole(self, value: int, operation: Operation, reader: int | None) -> tuple[int, set[int]]:
+        """Return the call that ran an operation of several nodes, of which a node that makes a value is one, and these.
+
+        They go back to what is known of the call in which the operation ran. An exporter names all nodes of one
+        operation alike. So if the operation itself is what is known there, because it reads nothing that was made in
+        that call, the nodes are what is left of the operation that reads its result, which ran in the call `reader`:
+
+            linear ─ Gemm ─┬─ Erf ─ Mul ─       gelu: its last Mul reads one value, as gelu does, but another
+                           └───────┘
+        """
+        nodes, call = self._nodes_of_call(value, operation.call), operation.call
+        made = {v for n in nodes for v in self._graph.writes[n]}
+        begins_there = any(v not in made and self._is_known(v, call) for n in nodes for v in self._graph.reads[n])
+        within = self._annotations.hierarchy.within
+        if begins_there and not any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs):
+            at = self._annotations.call[self._graph.producer[value]]
+            return (at if reader is None or at is None else reader), nodes
+        return call, nodes
 
     def _is_made_by(self, value: int, operation: Operation) -> bool:
         """Return whether the node that makes a value is named like an operation.
@@ -102,13 +123,13 @@ class _Operations:
 
     def _nodes_of_call(self, value: int, call: int) -> set[int]:
         """Return the nodes between what a call is known to have made and a value that one of its operations made."""
-        graph, call_of, within = self._graph, self._annotations.call, self._annotations.hierarchy.within
+        return nodes_behind(self._graph, [value], lambda v: not self._is_live(v) or self._is_known(v, call))
 
-        def is_known(made: int) -> bool:
-            at = call_of[graph.producer[made]]
-            return not self._is_live(made) or (at is not None and within(at, call))
-
-        return nodes_behind(graph, [value], is_known)
+    def _is_known(self, value: int, call: int) -> bool:
+        """Return whether a value is known to be made in a call."""
+        maker = self._graph.producer[value]
+        at = None if maker == NOWHERE else self._annotations.call[maker]
+        return at is not None and self._annotations.hierarchy.within(at, call)
 
     def _given(self) -> dict[int, int]:
         """Return the values that are the inputs of calls: those that read one value, and were given one tensor."""
