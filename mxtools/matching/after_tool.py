@@ -125,12 +125,33 @@ def _merge(annotations: Annotations, match: EarlierModelMatch) -> None:
 
 
 def _equal_before(annotations: Annotations, match: EarlierModelMatch) -> None:
-    """Annotate the nodes that still do, in the call that they were in, what others did too in the earlier model."""
-    earlier = match.earlier_annotations
+    """Annotate the nodes that still do, in the call that they were in, what others did too in the earlier model.
+
+    What a tool put between such a node and those others, as a Reshape or a quantisation, is equal there too.
+    """
+    earlier, graph = match.earlier_annotations, match.graph
     for before, calls in earlier.equal_at.items():
         node = match.node_now[before]
         if node >= 0 and annotations.call[node] == earlier.call[before]:
             annotations.equal_at[node] = calls
+    within, ends = annotations.hierarchy.within, _led_to(annotations) if annotations.equal_at else {}
+    for node in sorted(ends):
+        makers = {maker for maker in graph.sources(node) if not graph.is_constant(maker)}
+        equal = {(annotations.call[maker], annotations.equal_at.get(maker, ())) for maker in makers}
+        call, others = equal.pop() if len(equal) == 1 else (None, ())
+        if call is not None and others and all(any(within(at, c) for c in (call, *others)) for at in ends[node]):
+            annotations.set(node, call, Evidence.DATAFLOW)
+            annotations.equal_at[node] = others
+
+
+def _led_to(annotations: Annotations) -> dict[int, set[int]]:
+    """Return for nodes without direct evidence the calls that what they lead to is known to be in."""
+    graph, found = annotations.graph, dict[int, set[int]]()
+    for node in reversed(graph.main):
+        if annotations.evidence[node] in (None, Evidence.DATAFLOW):
+            known = {at for n in graph.targets(node) if n not in found and (at := annotations.call[n]) is not None}
+            found[node] = known.union(*(found[n] for n in graph.targets(node) if n in found))
+    return found
 
 
 def _ending(annotations: Annotations, match: EarlierModelMatch) -> dict[int, int]:

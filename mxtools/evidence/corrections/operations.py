@@ -28,6 +28,7 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.hierarchy import ROOT_CALL
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
@@ -106,8 +107,7 @@ class _Operations:
         begins_there = any(v not in made and self._is_known(v, call) for n in nodes for v in self._graph.reads[n])
         within = self._annotations.hierarchy.within
         if begins_there and not any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs):
-            at = self._annotations.call[self._graph.producer[value]]
-            return (at if reader is None or at is None else reader), nodes
+            return (ROOT_CALL, set()) if reader is None else (reader, nodes)
         return call, nodes
 
     def _is_made_by(self, value: int, operation: Operation) -> bool:
