@@ -1,5 +1,5 @@
 """`python -m mxtools_cli`, where `mx` is not on the path."""
 
-from .main import main
+from .start import main
 
 main()

@@ -17,8 +17,20 @@ from typer.core import TyperCommand, TyperGroup
 
 from mxtools import __version__
 from mxtools.errors import MxError, speaking
+from mxtools.files import limits
 
 from .common import say
+from .foreign import as_mx_error
+from .terminal import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    drop_output,
+    end_at_once,
+    interrupt_cleanly,
+    is_broken_pipe,
+    prepare_streams,
+    was_interrupted,
+)
 from .words import WORDS
 
 COMMANDS = {
@@ -46,8 +58,6 @@ COMMANDS = {
 }
 RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap")
 """Commands that run a PyTorch model or another tool."""
-INTERRUPTED = 130
-BROKEN_PIPE = 141
 FAULT = 70
 """As EX_SOFTWARE of sysexits.h: not 1, which is an answer."""
 
@@ -88,7 +98,10 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Any command takes --debug: on an error it shows the traceback.")
+@app.callback(
+    epilog="Any command takes --debug: on an error it shows the traceback; and --limits N: files may expand N times "
+    "as far as usual before they are refused."
+)
 def mx(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
@@ -102,25 +115,86 @@ def mx(
 
 def main() -> None:
     """Run `mx`."""
+    end_at_once()
+    prepare_streams()
+    try:
+        status = _run()
+        sys.stdout.flush()
+    except BaseException as error:  # whatever ends the program: no traceback, and a status that means something
+        status = _ended_by(error)
+    sys.exit(status)
+
+
+def _run() -> int:
     if _command_named() in RUNNING_MODELS:
         _same_order_of_sets()
     else:
         gc.disable()  # a graph is millions of small objects that live as long as the process
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads start slowly, and nothing here needs them
-    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    arguments = [a for a in sys.argv[1:end] if a != "--debug"] + sys.argv[end:]
-    if len(arguments) < len(sys.argv) - 1:
-        os.environ["MX_DEBUG"] = "1"
-    try:
-        status = typer.main.get_command(app)(arguments, prog_name="mx", standalone_mode=False)
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
+    arguments = _without_general_options(sys.argv[1:])
+    status = typer.main.get_command(app)(arguments, prog_name="mx", standalone_mode=False)
+    return status if isinstance(status, int) else 0
+
+
+def _without_general_options(arguments: list[str]) -> list[str]:
+    """Return the arguments without the options that any command takes, which go into the environment."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    left: list[str] = []
+    given = iter(arguments[:end])
+    for argument in given:
+        if argument == "--debug":
+            os.environ["MX_DEBUG"] = "1"
+        elif argument.partition("=")[0] == "--limits":
+            os.environ[limits.VARIABLE] = argument.partition("=")[2] or next(given, "")
+            _check_limits()
+        else:
+            left.append(argument)
+    return left + arguments[end:]
+
+
+def _check_limits() -> None:
+    """End with a message where the limits are to be raised by what is no number."""
+    with speaking(WORDS):
+        try:
+            limits.factor()
+        except MxError as error:
+            say(f"mx: {error}")
+            raise typer.Exit(error.status) from None
+
+
+def _ended_by(error: BaseException) -> int:
+    """Say in one line why the program ends, where that is outside of a command; return the exit status."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort) or was_interrupted():
+        return INTERRUPTED
+    if is_broken_pipe(error) or (isinstance(error, SystemExit) and is_broken_pipe(error.__context__)):
+        drop_output()
+        return BROKEN_PIPE
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0
+    if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
         say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
-        status = 2
-    sys.exit(status if isinstance(status, int) else 0)
+        return 2
+    return _failed("mx", error)
+
+
+def _failed(command: str, error: BaseException) -> int:
+    """Say what an error is that is not mxtools' own: a library's, the system's, or a fault; return the status."""
+    found = as_mx_error(error) if isinstance(error, Exception) else None
+    if isinstance(error, OSError) or found is None:
+        drop_output()
+    if os.environ.get("MX_DEBUG"):
+        traceback.print_exception(error)
+    if found:
+        with speaking(WORDS):
+            say(f"{command}: {found}")
+        return found.status
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    say(f"{command}: unexpected {message[:300]}: report it with what --debug shows")
+    return FAULT
 
 
 def _command_named() -> str:
@@ -148,6 +222,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        interrupt_cleanly()
         with speaking(WORDS), _errors_in_one_line(name):
             command(*args, **kwargs)
             sys.stdout.flush()
@@ -168,14 +243,12 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise typer.Exit(BROKEN_PIPE) from None
     except Exception as error:
-        if os.environ.get("MX_DEBUG"):
-            raise
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"mx {name}: unexpected {message[:300]}: report it with what --debug shows")
-        raise typer.Exit(FAULT) from None
+        if was_interrupted():
+            raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(_failed(f"mx {name}", error)) from None
 
 
 def _failed_pass(error: MxError) -> str:

@@ -24,6 +24,7 @@ WORDS: dict[str, str] = {
     "io-tensors": "--io tensors",
     "keep-modules": "--keep-modules",
     "log-file": "--log FILE",
+    "limits": "--limits",
     "op": "--op",
     "opset": "--opset",
     "output": "-o",

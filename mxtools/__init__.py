@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mxtools.comparison.comparison import Comparison
+    from mxtools.files.limits import limits
     from mxtools.model.looking import Inputs
     from mxtools.model.model import Model
     from mxtools.pipeline.base import Pass, option
@@ -54,6 +55,7 @@ _PLACES = {
     "Pipeline": "mxtools.pipeline.pipeline",
     "StrategySelector": "mxtools.strategy_selector",
     "Trace": "mxtools.traces.trace",
+    "limits": "mxtools.files.limits",
     "export_model_auto": "mxtools.unified_export",
     "export_model_with_fallback": "mxtools.unified_export",
     "option": "mxtools.pipeline.base",
@@ -80,6 +82,7 @@ __all__ = [
     "export_model_auto",
     "export_model_with_fallback",
     "from_proto",
+    "limits",
     "list_passes",
     "list_strategies",
     "load",
@@ -127,7 +130,7 @@ def from_proto(
     """Return the model of an `onnx.ModelProto`, or of an `onnx_ir.Model`; the object that is given is never changed.
 
     External data are looked for in `data_dir`, else in the working directory. Raises InputError for a `model.proto` of
-    this library, which lacks its weights.
+    this library, which lacks its weights, and for what is no valid ONNX model.
 
     >>> mxtools.from_proto(onnx.load("bert.onnx"), name="bert")
     <Model bert: 85 nodes, not tagged>
@@ -135,6 +138,7 @@ def from_proto(
     import onnx
 
     from mxtools.carriers.packed import embedded_trace
+    from mxtools.files.soundness import require_sound
     from mxtools.files.weights import WeightStore, is_deferred, tensors_of
     from mxtools.model.model import Model
 
@@ -147,6 +151,7 @@ def from_proto(
         copy = onnx_ir.serde.serialize_model(proto)
     if any(map(is_deferred, tensors_of(copy))):
         raise InputError("the proto lacks its weights", "give `model.to_proto()`, which has them")
+    require_sound(copy, name)
     store = WeightStore(folder=Path() if data_dir is None else Path(data_dir))
     return Model(copy, store, name, sidecar=embedded_trace(copy))
 

@@ -38,6 +38,7 @@ PYTHON: dict[str, str] = {
     "io-tensors": 'io="tensors"',
     "keep-modules": "keep_modules=True",
     "log-file": "`attempts` of this error",
+    "limits": "`mxtools.limits()` of",
     "op": "op=",
     "opset": "opset=",
     "output": "path=",

@@ -140,5 +140,8 @@ def test_a_fault_of_ours_is_one_line_and_no_answer(monkeypatch: pytest.MonkeyPat
     said = "mx tag: unexpected IndexError: far out\\x1b: report it with what --debug shows\n"
     assert capsys.readouterr().err == said
     monkeypatch.setenv("MX_DEBUG", "1")
-    with pytest.raises(IndexError):
+    with pytest.raises(typer.Exit):
         _guarded("tag", command)()
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.endswith(said)

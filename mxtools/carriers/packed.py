@@ -15,13 +15,11 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import texts_by_name
+from mxtools.files.limits import UNPACKED
 from mxtools.scopes import keys
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
-
-LARGEST = 1 << 28
-"""An entry that unpacks to more bytes is refused: a few kilobytes of compressed zeros must not fill the memory."""
 
 _TAG_AGAIN = "⟨tag⟩ again with ⟨trace⟩"
 
@@ -74,11 +72,14 @@ def _packed(text: str) -> str:
 
 def _unpacked(text: str, what: str) -> bytes:
     """Return what `_packed` packed; `what` names it in the InputError that is raised if it is damaged or too large."""
+    unpacker = zlib.decompressobj()
+    packed = data = b""
     try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(base64.b64decode(text, validate=True), LARGEST)
+        packed = base64.b64decode(text, validate=True)
+        data = unpacker.decompress(packed, UNPACKED.allowed(len(packed)) + 1)
     except (ValueError, zlib.error):
-        data = b""
+        pass  # and there are no data, which is said below
+    UNPACKED.check(len(data), f"the {what} in the model's metadata", len(packed))
     if not data or not unpacker.eof:
         raise InputError(f"the {what} in the model's metadata cannot be read", _TAG_AGAIN)
     return data

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mxtools.files.limits import JSON_ITEMS
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Record = TypeVar("Record", bound="BaseModel")
 
 
 def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Return the data of JSON text; ValueError if it is not JSON, or nested too deep for Python's parser."""
+    """Return the data of JSON text; ValueError if it is not JSON, or nested too deep for Python's parser.
+
+    Raises InputError if it has more items than there may be.
+    """
+    require_few_items(text, "a JSON text")
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def require_few_items(text: str | bytes, what: str) -> None:
+    """Raise InputError if JSON text has more items than there may be: `[[],[],…` takes forty times its size."""
+    if len(text) > JSON_ITEMS.allowed():  # each item has a character of its own
+        marks: tuple[Any, ...] = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
+        JSON_ITEMS.check(sum(map(text.count, marks)), what)
+
+
+def validated(model: type[Record], text: str | bytes, what: str) -> Record:
+    """Return JSON text as an object of a pydantic model; its ValidationError if it is none, InputError as `decoded`."""
+    require_few_items(text, what)
+    return model.model_validate_json(text)
 
 
 def decoded_or_none(text: str | bytes) -> Any:  # noqa: ANN401

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files import wire
+from mxtools.files.soundness import require_sound
 from mxtools.files.weights import WeightStore, is_external, mapped, tensors_of
 
 Source = Path | IO[bytes]
@@ -25,13 +26,14 @@ def read_model(
     """Read a model from a path or an open file, such as a pipe; return its graph and the store of its weights.
 
     `name` stands for the source in messages. Locations of external data are relative to `data_dir`, else to the file's
-    folder, for a pipe to the working directory. Raises InputError if there is no file, or it holds no model or only a
-    part of one; with `placing` also if external data are missing.
+    folder, for a pipe to the working directory. Raises InputError if there is no file, or it holds no model, only
+    a part of one, or one that is not sound (`files/soundness.py`); with `placing` also if external data are missing.
     """
     data = _bytes(source, name)
     if not len(data):
         raise InputError(f"{name} is empty, no ONNX model", "check the command that writes it")
     proto, skeleton = _parse(data, name)
+    require_sound(proto, name, skeleton)
     folder = data_dir or (source.parent if isinstance(source, Path) else Path())
     if not folder.is_dir():
         raise UsageError(f"⟨data-dir⟩ {folder} is no folder")

@@ -22,10 +22,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
-from onnx.helper import tensor_dtype_to_np_dtype
 
 from mxtools.errors import InputError
 from mxtools.files import wire
+from mxtools.files.elements import size_of_elements
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -34,9 +34,6 @@ _ADOPTED = "\0"
 """Begins the location of an adopted tensor. No file name can hold it, and `place` refuses files that do."""
 
 _REFERENCE = wire.REFERENCE.decode()
-
-_PACKED = {"INT4": 4, "FLOAT4E2M1": 4, "INT2": 2}
-"""Bits of an element, by how the name of its type ends, for types that pack several elements into a byte."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +140,15 @@ class WeightStore:
         file, size = self._files[location]
         offset, length = (_number(entries.get(key), tensor.name, key) for key in ("offset", "length"))
         offset = offset or 0
-        length = size - offset if length is None else length
+        length = bytes_of(tensor) if length is None else length
         if offset > size or offset + length > size:
             raise InputError(
                 f"external data of {tensor.name!r} end after {file.name} does ({size} bytes)", "the file is truncated"
+            )
+        if length != bytes_of(tensor):
+            raise InputError(
+                f"{tensor.name!r} has {length} bytes of external data, its dimensions want {bytes_of(tensor)}",
+                "mend what made the file, or export again",
             )
         return DataPlace(file, offset, length)
 
@@ -189,11 +191,7 @@ def bytes_of(tensor: TensorProto) -> int:
     """Return how many bytes a tensor's elements take, by its type and dimensions; types below 8 bits are packed."""
     if tensor.data_type == TensorProto.STRING:
         return sum(len(text) for text in tensor.string_data)
-    count, name = int(math.prod(tensor.dims)), TensorProto.DataType.Name(tensor.data_type)
-    bits = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
-    if bits:
-        return -(-count * bits // 8)  # rounded up
-    return count * int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return size_of_elements(tensor.data_type, math.prod(tensor.dims))
 
 
 def is_deferred(tensor: TensorProto) -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
+from mxtools.files.json_text import validated
 from mxtools.profile.kernels import Kernel
 from mxtools.profile.timing import Timing
 
@@ -83,7 +84,7 @@ def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport
 def read_report(file: Path) -> ProfileReport:
     """Read a report; InputError where it is none."""
     try:
-        return ProfileReport.model_validate_json(file.read_bytes())
+        return validated(ProfileReport, file.read_bytes(), str(file))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})", "give what ⟨profiler⟩ wrote") from None
     except ValidationError:

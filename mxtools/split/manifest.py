@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mxtools.cut.cut import extracted
 from mxtools.errors import OutputError
 from mxtools.files.atomic import atomic_folder, write_text
+from mxtools.files.json_text import validated
 from mxtools.files.writing import write_models
 from mxtools.graph.index import Graph
 from mxtools.scopes.scope import ROOT
@@ -128,7 +129,7 @@ def files_of(folder: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = validated(Manifest, path.read_bytes(), str(path))
     except (OSError, ValidationError):
         raise OutputError(f"{path} is no manifest of this version of ⟨splitter⟩", "give another folder") from None
     return [FILE, *(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]

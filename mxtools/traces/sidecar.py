@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
+from mxtools.files.json_text import decoded, validated
 from mxtools.graph.fingerprints import Fingerprint
 from mxtools.scopes.scope import ROOT, enclosing_scopes, is_scope
 
@@ -151,7 +152,7 @@ def loads(text: str | bytes, where: str) -> Sidecar:
     Raises InputError if the text is no JSON, has another schema version, or contradicts itself.
     """
     try:
-        sidecar = Sidecar.model_validate_json(text)
+        sidecar = validated(Sidecar, text, where)
     except ValidationError as error:
         raise _not_a_sidecar(error, text, where) from None
     _check(sidecar, where)
@@ -174,7 +175,7 @@ def _not_a_sidecar(error: ValidationError, text: str | bytes, where: str) -> Inp
     if first["type"] == "json_invalid":
         return InputError(f"{where} is not JSON ({first['msg']})", other_file)
     try:
-        version = json.loads(text)["schema"]
+        version = decoded(text)["schema"]
     except (ValueError, TypeError, KeyError):
         return InputError(f'{where} is JSON but no sidecar, it has no "schema"', other_file)
     if version != SCHEMA:

@@ -1,0 +1,54 @@
+"""Errors that are not mxtools' own: of libraries, of the system, of what a file made them do; in one place."""
+
+from __future__ import annotations
+
+import os
+
+from mxtools.errors import InputError, MxError, OutputError
+
+_LIBRARIES = {
+    "google": "protobuf",
+    "graphlib": "the order of nodes",
+    "json": "JSON",
+    "numpy": "numpy",
+    "onnx": "ONNX",
+    "onnx_ir": "ONNX IR",
+    "onnxruntime": "ONNX Runtime",
+    "pydantic_core": "pydantic",
+    "safetensors": "safetensors",
+    "safetensors_rust": "safetensors",
+    "struct": "the file's format",
+    "tomllib": "TOML",
+    "zipfile": "zip",
+    "zlib": "zlib",
+}
+"""Packages whose exception classes say that what they were given is bad, and what messages call them."""
+_LONGEST = 300
+"""Characters of a library's message that are shown; some quote the whole graph."""
+
+
+def as_mx_error(error: Exception) -> MxError | None:
+    """Return an error of a library or the system as one that a user can act on; None for what is a fault of mxtools."""
+    text = " ".join(str(error).split())[:_LONGEST]
+    if isinstance(error, MemoryError):
+        return InputError(
+            "the memory does not suffice for what the file describes", "check it, or use a larger machine"
+        )
+    if isinstance(error, RecursionError):
+        return InputError("something in the file is nested too deep", "mend what made it")
+    if isinstance(error, UnicodeError):
+        return InputError(f"a name or a text cannot be read or written ({text})", "use UTF-8")
+    if isinstance(error, OSError):
+        return _of_system(error)
+    library = _LIBRARIES.get(type(error).__module__.partition(".")[0])
+    return InputError(f"{library} refuses it ({text})", "check the file with `mx validate`") if library else None
+
+
+def _of_system(error: OSError) -> MxError:
+    try:
+        os.getcwd()  # noqa: PTH109 - asks whether there is one
+    except OSError:
+        return InputError("the working directory does not exist any more", "change to another")
+    if error.filename is not None:
+        return InputError(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror or error})", "give another")
+    return OutputError(f"stdout cannot be written ({error.strerror or error})", "give ⟨output⟩ FILE, or make room")

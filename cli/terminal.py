@@ -1,0 +1,87 @@
+"""What a process is started with, and may lack: open streams, an encoding for all characters, a user who waits.
+
+A shell can close a stream (`>&-`), and Python then has None in its place, and gives its number to the next file that
+is opened. A terminal or a variable can ask for an encoding that lacks characters. The user can interrupt at any moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import IO, Any, NoReturn
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_interrupted = False
+
+
+def prepare_streams() -> None:
+    r"""Make all three streams usable; characters that their encoding lacks are written out, as `\u2514`."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if not _is_open(number):
+            # A stream that was closed for writing stays one that cannot be written to: messages may be lost, data not.
+            os.dup2(os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - open to the end
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stream of whoever calls this as a library
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def drop_output() -> None:
+    """Let what stdout still holds go nowhere: Python writes it at its end, and would complain again."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+
+
+def is_broken_pipe(error: BaseException | None) -> bool:
+    """Return whether an error says that nobody reads stdout any more."""
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def end_at_once() -> None:
+    """Let an interrupt end the process at once: while libraries are imported there is nothing to clean up."""
+    with suppress(ValueError):  # in another thread than the main one
+        signal.signal(signal.SIGINT, _end)
+
+
+def interrupt_cleanly() -> None:
+    """Let an interrupt raise KeyboardInterrupt, so that temporary files are removed; it is remembered."""
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def was_interrupted() -> bool:
+    """Return whether the user interrupted: libraries turn KeyboardInterrupt into errors of their own."""
+    return _interrupted
+
+
+def _end(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's signature
+    os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def write_data(data: bytes) -> None:
+    """Write bytes to stdout, after the text that is already on its way."""
+    sys.stdout.flush()
+    stream: IO[bytes] = sys.stdout.buffer
+    stream.write(data)
+    stream.flush()

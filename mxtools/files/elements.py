@@ -1,0 +1,49 @@
+"""The element types of tensors: which there are, how many bytes their elements take, and in which field they lie."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+ELEMENTS = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+"""The element types that ONNX has."""
+
+_PACKED = {"INT4": 4, "FLOAT4E2M1": 4, "INT2": 2}
+"""Bits of an element, by how the name of its type ends, for types that pack several elements into a byte."""
+
+_FIELDS: dict[int, tuple[str, int]] = {
+    TensorProto.FLOAT: ("float_data", 1),
+    TensorProto.COMPLEX64: ("float_data", 2),
+    TensorProto.DOUBLE: ("double_data", 1),
+    TensorProto.COMPLEX128: ("double_data", 2),
+    TensorProto.INT64: ("int64_data", 1),
+    TensorProto.UINT32: ("uint64_data", 1),
+    TensorProto.UINT64: ("uint64_data", 1),
+    TensorProto.STRING: ("string_data", 1),
+}
+"""The field that holds the elements of a type, and how many entries each takes; those of others are in int32_data."""
+
+
+@cache
+def bits_of(element: int) -> int:
+    """Return how many bits an element of a type takes in raw data; 0 of texts, which have no fixed size."""
+    if element == TensorProto.STRING:
+        return 0
+    name = TensorProto.DataType.Name(element)
+    packed = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
+    return packed or 8 * int(tensor_dtype_to_np_dtype(element).itemsize)
+
+
+def size_of_elements(element: int, count: int) -> int:
+    """Return how many bytes so many elements of a type take; the last byte may not be full."""
+    return -(-count * bits_of(element) // 8)
+
+
+def entries_of(tensor: TensorProto, count: int) -> tuple[int, int]:
+    """Return how many entries a tensor without raw data has in the field of its type, and how many it should have."""
+    field, each = _FIELDS.get(tensor.data_type, ("int32_data", 1))
+    bits = bits_of(tensor.data_type)
+    wanted = count * each if bits >= 8 or not bits else size_of_elements(tensor.data_type, count)
+    return len(getattr(tensor, field)), wanted

@@ -1,0 +1,103 @@
+"""What a file may expand to: limits for all that grows while it is read, and the one way to raise them.
+
+A file of some kilobytes can unpack to gigabytes, or describe them. Where something grows beyond what files that people
+work with ever need, it is refused, and the message says how far the limits would have to be raised: `--limits 20`, or
+`with mxtools.limits(20)`, makes all of them twenty times as large. Docs: docs/limits.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from mxtools.errors import InputError, UsageError
+
+MIB = 1 << 20
+
+VARIABLE = "MX_LIMITS"
+"""The environment variable that holds the factor where no block says another."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of something there may be: `least` in any case, and more where the file is large.
+
+    `ratio` is how many times as much as the file has in bytes; 0 where that does not matter.
+    """
+
+    unit: str
+    least: int
+    ratio: int = 0
+    scale: int = 1
+    """How many of what is counted make one unit in messages."""
+
+    def check(self, amount: int, what: str, size: int = 0) -> None:
+        """Raise InputError if `what`, read from `size` bytes, comes to more than is allowed."""
+        allowed = max(self.least, self.ratio * size)
+        if amount > allowed * factor():
+            needed = -(-amount // allowed)  # rounded up
+            raise InputError(
+                f"{what} comes to {self._text(amount)}, the limit is {self._text(int(allowed * factor()))}",
+                f"if the file is yours, raise all limits with ⟨limits⟩ {needed}",
+            )
+
+    def allowed(self, size: int = 0) -> int:
+        """Return how much is allowed."""
+        return int(max(self.least, self.ratio * size) * factor())
+
+    def _text(self, amount: int) -> str:
+        return f"{amount / self.scale:,.0f} {self.unit}"
+
+
+UNPACKED = Limit("MiB", 32 * MIB, ratio=64, scale=MIB)
+"""Compressed metadata. Traces shrink to a tenth or twentieth; what shrinks a thousandfold is none."""
+MEMBER = Limit("MiB", 256 * MIB, ratio=100, scale=MIB)
+"""An array in a .npz file; a mask of ones shrinks a thousandfold, so the first 256 MiB are free."""
+JSON_ITEMS = Limit("items", 5_000_000)
+"""Values in a JSON text, at 100 to 300 bytes each in memory. The trace of a model with 1000 calls has 100 000."""
+EXPANDED_NODES = Limit("nodes", 1_000_000)
+"""Nodes that the calls of functions stand for: twenty functions, each of which calls the next twice, are a million."""
+MADE_INPUT = Limit("MiB", 1024 * MIB, scale=MIB)
+"""An input that is made up since none is given; its dimensions are only claimed by the file."""
+ALL = {
+    "what metadata of a model unpack to, such as its trace": UNPACKED,
+    "an array in a `.npz` file": MEMBER,
+    "a JSON text: sidecars, manifests, metadata, reports": JSON_ITEMS,
+    "functions that call functions": EXPANDED_NODES,
+    "an input that is made, since none is given": MADE_INPUT,
+}
+
+_factor: ContextVar[float | None] = ContextVar("limits", default=None)
+
+
+def factor() -> float:
+    """Return by how much the limits are raised; UsageError if the environment says what is no number."""
+    given = _factor.get()
+    return _parsed(os.environ[VARIABLE]) if given is None and os.environ.get(VARIABLE) else given or 1.0
+
+
+@contextmanager
+def limits(raised: float) -> Iterator[None]:
+    """Inside the block, let files expand so many times as far as usual before they are refused.
+
+    >>> with limits(20):
+    ...     model = load("large.onnx")  # doctest: +SKIP
+    """
+    token = _factor.set(_parsed(raised))
+    try:
+        yield
+    finally:
+        _factor.reset(token)
+
+
+def _parsed(given: float | str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise UsageError(f"⟨limits⟩ {given!r} is no number larger than 0", "give 10 for ten times the usual")
+    return number

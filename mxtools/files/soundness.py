@@ -1,0 +1,283 @@
+"""The line that every model crosses once, where it is parsed: behind it code may rely on what is checked here.
+
+Protobuf takes whatever has the form of a message. These things it takes too, and they are refused here, with what and
+where: text that is no UTF-8, element types that ONNX does not have, data that do not match dimensions, negative
+dimensions of stored tensors, versions that are none, attributes without the tensor or graph that their type promises,
+nodes without an operator, functions that call themselves, and functions that would expand without measure.
+
+What is not checked, since commands are there to find and mend it: operators that do not exist, names that nobody makes,
+types that do not agree, the order of nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+)
+
+from mxtools.errors import InputError
+from mxtools.files import wire
+from mxtools.files.elements import ELEMENTS, entries_of, size_of_elements
+from mxtools.files.limits import EXPANDED_NODES
+
+_MEND = "mend what made the file, or export again"
+_LAST_VERSION = 2**31 - 1
+"""ONNX and ONNX Runtime hold versions as 32 bits."""
+
+_PROMISED = {
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
+"""The field that an attribute of a type needs; those of numbers and texts have a value without being there."""
+_SPECIAL = frozenset({*_PROMISED, AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSORS})
+_SPECIAL |= {AttributeProto.TYPE_PROTOS, AttributeProto.UNDEFINED}
+
+
+class UnsoundError(ValueError):
+    """What is wrong with a model, and where."""
+
+
+def require_sound(proto: ModelProto, name: str, skeleton: bytes | None = None) -> None:
+    """Raise InputError if a model is not as the rest of the code expects it; `skeleton` are the bytes that it is of."""
+    try:
+        _check_text(proto, skeleton)
+        _check_versions(proto)
+        _check_graph(proto.graph, "the graph")
+        for function in proto.functions:
+            _check_function(function)
+        for training in proto.training_info:
+            _check_graph(training.initialization, "the training's initialisation")
+            _check_graph(training.algorithm, "the training's algorithm")
+        if proto.functions:
+            _check_calls(proto)
+    except UnsoundError as fault:
+        raise InputError(f"{name} is no valid ONNX model: {fault}", _MEND) from None
+
+
+@cache
+def _strict() -> Any:  # noqa: ANN401 - a class that protobuf makes
+    """Return a class of messages like ModelProto whose parser refuses text that is no UTF-8.
+
+    ONNX's own is of protobuf's second syntax, in which texts are not looked at: what is no UTF-8 comes out as bytes,
+    field by field, wherever somebody reads it. The third syntax has the same bytes on the wire, and looks.
+    """
+    file = descriptor_pb2.FileDescriptorProto()
+    ModelProto.DESCRIPTOR.file.CopyToProto(file)
+    file.syntax = "proto3"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(ModelProto.DESCRIPTOR.full_name))
+
+
+def _check_text(proto: ModelProto, skeleton: bytes | None) -> None:
+    try:
+        _strict().FromString(proto.SerializeToString() if skeleton is None else skeleton)
+        return
+    except (DecodeError, ValueError):  # ValueError: more than 2 GiB cannot be serialised
+        place = _first_no_text(proto)
+    if place:
+        raise UnsoundError(f"{place} is no UTF-8")
+
+
+def _first_no_text(message: Message) -> str | None:
+    """Return the place of the first text in a message that is no UTF-8, as `graph.node[3].name`."""
+    for field, content in message.ListFields():
+        is_text = field.type == field.TYPE_STRING
+        if not is_text and field.type != field.TYPE_MESSAGE:
+            continue
+        is_list = not isinstance(content, Message | str | bytes)
+        for number, item in enumerate(content if is_list else (content,)):
+            here = f"{field.name}[{number}]" if is_list else field.name
+            if is_text and isinstance(item, bytes):
+                return here
+            if not is_text and (inner := _first_no_text(item)) is not None:
+                return f"{here}.{inner}"
+    return None
+
+
+def _check_versions(proto: ModelProto) -> None:
+    if not 1 <= proto.ir_version <= _LAST_VERSION:
+        raise UnsoundError(f"IR version {proto.ir_version}")
+    for holder in (proto, *proto.functions):
+        for entry in holder.opset_import:
+            if not 0 <= entry.version <= _LAST_VERSION:
+                raise UnsoundError(f"version {entry.version} of the operators of {entry.domain or 'ai.onnx'!r}")
+
+
+def _check_graph(graph: GraphProto, where: str) -> None:
+    for tensor in graph.initializer:
+        _check_tensor(tensor, where)
+    for sparse in graph.sparse_initializer:
+        _check_sparse(sparse, where)
+    for infos in (graph.input, graph.output, graph.value_info):
+        _check_infos(infos, where)
+    _check_nodes(graph.node, where)
+
+
+def _check_function(function: FunctionProto) -> None:
+    where = f"function {function.name!r}"
+    if not function.name:
+        raise UnsoundError("a function without a name")
+    for attribute in function.attribute_proto:
+        _check_attribute(attribute, where)
+    _check_infos(function.value_info, where)
+    _check_nodes(function.node, where)
+
+
+def _check_nodes(nodes: Iterable[NodeProto], where: str) -> None:
+    """Check the nodes of one graph; written for speed, since it is run for every node of every command."""
+    special = _SPECIAL
+    for node in nodes:
+        if not node.op_type:
+            raise UnsoundError(f"node {node.name!r} of {where} has no operator")
+        for attribute in node.attribute:
+            if attribute.type in special:
+                _check_attribute(attribute, f"{node.op_type} {node.name!r}")
+
+
+def _check_attribute(attribute: AttributeProto, where: str) -> None:
+    """Check that what an attribute's type promises is there, and what it holds."""
+    where = f"attribute {attribute.name!r} of {where}"
+    promised = _PROMISED.get(attribute.type)
+    if promised and not attribute.HasField(promised) and not attribute.ref_attr_name:
+        raise UnsoundError(
+            f"{where} has no {AttributeProto.AttributeType.Name(attribute.type).lower().replace('_', ' ')}"
+        )
+    if not attribute.type and not attribute.ref_attr_name and _holds_message(attribute):
+        raise UnsoundError(f"{where} is of no type that ONNX has")
+    for tensor in (*_given(attribute, "t"), *attribute.tensors):
+        _check_tensor(tensor, where)
+    for sparse in (*_given(attribute, "sparse_tensor"), *attribute.sparse_tensors):
+        _check_sparse(sparse, where)
+    for graph in (*_given(attribute, "g"), *attribute.graphs):
+        _check_graph(graph, where)
+    for type_ in (*_given(attribute, "tp"), *attribute.type_protos):
+        _check_type(type_, where)
+
+
+def _given(attribute: AttributeProto, field: str) -> tuple[Any, ...]:
+    """Return the message in a field of an attribute, if it is there."""
+    return (getattr(attribute, field),) if attribute.HasField(field) else ()
+
+
+def _holds_message(attribute: AttributeProto) -> bool:
+    """Return whether an attribute holds a tensor or graph, which nobody finds where no type says so."""
+    lists = (attribute.tensors, attribute.graphs, attribute.sparse_tensors)
+    return any(map(attribute.HasField, ("t", "g", "sparse_tensor"))) or any(map(len, lists))
+
+
+def _check_infos(infos: Iterable[ValueInfoProto], where: str) -> None:
+    elements = ELEMENTS
+    for info in infos:
+        type_ = info.type
+        if not (type_.HasField("tensor_type") and type_.tensor_type.elem_type in elements):
+            _check_type(type_, f"{info.name!r} of {where}")
+
+
+def _check_type(type_: TypeProto, where: str) -> None:
+    """Check the element types in a type, and in those that it is made of; 0 is one that is not known."""
+    for kind, content in type_.ListFields():
+        if kind.name in ("tensor_type", "sparse_tensor_type") and content.elem_type:
+            _require_element(content.elem_type, where)
+        elif kind.name in ("sequence_type", "optional_type"):
+            _check_type(content.elem_type, where)
+        elif kind.name == "map_type":
+            _require_element(content.key_type, where)
+            _check_type(content.value_type, where)
+
+
+def _require_element(element: int, where: str) -> None:
+    if element not in ELEMENTS:
+        raise UnsoundError(f"{where} has element type {element}, which ONNX does not have")
+
+
+def _check_sparse(sparse: SparseTensorProto, where: str) -> None:
+    if any(dim < 0 for dim in sparse.dims):
+        raise UnsoundError(f"sparse tensor {sparse.values.name!r} of {where} has dimensions {list(sparse.dims)[:8]}")
+    _check_tensor(sparse.values, where)
+    _check_tensor(sparse.indices, where)
+
+
+def _check_tensor(tensor: TensorProto, where: str) -> None:
+    """Check that a tensor has an element type, dimensions, and data for just as many elements."""
+    element, dims = tensor.data_type, tensor.dims[:]
+    if element not in ELEMENTS:
+        _require_element(element, f"tensor {tensor.name!r} of {where}")
+    if dims and min(dims) < 0:
+        raise UnsoundError(f"tensor {tensor.name!r} of {where} has dimensions {dims[:8]}")
+    count = math.prod(dims)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        reference = tensor.external_data[0].value if len(tensor.external_data) == 1 else ""
+        if not reference.endswith(wire.REFERENCE.decode()):
+            return  # it is in a file beside the model, and looked at where its place is asked for
+        fits = wire.parse_reference(reference)[1] == size_of_elements(element, count)
+    elif tensor.HasField("raw_data"):
+        fits = element != TensorProto.STRING and len(tensor.raw_data) == size_of_elements(element, count)
+    else:
+        found, wanted = entries_of(tensor, count)
+        fits = found == wanted
+    if not fits:
+        raise UnsoundError(
+            f"tensor {tensor.name!r} of {where} has dimensions {dims[:8]}, and its data do not match them"
+        )
+
+
+def _check_calls(proto: ModelProto) -> None:
+    """Check that no function calls itself, and that their calls stand for no more nodes than there may be.
+
+    Each function is gone through once. Its nodes are counted with those of the functions that they call: of f, which
+    calls g twice and has 2 nodes, and g, which has 10, f comes to 22.
+    """
+    calls = {_key(f.domain, f.name, f.overload): _called(f.node) for f in proto.functions}
+    if len(calls) < len(proto.functions):
+        raise UnsoundError("two functions have the same domain and name")
+    try:
+        order = list(TopologicalSorter({f: called.keys() & calls.keys() for f, called in calls.items()}).static_order())
+    except CycleError as error:
+        raise UnsoundError(f"function {error.args[1][0][1]!r} calls itself, directly or through others") from None
+    nodes: dict[_Key, int] = {}
+    for key in order:
+        nodes[key] = _expanded(calls[key], nodes)
+    EXPANDED_NODES.check(_expanded(_called(proto.graph.node), nodes), "what the functions of the model stand for")
+
+
+_Key = tuple[str, str, str]
+
+
+def _key(domain: str, name: str, overload: str) -> _Key:
+    return "" if domain == "ai.onnx" else domain, name, overload
+
+
+def _called(nodes: Iterable[NodeProto]) -> Counter[_Key]:
+    """Return how often each operator is used by nodes and by those in their bodies."""
+    found: Counter[_Key] = Counter()
+    for node in nodes:
+        found[_key(node.domain, node.op_type, node.overload)] += 1
+        for attribute in node.attribute:
+            if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                for graph in (attribute.g, *attribute.graphs):
+                    found.update(_called(graph.node))
+    return found
+
+
+def _expanded(called: Counter[_Key], nodes: dict[_Key, int]) -> int:
+    return sum(count * (1 + nodes.get(key, 0)) for key, count in called.items())
