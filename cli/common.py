@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import UsageError, printable
 
-from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes, source_name, write_model
+from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes, source_name, write_model, write_text
 
 if TYPE_CHECKING:
     from mxtools.evidence.statements import NodeHistory
@@ -100,7 +100,7 @@ def check_json(wanted: bool, output: str) -> None:
 
 def emit(report: object) -> None:
     """Print a report as JSON on stdout."""
-    sys.stdout.write(json_text(report))
+    write_text(json_text(report), "-")
 
 
 def figures(distance: Distance) -> dict[str, Any]:
@@ -120,8 +120,9 @@ def json_text(report: object) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message for people, on stderr."""
-    print(printable(text), file=sys.stderr)  # noqa: T201
+    """Print a message for people, on stderr; where that cannot be written to, it is lost, and nothing else."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def _without_general_options(arguments: list[str]) -> list[str]:
         if argument == "--debug":
             os.environ["MX_DEBUG"] = "1"
         elif argument.partition("=")[0] == "--limits":
-            os.environ[limits.VARIABLE] = argument.partition("=")[2] or next(given, "")
+            os.environ[limits.VARIABLE] = argument.partition("=")[2] or next(given, "nothing")
             _check_limits()
         else:
             left.append(argument)

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from mxtools.errors import printable
+
+from .terminal import write_data
+
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
 
@@ -62,14 +66,18 @@ def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None =
 
 
 def write_text(text: str, output: FileOrPipe) -> None:
-    """Write text to a file or to stdout."""
+    """Write text, such as JSON, to a file or to stdout, in UTF-8 whatever the terminal's encoding."""
     from mxtools.files import atomic
 
     if is_pipe(output):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write_data(text.encode(errors="backslashreplace"))  # of half a surrogate pair, what JSON writes for it
     else:
         atomic.write_text(text, Path(str(output)))
+
+
+def put(text: str) -> None:
+    """Print a line for people on stdout, with what is not printable written out."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def check_output(output: FileOrPipe, *others: Path | None, binary: bool = True) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from html import escape
 from typing import Protocol, Self, TypeVar
 
 from mxtools.errors import printable
@@ -25,6 +27,9 @@ class TreeItem(Protocol):
     def children(self) -> Sequence[Self]:
         """The calls directly below it."""
 
+
+_MARKS = re.compile(r"[\\`*_\[\]|~]")
+"""What means something to Markdown inside of a line; `<` and `&` are escaped as in HTML."""
 
 Branch = TypeVar("Branch", bound=TreeItem)
 
@@ -73,7 +78,7 @@ def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
 
 
 def _escaped(cell: str) -> str:
-    """Return a cell for Markdown; leading spaces, which a tree is drawn with, are kept."""
+    """Return a cell for Markdown, in which nothing is markup; leading spaces, which a tree is drawn with, are kept."""
     text = printable(cell)
     bare = text.lstrip(" ")
-    return "&nbsp;" * (len(text) - len(bare)) + bare.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")
+    return "&nbsp;" * (len(text) - len(bare)) + _MARKS.sub(r"\\\g<0>", escape(bare, quote=False))

@@ -82,6 +82,9 @@ def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
 def write_data(data: bytes) -> None:
     """Write bytes to stdout, after the text that is already on its way."""
     sys.stdout.flush()
-    stream: IO[bytes] = sys.stdout.buffer
+    stream: IO[bytes] | None = getattr(sys.stdout, "buffer", None)
+    if stream is None:  # a stream of whoever calls this as a library
+        sys.stdout.write(data.decode())
+        return
     stream.write(data)
     stream.flush()

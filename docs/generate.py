@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import in_words, speaking
+from mxtools.files import limits
 from mxtools.pipeline.registry import key_of, load, names
 from mxtools.profile import report
 from mxtools.split import manifest
@@ -36,6 +37,7 @@ def main() -> int:
         "api.md": NOTE + "\n" + python_reference(),
         "cli.md": _cli(),
         "passes.md": _passes(),
+        "limits.md": _limits(),
         "rules.md": _rules(),
         "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
         "profile.schema.json": json.dumps(report.schema(), indent=1) + "\n",
@@ -99,6 +101,26 @@ def _rules() -> str:
     return "\n".join([*lines, ""])
 
 
+def _limits() -> str:
+    rows = (
+        f"| {what} | {limit.text(limit.least)} | {f'{limit.ratio} × the packed size' if limit.ratio else ''} |"  # noqa: RUF001
+        for what, limit in limits.ALL.items()
+    )
+    return "\n".join([NOTE, _LIMITS, *rows, ""])
+
+
+_LIMITS = """# Limits
+
+Models and sidecars come from anywhere, and a file of some kilobytes can unpack to gigabytes, or describe them.
+What grows beyond what files that people work with ever need is refused, with exit status 3.
+
+For a file of yours that needs more, any command takes `--limits N`, before or after its name, which makes all limits
+N times as large; the message says which N is enough, where that can be known. The variable `MX_LIMITS` does the same,
+and in Python `with mxtools.limits(N):`.
+
+| what | limit | or, if that is more |
+|---|---|---|"""
+
 _STATUSES = """## Exit statuses
 
 | | |
@@ -111,7 +133,8 @@ _STATUSES = """## Exit statuses
 | 70 | a fault of mxtools itself |
 | 130 | interrupted |
 
-Any command takes `--debug`, which shows the traceback of an error. `mx --install-completion` sets up completion.
+Any command takes `--debug`, which shows the traceback of an error, and `--limits N`, which raises the
+[limits](limits.md). `mx --install-completion` sets up completion.
 """
 
 if __name__ == "__main__":

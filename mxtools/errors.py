@@ -75,10 +75,8 @@ _words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 
 
 def printable(text: str) -> str:
-    r"""Return a text with what is not printable written out, as `\x1b`; line ends and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\t\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+    r"""Return a text as one line, with what is not printable written out: `\x1b`, `\n`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextmanager

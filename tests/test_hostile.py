@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import typer
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
+import mxtools
 from mxtools.carriers.packed import embedded_trace
 from mxtools.errors import InputError
+from mxtools.files import json_text
 from mxtools.scopes import keys
 from mxtools.traces import sidecar
+from mxtools.traces.values import Values
 from mxtools_cli.main import _guarded
 from tests.support.commands import Mx
 from tests.support.shared_models import Build
@@ -67,7 +72,6 @@ DAMAGED = {
     "a trace that is cut off": _packed(b"{}")[:8],
     "a trace that is no sidecar": _packed(b"{}"),
     "a trace nested too deep": _packed(DEEP.encode()),
-    "a trace that fills the memory": _packed(bytes((1 << 28) + 1)),
 }
 
 
@@ -89,6 +93,92 @@ def test_a_damaged_trace_in_a_model_is_an_error_with_its_remedy(case: str) -> No
     model.metadata_props.add(key=keys.TRACE, value=DAMAGED[case])
     with pytest.raises(InputError, match=r": call `model.tag\(\)` again with trace=$"):
         embedded_trace(model)
+
+
+def test_a_trace_that_would_fill_the_memory_is_refused() -> None:
+    model, large = ModelProto(), (1 << 25) + 1
+    model.metadata_props.add(key=keys.TRACE, value=_packed(bytes(large)))
+    with pytest.raises(InputError, match=r"larger than the limit of 32 MiB: .* all limits: `mxtools.limits\(\)` of 2$"):
+        embedded_trace(model)
+    with mxtools.limits(2), pytest.raises(InputError, match=r"is not JSON"):
+        embedded_trace(model)
+
+
+@pytest.mark.parametrize("text", ["[" + "[],0," * 2_000_000 + "0]", "{" + '"":{},' * 2_600_000 + '"":0}'])
+def test_json_is_measured_by_what_it_holds(text: str) -> None:
+    with pytest.raises(InputError, match="larger than the limit of 5,000,000 items"):
+        sidecar.loads(text, "x.json")
+    with pytest.raises(InputError, match="larger than the limit of 5,000,000 items"):
+        json_text.decoded_or_none(text.encode())
+
+
+def _npz(file: Path, header: bytes, data: bytes = b"", name: str = "x.npy") -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
+    return file
+
+
+def _header(shape: str, descr: str = "'<f4'") -> bytes:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+
+
+ARRAYS = {
+    "a shape that is not there": _header("(1000000000000,)"),
+    "a shape that is none": _header("(-1,)"),
+    "objects": _header("(1,)", "'|O'"),
+    "half a header": _header("(1,)")[:20],
+    "a type that is none": _header("(1,)", "'zz'"),
+    "a header that is code": b"__import__('os').abort()\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_an_array_that_is_none_is_an_error(case: str, tmp_path: Path) -> None:
+    file = _npz(tmp_path / "a.npz", ARRAYS[case])
+    with pytest.raises(InputError, match=r"'x' of .*a.npz"):
+        Values.open(file).get("x")
+
+
+def test_arrays_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
+    np.savez(tmp_path / "crc.npz", x=np.ones(64, np.float32))
+    data = (tmp_path / "crc.npz").read_bytes()
+    (tmp_path / "crc.npz").write_bytes(data.replace(np.ones(64, np.float32).tobytes(), bytes(256)))
+    with pytest.raises(InputError, match=r"'x' of .*crc.npz cannot be read \(Bad CRC"):
+        Values.open(tmp_path / "crc.npz").get("x")
+    zeros = bytes(300 << 20)
+    large = _npz(tmp_path / "large.npz", _header(f"({len(zeros) // 4},)"), zeros)
+    with pytest.raises(InputError, match=r"'x' of .*large.npz would be larger than the limit of 256 MiB"):
+        Values.open(large).get("x")
+    for name, content in {
+        "empty.npz": b"",
+        "dict.json": b'{"x": {"a": 1}}',
+        "list.json": b"[]",
+        "deep.json": b"[" * 9999,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} cannot be read as arrays by name"):
+            Values.open(tmp_path / name)
+
+
+def test_values_of_another_type_are_errors(tmp_path: Path, mx: Mx) -> None:
+    value = helper.make_tensor_value_info
+    node = helper.make_node("Relu", ["x"], ["y"], name="/enc/act/Relu")
+    graph = helper.make_graph([node], "g", [value("x", 1, [4])], [value("y", 1, [4])])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "m.onnx")
+    np.savez(tmp_path / "text.npz", x=np.array(["a"] * 4))
+    for command in (["compare", "m.onnx", "m.onnx"], ["profile", "m.onnx"]):
+        assert mx("tag", "m.onnx", "-o", "m.onnx", cwd=tmp_path).returncode == 0
+        done = mx(*command, "--inputs", "text.npz", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count(b"\n")) == (3, 1), done.stderr
+
+
+def test_inputs_are_made_only_of_sizes_that_are_sound() -> None:
+    value = helper.make_tensor_value_info
+    node = helper.make_node("Relu", ["x"], ["y"], name="/enc/act/Relu")
+    graph = helper.make_graph([node], "g", [value("x", 1, [1 << 30, 1 << 30])], [value("y", 1, None)])
+    with pytest.raises(InputError, match="a made value of the input 'x' would be larger than the limit of 1,024 MiB"):
+        mxtools.from_proto(helper.make_model(graph)).run()
 
 
 def _first_call(**values: Any) -> Callable[[dict[str, Any]], None]:

@@ -240,7 +240,7 @@ def test_functions_that_would_expand_without_measure_are_refused(tmp_path: Path,
     onnx.save(doubling(64), tmp_path / "m.onnx")
     done = mx("tree", "m.onnx", cwd=tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
-    assert b"the limit is 1,000,000 nodes" in done.stderr
+    assert b"the limit of 1,000,000 nodes: if the file is yours, raise all limits: --limits " in done.stderr
     with pytest.raises(InputError), mxtools.limits(1.5):
         mxtools.from_proto(doubling(21))
     with mxtools.limits(4):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typer import Argument, Option
 
 from ..common import emit, say, track
 from ..options import Json, Plot, load
+from ..streams import put
 from ..table import show
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def _show(report: dict[str, tuple[list[Row], list[Agreement]]]) -> None:
             if row.error:
                 say(f"mx bench: {model}: {row.strategy} failed: {row.error}")
         for a in compared:
-            sys.stdout.write(f"{model}: {a.first} and {a.second} agree on {a.agreed} of {a.compared} tensors\n")
+            put(f"{model}: {a.first} and {a.second} agree on {a.agreed} of {a.compared} tensors")
             for first, second in a.differing[:5]:
-                sys.stdout.write(f"    {first} and {second}\n")
+                put(f"    {first} and {second}")
 
 
 def _cells(model: str, row: Row) -> tuple[str, ...]:

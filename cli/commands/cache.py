@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typer import Argument, Option
 
 from ..common import emit, say
 from ..options import Json
+from ..streams import put
 
 
 def command(
@@ -40,7 +40,7 @@ def command(
         return
     for entry in listed:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        sys.stdout.write(f"{entry.digest[:12]}  {entry.size / 1e6:8.1f} MB  {used}  {entry.spec}\n")
+        put(f"{entry.digest[:12]}  {entry.size / 1e6:8.1f} MB  {used}  {entry.spec}")
     say(f"mx cache: {'removed ' if prune else ''}{_total(listed)}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from ..common import emit
 from ..options import Json
+from ..streams import put
 
 
 def command(json: Json = False) -> None:
@@ -32,9 +32,9 @@ def command(json: Json = False) -> None:
         emit(listed)
         return
     for entry in listed:
-        sys.stdout.write(f"{entry['name']:<20} {entry['help']}\n")
+        put(f"{entry['name']:<20} {entry['help']}")
         for option in entry["options"]:
-            sys.stdout.write(f"    {option['name']:<16} {option['help']}\n")
+            put(f"    {option['name']:<16} {option['help']}")
 
 
 def _first_line(text: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from typer import Option
 
 from ..common import emit, progress
 from ..options import Cache, Json, Priority, takes_model
+from ..streams import put
 
 
 @takes_model
@@ -34,7 +34,7 @@ def command(
     if json:
         emit(asdict(found))
         return
-    sys.stdout.write(f"{found.strategy} (confidence {found.confidence:.2f})\n")
+    put(f"{found.strategy} (confidence {found.confidence:.2f})")
     for reason in found.reasons:
-        sys.stdout.write(f"  because {reason}\n")
-    sys.stdout.write(f"  else {', '.join(found.fallbacks)}\n")
+        put(f"  because {reason}")
+    put(f"  else {', '.join(found.fallbacks)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 from typer import Option
@@ -11,6 +10,7 @@ from mxtools.tools.node_lists import FORMATS, Format, select
 
 from ..common import emit, read_model
 from ..options import DataDir, Source, takes_selection
+from ..streams import put
 
 
 @takes_selection
@@ -47,6 +47,7 @@ def command(
     model = read_model(source, data_dir)
     found = FORMATS[format](select(model, selection, operators, device))
     if isinstance(found, list):
-        sys.stdout.writelines(f"{name}\n" for name in found)
+        for name in found:
+            put(name)
     else:
         emit(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from typer import Option
 
 from ..common import progress, read_model, say
 from ..options import DataDir, Inputs, Json, Source, Trace
+from ..streams import write_text
 
 Names = list[str] | None
 
@@ -72,6 +72,6 @@ def command(
     with progress(f"writing {len(parts)} parts"):
         written = manifest.write(model, parts, folder, verify)
     if json:
-        sys.stdout.write(manifest.dumps(written))
+        write_text(manifest.dumps(written), "-")
     else:
         say(f"mx split: {len(parts)} part{'s' if len(parts) > 1 else ''} in {folder}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from ..common import emit
 from ..options import Json
+from ..streams import put
 
 
 def command(json: Json = False) -> None:
@@ -20,6 +19,6 @@ def command(json: Json = False) -> None:
         emit({name: strategy.model_dump(by_alias=True) for name, strategy in listed.items()})
         return
     for name, strategy in listed.items():
-        sys.stdout.write(f"{name:<8} {strategy.help}\n")
+        put(f"{name:<8} {strategy.help}")
         for key, value in strategy.model_dump(by_alias=True, exclude={"help"}, exclude_defaults=True).items():
-            sys.stdout.write(f"    {key:<13} {value}\n")
+            put(f"    {key:<13} {value}")

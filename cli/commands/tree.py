@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from typer import Option
 
+from mxtools.errors import printable
 from mxtools.views.tree import Branch, Key, folded, number, sorted_by, tree
 
 from ..common import emit, read_model
 from ..options import DataDir, Depth, Json, Markdown, Source, takes_selection
+from ..streams import write_text
 from ..table import drawn, show, show_markdown
 
 COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators")
@@ -73,10 +75,13 @@ def command(
 def _csv(branches: Iterable[Branch]) -> None:
     """Print branches as CSV; what a column counts by name is one text, `name:count` with spaces between."""
     rows = [branch.row() for branch in branches]
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: _counted(v.items()) if isinstance(v, dict) else v for k, v in row.items()})
+        cells = {k: _counted(v.items()) if isinstance(v, dict) else v for k, v in row.items()}
+        writer.writerow({k: printable(v) if isinstance(v, str) else v for k, v in cells.items()})
+    write_text(text.getvalue(), "-")
 
 
 def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:

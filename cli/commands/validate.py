@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from mxtools.errors import printable
-
-from ..common import check_json, json_text, progress, read_sidecar, say
+from ..common import check_json, emit, progress, read_sidecar, say
 from ..options import DataDir, Json, Output, Source, Trace
-from ..streams import check_output, is_pipe, model_source, source_name, write_model
+from ..streams import check_output, is_pipe, model_source, put, source_name, write_model
 
 if TYPE_CHECKING:
     from mxtools.validate.findings import Finding, Mended
@@ -69,7 +66,7 @@ def command(
             findings = checking.validate(model, folder)
     if repair:
         write_model(model, output, data_dir)
-    _report(findings, mended, format_, name, say if repair and is_pipe(output) else _print)
+    _report(findings, mended, format_, name, say if repair and is_pipe(output) else put)
     counts = checking.counts(findings)
     summary = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
     if counts["error"]:
@@ -94,30 +91,26 @@ def _check(format_: str, json: bool, repair: bool, output: str) -> None:
 
 
 def _report(
-    findings: Sequence[Finding], mended: Sequence[Mended], format_: str, name: str, put: Callable[[str], None]
+    findings: Sequence[Finding], mended: Sequence[Mended], format_: str, name: str, tell: Callable[[str], None]
 ) -> None:
     """Put a report where it belongs; of many findings of one rule the text has only the first."""
     from mxtools.validate.findings import counts
     from mxtools.validate.sarif import sarif
 
     if format_ == "sarif":
-        put(json_text(sarif(findings, name)).rstrip())
+        emit(sarif(findings, name))
         return
     if format_ == "json":
         repaired = [{**item.finding.to_dict(), "done": item.done} for item in mended]
         listed = [finding.to_dict() for finding in findings]
-        put(json_text({"model": name, "counts": counts(findings), "findings": listed, "mended": repaired}).rstrip())
+        emit({"model": name, "counts": counts(findings), "findings": listed, "mended": repaired})
         return
     lines = [(item.finding.rule, f"mended: {item.finding.rule}: {item.finding.place}{item.done}") for item in mended]
     seen: Counter[str] = Counter()
     for rule, line in [*lines, *((finding.rule, str(finding)) for finding in findings)]:
         seen[rule] += 1
         if seen[rule] <= SHOWN:
-            put(printable(line))
+            tell(line)
     for rule, count in seen.items():
         if count > SHOWN:
-            put(f"{rule}: {count - SHOWN} more, --json lists all")
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
+            tell(f"{rule}: {count - SHOWN} more, --json lists all")

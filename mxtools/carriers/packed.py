@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import texts_by_name
-from mxtools.files.limits import UNPACKED
+from mxtools.files.limits import UNPACKED, LimitError
 from mxtools.scopes import keys
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
 
     try:
         return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
+    except LimitError:
+        raise
     except InputError as error:
         raise InputError(error.problem, _TAG_AGAIN) from None
 

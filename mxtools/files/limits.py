@@ -21,6 +21,10 @@ VARIABLE = "MX_LIMITS"
 """The environment variable that holds the factor where no block says another."""
 
 
+class LimitError(InputError):
+    """Something would expand to more than the limits allow."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """How much of something there may be: `least` in any case, and more where the file is large.
@@ -35,20 +39,21 @@ class Limit:
     """How many of what is counted make one unit in messages."""
 
     def check(self, amount: int, what: str, size: int = 0) -> None:
-        """Raise InputError if `what`, read from `size` bytes, comes to more than is allowed."""
-        allowed = max(self.least, self.ratio * size)
-        if amount > allowed * factor():
-            needed = -(-amount // allowed)  # rounded up
-            raise InputError(
-                f"{what} comes to {self._text(amount)}, the limit is {self._text(int(allowed * factor()))}",
-                f"if the file is yours, raise all limits with ⟨limits⟩ {needed}",
+        """Raise LimitError if `what`, read from `size` bytes, comes to more than is allowed."""
+        allowed = self.allowed(size)
+        if amount > allowed:
+            needed = max(-(-amount * factor() // allowed), 2 * factor())  # rounded up
+            raise LimitError(
+                f"{what} would be larger than the limit of {self.text(allowed)}",
+                f"if the file is yours, raise all limits: ⟨limits⟩ {needed:.0f}",
             )
 
     def allowed(self, size: int = 0) -> int:
         """Return how much is allowed."""
         return int(max(self.least, self.ratio * size) * factor())
 
-    def _text(self, amount: int) -> str:
+    def text(self, amount: int) -> str:
+        """Return an amount for people."""
         return f"{amount / self.scale:,.0f} {self.unit}"
 
 
@@ -83,8 +88,8 @@ def factor() -> float:
 def limits(raised: float) -> Iterator[None]:
     """Inside the block, let files expand so many times as far as usual before they are refused.
 
-    >>> with limits(20):
-    ...     model = load("large.onnx")  # doctest: +SKIP
+    >>> with mxtools.limits(20):
+    ...     model = mxtools.load("bert.onnx")
     """
     token = _factor.set(_parsed(raised))
     try:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from onnx import SparseTensorProto, TensorProto, TensorShapeProto, TypeProto
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from mxtools.errors import InputError
+
 _ADDED_BY_OTHERS = 2
 """What numpy's `dtype.isbuiltin` says of a type that another library registered: bfloat16, int4 …"""
 
@@ -101,7 +103,11 @@ def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph
         return value
     array = plain(np.asarray(value))
     # numpy's own kind V are bytes of an unknown type, as a .npz file has them of bfloat16
-    return array if array.dtype.kind == "V" else array.astype(plain_dtype(type_.tensor_type.elem_type), copy=False)
+    dtype = plain_dtype(type_.tensor_type.elem_type)
+    try:
+        return array if array.dtype.kind == "V" else array.astype(dtype, copy=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a value of type {array.dtype} cannot be one of {dtype} ({error})", "give others") from None
 
 
 def _is_own(dtype: np.dtype[Any]) -> bool:

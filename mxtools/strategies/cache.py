@@ -22,6 +22,8 @@ from mxtools.files.version import VERSION
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _NOTE = "entry.json"
 DAY = 86_400
+_LAST = 1e11
+"""Seconds since the epoch, in the year 5138: what is later is no time, and no date can be made of it."""
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
@@ -79,7 +81,7 @@ class Cache:
             if _ENTRY.fullmatch(folder.name):
                 with suppress(OSError, ValueError):
                     note = decoded((folder / _NOTE).read_text())
-                    if isinstance(note, dict) and {"spec", "used"} <= note.keys():
+                    if isinstance(note, dict) and isinstance(note.get("spec"), str) and _is_time(note.get("used")):
                         yield folder, note
 
     def prune(self, days: float | None = None, size: int | None = None) -> list[Entry]:
@@ -97,6 +99,11 @@ class Cache:
             else:
                 kept += entry.size
         return removed
+
+
+def _is_time(used: object) -> bool:
+    """Return whether a note says when an entry was used; anybody may have written it."""
+    return isinstance(used, int | float) and 0 <= used < _LAST
 
 
 def key_of_folder(folder: Path, *settings: object) -> str:

@@ -150,15 +150,17 @@ def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         own, project = place / "mxtools.toml", place / "pyproject.toml"
         if own.is_file():
             return own, _toml(own)
-        if project.is_file() and (table := _toml(project).get("tool", {}).get("mxtools")) is not None:
-            return project, table
+        if project.is_file():
+            tools = _toml(project).get("tool")
+            if isinstance(tools, dict) and tools.get("mxtools") is not None:
+                return project, tools["mxtools"]
     return None
 
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as TOML ({error})", "repair it") from None
 
 

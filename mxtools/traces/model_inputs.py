@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 from onnx import ModelProto, TypeProto
 
 from mxtools.errors import InputError
+from mxtools.files.limits import MADE_INPUT
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import as_type, plain_dtype, size_of
@@ -61,6 +63,7 @@ def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
     dtype = plain_dtype(tensor_type.elem_type)
     traced = next((t.shape for t in sidecar.model.inputs if t.name == name), None) if sidecar else None
     shape = traced or tuple(SYMBOLIC if size is None else size for size in map(size_of, tensor_type.shape.dim))
+    MADE_INPUT.check(math.prod(shape) * np.dtype("float64").itemsize, f"a made value of the input {name!r}")
     generator = np.random.default_rng(sum(name.encode()))
     if dtype.kind in "iub":
         return generator.integers(0, 2, shape).astype(dtype)

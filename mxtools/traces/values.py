@@ -5,10 +5,11 @@ A trace records its inputs under their names, and the tensors of its calls under
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx.numpy_helper import to_array
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.json_text import decoded
+from mxtools.files.limits import MEMBER
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
@@ -39,9 +41,12 @@ KEPT = 16
 class Values:
     """Arrays by name, each read when it is asked for: `names` are all names, `get(name)` returns an array or None."""
 
-    def __init__(self, names: Collection[str], read: Callable[[str], Any]) -> None:
-        """Take the names and a function that reads one; it raises TypeError for an element type unknown to numpy."""
-        self.names, self._read = names, read
+    def __init__(self, names: Collection[str], read: Callable[[str], Any], where: str = "the values") -> None:
+        """Take the names and a function that reads one; it raises TypeError for an element type unknown to numpy.
+
+        `where` is what messages call the values.
+        """
+        self.names, self._read, self.where = names, read, where
         self.get = lru_cache(KEPT)(self._get)
 
     def _get(self, name: str) -> Any:  # noqa: ANN401 - an array, or of a sequence in memory a list
@@ -52,12 +57,17 @@ class Values:
             return self._read(name)
         except TypeError:
             return None
+        except InputError:
+            raise
+        except Exception as error:  # of numpy, zipfile, zlib and safetensors, which have no class in common
+            text = " ".join(str(error).split())
+            raise InputError(f"{name!r} of {self.where} cannot be read ({text})", "record or save it again") from None
 
     @classmethod
     def open(cls, file: Path) -> Values:
         """Return the values in a `.safetensors`, `.npz` or `.json` file; raises what `open_arrays` raises."""
         names, read = open_arrays(file)
-        return cls(set(names), read)
+        return cls(set(names), read, str(file))
 
 
 def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callable[[str], Any]]:
@@ -74,14 +84,13 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
             narrow = {} if framework == "pt" else _narrow_tensors(file)
             return list(opened.keys()), lambda name: narrow[name]() if name in narrow else opened.get_tensor(name)
         if file.suffix == ".npz":
-            arrays = np.load(file, allow_pickle=False)
-            return list(arrays.files), arrays.__getitem__
+            return _members(file)
         if file.suffix == ".json":
             listed = {name: _array(value) for name, value in decoded(file.read_bytes()).items()}
             return list(listed), listed.__getitem__
     except FileNotFoundError:
         raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file") from None
-    except (OSError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
     raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
 
@@ -106,9 +115,37 @@ def _narrow_tensors(file: Path) -> dict[str, Callable[[], Array]]:
     return {name: partial(read, entry) for name, entry in header.items() if entry.get("dtype") in _NARROW}
 
 
+def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
+    """Return the names in a .npz file, and a function that reads one; InputError where one would be too large."""
+    arrays = np.load(file, allow_pickle=False)
+    sizes = {member.filename.removesuffix(".npy"): member for member in arrays.zip.infolist()}
+
+    def read(name: str) -> Array:
+        """Read one array, whose header is looked at first: it can claim any shape, and numpy makes room for that."""
+        member = sizes[name]
+        MEMBER.check(member.file_size, f"{name!r} of {file}", member.compress_size)
+        with arrays.zip.open(member) as opened:
+            shape, dtype = _npy_header(opened)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise InputError(f"{name!r} of {file} is shorter than its shape {shape} says", "save it again")
+        return np.asarray(arrays[name])
+
+    return list(arrays.files), read
+
+
+def _npy_header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the element type that the header of a .npy file says."""
+    version = np.lib.format.read_magic(opened)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(opened)
+    return shape, dtype
+
+
 def _array(numbers: object) -> Array:
-    """Return nested lists of numbers as an array; floats become float32, as models expect."""
+    """Return nested lists of numbers as an array; floats become float32, as models expect; ValueError of others."""
     array = np.asarray(numbers)
+    if array.dtype.kind not in "biufcUS":
+        raise ValueError("a value is no list of numbers, nor of lists of them")
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 

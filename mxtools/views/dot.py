@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mxtools.errors import printable
 from mxtools.views.nesting import Nesting
 from mxtools.views.structure import Structure
 
@@ -40,4 +41,4 @@ def _lines(structure: Structure, nested: Nesting, scope: int, lead: str) -> Iter
 
 def _quoted(*lines: str) -> str:
     r"""Return lines as one quoted string; Graphviz reads `\n` as a new line."""
-    return '"' + r"\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'
+    return '"' + r"\n".join(printable(line).replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'
