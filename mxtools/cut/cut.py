@@ -21,12 +21,13 @@ and constants, of which other cuts have copies, are outputs only where a cut has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from typing import Any
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.cut.boundary import boundary_infos
+from mxtools.cut.copied import Copied
 from mxtools.errors import AbsentError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.functions import used_functions
@@ -47,7 +48,7 @@ class Cut:
         self,
         graph: Graph,
         chosen: set[int],
-        foreign: Collection[int] = (),
+        foreign: Container[int] = (),
         outputs: Collection[int] = (),
         copying: bool = True,
         equal: EqualWork | None = None,
@@ -62,19 +63,18 @@ class Cut:
         graph.require_order()
         self.graph = graph
         self.chosen = chosen
-        self._main = graph.main
         self._needs = graph.needs
-        self._constant = graph.constants(foreign)
+        self._copied = Copied(graph, foreign)
         self._equal = equal
         kept = set(chosen)
         if copying:
-            kept |= self._behind({v for n in chosen for v in self._needs[n]}, self._constant)
+            kept |= self._constants_for(chosen)
             kept |= self._shape_chains(kept)
-        self.nodes = [n for n in self._main if n in kept]
+        self.nodes = sorted(n for n in kept if not graph.region[n] and graph.owner[n] == NOWHERE)
         made = {v for n in self.nodes for v in graph.writes[n]}
         needed = dict.fromkeys(v for n in self.nodes for v in self._needs[n])
         self.initializers = graph.stored & needed.keys()
-        whole = len(chosen) == len(self._main)
+        whole = len(chosen) == len(graph.main)
         given = (needed.keys() - made - graph.stored) | (needed.keys() & graph.inputs)
         self.inputs = self.ordered(graph.inputs, [v for v in needed if v in given])
         self.outputs = list(dict.fromkeys(outputs)) if outputs else self._returned()
@@ -83,34 +83,23 @@ class Cut:
             self.outputs = list(graph.outputs)
         self.initializers |= graph.stored.intersection(self.outputs + self.inputs)
 
-    def _behind(self, values: set[int], within: set[int]) -> set[int]:
-        """Return the nodes that make some values, and so on backwards, through values that are in `within` alone."""
-        return nodes_behind(self.graph, values, until=lambda value: value not in within)
-
-    @cached_property
-    def _shape_derived(self) -> set[int]:
-        """The values that depend on the model's inputs through their shapes alone."""
-        return self.graph.shape_derived(self._constant)
+    def _constants_for(self, nodes: Iterable[int]) -> set[int]:
+        """Return the nodes that make the constants which some nodes need."""
+        needed = {v for n in nodes for v in self._needs[n]}
+        return nodes_behind(self.graph, needed, until=lambda value: not self._copied.is_constant(value))
 
     def _shape_chains(self, kept: set[int]) -> set[int]:
         """Return the nodes of the shape chains that the kept nodes read and that start from tensors at hand.
 
         At hand is what the kept nodes make, and what they read and is no shape itself: it will be an input.
         """
-        graph, derived = self.graph, self._shape_derived
+        graph, copied = self.graph, self._copied
         made = {v for n in kept for v in graph.writes[n]}
         read = {v for n in kept for v in self._needs[n]} - made
-        at_hand = made | {v for v in read if v not in derived}
-        free: set[int] = set()
-        for node in self._main:
-            asks = graph.operators[node].reads_only_shape
-            if any(v in derived for v in graph.writes[node]) and all(
-                v in free or v in graph.stored or v in self._constant or (v in at_hand and (asks or v in derived))
-                for v in self._needs[node]
-            ):
-                free.update(graph.writes[node])
-        chains = self._behind(read & free, free - made)
-        return chains | self._behind({v for n in chains for v in self._needs[n]}, self._constant)
+        at_hand = made | {v for v in read if not copied.is_shape(v)}
+        free = copied.from_hand(read, at_hand)
+        chains = nodes_behind(graph, read, until=lambda v: v in made or graph.producer[v] not in free)
+        return chains | self._constants_for(chains)
 
     def _returned(self) -> list[int]:
         """Return the outputs: what the rest of the graph reads, or the model returns.
@@ -123,17 +112,21 @@ class Cut:
         results = set(graph.outputs)
         readers = {
             v: [r for r in graph.readers[v] if graph.top(r) not in self.chosen or self._is_copied(r)]
-            for n in self._main
-            if n in self.chosen
+            for n in sorted(self.chosen)
             for v in graph.writes[n]
         }
         outside = [v for v, nodes in readers.items() if nodes or v in results]
         outside = [v for v in outside if v in results or self._is_wanted(v, readers[v])] or outside
         asked = {v for v, nodes in readers.items() if all(graph.operators[n].reads_only_shape for n in nodes)}
-        copied = self._constant | (self._shape_derived - graph.weighted) | asked
-        given = {v for v, nodes in readers.items() if not self.chosen.isdisjoint(nodes)} - self._constant
-        live = [v for v in outside if v in results or v in given or v not in copied]
-        return self.ordered(graph.outputs, live or [v for v in outside if v not in self._constant] or outside)
+        is_constant, is_shape = self._copied.is_constant, self._copied.is_shape
+        given = {v for v, nodes in readers.items() if not self.chosen.isdisjoint(nodes) and not is_constant(v)}
+
+        def is_copied(value: int) -> bool:
+            """Return whether others have a value without this cut."""
+            return value in asked or is_constant(value) or (value not in graph.weighted and is_shape(value))
+
+        live = [v for v in outside if v in results or v in given or not is_copied(v)]
+        return self.ordered(graph.outputs, live or [v for v in outside if not is_constant(v)] or outside)
 
     def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:
         """Return whether one of a value's readers outside of the cut needs it, and not what an equal call made."""
@@ -178,27 +171,55 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
         shell.ClearField(field)
     for field in ("node", "initializer", "sparse_initializer", "value_info", "quantization_annotation"):
         shell.graph.ClearField(field)
+    tensors = _Tensors(model.graph)
     for cut in cuts:
         part = ModelProto()
         part.CopyFrom(shell)
-        _fill(part.graph, model.graph, cut, types)
+        _fill(part.graph, tensors, cut, types)
         part.functions.extend(used_functions(model, part.graph.node))
         yield part
 
 
-def _fill(part: GraphProto, whole: GraphProto, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
+class _Tensors:
+    """What a graph says of its values, by their names: a part takes what it needs without going through all of it."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.notes = _by_name(graph.quantization_annotation, lambda note: note.tensor_name)
+        self.dense = _by_name(graph.initializer, lambda tensor: tensor.name)
+        self.sparse = _by_name(graph.sparse_initializer, lambda tensor: tensor.values.name)
+        self.infos = _by_name(graph.value_info, lambda info: info.name)
+
+
+_ByName = dict[str, list[tuple[int, Any]]]
+
+
+def _by_name(items: Iterable[Any], name: Callable[[Any], str]) -> _ByName:
+    """Return items by name, each with its place in the list."""
+    found: _ByName = {}
+    for place, item in enumerate(items):
+        found.setdefault(name(item), []).append((place, item))
+    return found
+
+
+def _of(items: _ByName, names: Iterable[str]) -> list[Any]:
+    """Return the items with some names, in the order of the list."""
+    found = [entry for name in names for entry in items.get(name, ())]
+    return [item for _, item in sorted(found, key=lambda entry: entry[0])]
+
+
+def _fill(part: GraphProto, whole: _Tensors, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
     """Copy what a cut keeps of a graph, byte for byte and in its order, into a graph without nodes and tensors."""
     index = cut.graph
     inputs, outputs = ([index.names[v] for v in values] for values in (cut.inputs, cut.outputs))
     weights = {index.names[v] for v in cut.initializers}
     inner = {index.names[v] for n in cut.nodes for v in index.writes[n]} | weights
     noted, within = inner.union(inputs, outputs), inner.difference(inputs, outputs)
-    part.quantization_annotation.extend(note for note in whole.quantization_annotation if note.tensor_name in noted)
+    part.quantization_annotation.extend(_of(whole.notes, noted))
     weights.update(entry.value for note in part.quantization_annotation for entry in note.quant_parameter_tensor_names)
     part.node.extend(index.nodes[n] for n in cut.nodes)
-    part.initializer.extend(t for t in whole.initializer if t.name in weights)
-    part.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in weights)
-    part.value_info.extend(i for i in whole.value_info if i.name in within)
+    part.initializer.extend(_of(whole.dense, weights))
+    part.sparse_initializer.extend(_of(whole.sparse, weights))
+    part.value_info.extend(_of(whole.infos, within))
     for field, values in ((part.input, cut.inputs), (part.output, cut.outputs)):
         del field[:]
         for value in values:

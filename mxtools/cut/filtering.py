@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mxtools.cut.cut import Cut, extract
 from mxtools.cut.declarations import Dims, declare
 from mxtools.cut.opening import Opened, opened, require_whole
-from mxtools.cut.surroundings import auxiliary_behind, between, given_nodes, pieces, place_of_tensors
+from mxtools.cut.surroundings import GivenNodes, auxiliary_behind, between, pieces, place_of_tensors
 from mxtools.errors import UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.rename import fresh, rename_values
@@ -114,7 +114,7 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         chosen |= auxiliary_behind(annotations, chosen)
     signature = _signature(straight, calls, request, inner is not None) if request.io is Io.MODULE else None
     names = signature.outputs() if signature else {}
-    foreign = given_nodes(annotations, chosen)
+    foreign = GivenNodes(annotations, chosen)
     copying = request.auxiliary is not Auxiliary.NONE
     wanted = names or Cut.ordered(graph.outputs, sorted(outputs))
     cut = Cut(graph, chosen, foreign, wanted, copying, EqualWork(annotations, calls))

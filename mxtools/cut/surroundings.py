@@ -92,20 +92,28 @@ def _unknown(name: str, known: Collection[str]) -> UsageError:
     return UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
 
 
-def given_nodes(annotations: Annotations, chosen: Collection[int]) -> set[int]:
-    """Return the nodes whose results the chosen modules were given: nodes of calls beside them, and of their callers.
+class GivenNodes:
+    """The nodes whose results some chosen modules were given: nodes of calls beside them, and of their callers.
 
     A caller's node counts only with direct evidence: without it the node may be a constant that the exporter shared
     among the modules that use it, and no result of the caller.
     """
-    graph, hierarchy = annotations.graph, annotations.hierarchy
-    inside = {call for n in chosen if (call := annotations.call[n]) is not None}
-    callers = {ancestor for call in inside for ancestor in hierarchy.lineage(call)} - inside
-    return {
-        n
-        for n, (call, word) in enumerate(zip(annotations.call, annotations.evidence, strict=True))
-        if call is not None and call not in inside and graph.reads[n] and (call not in callers or word not in INDIRECT)
-    }
+
+    def __init__(self, annotations: Annotations, chosen: Collection[int]) -> None:
+        """Take the nodes of the chosen modules; others are looked at when somebody asks for one."""
+        self._annotations = annotations
+        self._inside = {call for n in chosen if (call := annotations.call[n]) is not None}
+        lineages = map(annotations.hierarchy.lineage, self._inside)
+        self._callers = {ancestor for lineage in lineages for ancestor in lineage} - self._inside
+
+    def __contains__(self, node: object) -> bool:
+        """Return whether a node is one of these."""
+        if not isinstance(node, int):
+            return False
+        call, evidence = self._annotations.call[node], self._annotations.evidence[node]
+        if call is None or call in self._inside or not self._annotations.graph.reads[node]:
+            return False
+        return call not in self._callers or evidence not in INDIRECT
 
 
 def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[int]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
 from mxtools.errors import AbsentError, UsageError
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import INDIRECT, Annotations
 from mxtools.scopes.places import MAIN, Place, Places
@@ -131,14 +131,36 @@ def nodes_of(annotations: Annotations, calls: Collection[int]) -> set[int]:
 
     Raises UsageError if there is none, AbsentError if they are in a body or a function that is not selected as a whole.
     """
-    nodes = nodes_anywhere(annotations, calls)
+    return nodes_of_each(annotations, {0: calls})[0]
+
+
+def nodes_of_each(annotations: Annotations, groups: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
+    """Return for each of several groups of calls what `nodes_of` returns, which goes through all nodes only once."""
+    by_call: dict[int | None, list[int]] = {}
+    for node, call in enumerate(annotations.call):
+        by_call.setdefault(call, []).append(node)
+    for node, equal in annotations.equal_at.items():
+        for call in equal:
+            by_call.setdefault(call, []).append(node)
+    found = {}
+    for key, calls in groups.items():
+        doing = annotations.calls_with_work_of(calls)
+        found[key] = _in_main(annotations, {n for call in doing for n in by_call.get(call, ())})
+    return found
+
+
+def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
+    """Return those of some nodes that are in the main graph, where they are to be cut out; raise as `nodes_of`."""
+    if not nodes:
+        raise UsageError("no selected node is there", "see ⟨tree⟩")
+    graph = annotations.graph
     place, deciding = place_of(annotations, nodes)
     if place:
         around = annotations.hierarchy.common(call for n in deciding if (call := annotations.call[n]) is not None)
         scope = annotations.hierarchy.scopes[around]
         where = annotations.places.text(place)
         raise AbsentError(f"{scope} is in {where}", "select what holds that, or cut it out with ⟨filter⟩")
-    return nodes.intersection(annotations.graph.main)
+    return {n for n in nodes if not graph.region[n] and graph.owner[n] == NOWHERE}
 
 
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:

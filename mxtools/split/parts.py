@@ -24,13 +24,13 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
 from mxtools.cut.cut import Cut
-from mxtools.cut.surroundings import given_nodes
+from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import AbsentError, UsageError
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT, Annotations
-from mxtools.scopes.selection import Selection, nodes_of, separate_calls
+from mxtools.scopes.selection import Selection, nodes_of_each, separate_calls
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def split(
     calls = separate_calls(annotations, selections, depth, exclude)
     if not calls:
         raise UsageError("nothing is selected", "give ⟨each⟩, ⟨depth⟩ or ⟨class⟩, or exclude less")
-    found = {call: nodes_of(annotations, within) for call, within in calls.items()}
+    found = nodes_of_each(annotations, calls)
     own = {call: {n for n in nodes if annotations.call[n] in calls[call]} for call, nodes in found.items()}
     return _Units(annotations, own).parts()
 
@@ -79,7 +79,7 @@ class _Units:
         self._unit = {n: n for n in graph.main}
         for nodes in groups.values():
             self._unit.update(dict.fromkeys(nodes, min(nodes)))
-        self.cuts = {min(nodes): Cut(graph, nodes, given_nodes(annotations, nodes)) for nodes in groups.values()}
+        self.cuts = {min(nodes): Cut(graph, nodes, GivenNodes(annotations, nodes)) for nodes in groups.values()}
         grouped = {n for nodes in groups.values() for n in nodes}
         # A constant without direct evidence may stand in any of the modules that share it, so every part copies it.
         # What a call has direct evidence for, it computed itself: others read that from its part.

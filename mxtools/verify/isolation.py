@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from mxtools.cut.cut import Cut, extracted
-from mxtools.cut.surroundings import given_nodes
+from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.shapes import Array
 from mxtools.graph.walk import nodes_behind
@@ -60,7 +60,7 @@ class Isolation:
             return None
         made = {v for node in chosen for v in self._graph.writes[node]}
         outputs = [match.value for _, match in self._outputs(self._calls[number]) if match.value in made]
-        return Cut(self._graph, chosen, given_nodes(self._annotations, chosen), outputs) if outputs else None
+        return Cut(self._graph, chosen, GivenNodes(self._annotations, chosen), outputs) if outputs else None
 
     def _bytes(self, value: int) -> int:
         shape = self._shapes[value]

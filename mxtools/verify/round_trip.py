@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from mxtools.cut.cut import Cut, extracted
-from mxtools.cut.surroundings import given_nodes
+from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
@@ -137,7 +137,7 @@ def _merged(annotations: Annotations) -> set[int]:
 def _cut(annotations: Annotations, scope: str) -> Cut:
     calls = calls_of(annotations, Selection((glob.escape(scope),)))
     chosen = nodes_of(annotations, calls)
-    cut = Cut(annotations.graph, chosen, given_nodes(annotations, chosen), equal=EqualWork(annotations, calls))
+    cut = Cut(annotations.graph, chosen, GivenNodes(annotations, chosen), equal=EqualWork(annotations, calls))
     if not cut.outputs:
         raise AbsentError("nothing reads what it computes")
     return cut
