@@ -126,13 +126,13 @@ class Annotations:
     def serving(self, node: int, call: int, reader: int) -> int:
         """Return which call makes for a reader what a node in a call makes for that and for equal calls.
 
-        It is the one that is nearest to the reader in the call tree.
+        It is the one that is nearest to the reader in the call tree; of equally near ones the outermost.
         """
         others = (*self._equal_to.get(call, ()), *self.equal_at.get(node, ()))
         if not others:
             return call
         depth, meet = self.hierarchy.depth, self.hierarchy.meet
-        nearest: int = max((call, *others), key=lambda c: depth[meet(c, reader)])
+        nearest: int = max((call, *others), key=lambda c: (depth[meet(c, reader)], -depth[c]))
         return nearest
 
     @cached_property

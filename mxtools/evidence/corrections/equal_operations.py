@@ -69,6 +69,8 @@ class _EqualOperations:
                 pairs = {pair for pair in self._pairs(node, reader) if pair[1].call not in self._equal_at(node)}
                 if len(pairs) == 1:
                     self._note(node, *pairs.pop())
+                elif (passing := self._passing_on(node, reader)) is not None:
+                    self._add(node, passing)
 
     def _readers_elsewhere(self, node: int) -> list[int]:
         """Return the calls outside of a node's own in which its results are read."""
@@ -89,7 +91,7 @@ class _EqualOperations:
         meet = self._hierarchy.meet(call, reader)
         if meet == call:
             return
-        left = {t for at in self._hierarchy.path_below(meet, call) for t in self._leaving[at]}
+        left = self._leaving[self._hierarchy.path_below(meet, call)[-1]]
         name = plain_name(self._graph.nodes[node].op_type)
         found = [o for o in self._ran.get((call, name), ()) if self._fits(node, o)]
         if any(not left.isdisjoint(o.outputs) for o in found):
@@ -98,6 +100,21 @@ class _EqualOperations:
             for equal in self._alike[self._same.get(operation.outputs[0], operation.outputs[0])]:
                 if within(reader, equal.call) and not within(call, equal.call):
                     yield operation, equal
+
+    def _passing_on(self, node: int, reader: int) -> int | None:
+        """Return the call that passes on to a reader what an equal call made there, and a node in another call does.
+
+        Such a node changes no element: a cast to the same type is no operation in PyTorch, and no pair is found for it.
+        """
+        operator, values = self._graph.operators[node], self._read(node)
+        if len(values) != 1 or not (operator.keeps_elements or operator.is_named("Cast")):
+            return None
+        maker, at = self._graph.producer[values[0]], self._place(values[0])
+        serving = None if at is None else self._annotations.serving(maker, at, reader)
+        if serving in (None, at):
+            return None
+        around, within, call = self._hierarchy.parent[serving], self._hierarchy.within, self._annotations.call[node]
+        return around if call is not None and within(reader, around) and not within(call, around) else None
 
     def _fits(self, node: int, operation: Operation) -> bool:
         """Return whether a node can stand for an operation of its name, by who made the values that it reads."""
