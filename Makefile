@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 DEMO := build/demo
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs bench clean
+.PHONY: help setup demo test check format docs fuzz bench clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +41,9 @@ format: setup  ## format the code
 
 docs: setup  ## write the generated parts of docs/
 	$(BIN)/python -m docs.generate
+
+fuzz: setup  ## run every command on files that are almost right, SECONDS long
+	$(BIN)/python -m tests.fuzz $(SECONDS) $(SEED)
 
 bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py

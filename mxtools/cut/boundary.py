@@ -110,7 +110,7 @@ def _part(
 
     Short initializers stay, since shapes can depend on their values; the others become inputs.
     """
-    wanted = [graph.by_name[name] for name in names]
+    wanted = [graph.by_name[name] for name in names if name in graph.by_name]  # else nobody makes it
     nodes = nodes_behind(graph, wanted, until=is_given)
     needed = {*wanted, *(v for n in nodes for v in graph.needs[n])}
     given = {v for v in needed if graph.producer[v] == NOWHERE or is_given(v)}
