@@ -18,7 +18,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from onnx import (
     AttributeProto,
@@ -73,6 +73,10 @@ def require_sound(proto: ModelProto, name: str, skeleton: bytes | None = None) -
         raise InputError(f"{name} is no valid ONNX model: {fault}", _MEND) from None
 
 
+_THIRD_SYNTAX = b"\x62\x06proto3"
+"""The field `syntax` of a serialised description of messages; of a field that occurs twice the last counts."""
+
+
 @cache
 def _strict() -> Any:  # noqa: ANN401 - a class that protobuf makes
     """Return a class of messages like ModelProto whose parser refuses text that is no UTF-8.
@@ -80,11 +84,8 @@ def _strict() -> Any:  # noqa: ANN401 - a class that protobuf makes
     ONNX's own is of protobuf's second syntax, in which texts are not looked at: what is no UTF-8 comes out as bytes,
     field by field, wherever somebody reads it. The third syntax has the same bytes on the wire, and looks.
     """
-    file = descriptor_pb2.FileDescriptorProto()
-    ModelProto.DESCRIPTOR.file.CopyToProto(file)
-    file.syntax = "proto3"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.AddSerializedFile(ModelProto.DESCRIPTOR.file.serialized_pb + _THIRD_SYNTAX)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(ModelProto.DESCRIPTOR.full_name))
 
 
