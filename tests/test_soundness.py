@@ -141,6 +141,7 @@ UNSOUND: dict[str, Callable[[ModelProto], object]] = {
     "tensor 'w' of the graph has element type 77": tensor(77, raw_data=RAW),
     "'x' of the graph has element type 1000000": _element,
     "'x' of the graph has element type -7": _deep_element,
+    "tensor 'w' of the graph is a segment": tensor(raw_data=RAW, segment=TensorProto.Segment(begin=0)),
     "attribute 'odd' of Mul '/a/Mul' has no graph": attribute(type=AttributeProto.GRAPH),
     "attribute 'odd' of Mul '/a/Mul' has no sparse tensor": attribute(type=AttributeProto.SPARSE_TENSOR, i=3),
     "attribute 'odd' of Mul '/a/Mul' is of no type": attribute(t=TensorProto()),

@@ -223,6 +223,8 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
     element, dims = tensor.data_type, tensor.dims[:]
     if element not in ELEMENTS:
         _require_element(element, f"tensor {tensor.name!r} of {where}")
+    if tensor.HasField("segment"):
+        raise UnsoundError(f"tensor {tensor.name!r} of {where} is a segment of one, which no library reads")
     if dims and min(dims) < 0:
         raise UnsoundError(f"tensor {tensor.name!r} of {where} has dimensions {dims[:8]}")
     count = math.prod(dims)
