@@ -235,3 +235,25 @@ def test_a_fault_of_ours_is_one_line_and_no_answer(monkeypatch: pytest.MonkeyPat
     shown = capsys.readouterr().err
     assert shown.startswith("Traceback")
     assert shown.endswith(said)
+
+
+def test_a_manifest_makes_a_split_remove_no_files_of_others(tmp_path: Path, mx: Mx) -> None:
+    """Whoever writes a manifest can list what he likes; parts have names of a form of their own."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"], name="/a/Relu"),
+        helper.make_node("Abs", ["h"], ["y"], name="/b/Abs"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [4])], [value("y", 1, [4])])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "m.onnx")
+    assert mx("tag", "m.onnx", "-o", "m.onnx", cwd=tmp_path).returncode == 0
+    assert mx("split", "m.onnx", "--depth", "1", "-d", "parts", cwd=tmp_path).returncode == 0
+    mine = tmp_path / "parts" / "mine.onnx"
+    mine.write_bytes(b"mine")
+    listed = json.loads((tmp_path / "parts" / "manifest.json").read_text())
+    for name in ("mine.onnx", "../m.onnx", "sub/00-a.onnx", ".onnx"):
+        listed["parts"][0]["file"] = name
+        (tmp_path / "parts" / "manifest.json").write_text(json.dumps(listed))
+        done = mx("split", "m.onnx", "--depth", "1", "-d", "parts", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count(b"\n")) == (3, 1), done.stderr
+        assert mine.read_bytes() == b"mine"

@@ -48,7 +48,7 @@ class Link(_ManifestRecord):
 class PartFile(_ManifestRecord):
     """One part."""
 
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
+    file: Annotated[str, Field(pattern=r"^\d+-[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
     scope: Annotated[str | None, Field(description="its call, null for what no selected one covers")]
     inputs: tuple[Link, ...]
     outputs: tuple[str, ...]
