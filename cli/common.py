@@ -40,7 +40,7 @@ def process(
 
     `witness`, where given, takes the model and returns what is told of each pass that has run.
     """
-    check_output(output)
+    check_output(output, replacing=source)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
     model = read_model(source, data_dir, trace, inputs)

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from mxtools import __version__
 from mxtools.errors import MxError, speaking
 from mxtools.files import limits
+from mxtools.files.regular import one_command
 
 from .common import say
 from .foreign import as_mx_error
@@ -223,7 +224,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         interrupt_cleanly()
-        with speaking(WORDS), _errors_in_one_line(name):
+        with speaking(WORDS), _errors_in_one_line(name), one_command():
             command(*args, **kwargs)
             sys.stdout.flush()
 

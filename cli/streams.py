@@ -45,10 +45,10 @@ def model_source(source: FileOrPipe) -> Path | IO[bytes]:
 def read_bytes(source: FileOrPipe) -> bytes:
     """Return the bytes of a file or of stdin; InputError if they cannot be read."""
     from mxtools.errors import InputError
-    from mxtools.files import reading
+    from mxtools.files import regular
 
     if not is_pipe(source):
-        return reading.read_bytes(Path(str(source)))
+        return regular.read_bytes(Path(str(source)))
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
@@ -57,21 +57,23 @@ def read_bytes(source: FileOrPipe) -> bytes:
 
 def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None = None) -> None:
     """Write a model to a file or to stdout."""
-    from mxtools.files import writing
+    from mxtools.files import outputs, writing
 
     if is_pipe(output):
         writing.write_stream(model.proto, model.weights, sys.stdout.buffer, data_dir or Path())
     else:
+        outputs.claim(Path(str(output)))
         writing.write_model(model.proto, model.weights, Path(str(output)))
 
 
 def write_text(text: str, output: FileOrPipe) -> None:
     """Write text, such as JSON, to a file or to stdout, in UTF-8 whatever the terminal's encoding."""
-    from mxtools.files import atomic
+    from mxtools.files import atomic, outputs
 
     if is_pipe(output):
         write_data(text.encode(errors="backslashreplace"))  # of half a surrogate pair, what JSON writes for it
     else:
+        outputs.claim(Path(str(output)))
         atomic.write_text(text, Path(str(output)))
 
 
@@ -80,18 +82,19 @@ def put(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
-def check_output(output: FileOrPipe, *others: Path | None, binary: bool = True) -> None:
-    """Refuse, before any work is done, files that cannot be written, and a terminal where a model would go to it.
+def check_output(output: FileOrPipe, *others: Path | None, binary: bool = True, replacing: str | None = None) -> None:
+    """Refuse, before any work is done, files that may not be written, and a terminal where a model would go to it.
 
-    `others` are the files of further options; None is one that was not given.
+    `others` are the files of further options; None is one that was not given. `replacing` is the model that `output`
+    may be, and replace; no other file that the command reads may be.
     """
     from mxtools.errors import UsageError
-    from mxtools.files.atomic import check_writable
+    from mxtools.files.outputs import claim
 
     if not is_pipe(output):
-        check_writable(str(output))
+        claim(Path(str(output)), None if replacing is None else 0 if is_pipe(replacing) else Path(replacing))
     elif binary and sys.stdout.isatty():
         raise UsageError("a model is binary and stdout a terminal: give -o FILE or use a pipe")
     for other in others:
         if other is not None:
-            check_writable(other)
+            claim(other)

@@ -41,7 +41,7 @@ def command(
         raise UsageError("no passes are named: give --pipeline or --strategy")
     steps = table.get(strategy).passes().passes if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
-    check_output(output)
+    check_output(output, replacing=source)
     steps = tuple(map(_with_part, steps))
     report = process(Pipeline(steps), source, output, data_dir, trace, inputs)
     if json:

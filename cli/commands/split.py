@@ -54,13 +54,11 @@ def command(
     Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
     """
     from mxtools.cut.declarations import declare, shapes_of, types_of
-    from mxtools.files.atomic import check_folder
     from mxtools.scopes.selection import Selection
     from mxtools.split import manifest
     from mxtools.split.parts import split
 
-    check_folder(folder)
-    manifest.files_of(folder)
+    manifest.check(folder)
     model = read_model(source, data_dir, trace, inputs)
     selections = [
         *(Selection(scopes=(glob,)) for glob in each or ()),

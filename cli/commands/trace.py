@@ -29,23 +29,27 @@ def command(
     from pathlib import Path
 
     from mxtools.errors import UsageError
-    from mxtools.files.atomic import atomic_output
+    from mxtools.files.outputs import claim_beside
     from mxtools.traces import sidecar
+    from mxtools.traces.trace import values_beside, write_trace
 
     check_json(json, output)
     if record and is_pipe(output):
         raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
-    beside = Path(output).with_suffix(".safetensors") if record else None
-    check_output(output, beside, binary=False)
+    check_output(output, binary=False)
+    if record:
+        claim_beside(values_beside(Path(output)))
     from mxtools.pytorch.sources import sources_of
 
     with sources_of(load, cache=cache, key=cache and key(load)) as sources, progress("tracing"):
         traced, values = sources.trace(record)
-        if beside and values is not None and traced.record:
-            with atomic_output(beside) as file, (sources.folder / traced.record).open("rb") as recorded:
-                shutil.copyfileobj(recorded, file)
-            traced = traced.model_copy(update={"record": beside.name})
-    write_text(sidecar.dumps(traced), output)
+        if is_pipe(output):
+            write_text(sidecar.dumps(traced), output)
+        elif values is not None and traced.record:
+            with (sources.folder / traced.record).open("rb") as recorded:
+                write_trace(traced, Path(output), lambda file: shutil.copyfileobj(recorded, file))
+        else:
+            write_trace(traced, Path(output))
     opaque = sidecar.opaque_modules(traced)
     if opaque:
         named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"

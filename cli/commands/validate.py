@@ -49,7 +49,7 @@ def command(
     from mxtools.validate import findings as checking
 
     format_ = "json" if json and format_ == "text" else format_
-    _check(format_, json, repair, output)
+    _check(format_, json, repair, source, output)
     sidecar = read_sidecar(trace) if trace else None
     name = source_name(source)
     proto, weights = read_model(model_source(source), name, data_dir, placing=False)
@@ -75,7 +75,7 @@ def command(
     say(f"mx validate: {name}: {summary}{f', {len(mended)} mended' if repair else ''}")
 
 
-def _check(format_: str, json: bool, repair: bool, output: str) -> None:
+def _check(format_: str, json: bool, repair: bool, source: str, output: str) -> None:
     """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
     from mxtools.errors import UsageError
 
@@ -87,7 +87,7 @@ def _check(format_: str, json: bool, repair: bool, output: str) -> None:
         raise UsageError("-o is where --repair writes: give --repair too, or redirect the report")
     if repair:
         check_json(format_ != "text", output)
-        check_output(output)
+        check_output(output, replacing=source)
 
 
 def _report(

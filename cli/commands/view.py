@@ -51,7 +51,7 @@ def command(
     from mxtools.views.metric_files import add_metrics
 
     check_json(json, output)
-    _check(format_, depth, against, output)
+    _check(format_, depth, against, source, output)
     model = read_model(source, data_dir)
     with progress("reading"):
         shown = structure(model, model.proto.graph.name or "stdin" if is_pipe(source) else Path(source).name)
@@ -72,7 +72,7 @@ def command(
         say(f"mx view: {len(shown.nodes)} nodes in {len(shown.scopes)} calls: {', '.join(files)}")
 
 
-def _check(format_: str, depth: int | None, against: str | None, output: str) -> None:
+def _check(format_: str, depth: int | None, against: str | None, source: str, output: str) -> None:
     """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
     from mxtools.errors import UsageError
 
@@ -82,7 +82,8 @@ def _check(format_: str, depth: int | None, against: str | None, output: str) ->
         raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels: leave it out")
     if against is not None and format_ != "model-explorer":
         raise UsageError("--against is for synchronised navigation: give --format model-explorer")
-    check_output(output, binary=False)
+    is_model = format_ == "model-explorer" and output.endswith(".onnx")
+    check_output(output, binary=False, replacing=source if is_model else None)
 
 
 def _model_explorer(

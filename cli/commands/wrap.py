@@ -53,7 +53,7 @@ def command(
     tool: list[str] = context.obj
     check_json(json, output)
     check_command(tool)
-    check_output(output)
+    check_output(output, replacing=source)
     model = read_model(source, data_dir, trace, inputs)
     model.require_tagged("the earlier model")
     with tempfile.TemporaryDirectory(prefix="mx-") as scratch:

@@ -10,6 +10,7 @@ from mxtools.errors import InputError
 from mxtools.evidence.calls.index import CallIndex, Candidates, call_index
 from mxtools.evidence.calls.placement import assign
 from mxtools.evidence.state_names import agreeing, module_path
+from mxtools.files.regular import read_regular
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import reached
@@ -105,6 +106,6 @@ def _read(file: Path) -> Collection[str]:
     if file.suffix == ".safetensors":
         return Values.open(file).names
     try:
-        return frozenset(file.read_text().split())
+        return frozenset(read_regular(file).decode().split())
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as names ({error})", "give one name a line, or .safetensors") from None

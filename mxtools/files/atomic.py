@@ -1,74 +1,73 @@
-"""Outputs that appear whole or not at all: one file, or a folder of them."""
+"""Outputs that appear whole or not at all: one file, or two that belong together.
+
+What is written goes to a temporary file beside the output, whose name tells of what it is, and which is locked as long
+as its process lives. The next run that writes the same output removes those that a killed run left.
+
+Two files cannot be renamed in one step, and a model names the file that its weights lie in. So where a model and its
+data are written over older ones (`write_pair`; `docs/decisions/0015-model-and-data-change-together.md`), the new model
+first names its data by another name:
+
+    m.onnx (old, names m.onnx.data)          m.onnx.data (old)
+    m.onnx (old, names m.onnx.data)          m.onnx.data (old)    m.onnx.mx-5c0f.data (new)
+    m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (old)    m.onnx.mx-5c0f.data (new)
+    m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (new)    m.onnx.mx-5c0f.data (new, the same file)
+    m.onnx (new, names m.onnx.data)          m.onnx.data (new)
+
+In each line a model and what it names belong together, and each step is one renaming.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import shutil
 import stat
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from mxtools.errors import OutputError
+from mxtools.files.outputs import named_in, owners, permitted
+from mxtools.files.regular import is_device, is_read
+
+try:
+    import fcntl
+except ImportError:  # on Windows, which does not remove files that are open
+    fcntl = None  # type: ignore[assignment]
+
+MARK = ".mx-"
+"""Part of the names that we give to files that do not stay."""
+LONGEST = 100
+"""Bytes of a file's name that the name of a temporary file shows."""
+PATIENCE = 60
+"""Seconds to wait for another process that renames files in the same folder, which takes milliseconds."""
+PAUSE = 0.01
+"""Seconds between two attempts to lock."""
 
 
 @contextmanager
-def atomic_output(path: Path) -> Iterator[BinaryIO]:
+def atomic_output(path: Path, beside: str = "") -> Iterator[BinaryIO]:
     """Yield a file to write, which becomes `path` when the block ends; if the block fails, the old file stays.
 
-    The bytes go to a temporary file in the same folder, which is renamed at the end: readers see the old file or the
-    whole new one, also when the process is killed. A link stays a link. Devices and pipes are written to directly.
-    Raises OutputError if the folder does not exist or cannot be written to.
+    `beside` is the name of a file that the old one may have had beside it, and the new one has not (`write_pair`).
+
+    Readers see the old file or the whole new one, also when the process is killed or the power fails. A link within its
+    folder stays a link. Devices and pipes are written to directly. Raises OutputError as `outputs.permitted`, and if
+    the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file() and not target.is_dir():
+    target = permitted(path)
+    if is_device(target):
         with target.open("wb") as device:
             yield device
         return
-    check_writable(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(name, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())  # noqa: PTH101
-        os.replace(name, target)  # noqa: PTH105
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise _unwritable(path, error) from None
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)  # noqa: PTH108
-
-
-def check_writable(target: str | Path) -> None:
-    """Raise OutputError if a file cannot be written; called before the work that would be lost."""
-    path = Path(os.path.realpath(str(target)))
-    if path.is_dir():
-        raise OutputError(f"{target} is a folder", "give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"{target} cannot be written, its folder {path.parent} does not exist", "make it or give another ⟨output⟩"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            f"{target} cannot be written, its folder {path.parent} is not writable", "give another ⟨output⟩"
-        )
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written ({error.strerror or error})", "give another ⟨output⟩")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with as_output_error(path), temporary(target) as (name, file):
+        yield file
+        seal(file, target)
+        with locked(target.parent), without_old_data(target, beside) if beside else nullcontext():
+            replace(name, target)
 
 
 def write_text(text: str, path: Path) -> None:
@@ -77,39 +76,57 @@ def write_text(text: str, path: Path) -> None:
         file.write(text.encode())
 
 
-@contextmanager
-def atomic_folder(folder: Path, old: Sequence[str]) -> Iterator[Path]:
-    """Yield an empty folder to write files into; when the block ends they replace the files `old` of `folder`.
+def write_pair(
+    path: Path,
+    beside: str,
+    write: Callable[[BinaryIO, str], object],
+    write_beside: Callable[[BinaryIO], object],
+    ours: bool = True,
+) -> None:
+    """Write a file and one beside it that it names; at any moment there are both old ones, or both new ones.
 
-    Other files of `folder` stay as they are. If anything fails, `folder` is as it was. Raises OutputError if a new file
-    has the name of one that is not in `old`, or if the folder cannot be written to.
-
-    A folder cannot be replaced in one step without losing the files of others in it. So the new files are written into
-    a scratch folder on the same file system, and then everything is renamed; with `old=["a", "b"]` and new `b`, `c`:
-
-        out/a -> scratch/old/a, out/b -> scratch/old/b, scratch/new/b -> out/b, scratch/new/c -> out/c
-
-    Renaming is quick and hardly ever fails; if it does, the renames done so far are undone in the opposite order.
+    `write` takes the file and the name that it is to give to the other one. A file of the name `beside` that is
+    another's too is left to that, and a number is put into the name; if the name is not `ours`, so that anybody may
+    have given it to a file, also one that is nobody's. Raises OutputError as `atomic_output`.
     """
-    target = Path(os.path.realpath(folder))
-    check_folder(folder)
-    try:
-        with TemporaryDirectory(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent) as scratch:
-            new, replaced = Path(scratch) / "new", Path(scratch) / "old"
-            new.mkdir()
-            replaced.mkdir()
-            yield new
-            names = sorted(path.name for path in new.iterdir())
-            foreign = next((name for name in names if name not in old and (target / name).exists()), None)
-            if foreign:
-                raise OutputError(
-                    f"{folder / foreign} is there already, from elsewhere", "move it or give another folder"
-                )
-            moves = [(target / name, replaced / name) for name in old if (target / name).exists()]
-            moves += [(new / name, target / name) for name in names]
-            _rename_all(moves, target)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error.strerror or error})", "give another folder") from None
+    target = permitted(path)
+    if is_device(target):
+        with target.open("wb") as device:
+            write(device, beside)
+        return
+    with as_output_error(path):
+        data = slot(target, beside, ours)
+        with temporary(data) as (new_data, file):
+            write_beside(file)
+            seal(file, data)
+            with temporary(target) as (new, main):
+                write(main, data.name)
+                seal(main, target)
+                with locked(target.parent), without_old_data(target, beside, data):
+                    _change_both(target, data, new, new_data, write, ours)
+
+
+def _change_both(
+    target: Path, data: Path, new: Path, new_data: Path, write: Callable[[BinaryIO, str], object], ours: bool
+) -> None:
+    """Rename a new file and its data to their places, as the head of this file shows."""
+    if ours and not (target.exists() and data.exists()):
+        replace(new_data, data)
+        replace(new, target)
+        return
+    passing = data.with_name(f"{data.stem}{MARK}{secrets.token_hex(4)}{data.suffix}")
+    with temporary(target, locks=False) as (early, file):
+        write(file, passing.name)
+        seal(file, target)
+        replace(new_data, passing)
+        try:
+            replace(early, target)
+        except BaseException:
+            passing.unlink()
+            raise
+    link_over(passing, data)
+    replace(new, target)
+    passing.unlink()
 
 
 def check_folder(folder: Path) -> None:
@@ -124,19 +141,201 @@ def check_folder(folder: Path) -> None:
             raise OutputError(f"{folder} cannot be written, {needed} is not writable", "give another folder")
 
 
-def _rename_all(moves: Sequence[tuple[Path, Path]], folder: Path) -> None:
-    """Rename files (from, to) into and out of a folder, all or none; the folder is made if it does not exist."""
-    is_new = not folder.exists()
-    done: list[tuple[Path, Path]] = []
+@contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside a target, which is gone after the block, if it was not renamed."""
+    with locked(target.parent):
+        remove_leftovers(target)
+        place = temporary_name(target)
+        place.mkdir()
+        handle = os.open(place, os.O_RDONLY) if fcntl else None
+        if handle is not None:
+            _lock(handle)
     try:
-        folder.mkdir(exist_ok=True)
-        for before, after in moves:
-            before.rename(after)
-            done.append((before, after))
-    except BaseException:
-        for before, after in reversed(done):
-            after.rename(before)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        yield place
+    finally:
+        if handle is not None:
+            os.close(handle)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def sync_files(folder: Path) -> None:
+    """Bring the files of a folder to the disk."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def slot(target: Path, name: str, ours: bool = True) -> Path:
+    """Return the place of a file's data: its name, or with the first number that no other file's data have."""
+    number, place = 1, target.with_name(name)
+    while not _is_free(place, target, ours):
+        number += 1
+        place = target.with_name(f"{Path(name).stem}.{number}{Path(name).suffix}")
+    return place
+
+
+def _is_free(place: Path, target: Path, ours: bool) -> bool:
+    """Return whether data may be written to a place: nothing is there, or what only the old file needs."""
+    if not os.path.lexists(place):
+        return True
+    if place.is_symlink() or not place.is_file():
+        return False
+    needing = {owner.name for owner in owners(place)}
+    return needing == {target.name} or (ours and not needing and not is_read(place))
+
+
+@contextmanager
+def without_old_data(target: Path, beside: str, data: Path | None = None) -> Iterator[None]:
+    """Remove after the block, in which a file is replaced, what only the old one named, and what a killed run left.
+
+    That is of the names that `write_pair` gives; `data` is the new one. What other files name stays.
+    """
+    stem, suffix = re.escape(Path(beside).stem), re.escape(Path(beside).suffix)
+    ours = re.compile(rf"{stem}(\.\d+|{re.escape(MARK)}[0-9a-f]{{8}})?{suffix}")
+    with os.scandir(target.parent) as entries:
+        found = [entry.name for entry in entries if ours.fullmatch(entry.name)]
+    if found:
+        named = named_in(target)
+        found = [name for name in found if MARK in name or name in named]
+    yield
+    for place in map(target.with_name, found):
+        if place != data and place.is_file() and not place.is_symlink() and not any(owners(place)):
+            place.unlink()
+
+
+@contextmanager
+def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield the name of a temporary file beside `target` and the file, open to write; both are gone after the block.
+
+    What an earlier run left of the same target is removed. `locks` is false where the folder is locked already.
+    """
+    with locked(target.parent) if locks else nullcontext():
+        remove_leftovers(target)
+        name = temporary_name(target)
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        _lock(handle)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield name, file
+    finally:
+        with suppress(FileNotFoundError):
+            name.unlink()
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a new name for a temporary file or folder beside a target."""
+    return target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+
+
+def _prefix(target: Path) -> str:
+    return f".{os.fsdecode(os.fsencode(target.name)[:LONGEST])}{MARK}"
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove temporary files and folders of a target whose process does not live any more."""
+    ours = re.compile(rf"{re.escape(_prefix(target))}[0-9a-f]{{8}}\.tmp")
+    with os.scandir(target.parent) as entries:
+        found = [Path(entry.path) for entry in entries if ours.fullmatch(entry.name)]
+    for place in found:
+        with suppress(OSError):
+            handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+            try:
+                if _lock(handle):
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file or folder; return False where another has it locked, None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without them
+        return None
+    return True
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let no other process rename files of ours in a folder meanwhile; a folder that cannot be locked is left so.
+
+    Raises OutputError where another process does not come to an end.
+    """
+    handle = None
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + PATIENCE
+        while handle is not None and _lock(handle) is False:
+            if time.monotonic() > end:
+                raise OutputError(f"another process is writing to {folder}", "wait for it, or stop it")
+            time.sleep(PAUSE)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def seal(file: BinaryIO, target: Path) -> None:
+    """Bring a temporary file to the disk, with the permissions of the file that it replaces, or of any new file."""
+    file.flush()
+    try:
+        mode = stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        mode = 0o666 & ~_umask()
+    if hasattr(os, "fchmod"):
+        os.fchmod(file.fileno(), mode)
+    os.fsync(file.fileno())
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file, over another one where there is one, and bring that to the disk."""
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with suppress(PermissionError):  # on Windows, and in folders that cannot be read
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def link_over(source: Path, target: Path) -> None:
+    """Let a name stand for the same file as another name, in place of an older file; where there are no links, copy."""
+    linked = temporary_name(target)
+    try:
+        os.link(source, linked)
+    except OSError:
+        with temporary(target, locks=False) as (name, file), source.open("rb") as data:
+            shutil.copyfileobj(data, file, 1 << 20)
+            seal(file, source)
+            replace(name, target)
+    else:
+        replace(linked, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def as_output_error(path: Path) -> Iterator[None]:
+    """Raise what the system says against writing in the block as OutputError."""
+    try:
+        yield
+    except BrokenPipeError:
         raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error})", "give another ⟨output⟩") from None

@@ -14,8 +14,9 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files import wire
+from mxtools.files.regular import Bytes, FileBytes, note_read, open_regular
 from mxtools.files.soundness import require_sound
-from mxtools.files.weights import WeightStore, is_external, mapped, tensors_of
+from mxtools.files.weights import WeightStore, is_external, tensors_of
 
 Source = Path | IO[bytes]
 
@@ -42,10 +43,12 @@ def read_model(
         for tensor in tensors_of(proto):
             if is_external(tensor):
                 weights.place(tensor)
+        if isinstance(source, Path) and source.is_file() and data.is_replaced(source):  # so its data may be those of the new model
+            raise InputError(f"{name} was replaced while it was read", "read it again")
     return proto, weights
 
 
-def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
+def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
     """Parse a model around its weights; return it and its skeleton, the bytes that were parsed."""
     try:
         skeleton, deferred = wire.split(data)
@@ -61,32 +64,29 @@ def _parse(data: memoryview, name: str) -> tuple[ModelProto, bytes]:
     return proto, skeleton
 
 
-def _bytes(source: Source, name: str) -> memoryview:
-    """Return the bytes of a file as a memory map, so that weights are read only when they are used.
+def _bytes(source: Source, name: str) -> FileBytes:
+    """Return the bytes of a file, which are read only when they are used.
 
-    What cannot be mapped, such as a pipe, is first copied to an unnamed temporary file.
+    What has no places, such as a pipe, is first copied to an unnamed temporary file.
     """
     try:
         if not isinstance(source, Path):
-            return _mapped_or_spooled(source)
-        with source.open("rb") as file:
-            return _mapped_or_spooled(file)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror or error})", "give an ONNX file") from None
+            return _kept_or_spooled(source, name)
+        if source.is_fifo():
+            with source.open("rb") as pipe:
+                return _kept_or_spooled(pipe, name)
+        return FileBytes(open_regular(source), name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} cannot be read ({reason})", "give an ONNX file") from None
 
 
-def _mapped_or_spooled(file: IO[bytes]) -> memoryview:
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return mapped(file)
-    with tempfile.TemporaryFile() as spool:
-        shutil.copyfileobj(file, spool, 1 << 20)
-        spool.flush()
-        return mapped(spool)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the bytes of a whole file; InputError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})", "give a file that exists") from None
+def _kept_or_spooled(file: IO[bytes], name: str) -> FileBytes:
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode):
+        note_read(Path("/dev/stdin"), status)
+        return FileBytes(file, name)
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - is closed with the model
+    shutil.copyfileobj(file, spool, 1 << 20)
+    spool.flush()
+    return FileBytes(spool, name)

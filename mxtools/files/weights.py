@@ -11,13 +11,11 @@ A tensor is in one of four states, and code that needs bytes asks a `WeightStore
 from __future__ import annotations
 
 import math
-import mmap
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +24,10 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.elements import size_of_elements
+from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular
 
-PIECE = 1 << 20
-"""Bytes that are read at a time."""
+MOST_OPEN = 32
+"""Files of external data that are kept open: some models have one for each tensor, and a process may open 256."""
 
 _ADOPTED = "\0"
 """Begins the location of an adopted tensor. No file name can hold it, and `place` refuses files that do."""
@@ -49,15 +48,19 @@ class DataPlace:
 class WeightStore:
     """Reads the bytes of a model's tensors when they are asked for, and no more of them."""
 
-    source: memoryview = field(default_factory=lambda: memoryview(b""))
+    source: Bytes = field(default_factory=lambda: memoryview(b""))
     """The bytes of the file that the model was read from; references in deferred tensors point into them."""
     folder: Path = Path()
     """What the locations of external data are relative to."""
     kept: list[Any] = field(default_factory=list)
     """What has to live as long as the store does, such as a temporary folder that its files lie in."""
-    _maps: dict[Path, memoryview] = field(default_factory=dict)
+    _opened: dict[Path, FileBytes] = field(default_factory=dict)
+    """Files of external data that are open: those last used, and those that were replaced since."""
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """Path and size in bytes of files of external data, by location."""
+    _identities: dict[Path, Identity] = field(default_factory=dict)
+    """Which files they were when their tensors were placed."""
+    _kept_open: set[Path] = field(default_factory=set)
 
     def adopt(self, tensor: TensorProto, other: WeightStore) -> None:
         """Let this store read a tensor of another store's model, in place; the other store can still read it.
@@ -76,15 +79,26 @@ class WeightStore:
             path, size = other._files[entry.value]
             entry.value = f"{_ADOPTED}{path}"
             self._files[entry.value] = other._files[entry.value] = (path, size)
+            self._identities[path] = other._identities[path]
+
+    def files(self) -> set[Path]:
+        """Return the files of external data that tensors were placed in."""
+        return set(self._identities)
+
+    def keep_open(self, file: Path) -> None:
+        """Let the bytes of a file that is about to be replaced be read still."""
+        if file in self._identities:
+            self._open(file)
+            self._kept_open.add(file)
 
     def data(self, tensor: TensorProto) -> memoryview:
-        """Return the bytes of a tensor, little-endian; those in a file are mapped, not copied."""
+        """Return the bytes of a tensor, little-endian; those in a file are read."""
         if is_deferred(tensor):
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
-            return self.source[offset : offset + length]
+            return memoryview(self.source[offset : offset + length])
         if tensor.data_location == TensorProto.EXTERNAL:
             place = self.place(tensor)
-            return self._map(place.file)[place.offset : place.offset + place.length]
+            return memoryview(self._open(place.file)[place.offset : place.offset + place.length])
         return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
@@ -103,16 +117,8 @@ class WeightStore:
         return copy
 
     def pieces(self, place: DataPlace) -> Iterator[bytes]:
-        """Yield the bytes at a place piece by piece, so that memory holds one piece; InputError if some are missing."""
-        with place.file.open("rb", buffering=0) as file:
-            file.seek(place.offset)
-            remaining = place.length
-            while remaining:
-                piece = file.read(min(remaining, PIECE))
-                if not piece:
-                    raise InputError(f"{place.file.name} became shorter while it was read", "write elsewhere meanwhile")
-                yield piece
-                remaining -= len(piece)
+        """Return the bytes at a place, piece by piece; InputError if some are missing."""
+        return self._open(place.file).pieces(place.offset, place.length)
 
     def streamed(self, tensor: TensorProto) -> Iterator[bytes | memoryview]:
         """Yield the bytes of a tensor piece by piece; of a tensor in a file, memory holds one piece at a time."""
@@ -120,11 +126,7 @@ class WeightStore:
             yield from self.pieces(self.place(tensor))
         elif is_deferred(tensor):
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
-            for start in range(offset, offset + length, PIECE):
-                yield self.source[start : min(start + PIECE, offset + length)]
-                if isinstance(self.source.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-                    first = start // mmap.PAGESIZE * mmap.PAGESIZE
-                    self.source.obj.madvise(mmap.MADV_DONTNEED, first, PIECE)
+            yield from wire.pieces(self.source, offset, length)
         else:
             yield self.data(tensor)
 
@@ -165,26 +167,31 @@ class WeightStore:
                 f"external data of {name!r} at {location!r} leave the folder {self.folder}", "give ⟨data-dir⟩"
             )
         try:
-            status = file.stat()
+            with open_regular(file) as opened:
+                status = os.fstat(opened.fileno())
+        except InputError:
+            raise InputError(f"external data of {name!r} at {location!r} are no regular file", "refused") from None
         except OSError:
             raise InputError(
                 f"external data of {name!r} are missing, {self.folder / location}", "put them there or give ⟨data-dir⟩"
             ) from None
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"external data of {name!r} at {location!r} are no regular file", "refused")
+        self._identities[file] = identity(status)
         return file, status.st_size
 
-    def _map(self, file: Path) -> memoryview:
-        if file not in self._maps:
-            with file.open("rb") as opened:
-                self._maps[file] = mapped(opened)
-        return self._maps[file]
-
-
-def mapped(file: IO[bytes]) -> memoryview:
-    """Return the bytes of an open file as a memory map: they are read when they are used."""
-    size = os.fstat(file.fileno()).st_size
-    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    def _open(self, file: Path) -> FileBytes:
+        """Return the bytes of a file of external data; InputError if it is another file than when it was placed."""
+        if file not in self._opened:
+            try:
+                opened = open_regular(file)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read ({error.strerror})", "load the model again") from None
+            if identity(os.fstat(opened.fileno())) != self._identities[file]:
+                raise InputError(f"{file} was replaced since the model was read", "load the model again")
+            old = [name for name in self._opened if name not in self._kept_open]
+            for name in old[: len(old) - MOST_OPEN + 1]:
+                del self._opened[name]
+            self._opened[file] = FileBytes(opened, file.name)
+        return self._opened[file]
 
 
 def bytes_of(tensor: TensorProto) -> int:

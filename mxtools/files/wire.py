@@ -16,6 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+from mxtools.files.regular import Bytes, FileBytes
 
 MODEL_GRAPH = 7
 GRAPH_INITIALIZER = 5
@@ -48,7 +51,35 @@ class Field:
     end: int
 
 
-def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of a file, which are read when they are written."""
+
+    source: Bytes
+    start: int
+    length: int
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self.length
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes, piece by piece."""
+        return pieces(self.source, self.start, self.length)
+
+
+Part = bytes | memoryview | Stretch
+
+
+def pieces(source: Bytes, start: int, length: int) -> Iterator[bytes | memoryview]:
+    """Yield so many bytes from a place on, piece by piece."""
+    if isinstance(source, FileBytes):
+        yield from source.pieces(start, length)
+    else:
+        yield source[start : start + length]
+
+
+def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message at data[start:end]; WireError if there is none."""
     position = start
     while position < end:
@@ -69,7 +100,7 @@ def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
         position = after
 
 
-def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
+def _read_varint(data: Bytes, position: int, end: int) -> tuple[int, int]:
     """Return the varint at a position (7 bits a byte, the lowest first), and the position after it."""
     result = shift = 0
     while position < end and shift < 70:
@@ -92,12 +123,15 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _message(number: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+P = TypeVar("P", bound=Part)
+
+
+def _message(number: int, parts: list[P]) -> list[bytes | P]:
     """Return a field that holds a message or bytes, from the parts of its value."""
     return [varint(number << 3 | _BYTES) + varint(sum(map(len, parts))), *parts]
 
 
-def split(data: memoryview) -> tuple[bytes, int]:
+def split(data: Bytes) -> tuple[bytes, int]:
     """Return the skeleton of a model, and how many tensors are references in it; WireError if `data` is no message.
 
     Only the fields of the graph and of its large initializers are looked at, so the time depends on their number, not
@@ -105,7 +139,7 @@ def split(data: memoryview) -> tuple[bytes, int]:
     """
     graph = _graph(data)
     if graph is None:
-        return bytes(data), 0
+        return bytes(data[:]), 0
     parts: list[bytes | memoryview] = []
     copied_to, count = graph.value, 0
     for field in fields(data, graph.value, graph.end):
@@ -119,17 +153,17 @@ def split(data: memoryview) -> tuple[bytes, int]:
     return b"".join([data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]), count
 
 
-def joined(skeleton: bytes, source: memoryview) -> list[bytes | memoryview]:
+def joined(skeleton: bytes, source: Bytes) -> list[Part]:
     """Return the bytes of a model, in parts to be written one after the other.
 
-    `source` are the bytes that the references in the skeleton point into; slices of it are among the parts, so that
-    no weight is copied. A skeleton that was changed meanwhile (renamed, cut, tagged) is joined just as well.
+    `source` are the bytes that the references in the skeleton point into; stretches of it are among the parts, so
+    that no weight is in memory. A skeleton that was changed meanwhile (renamed, cut, tagged) is joined just as well.
     """
     data = memoryview(skeleton)
     graph = _graph(data)
     if graph is None or REFERENCE not in skeleton:
         return [data]
-    parts: list[bytes | memoryview] = []
+    parts: list[Part] = []
     copied_to = graph.value
     for field in fields(data, graph.value, graph.end):
         if field.number == GRAPH_INITIALIZER and skeleton.find(REFERENCE, field.value, field.end) >= 0:
@@ -139,7 +173,7 @@ def joined(skeleton: bytes, source: memoryview) -> list[bytes | memoryview]:
     return [data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]
 
 
-def _graph(data: memoryview) -> Field | None:
+def _graph(data: Bytes) -> Field | None:
     """Return the graph of a model; None if it comes in several pieces, which protobuf allows and nobody writes."""
     pieces = [
         field for field in fields(data, 0, len(data)) if field.number == MODEL_GRAPH and field.wire_type == _BYTES
@@ -147,7 +181,7 @@ def _graph(data: memoryview) -> Field | None:
     return pieces[0] if len(pieces) == 1 else None
 
 
-def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | None:
+def _deferred(data: Bytes, tensor: Field) -> list[bytes | memoryview] | None:
     """Return a tensor with a reference in place of its raw data, in parts; None if it has to stay as it is."""
     parts: list[bytes | memoryview] = []
     raw: list[Field] = []
@@ -169,13 +203,13 @@ def _deferred(data: memoryview, tensor: Field) -> list[bytes | memoryview] | Non
     return [*parts, *_message(TENSOR_EXTERNAL_DATA, entry), varint(TENSOR_DATA_LOCATION << 3), b"\x01"]
 
 
-def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes | memoryview]:
+def _restored(data: memoryview, tensor: Field, source: Bytes) -> list[Part]:
     """Return a tensor with its raw data in place of the reference, in parts.
 
     Writers put the fields in the order of their numbers, so the raw data come before the first field with a larger one.
     """
-    before: list[bytes | memoryview] = []
-    after: list[bytes | memoryview] = []
+    before: list[Part] = []
+    after: list[Part] = []
     offset = length = 0
     explicit = False
     for field in fields(data, tensor.value, tensor.end):
@@ -185,7 +219,7 @@ def _restored(data: memoryview, tensor: Field, source: memoryview) -> list[bytes
             after += [varint(TENSOR_DATA_LOCATION << 3), b"\x00"] if explicit else []
         else:
             (before if field.number < TENSOR_RAW_DATA else after).append(data[field.start : field.end])
-    return [*before, *_message(TENSOR_RAW_DATA, [source[offset : offset + length]]), *after]
+    return [*before, *_message(TENSOR_RAW_DATA, [Stretch(source, offset, length)]), *after]
 
 
 def _location(data: memoryview, entry: Field) -> str:

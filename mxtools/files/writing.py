@@ -17,7 +17,8 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from mxtools.errors import UsageError
 from mxtools.files import wire
-from mxtools.files.atomic import atomic_output
+from mxtools.files.atomic import atomic_output, write_pair
+from mxtools.files.reading import read_model
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
@@ -34,16 +35,39 @@ def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
 
     Raises OutputError if a file cannot be written, UsageError if the model without external data exceeds 2 GiB.
     """
+    beside = f"{Path(os.path.realpath(path)).name}.data"
     if not any(map(is_external, tensors_of(proto))):
-        with atomic_output(path) as file:
-            _write_parts(file, proto, weights)
+        _write_alone(proto, weights, path, beside)
         return
-    data = _DataFile(weights, path.name + ".data")
-    with atomic_output(path) as file:
-        _write_parts(file, data.moved_here(proto), weights)
-        if data:
-            with atomic_output(path.with_name(data.location)) as beside:
-                data.write(beside)
+    data = _DataFile(weights, beside)
+    copy = data.moved_here(proto)
+    if not data:
+        _write_alone(copy, weights, path, beside)
+        return
+    for file in weights.files():
+        if file.parent == Path(os.path.realpath(path)).parent and file.name.startswith(Path(beside).stem):
+            weights.keep_open(file)  # for who goes on working with the model
+    write_pair(path, beside, lambda file, name: _write_parts(file, _relocated(copy, name), weights), data.write)
+
+
+def _write_alone(proto: ModelProto, weights: WeightStore, path: Path, beside: str) -> None:
+    """Write a model that needs no other file, in place of one that may have had data beside it."""
+    with atomic_output(path, beside) as file:
+        _write_parts(file, proto, weights)
+
+
+def write_moved(source: Path, file: BinaryIO, location: str) -> None:
+    """Write the model of another file, with its external data at another location beside it."""
+    proto, weights = read_model(source, source.name, placing=False)
+    _write_parts(file, _relocated(proto, location), weights)
+
+
+def _relocated(proto: ModelProto, location: str) -> ModelProto:
+    """Return a model after giving all its external data another location."""
+    for tensor in tensors_of(proto):
+        if is_external(tensor):
+            _set_external(tensor, location=location)
+    return proto
 
 
 def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], folder: Path = Path()) -> None:
@@ -59,32 +83,37 @@ def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], fol
 def write_models(
     models: Iterable[tuple[str, ModelProto]], weights: WeightStore, folder: Path, location: str, shared: Container[str]
 ) -> bool:
-    """Write models, given with their file names, into a folder; return whether a file of external data was needed.
+    """Write models, given with their file names, into a new folder; return whether a file of external data was needed.
 
-    That one file, `location`, holds the external weights of all models, and of the inline weights those whose names are
-    in `shared`; the same bytes lie in it once. Raises OutputError if a file cannot be written, UsageError if a model
+    That one file, `location`, holds the external weights of all models, and of the inline weights those whose names
+    are in `shared`; the same bytes lie in it once. Raises OSError if a file cannot be written, UsageError if a model
     exceeds 2 GiB.
     """
     data = _DataFile(weights, location, shared)
     for name, proto in models:
-        with atomic_output(folder / name) as file:
+        with (folder / name).open("wb") as file:
             _write_parts(file, data.moved_here(proto), weights)
     if data:
-        with atomic_output(folder / location) as file:
+        with (folder / location).open("wb") as file:
             data.write(file)
     return bool(data)
 
 
 def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
     """Return a copy of a model that holds its weights itself; UsageError if that exceeds 2 GiB."""
-    buffer = io.BytesIO()
-    _write_parts(buffer, proto, weights)
     copy = ModelProto()
-    copy.ParseFromString(buffer.getvalue())
+    copy.ParseFromString(serialised(proto, weights))
     for tensor in tensors_of(copy):
         if is_external(tensor):
             tensor.CopyFrom(weights.inline(tensor))
     return copy
+
+
+def serialised(proto: ModelProto, weights: WeightStore) -> bytes:
+    """Return the bytes of a model, with the weights that were inline in its file; UsageError if that exceeds 2 GiB."""
+    buffer = io.BytesIO()
+    _write_parts(buffer, proto, weights)
+    return buffer.getvalue()
 
 
 def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> None:
@@ -100,7 +129,10 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> No
             "the model with its weights is larger than 2 GiB, which no ONNX file can be", "keep its weights external"
         )
     for part in parts:
-        file.write(part)
+        if isinstance(part, wire.Stretch):
+            file.writelines(part.pieces())
+        else:
+            file.write(part)
 
 
 def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelProto:
@@ -158,7 +190,7 @@ class _DataFile:
                 file.writelines(self._weights.pieces(place))
             else:
                 start, length, _ = wire.parse_reference(place)
-                file.write(self._weights.source[start : start + length])
+                file.writelines(wire.pieces(self._weights.source, start, length))
 
     def _move(self, tensor: TensorProto, place: DataPlace | str, length: int) -> None:
         """Give a tensor its place in this file; `place` says where its bytes are: external, or a reference."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import decoded
+from mxtools.files.regular import read_regular
 
 ONNX_RUNTIME = "ONNX Runtime"
 
@@ -76,7 +77,7 @@ def read_profile(files: Sequence[Path]) -> Profile:
 
 def _read(file: Path) -> Profile | dict[str, dict[str, Any]]:
     """Read a profile, or TensorRT's layers by name."""
-    text = file.read_text()
+    text = read_regular(file).decode()
     if not text.lstrip().startswith(("[", "{")):
         return _openvino(_sections(text))
     data = decoded(text)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import validated
+from mxtools.files.regular import read_regular
 from mxtools.profile.kernels import Kernel
 from mxtools.profile.timing import Timing
 
@@ -84,7 +85,7 @@ def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport
 def read_report(file: Path) -> ProfileReport:
     """Read a report; InputError where it is none."""
     try:
-        return validated(ProfileReport, file.read_bytes(), str(file))
+        return validated(ProfileReport, read_regular(file), str(file))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})", "give what ⟨profiler⟩ wrote") from None
     except ValidationError:

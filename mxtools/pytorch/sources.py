@@ -15,12 +15,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxtools.files.atomic import atomic_output, write_text
+from mxtools.files.atomic import sync_files, temporary_folder, write_text
 from mxtools.files.json_text import decoded
+from mxtools.files.regular import read_regular
 from mxtools.pytorch.exporting.exporters import ExportAttempt, ExportError, Options, in_turn
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 from mxtools.traces import sidecar
+from mxtools.traces.trace import write_trace
 from mxtools.traces.values import Values, recorded
 
 if TYPE_CHECKING:
@@ -37,10 +39,19 @@ class Sources:
     """A subject's trace and raw exports. What its folder has already is not made again."""
 
     def __init__(
-        self, load: Callable[[], Subject], folder: Path, options: Options | None = None, meter: Meter | None = None
+        self,
+        load: Callable[[], Subject],
+        folder: Path,
+        options: Options | None = None,
+        meter: Meter | None = None,
+        stays: bool = False,
     ) -> None:
-        """Take a function that loads the subject, the folder, and a meter of the stages `trace` and `export`."""
+        """Take a function that loads the subject, the folder, and a meter of the stages `trace` and `export`.
+
+        `stays` is true for a folder that others will use, so that what is in it has to be on the disk.
+        """
         self.folder = folder
+        self._stays = stays
         self._load = load
         self._options = options or Options()
         self._meter = meter
@@ -54,7 +65,7 @@ class Sources:
     def trace(self, values: bool = False) -> tuple[Sidecar, Values | None]:
         """Return the trace, and the recorded values or None; InputError where the forward pass raises."""
         file = self.folder / "trace.json"
-        known = sidecar.loads(file.read_bytes(), str(file)) if file.is_file() else None
+        known = sidecar.loads(read_regular(file, noted=False), str(file)) if file.is_file() else None
         if known is None or (values and not known.record):
             known = self._traced(file, values)
         if not values:
@@ -71,11 +82,10 @@ class Sources:
         with self._stage("trace"):
             traced = trace(subject, arrays)
             if arrays is not None:
-                beside = file.with_suffix(".safetensors")
-                with atomic_output(beside) as out:
-                    out.write(save(arrays))
-                traced = traced.model_copy(update={"record": beside.name})
-            write_text(sidecar.dumps(traced), file)
+                recorded_values = save(arrays)
+                write_trace(traced, file, lambda out: out.write(recorded_values))
+                return sidecar.loads(read_regular(file, noted=False), str(file))
+            write_trace(traced, file)
         return traced
 
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
@@ -109,13 +119,15 @@ class Sources:
         from mxtools.pytorch.exporting.varying import export_varying
 
         subject = self.subject
-        with self._stage("export"), tempfile.TemporaryDirectory(prefix=".export-", dir=self.folder) as scratch:
-            unfinished = Path(scratch) / exporter
+        with self._stage("export"), temporary_folder(folder) as scratch:
+            unfinished = scratch / exporter
             unfinished.mkdir()
             attempt = export_varying(subject, unfinished / _MODEL, exporter, options)
             if attempt.error is None:
                 note = {"fixed": attempt.fixed, "static": attempt.static}
                 write_text(json.dumps(note) + "\n", unfinished / _NOTE)
+                if self._stays:
+                    sync_files(unfinished)
                 with suppress(OSError):  # another process was faster
                     unfinished.rename(folder)
         return attempt
@@ -126,7 +138,7 @@ class Sources:
 
 def _remembered(note: Path) -> ExportAttempt:
     """Return an attempt with what was noted of it when it was made."""
-    known = decoded(note.read_bytes()) if note.is_file() else {}
+    known = decoded(read_regular(note, noted=False)) if note.is_file() else {}
     return ExportAttempt("", note, fixed=tuple(known.get("fixed", ())), static=known.get("static", ""))
 
 
@@ -153,6 +165,6 @@ def sources_of(
 
         subject = load()
         folder = cache.folder(digest(subject), subject.spec, key)
-        yield Sources(lambda: subject, folder, options, meter)
+        yield Sources(lambda: subject, folder, options, meter, stays=True)
     else:
-        yield Sources(load, folder, options, meter)
+        yield Sources(load, folder, options, meter, stays=True)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from mxtools.errors import InputError
+from mxtools.files.regular import note_reads
 from mxtools.runtime.quiet import error_line, quiet, where_raised
 
 
@@ -42,6 +43,7 @@ def _import_file(path: Path) -> ModuleType:
     """Import a Python file, with its folder on the module path during the import."""
     if not path.is_file():
         raise InputError(f"there is no file {path}", "give FILE.py:NAME")
+    note_reads([path])
     name = f"_mx_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.errors import InputError
-from mxtools.files import wire
 from mxtools.files.weights import WeightStore, is_adopted, tensors_of
+from mxtools.files.writing import serialised
 from mxtools.graph.shapes import Array
 from mxtools.runtime.session_values import Value, element_type, onnx_runtime, run_session
 
@@ -127,7 +127,7 @@ def load_session(
         for tensor in filter(is_adopted, tensors_of(model)):
             tensor.CopyFrom(weights.inline(tensor))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
-    data = b"".join(wire.joined(model.SerializeToString(), weights.source))
+    data = serialised(model, weights)
     with one_line_errors():
         return onnx_runtime().InferenceSession(data, options, providers=providers)
 

@@ -15,18 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.cut.cut import extracted
 from mxtools.errors import OutputError
-from mxtools.files.atomic import atomic_folder, write_text
+from mxtools.files.atomic import check_folder
 from mxtools.files.json_text import validated
+from mxtools.files.regular import read_regular
 from mxtools.files.writing import write_models
 from mxtools.graph.index import Graph
 from mxtools.scopes.scope import ROOT
 from mxtools.split.parts import Part
+from mxtools.split.parts_folder import DATA, FILE, PASSING, PartsFolder, check_replaced
 
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
 
-FILE = "manifest.json"
-DATA = "weights.data"
 MODEL = "model"
 LONGEST = 100
 """Characters of a scope that a file name shows: the last ones, which tell modules apart."""
@@ -48,7 +48,9 @@ class Link(_ManifestRecord):
 class PartFile(_ManifestRecord):
     """One part."""
 
-    file: Annotated[str, Field(pattern=r"^\d+-[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")]
+    file: Annotated[
+        str, Field(pattern=rf"^({PASSING}/)?\d+-[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")
+    ]
     scope: Annotated[str | None, Field(description="its call, null for what no selected one covers")]
     inputs: tuple[Link, ...]
     outputs: tuple[str, ...]
@@ -61,7 +63,15 @@ class Manifest(_ManifestRecord):
     inputs: Annotated[tuple[str, ...], Field(description="the model's inputs")]
     outputs: Annotated[tuple[Link, ...], Field(description="the model's outputs, in its order")]
     parts: Annotated[tuple[PartFile, ...], Field(description="each after those that it reads from")]
-    data: Annotated[Literal["weights.data"] | None, Field(description="file of the weights, null for none")] = None
+    data: Annotated[
+        str | None, Field(pattern=rf"^({PASSING}/)?weights\.data$", description="file of the weights, null for none")
+    ] = None
+
+
+class _PassingManifest(Manifest):
+    """A manifest while its files are moved to their places, where those of an earlier split still are."""
+
+    replaced: tuple[Annotated[str, Field(pattern=r"^(\d+-[A-Za-z0-9_.@-]+\.onnx|manifest\.json|weights\.data)$")], ...] = ()
 
 
 def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
@@ -99,7 +109,17 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
     manifest = describe(graph, parts)
     used = Counter(v for part in parts for v in part.cut.initializers)
     shared = {graph.names[v] for v, count in used.items() if count > 1}
-    with atomic_folder(folder, files_of(folder)) as new:
+    old = files_of(folder)
+
+    def passing(place: str) -> str:
+        """Return the manifest of the files in a folder."""
+        files = tuple(part.model_copy(update={"file": f"{place}/{part.file}"}) for part in manifest.parts)
+        data = manifest.data and f"{place}/{manifest.data}"
+        fields = dict(manifest) | {"parts": files, "data": data, "replaced": tuple(old)}
+        return dumps(_PassingManifest.model_construct(**fields))
+
+    check_replaced(folder, old)
+    with PartsFolder(folder, passing).replacing(old) as new:
         models = zip(
             (part.file for part in manifest.parts),
             extracted(model.proto, [p.cut for p in parts], model.weights),
@@ -107,7 +127,7 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
         )
         if write_models(models, model.weights, new, DATA, shared):
             manifest = manifest.model_copy(update={"data": DATA})
-        write_text(dumps(manifest), new / FILE)
+        (new / FILE).write_bytes(dumps(manifest).encode())
         if verify:
             from mxtools.split.split_check import check_split
 
@@ -120,6 +140,12 @@ def dumps(manifest: Manifest) -> str:
     return manifest.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
+def check(folder: Path) -> None:
+    """Raise OutputError if the parts of a model cannot be written to a folder, before any work is done."""
+    check_folder(folder)
+    check_replaced(folder, files_of(folder))
+
+
 def files_of(folder: Path) -> list[str]:
     """Return the names of the files that an earlier split wrote to a folder, the manifest first.
 
@@ -129,10 +155,11 @@ def files_of(folder: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        manifest = validated(Manifest, path.read_bytes(), str(path))
+        manifest = validated(_PassingManifest, read_regular(path, noted=False), str(path))
     except (OSError, ValidationError):
         raise OutputError(f"{path} is no manifest of this version of ⟨splitter⟩", "give another folder") from None
-    return [FILE, *(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
+    named = [*(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
+    return list(dict.fromkeys([FILE, *(name.rpartition("/")[2] for name in named), *manifest.replaced]))
 
 
 def schema() -> dict[str, Any]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import OutputError
-from mxtools.files.atomic import write_text
+from mxtools.files.atomic import MARK, remove_leftovers, temporary_name, write_text
 from mxtools.files.json_text import decoded
+from mxtools.files.regular import read_regular
 from mxtools.files.version import VERSION
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
@@ -80,7 +81,7 @@ class Cache:
         for folder in self.place.iterdir() if self.place.is_dir() else ():
             if _ENTRY.fullmatch(folder.name):
                 with suppress(OSError, ValueError):
-                    note = decoded((folder / _NOTE).read_text())
+                    note = decoded(read_regular(folder / _NOTE, noted=False))
                     if isinstance(note, dict) and isinstance(note.get("spec"), str) and _is_time(note.get("used")):
                         yield folder, note
 
@@ -90,12 +91,15 @@ class Cache:
         Without either remove everything. Returns the removed entries.
         """
         kept, removed = 0, []
+        for left in self.place.glob(f".*{MARK}*"):
+            remove_leftovers(self.place / left.name[1:].partition(MARK)[0])
         for entry in self.entries():
             old = days is not None and entry.used < time.time() - days * DAY
             large = size is not None and kept + entry.size > size
             if old or large or (days is None and size is None):
                 removed.append(entry)
-                shutil.rmtree(self.place / entry.digest)
+                # One that is half removed must not be found.
+                shutil.rmtree((self.place / entry.digest).rename(temporary_name(self.place / entry.digest)))
             else:
                 kept += entry.size
         return removed

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mxtools.errors import InputError, UsageError
+from mxtools.files.regular import read_regular
 from mxtools.passes.carry import Carry
 from mxtools.passes.record_absent import RecordAbsent
 from mxtools.pipeline.base import Pass
@@ -159,7 +160,7 @@ def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(read_regular(file).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as TOML ({error})", "repair it") from None
 

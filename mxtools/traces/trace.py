@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from mxtools.files.atomic import atomic_output, write_text
-from mxtools.files.reading import read_bytes
+from mxtools.files.atomic import atomic_output, write_pair
+from mxtools.files.regular import read_bytes
 from mxtools.traces import sidecar as sidecars
 from mxtools.traces.values import Values, recorded
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar
+
+
+def values_beside(file: Path) -> Path:
+    """Return the file that a sidecar's values are written to."""
+    return file.with_suffix(".safetensors")
+
+
+def write_trace(sidecar: Sidecar, file: Path, write_values: Callable[[BinaryIO], object] | None = None) -> None:
+    """Write a sidecar, and the values beside it if they were recorded; both or none. OutputError where that fails."""
+    beside = values_beside(file).name
+
+    def write(out: BinaryIO, record: str | None) -> None:
+        """Write the sidecar, with the name of the values."""
+        out.write(sidecars.dumps(sidecar.model_copy(update={"record": record})).encode())
+
+    if write_values is not None:
+        write_pair(file, beside, write, write_values, ours=False)
+        return
+    with atomic_output(file, beside) as out:
+        write(out, None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,16 +78,13 @@ class Trace:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the sidecar, and the values to a `.safetensors` file beside it; OutputError where that fails."""
-        file, record = Path(path), None
-        if self.values is not None:
-            from safetensors.numpy import save
+        if self.values is None:
+            write_trace(self.sidecar, Path(path))
+            return
+        from safetensors.numpy import save
 
-            record = file.with_suffix(".safetensors")
-            arrays = {name: array for name in sorted(self.values.names) if (array := self.values.get(name)) is not None}
-            with atomic_output(record) as out:
-                out.write(save(arrays))
-        written = self.sidecar.model_copy(update={"record": record.name if record else None})
-        write_text(sidecars.dumps(written), file)
+        arrays = {name: array for name in sorted(self.values.names) if (array := self.values.get(name)) is not None}
+        write_trace(self.sidecar, Path(path), lambda out: out.write(save(arrays)))
 
     def __repr__(self) -> str:
         """Return class, calls and modules in one line."""

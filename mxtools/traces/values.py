@@ -6,8 +6,8 @@ A trace records its inputs under their names, and the tensors of its calls under
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -19,6 +19,7 @@ from onnx.numpy_helper import to_array
 from mxtools.errors import InputError, UsageError
 from mxtools.files.json_text import decoded
 from mxtools.files.limits import MEMBER
+from mxtools.files.regular import FileBytes, open_regular, read_regular
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
@@ -34,6 +35,13 @@ _NARROW = {
     "F8_E5M2": TensorProto.FLOAT8E5M2,
 }
 """Types of numbers in .safetensors files that numpy lacks, as ONNX calls them."""
+_OWN = {
+    "BOOL": "?",
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    "C64": "<c8",
+}
+"""The types that numpy has, as it calls them."""
 KEPT = 16
 """So many arrays stay in memory after they were read."""
 
@@ -80,13 +88,14 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
 
     try:
         if file.suffix == ".safetensors":
+            data = FileBytes(open_regular(file), file.name)
             opened: Any = safe_open(file, framework=framework)
-            narrow = {} if framework == "pt" else _narrow_tensors(file)
-            return list(opened.keys()), lambda name: narrow[name]() if name in narrow else opened.get_tensor(name)
+            read = opened.get_tensor if framework == "pt" else _reader(data)
+            return list(opened.keys()), read
         if file.suffix == ".npz":
             return _members(file)
         if file.suffix == ".json":
-            listed = {name: _array(value) for name, value in decoded(file.read_bytes()).items()}
+            listed = {name: _array(value) for name, value in decoded(read_regular(file)).items()}
             return list(listed), listed.__getitem__
     except FileNotFoundError:
         raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file") from None
@@ -95,29 +104,32 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
     raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
 
 
-def _narrow_tensors(file: Path) -> dict[str, Callable[[], Array]]:
-    """Return for each tensor of a .safetensors file of a type that numpy lacks what reads it, as a type of numpy's own.
+def _reader(data: FileBytes) -> Callable[[str], Array]:
+    """Return what reads a tensor of a .safetensors file, those of types that numpy lacks as one of numpy's own.
 
-    The file begins with the length of its header in 8 bytes; then comes the header, JSON, and the data.
+    The file begins with the length of its header in 8 bytes; then comes the header, JSON, and the data. The library
+    maps the file, which would end the process if another made it shorter meanwhile.
     """
-    with file.open("rb") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = decoded(opened.read(size))
+    size = int.from_bytes(data[:8], "little")
+    header = decoded(data[8 : 8 + size])
 
-    def read(entry: Mapping[str, Any]) -> Array:
-        """Read one tensor."""
-        first, end = entry["data_offsets"]
-        with file.open("rb") as opened:
-            opened.seek(8 + size + first)
-            data = opened.read(end - first)
-        return plain(to_array(TensorProto(data_type=_NARROW[entry["dtype"]], dims=entry["shape"], raw_data=data)))
+    def read(name: str) -> Array:
+        """Read one tensor; TypeError where numpy knows no such type."""
+        entry = header[name]
+        first, end = (8 + size + offset for offset in entry["data_offsets"])
+        raw, dtype = data[first:end], entry["dtype"]
+        if dtype in _NARROW:
+            return plain(to_array(TensorProto(data_type=_NARROW[dtype], dims=entry["shape"], raw_data=raw)))
+        if dtype not in _OWN:
+            raise TypeError(dtype)
+        return np.frombuffer(bytearray(raw), _OWN[dtype]).reshape(entry["shape"])
 
-    return {name: partial(read, entry) for name, entry in header.items() if entry.get("dtype") in _NARROW}
+    return read
 
 
 def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
     """Return the names in a .npz file, and a function that reads one; InputError where one would be too large."""
-    arrays = np.load(file, allow_pickle=False)
+    arrays = np.load(open_regular(file), allow_pickle=False)
     sizes = {member.filename.removesuffix(".npy"): member for member in arrays.zip.infolist()}
 
     def read(name: str) -> Array:

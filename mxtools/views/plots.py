@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import UsageError
-from mxtools.files.atomic import atomic_output, check_writable
+from mxtools.files.atomic import atomic_output
+from mxtools.files.outputs import claim
 
 FORMATS = (".png", ".svg")
 MOST = 80
@@ -24,7 +25,7 @@ def check_plot(path: Path) -> None:
         raise UsageError(f"{path} is no {' or '.join(FORMATS)} file", "pictures are one of these")
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("pictures need matplotlib", "pip install 'mxtools[plot]'")
-    check_writable(path)
+    claim(path)
 
 
 def bars(

@@ -11,10 +11,27 @@ from typing import Any
 from torch import nn
 
 from mxtools.errors import InputError
+from mxtools.files.regular import note_reads
 from mxtools.pytorch.eval_mode import evaluate
 from mxtools.pytorch.subject import by_name
 from mxtools.runtime import scripts
 from mxtools.runtime.quiet import error_line, quiet, where_raised
+
+_READ = (
+    "config.json",
+    "*_config.json",
+    "*.index.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "*_model*.safetensors",
+    "*.bin",
+    "*.py",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+"""Files of a Hugging Face folder that its libraries read."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -39,6 +56,8 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
         raise InputError(
             f"there is no model {spec!r}", "give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
         )
+    if Path(spec).is_dir():
+        note_reads(file for file in Path(spec).iterdir() if any(map(file.match, _READ)))
     with quiet():
         from mxtools.pytorch.loading import pretrained
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mxtools.errors import CheckError, InputError, MxError, UsageError
-from mxtools.files.atomic import check_writable
+from mxtools.files.outputs import permitted
 from mxtools.files.writing import write_model
 from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
@@ -105,7 +105,7 @@ def export_by(
 
     Raises InputError, with all causes, where none succeeds, UsageError where a strategy is unknown.
     """
-    check_writable(output)
+    permitted(output)
     attempts: list[StrategyAttempt] = []
     for name in dict.fromkeys(names):
         try:

@@ -1,0 +1,209 @@
+"""Regular files, opened once and checked on the handle, and their bytes, which are read when they are asked for.
+
+Within a command, what is read and what is written (`files/outputs.py`) are noted, so that neither may be the other.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, overload
+
+from mxtools.errors import InputError, OutputError
+
+PIECE = 1 << 20
+"""Bytes that are read at a time."""
+WINDOW = 1 << 14
+"""Bytes that are kept around the one that was asked for: those of many nodes, and not much of a weight."""
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""Opening a pipe that nobody writes to would wait for ever."""
+
+Identity = tuple[int, int]
+"""Device and inode of a file."""
+
+
+@dataclass
+class Command:
+    """What one command writes and reads: files by identity, and outputs also by path, as they need not exist yet."""
+
+    outputs: dict[str, tuple[Path, Identity | None]] = field(default_factory=dict)
+    """By resolved path: the output as it was given, and the file that is there."""
+    replaced: set[Identity] = field(default_factory=set)
+    """Models that a result may replace."""
+    read: dict[Identity, Path] = field(default_factory=dict)
+
+
+running: ContextVar[Command | None] = ContextVar("command", default=None)
+
+
+@contextmanager
+def one_command() -> Iterator[None]:
+    """Inside the block, what is read must not be written, and what is written must not be read."""
+    token = running.set(Command())
+    try:
+        yield
+    finally:
+        running.reset(token)
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Return which file it is whose status this is."""
+    return status.st_dev, status.st_ino
+
+
+def note_read(path: Path, status: os.stat_result) -> None:
+    """Note that a file is read; OutputError if the command writes it, unless it is the model that is replaced."""
+    if (command := running.get()) is None:
+        return
+    found = identity(status)
+    command.read.setdefault(found, path)
+    resolved = os.path.realpath(path)
+    for target, (given, there) in command.outputs.items():
+        if found not in command.replaced and (found == there or target == resolved):
+            raise overwritten(given, path)
+
+
+def note_output(path: Path, target: Path) -> None:
+    """Note that a file, `path` with links resolved, is written; OutputError if the command reads it."""
+    if (command := running.get()) is None:
+        return
+    status = status_of(target)
+    found = identity(status) if status and stat.S_ISREG(status.st_mode) else None
+    command.outputs[str(target)] = path, found
+    if found in command.read and found not in command.replaced:
+        raise overwritten(path, command.read[found])
+
+
+def note_reads(paths: Iterable[Path]) -> None:
+    """Note files that a library will read; those that do not exist are none."""
+    for path in paths:
+        if (status := status_of(path)) and stat.S_ISREG(status.st_mode):
+            note_read(path, status)
+
+
+def is_read(path: Path) -> bool:
+    """Return whether the command reads a file."""
+    command, status = running.get(), status_of(path)
+    return bool(command and status and identity(status) in command.read)
+
+
+def overwritten(output: Path, file: Path) -> OutputError:
+    """Return the error of an output that would overwrite what is read."""
+    return OutputError(f"{output} would overwrite {file}, which is read", "give another ⟨output⟩")
+
+
+def status_of(path: Path | int) -> os.stat_result | None:
+    """Return the status of a file, links followed; None where there is none."""
+    try:
+        return os.stat(path)  # noqa: PTH116 - a file descriptor has no Path
+    except (OSError, ValueError):
+        return None
+
+
+def is_device(path: Path) -> bool:
+    """Return whether a path is a pipe or a device, such as /dev/null, which is written to as it is."""
+    status = status_of(path)
+    return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
+
+
+def open_regular(path: Path, noted: bool = True) -> io.FileIO:
+    """Open a regular file to read; InputError for anything else, OutputError for what this command writes.
+
+    Raises OSError as `open` does. `noted` is false for files that the command keeps for itself, which it reads and
+    writes. A name can come to mean another file between a check and the opening, so it is the open file that is
+    checked.
+    """
+    file = io.FileIO(os.open(path, os.O_RDONLY | _NO_WAITING), "rb")
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file", "give a file; pipes are read where `-` stands for stdin")
+        if noted:
+            note_read(path, status)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular file; InputError if it cannot be read."""
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})", "give a file that exists") from None
+
+
+def read_regular(path: Path, noted: bool = True) -> bytes:
+    """Return the bytes of a regular file; raises what `open_regular` raises."""
+    with open_regular(path, noted) as file:
+        return file.readall() or b""
+
+
+class FileBytes:
+    """The bytes of an open file, read when they are asked for, never mapped.
+
+    Touching a map of a file that became shorter kills the process. Here that is an InputError.
+    """
+
+    def __init__(self, file: IO[bytes] | io.FileIO, name: str) -> None:
+        """Take an open file, which is kept open; `name` is for messages."""
+        self._file, self._name = file, name
+        self._size = os.fstat(file.fileno()).st_size
+        self._base, self._window = 0, b""
+
+    def __len__(self) -> int:
+        """Return the size of the file in bytes, when it was opened."""
+        return self._size
+
+    def is_replaced(self, path: Path) -> bool:
+        """Return whether a path stands for another file by now."""
+        status = status_of(path)
+        return status is not None and identity(status) != identity(os.fstat(self._file.fileno()))
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> bytes: ...
+    def __getitem__(self, at: int | slice) -> int | bytes:
+        """Return a byte, or the bytes of a slice without a step."""
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(self._size)
+            return b"".join(self.pieces(start, stop - start))
+        if not 0 <= at - self._base < len(self._window):
+            self._window = self._read(at, min(WINDOW, self._size - at))
+            self._base = at
+        return self._window[at - self._base]
+
+    def pieces(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield so many bytes from a place on, piece by piece; memory holds one piece."""
+        for at in range(start, start + length, PIECE):
+            yield self._read(at, min(PIECE, start + length - at))
+
+    def _read(self, at: int, length: int) -> bytes:
+        try:
+            found = _read_at(self._file, at, length)
+            while 0 < len(found) < length and (more := _read_at(self._file, at + len(found), length - len(found))):
+                found += more
+        except OSError as error:
+            raise InputError(f"{self._name} cannot be read ({error.strerror or error})", "read it again") from None
+        if len(found) < length:
+            raise InputError(f"{self._name} became shorter while it was read", "write elsewhere meanwhile")
+        return found
+
+
+Bytes = FileBytes | memoryview
+"""The bytes of a file, or bytes in memory."""
+
+
+def _read_at(file: IO[bytes] | io.FileIO, at: int, length: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), length, at)
+    file.seek(at)  # on Windows
+    return file.read(length) or b""

@@ -1,0 +1,141 @@
+"""The folder of a split model: parts that share a file of weights, and the manifest, which all change together.
+
+The new files are complete in a folder inside before anything else changes, and the manifest first names them there:
+
+    out/manifest.json (old)                         out/0.onnx (old)   out/weights.data (old)
+    out/manifest.json (names manifest.mx-5c0f/…)    out/0.onnx (old)   out/weights.data (old)
+    …                                               each part and the weights as `files/atomic.py` does it
+    out/manifest.json (new)                         out/0.onnx (new)   out/weights.data (new)
+
+So the manifest always names a whole set, and each part its own weights, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxtools.errors import OutputError
+from mxtools.files.atomic import (
+    MARK,
+    as_output_error,
+    check_folder,
+    link_over,
+    locked,
+    replace,
+    seal,
+    sync_files,
+    temporary,
+    temporary_folder,
+)
+from mxtools.files.outputs import named_in, owners
+from mxtools.files.regular import note_output
+from mxtools.files.writing import write_moved
+
+FILE = "manifest.json"
+DATA = "weights.data"
+PASSING = rf"manifest{MARK}".replace(".", r"\.") + "[0-9a-f]{8}"
+"""Names of folders that a manifest names its files in while they are moved to their places."""
+
+_PASSING_DATA = f"weights{MARK}*.data"
+
+
+def check_replaced(folder: Path, old: Sequence[str]) -> None:
+    """Raise OutputError if a file of an earlier split is read, or if the weights are another model's too."""
+    for name in old:
+        note_output(folder / name, Path(os.path.realpath(folder / name)))
+    if DATA in old and (folder / DATA).is_file():
+        for owner in owners(folder / DATA):
+            if owner.name not in old:
+                raise OutputError(f"{folder / DATA} holds what {owner.name} needs", "give another folder")
+
+
+@dataclass(frozen=True)
+class PartsFolder:
+    """A folder for parts; `passing` returns the text of the manifest whose files lie in a folder of a name."""
+
+    folder: Path
+    passing: Callable[[str], str]
+
+    @contextmanager
+    def replacing(self, old: Sequence[str]) -> Iterator[Path]:
+        """Yield an empty folder to write files into; when the block ends they replace the files `old`.
+
+        Other files stay as they are. If anything fails, all is as it was. Raises OutputError if a new file has the name
+        of one that is not in `old`, or if the folder cannot be written to.
+        """
+        target = Path(os.path.realpath(self.folder))
+        check_folder(self.folder)
+        is_new = not target.exists()
+        with as_output_error(self.folder), temporary_folder(target if is_new else target / FILE) as scratch:
+            yield scratch
+            sync_files(scratch)
+            if is_new:
+                replace(scratch, target)
+                return
+            with locked(target):
+                self._refuse_foreign(scratch, target, old)
+                self._install(scratch, target, old)
+
+    def _refuse_foreign(self, scratch: Path, target: Path, old: Sequence[str]) -> None:
+        for name in sorted(path.name for path in scratch.iterdir()):
+            place = target / name
+            if place.is_symlink() or (name not in old and place.exists()):
+                raise OutputError(
+                    f"{self.folder / name} is there already, from elsewhere", "move it or give another folder"
+                )
+
+    def _install(self, scratch: Path, target: Path, old: Sequence[str]) -> None:
+        """Replace the old files, so that at any moment the index names a whole set, and each model its own data."""
+        new = target / f"manifest{MARK}{secrets.token_hex(4)}"
+        text = self.passing(new.name)
+        replace(scratch, new)
+        try:
+            with temporary(target / FILE, locks=False) as (name, file):
+                file.write(text.encode())
+                seal(file, target / FILE)
+                replace(name, target / FILE)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        models = sorted(path.name for path in new.iterdir() if path.name not in (FILE, DATA))
+        self._install_models(new, target, models, [name for name in old if name not in (FILE, DATA)])
+        link_over(new / FILE, target / FILE)
+        for left in target.iterdir():
+            if re.fullmatch(PASSING, left.name) and left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+
+    def _install_models(self, new: Path, target: Path, models: Sequence[str], old: Sequence[str]) -> None:
+        referring = {name for name in models if named_in(new / name)}
+        if referring:
+            self._install_first(new, target, sorted(referring))
+        for name in models:
+            if name not in referring:
+                link_over(new / name, target / name)
+        for name in set(old).difference(models):
+            (target / name).unlink(missing_ok=True)
+        if referring:
+            link_over(new / DATA, target / DATA)
+            for name in sorted(referring):
+                link_over(new / name, target / name)
+        for left in [target / DATA] * (not referring) + [*target.glob(_PASSING_DATA)]:
+            if left.is_file() and not any(owners(left)):
+                left.unlink()
+
+    def _install_first(self, new: Path, target: Path, models: Sequence[str]) -> None:
+        """Replace models that have data by such as name the data elsewhere, while old ones need the old data."""
+        if not (target / DATA).exists():
+            return
+        passing = target / _PASSING_DATA.replace("*", secrets.token_hex(4))
+        link_over(new / DATA, passing)
+        for name in models:
+            with temporary(target / name, locks=False) as (early, file):
+                write_moved(new / name, file, passing.name)
+                seal(file, new / name)
+                replace(early, target / name)
