@@ -155,7 +155,7 @@ class Plan:
     how: str = ""
     count: int = 0
 
-    def around(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+    def around(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
         """Do a step, or what is planned for it."""
         number, self.count = self.count, self.count + 1
         if number != self.step:
@@ -212,9 +212,9 @@ def child(line: str, folder: Path, plan: Plan | None, counted: int | None = None
     """Start a command in a forked child; return its process id. The number of its steps goes to a file descriptor."""
     sys.stdout.flush()
     process = os.fork()
-    if process:
-        return process
-    _run(line, folder, plan, counted)
+    if not process:
+        _run(line, folder, plan, counted)
+    return process
 
 
 def _run(line: str, folder: Path, plan: Plan | None, counted: int | None) -> NoReturn:
@@ -303,7 +303,7 @@ class Oracle:
             return f"broken: {error}"
 
 
-def _input() -> Any:  # noqa: ANN401
+def _input() -> Any:
     return np.linspace(-1, 1, 2 * WIDTH, dtype=np.float32).reshape(2, WIDTH)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -298,23 +301,43 @@ def test_a_difference_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["parts"]
 
 
-def test_a_failed_move_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "parts"
-    written(tagged(LADDER, {"a": "m"}), folder, depth=1)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    rename = Path.rename
+def test_a_failed_move_leaves_one_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, link = Path.replace, os.link
+    steps = 0
 
-    def failing(self: Path, target: Path) -> Path:
-        if self.name == "manifest.json" and self.parent.name == "new":
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
+    def failing(act: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any) -> Any:
+            nonlocal steps
+            steps -= 1
+            if steps == 0:
+                raise OSError(28, "No space left on device")
+            return act(*arguments)
 
-    monkeypatch.setattr(Path, "rename", failing)
-    for place in (folder, tmp_path / "other"):
-        with pytest.raises(OutputError, match="No space left"):
-            written(tagged(LADDER, {"c": "m"}), place, depth=1)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+        return step
+
+    for number in range(1, 30):
+        folder = tmp_path / f"{number}" / "parts"
+        folder.parent.mkdir()
+        written(tagged(LADDER, {"a": "m"}), folder, depth=1)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        steps = number
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", failing(rename))
+            patch.setattr(os, "link", failing(link))
+            with contextlib.suppress(OutputError):
+                written(tagged(LADDER, {"c": "m"}), folder, depth=1)
+        said = json.loads((folder / "manifest.json").read_bytes())
+        assert all((folder / part["file"]).is_file() for part in said["parts"])
+        if steps > 0:  # there are no more of them
+            break
+        if said == json.loads(before["manifest.json"]):
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        written(tagged(LADDER, {"c": "m"}), folder, depth=1)
+        assert {path.name for path in folder.iterdir()} == {
+            "manifest.json",
+            *(part.file for part in written(tagged(LADDER, {"c": "m"}), folder, depth=1).parts),
+        }
+    assert 4 < number < 29
 
 
 def test_file_names_are_safe(tmp_path: Path) -> None:

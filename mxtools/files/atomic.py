@@ -10,10 +10,11 @@ first names its data by another name:
     m.onnx (old, names m.onnx.data)          m.onnx.data (old)
     m.onnx (old, names m.onnx.data)          m.onnx.data (old)    m.onnx.mx-5c0f.data (new)
     m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (old)    m.onnx.mx-5c0f.data (new)
-    m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (new)    m.onnx.mx-5c0f.data (new, the same file)
+    m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (new)    m.onnx.mx-5c0f.data (new)
     m.onnx (new, names m.onnx.data)          m.onnx.data (new)
 
-In each line a model and what it names belong together, and each step is one renaming.
+In each line a model and what it names belong together, and each step is one renaming. The data are copied, since onnx
+refuses data that several names stand for; data that are there already, as after the same command, stay.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from mxtools.errors import OutputError
-from mxtools.files.outputs import named_in, owners, permitted
+from mxtools.files.outputs import MARK, named_in, owners, permitted
 from mxtools.files.regular import is_device, is_read
 
 try:
@@ -38,10 +39,11 @@ try:
 except ImportError:  # on Windows, which does not remove files that are open
     fcntl = None  # type: ignore[assignment]
 
-MARK = ".mx-"
-"""Part of the names that we give to files that do not stay."""
+Write = Callable[[BinaryIO, str], object]
+"""Writes a file, with a name for the one beside it."""
 LONGEST = 100
 """Bytes of a file's name that the name of a temporary file shows."""
+_TEMPORARY = re.compile(rf"\.(.*){re.escape(MARK)}[0-9a-f]{{8}}\.tmp", re.DOTALL)
 PATIENCE = 60
 """Seconds to wait for another process that renames files in the same folder, which takes milliseconds."""
 PAUSE = 0.01
@@ -79,7 +81,7 @@ def write_text(text: str, path: Path) -> None:
 def write_pair(
     path: Path,
     beside: str,
-    write: Callable[[BinaryIO, str], object],
+    write: Write,
     write_beside: Callable[[BinaryIO], object],
     ours: bool = True,
 ) -> None:
@@ -96,24 +98,68 @@ def write_pair(
         return
     with as_output_error(path):
         data = slot(target, beside, ours)
-        with temporary(data) as (new_data, file):
+        if _write_alone(target, data, beside, write, write_beside):
+            return
+        with temporary(data) as (new_data, file), temporary(target) as (new, main):
             write_beside(file)
             seal(file, data)
-            with temporary(target) as (new, main):
-                write(main, data.name)
-                seal(main, target)
-                with locked(target.parent), without_old_data(target, beside, data):
-                    _change_both(target, data, new, new_data, write, ours)
+            write(main, data.name)
+            seal(main, target)
+            with locked(target.parent), without_old_data(target, beside, data):
+                if ours and not (target.exists() and data.exists()):
+                    replace(new_data, data)
+                    replace(new, target)
+                else:
+                    _change_both(target, data, new, new_data, write, links=not ours)
 
 
-def _change_both(
-    target: Path, data: Path, new: Path, new_data: Path, write: Callable[[BinaryIO, str], object], ours: bool
-) -> None:
+def _write_alone(
+    target: Path, data: Path, beside: str, write: Write, write_beside: Callable[[BinaryIO], object]
+) -> bool:
+    """Write a file whose data are there already, as when a command is run again; return whether they are."""
+    if not data.is_file():
+        return False
+    with data.open("rb") as there, temporary(target) as (new, main):
+        status = os.fstat(there.fileno())
+        try:
+            write_beside(cast(BinaryIO, _Comparison(there)))
+        except _DifferentError:
+            return False
+        if there.read(1):
+            return False
+        write(main, data.name)
+        seal(main, target)
+        with locked(target.parent), without_old_data(target, beside, data):
+            if not (data.exists() and os.path.samestat(status, data.stat())):
+                return False
+            replace(new, target)
+    return True
+
+
+class _DifferentError(Exception):
+    """Other bytes are in the file than would be written to it."""
+
+
+class _Comparison:
+    """A file to write that compares what is written with what is in another file."""
+
+    def __init__(self, there: BinaryIO) -> None:
+        self._there = there
+
+    def write(self, data: bytes) -> None:
+        if self._there.read(len(data)) != data:
+            raise _DifferentError
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self.write(piece)
+
+    def tell(self) -> int:
+        return self._there.tell()
+
+
+def _change_both(target: Path, data: Path, new: Path, new_data: Path, write: Write, links: bool) -> None:
     """Rename a new file and its data to their places, as the head of this file shows."""
-    if ours and not (target.exists() and data.exists()):
-        replace(new_data, data)
-        replace(new, target)
-        return
     passing = data.with_name(f"{data.stem}{MARK}{secrets.token_hex(4)}{data.suffix}")
     with temporary(target, locks=False) as (early, file):
         write(file, passing.name)
@@ -122,9 +168,10 @@ def _change_both(
         try:
             replace(early, target)
         except BaseException:
-            passing.unlink()
+            if early.exists():  # else it is renamed already, and names these data
+                passing.unlink()
             raise
-    link_over(passing, data)
+    (link_over if links else copy_over)(passing, data)
     replace(new, target)
     passing.unlink()
 
@@ -145,7 +192,7 @@ def check_folder(folder: Path) -> None:
 def temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside a target, which is gone after the block, if it was not renamed."""
     with locked(target.parent):
-        remove_leftovers(target)
+        remove_leftovers(target.parent, {shown(target.name)})
         place = temporary_name(target)
         place.mkdir()
         handle = os.open(place, os.O_RDONLY) if fcntl else None
@@ -200,6 +247,7 @@ def without_old_data(target: Path, beside: str, data: Path | None = None) -> Ite
         named = named_in(target)
         found = [name for name in found if MARK in name or name in named]
     yield
+    remove_leftovers(target.parent, {shown(name) for name in (beside, data.name if data else beside)})
     for place in map(target.with_name, found):
         if place != data and place.is_file() and not place.is_symlink() and not any(owners(place)):
             place.unlink()
@@ -212,7 +260,8 @@ def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO
     What an earlier run left of the same target is removed. `locks` is false where the folder is locked already.
     """
     with locked(target.parent) if locks else nullcontext():
-        remove_leftovers(target)
+        if locks:
+            remove_leftovers(target.parent, {shown(target.name)})
         name = temporary_name(target)
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         _lock(handle)
@@ -226,18 +275,19 @@ def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO
 
 def temporary_name(target: Path) -> Path:
     """Return a new name for a temporary file or folder beside a target."""
-    return target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{shown(target.name)}{MARK}{secrets.token_hex(4)}.tmp")
 
 
-def _prefix(target: Path) -> str:
-    return f".{os.fsdecode(os.fsencode(target.name)[:LONGEST])}{MARK}"
+def shown(name: str) -> str:
+    """Return what the names of temporary files show of a file's name."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST])
 
 
-def remove_leftovers(target: Path) -> None:
-    """Remove temporary files and folders of a target whose process does not live any more."""
-    ours = re.compile(rf"{re.escape(_prefix(target))}[0-9a-f]{{8}}\.tmp")
-    with os.scandir(target.parent) as entries:
-        found = [Path(entry.path) for entry in entries if ours.fullmatch(entry.name)]
+def remove_leftovers(folder: Path, names: Container[str]) -> None:
+    """Remove temporary files and folders of targets in a folder whose process does not live any more."""
+    with os.scandir(folder) as entries:
+        temporaries = ((Path(entry.path), _TEMPORARY.fullmatch(entry.name)) for entry in entries)
+        found = [path for path, match in temporaries if match and match[1] in names]
     for place in found:
         with suppress(OSError):
             handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -316,12 +366,20 @@ def link_over(source: Path, target: Path) -> None:
     try:
         os.link(source, linked)
     except OSError:
-        with temporary(target, locks=False) as (name, file), source.open("rb") as data:
-            shutil.copyfileobj(data, file, 1 << 20)
-            seal(file, source)
-            replace(name, target)
-    else:
+        copy_over(source, target)
+        return
+    try:
         replace(linked, target)
+    finally:
+        linked.unlink(missing_ok=True)
+
+
+def copy_over(source: Path, target: Path) -> None:
+    """Put a copy of a file in place of an older file, in a folder that is locked."""
+    with temporary(target, locks=False) as (name, file):
+        shutil.copyfile(source, name)
+        seal(file, source)
+        replace(name, target)
 
 
 def _umask() -> int:

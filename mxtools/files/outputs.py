@@ -23,6 +23,8 @@ from mxtools.files.json_text import decoded_or_none
 from mxtools.files.regular import FileBytes, identity, is_device, note_output, running, status_of
 from mxtools.files.weights import is_external, tensors_of
 
+MARK = ".mx-"
+"""Part of the names that we give to files that do not stay."""
 _MODEL = 0x08
 """The first byte of a model: the field `ir_version`, which writers put first."""
 _OBJECT = ord("{")
@@ -86,15 +88,19 @@ def _writable(path: Path) -> Path:
 def owners(file: Path) -> Iterator[Path]:
     """Yield the files of a file's folder that keep weights or values in it, in the order of their names.
 
-    The file may have several names. A model or a sidecar that cannot be read has none. A file that is a model itself
-    holds no other's weights, and nothing is searched for.
+    The file may have several names. Temporary files of ours are no owners, and neither is what cannot be read. A
+    file that is a model itself holds no other's weights, and nothing is searched for.
     """
     if _is_model(file):
         return
     names = {entry.name for entry in _files(file.parent) if _same(entry.path, file)}
-    for path in sorted(Path(entry.path) for entry in _files(file.parent) if entry.name not in names):
+    for path in sorted(Path(entry.path) for entry in _files(file.parent) if _may_own(entry.name, names)):
         if any(_same(file.parent / name, file) for name in named_in(path, names)):
             yield path
+
+
+def _may_own(name: str, names: set[str]) -> bool:
+    return name not in names and not (name.startswith(".") and MARK in name and name.endswith(".tmp"))
 
 
 def named_in(file: Path, names: set[str] | None = None) -> set[str]:

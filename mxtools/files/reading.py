@@ -43,7 +43,8 @@ def read_model(
         for tensor in tensors_of(proto):
             if is_external(tensor):
                 weights.place(tensor)
-        if isinstance(source, Path) and source.is_file() and data.is_replaced(source):  # so its data may be those of the new model
+        # If the file is another one by now, these data may be those of the new model.
+        if isinstance(source, Path) and source.is_file() and data.is_replaced(source):
             raise InputError(f"{name} was replaced while it was read", "read it again")
     return proto, weights
 

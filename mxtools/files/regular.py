@@ -172,9 +172,9 @@ class FileBytes:
     @overload
     def __getitem__(self, at: slice) -> bytes: ...
     def __getitem__(self, at: int | slice) -> int | bytes:
-        """Return a byte, or the bytes of a slice without a step."""
+        """Return a byte, or the bytes of a slice without a step; InputError where the file ends before it does."""
         if isinstance(at, slice):
-            start, stop, _ = at.indices(self._size)
+            start, stop = at.start or 0, self._size if at.stop is None else at.stop
             return b"".join(self.pieces(start, stop - start))
         if not 0 <= at - self._base < len(self._window):
             self._window = self._read(at, min(WINDOW, self._size - at))

@@ -24,7 +24,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.elements import size_of_elements
-from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular
+from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular, status_of
 
 MOST_OPEN = 32
 """Files of external data that are kept open: some models have one for each tensor, and a process may open 256."""
@@ -90,6 +90,14 @@ class WeightStore:
         if file in self._identities:
             self._open(file)
             self._kept_open.add(file)
+
+    def is_found(self, tensor: TensorProto) -> bool:
+        """Return whether who looks for a tensor where its location says, in the store's folder, finds its bytes."""
+        if is_adopted(tensor):
+            return False
+        file = self.place(tensor).file
+        status = status_of(file)
+        return status is not None and identity(status) == self._identities[file]
 
     def data(self, tensor: TensorProto) -> memoryview:
         """Return the bytes of a tensor, little-endian; those in a file are read."""

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore, is_adopted, tensors_of
+from mxtools.files.weights import WeightStore, is_external, tensors_of
 from mxtools.files.writing import serialised
 from mxtools.graph.shapes import Array
 from mxtools.runtime.session_values import Value, element_type, onnx_runtime, run_session
@@ -122,10 +122,11 @@ def load_session(
     providers: Sequence[str] | None = None,
 ) -> Any:  # noqa: ANN401 - an untyped library's session
     """Load a model into ONNX Runtime and return the session; InputError if that fails."""
-    if any(map(is_adopted, tensors_of(model))):  # ONNX Runtime reads external data of one folder only
+    if not all(map(weights.is_found, filter(is_external, tensors_of(model)))):  # ONNX Runtime reads one folder only
         model = ModelProto.FromString(model.SerializeToString())
-        for tensor in filter(is_adopted, tensors_of(model)):
-            tensor.CopyFrom(weights.inline(tensor))
+        for tensor in filter(is_external, tensors_of(model)):
+            if not weights.is_found(tensor):
+                tensor.CopyFrom(weights.inline(tensor))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
     data = serialised(model, weights)
     with one_line_errors():

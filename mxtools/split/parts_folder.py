@@ -23,18 +23,20 @@ from pathlib import Path
 
 from mxtools.errors import OutputError
 from mxtools.files.atomic import (
-    MARK,
     as_output_error,
     check_folder,
+    copy_over,
     link_over,
     locked,
+    remove_leftovers,
     replace,
     seal,
+    shown,
     sync_files,
     temporary,
     temporary_folder,
 )
-from mxtools.files.outputs import named_in, owners
+from mxtools.files.outputs import MARK, named_in, owners
 from mxtools.files.regular import note_output
 from mxtools.files.writing import write_moved
 
@@ -42,8 +44,6 @@ FILE = "manifest.json"
 DATA = "weights.data"
 PASSING = rf"manifest{MARK}".replace(".", r"\.") + "[0-9a-f]{8}"
 """Names of folders that a manifest names its files in while they are moved to their places."""
-
-_PASSING_DATA = f"weights{MARK}*.data"
 
 
 def check_replaced(folder: Path, old: Sequence[str]) -> None:
@@ -96,46 +96,38 @@ class PartsFolder:
         new = target / f"manifest{MARK}{secrets.token_hex(4)}"
         text = self.passing(new.name)
         replace(scratch, new)
-        try:
-            with temporary(target / FILE, locks=False) as (name, file):
+        with temporary(target / FILE, locks=False) as (name, file):
+            try:
                 file.write(text.encode())
                 seal(file, target / FILE)
                 replace(name, target / FILE)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
+            except BaseException:
+                if name.exists():  # else it is renamed already, and names these files
+                    shutil.rmtree(new, ignore_errors=True)
+                raise
         models = sorted(path.name for path in new.iterdir() if path.name not in (FILE, DATA))
         self._install_models(new, target, models, [name for name in old if name not in (FILE, DATA)])
         link_over(new / FILE, target / FILE)
+        remove_leftovers(target, {*map(shown, (*old, *models, DATA))})
         for left in target.iterdir():
             if re.fullmatch(PASSING, left.name) and left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
 
     def _install_models(self, new: Path, target: Path, models: Sequence[str], old: Sequence[str]) -> None:
-        referring = {name for name in models if named_in(new / name)}
-        if referring:
-            self._install_first(new, target, sorted(referring))
-        for name in models:
-            if name not in referring:
-                link_over(new / name, target / name)
+        referring = [name for name in models if named_in(new / name)]
+        if referring and (target / DATA).exists():  # which old parts need, until all are replaced
+            for name in referring:
+                with temporary(target / name, locks=False) as (early, file):
+                    write_moved(new / name, file, f"{new.name}/{DATA}")
+                    seal(file, new / name)
+                    replace(early, target / name)
+        for name in set(models).difference(referring):
+            link_over(new / name, target / name)
         for name in set(old).difference(models):
             (target / name).unlink(missing_ok=True)
         if referring:
-            link_over(new / DATA, target / DATA)
-            for name in sorted(referring):
+            copy_over(new / DATA, target / DATA)
+            for name in referring:
                 link_over(new / name, target / name)
-        for left in [target / DATA] * (not referring) + [*target.glob(_PASSING_DATA)]:
-            if left.is_file() and not any(owners(left)):
-                left.unlink()
-
-    def _install_first(self, new: Path, target: Path, models: Sequence[str]) -> None:
-        """Replace models that have data by such as name the data elsewhere, while old ones need the old data."""
-        if not (target / DATA).exists():
-            return
-        passing = target / _PASSING_DATA.replace("*", secrets.token_hex(4))
-        link_over(new / DATA, passing)
-        for name in models:
-            with temporary(target / name, locks=False) as (early, file):
-                write_moved(new / name, file, passing.name)
-                seal(file, new / name)
-                replace(early, target / name)
+        elif (target / DATA).is_file() and not any(owners(target / DATA)):
+            (target / DATA).unlink()

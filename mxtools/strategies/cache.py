@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import OutputError
-from mxtools.files.atomic import MARK, remove_leftovers, temporary_name, write_text
+from mxtools.files.atomic import remove_leftovers, temporary_name, write_text
 from mxtools.files.json_text import decoded
+from mxtools.files.outputs import MARK
 from mxtools.files.regular import read_regular
 from mxtools.files.version import VERSION
 
@@ -91,8 +92,7 @@ class Cache:
         Without either remove everything. Returns the removed entries.
         """
         kept, removed = 0, []
-        for left in self.place.glob(f".*{MARK}*"):
-            remove_leftovers(self.place / left.name[1:].partition(MARK)[0])
+        remove_leftovers(self.place, {left.name[1:].partition(MARK)[0] for left in self.place.glob(f".*{MARK}*.tmp")})
         for entry in self.entries():
             old = days is not None and entry.used < time.time() - days * DAY
             large = size is not None and kept + entry.size > size
