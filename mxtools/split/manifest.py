@@ -71,7 +71,9 @@ class Manifest(_ManifestRecord):
 class _PassingManifest(Manifest):
     """A manifest while its files are moved to their places, where those of an earlier split still are."""
 
-    replaced: tuple[Annotated[str, Field(pattern=r"^(\d+-[A-Za-z0-9_.@-]+\.onnx|manifest\.json|weights\.data)$")], ...] = ()
+    replaced: tuple[
+        Annotated[str, Field(pattern=r"^(\d+-[A-Za-z0-9_.@-]+\.onnx|manifest\.json|weights\.data)$")], ...
+    ] = ()
 
 
 def describe(graph: Graph, parts: Sequence[Part]) -> Manifest:
