@@ -13,7 +13,8 @@ from onnx import ModelProto, helper, numpy_helper
 from mxtools.comparison.comparison import Comparison, compare
 from mxtools.comparison.numbers import compare_numbers
 from mxtools.errors import InputError
-from mxtools.files.weights import PIECE, WeightStore, is_deferred, is_external
+from mxtools.files.regular import PIECE
+from mxtools.files.weights import WeightStore, is_deferred, is_external
 from mxtools.graph.functions import every_node
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
