@@ -438,13 +438,19 @@ def differences(wanted: Path, found: Path) -> Iterator[str]:
 
 
 def campaign(place: Path, names: Sequence[str], every: int, at_random: int, torch: bool) -> Campaign:
-    """Run the cases of some names, all where there is none; return what was found."""
+    """Run the cases of some names, all where there is none, and print what became of each; return what was found."""
     cases = CASES | (WITH_TORCH if torch else {})
     chosen = {name: case for name, case in cases.items() if not names or name in names}
     running = Campaign(place)
     for name, case in chosen.items():
+        known, counts = len(running.faults), running.counts.copy()
         running.run(name, case, every, -(-at_random // len(chosen)))
+        print(f"{name}: {_told(running.counts - counts)}", *running.faults[known:], sep="\n    ", flush=True)
     return running
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def main() -> None:
@@ -461,12 +467,13 @@ def main() -> None:
         import mxtools.pytorch.loading.inputs  # noqa: F401
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), given.commands, given.every, given.random, not given.no_torch)
+        known = len(found.faults)
         if not given.commands:
             for lines in WRITERS:
                 found.parallel(lines, 50)
-    for fault in found.faults[:50]:
+    for fault in found.faults[known:]:
         print(fault)
-    print(", ".join(f"{count} {what}" for what, count in found.counts.items()), f"{len(found.faults)} faults", sep="; ")
+    print(_told(found.counts), f"{len(found.faults)} faults", sep="; ")
     sys.exit(bool(found.faults))
 
 
