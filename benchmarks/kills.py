@@ -464,7 +464,7 @@ def main() -> None:
     import mxtools_cli.commands  # noqa: F401 - the children need not import it
 
     if not given.no_torch:
-        import mxtools.pytorch.loading.inputs  # noqa: F401
+        import mxtools.pytorch.loading.inputs  # noqa: F401 - likewise
     with tempfile.TemporaryDirectory() as folder:
         found = campaign(Path(folder), given.commands, given.every, given.random, not given.no_torch)
         known = len(found.faults)

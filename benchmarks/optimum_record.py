@@ -62,7 +62,7 @@ class Recorder:
 
         return enter
 
-    def _leave(self, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:  # noqa: ANN401
+    def _leave(self, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:  # noqa: ANN401 - a hook
         for name in self._running.pop():
             path = name or "."
             if not any(f"{path}:{way}:0" in self.found for way in ("in", "out")):

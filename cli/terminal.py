@@ -73,7 +73,7 @@ def _end(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's signat
     os._exit(INTERRUPTED)
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's signature
     global _interrupted
     _interrupted = True
     raise KeyboardInterrupt

@@ -121,11 +121,11 @@ class Cut:
         is_constant, is_shape = self._copied.is_constant, self._copied.is_shape
         given = {v for v, nodes in readers.items() if not self.chosen.isdisjoint(nodes) and not is_constant(v)}
 
-        def is_copied(value: int) -> bool:
+        def is_elsewhere(value: int) -> bool:
             """Return whether others have a value without this cut."""
             return value in asked or is_constant(value) or (value not in graph.weighted and is_shape(value))
 
-        live = [v for v in outside if v in results or v in given or not is_copied(v)]
+        live = [v for v in outside if v in results or v in given or not is_elsewhere(v)]
         return self.ordered(graph.outputs, live or [v for v in outside if not is_constant(v)] or outside)
 
     def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:

@@ -129,10 +129,8 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         differences = _differences(whole, model, inner) if whole else None
         rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
-    inner_ends = [value not in graph.outputs for value in cut.outputs]
-    small = tuple(
-        o.name for o, inner in zip(proto.graph.output, inner_ends, strict=True) if inner and is_quantised(o.type)
-    )
+    ends = zip(proto.graph.output, cut.outputs, strict=True)
+    small = tuple(o.name for o, value in ends if value not in graph.outputs and is_quantised(o.type))
     return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences, small)
 
 

@@ -186,6 +186,14 @@ class Graph:
         """The values that nodes make and that depend on no input of the model, a function or a body."""
         return self.constants(())
 
+    def is_live(self, value: int) -> bool:
+        """Return whether a value is neither stored nor computed from what is stored alone."""
+        return value not in self.constant and value not in self.stored
+
+    def live_reads(self, node: int) -> list[int]:
+        """Return the values that a node reads itself and that depend on inputs, in order."""
+        return [value for value in self.reads[node] if self.is_live(value)]
+
     @cached_property
     def data_independent(self) -> set[int]:
         """The constant values, and those that depend on inputs only through shapes: no data flows along them."""

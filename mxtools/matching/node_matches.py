@@ -130,7 +130,7 @@ def _origins(graph: Graph, known: Collection[int]) -> list[int]:
 
 def _origin(graph: Graph, node: int, origins: list[int]) -> int:
     """Return the one known value on which a node depends by way of unknown ones, constants aside, else NOWHERE."""
-    found = {origins[v] for v in graph.reads[node] if v not in graph.stored and v not in graph.constant}
+    found = {origins[v] for v in graph.live_reads(node)}
     return found.pop() if len(found) == 1 else NOWHERE
 
 

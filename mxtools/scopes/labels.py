@@ -35,9 +35,8 @@ def paths_on(node: NodeProto) -> tuple[str, ...]:
     for entry in node.metadata_props:
         if entry.key == keys.TORCH_NAME_SCOPES:
             paths = _listed(entry.value)[:-1]
-            is_note = (
-                paths[:1] not in ([], [""]) and paths[:1] == classes_on(node)[:1]
-            )  # modules begin with the root, ""
+            begins_at_root = paths[:1] in ([], [""])  # as those of modules do
+            is_note = not begins_at_root and paths[:1] == classes_on(node)[:1]
             return () if is_note else tuple(path or ROOT for path in paths)
     return ()
 

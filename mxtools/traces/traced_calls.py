@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mxtools.scopes.scope import ROOT
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Call, Sidecar, TracedModule, TracedTensor, Weight
+    from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModule, TracedTensor, Weight
 
 
 def full_name(module: TracedModule, weight: Weight) -> str:
@@ -63,7 +63,12 @@ def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
 
 def calls_making(sidecar: Sidecar) -> dict[int, int]:
     """Return for each tensor that an operation made, by its id, the innermost call that was running."""
-    return {tensor: operation.call for operation in sidecar.operations for tensor in operation.outputs}
+    return {tensor: operation.call for tensor, operation in operations_making(sidecar).items()}
+
+
+def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
+    """Return for each tensor that an operation made, by its id, that operation; of several the last."""
+    return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
 
 def callers(calls: Sequence[Call], number: int) -> Iterator[int]:

@@ -43,12 +43,10 @@ def _unknown_scope(checked: CheckedModel) -> Iterator[Fault]:
         scope = props.get(keys.SCOPE, ".")
         if is_scope(scope) and scope not in checked.traced:
             yield Fault(f"the trace has no scope {scope}", number)
-        for other in list_of_texts(props.get(keys.MERGED, "[]")):
-            if is_scope(other) and other not in checked.traced:
-                yield Fault(f"it is merged with {other}, which the trace does not have", number)
-        for other in list_of_texts(props.get(keys.EQUAL, "[]")):
-            if is_scope(other) and other not in checked.traced:
-                yield Fault(f"it is equal in {other}, which the trace does not have", number)
+        for key, relation in ((keys.MERGED, "merged with"), (keys.EQUAL, "equal in")):
+            for other in list_of_texts(props.get(key, "[]")):
+                if is_scope(other) and other not in checked.traced:
+                    yield Fault(f"it is {relation} {other}, which the trace does not have", number)
 
 
 @rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))

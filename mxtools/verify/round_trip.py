@@ -67,11 +67,10 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
     """Cut out every call that made something which is used, run it, and compare its results with the recorded ones.
 
     `exact`: it returns all that the graph has of what the module returned, and nothing else, but for outputs of the
-    graph that the traced model did not return. `extra`: it also returns
-    tensors that the module did not return. `bad`: something is lacking, or it does not run. `missing`: it cannot be cut
-    out, although its results are in the graph. `gone`: it cannot be cut out, and its results are not in the graph, or a
-    node of another module does its work too; then its results can be there by chance, as those of a convolution with a
-    new BatchNorm, which changes nothing.
+    graph that the traced model did not return. `extra`: it also returns tensors that the module did not return. `bad`:
+    something is lacking, or it does not run. `missing`: it cannot be cut out, although its results are in the graph.
+    `gone`: it cannot be cut out, and its results are not in the graph, or a node of another module does its work too;
+    then its results can be there by chance, as those of a convolution with a new BatchNorm, which changes nothing.
     Raises UsageError where there is no trace with values.
     """
     sidecar, values = model.sidecar, model.values

@@ -24,7 +24,7 @@ from mxtools.evidence.corrections.operations import plain_name
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.traces.traced_calls import leaving_tensors
+from mxtools.traces.traced_calls import leaving_tensors, operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
@@ -45,7 +45,7 @@ class _EqualOperations:
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
-        self._maker: dict[int, Operation] = {t: o for o in sidecar.operations for t in o.outputs}
+        self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._leaving = [{tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
@@ -106,7 +106,7 @@ class _EqualOperations:
 
         Such a node changes no element: a cast to the same type is no operation in PyTorch, and no pair is found for it.
         """
-        operator, values = self._graph.operators[node], self._read(node)
+        operator, values = self._graph.operators[node], self._graph.live_reads(node)
         if len(values) != 1 or not (operator.keeps_elements or operator.is_named("Cast")):
             return None
         maker, at = self._graph.producer[values[0]], self._place(values[0])
@@ -119,16 +119,10 @@ class _EqualOperations:
     def _fits(self, node: int, operation: Operation) -> bool:
         """Return whether a node can stand for an operation of its name, by who made the values that it reads."""
         call, within = operation.call, self._hierarchy.within
-        values, tensors = self._read(node), [t for t in operation.inputs if t in self._live]
+        values, tensors = self._graph.live_reads(node), [t for t in operation.inputs if t in self._live]
         own = [at is not None and within(at, call) for at in map(self._place, values)]
         made = [self._is_made_in(t, call) for t in tensors]
         return sorted(own) == sorted(made)
-
-    def _read(self, node: int) -> list[int]:
-        return [v for v in self._graph.reads[node] if self._is_live(v)]
-
-    def _is_live(self, value: int) -> bool:
-        return value not in self._graph.constant and value not in self._graph.stored
 
     def _place(self, value: int) -> int | None:
         maker = self._graph.producer[value]
@@ -145,7 +139,7 @@ class _EqualOperations:
             if equal.call in self._equal_at(node) or operation.call != self._annotations.call[node]:
                 continue
             self._add(node, equal.call)
-            values = self._read(node)
+            values = self._graph.live_reads(node)
             tensors = [pair for pair in zip(operation.inputs, equal.inputs, strict=True) if pair[0] in self._live]
             given = [one == other and not self._is_made_in(one, operation.call) for one, other in tensors]
             if all(given):
@@ -159,7 +153,7 @@ class _EqualOperations:
 
     def _add_all(self, values: list[int], call: int, equal: int) -> None:
         """Note what leads to values in a call as equal too: of an operation of several nodes, those before the last."""
-        call_of, producer, is_live = self._annotations.call, self._graph.producer, self._is_live
+        call_of, producer, is_live = self._annotations.call, self._graph.producer, self._graph.is_live
         for node in nodes_behind(self._graph, values, lambda v: not is_live(v) or call_of[producer[v]] != call):
             self._add(node, equal)
 

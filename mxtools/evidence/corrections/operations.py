@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from onnx import NodeProto
-
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.traces.traced_calls import operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
@@ -65,7 +64,7 @@ class _Operations:
 
     def __init__(self, graph: Graph, annotations: Annotations, sidecar: Sidecar) -> None:
         self._graph, self._annotations, self._sidecar = graph, annotations, sidecar
-        self._maker: dict[int, Operation] = {t: o for o in sidecar.operations for t in o.outputs}
+        self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
 
     def calls_by_node(self) -> dict[int, int]:
@@ -78,7 +77,7 @@ class _Operations:
             node, operation = self._graph.producer[value], self._maker.get(tensor)
             if node == NOWHERE or operation is None or node in found:
                 continue
-            values = [v for v in self._graph.reads[node] if self._is_live(v)]
+            values = self._graph.live_reads(node)
             if len(values) == 1 and self._is_made_by(values[0], operation) and not self._is_like(node, operation):
                 left += [(values[0], tensor, reader)] if known.setdefault(values[0], tensor) == tensor else []
                 continue
@@ -119,11 +118,12 @@ class _Operations:
         return maker != NOWHERE and self._is_like(maker, operation)
 
     def _is_like(self, node: int, operation: Operation) -> bool:
-        return is_named_like(self._graph.nodes[node], operation)
+        """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
+        return plain_name(self._graph.nodes[node].op_type) == plain_name(operation.name)
 
     def _nodes_of_call(self, value: int, call: int) -> set[int]:
         """Return the nodes between what a call is known to have made and a value that one of its operations made."""
-        return nodes_behind(self._graph, [value], lambda v: not self._is_live(v) or self._is_known(v, call))
+        return nodes_behind(self._graph, [value], lambda v: not self._graph.is_live(v) or self._is_known(v, call))
 
     def _is_known(self, value: int, call: int) -> bool:
         """Return whether a value is known to be made in a call."""
@@ -141,7 +141,7 @@ class _Operations:
                 continue
             for value in graph.reads[node]:
                 maker = call_of[graph.producer[value]] if graph.producer[value] != NOWHERE else None
-                if self._is_live(value) and (maker is None or not within(maker, call)):
+                if graph.is_live(value) and (maker is None or not within(maker, call)):
                     read[call].add(value)
         given: dict[int, int] = {}
         for call, values in read.items():
@@ -149,14 +149,6 @@ class _Operations:
             if len(values) == len(tensors) == 1:
                 given[values.pop()] = tensors.pop()
         return given
-
-    def _is_live(self, value: int) -> bool:
-        return value not in self._graph.constant and value not in self._graph.stored
-
-
-def is_named_like(node: NodeProto, operation: Operation) -> bool:
-    """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
-    return plain_name(node.op_type) == plain_name(operation.name)
 
 
 def plain_name(name: str) -> str:
