@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from benchmarks.page import large
 from mxtools.scopes import keys
 from mxtools.views.html import html
 from tests.support.commands import Mx
@@ -24,7 +24,9 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MUST = os.environ.get("MX_NEEDS_CHROMIUM") == "1"
-NODES, SECONDS = 5000, 2.0
+NODES = 5000
+ELEMENTS = 400
+"""Elements that a page of so many nodes may have: what it draws at first decides how long it takes to open."""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and not MUST, reason="no Chromium on this machine: apt-get install chromium"
@@ -282,35 +284,13 @@ def test_names_are_shown_and_do_nothing(open_page: Callable[..., Any], tmp_path:
     assert page.locator("img, #details script, #results script").count() == 0
 
 
-def large(flat: bool) -> onnx.ModelProto:
-    """Return a model of 5 000 nodes, in blocks with a residual connection, in modules or all in the root."""
-    nodes, value = [], "x"
-    for number in range(NODES):
-        stage, block, place = number // 400, number // 20 % 20, number % 20
-        given = [value, f"v{number - 19}"] if place == 19 else [value]
-        node = helper.make_node("Add" if place == 19 else "Relu", given, [f"v{number}"], name=f"node {number}")
-        scope, tag = f"stage.{stage}.block.{block}.op.{place // 4}", f"/M/Stage.{stage}/Block.{block}/Op.{place // 4}"
-        scope, tag = (".", "/M") if flat else (scope, tag)
-        keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: "name"})
-        nodes.append(node)
-        value = f"v{number}"
-    ends = [helper.make_tensor_value_info(name, 1, [4]) for name in ("x", value)]
-    graph = helper.make_graph(nodes, "large", ends[:1], ends[1:])
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
-
-
 @pytest.mark.parametrize("flat", [False, True], ids=["in modules", "all in the root"])
-def test_5000_nodes_open_in_two_seconds(mx: Mx, open_page: Callable[..., Any], tmp_path: Path, flat: bool) -> None:
-    onnx.save(large(flat), tmp_path / "large.onnx")
+def test_draws_no_more_than_a_reader_can_see(mx: Mx, open_page: Callable[..., Any], tmp_path: Path, flat: bool) -> None:
+    onnx.save(large(NODES, flat), tmp_path / "large.onnx")
     done = mx("view", tmp_path / "large.onnx", "-o", tmp_path / "large.html")
     assert done.returncode == 0, done.stderr.decode()
-    open_page(tmp_path / "large.html")  # what starts the browser's processes does not count
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        page = open_page(tmp_path / "large.html")
-        times.append(time.perf_counter() - start)
-    assert min(times) <= SECONDS
+    page = open_page(tmp_path / "large.html")
+    assert page.evaluate("document.querySelectorAll('*').length") <= ELEMENTS
     page.fill("#search", "node 4321")
     page.keyboard.press("Enter")
     assert "node 4321" in details(page)
