@@ -6,7 +6,7 @@ DEMO := build/demo
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs fuzz bench clean
+.PHONY: help setup demo test check format docs fuzz bench release clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -52,6 +52,17 @@ bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/strategy_overhead.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/onnx_models.py
+
+release: setup  ## build the packages, their hashes, and a list of all that they install, in dist/
+	rm -rf dist build/installed build/sbom
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv --without-pip build/installed
+	$(BIN)/python -m pip --python build/installed/bin/python install --quiet -c constraints.txt dist/*.whl
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+		--output-file "$$(echo dist/*.whl).cdx.json" build/installed/bin/python
+	cd dist && sha256sum * > ../build/SHA256SUMS && mv ../build/SHA256SUMS .
 
 clean:  ## remove what was made, but for the environment
 	rm -rf build dist *.egg-info
