@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 DEMO := build/demo
 SECONDS ?= 60
+PROCESSES ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format docs fuzz bench release clean
@@ -42,8 +43,8 @@ format: setup  ## format the code
 docs: setup  ## write the generated parts of docs/
 	$(BIN)/python -m docs.generate
 
-fuzz: setup  ## run every command on files that are almost right, SECONDS long
-	$(BIN)/python -m tests.fuzz $(SECONDS) $(SEED)
+fuzz: setup  ## run every command on files that are almost right, SECONDS long, in PROCESSES
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz $(SECONDS) $(PROCESSES) $(SEED)
 
 bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py

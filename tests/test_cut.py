@@ -14,7 +14,8 @@ from mxtools.graph.index import Graph
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.views.tree import tree
-from tests.support.cuts import HEAD, NESTED, Names, cut, session, shape, tagged
+from tests.support.cuts import HEAD, NESTED, Names, cut, shape, tagged
+from tests.support.running import session
 
 CASES: dict[str, tuple[str, tuple[str, ...], tuple[Names, Names, Names, Names]]] = {
     "a body in a body captures from two levels up": (

@@ -16,7 +16,8 @@ from mxtools.graft.put_back import put_back
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
 from mxtools.traces.values import Values
-from tests.support.cuts import HEAD, NESTED, session, shape, tagged
+from tests.support.cuts import HEAD, NESTED, shape, tagged
+from tests.support.running import session
 
 X = np.array([-1, 2], np.float32)
 H = np.array([0.5, -0.25], np.float32)

@@ -7,7 +7,8 @@ from onnx import helper, numpy_helper
 
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
-from tests.support.cuts import HEAD, NESTED, cut, session, shape, tagged
+from tests.support.cuts import HEAD, NESTED, cut, shape, tagged
+from tests.support.running import session
 
 FUNCTIONS = """<ir_version: 10, opset_import: ["" : 21, "own" : 1, "other" : 1]> g (float[2] x) => (float[2] y) {
     a = own.f <alpha = 0.5> (x)

@@ -45,6 +45,22 @@ def passed(file: Path, pipeline: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("tool", OPTIMIZERS)
+@pytest.mark.parametrize("raw", [False, True])
+def test_sparse_weights_keep_their_numbers(tmp_path: Path, tool: str, raw: bool) -> None:
+    model = golden.read("g (float[4] x) => (float[4] y) {\n y = Add(x, w)     #@ one\n}")
+    values, places = np.array([1.5, -2], np.float32), np.array([1, 3])
+    if raw:
+        content = onnx.numpy_helper.from_array(values, "w"), onnx.numpy_helper.from_array(places, "places")
+    else:
+        content = onnx.helper.make_tensor("w", 1, [2], values), onnx.helper.make_tensor("places", 7, [2], places)
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(*content, [4]))
+    onnx.save(model, tmp_path / "m.onnx")
+    after = passed(tmp_path / "m.onnx", f"optimize{{with={tool}}}")
+    (y,) = ran(after, {"x": np.ones(4, np.float32)}, ["y"])
+    np.testing.assert_array_equal(y, np.float32([1, 2.5, 1, -1]))
+
+
+@pytest.mark.parametrize("tool", OPTIMIZERS)
 def test_modules_are_what_they_were(built: Build, tmp_path: Path, tool: str) -> None:
     """Cut modules out of the optimised graph; they return what those of the graph before return."""
     tagged, out = built("bert") / "tagged.onnx", tmp_path / "out.onnx"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mxtools.errors import InputError
 from mxtools.pytorch.fingerprint import BLOCK, fingerprint
 from mxtools.pytorch.loading.inputs import load_subject
+from mxtools.pytorch.loading.specs import load_model
 from mxtools.pytorch.subject import Subject
 from mxtools.pytorch.tracing import trace
 from mxtools.traces import sidecar
@@ -168,6 +169,14 @@ def test_fingerprints_leave_out_what_is_not_finite() -> None:
     assert fingerprint(torch.tensor([1.0, float("nan"), float("inf"), 2.0])) == (4, 1.0, 2.0, 3.0, 5.0)
     assert fingerprint(torch.zeros(0)) == (0, 0.0, 0.0, 0.0, 0.0)
     assert fingerprint(torch.ones(1, device="meta")) is None
+
+
+@pytest.mark.parametrize("wrong", [{"architectures": 7}, {"vocab_size": True}, {"num_attention_heads": 0}])
+def test_a_configuration_that_the_library_cannot_use(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    known = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+    (tmp_path / "config.json").write_text(json.dumps(known | wrong))
+    with pytest.raises(InputError, match="cannot be loaded as a Hugging Face model"):
+        load_model(str(tmp_path))
 
 
 def test_record(mx: Mx, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
 from mxtools.verify.verification import GONE, Verified, verify
+from tests.support import running
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
 from tests.support.shared_models import Build, Record
 from tests.support.small_graphs import HEAD
 from tests.support.small_graphs import tagged as tagged_at
 from tests.support.small_traces import trace_of, values_of
-from tests.support.whole_runs import returned_by_module, run_whole
+from tests.support.whole_runs import returned_by_module
 
 QUERY = "encoder.layer.1.attention.self.query"
 
@@ -129,7 +130,7 @@ def test_figures_equal_an_independent_computation(
     model = changed(built("bert") / "tagged.onnx", QUERY, tmp_path / "c.onnx")
     model = WAYS[way](model, tmp_path / "v.onnx", recorded("bert"), mx)
     returned, feeds = returned_by_module(f"{MODELS}:bert")
-    values = run_whole(model, feeds)
+    values = running.values(onnx.load(model), feeds)
     done = mx("verify", model, "--trace", recorded("bert"), "--json")
     rows = {row["scope"]: row for row in json.loads(done.stdout)["modules"]}
     for scope in (".", QUERY, "encoder.layer.0.intermediate", "encoder.layer.1", "pooler.activation"):

@@ -67,12 +67,15 @@ EXPANDED_NODES = Limit("nodes", 1_000_000)
 """Nodes that the calls of functions stand for: twenty functions, each of which calls the next twice, are a million."""
 MADE_INPUT = Limit("MiB", 1024 * MIB, scale=MIB)
 """An input that is made up since none is given; its dimensions are only claimed by the file."""
+DENSE = Limit("MiB", 1024 * MIB, scale=MIB)
+"""A sparse tensor that becomes a dense one; its dimensions are only claimed by the file."""
 ALL = {
     "what metadata of a model unpack to, such as its trace": UNPACKED,
     "an array in a `.npz` file": MEMBER,
     "a JSON text: sidecars, manifests, metadata, reports": JSON_ITEMS,
     "functions that call functions": EXPANDED_NODES,
     "an input that is made, since none is given": MADE_INPUT,
+    "a sparse tensor that is made dense, for tools that know none": DENSE,
 }
 
 _factor: ContextVar[float | None] = ContextVar("limits", default=None)

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Collection
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
 
+from mxtools.files.limits import DENSE
 from mxtools.files.weights import WeightStore
 from mxtools.graph.fingerprints import NUMERIC
+from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import Graph, bodies
 from mxtools.graph.shapes import Array, Shapes
 from mxtools.graph.walk import nodes_behind
@@ -81,3 +83,23 @@ def _evaluated(
             return dict(zip(wanted, map(np.asarray, ReferenceEvaluator(part).run(names, {})), strict=True))
     except Exception:  # the evaluator runs numpy on whatever a file holds, and can raise anything
         return {}
+
+
+def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
+    """Return a sparse tensor as a dense array; its indices are linear, or one for each axis."""
+    values, indices = weights.array(tensor.values), weights.array(tensor.indices)
+    DENSE.check(math.prod(tensor.dims) * values.itemsize, f"the sparse tensor {tensor.values.name!r} made dense")
+    dense = np.zeros(tuple(tensor.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
+
+
+def make_dense(model: ModelProto, weights: WeightStore) -> None:
+    """Put dense initializers in the place of the sparse ones of a model's graphs, in place."""
+    for graph in (model.graph, *(body for node in model_nodes(model) for body in bodies(node))):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(numpy_helper.from_array(densified(sparse, weights), sparse.values.name))
+        del graph.sparse_initializer[:]

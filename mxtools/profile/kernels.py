@@ -92,8 +92,8 @@ def _read(file: Path) -> Profile | dict[str, dict[str, Any]]:
 def _detailed(kernel: Kernel, layers: Mapping[str, dict[str, Any]]) -> Kernel:
     """Add what TensorRT's layer information says of a kernel."""
     layer = layers.get(kernel.name, {})
-    nodes = tuple(_ONNX_LAYER.findall(layer.get("Metadata", "")))
-    return replace(kernel, operator=layer.get("LayerType", kernel.operator), nodes=nodes)
+    nodes = tuple(_ONNX_LAYER.findall(str(layer.get("Metadata", ""))))
+    return replace(kernel, operator=str(layer.get("LayerType", kernel.operator)), nodes=nodes)
 
 
 def _onnx_runtime(events: Sequence[dict[str, Any]]) -> Profile:

@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from mxtools.files.weights import WeightStore
+from mxtools.graph.constants import densified
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.shapes import Array
 
@@ -115,17 +116,6 @@ class Surgery:
             kind = StoredSparse if isinstance(value._values, SparseValues) else Stored
             value.values = kind(value._values, self.weights)
             value.data_location = None
-
-
-def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
-    """Return a sparse tensor as a dense array; its indices are linear, or one for each axis."""
-    values, indices = weights.array(tensor.values), weights.array(tensor.indices)
-    dense = np.zeros(tuple(tensor.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense
 
 
 def _imported(model: ModelProto) -> gs.Graph:

@@ -41,8 +41,9 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from mxtools.files.weights import is_deferred
+from mxtools.graph.constants import densified
 from mxtools.graph.shapes import Array
-from mxtools.surgeon.surgery import Stored, Surgery, Tie, constants, densified, own_constants
+from mxtools.surgeon.surgery import Stored, Surgery, Tie, constants, own_constants
 from mxtools.surgeon.value_infos import TypeMerge
 
 

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from mxtools.errors import InputError, MxError, UsageError
 from mxtools.files.weights import keep_external
 from mxtools.files.writing import materialise
+from mxtools.graph.constants import make_dense
 from mxtools.graph.operators import versions
 from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
@@ -56,7 +57,7 @@ def optimize(model: WorkingModel, tool: str) -> None:
 def _onnxscript(model: WorkingModel) -> ModelProto:
     from onnxscript import optimizer
 
-    made = optimizer.optimize(materialise(model.proto, model.weights))
+    made = optimizer.optimize(_whole(model))
     assert isinstance(made, ModelProto)
     return made
 
@@ -64,9 +65,16 @@ def _onnxscript(model: WorkingModel) -> ModelProto:
 def _onnxslim(model: WorkingModel) -> ModelProto:
     import onnxslim
 
-    made = onnxslim.slim(materialise(model.proto, model.weights))
+    made = onnxslim.slim(_whole(model))
     assert isinstance(made, ModelProto)
     return made
+
+
+def _whole(model: WorkingModel) -> ModelProto:
+    """Return a model with its weights, all of them dense: of sparse ones onnxscript loses all, onnxslim the numbers."""
+    copy = materialise(model.proto, model.weights)
+    make_dense(copy, model.weights)
+    return copy
 
 
 def _ort_basic(model: WorkingModel) -> ModelProto:

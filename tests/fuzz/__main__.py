@@ -1,154 +1,156 @@
-"""`python -m tests.fuzz SECONDS [SEED]`: mutate files and run commands on them; exit status 1 where something is wrong.
+"""`python -m tests.fuzz SECONDS [PROCESSES [SEED]]`: change files and run commands on them; status 1 if any is wrong.
 
-What is found is kept in `build/fuzz/`, a folder each: the files, and the command in `command.txt`. One that is mended
+What is found is kept in `build/fuzz/`, a folder each: the files, and the line in `command.txt`. One that is mended
 moves to `tests/fuzz/corpus/`, which a test runs.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import shlex
+import gc
+import hashlib
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import mutations, seeds
-from tests.fuzz.oracle import does_load, judged
+from tests.fuzz import files, mutations, seeds, table
+from tests.fuzz.oracle import State, Verdict, judged, state_of
+from tests.support.random_models import random_model
 
 FOUND = Path("build/fuzz")
-PASSES = (
-    "resolve-auxiliary",
-    "untag,project-names,project-parameters,resolve-auxiliary,record-absent",
-    "project-carried,project-metadata,move-arguments-out,assign-fused,hoist-shared,carry{doc-string=true,rename=true}",
-    "filter{scope=layers.0},carry",
-    "restore-names,repair",
-)
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "tag m.onnx -o o.onnx": ("o.onnx",),
-    "tag m.onnx -o o.onnx --doc-string --rename --embed-trace --namespace --layer-annotation --output-names": (
-        "o.onnx",
-    ),
-    "tag m.onnx -o o.onnx --trace t.json": ("o.onnx",),
-    "tag m.onnx -o o.onnx --trace t.json --inputs i.json": ("o.onnx",),
-    "tag m.onnx -o o.onnx --from seed.onnx": ("o.onnx",),
-    "tag seed.onnx -o o.onnx --from m.onnx": ("o.onnx",),
-    "filter m.onnx --scope layers.0 -o o.onnx": ("o.onnx",),
-    "filter m.onnx --scope enc -o o.onnx --verify": ("o.onnx",),
-    "filter m.onnx --scope loop -o o.onnx": ("o.onnx",),
-    "filter m.onnx --scope last --scope blk -o o.onnx --auxiliary all": ("o.onnx",),
-    "filter m.onnx --to-tensor y -o o.onnx": ("o.onnx",),
-    "filter m.onnx --scope layers.1 --trace t.json --io module -o o.onnx": ("o.onnx",),
-    "split m.onnx --depth 1 -d parts": (),
-    "split m.onnx --depth 2 -d parts --verify": (),
-    "graft m.onnx seed.onnx -o o.onnx": ("o.onnx",),
-    "graft seed.onnx m.onnx -o o.onnx": ("o.onnx",),
-    "validate m.onnx": (),
-    "validate m.onnx --trace t.json --json": (),
-    "validate m.onnx --repair -o o.onnx": ("o.onnx",),
-    "compare m.onnx seed.onnx": (),
-    "compare seed.onnx m.onnx --markdown": (),
-    "compare m.onnx seed.onnx --inputs i.npz --json": (),
-    "tree m.onnx": (),
-    "tree m.onnx --json": (),
-    "tree m.onnx --csv": (),
-    "view m.onnx -f html -o o.html": (),
-    "view m.onnx -f graphml -o o.xml": (),
-    "view m.onnx -f mermaid -o o.txt": (),
-    "view m.onnx -f dot -o o.txt": (),
-    "view m.onnx -f model-explorer -o o.json": (),
-    "select m.onnx --scope '**' -f names": (),
-    "select m.onnx --op Relu --op MatMul -f ort-quant": (),
-    "select m.onnx --scope '**' -f layer-annotation": (),
-    "verify m.onnx --trace t.json": (),
-    "profile m.onnx": (),
-    "profile m.onnx --from-profile p.json": (),
-    "profile m.onnx --from-profile p.json --against r.json --json": (),
-    "view m.onnx --metric k.json -f html -o o.html": (),
-    "view m.onnx --metric r.json -f model-explorer -o o.json": (),
-    "compare m.onnx m.onnx --inputs i.json": (),
-    "filter m.onnx --scope layers.1 --verify --inputs i.json -o o.onnx": ("o.onnx",),
-    "profile m.onnx --inputs i.npz --json": (),
-    "strategies": (),
-    "tag m.onnx --strategy own -o o.onnx": ("o.onnx",),
-    **{f"run m.onnx -p '{passes}' -o o.onnx": ("o.onnx",) for passes in PASSES},
-}
+TORCH_SHARE = 0.1
+"""Of the time: what commands with PyTorch get, at the end, since a process is large once it has imported that."""
+TORCH_LEAST = 60
+"""Seconds that are worth an import of PyTorch."""
+MODEL = "m.onnx"
+
+
+@dataclass
+class Summary:
+    """What a process did and found."""
+
+    inputs: int = 0
+    commands: int = 0
+    compared: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Summary) -> None:
+        """Add what another process did."""
+        self.inputs += other.inputs
+        self.commands += other.commands
+        self.compared += other.compared
+        self.faults += other.faults
+        self.largest(other.seconds, other.memory)
+
+    def largest(self, seconds: float, memory: int) -> None:
+        """Keep the largest figures."""
+        self.seconds, self.memory = max(self.seconds, seconds), max(self.memory, memory)
+
+    def __str__(self) -> str:
+        counts = f"{self.inputs} inputs, {self.commands} commands, {self.compared} results compared"
+        most = f"at most {self.seconds:.1f} s and {self.memory >> 20} MiB"
+        kinds = [f"{count:5} {text}" for text, count in self.faults.most_common()]
+        return "\n".join([f"{counts}, {most}; {self.faults.total()} faults of {len(kinds)} kinds", *kinds])
 
 
 class Fuzzer:
-    """Makes a folder of files, one of them mutated, and runs a command in it."""
+    """Makes a folder of files, one of them changed, and runs lines in it."""
 
     def __init__(self, seed: int) -> None:
         """Make the seeds."""
         self.chance = Random(seed)
         self._models = seeds.models()
-        self.kind = "model"
+        self._files = files.files()
+        self._sound: dict[bytes, str] = {}
+        self.summary = Summary()
 
-    def fill(self, folder: Path) -> bool:
-        """Write the files of one try; return whether the model loads."""
+    def run(self, until: float, lines: tuple[str, ...], changed: str = "") -> None:
+        """Try one input after the other until a point in time; `changed` begins the names of files to change."""
+        while time.monotonic() < until:
+            with tempfile.TemporaryDirectory() as made:
+                folder = Path(made) / "try"
+                folder.mkdir()
+                self._try(folder, lines, changed)
+
+    def _try(self, folder: Path, lines: tuple[str, ...], changed: str) -> None:
+        name = self._fill(folder, changed)
+        self.summary.inputs += 1
+        seed = self.chance.randrange(1 << 32)
+        states = self._states(folder, name, seed)
+        fitting = table.reading(name, lines)
+        for line in self.chance.sample(fitting, min(4, len(fitting))):
+            room = folder.parent / "room"
+            shutil.copytree(folder, room)
+            self._note(line, folder, states, judged(line, folder, room, states, seed))
+            shutil.rmtree(room)
+
+    def _states(self, folder: Path, name: str, seed: int) -> State:
+        """Return the states of the models; that of each sound one is asked for once."""
+        sound = hashlib.sha256((folder / "seed.onnx").read_bytes()).digest()
+        if sound not in self._sound:
+            self._sound[sound] = state_of(folder / "seed.onnx", seed)
+        state = self._sound[sound]
+        return {"seed.onnx": state, MODEL: state_of(folder / MODEL, seed) if name == MODEL else state}
+
+    def _fill(self, folder: Path, changed: str) -> str:
+        """Write the files of a try; return the name of that which is changed."""
         chance = self.chance
-        model = copy.deepcopy(chance.choice(self._models))
-        (folder / "seed.onnx").write_bytes(model.SerializeToString())
-        kind = chance.choice(["model"] * 14 + [*seeds.FILES] * 2 + ["arrays", "settings"])
-        data = mutations.mutated(model, chance) if kind == "model" else model.SerializeToString()
-        (folder / "m.onnx").write_bytes(data)
-        (folder / "parts").mkdir()
-        for name, made in seeds.FILES.items():
-            text = mutations.mutated_json(made(), chance) if kind == name else json.dumps(made()).encode()
-            (folder / name).write_bytes(text)
-        (folder / "i.npz").write_bytes(mutations.broken(seeds.arrays(), chance) if kind == "arrays" else seeds.arrays())
-        self.kind = kind
-        for name, content in seeds.settings().items():
-            if kind == "settings":
-                (folder / name).write_bytes(mutations.broken(content.encode(), chance))
-            elif name == "mxtools.toml":
-                (folder / name).write_text(content)
-        return does_load(folder / "m.onnx")
+        names = [name for name in self._files if name.startswith(changed) and name not in files.FIXED]
+        name = chance.choice(names) if changed or chance.random() < 0.4 else MODEL
+        model = random_model(chance) if chance.random() < 0.3 else copy.deepcopy(chance.choice(self._models))
+        sound = model.SerializeToString()
+        (folder / "seed.onnx").write_bytes(sound)
+        (folder / MODEL).write_bytes(mutations.mutated(model, chance) if name == MODEL else sound)
+        for file, content in self._files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(mutations.mutated_file(file, content, chance) if file == name else content)
+        if name == "pyproject.toml":  # which is read where there is no other
+            (folder / "mxtools.toml").unlink()
+        return name
 
-    def lines(self) -> list[str]:
-        """Return some commands; where another file than the model was changed, those that read it."""
-        file = {"model": "m.onnx", "arrays": "i.npz", "settings": "strateg"}.get(self.kind, self.kind)
-        fitting = [line for line in sorted(COMMANDS) if file.partition("/")[0] in line]
-        return self.chance.sample(fitting, min(4, len(fitting)))
-
-
-def main(seconds: float, seed: int) -> int:
-    """Fuzz for so long; print what is found; return the exit status."""
-    fuzzer, end = Fuzzer(seed), time.monotonic() + seconds
-    inputs = commands = 0
-    faults: Counter[str] = Counter()
-    while time.monotonic() < end:
-        with tempfile.TemporaryDirectory() as made:
-            folder = Path(made) / "try"
-            folder.mkdir()
-            loads = fuzzer.fill(folder)
-            inputs += 1
-            for line in fuzzer.lines():
-                commands += 1
-                with tempfile.TemporaryDirectory() as room:
-                    place = Path(room) / "try"
-                    shutil.copytree(folder, place)
-                    verdict = judged(shlex.split(line), place, COMMANDS[line], loads)
-                if verdict.fault:
-                    last = (verdict.said.strip().splitlines() or [""])[-1]
-                    faults[f"{verdict.fault}: {line.split()[0]}: {last[:160]}"] += 1
-                    _keep(folder, line, verdict.fault, verdict.said)
-    print(f"seed {seed}: {inputs} inputs, {commands} commands, {faults.total()} faults of {len(faults)} kinds")
-    for text, count in faults.most_common():
-        print(f"{count:5} {text}")
-    return int(bool(faults))
+    def _note(self, line: str, folder: Path, states: State, verdict: Verdict) -> None:
+        self.summary.commands += 1
+        self.summary.compared += verdict.compared
+        self.summary.largest(verdict.seconds, verdict.memory)
+        if verdict.fault:
+            last = (verdict.said.strip().splitlines() or [""])[-1]
+            self.summary.faults[f"{verdict.fault[:200]}: {line.split()[0]}: {last[:160]}"] += 1
+            FOUND.mkdir(parents=True, exist_ok=True)
+            kept = Path(tempfile.mkdtemp(prefix="case-", dir=FOUND))
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+            told = f"{line}\n{verdict.fault}\n{states}\n{verdict.said}"
+            (kept / "command.txt").write_text(told, errors="replace")
 
 
-def _keep(folder: Path, line: str, fault: str, said: str) -> None:
-    FOUND.mkdir(parents=True, exist_ok=True)
-    kept = Path(tempfile.mkdtemp(prefix="case-", dir=FOUND))
-    shutil.copytree(folder, kept, dirs_exist_ok=True)
-    (kept / "command.txt").write_text(f"{line}\n{fault}\n{said}", errors="replace")
+def fuzzed(seconds: float, seed: int) -> Summary:
+    """Fuzz for so long, and return what came of it."""
+    end = time.monotonic() + seconds
+    fuzzer = Fuzzer(seed)
+    gc.freeze()  # children need not copy what no collection touches
+    with_torch = TORCH_SHARE * seconds
+    fuzzer.run(end - with_torch if with_torch >= TORCH_LEAST else end, table.LINES)
+    fuzzer.run(end, table.WITH_TORCH, changed="hf/")
+    return fuzzer.summary
+
+
+def main(seconds: float, processes: int = 1, seed: int | None = None) -> int:
+    """Fuzz in some processes; print what all of them found; return the exit status."""
+    first = int(time.time()) if seed is None else seed
+    total = Summary()
+    with ProcessPoolExecutor(processes) as pool:
+        for summary in pool.map(fuzzed, [seconds] * processes, range(first, first + processes)):
+            total.add(summary)
+    print(f"seeds {first} to {first + processes - 1}: {total}")
+    return int(bool(total.faults))
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())))
+    sys.exit(main(float(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from google.protobuf.message import Message
+
+from mxtools.graph.functions import model_nodes
+from mxtools.scopes import keys
 
 NUMBERS = (
     0,
@@ -45,18 +50,27 @@ TEXTS = (
     "Loop",
     "own",
     "ai.onnx",
+    "location",
+    "offset",
+    "w.data",
+    "/dev/zero",
 )
 MARK = "no-utf8-here"
 BAD = b"\xff\xfe\xfa\xc0o-utf8\xe9\xe9"
+DTYPES = (b"|O8", b"<U9", b"<f8", b"|V2", b"<c8")
 BYTES = (b"", b"\0", b"\xff" * 3, b"a" * 64)
 
 
 def mutated(message: Any, chance: Random) -> bytes:
-    """Return the bytes of a message after one to three mutations."""
+    """Return the bytes of a model after one to three mutations; of some only in what says where nodes belong."""
+    named = chance.random() < 0.3
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        chance.choice(_MESSAGE_STEPS)(_inner(message, chance), chance)
+        if named:
+            _rename(message, chance)
+        else:
+            chance.choice(_MESSAGE_STEPS)(_inner(message, chance), chance)
     data = bytes(message.SerializeToString()).replace(MARK.encode(), BAD)
-    return _broken(data, chance) if chance.random() < 0.05 else data
+    return broken(data, chance) if chance.random() < 0.05 else data
 
 
 def _inner(message: Any, chance: Random) -> Any:
@@ -118,6 +132,34 @@ def _value(field: Any, chance: Random) -> Any:
     return chance.choice(fitting)
 
 
+def _change_text(message: Any, chance: Random) -> None:
+    """Change a text in its middle, and the JSON that one holds value by value."""
+    texts = [field.name for field, content in message.ListFields() if isinstance(content, str) and content]
+    if not texts:
+        return
+    name = chance.choice(texts)
+    text = getattr(message, name)
+    try:
+        data = mutated_json(json.loads(text), chance)
+    except ValueError:
+        data = broken(text.encode(), chance)
+    setattr(message, name, data.decode(errors="replace"))
+
+
+def _rename(model: Any, chance: Random) -> None:
+    """Let a node have the scope or the name of another one, or one that is made up."""
+    nodes = list(model_nodes(model))
+    if not nodes:
+        return
+    one, two = chance.choice(nodes), chance.choice(nodes)
+    if chance.random() < 0.3:
+        one.name = two.name if chance.random() < 0.7 else chance.choice(TEXTS)
+    elif chance.random() < 0.7:
+        keys.replace_props(one, keys.NODE_KEYS, {key: v for key, v in keys.props(two).items() if key in keys.NODE_KEYS})
+    else:
+        keys.set_prop(one, chance.choice(keys.TAG_KEYS), chance.choice((*TEXTS, "a", "a.b", "layers.0", "layers.0.x")))
+
+
 def _remove(message: Any, chance: Random) -> None:
     present = message.ListFields()
     if present:
@@ -148,6 +190,7 @@ _MESSAGE_STEPS: tuple[Callable[[Any, Random], None], ...] = (
     _set_field,
     _change_present,
     _change_present,
+    _change_text,
     _remove,
     _repeat,
 )
@@ -165,7 +208,7 @@ def mutated_json(data: Any, chance: Random) -> bytes:
                 break
             holder = holder[key]
     text = json.dumps(data, ensure_ascii=False).encode(errors="surrogatepass")
-    return _broken(text, chance) if chance.random() < 0.1 else text
+    return broken(text, chance) if chance.random() < 0.1 else text
 
 
 def _change_entry(holder: Any, key: Any, chance: Random) -> None:
@@ -180,7 +223,35 @@ def _change_entry(holder: Any, key: Any, chance: Random) -> None:
         holder[key] = chance.choice((None, True, [], {}, [[]], 1.5, float("nan"), "\ud800", *NUMBERS, *TEXTS))
 
 
-def _broken(data: bytes, chance: Random) -> bytes:
+def mutated_file(name: str, content: bytes, chance: Random) -> bytes:
+    """Return what a file of a kind, told by its name, holds after some mutations."""
+    if name.endswith(".json"):
+        return mutated_json(json.loads(content), chance)
+    if name.endswith(".safetensors") and chance.random() < 0.7:
+        size = int.from_bytes(content[:8], "little")
+        header = mutated_json(json.loads(content[8 : 8 + size]), chance)
+        return len(header).to_bytes(8, "little") + header + content[8 + size :]
+    if name.endswith(".npz") and chance.random() < 0.7:
+        return _mutated_npz(content, chance)
+    return broken(content, chance)
+
+
+def _mutated_npz(content: bytes, chance: Random) -> bytes:
+    """Change a member of an archive of arrays, its head above all, and write the archive anew."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as given, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as written:
+        for name in given.namelist():
+            data = given.read(name)
+            for old, new in (
+                (b"<f4", chance.choice((b"|O8", b"<U9", b"<f8", b"|V2"))),
+                (b"(2, 4)", b"(9999999999, 4)"),
+            ):
+                data = data.replace(old, new) if chance.random() < 0.3 else data
+            written.writestr(name, broken(data, chance) if chance.random() < 0.5 else data)
+    return made.getvalue()
+
+
+def broken(data: bytes, chance: Random) -> bytes:
     """Return bytes with some changed, missing or twice."""
     place = chance.randrange(len(data) + 1)
     step = chance.randrange(4)
@@ -191,6 +262,3 @@ def _broken(data: bytes, chance: Random) -> bytes:
     if step == 2:
         return data[:place] + data[place + chance.randrange(9) :]
     return data[:place] + data[max(0, place - chance.randrange(40)) :]
-
-
-broken = _broken

@@ -1,78 +1,115 @@
-"""What must never happen, whatever a file holds: a fault, a signal, debris, too long, too large, a bad result."""
+"""What must never happen, whatever a file holds: a fault, a signal, debris, too long, too large, a wrong result."""
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Sequence
+import hashlib
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
-from tests.support.commands import mx
+from tests.fuzz import values
+from tests.fuzz.table import SPLITTING, WRITTEN
+from tests.support import commands
+from tests.support.children import Ended, Limits, answered
 
 STATUSES = (0, 1, 2, 3, 4)
+REFUSALS = (2, 3, 4)
 SECONDS = 20.0
 MEMORY = 2 << 30
 """Bytes of resident memory."""
+KILLED = Limits(SECONDS + 5, MEMORY + (1 << 28))
+"""Where a command is killed: a bit beyond what is a fault."""
+PATIENCE = Limits(15, MEMORY)
+"""What running a model may take; one that takes more is not judged."""
+
+State = Mapping[str, str]
+"""Of each model: "runs", "loads" (ONNX Runtime loads it, but does not run it to one end), or ""."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with how a command ended, empty where nothing is."""
+    """What is wrong with how a line ended, empty where nothing is."""
 
     fault: str
     said: str
+    seconds: float
+    memory: int
+    compared: bool
+    """Whether what it wrote was run, and compared with the model that it was made from."""
 
 
-def judged(line: Sequence[str], folder: Path, outputs: Sequence[str], loads: bool) -> Verdict:
-    """Run a command in a folder and judge it; `outputs` are the models that it may write.
-
-    `loads` says whether ONNX Runtime loads what the command is given: then it has to load what is written too.
-    """
-    before = {path.name for path in folder.iterdir()}
-    start = time.monotonic()
-    done = mx(*line, cwd=folder)
-    seconds = time.monotonic() - start
-    said = done.stderr.decode(errors="replace")
-    after = {path.name for path in folder.iterdir()}
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
-    fault = ""
-    if done.returncode not in STATUSES:
-        fault = f"status {done.returncode}"
-    elif done.returncode in (2, 3, 4) and len([part for part in said.splitlines() if part.startswith("mx")]) != 1:
-        fault = "not one line"
-    elif "Traceback" in said:
-        fault = "a traceback"
-    elif any(c not in "\n" and not c.isprintable() for c in said):
-        fault = "unprintable message"
-    elif debris := {name for name in after - before if name.startswith(".") or name.endswith(".tmp")}:
-        fault = f"debris {sorted(debris)}"
-    elif done.returncode in (2, 3, 4) and after - before:
-        fault = f"outputs of a failure {sorted(after - before)}"
-    elif seconds > SECONDS:
-        fault = f"{seconds:.0f} s"
-    elif largest > MEMORY:
-        fault = f"{largest >> 20} MiB"
-    elif done.returncode == 0 and loads:
-        fault = next(
-            (f"{name} does not load" for name in outputs if (folder / name).exists() and not does_load(folder / name)),
-            "",
-        )
-    return Verdict(fault, said)
+def judged(line: str, folder: Path, room: Path, states: State, seed: int) -> Verdict:
+    """Run the commands of a line in `room`, a copy of a folder, and judge the last that ran."""
+    seconds, memory = 0.0, 0
+    for command in line.split(" && "):
+        before = _files(room)
+        words = shlex.split(command)
+        commands.import_for(words)
+        done, ended = commands.forked(words, cwd=room, limits=KILLED)
+        seconds, memory = max(seconds, ended.seconds), max(memory, ended.memory)
+        said = done.stderr.decode(errors="replace")
+        fault = _fault(ended, said, before, _files(room))
+        if fault or ended.status:
+            return Verdict(fault, said, seconds, memory, compared=False)
+    fault, compared = _wrong(line, folder, room, states, seed)
+    return Verdict(fault, said, seconds, memory, compared)
 
 
-def does_load(file: Path) -> bool:
-    """Return whether ONNX Runtime loads a model without optimising it."""
-    import onnxruntime
+def _fault(ended: Ended, said: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Return what is wrong with how a command ended, whatever it wrote."""
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    if ended.memory > MEMORY:
+        return "memory"
+    if ended.seconds > SECONDS:
+        return "a hang"
+    if ended.status not in STATUSES:
+        return f"status {ended.status}"
+    if ended.status in REFUSALS and len([part for part in said.splitlines() if part.startswith("mx")]) != 1:
+        return "not one line"
+    if "Traceback" in said:
+        return "a traceback"
+    if any(c not in "\n" and not c.isprintable() for c in said):
+        return "an unprintable message"
+    if any(Path(name).name.startswith(".") or name.endswith(".tmp") for name in after.keys() - before.keys()):
+        return f"debris {sorted(after.keys() - before.keys())}"
+    if ended.status in REFUSALS and (files := sorted(name for name in changed if not name.startswith("cache/"))):
+        return f"a failure that changes {files}"
+    return ""
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return what each file of a folder holds."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def _wrong(line: str, folder: Path, room: Path, states: State, seed: int) -> tuple[str, bool]:
+    """Return what is wrong with what a line wrote, and whether it was compared."""
+    named = [states[word] for word in line.split() if word in states]
+    if not all(named) or not (line in SPLITTING or (room / WRITTEN).exists()):
+        return "", False
+    if named[:1] == ["runs"]:
+        said, ended = answered(lambda: _compared(line, folder, room, seed), PATIENCE)
+        if said is None and ended.status > 0:
+            raise RuntimeError(f"the oracle failed on {line}")
+        if said != NOT_JUDGED:
+            return (f"ONNX Runtime ends with {ended}" if said is None else said and f"wrong: {said}"), True
+    if line in SPLITTING:
+        return "", False
+    return ("" if state_of(room / WRITTEN, seed) else "what is written does not load"), False
+
+
+NOT_JUDGED = "not judged"
+
+
+def _compared(line: str, folder: Path, room: Path, seed: int) -> str:
     try:
-        onnx.load(file, load_external_data=False)
-        onnxruntime.InferenceSession(str(file), options)
-    except Exception:  # whatever it is, it does not load
-        return False
-    return True
+        return values.compared(line, folder, room, WRITTEN, seed)
+    except values.NotJudgedError:
+        return NOT_JUDGED
+
+
+def state_of(file: Path, seed: int) -> str:
+    """Return the state of a model."""
+    return answered(lambda: values.state_of(file, seed), PATIENCE)[0] or ""

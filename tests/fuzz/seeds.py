@@ -1,12 +1,9 @@
-"""What is mutated: small sound models that have something of everything, and the files that go with them."""
+"""What is mutated: small sound models that have something of everything."""
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx.backend.test
@@ -18,8 +15,8 @@ import mxtools
 from tests.support import cuts
 
 FLOAT = TensorProto.FLOAT
-
-
+DATA = "w.data"
+"""The file with the weights of a model, from the offset 4096."""
 LARGEST = 20_000
 """Bytes of the models of the onnx package that are taken."""
 
@@ -32,7 +29,7 @@ def models() -> list[ModelProto]:
         model = mxtools.from_proto(proto)
         model.tag()
         proto.CopyFrom(model.to_proto())
-    return found
+    return [*found, _external(found[0])]
 
 
 def _of_onnx() -> Iterator[ModelProto]:
@@ -114,107 +111,12 @@ def _elements() -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def trace() -> dict[str, Any]:
-    """Return a sidecar of the first model."""
-
-    def tensor(number: int) -> dict[str, Any]:
-        return {"name": "x", "id": number, "shape": [2, 4], "dtype": "float32"}
-
-    calls: list[dict[str, Any]] = [
-        {"scope": ".", "tag": "/Net", "module": ".", "inputs": [tensor(0)], "outputs": [tensor(3)]}
-    ]
-    modules: list[dict[str, Any]] = [{"path": ".", "class": "Net", "qualified_class": "n.Net"}]
-    for layer in range(3):
-        scope = f"layers.{layer}"
-        weight = {"name": "weight", "kind": "parameter", "shape": [4, 4], "dtype": "float32"}
-        modules += [
-            {"path": scope, "class": "Layer", "qualified_class": "n.Layer"},
-            {"path": f"{scope}.linear", "class": "Linear", "qualified_class": "n.Linear", "weights": [weight]},
-        ]
-        ends = {"inputs": [tensor(layer)], "outputs": [tensor(layer + 1)]}
-        calls += [
-            {"scope": scope, "tag": f"/Net/Layer.{layer}", "module": scope, "parent": 0, **ends},
-            {
-                "scope": f"{scope}.linear",
-                "tag": f"/Net/Layer.{layer}/Linear",
-                "module": f"{scope}.linear",
-                "parent": len(calls),
-                **ends,
-            },
-        ]
-    model = {"class": "Net", "qualified_class": "n.Net", "spec": "net", "inputs": [tensor(0)]}
-    return {
-        "schema": "mxtools.trace/1",
-        "producer": {},
-        "model": model,
-        "modules": modules,
-        "calls": calls,
-        "operations": [[2, "linear", [0], [9]]],
-    }
-
-
-def arrays() -> bytes:
-    """Return a .npz file of inputs."""
-    file = io.BytesIO()
-    np.savez_compressed(file, x=np.ones((2, 4), np.float32))
-    return file.getvalue()
-
-
-def settings() -> Mapping[str, str]:
-    """Return configurations by file name."""
-    return {
-        "mxtools.toml": '[strategies.own]\npipeline = "untag,project-names"\nhelp = "text"\nexporter = "auto"\n',
-        "pyproject.toml": '[tool.mxtools.strategies.own]\npipeline = "untag"\n',
-    }
-
-
-def values() -> dict[str, Any]:
-    """Return inputs as JSON."""
-    return {"x": json.loads("[[1,2,3,4],[1,2,3,4]]")}
-
-
-def profile() -> list[dict[str, Any]]:
-    """Return a profile as ONNX Runtime writes it."""
-    session = {"cat": "Session", "name": "model_run", "ts": 0, "dur": 100, "pid": 1, "tid": 1, "ph": "X", "args": {}}
-    names = ["/layers.0/linear/MatMul", "/enc/Add", "/loop/Loop"]
-    kernels = [
-        {**session, "cat": "Node", "name": f"{name}_kernel_time", "ts": 5 + i, "dur": 1, "args": {"op_name": "MatMul"}}
-        for i, name in enumerate(names)
-    ]
-    return [session, *kernels]
-
-
-def report() -> dict[str, Any]:
-    """Return what `mx profile --json` writes."""
-    kernel = {"name": "k", "operator": "MatMul", "provider": "CPU", "microseconds": 1.0}
-    module = {"scope": "layers.0", "tag": "/M/layers.0", "microseconds": 1.0, "own": 1.0, "kernels": [kernel]}
-    rest = {"runs": 1, "microseconds": 1.0, "attributed": 1.0, "modules": [module], "unattributed": []}
-    return {"schema": "mxtools.profile/1", "runtime": "ONNX Runtime", **rest}
-
-
-def metrics() -> dict[str, Any]:
-    """Return metrics by scope."""
-    return {"time": {"layers.0": 0.5, "enc": 1, "loop": 2, ".": 3}}
-
-
-def manifest() -> dict[str, Any]:
-    """Return the manifest of a split."""
-    part = {
-        "file": "00-layers.0.onnx",
-        "scope": "layers.0",
-        "inputs": [{"name": "x", "source": "model"}],
-        "outputs": ["y"],
-    }
-    ends = {"inputs": ["x"], "outputs": [{"name": "y", "source": "00-layers.0.onnx"}]}
-    return {"schema": "mxtools.split/1", **ends, "parts": [part], "data": "weights.data"}
-
-
-FILES: Mapping[str, Callable[[], Any]] = {
-    "t.json": trace,
-    "i.json": values,
-    "p.json": profile,
-    "r.json": report,
-    "k.json": metrics,
-    "parts/manifest.json": manifest,
-}
-"""The JSON files of a try."""
+def _external(layers: ModelProto) -> ModelProto:
+    """Return a model with a weight in another file."""
+    model = ModelProto.FromString(layers.SerializeToString())
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "layers.1.linear.weight")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", DATA), ("offset", "4096"), ("length", "64")):
+        weight.external_data.add(key=key, value=value)
+    return model

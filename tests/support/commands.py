@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
+from tests.support.children import Ended, Limits, watched
 from tests.support.paths import ENVIRONMENT, ROOT
 
 Done = subprocess.CompletedProcess[bytes]
@@ -64,12 +65,17 @@ def mx(
     if separate or env or hashed or not FORKS:
         environment = {**os.environ, **(env or {})}
         return subprocess.run([COMMAND, *line], input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
+    import_for(line)
+    return forked(line, stdin, cwd)[0]
+
+
+def import_for(line: Sequence[str]) -> None:
+    """Import what a command uses, so that no child has to do it again."""
     _import_libraries()
     if importlib.util.find_spec("torch") and any(name in USES_TORCH for name in line) and "--help" not in line:
         _import_torch()
         if "trace" not in line and "torchscript" not in line:
             _warm_up_dynamo()
-    return _forked(line, stdin, cwd)
 
 
 def shell(text: str, cwd: Path) -> Done:
@@ -78,19 +84,24 @@ def shell(text: str, cwd: Path) -> Done:
     return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, check=False)
 
 
-def _forked(line: Sequence[str], stdin: bytes, cwd: Path | None) -> Done:
+def forked(
+    line: Sequence[str], stdin: bytes = b"", cwd: Path | None = None, limits: Limits | None = None
+) -> tuple[Done, Ended]:
+    """Run `mx` in a forked child, which is killed beyond the limits; return what it said, and how it ended."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.close(writing)
+            if limits:
+                os.setpgid(0, 0)
             _become_mx(line, (reading, out.fileno(), err.fileno()), cwd)
         os.close(reading)
         feeder = threading.Thread(target=_feed, args=(writing, stdin))
         feeder.start()
-        _, status = os.waitpid(child, 0)
+        ended = watched(child, limits)
         feeder.join()
-        return Done(["mx", *line], os.waitstatus_to_exitcode(status), _content(out), _content(err))
+        return Done(["mx", *line], ended.status, _content(out), _content(err)), ended
 
 
 def _feed(descriptor: int, data: bytes) -> None:

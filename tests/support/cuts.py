@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx
-import onnxruntime
 from onnx import ModelProto, parser
 
 from mxtools.graph.index import bodies
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
+from tests.support.running import session
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>'
 
@@ -62,13 +61,6 @@ def cut(model: ModelProto, scope: str = "m") -> ModelProto:
     onnx.checker.check_model(part, full_check=True)
     session(part)
     return part
-
-
-def session(model: ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
 def shape(part: ModelProto) -> tuple[Names, Names, Names, Names]:

@@ -1,12 +1,8 @@
-"""What every tensor of a graph holds, and what every module of PyTorch returns."""
+"""What every module of PyTorch is given and returns."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import onnx
-import onnxruntime
 
 
 def inputs_of(spec: str) -> dict[str, Any]:
@@ -15,21 +11,6 @@ def inputs_of(spec: str) -> dict[str, Any]:
     from mxtools.pytorch.nested import tensors
 
     return {name: tensor.numpy() for name, tensor in tensors(load_subject(spec).inputs)}
-
-
-def run_whole(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
-    """Return the value of every tensor of the main graph."""
-    model = onnx.load(path)
-    known = {o.name for o in model.graph.output}
-    names = [o for n in model.graph.node for o in n.output if o and o not in known]
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    wanted = [o.name for o in session.get_outputs()]
-    return feeds | dict(
-        zip(wanted, session.run(wanted, {i.name: feeds[i.name] for i in session.get_inputs()}), strict=True)
-    )
 
 
 def returned_by_module(spec: str) -> tuple[dict[str, list[Any]], dict[str, Any]]:

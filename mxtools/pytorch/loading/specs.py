@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, MxError
 from mxtools.files.regular import note_reads
 from mxtools.pytorch.eval_mode import evaluate
 from mxtools.pytorch.subject import by_name
@@ -63,7 +63,9 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
 
         try:
             return pretrained.load(spec, task, trust_remote_code)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+        except MxError:
+            raise
+        except Exception as error:  # whatever a configuration makes the library and the model's class do
             raise InputError(
                 f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error

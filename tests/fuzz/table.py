@@ -1,0 +1,168 @@
+"""The command lines of the fuzzer, by what is checked of what they write.
+
+They run in a folder with `m.onnx`, a model that may be broken, `seed.onnx`, the sound model that it was made from, and
+those of `files.files`. Several commands in a line run one after the other as long as they end with status 0.
+"""
+
+from __future__ import annotations
+
+from mxtools.pipeline.registry import names
+
+WRITTEN = "o.onnx"
+"""What a line writes, if it writes a model."""
+
+_STEPS = (
+    "move-arguments-out",
+    "resolve-auxiliary{between=true}",
+    "project-parameters{alone=true}",
+    "project-parameters{names=n.txt},record-absent{strict=true}",
+    "untag{carriers=true}",
+    "untag,project-names,project-parameters,resolve-auxiliary,record-absent",
+    "project-carried,project-metadata,move-arguments-out,assign-fused,hoist-shared,carry{doc-string=true,rename=true}",
+    "carry{namespace=true,layer-annotation=true,output-names=true},restore-names",
+    "optimize{with=ort-basic}",
+    "optimize{with=onnxslim}",
+    "optimize{with=onnxscript},carry{rename=true}",
+)
+_NEEDING = ("filter", "graft", "optimize", "surgeon")
+"""Passes that need options, or change what the model computes by more than its rounding."""
+_CARRIED = "--trace t.json --doc-string --rename --embed-trace --namespace --layer-annotation --output-names"
+
+KEEPING = (
+    f"tag m.onnx -o {WRITTEN}",
+    f"tag m.onnx -o {WRITTEN} {_CARRIED}",
+    f"tag m.onnx -o {WRITTEN} --trace t.json",
+    f"tag m.onnx -o {WRITTEN} --trace t.json --inputs i.json --embed-trace",
+    f"tag m.onnx -o {WRITTEN} --trace r.json",
+    f"tag m.onnx -o {WRITTEN} --inputs i.safetensors",
+    f"tag m.onnx -o {WRITTEN} --from seed.onnx",
+    f"tag m.onnx -o {WRITTEN} --from seed.onnx --inputs i.npz",
+    f"tag m.onnx -o {WRITTEN} --strategy own",
+    f"tag m.onnx -o {WRITTEN} --strict --json",
+    f"tag seed.onnx -o {WRITTEN} --from m.onnx",
+    f"tag m.onnx -o t.onnx {_CARRIED} && run t.onnx -p untag,project-carried -o {WRITTEN}",
+    f"validate m.onnx --repair -o {WRITTEN}",
+    f"validate m.onnx --repair --trace t.json -o {WRITTEN}",
+    f"wrap m.onnx -o {WRITTEN} -- cp {{in}} {{out}}",
+    f"wrap m.onnx -o {WRITTEN} --trace t.json --inputs i.json -- cp {{in}} {{out}}",
+    f"filter m.onnx --scope layers.0 -o part.onnx && graft m.onnx part.onnx -o {WRITTEN} --verify",
+    f"filter m.onnx --scope a -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    f"filter m.onnx --scope loop -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    f"filter m.onnx --scope d.e -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    *(f"run m.onnx -p {name} -o {WRITTEN}" for name in names() if name not in _NEEDING),
+    *(f"run m.onnx -p {steps} -o {WRITTEN}" for steps in _STEPS),
+    f"run m.onnx -p project-values,find-equal,move-to-operations --trace r.json -o {WRITTEN}",
+    f"run m.onnx -p filter{{scope=.}},carry -o {WRITTEN}",
+    f"run m.onnx -s auto --trace t.json -o {WRITTEN}",
+)
+"""The model that they write computes what the first one named computes."""
+
+CUTTING = (
+    f"filter m.onnx --scope layers.0 -o {WRITTEN}",
+    f"filter m.onnx --scope enc -o {WRITTEN} --verify",
+    f"filter m.onnx --scope loop -o {WRITTEN}",
+    f"filter m.onnx --scope last --scope blk -o {WRITTEN} --auxiliary all",
+    f"filter m.onnx --scope a -o {WRITTEN}",
+    f"filter m.onnx --scope a --exclude a.b -o {WRITTEN} --auxiliary none",
+    f"filter m.onnx --scope '**' --op Relu --op If --op Twice -o {WRITTEN}",
+    f"filter m.onnx --tag '/**' --class act -o {WRITTEN}",
+    f"filter m.onnx --to-tensor y -o {WRITTEN}",
+    f"filter m.onnx --to-tensor t3 --to-tensor t4 -o {WRITTEN}",
+    f"filter m.onnx --from-tensor t2 --to-tensor t5 -o {WRITTEN}",
+    f"filter m.onnx --scope layers.1 --verify --inputs i.json -o {WRITTEN}",
+    f"run m.onnx -p 'filter{{scope=layers.0}},carry' -o {WRITTEN}",
+)
+"""The model that they write computes from values of the first one named other values of it."""
+
+SPLITTING = (
+    "split m.onnx --depth 1 -d parts",
+    "split m.onnx --depth 2 -d parts --verify",
+    "split m.onnx --depth 1 -d parts && split m.onnx --depth 2 -d parts",
+    "split m.onnx --each '*' --exclude d -d parts --json",
+)
+"""The parts that they write compute, one after the other, what the model computes."""
+
+TELLING = (
+    f"filter m.onnx --scope layers.1 --trace t.json --io module -o {WRITTEN}",
+    f"filter m.onnx --scope layers.1 --shape r0=2,4 --type r0=float32 -o {WRITTEN}",
+    f"wrap seed.onnx -o {WRITTEN} -- sh -c 'cp m.onnx \"$2\"' sh {{in}} {{out}}",
+    f"graft m.onnx seed.onnx -o {WRITTEN}",
+    f"graft seed.onnx m.onnx -o {WRITTEN} --verify",
+    f"graft seed.onnx m.onnx -o {WRITTEN} --inputs i.npz --verify --json",
+    f"run m.onnx -p 'graft{{part=seed.onnx,verify=true}}' -o {WRITTEN}",
+    "tag m.onnx --explain /layers.0/linear/MatMul --trace t.json",
+    "tag m.onnx --explain y --from seed.onnx",
+    "validate m.onnx",
+    "validate m.onnx --trace t.json --json",
+    "validate m.onnx --trace r.json",
+    "compare m.onnx seed.onnx",
+    "compare seed.onnx m.onnx --markdown",
+    "compare m.onnx seed.onnx --inputs i.npz --json",
+    "compare m.onnx m.onnx --inputs i.json",
+    "compare seed.onnx m.onnx --trace r.json",
+    "tree m.onnx",
+    "tree m.onnx --json",
+    "tree m.onnx --csv",
+    "view m.onnx -f html -o o.html",
+    "view m.onnx -f html -o o.html --metric k.json",
+    "view m.onnx -f graphml -o o.xml",
+    "view m.onnx -f mermaid -o o.txt",
+    "view m.onnx -f mermaid -o o.txt --depth 2",
+    "view m.onnx -f dot -o o.txt --depth 1",
+    "view m.onnx -f netron -o o.txt",
+    "view m.onnx -f model-explorer -o o.json",
+    "view m.onnx -f model-explorer -o o.json --metric r-profile.json",
+    "view seed.onnx -f model-explorer -o o.json --against m.onnx",
+    *(f"select m.onnx --scope '**' -f {kind}" for kind in ("names", "float16", "nncf", "olive", "layer-annotation")),
+    "select m.onnx --op Relu --op MatMul -f ort-quant",
+    "select m.onnx --tag '/**' --exclude a.b -f tensors",
+    "verify m.onnx --trace r.json",
+    "verify m.onnx --trace r.json --isolate --json --plot o.svg",
+    "profile m.onnx --runs 2",
+    "profile m.onnx --runs 1 --inputs i.npz --json",
+    "profile m.onnx --runs 1 --trace r.json --level none",
+    "profile m.onnx --from-profile p.json",
+    "profile m.onnx --from-profile p.csv --json",
+    "profile m.onnx --from-profile trt.json --from-profile layers.json",
+    "profile m.onnx --from-profile p.json --against r-profile.json --json",
+    "strategies",
+    "strategies --json",
+    "cache cache",
+    "cache cache --json",
+    "cache cache --prune --days 1",
+    "cache cache --prune --megabytes 0.001",
+)
+"""A model that they write loads, as the one that they are given does."""
+
+WITH_TORCH = (
+    "trace net.py:net -o o.json --inputs i.json",
+    "trace net.py:net -o o.json --inputs i.safetensors --record",
+    "trace net.py:net -o o.json --inputs i.npz --cache cache",
+    "trace hf -o o.json",
+    "trace hf -o o.json --module encoder --inputs ids.json",
+    f"export net.py:net -o {WRITTEN} --exporter torchscript --inputs i.json",
+    f"export hf -o {WRITTEN} --exporter torchscript",
+    f"auto net.py:net -o {WRITTEN} --inputs i.json --primary torchscript",
+    "recommend hf",
+)
+"""Commands with PyTorch; they take seconds each, and get a small share of the time."""
+
+LINES = (*KEEPING, *CUTTING, *SPLITTING, *TELLING)
+
+READ_WITH = {
+    "i.safetensors": ("i.safetensors",),
+    "r.safetensors": ("r.json",),
+    "w.data": ("m.onnx",),
+    "parts/manifest.json": ("-d parts",),
+    "mxtools.toml": ("strateg",),
+    "pyproject.toml": ("strateg",),
+    "cache/": ("cache cache",),
+    "hf/": (" hf",),
+}
+"""Files that commands read without naming them, with words of the lines that read them."""
+
+
+def reading(file: str, lines: tuple[str, ...]) -> list[str]:
+    """Return the lines that read a file."""
+    words = next((words for name, words in READ_WITH.items() if file.startswith(name)), (f" {file}",))
+    return [line for line in lines if any(word in f" {line}" for word in words)]

@@ -1,0 +1,85 @@
+"""Children that may hang, grow or die: forked with a process group of their own, watched, and killed with it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+GLANCE = 0.1
+"""Seconds between two looks at how large a child is."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a child is killed."""
+
+    seconds: float
+    memory: int
+    """Bytes of resident memory."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its status, negative for a signal, what time it took, and how large it was at most."""
+
+    status: int
+    seconds: float
+    memory: int
+
+
+def watched(child: int, limits: Limits | None) -> Ended:
+    """Wait for a child; kill its process group, which it must lead, where it goes beyond the limits."""
+    start = time.monotonic()
+    handle = os.pidfd_open(child)
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        while limits and not poll.poll(1000 * GLANCE):
+            if time.monotonic() - start > limits.seconds or _resident(child) > limits.memory:
+                break
+        if limits:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # also what it started and left behind
+        _, status, used = os.wait4(child, 0)
+    finally:
+        os.close(handle)
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, used.ru_maxrss << 10)
+
+
+def _resident(child: int) -> int:
+    try:
+        return int(Path(f"/proc/{child}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def answered(work: Callable[[], str], limits: Limits) -> tuple[str | None, Ended]:
+    """Return the text that a function returns in a child, None where the child did not get that far."""
+    with tempfile.TemporaryFile() as file:
+        child = os.fork()
+        if not child:
+            _answer(work, file.fileno())
+        ended = watched(child, limits)
+        file.seek(0)
+        return (file.read().decode() if ended.status == 0 else None), ended
+
+
+def _answer(work: Callable[[], str], handle: int) -> NoReturn:
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        os.write(handle, work().encode(errors="replace"))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
