@@ -15,14 +15,19 @@ from mxtools.scopes.labels import classes_on, paths_on
 from mxtools.scopes.scope import ROOT, escape, local_name
 
 
+def exporter_paths(model: WorkingModel) -> dict[int, tuple[str, ...]]:
+    """Return the module paths that torch.export wrote on nodes, by node, from the outermost module to the innermost."""
+    found = {node: paths_on(model.graph.nodes[node]) for node in model.annotations.nodes_with_metadata}
+    return {node: paths for node, paths in found.items() if paths}
+
+
 def annotate_by_metadata(model: WorkingModel) -> None:
     """Annotate the nodes on which the path of a module is written; a path that the trace does not know is ignored."""
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
     labelled: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for node in annotations.nodes_with_metadata:
-        if paths := paths_on(graph.nodes[node]):
-            labelled[paths].append(node)
+    for node, paths in model.once(exporter_paths).items():
+        labelled[paths].append(node)
     index = model.once(call_index)
     if index:
         found = {paths: calls for paths in labelled if (calls := index.by_paths(paths))}

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from mxtools.errors import UsageError
 from mxtools.evidence.calls.index import CallIndex, call_index
+from mxtools.evidence.exporter_metadata import exporter_paths
 from mxtools.pipeline.pipeline import Step
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.scopes.labels import paths_on
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ def disagreements(model: WorkingModel) -> dict[int, Statement]:
     scopes = annotations.hierarchy.scopes
     for node in range(len(annotations.call)):
         done = {scopes[call] for call in annotations.calls_done(node)}
-        said = next(_exporters(annotations, index, node), None)
+        said = next(_exporters(model, index, node), None)
         if said and done and done.isdisjoint(said.scopes):
             found[node] = said
     return found
 
 
-def _exporters(annotations: Annotations, index: CallIndex, node: int) -> Iterator[Statement]:
+def _exporters(model: WorkingModel, index: CallIndex, node: int) -> Iterator[Statement]:
     """Yield what the exporter says of a node, in its metadata and in its name."""
-    proto, scopes = annotations.graph.nodes[node], annotations.hierarchy.scopes
-    if paths := paths_on(proto):
+    proto, scopes = model.graph.nodes[node], model.annotations.hierarchy.scopes
+    if paths := model.once(exporter_paths).get(node):
         yield Statement("metadata", paths[-1], tuple(scopes[call] for call in index.by_paths(paths)))
     if proto.name.startswith("/"):
         text = proto.name.rpartition("/")[0]
@@ -120,7 +120,7 @@ class Witness:
         histories = []
         for node, seen in self._seen.items():
             proto = annotations.graph.nodes[node]
-            said = (*_exporters(annotations, index, node), *_parameters(annotations, index, node)) if index else ()
+            said = (*_exporters(self.model, index, node), *_parameters(annotations, index, node)) if index else ()
             merged = tuple(scopes[call] for call in annotations.merged.get(node, ()))
             histories.append(NodeHistory(f"{proto.name} ({proto.op_type})", said, tuple(seen), merged))
         return tuple(histories)

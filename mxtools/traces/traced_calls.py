@@ -91,6 +91,20 @@ def call_ends(sidecar: Sidecar) -> list[int]:
     return ends
 
 
+def ticks(parents: Sequence[int | None]) -> Iterator[tuple[int, bool]]:
+    """Yield each call as it begins, with True, and as it ends, with False.
+
+    `parents` gives by call the one that made it; calls are numbered in the order in which they began.
+    """
+    running: list[int] = []
+    for call, parent in enumerate(parents):
+        while running and running[-1] != parent:
+            yield running.pop(), False
+        yield call, True
+        running.append(call)
+    yield from ((call, False) for call in reversed(running))
+
+
 def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
     """Return when each call began, when each ended, and by id when each tensor was first seen.
 
@@ -101,21 +115,11 @@ def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
     A tensor is first seen when a call that is given it begins, or when one that returns it ends. So a result of `a`
     has the time 3, and what the root computed between the two calls and gave to `b` has the time 4.
     """
-    calls, running = sidecar.calls, list[int]()
+    calls = sidecar.calls
     begun, ended = [0] * len(calls), [0] * len(calls)
     first_seen: dict[int, int] = {}
-    clock = 0
-    for number in range(len(calls) + 1):
-        parent = calls[number].parent if number < len(calls) else None
-        while running and running[-1] != parent:
-            clock += 1
-            ended[running[-1]] = clock
-            for tensor in calls[running.pop()].outputs:
-                first_seen.setdefault(tensor.id, clock)
-        if number < len(calls):
-            clock += 1
-            begun[number] = clock
-            running.append(number)
-            for tensor in calls[number].inputs:
-                first_seen.setdefault(tensor.id, clock)
+    for clock, (call, begins) in enumerate(ticks([call.parent for call in calls]), 1):
+        (begun if begins else ended)[call] = clock
+        for tensor in calls[call].inputs if begins else calls[call].outputs:
+            first_seen.setdefault(tensor.id, clock)
     return begun, ended, first_seen

@@ -10,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mxtools.evidence.data_flow import resolve
+from mxtools.files.weights import tensors_of
 from mxtools.graph.index import Graph
+from mxtools.graph.shapes import make_sparse_inputs, value_infos
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
@@ -96,6 +99,13 @@ class CheckedModel:
         return self.model.proto
 
     @cached_property
+    def infos(self) -> dict[str, ValueInfoProto]:
+        """The types of the main graph's values by name, as ONNX infers them strictly; raises what it raises."""
+        model = self.light()
+        make_sparse_inputs(model.graph)
+        return value_infos(onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True))
+
+    @cached_property
     def annotations(self) -> Annotations:
         """The tags of the nodes, read for the rules alone, because mending changes the nodes and not these."""
         return self._read()
@@ -156,6 +166,24 @@ class CheckedModel:
 
     def _read(self) -> Annotations:
         return Annotations(self.proto, self.graph, Hierarchy(self.calls))
+
+    def light(self) -> ModelProto:
+        """Return a copy for ONNX's checker: large weights are inputs, and the model's metadata are left out."""
+        copy, weights = ModelProto(), self.model.weights
+        copy.CopyFrom(self.proto)
+        del copy.metadata_props[:]
+        known = {info.name for info in copy.graph.input}
+        initializers = list(copy.graph.initializer)
+        del copy.graph.initializer[:]
+        for tensor in initializers:
+            if tensor.data_location != TensorProto.EXTERNAL:
+                copy.graph.initializer.append(tensor)
+            elif tensor.name not in known:
+                copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        for tensor in tensors_of(copy):
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor.CopyFrom(weights.inline(tensor))
+        return copy
 
     def mend_untagged(self, node: int) -> Mend:
         """Return a function that gives a node, and all others without a scope, the scope of their neighbours."""

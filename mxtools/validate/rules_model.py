@@ -9,14 +9,14 @@ from functools import partial
 from graphlib import CycleError
 
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from mxtools.errors import InputError
 from mxtools.files.weights import is_external, tensors_of
 from mxtools.graph.operators import FIRST_VERSION, function_key, operator_key, plain_domain, versions
 from mxtools.graph.order import sort_nodes
-from mxtools.graph.shapes import make_sparse_inputs
 from mxtools.runtime import sessions
+from mxtools.runtime.pieces import pieces
 from mxtools.scopes import keys
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
@@ -82,7 +82,7 @@ def _opset_import(checked: CheckedModel) -> Iterator[Fault]:
 def _checker(checked: CheckedModel) -> Iterator[Fault]:
     """The model is valid ONNX."""
     try:
-        onnx.checker.check_model(_light(checked))
+        onnx.checker.check_model(checked.light())
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         yield _fault(checked, error)
 
@@ -96,9 +96,7 @@ def _checker(checked: CheckedModel) -> Iterator[Fault]:
 def _types(checked: CheckedModel) -> Iterator[Fault]:
     """Types and shapes that the file says agree with those that follow from its operators."""
     try:
-        model = _light(checked)
-        make_sparse_inputs(model.graph)
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        checked.infos  # noqa: B018 - asked for what it raises
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         yield _fault(checked, error)
 
@@ -128,12 +126,14 @@ def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
 )
 def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
-    options = sessions.session_options(sessions.Level.NONE)
-    options.enable_mem_pattern = False  # nothing is run, and planning its memory takes a tenth of the time
     try:
-        sessions.load_session(checked.proto, checked.model.weights, options)
-    except InputError as error:
-        yield _fault(checked, error)
+        for piece in pieces(checked.proto, checked.graph, checked.infos):
+            _load(checked, piece)
+    except InputError:
+        try:  # what it says of the whole is what counts
+            _load(checked, checked.proto)
+        except InputError as error:
+            yield _fault(checked, error)
 
 
 @rule("ir-version", Severity.ERROR, "raise the IR version to 10")
@@ -150,28 +150,15 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
         yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
 
 
+def _load(checked: CheckedModel, model: ModelProto) -> None:
+    options = sessions.session_options(sessions.Level.NONE)
+    options.enable_mem_pattern = False  # nothing is run, and planning its memory takes a tenth of the time
+    sessions.load_session(model, checked.model.weights, options)
+
+
 def _import(model: ModelProto, domain: str) -> str:
     model.opset_import.add(domain=domain, version=FIRST_VERSION)
     return f"imported version {FIRST_VERSION} of {domain!r}"
-
-
-def _light(checked: CheckedModel) -> ModelProto:
-    """Return a copy for the checker: large weights are inputs, and metadata, which other rules check, are left out."""
-    copy, weights = ModelProto(), checked.model.weights
-    copy.CopyFrom(checked.proto)
-    del copy.metadata_props[:]
-    known = {info.name for info in copy.graph.input}
-    initializers = list(copy.graph.initializer)
-    del copy.graph.initializer[:]
-    for tensor in initializers:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            copy.graph.initializer.append(tensor)
-        elif tensor.name not in known:
-            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    for tensor in tensors_of(copy):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(weights.inline(tensor))
-    return copy
 
 
 def _reader(checked: CheckedModel, tensor: TensorProto) -> int | None:

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
+from mxtools.traces.traced_calls import ticks
 
 Anchor = tuple[int, int]
 """A node, and the time at which it ran."""
@@ -33,15 +34,13 @@ class Timeline:
         self.begun, self.ended = [0] * count, [0] * count
         self._running = [ROOT_CALL]
         open_: list[int] = []
-        for call in range(count + 1):
-            parent = hierarchy.parent[call] if call < count else None
-            while open_ and open_[-1] != parent:
-                self.ended[open_.pop()] = len(self._running)
-                self._running.append(open_[-1] if open_ else ROOT_CALL)
-            if call < count:
-                self.begun[call] = len(self._running)
-                self._running.append(call)
+        for call, begins in ticks(hierarchy.parent):
+            (self.begun if begins else self.ended)[call] = len(self._running)
+            if begins:
                 open_.append(call)
+            else:
+                open_.pop()
+            self._running.append(open_[-1] if open_ else ROOT_CALL)
 
     def runs_next(self, call: int, time: int) -> int | None:
         """Return the first time from `time` on at which a call is the innermost running one, None if it is over."""
