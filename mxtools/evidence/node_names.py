@@ -129,7 +129,7 @@ def _operation(node: NodeProto) -> str:
 
 def _module(node: NodeProto, operations: set[Path]) -> Path:
     """Return the path of the module in a node's name."""
-    *levels, last = name_components(_operation(node))
+    *levels, last = name_components(_operation(node)) or [""]  # of `/`
     path = tuple(levels)
     while path and path in operations:
         path = path[:-1]

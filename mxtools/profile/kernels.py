@@ -38,6 +38,11 @@ class Kernel:
     nodes: tuple[str, ...] = ()
     """The ONNX nodes that the runtime says it is made of."""
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what a file may say instead of texts."""
+        if not all(isinstance(text, str) for text in (self.name, self.operator, self.provider, *self.nodes)):
+            raise TypeError(f"the name of a kernel is no text: {self}")
+
     @property
     def time(self) -> float:
         """The median of its times, in microseconds."""
@@ -133,7 +138,9 @@ def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
     """Return the layers of TensorRT's profile; the first row, which counts the runs, is none."""
     layers = [row for row in rows if "name" in row]
     times = (row["medianMs"] if "medianMs" in row else row["averageMs"] for row in layers)
-    kernels = (Kernel(row["name"], "", "TensorRT", (1000 * time,)) for row, time in zip(layers, times, strict=True))
+    kernels = (
+        Kernel(row["name"], "", "TensorRT", (1000 * float(time),)) for row, time in zip(layers, times, strict=True)
+    )
     return Profile("TensorRT", tuple(kernels))
 
 

@@ -33,7 +33,8 @@ def optimize(model: WorkingModel, tool: str) -> None:
     """Optimise a model in place; the graph before becomes its earlier model, from which tags can be carried over.
 
     Inputs, outputs and the model's own fields stay. Weights in other files that the tool left as they are stay there.
-    Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
+    Raises UsageError where there is no such tool, or it is not installed, InputError where it fails, or makes of a
+    graph that ONNX Runtime loads one that it does not.
     """
     check_optimizer(tool)
     before = model.copy()
@@ -52,6 +53,17 @@ def optimize(model: WorkingModel, tool: str) -> None:
         _replace(proto, made, tool)
         keep_external(proto, model.weights, before.proto, model.weights)
         model.previous = before
+    if (refusal := _refusal(model)) and not _refusal(before):
+        raise InputError(f"{tool} made a graph that does not load: {refusal}", "take another tool, or none")
+
+
+def _refusal(model: WorkingModel) -> str:
+    """Return why ONNX Runtime does not load a model, "" where it does."""
+    try:
+        load_session(model.proto, model.weights, session_options(Level.NONE), ["CPUExecutionProvider"])
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _onnxscript(model: WorkingModel) -> ModelProto:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from onnx import ModelProto
+
 from tests.fuzz import files, mutations, seeds, table
 from tests.fuzz.oracle import State, Verdict, judged, state_of
 from tests.support.random_models import random_model
@@ -85,11 +87,13 @@ class Fuzzer:
         self.summary.inputs += 1
         seed = self.chance.randrange(1 << 32)
         states = self._states(folder, name, seed)
+        sound = ModelProto.FromString((folder / "seed.onnx").read_bytes())
         fitting = table.reading(name, lines)
         for line in self.chance.sample(fitting, min(4, len(fitting))):
             room = folder.parent / "room"
             shutil.copytree(folder, room)
-            self._note(line, folder, states, judged(line, folder, room, states, seed))
+            told, kind = table.filled(line, sound, self.chance), table.KINDS[line]
+            self._note(told, kind, folder, states, judged(told, kind, folder, room, states, seed))
             shutil.rmtree(room)
 
     def _states(self, folder: Path, name: str, seed: int) -> State:
@@ -105,7 +109,7 @@ class Fuzzer:
         chance = self.chance
         names = [name for name in self._files if name.startswith(changed) and name not in files.FIXED]
         name = chance.choice(names) if changed or chance.random() < 0.4 else MODEL
-        model = random_model(chance) if chance.random() < 0.3 else copy.deepcopy(chance.choice(self._models))
+        model = random_model(chance) if chance.random() < 0.5 else copy.deepcopy(chance.choice(self._models))
         sound = model.SerializeToString()
         (folder / "seed.onnx").write_bytes(sound)
         (folder / MODEL).write_bytes(mutations.mutated(model, chance) if name == MODEL else sound)
@@ -116,7 +120,7 @@ class Fuzzer:
             (folder / "mxtools.toml").unlink()
         return name
 
-    def _note(self, line: str, folder: Path, states: State, verdict: Verdict) -> None:
+    def _note(self, line: str, kind: str, folder: Path, states: State, verdict: Verdict) -> None:
         self.summary.commands += 1
         self.summary.compared += verdict.compared
         self.summary.largest(verdict.seconds, verdict.memory)
@@ -126,7 +130,7 @@ class Fuzzer:
             FOUND.mkdir(parents=True, exist_ok=True)
             kept = Path(tempfile.mkdtemp(prefix="case-", dir=FOUND))
             shutil.copytree(folder, kept, dirs_exist_ok=True)
-            told = f"{line}\n{verdict.fault}\n{states}\n{verdict.said}"
+            told = f"{line}\n{kind}\n{verdict.fault}\n{states}\n{verdict.said}"
             (kept / "command.txt").write_text(told, errors="replace")
 
 

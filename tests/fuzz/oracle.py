@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz import values
-from tests.fuzz.table import SPLITTING, WRITTEN
+from tests.fuzz.table import WRITTEN
 from tests.support import commands
 from tests.support.children import Ended, Limits, answered
 
@@ -39,8 +39,8 @@ class Verdict:
     """Whether what it wrote was run, and compared with the model that it was made from."""
 
 
-def judged(line: str, folder: Path, room: Path, states: State, seed: int) -> Verdict:
-    """Run the commands of a line in `room`, a copy of a folder, and judge the last that ran."""
+def judged(line: str, kind: str, folder: Path, room: Path, states: State, seed: int) -> Verdict:
+    """Run the commands of a line of a kind in `room`, a copy of a folder, and judge the last that ran."""
     seconds, memory = 0.0, 0
     for command in line.split(" && "):
         before = _files(room)
@@ -52,7 +52,7 @@ def judged(line: str, folder: Path, room: Path, states: State, seed: int) -> Ver
         fault = _fault(ended, said, before, _files(room))
         if fault or ended.status:
             return Verdict(fault, said, seconds, memory, compared=False)
-    fault, compared = _wrong(line, folder, room, states, seed)
+    fault, compared = _wrong(line, kind, folder, room, states, seed)
     return Verdict(fault, said, seconds, memory, compared)
 
 
@@ -84,18 +84,18 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def _wrong(line: str, folder: Path, room: Path, states: State, seed: int) -> tuple[str, bool]:
+def _wrong(line: str, kind: str, folder: Path, room: Path, states: State, seed: int) -> tuple[str, bool]:
     """Return what is wrong with what a line wrote, and whether it was compared."""
     named = [states[word] for word in line.split() if word in states]
-    if not all(named) or not (line in SPLITTING or (room / WRITTEN).exists()):
+    if not all(named) or not (kind == "splitting" or (room / WRITTEN).exists()):
         return "", False
     if named[:1] == ["runs"]:
-        said, ended = answered(lambda: _compared(line, folder, room, seed), PATIENCE)
+        said, ended = answered(lambda: _compared(line, kind, folder, room, seed), PATIENCE)
         if said is None and ended.status > 0:
             raise RuntimeError(f"the oracle failed on {line}")
         if said != NOT_JUDGED:
             return (f"ONNX Runtime ends with {ended}" if said is None else said and f"wrong: {said}"), True
-    if line in SPLITTING:
+    if kind == "splitting":
         return "", False
     return ("" if state_of(room / WRITTEN, seed) else "what is written does not load"), False
 
@@ -103,9 +103,9 @@ def _wrong(line: str, folder: Path, room: Path, states: State, seed: int) -> tup
 NOT_JUDGED = "not judged"
 
 
-def _compared(line: str, folder: Path, room: Path, seed: int) -> str:
+def _compared(line: str, kind: str, folder: Path, room: Path, seed: int) -> str:
     try:
-        return values.compared(line, folder, room, WRITTEN, seed)
+        return values.compared(line, kind, folder, room, seed)
     except values.NotJudgedError:
         return NOT_JUDGED
 

@@ -1,12 +1,21 @@
 """The command lines of the fuzzer, by what is checked of what they write.
 
 They run in a folder with `m.onnx`, a model that may be broken, `seed.onnx`, the sound model that it was made from, and
-those of `files.files`. Several commands in a line run one after the other as long as they end with status 0.
+the files of `files.files`. SCOPE, TENSOR, OTHER and NODE stand for some that the sound model has. Several commands in a
+line run one after the other as long as they end with status 0.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
+from random import Random
+
+from onnx import ModelProto
+
+from mxtools.graph.functions import model_nodes
 from mxtools.pipeline.registry import names
+from mxtools.scopes import keys
 
 WRITTEN = "o.onnx"
 """What a line writes, if it writes a model."""
@@ -45,10 +54,10 @@ KEEPING = (
     f"validate m.onnx --repair --trace t.json -o {WRITTEN}",
     f"wrap m.onnx -o {WRITTEN} -- cp {{in}} {{out}}",
     f"wrap m.onnx -o {WRITTEN} --trace t.json --inputs i.json -- cp {{in}} {{out}}",
-    f"filter m.onnx --scope layers.0 -o part.onnx && graft m.onnx part.onnx -o {WRITTEN} --verify",
-    f"filter m.onnx --scope a -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
-    f"filter m.onnx --scope loop -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
-    f"filter m.onnx --scope d.e -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE -o part.onnx && graft m.onnx part.onnx -o {WRITTEN} --verify",
+    f"filter m.onnx --scope SCOPE -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    f"filter m.onnx --from-tensor TENSOR --to-tensor OTHER -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE -o part.onnx && tag part.onnx -o p.onnx && graft m.onnx p.onnx -o {WRITTEN}",
     *(f"run m.onnx -p {name} -o {WRITTEN}" for name in names() if name not in _NEEDING),
     *(f"run m.onnx -p {steps} -o {WRITTEN}" for steps in _STEPS),
     f"run m.onnx -p project-values,find-equal,move-to-operations --trace r.json -o {WRITTEN}",
@@ -58,19 +67,17 @@ KEEPING = (
 """The model that they write computes what the first one named computes."""
 
 CUTTING = (
-    f"filter m.onnx --scope layers.0 -o {WRITTEN}",
-    f"filter m.onnx --scope enc -o {WRITTEN} --verify",
-    f"filter m.onnx --scope loop -o {WRITTEN}",
-    f"filter m.onnx --scope last --scope blk -o {WRITTEN} --auxiliary all",
-    f"filter m.onnx --scope a -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE -o {WRITTEN} --verify",
+    f"filter m.onnx --scope SCOPE --scope SCOPE -o {WRITTEN} --auxiliary all",
     f"filter m.onnx --scope a --exclude a.b -o {WRITTEN} --auxiliary none",
     f"filter m.onnx --scope '**' --op Relu --op If --op Twice -o {WRITTEN}",
     f"filter m.onnx --tag '/**' --class act -o {WRITTEN}",
-    f"filter m.onnx --to-tensor y -o {WRITTEN}",
-    f"filter m.onnx --to-tensor t3 --to-tensor t4 -o {WRITTEN}",
-    f"filter m.onnx --from-tensor t2 --to-tensor t5 -o {WRITTEN}",
-    f"filter m.onnx --scope layers.1 --verify --inputs i.json -o {WRITTEN}",
-    f"run m.onnx -p 'filter{{scope=layers.0}},carry' -o {WRITTEN}",
+    f"filter m.onnx --to-tensor TENSOR -o {WRITTEN}",
+    f"filter m.onnx --to-tensor TENSOR --to-tensor OTHER -o {WRITTEN}",
+    f"filter m.onnx --from-tensor TENSOR --to-tensor OTHER -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE --verify --inputs i.json -o {WRITTEN}",
+    f"run m.onnx -p filter{{scope=SCOPE}},carry -o {WRITTEN}",
 )
 """The model that they write computes from values of the first one named other values of it."""
 
@@ -78,20 +85,21 @@ SPLITTING = (
     "split m.onnx --depth 1 -d parts",
     "split m.onnx --depth 2 -d parts --verify",
     "split m.onnx --depth 1 -d parts && split m.onnx --depth 2 -d parts",
-    "split m.onnx --each '*' --exclude d -d parts --json",
+    "split m.onnx --each SCOPE -d parts",
+    "split m.onnx --each '*' --exclude SCOPE -d parts --json",
 )
 """The parts that they write compute, one after the other, what the model computes."""
 
 TELLING = (
-    f"filter m.onnx --scope layers.1 --trace t.json --io module -o {WRITTEN}",
-    f"filter m.onnx --scope layers.1 --shape r0=2,4 --type r0=float32 -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE --trace t.json --io module -o {WRITTEN}",
+    f"filter m.onnx --scope SCOPE --shape TENSOR=2,4 --type TENSOR=float32 -o {WRITTEN}",
     f"wrap seed.onnx -o {WRITTEN} -- sh -c 'cp m.onnx \"$2\"' sh {{in}} {{out}}",
     f"graft m.onnx seed.onnx -o {WRITTEN}",
     f"graft seed.onnx m.onnx -o {WRITTEN} --verify",
     f"graft seed.onnx m.onnx -o {WRITTEN} --inputs i.npz --verify --json",
     f"run m.onnx -p 'graft{{part=seed.onnx,verify=true}}' -o {WRITTEN}",
-    "tag m.onnx --explain /layers.0/linear/MatMul --trace t.json",
-    "tag m.onnx --explain y --from seed.onnx",
+    "tag m.onnx --explain NODE --trace t.json",
+    "tag m.onnx --explain TENSOR --from seed.onnx",
     "validate m.onnx",
     "validate m.onnx --trace t.json --json",
     "validate m.onnx --trace r.json",
@@ -115,7 +123,7 @@ TELLING = (
     "view seed.onnx -f model-explorer -o o.json --against m.onnx",
     *(f"select m.onnx --scope '**' -f {kind}" for kind in ("names", "float16", "nncf", "olive", "layer-annotation")),
     "select m.onnx --op Relu --op MatMul -f ort-quant",
-    "select m.onnx --tag '/**' --exclude a.b -f tensors",
+    "select m.onnx --tag '/**' --exclude SCOPE -f tensors",
     "verify m.onnx --trace r.json",
     "verify m.onnx --trace r.json --isolate --json --plot o.svg",
     "profile m.onnx --runs 2",
@@ -148,6 +156,13 @@ WITH_TORCH = (
 """Commands with PyTorch; they take seconds each, and get a small share of the time."""
 
 LINES = (*KEEPING, *CUTTING, *SPLITTING, *TELLING)
+KINDS = {
+    **dict.fromkeys(KEEPING, "keeping"),
+    **dict.fromkeys(CUTTING, "cutting"),
+    **dict.fromkeys(SPLITTING, "splitting"),
+    **dict.fromkeys((*TELLING, *WITH_TORCH), "telling"),
+}
+"""What is checked of what a line writes."""
 
 READ_WITH = {
     "i.safetensors": ("i.safetensors",),
@@ -160,6 +175,24 @@ READ_WITH = {
     "hf/": (" hf",),
 }
 """Files that commands read without naming them, with words of the lines that read them."""
+
+
+def filled(line: str, model: ModelProto, chance: Random) -> str:
+    """Return a line with scopes, a node, and two tensors of a model, OTHER made after TENSOR."""
+    nodes = list(model.graph.node)
+    scopes = [scope for node in model_nodes(model) if (scope := keys.props(node).get(keys.SCOPE, ".")) != "."]
+    tensors = [name for node in nodes for name in node.output if name] or ["y"]
+    one, two = sorted(chance.randrange(len(tensors)) for _ in range(2))
+    known = {
+        "SCOPE": scopes or ["."],
+        "TENSOR": [tensors[one]],
+        "OTHER": [tensors[two]],
+        "NODE": [node.name for node in nodes if node.name] or tensors,
+    }
+    return _STANDS.sub(lambda found: shlex.quote(chance.choice(known[found[0]])), line)
+
+
+_STANDS = re.compile("SCOPE|TENSOR|OTHER|NODE")
 
 
 def reading(file: str, lines: tuple[str, ...]) -> list[str]:

@@ -16,7 +16,7 @@ from onnx import NodeProto, ValueInfoProto
 
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.types import plain_dtype
-from tests.fuzz.table import CUTTING, KEEPING, SPLITTING
+from tests.fuzz.table import WRITTEN
 from tests.support import running
 
 LARGEST = 1 << 16
@@ -51,15 +51,15 @@ def state_of(file: Path, seed: int) -> str:
     return "runs"
 
 
-def compared(line: str, before: Path, after: Path, written: str, seed: int) -> str:
-    """Return what is wrong with what a line wrote, "" where nothing is; raises NotJudgedError."""
+def compared(line: str, kind: str, before: Path, after: Path, seed: int) -> str:
+    """Return what is wrong with what a line of a kind wrote, "" where nothing is; raises NotJudgedError."""
     first = before / next(word for word in line.split() if word.endswith(".onnx"))
     feeds = drawn(first, seed)
-    if line in KEEPING:
-        return _differing(_settled(first, feeds, ()), _run(after / written, feeds))
-    if line in CUTTING:
-        return _part(first, after / written, feeds)
-    if line in SPLITTING:
+    if kind == "keeping":
+        return _differing(_settled(first, feeds, ()), _run(after / WRITTEN, feeds))
+    if kind == "cutting":
+        return _part(first, after / WRITTEN, feeds)
+    if kind == "splitting":
         wanted = _settled(first, feeds, ())
         try:
             found = running.split_outputs(after / "parts", feeds)
