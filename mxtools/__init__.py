@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputError, UsageError
-from mxtools.files.version import VERSION
+from mxtools.files import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import mxtools
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import InputError, OutputError, UsageError
 from mxtools.pytorch.exporting.check import agreement
 from mxtools.pytorch.exporting.export import export
 from mxtools.pytorch.exporting.exporters import OPSETS, ExportAttempt, Options, axes_of, check_opset, in_words
@@ -23,6 +24,7 @@ from mxtools.pytorch.exporting.varying import export_varying
 from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.sources import sources_of
 from mxtools.pytorch.strategy.bench import bench
+from mxtools.pytorch.strategy.probe import Probe
 from mxtools.pytorch.subject import Subject
 from mxtools.strategies.cache import Cache
 from tests.support.commands import Mx
@@ -351,6 +353,29 @@ def test_dynamic_and_static_contradict_each_other(mx: Mx, tmp_path: Path) -> Non
     done = mx("export", f"{MODELS}:bert", "--static", "--dynamic", "input_ids=0", "-o", tmp_path / "x.onnx")
     assert done.returncode == 2
     assert b"contradict" in done.stderr
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_full_disk_is_no_fault_of_an_exporter(wraps: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the next exporter, or the next strategy, would be taken for the better one."""
+
+    def full(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            if wraps:
+                raise RuntimeError("cannot export") from error
+            raise
+
+    monkeypatch.setattr("mxtools.pytorch.exporting.export.EXPORTERS", {"dynamo": full, "torchscript": full})
+    subject = Subject(nn.Linear(2, 2), {"input": torch.ones(1, 2)}, "linear")
+    cache = Cache(tmp_path)
+    with sources_of(lambda: subject, cache=cache) as sources, pytest.raises(OutputError, match="No space left"):
+        sources.export("auto")
+    with sources_of(lambda: subject, cache=cache) as sources, pytest.raises(OutputError, match="No space left"):
+        Probe(sources, 100).holds("dynamo")
+    with pytest.raises(OutputError, match="No space left"):
+        [*bench(subject, ["fx"])]
 
 
 def test_an_export_that_fails_in_every_way_says_so(tmp_path: Path) -> None:

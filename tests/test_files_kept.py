@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from safetensors.numpy import save_file
 
 import mxtools
-from benchmarks.kills import Oracle, model, template
+from benchmarks.killing.cases import model, template
+from benchmarks.killing.oracle import Oracle
 from mxtools.errors import InputError, OutputError
-from mxtools.files.atomic import temporary, write_text
+from mxtools.files.atomic import atomic_output, write_text
+from mxtools.files.temporary import Scratch, temporary
+from mxtools.strategies.cache import Cache
 from tests.support.commands import Mx
 
 
@@ -147,6 +151,57 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(t
         write_text("x", tmp_path / "a.txt")
         assert living.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", foreign.name}
+
+
+def test_what_a_killed_run_left_among_temporary_files_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, foreign = tmp_path / "mxtools-abcdefgh.tmp", tmp_path / "mxtools-a.tmp"
+    (left / "files").mkdir(parents=True)
+    foreign.mkdir()
+    with Scratch() as living:
+        write_text("x", living / "x")
+        assert Scratch().folder.parent.parent == tmp_path
+        assert living.exists()
+        assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
+def test_data_that_go_are_marked_so_that_the_next_run_removes_them(tmp_path: Path) -> None:
+    """What a run leaves that was killed after the new file and before the old data went."""
+    pair, mark = tmp_path / "t.json", tmp_path / "t.mx-0123abcd.safetensors"
+    pair.write_text("{}")
+    for names, kept in (([], ["t.json", "t.safetensors"]), ([mark], ["t.json"])):
+        for name in (tmp_path / "t.safetensors", *names):
+            name.write_bytes(b"old")
+        with atomic_output(pair, "t.safetensors") as file:
+            file.write(b"{}")
+        assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def test_a_cache_is_tidied(tmp_path: Path) -> None:
+    folder = Cache(tmp_path).folder("0" * 32, "net")
+    for name in ("trace.mx-0123abcd.safetensors", ".note.json.mx-0123abcd.tmp", "trace.safetensors"):
+        (folder / name).write_bytes(b"")
+    (folder / ".dynamo.mx-0123abcd.tmp" / "dynamo").mkdir(parents=True)
+    assert Cache(tmp_path).folder("0" * 32, "net") == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["entry.json", "trace.safetensors"]
+
+
+def test_a_link_to_a_model_is_the_model(mx: Mx, files: Path) -> None:
+    for _ in range(2):
+        assert mx("tag", "big.onnx", "-o", "link.onnx", cwd=files).returncode == 0
+        assert sorted(path.name for path in files.glob("linked.onnx*")) == ["linked.onnx", "linked.onnx.data"]
+        assert states(files)["link.onnx"] == states(files)["big.onnx"]
+
+
+def test_values_over_other_values_are_whole(mx: Mx, files: Path) -> None:
+    pytest.importorskip("torch")
+    for name in ("other", "net"):
+        assert mx("trace", f"net.py:{name}", "--record", "-o", "t.json", cwd=files).returncode == 0
+    assert mx("trace", "net.py:net", "--record", "-o", "new.json", cwd=files).returncode == 0
+    assert (files / "t.safetensors").read_bytes() == (files / "new.safetensors").read_bytes()
 
 
 def test_values_are_not_written_over_a_file_of_others(mx: Mx, files: Path) -> None:

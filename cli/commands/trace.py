@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
 from typer import Option
 
@@ -25,9 +27,6 @@ def command(
 
     Example: mx trace ./bert -o bert.trace.json
     """
-    import shutil
-    from pathlib import Path
-
     from mxtools.errors import UsageError
     from mxtools.files.outputs import claim_beside
     from mxtools.traces import sidecar
@@ -46,8 +45,7 @@ def command(
         if is_pipe(output):
             write_text(sidecar.dumps(traced), output)
         elif values is not None and traced.record:
-            with (sources.folder / traced.record).open("rb") as recorded:
-                write_trace(traced, Path(output), lambda file: shutil.copyfileobj(recorded, file))
+            write_trace(traced, Path(output), partial(_copy, sources.folder / traced.record))
         else:
             write_trace(traced, Path(output))
     opaque = sidecar.opaque_modules(traced)
@@ -59,3 +57,10 @@ def command(
         emit({"model": traced.model.class_name, **figures})
     else:
         say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")
+
+
+def _copy(source: Path, file: BinaryIO) -> None:
+    import shutil
+
+    with source.open("rb") as values:
+        shutil.copyfileobj(values, file)

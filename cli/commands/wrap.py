@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from typer import Context as Invocation
@@ -47,6 +45,7 @@ def command(
 
     Example: mx wrap bert.tagged.onnx -o bert.slim.onnx -- onnxslim {in} {out}
     """
+    from mxtools.files.temporary import Scratch
     from mxtools.strategies.wrap import wrap
     from mxtools.tools.external import check_command
 
@@ -56,8 +55,8 @@ def command(
     check_output(output, replacing=source)
     model = read_model(source, data_dir, trace, inputs)
     model.require_tagged("the earlier model")
-    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
-        made, steps = wrap(model, tool, Path(scratch), sys.stderr.buffer, inline=is_pipe(output))
+    with Scratch() as scratch:
+        made, steps = wrap(model, tool, scratch, sys.stderr.buffer, inline=is_pipe(output))
         write_model(made, output, data_dir)
     data, words = tagged(steps)
     if json:

@@ -85,22 +85,29 @@ def _writable(path: Path) -> Path:
     return target
 
 
-def owners(file: Path) -> Iterator[Path]:
+def owners(file: Path, by_name: bool = False) -> Iterator[Path]:
     """Yield the files of a file's folder that keep weights or values in it, in the order of their names.
 
-    The file may have several names. Temporary files of ours are no owners, and neither is what cannot be read. A
-    file that is a model itself holds no other's weights, and nothing is searched for.
+    The file may have several names, of which each counts, or `by_name` only this one and links to it. Temporary files
+    of ours are no owners, and neither is what cannot be read, nor a link to a file of the folder, which is an owner
+    itself. A file that is a model itself holds no other's weights, and nothing is searched for.
     """
     if _is_model(file):
         return
     names = {entry.name for entry in _files(file.parent) if _same(entry.path, file)}
-    for path in sorted(Path(entry.path) for entry in _files(file.parent) if _may_own(entry.name, names)):
+    if by_name:
+        names = {name for name in names if name == file.name or (file.parent / name).is_symlink()}
+    for path in sorted(Path(entry.path) for entry in _files(file.parent) if _may_own(entry, names)):
         if any(_same(file.parent / name, file) for name in named_in(path, names)):
             yield path
 
 
-def _may_own(name: str, names: set[str]) -> bool:
-    return name not in names and not (name.startswith(".") and MARK in name and name.endswith(".tmp"))
+def _may_own(entry: os.DirEntry[str], names: set[str]) -> bool:
+    name = entry.name
+    if name in names or (name.startswith(".") and MARK in name and name.endswith(".tmp")):
+        return False
+    folder = Path(entry.path).parent
+    return not (entry.is_symlink() and Path(os.path.realpath(entry.path)).parent.samefile(folder))
 
 
 def named_in(file: Path, names: set[str] | None = None) -> set[str]:

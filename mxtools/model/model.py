@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from onnx import ModelProto
 
+from mxtools.files.temporary import Scratch
 from mxtools.model.looking import Inputs, LookingModel, PathText, array_values, selection_of, texts
 from mxtools.scopes.selection import Selection
 
@@ -271,8 +271,8 @@ class Model(LookingModel):
         check_command(command)
         self.require_tagged()
         self.write_annotations()
-        folder = tempfile.TemporaryDirectory(prefix="mx-")
-        made, _ = wrap(self, command, Path(folder.name), sys.stderr.buffer)
-        made.weights.kept.append(folder)
+        scratch = Scratch()
+        made, _ = wrap(self, command, scratch.folder, sys.stderr.buffer)
+        made.weights.kept.append(scratch)
         made.name = self.name
         return made

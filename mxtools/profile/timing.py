@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError
 from mxtools.files.reading import read_model
+from mxtools.files.temporary import Scratch
 from mxtools.graph.functions import every_node
 from mxtools.graph.index import Graph
 from mxtools.graph.rename import fresh
@@ -91,10 +91,10 @@ def run(
     model = _named(model)
     annotations = model.annotations
     given = model.inputs()
-    with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
-        options = _options(level, Path(folder))
+    with Scratch() as folder:
+        options = _options(level, folder)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.profile_file_prefix = str(folder / "profile")
         options.intra_op_num_threads = threads
         opened = load_session(model.proto, model.weights, options, providers)
         names = [value.name for value in opened.get_outputs()]
@@ -104,7 +104,7 @@ def run(
         profile = read_profile([Path(opened.end_profiling())])
         kernels = tuple(replace(kernel, times=kernel.times[WARM_UP:]) for kernel in profile.kernels)
         profile = replace(profile, kernels=kernels, runs=profile.runs[WARM_UP:])
-        return _timing(profile, Attribution(annotations, _optimised(Path(folder))))
+        return _timing(profile, Attribution(annotations, _optimised(folder)))
 
 
 def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
@@ -162,12 +162,12 @@ def _optimised(folder: Path) -> Graph:
 
 def _optimise(model: WorkingModel, level: Level) -> Graph | None:
     """Return the graph that ONNX Runtime makes of a model, None where it cannot load it."""
-    with tempfile.TemporaryDirectory(prefix="mx-profile-") as folder:
+    with Scratch() as folder:
         try:
-            load_session(model.proto, model.weights, _options(level, Path(folder)))
+            load_session(model.proto, model.weights, _options(level, folder))
         except InputError:
             return None
-        return _optimised(Path(folder))
+        return _optimised(folder)
 
 
 def _timing(profile: Profile, attribution: Attribution) -> Timing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mxtools.files.temporary import Scratch
 from mxtools.pytorch.exporting.axes import usual_axes
 from mxtools.pytorch.exporting.exporters import Axes, Options, check_opset
 from mxtools.pytorch.fingerprint import array_of
@@ -43,11 +43,11 @@ def export_module(
     dynamic: bool | Axes,
     opset: int | None,
     keep_modules: bool,
-) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+) -> tuple[Path, Scratch]:
     """Export a module; return the ONNX file, and its folder, which has to live as long as the file is used."""
     check_opset(exporter, opset)
     subject = subject_of(module, inputs)
     axes = dynamic if isinstance(dynamic, Mapping) else usual_axes(subject) if dynamic else {}
     options = Options(opset, axes, keep_modules)
-    folder = tempfile.TemporaryDirectory(prefix="mx-")
-    return Sources(lambda: subject, Path(folder.name), options).export(exporter)[-1].path, folder
+    scratch = Scratch()
+    return Sources(lambda: subject, scratch.folder, options).export(exporter)[-1].path, scratch

@@ -6,23 +6,23 @@ PyTorch is imported only to make one: what a cache has is there at once.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxtools.files.atomic import sync_files, temporary_folder, write_text
+from mxtools.files.atomic import as_output_error, write_text
 from mxtools.files.json_text import decoded
 from mxtools.files.regular import read_regular
+from mxtools.files.temporary import Scratch, sync_files, sync_folder, temporary_folder
 from mxtools.pytorch.exporting.exporters import ExportAttempt, ExportError, Options, in_turn
 from mxtools.strategies.cache import Cache
 from mxtools.strategies.metrics import Meter
 from mxtools.traces import sidecar
-from mxtools.traces.trace import write_trace
+from mxtools.traces.trace import values_beside, write_trace
 from mxtools.traces.values import Values, recorded
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ class Sources:
         """Return the trace, and the recorded values or None; InputError where the forward pass raises."""
         file = self.folder / "trace.json"
         known = sidecar.loads(read_regular(file, noted=False), str(file)) if file.is_file() else None
-        if known is None or (values and not known.record):
-            known = self._traced(file, values)
+        killed = known is not None and known.record not in (None, values_beside(file).name)
+        if known is None or killed or (values and not known.record):
+            known = self._traced(file, values or killed)
         if not values:
             return known.model_copy(update={"record": None}), None
         return known, recorded(known, self.folder)
@@ -119,18 +120,29 @@ class Sources:
         from mxtools.pytorch.exporting.varying import export_varying
 
         subject = self.subject
-        with self._stage("export"), temporary_folder(folder) as scratch:
+        with self._stage("export"), self._written(folder), temporary_folder(folder) as scratch:
             unfinished = scratch / exporter
             unfinished.mkdir()
             attempt = export_varying(subject, unfinished / _MODEL, exporter, options)
             if attempt.error is None:
                 note = {"fixed": attempt.fixed, "static": attempt.static}
                 write_text(json.dumps(note) + "\n", unfinished / _NOTE)
-                if self._stays:
-                    sync_files(unfinished)
-                with suppress(OSError):  # another process was faster
-                    unfinished.rename(folder)
+                self._keep(unfinished, folder)
         return attempt
+
+    def _written(self, folder: Path) -> AbstractContextManager[None]:
+        return as_output_error(folder, "give another ⟨cache⟩" if self._stays else "let TMPDIR name another folder")
+
+    def _keep(self, unfinished: Path, folder: Path) -> None:
+        if self._stays:
+            sync_files(unfinished)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+        if self._stays:
+            sync_folder(folder.parent)
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return self._meter.stage(name) if self._meter else nullcontext()
@@ -156,8 +168,8 @@ def sources_of(
     folder up.
     """
     if not cache:
-        with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
-            yield Sources(load, Path(scratch), options, meter)
+        with Scratch() as scratch:
+            yield Sources(load, scratch, options, meter)
         return
     folder = cache.find(key) if key else None
     if folder is None:

@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mxtools.errors import InputError
-from mxtools.files.version import VERSION
+from mxtools.files import VERSION
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.fingerprint import elements, equal_in_order, fingerprint, unwrapped, version
 from mxtools.pytorch.nested import tensors

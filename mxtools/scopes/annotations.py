@@ -14,8 +14,8 @@ from functools import cache, cached_property
 
 from onnx import ModelProto
 
+from mxtools.files import VERSION
 from mxtools.files.json_text import list_of_texts, texts_by_name
-from mxtools.files.version import VERSION
 from mxtools.graph.index import Graph
 from mxtools.scopes import keys
 from mxtools.scopes.hierarchy import Hierarchy

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mxtools.errors import OutputError
-from mxtools.files.atomic import (
-    as_output_error,
-    check_folder,
+from mxtools.files.atomic import as_output_error, check_folder
+from mxtools.files.outputs import MARK, named_in, owners
+from mxtools.files.regular import note_output
+from mxtools.files.temporary import (
     copy_over,
     link_over,
     locked,
+    moved,
     remove_leftovers,
     replace,
     seal,
@@ -36,8 +38,6 @@ from mxtools.files.atomic import (
     temporary,
     temporary_folder,
 )
-from mxtools.files.outputs import MARK, named_in, owners
-from mxtools.files.regular import note_output
 from mxtools.files.writing import write_moved
 
 FILE = "manifest.json"
@@ -95,16 +95,11 @@ class PartsFolder:
         """Replace the old files, so that at any moment the index names a whole set, and each model its own data."""
         new = target / f"manifest{MARK}{secrets.token_hex(4)}"
         text = self.passing(new.name)
-        replace(scratch, new)
-        with temporary(target / FILE, locks=False) as (name, file):
-            try:
-                file.write(text.encode())
-                seal(file, target / FILE)
-                replace(name, target / FILE)
-            except BaseException:
-                if name.exists():  # else it is renamed already, and names these files
-                    shutil.rmtree(new, ignore_errors=True)
-                raise
+        with temporary(target / FILE, locks=False) as (early, file):
+            file.write(text.encode())
+            seal(file, target / FILE)
+            with moved(scratch, new, early):
+                replace(early, target / FILE)
         models = sorted(path.name for path in new.iterdir() if path.name not in (FILE, DATA))
         self._install_models(new, target, models, [name for name in old if name not in (FILE, DATA)])
         link_over(new / FILE, target / FILE)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import OutputError
-from mxtools.files.atomic import remove_leftovers, temporary_name, write_text
+from mxtools.files import VERSION
+from mxtools.files.atomic import tidy, write_text
 from mxtools.files.json_text import decoded
-from mxtools.files.outputs import MARK
 from mxtools.files.regular import read_regular
-from mxtools.files.version import VERSION
+from mxtools.files.temporary import remove_leftovers, temporary_name
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _NOTE = "entry.json"
@@ -49,10 +49,14 @@ class Cache:
         self.place = place
 
     def folder(self, digest: str, spec: str, key: str | None = None) -> Path:
-        """Return the folder of a subject, created where it is missing; note the time of use and the key."""
+        """Return the folder of a subject, created where it is missing; note the time of use and the key.
+
+        What killed runs left in it is removed.
+        """
         folder = self.place / digest
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            tidy(folder)
         except OSError as error:
             raise OutputError(
                 f"the cache {self.place} cannot be written ({error.strerror})", "give another ⟨cache⟩"
@@ -92,7 +96,8 @@ class Cache:
         Without either remove everything. Returns the removed entries.
         """
         kept, removed = 0, []
-        remove_leftovers(self.place, {left.name[1:].partition(MARK)[0] for left in self.place.glob(f".*{MARK}*.tmp")})
+        if self.place.is_dir():
+            remove_leftovers(self.place)
         for entry in self.entries():
             old = days is not None and entry.used < time.time() - days * DAY
             large = size is not None and kept + entry.size > size

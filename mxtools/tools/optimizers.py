@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
 from mxtools.errors import InputError, MxError, UsageError
+from mxtools.files.temporary import Scratch
 from mxtools.files.weights import keep_external
 from mxtools.files.writing import materialise
 from mxtools.graph.constants import make_dense
@@ -90,8 +89,8 @@ def _whole(model: WorkingModel) -> ModelProto:
 
 
 def _ort_basic(model: WorkingModel) -> ModelProto:
-    with tempfile.TemporaryDirectory(prefix="mx-") as scratch:
-        file = Path(scratch) / "optimised.onnx"
+    with Scratch() as scratch:
+        file = scratch / "optimised.onnx"
         options = session_options(Level.BASIC)
         options.optimized_model_filepath = str(file)
         load_session(model.proto, model.weights, options, ["CPUExecutionProvider"])

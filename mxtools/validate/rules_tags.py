@@ -11,8 +11,8 @@ from onnx import ModelProto, NodeProto, StringStringEntryProto
 from mxtools.carriers.doc_strings import read_doc_string, write_doc_string
 from mxtools.carriers.packed import embedded_trace, scopes_of
 from mxtools.errors import InputError
+from mxtools.files import VERSION
 from mxtools.files.json_text import decoded_or_none
-from mxtools.files.version import VERSION
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Evidence
 from mxtools.scopes.scope import is_scope

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mxtools.errors import in_words
-from mxtools.files.version import VERSION
+from mxtools.files import VERSION
 from mxtools.validate.findings import Finding
 from mxtools.validate.rules import RULES
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from mxtools.files.version import VERSION
+from mxtools.files import VERSION
 from mxtools.views.metric_files import as_json
 from mxtools.views.structure import Structure
 

@@ -32,7 +32,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnx.reference import ReferenceEvaluator
 
 from mxtools.errors import MxError
-from mxtools.files.version import VERSION
+from mxtools.files import VERSION
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,13 +27,15 @@ from mxtools.runtime.quiet import quiet
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an exporter writes a single file."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What the system says of a disk that is full, broken, or not to be written to."""
 
 
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
     """Let an exporter write raw ONNX to `path`; return whether it could, and its messages.
 
     With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError where an axis is
-    none of an input.
+    none of an input, OSError where the disk is full or broken.
     """
     options = options or Options()
     check_axes(subject, options.dynamic)
@@ -44,10 +47,19 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
                 written = WorkingModel.read(path).proto
                 _check_opset(written, exporter, options)
         except Exception as problem:
+            _raise_disk_error(problem)
             error, trail = _cause(problem), traceback.format_exc()
     if error is None:
         _check_inputs_are_read(subject, written)
     return ExportAttempt(exporter, path, error, log.text + trail, watcher.found())
+
+
+def _raise_disk_error(problem: BaseException | None) -> None:
+    """Raise what the system said of a disk, if that is behind a problem: another exporter would be no better."""
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in DISK_ERRORS:
+            raise problem from None
+        problem = problem.__cause__ or problem.__context__
 
 
 @contextmanager

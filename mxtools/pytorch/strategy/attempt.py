@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mxtools.errors import CheckError, InputError, MxError, UsageError
+from mxtools.errors import CheckError, InputError, MxError, OutputError, UsageError
 from mxtools.files.outputs import permitted
 from mxtools.files.writing import write_model
 from mxtools.pipeline.field_mapping import FieldMapping
@@ -103,14 +103,15 @@ def export_by(
 ) -> ExportResult:
     """Try strategies in turn and write the model of the first that succeeds; nothing is written before.
 
-    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is unknown.
+    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is unknown, OutputError where
+    a file cannot be written.
     """
     permitted(output)
     attempts: list[StrategyAttempt] = []
     for name in dict.fromkeys(names):
         try:
             tagged = accepted(tagged_by(name, sources, meter, optimizer), sources, demands, meter)
-        except UsageError:
+        except (UsageError, OutputError):
             raise
         except MxError as error:
             attempts.append(StrategyAttempt(name, str(error)))

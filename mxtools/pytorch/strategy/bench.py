@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mxtools.errors import MxError
+from mxtools.errors import MxError, OutputError
+from mxtools.files.temporary import Scratch
 from mxtools.graph.index import NOWHERE
 from mxtools.matching.traced_values import matched_values
 from mxtools.pytorch.exporting.exporters import in_turn
@@ -75,8 +75,8 @@ def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[R
     for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
         _warm_up(exporter)
     for name in [*chosen] * rounds:
-        with tempfile.TemporaryDirectory(prefix="mx-") as folder:
-            yield _row(name, subject, Path(folder))
+        with Scratch() as folder:
+            yield _row(name, subject, folder)
 
 
 def fastest(rows: Iterable[Row]) -> list[Row]:
@@ -90,9 +90,9 @@ def fastest(rows: Iterable[Row]) -> list[Row]:
 
 
 def _warm_up(exporter: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="mx-") as folder:
+    with Scratch() as folder:
         subject = Subject(nn.Linear(1, 1), {"input": torch.ones(1, 1)}, "warm-up")
-        Sources(lambda: subject, Path(folder)).export(exporter)
+        Sources(lambda: subject, folder).export(exporter)
 
 
 def _row(name: str, subject: Subject, folder: Path) -> Row:
@@ -103,6 +103,8 @@ def _row(name: str, subject: Subject, folder: Path) -> Row:
         tagged = tagged_by(name, sources, meter)
         metrics = measured(tagged.model, meter, tagged.by_pass)
         accepted(tagged, sources, Demands(verify=True), Meter())
+    except OutputError:
+        raise
     except MxError as error:
         return Row(name, str(error))
     return Row(name, None, metrics.model_copy(update={"round_trip": tagged.round_trip}), _scopes(tagged, sources))

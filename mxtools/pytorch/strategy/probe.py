@@ -10,7 +10,7 @@ from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from mxtools.errors import MxError
+from mxtools.errors import MxError, OutputError
 from mxtools.pytorch.exporting.check import agreement
 from mxtools.pytorch.sources import Sources
 from mxtools.pytorch.strategy.attempt import Demands, accepted, tagged_by
@@ -65,6 +65,8 @@ class Probe:
             try:
                 with within(self._end - perf_counter()):
                     self._known[fact] = self._facts[fact]()
+            except OutputError:
+                raise
             except (MxError, TimeOverError) as error:
                 self._known[fact] = False
                 self.failures[fact] = str(error)

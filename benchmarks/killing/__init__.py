@@ -1,0 +1,1 @@
+"""What `benchmarks/kills.py` kills, how, and how it knows what is left."""
