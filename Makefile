@@ -7,7 +7,7 @@ SECONDS ?= 60
 PROCESSES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs fuzz bench release clean
+.PHONY: help setup demo test check format docs pictures fuzz bench release clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## run the README's pipe on a small BERT and compare with PyTorch
 	mkdir -p $(DEMO)
-	$(BIN)/python examples/make_bert.py $(DEMO)/bert
+	test -d $(DEMO)/bert || $(BIN)/mx demo -o $(DEMO)/bert
 	cd $(DEMO) && PATH="$(BIN):$$PATH" sh $(abspath examples/pipe.sh) bert
 	$(BIN)/python examples/compare.py $(DEMO)/bert encoder.layer.0 $(DEMO)/layer0.onnx $(DEMO)/bert.tagged.onnx
 
@@ -42,6 +42,9 @@ format: setup  ## format the code
 
 docs: setup  ## write the generated parts of docs/
 	$(BIN)/python -m docs.generate
+
+pictures: setup  ## make the pictures of docs/ from real runs
+	$(BIN)/python -m docs.pictures
 
 fuzz: setup  ## run every command on files that are almost right, SECONDS long, in PROCESSES
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.fuzz $(SECONDS) $(PROCESSES) $(SEED)

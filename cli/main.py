@@ -35,6 +35,7 @@ from .terminal import (
 from .words import WORDS
 
 COMMANDS = {
+    "demo": "Make a small PyTorch model to try things out on.",
     "trace": "Run a model once and write the scopes of its modules to a sidecar.",
     "export": "Export a model to raw ONNX, with nothing added.",
     "tag": "Project the module hierarchy onto every node of an ONNX graph.",

@@ -157,16 +157,21 @@ def load(
     ] = False,
 ) -> Any:
     """Return the `Subject` of a model spec, the module with its inputs; UsageError if PyTorch is not installed."""
-    import importlib.util
-
-    from mxtools.errors import UsageError
-
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("this needs PyTorch: pip install 'mxtools[torch]'")
+    require_torch()
     with progress(f"loading {model}"):
         from mxtools.pytorch.loading.inputs import load_subject
 
         return load_subject(model, input or (), inputs, task, trust_remote_code, module, with_past)
+
+
+def require_torch() -> None:
+    """Raise UsageError if PyTorch is not installed."""
+    import importlib.util
+
+    from mxtools.errors import UsageError
+
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        raise UsageError("this needs PyTorch and transformers", "pip install 'onnx-mxtools[torch]'")
 
 
 def key(load: functools.partial[Any]) -> str | None:

@@ -33,6 +33,13 @@ _MARKS = re.compile(r"[\\`*_\[\]|~]")
 
 Branch = TypeVar("Branch", bound=TreeItem)
 
+GUIDES = "│├└─ "
+"""What a tree is drawn with."""
+GAP = 2
+"""Spaces between columns."""
+LEAST = 12
+"""Letters that must be left of the last column for it to be shown."""
+
 
 def drawn(
     branch: Branch, depth: int | None = None, lead: str = "", tail: str = "", parent: str = ""
@@ -57,16 +64,52 @@ def drawn(
 
 
 def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
-    """Print rows on stdout in columns: the first `left` and the last aligned to the left, the others to the right."""
+    """Print rows on stdout in columns: the first `left` and the last aligned to the left, the others to the right.
+
+    On a terminal the first row, the head, and what a tree is drawn with are set off, and columns are left out from the
+    right until the rest fits; in files and pipes all are there.
+    """
     lines = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    last = len(widths) - 1
+    if sys.stdout.isatty():
+        _show_on_terminal(lines, widths, left)
+        return
     for line in lines:
-        cells = (
-            cell.ljust(width) if column < left or column == last else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        sys.stdout.write((" " * GAP).join(_aligned(line, widths, left)).rstrip() + "\n")
+
+
+def _show_on_terminal(lines: Sequence[list[str]], widths: list[int], left: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    count = _fitting(widths, left, console.width)
+    for number, line in enumerate(lines):
+        first, *others = _aligned(line, widths, left)[:count]
+        name = first.lstrip(GUIDES)
+        text = Text.assemble((first.removesuffix(name), "dim"), (name, "bold" if not number else ""))
+        for column, cell in enumerate(others, 1):
+            text.append(" " * GAP + cell, "bold" if not number else "cyan" if column < left else "")
+        text.rstrip()
+        console.print(text, no_wrap=True, overflow="ellipsis")
+
+
+def _fitting(widths: Sequence[int], left: int, room: int) -> int:
+    """Return how many columns fit, `left` at least; of the last one, which is text, a few letters are enough."""
+    count = len(widths)
+    needed = min(widths[-1], LEAST)
+    while count > left and sum(widths[: count - 1]) + GAP * (count - 1) + needed > room:
+        count -= 1
+        needed = widths[count - 1]
+    return count
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
+    last = len(widths) - 1
+    return [
+        cell.ljust(width) if column < left or column == last else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
 
 
 def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""Selecting a strategy for a PyTorch model; needs `mxtools[torch]`."""
+"""Selecting a strategy for a PyTorch model; needs `onnx-mxtools[torch]`."""
 
 from mxtools.pytorch.strategy.automatic import StrategySelector
 from mxtools.pytorch.strategy.recommendation import Recommendation

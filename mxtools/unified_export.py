@@ -1,4 +1,4 @@
-"""Exporting a PyTorch model to a tagged ONNX file in one call; needs `mxtools[torch]`."""
+"""Exporting a PyTorch model to a tagged ONNX file in one call; needs `onnx-mxtools[torch]`."""
 
 from mxtools.pytorch.exporting.exporters import Options
 from mxtools.pytorch.strategy.attempt import Demands, ExportResult, StrategyAttempt

@@ -17,6 +17,7 @@ from mxtools.pipeline import pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces import sidecar
+from tests.support.commands import mx, shell
 from tests.support.pages import blocks
 from tests.support.paths import ENVIRONMENT, ROOT
 from tests.support.shared_models import Build, SharedFolder
@@ -29,8 +30,7 @@ def bert_folder(shared_folder: SharedFolder, tmp_path_factory: pytest.TempPathFa
     """Return a working directory with the Hugging Face folder `bert`."""
 
     def make(folder: Path) -> None:
-        script = ROOT / "examples" / "make_bert.py"
-        subprocess.run([sys.executable, script, folder / "bert"], check=True, capture_output=True)
+        assert mx("demo", cwd=folder).returncode == 0
 
     return shutil.copytree(shared_folder.part("example", make), tmp_path_factory.mktemp("readme") / "example")
 
@@ -50,23 +50,14 @@ def test_sidecars_fit_the_committed_schema(built: Build) -> None:
         jsonschema.validate(json.loads((built(name) / "trace.json").read_text()), schema)
 
 
-def test_readme_runs(bert_folder: Path) -> None:
-    pipe, _, cut, split, theirs, auto = blocks("README.md", "sh")
-    script = "set -eu\n" + pipe + cut + split + "cp bert.tagged.onnx theirs.onnx\n" + theirs + auto
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False
-    )
+def test_readme_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    script = "\n".join(["set -eu", *blocks("README.md", "sh"), "cat > use.py <<'END'", *blocks("README.md", "python")])
+    done = shell(script + "\nEND\npython use.py\n", tmp_path)
     assert done.returncode == 0, done.stderr.decode()
-    assert "encoder" in done.stdout.decode()
-    compare = [
-        sys.executable,
-        ROOT / "examples" / "compare.py",
-        "bert",
-        "encoder.layer.0",
-        "layer0.onnx",
-        "bert.tagged.onnx",
-    ]
-    done = subprocess.run(compare, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
+    said = done.stdout.decode()
+    assert "encoder.layer.3 BertLayer" in said
+    line = [ROOT / "examples" / "compare.py", "bert", "encoder.layer.0", "layer0.onnx", "bert.tagged.onnx"]
+    done = subprocess.run([sys.executable, *line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
 

@@ -39,7 +39,7 @@ def test_nearly_all_time_has_a_module(built: Build, name: str, exporter: str) ->
     assert sum(timed.own for timed in timing.root.every()) + lost == pytest.approx(timing.total, rel=1e-12)
     assert timing.total == pytest.approx(sum(np.median(k.times) for k in timing.profile.kernels), rel=1e-12)
     assert timing.root.time + lost == pytest.approx(timing.total, rel=1e-12)
-    assert timing.total <= np.median(timing.profile.runs) * 1.05
+    assert timing.total <= max(timing.profile.runs)  # what runs inside of a body counts once * 1.05
     assert all(len(kernel.times) == 3 for kernel in timing.profile.kernels)
 
 
@@ -195,7 +195,7 @@ def test_bodies_are_profiled_once(tmp_path: Path) -> None:
     from mxtools.traces.values import Values
 
     timing = profiling.run(WorkingModel(model, values=Values.open(tmp_path / "i.npz")), Level.NONE, runs=3)
-    assert timing.total <= np.median(timing.profile.runs)
+    assert timing.total <= max(timing.profile.runs)  # what runs inside of a body counts once
     operators = {t.scope: {kernel.operator for kernel in t.kernels} for t in timing.root.every()}
     assert operators["loop"] == {"Loop"}
     assert {"Tanh", "Add"} <= operators["loop.body"]

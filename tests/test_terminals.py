@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,3 +185,38 @@ def test_a_closed_stdout_gives_its_number_to_no_file(folder: Path) -> None:
     """What a library prints would go into the model."""
     assert bash("mx tag m.onnx -o t.onnx >&-", folder)[0] == 0
     onnx.checker.check_model(folder / "t.onnx")
+
+
+def on_terminal(line: str, folder: Path, columns: int) -> str:
+    """Return what a command prints on a terminal of a width."""
+    import pty
+
+    reading, writing = pty.openpty()
+    command = [Path(sys.executable).with_name("mx"), *line.split()]
+    process = subprocess.Popen(command, cwd=folder, stdout=writing, env={**ENVIRONMENT, "COLUMNS": str(columns)})
+    os.close(writing)
+    parts = []
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(reading, 1 << 16):
+            parts.append(part)
+    assert process.wait() == 0
+    return b"".join(parts).decode()
+
+
+def test_tables_fit_a_terminal(folder: Path, mx: Mx) -> None:
+    piped = mx("tree", "m.onnx", cwd=folder).stdout.decode()
+    for columns in (200, 80, 40):
+        lines = re.sub(r"\x1b\[\d*m", "", on_terminal("tree m.onnx", folder, columns)).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert [line.split()[0] for line in lines] == [line.split()[0] for line in piped.splitlines()]
+        assert lines[0].split() == piped.split("\n")[0].split()[: len(lines[0].split())]
+    assert [
+        line.rstrip() for line in re.sub(r"\x1b\[\d*m", "", on_terminal("tree m.onnx", folder, 200)).splitlines()
+    ] == (piped.splitlines())
+
+
+def test_colour_is_for_terminals_alone(folder: Path, mx: Mx, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in mx("tree", "m.onnx", cwd=folder).stdout.decode()
+    assert "\x1b[" in on_terminal("tree m.onnx", folder, 80)
+    monkeypatch.setitem(ENVIRONMENT, "NO_COLOR", "1")
+    assert "\x1b[3" not in on_terminal("tree m.onnx", folder, 80)

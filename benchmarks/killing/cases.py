@@ -88,6 +88,7 @@ _EXPORT = "export net.py:net --exporter torchscript"
 _TRACE = "trace net.py:net --record -o t.json"
 _TAGGED = f"{_EXPORT} -o raw.onnx\n{_TRACE}"
 WITH_TORCH = {
+    "demo": Case("demo llama -o llama"),
     "trace": Case("trace net.py:net -o t.json"),
     "trace and record": Case(_TRACE),
     "trace over another": Case(_TRACE, "trace net.py:other --record -o t.json"),

@@ -1,4 +1,4 @@
-"""Draw bar charts as PNG or SVG; needs the extra `mxtools[plot]`."""
+"""Draw bar charts as PNG or SVG; needs the extra `onnx-mxtools[plot]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} is no {' or '.join(FORMATS)} file", "pictures are one of these")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("pictures need matplotlib", "pip install 'mxtools[plot]'")
+        raise UsageError("pictures need matplotlib", "pip install 'onnx-mxtools[plot]'")
     claim(path)
 
 

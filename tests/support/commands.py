@@ -29,7 +29,7 @@ from tests.support.paths import ENVIRONMENT, ROOT
 Done = subprocess.CompletedProcess[bytes]
 
 COMMAND = Path(sys.executable).with_name("mx")
-USES_TORCH = ("trace", "export", "auto", "recommend", "bench")
+USES_TORCH = ("demo", "trace", "export", "auto", "recommend", "bench")
 FIXED_ORDER = (*USES_TORCH, "wrap")
 """Commands that start again with fixed string hashing, unless it is fixed already."""
 

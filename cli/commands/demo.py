@@ -1,0 +1,30 @@
+"""`mx demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from mxtools.pytorch.demo import Kind, write_demo
+
+from ..common import progress, say
+from ..options import require_torch
+
+
+def command(
+    kind: Annotated[Kind, Argument(metavar="[" + "|".join(Kind) + "]", help="What the model is.")] = Kind.BERT,
+    output: Annotated[
+        Path | None, Option("-o", "--output", metavar="DIR", help="The folder to make, else one with the kind's name.")
+    ] = None,
+) -> None:
+    """Weights are random, so it predicts nothing; its modules are those of the full-size models.
+
+    Example: mx demo bert && mx trace ./bert -o bert.trace.json
+    """
+    require_torch()
+    folder = output or Path(kind)
+    with progress(f"writing {folder}"):
+        count = write_demo(kind, folder)
+    say(f"mx demo: {folder}: a {kind} of {count} parameters; next: mx trace ./{folder} -o {folder.name}.trace.json")

@@ -1,0 +1,63 @@
+"""Small models with random weights, for trying things out without a download."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mxtools.errors import UsageError
+from mxtools.files.atomic import as_output_error, check_folder
+from mxtools.files.temporary import replace, sync_files, temporary_folder
+
+SIZES = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+
+
+class Kind(StrEnum):
+    """What a model is."""
+
+    BERT = "bert"
+    CLASSIFIER = "classifier"
+    LLAMA = "llama"
+    RESNET = "resnet"
+
+
+CLASSES: dict[Kind, tuple[str, dict[str, Any]]] = {
+    Kind.BERT: ("BertModel", {**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 64}),
+    Kind.CLASSIFIER: (
+        "BertForSequenceClassification",
+        {**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 64},
+    ),
+    Kind.LLAMA: ("LlamaForCausalLM", {**SIZES, "num_hidden_layers": 4, "num_key_value_heads": 2}),
+    Kind.RESNET: (
+        "ResNetForImageClassification",
+        {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [2, 2, 2, 2], "layer_type": "basic"},
+    ),
+}
+"""The class in transformers, and its configuration."""
+
+
+def write_demo(kind: Kind, folder: Path) -> int:
+    """Write a model as a Hugging Face folder; return how many parameters it has.
+
+    The weights are drawn with a fixed seed, so that everybody has the same model. Raises UsageError where the
+    folder has anything in it.
+    """
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and is not empty", "name a new folder")
+    import torch
+    import transformers
+
+    from mxtools.runtime.quiet import quiet
+
+    name, settings = CLASSES[kind]
+    made = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = made(made.config_class(**settings))
+    with as_output_error(folder), temporary_folder(folder) as scratch:
+        with quiet():
+            model.save_pretrained(scratch)
+        sync_files(scratch)
+        replace(scratch, folder)
+    return sum(weight.numel() for weight in model.parameters())
