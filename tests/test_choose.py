@@ -50,11 +50,24 @@ def test_range_within_a_selection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "message"), [("c", "a", "no way"), ("cc", "d", "nearest are"), ("", "q", "q")]
+    ("first", "last", "message"),
+    [
+        (["c"], ["a"], "no way"),
+        (["cc"], ["d"], "nearest are"),
+        ([], ["q"], "q"),
+        ([], ["b", "k"], "to 'k': leave that out"),
+        (["b"], ["b", "c"], "to 'b': leave that out"),
+    ],
 )
-def test_range_that_is_none(first: str, last: str, message: str) -> None:
+def test_range_that_is_none(first: list[str], last: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        cut(onnx.parser.parse_model(LADDER), from_tensor=(first,) if first else (), to_tensor=(last,))
+        cut(onnx.parser.parse_model(LADDER), from_tensor=tuple(first), to_tensor=tuple(last))
+
+
+def test_range_to_outputs_that_it_reaches() -> None:
+    model = onnx.parser.parse_model(LADDER)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("k", 1, None))
+    assert names(cut(model, from_tensor=("c",)))[2] == ["d"]
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,10 @@ def test_a_killed_trace_loses_nothing(tmp_path: Path, name: str, every: int) -> 
 
 
 @forks
-def test_writers_of_one_target_leave_the_result_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lines", WRITERS, ids=["a file", "a folder"])
+def test_writers_of_one_target_leave_the_result_of_one(tmp_path: Path, lines: tuple[str, ...]) -> None:
     found = Campaign(tmp_path)
-    found.parallel(WRITERS[0], 3)
+    found.parallel(lines, 4)
     assert not found.faults, found.faults[0]
 
 

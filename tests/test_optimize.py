@@ -61,6 +61,17 @@ def test_sparse_weights_keep_their_numbers(tmp_path: Path, tool: str, raw: bool)
 
 
 @pytest.mark.parametrize("tool", OPTIMIZERS)
+def test_inputs_keep_their_defaults(tmp_path: Path, tool: str) -> None:
+    """Onnxslim takes equal initializers together, also where they are an input's default."""
+    nodes = "a = Add(x, w)     #@ one\n y = Add(a, v)     #@ one"
+    model = golden.read(f"g (float[2] x, float[2] v, float[2] w) => (float[2] y) {{\n {nodes}\n}}")
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.ones(2, np.float32), name) for name in "vw")
+    onnx.save(model, tmp_path / "m.onnx")
+    (y,) = ran(passed(tmp_path / "m.onnx", f"optimize{{with={tool}}}"), {"x": np.ones(2, np.float32)}, ["y"])
+    np.testing.assert_array_equal(y, np.float32([3, 3]))
+
+
+@pytest.mark.parametrize("tool", OPTIMIZERS)
 def test_modules_are_what_they_were(built: Build, tmp_path: Path, tool: str) -> None:
     """Cut modules out of the optimised graph; they return what those of the graph before return."""
     tagged, out = built("bert") / "tagged.onnx", tmp_path / "out.onnx"

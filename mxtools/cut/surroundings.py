@@ -18,9 +18,9 @@ from mxtools.scopes.places import MAIN, Place, Places
 def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
     """Return the nodes on all paths from the tensors `first` to the tensors `last`, and the values of `last`.
 
-    Without `first` the paths begin at the model's inputs, without `last` they end at its outputs. Raises UsageError
-    where the graph has no tensor of a name, or no path leads from the first to the last, InputError where a node
-    reads what is computed from its own result.
+    Without `first` the paths begin at the model's inputs, without `last` they end at those of its outputs that they
+    reach. Raises UsageError where the graph has no tensor of a name, or no path leads to one of the last, InputError
+    where a node reads what is computed from its own result.
     """
     graph.require_order()
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
@@ -30,9 +30,13 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
         if not after.isdisjoint(needs):
             after.update(graph.writes[node])
     nodes = nodes_behind(graph, end, until=lambda value: value in begin or value not in after)
-    if not nodes:
+    reached = end.intersection(value for node in nodes for value in graph.writes[node])
+    if not reached:
         raise UsageError("no way leads from the tensors of ⟨from-tensor⟩ to those of ⟨to-tensor⟩", "exchange them")
-    return nodes, end
+    if last and reached != end:
+        name = graph.names[min(end - reached)]
+        raise UsageError(f"no way leads from the tensors of ⟨from-tensor⟩ to {name!r}", "leave that out of ⟨to-tensor⟩")
+    return nodes, reached
 
 
 def _values(graph: Graph, names: Iterable[str]) -> set[int]:

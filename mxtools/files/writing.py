@@ -19,6 +19,7 @@ from mxtools.errors import UsageError
 from mxtools.files import wire
 from mxtools.files.atomic import atomic_output, write_pair
 from mxtools.files.reading import read_model
+from mxtools.files.regular import one_command
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
@@ -58,8 +59,9 @@ def _write_alone(proto: ModelProto, weights: WeightStore, path: Path, beside: st
 
 def write_moved(source: Path, file: BinaryIO, location: str) -> None:
     """Write the model of another file, with its external data at another location beside it."""
-    proto, weights = read_model(source, source.name, placing=False)
-    _write_parts(file, _relocated(proto, location), weights)
+    with one_command():  # the file is one of this command's own, and none that it is given
+        proto, weights = read_model(source, source.name, placing=False)
+        _write_parts(file, _relocated(proto, location), weights)
 
 
 def _relocated(proto: ModelProto, location: str) -> ModelProto:

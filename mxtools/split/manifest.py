@@ -111,17 +111,15 @@ def write(model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool
     manifest = describe(graph, parts)
     used = Counter(v for part in parts for v in part.cut.initializers)
     shared = {graph.names[v] for v, count in used.items() if count > 1}
-    old = files_of(folder)
 
-    def passing(place: str) -> str:
-        """Return the manifest of the files in a folder."""
+    def passing(place: str, old: Sequence[str]) -> str:
+        """Return the manifest of the files in a folder, which replace some files."""
         files = tuple(part.model_copy(update={"file": f"{place}/{part.file}"}) for part in manifest.parts)
         data = manifest.data and f"{place}/{manifest.data}"
         fields = dict(manifest) | {"parts": files, "data": data, "replaced": tuple(old)}
         return dumps(_PassingManifest.model_construct(**fields))
 
-    check_replaced(folder, old)
-    with PartsFolder(folder, passing).replacing(old) as new:
+    with PartsFolder(folder, lambda: files_of(folder), passing).replacing() as new:
         models = zip(
             (part.file for part in manifest.parts),
             extracted(model.proto, [p.cut for p in parts], model.weights),

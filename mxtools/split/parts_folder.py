@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,28 +58,38 @@ def check_replaced(folder: Path, old: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class PartsFolder:
-    """A folder for parts; `passing` returns the text of the manifest whose files lie in a folder of a name."""
+    """A folder for parts.
+
+    `earlier` returns the names of the files that a split before wrote there; `passing` the text of the manifest whose
+    files lie in a folder of a name, and which replaces some files.
+    """
 
     folder: Path
-    passing: Callable[[str], str]
+    earlier: Callable[[], list[str]]
+    passing: Callable[[str, Sequence[str]], str]
 
     @contextmanager
-    def replacing(self, old: Sequence[str]) -> Iterator[Path]:
-        """Yield an empty folder to write files into; when the block ends they replace the files `old`.
+    def replacing(self) -> Iterator[Path]:
+        """Yield an empty folder to write files into; when the block ends they replace those of an earlier split.
 
         Other files stay as they are. If anything fails, all is as it was. Raises OutputError if a new file has the name
-        of one that is not in `old`, or if the folder cannot be written to.
+        of one that no split wrote, if the weights are another model's too, or if the folder cannot be written to.
         """
         target = Path(os.path.realpath(self.folder))
         check_folder(self.folder)
+        check_replaced(self.folder, self.earlier())
         is_new = not target.exists()
+        if not is_new:  # what a run that was killed left when the folder was new
+            with suppress(OSError), locked(target.parent):
+                remove_leftovers(target.parent, {shown(target.name)})
         with as_output_error(self.folder), temporary_folder(target if is_new else target / FILE) as scratch:
             yield scratch
             sync_files(scratch)
-            if is_new:
-                replace(scratch, target)
+            if is_new and _is_renamed(scratch, target):
                 return
-            with locked(target):
+            with locked(target):  # what another process wrote meanwhile is an earlier split as well
+                old = self.earlier()
+                check_replaced(self.folder, old)
                 self._refuse_foreign(scratch, target, old)
                 self._install(scratch, target, old)
 
@@ -94,7 +104,7 @@ class PartsFolder:
     def _install(self, scratch: Path, target: Path, old: Sequence[str]) -> None:
         """Replace the old files, so that at any moment the index names a whole set, and each model its own data."""
         new = target / f"manifest{MARK}{secrets.token_hex(4)}"
-        text = self.passing(new.name)
+        text = self.passing(new.name, old)
         with temporary(target / FILE, locks=False) as (early, file):
             file.write(text.encode())
             seal(file, target / FILE)
@@ -126,3 +136,12 @@ class PartsFolder:
                 link_over(new / name, target / name)
         elif (target / DATA).is_file() and not any(owners(target / DATA)):
             (target / DATA).unlink()
+
+
+def _is_renamed(scratch: Path, target: Path) -> bool:
+    """Give a new folder its name, unless another process was first; return whether it has it."""
+    with locked(target.parent):
+        if target.exists():
+            return False
+        replace(scratch, target)
+        return True

@@ -110,7 +110,7 @@ OPTIMIZERS: dict[str, Optimizer] = {"onnxscript": _onnxscript, "onnxslim": _onnx
 
 
 def _replace(model: ModelProto, made: ModelProto, tool: str) -> None:
-    """Take over graph and functions; inputs, outputs, names and the model's own fields stay."""
+    """Take over graph and functions; inputs with their defaults, outputs, names and the model's own fields stay."""
     outputs = [value.name for value in model.graph.output]
     if [value.name for value in made.graph.output] != outputs:
         raise InputError(
@@ -122,6 +122,9 @@ def _replace(model: ModelProto, made: ModelProto, tool: str) -> None:
     for field in ("input", "output"):
         made.graph.ClearField(field)
         getattr(made.graph, field).extend(getattr(model.graph, field))
+    inputs, known = {value.name for value in made.graph.input}, {tensor.name for tensor in made.graph.initializer}
+    defaults = [tensor for tensor in model.graph.initializer if tensor.name in inputs]
+    made.graph.initializer.extend(tensor for tensor in defaults if tensor.name not in known)
     made.graph.name, made.graph.doc_string = model.graph.name, model.graph.doc_string
     model.graph.CopyFrom(made.graph)
     model.ClearField("functions")
