@@ -16,12 +16,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mxtools import __version__
-from mxtools.errors import MxError, speaking
+from mxtools.errors import MxError, speaking, suggestion
 from mxtools.files import limits
 from mxtools.files.regular import one_command
 
 from .common import say
 from .foreign import as_mx_error
+from .help import COMMANDS, GROUPS, Command, without_types_of_flags
 from .terminal import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -34,30 +35,6 @@ from .terminal import (
 )
 from .words import WORDS
 
-COMMANDS = {
-    "demo": "Make a small PyTorch model to try things out on.",
-    "trace": "Run a model once and write the scopes of its modules to a sidecar.",
-    "export": "Export a model to raw ONNX, with nothing added.",
-    "tag": "Project the module hierarchy onto every node of an ONNX graph.",
-    "wrap": "Run another tool on a tagged ONNX graph, and carry the tags over to its result.",
-    "filter": "Cut modules out of a tagged ONNX graph, as a model that runs.",
-    "select": "Select modules for tools that know only names of nodes.",
-    "split": "Split a tagged ONNX graph into one model for each selected module, and the rest.",
-    "graft": "Put a changed part back in its place in an ONNX graph.",
-    "compare": "Compare two ONNX graphs by module: nodes, weights, numbers, interface.",
-    "verify": "Compare what every module of an ONNX graph returns with what PyTorch's returned.",
-    "profile": "Show where the time goes, by module, of an ONNX graph in a runtime.",
-    "validate": "Check an ONNX graph, its tags, and a sidecar against it, and mend what is mechanical.",
-    "tree": "Show the module tree of a tagged ONNX graph.",
-    "view": "Show a tagged ONNX graph: as a page to browse, or as a file for other viewers.",
-    "run": "Run a pipeline of passes over an ONNX graph, in one process.",
-    "auto": "Export and tag a model by the strategy that suits it.",
-    "bench": "Compare strategies on models: time, memory, quality, agreement.",
-    "recommend": "Recommend a strategy for a model.",
-    "cache": "Show or prune what --cache keeps.",
-    "strategies": "List the strategies: exporter, trace and passes of each.",
-    "passes": "List the passes and their options.",
-}
 RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap")
 """Commands that run a PyTorch model or another tool."""
 FAULT = 70
@@ -67,18 +44,27 @@ FAULT = 70
 class Commands(TyperGroup):
     """A group that knows its commands by name and imports one only to run it or to show its own help."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        return without_types_of_flags(super().get_params(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own signature
         """Return the names in the order of work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return a command that has just its first line of help, for lists."""
-        return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+        if cmd_name not in COMMANDS:
+            return None
+        group = next(group for group, commands in GROUPS.items() if cmd_name in commands)
+        return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name], rich_help_panel=group)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the real command, which imports its file."""
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
+        if args and not args[0].startswith("-"):
+            ctx.fail(f"no command is called {args[0]!r}: {suggestion(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -87,7 +73,7 @@ def load(name: str) -> Any:
     module = import_module(f".commands.{name}", __package__)
     app = typer.Typer(add_completion=False)
     text = f"{COMMANDS[name]}\n\n{module.command.__doc__}"
-    app.command(name, cls=getattr(module, "Command", None), help=text)(_guarded(name, module.command))
+    app.command(name, cls=getattr(module, "Command", Command), help=text)(_guarded(name, module.command))
     return typer.main.get_command(app)
 
 
@@ -178,7 +164,7 @@ def _ended_by(error: BaseException) -> int:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
-        say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')}: see `{path} --help`")
+        say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')} (see `{path} --help`)")
         return 2
     return _failed("mx", error)
 

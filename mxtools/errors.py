@@ -11,7 +11,7 @@ ends in a report, as the failure of one strategy among several does, is in the w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ClassVar
@@ -70,6 +70,8 @@ PYTHON: dict[str, str] = {
 }
 """What the words are in Python; `cli/words.py` has the same words for the command line."""
 
+MOST_SHOWN = 8
+"""Names that a message lists."""
 _WORD = re.compile("⟨([a-z-]+)⟩")
 _words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 
@@ -77,6 +79,23 @@ _words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 def printable(text: str) -> str:
     r"""Return a text as one line, with what is not printable written out: `\x1b`, `\n`."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return which of some names may have been meant; where none is like it, which there are.
+
+    >>> suggestion("encoder.layr.0", ["encoder.layer.0", "pooler"])
+    'did you mean encoder.layer.0?'
+    >>> suggestion("x", ["pooler", "encoder"])
+    'there are pooler, encoder'
+    """
+    import difflib
+
+    choices = list(dict.fromkeys(known))
+    if near := difflib.get_close_matches(name, choices, 3, cutoff):
+        return f"did you mean {' or '.join(near)}?"
+    shown = ", ".join(choices[:MOST_SHOWN]) + (" …" if len(choices) > MOST_SHOWN else "")
+    return f"there are {shown}" if choices else "there is none"
 
 
 @contextmanager

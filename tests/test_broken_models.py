@@ -94,7 +94,7 @@ def test_declarations_that_are_wrong_are_refused() -> None:
         "'a' is of type float": {"types": {"a": "int64"}},
         "'c' is of type float": {"shapes": {"c": (2, 4)}},
         "no tensor is called 'bb'": {"types": {"bb": "int64"}},
-        "'flaot32', declared of 'b', is no element type: the nearest are float32": {"types": {"b": "flaot32"}},
+        "'flaot32', declared of 'b', is no element type: did you mean float32": {"types": {"b": "flaot32"}},
     }
     for message, declared in wrong.items():
         with pytest.raises(UsageError, match=message):

@@ -53,7 +53,7 @@ def test_range_within_a_selection() -> None:
     ("first", "last", "message"),
     [
         (["c"], ["a"], "no way"),
-        (["cc"], ["d"], "nearest are"),
+        (["cc"], ["d"], "did you mean c"),
         ([], ["q"], "q"),
         ([], ["b", "k"], "to 'k': leave that out"),
         (["b"], ["b", "c"], "to 'b': leave that out"),

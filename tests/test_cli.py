@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from mxtools_cli.main import COMMANDS
+from mxtools_cli.help import COMMANDS, GROUPS
 from tests.support.commands import Mx, shell
 from tests.support.paths import MODELS
 from tests.support.shared_models import Build
@@ -200,3 +200,16 @@ def test_tree(built: Build, mx: Mx) -> None:
     shown = mx("tree", built("bert") / "tagged.onnx", "--depth", "1").stdout.decode()
     assert "encoder" in shown
     assert "layer.0" not in shown
+
+
+def test_help_has_groups_and_flags_without_types(mx: Mx) -> None:
+    said = mx("--help").stdout.decode()
+    assert all(f"─ {group} ─" in said for group in GROUPS)
+    assert "<bool>" not in said + mx("tag", "--help").stdout.decode() + mx("wrap", "--help").stdout.decode()
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("tga", "tag"), ("trees", "tree")])
+def test_a_mistyped_command(mx: Mx, typed: str, meant: str) -> None:
+    done = mx(typed, "m.onnx")
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(f"mx: no command is called {typed!r}: did you mean {meant}")

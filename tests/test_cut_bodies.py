@@ -110,7 +110,7 @@ def test_a_range_that_does_not_say_which_branch() -> None:
         cut(BRANCHES, to_tensors=("t2",))
     with pytest.raises(UsageError, match="'t1' is in the then_branch of If '' and 'e1' is in the else_branch of If ''"):
         cut(BRANCHES, from_tensors=("t1",), to_tensors=("e1",))
-    with pytest.raises(UsageError, match="no tensor is called 'tt1': the nearest are t1"):
+    with pytest.raises(UsageError, match="no tensor is called 'tt1': did you mean t1"):
         cut(BRANCHES, to_tensors=("tt1",))
     part, _ = cut(BRANCHES, "t1", to_tensors=("t2",), from_tensors=("h",), verify=False)
     assert shape(part)[0] == ["t1"]

@@ -77,7 +77,7 @@ def test_missing_and_surplus_inputs() -> None:
 
 
 def test_names_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="the nearest are bert"):
+    with pytest.raises(InputError, match="did you mean bert"):
         load_subject(f"{MODELS}:brt")
     with pytest.raises(InputError, match=r"no torch\.nn\.Module"):
         load_subject("os:sep")

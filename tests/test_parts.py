@@ -110,7 +110,7 @@ def test_a_part_is_given_what_the_whole_calls_it_with(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no module 'encoder\.layers\.0': the nearest are encoder\.layer\.0"):
+    with pytest.raises(UsageError, match=r"has no module 'encoder\.layers\.0': did you mean encoder\.layer\.0"):
         load_subject(f"{MODELS}:bert", module="encoder.layers.0")
     with pytest.raises(UsageError, match=r"does not call 'encoder\.layer', a ModuleList"):
         load_subject(f"{MODELS}:bert", module="encoder.layer")

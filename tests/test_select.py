@@ -226,7 +226,7 @@ def test_a_name_that_only_selected_nodes_have_is_no_ambiguity() -> None:
 
 
 def test_what_matches_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"the nearest are .*enc\.one"):
+    with pytest.raises(UsageError, match=r"did you mean .*enc\.one"):
         selected(golden.read(REPEATED), scopes=("enc.two",))
     with pytest.raises(UsageError, match="no selected node is a Conv"):
         selected(golden.read(REPEATED), "Conv", scopes=("enc",))

@@ -90,7 +90,7 @@ def test_an_edited_model_computes_the_same(
     [
         ("none.py:f", 3, "there is no file none.py"),
         ("edit.py", 2, "names no function"),
-        ("edit.py:nothin", 3, "the nearest are nothing"),
+        ("edit.py:nothin", 3, "did you mean nothing"),
         ("edit.py:np.pi", 2, "is a float, no function"),
         ("edit.py:raises", 3, "edit.py:raises raised ValueError: no (edit.py:"),
         ("edit.py:leaves", 3, "raised SystemExit"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
 
-from mxtools.errors import UsageError
+from mxtools.errors import UsageError, suggestion
 from mxtools.graph.shapes import inferred_infos, is_typed
 from mxtools.graph.types import ELEMENT_TYPES, type_text, types_fit
 from mxtools.pipeline.working_model import WorkingModel
@@ -55,8 +54,7 @@ def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str,
     known, names = inferred_infos(model.proto), model.graph.by_name
     for name, type_ in declared.items():
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3) or list(names)[:3]
-            raise UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
+            raise UsageError(f"no tensor is called {name!r}", suggestion(name, names))
         info = known.get(name)
         if info is not None and is_typed(info) and not types_fit(info.type, type_):
             raise UsageError(f"{name!r} is of type {type_text(info.type)}", f"do not declare {type_text(type_)}")
@@ -72,9 +70,8 @@ def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
     type_.tensor_type.elem_type = TensorProto.UNDEFINED
     if element is not None:
         if element not in ELEMENT_TYPES:
-            near = difflib.get_close_matches(element, ELEMENT_TYPES, n=3) or ["float32", "int64"]
             raise UsageError(
-                f"{element!r}, declared of {name!r}, is no element type", f"the nearest are {', '.join(near)}"
+                f"{element!r}, declared of {name!r}, is no element type", suggestion(element, ELEMENT_TYPES)
             )
         type_.tensor_type.elem_type = ELEMENT_TYPES[element]
     if dims is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from onnx import GraphProto
 
-from mxtools.errors import UsageError
+from mxtools.errors import UsageError, suggestion
 from mxtools.graph.index import NOWHERE, Graph, bodies
 from mxtools.graph.rename import names_in
 from mxtools.graph.walk import components, nodes_behind
@@ -92,8 +91,7 @@ def _place_of_value(places: Places, value: int) -> Place | None:
 
 
 def _unknown(name: str, known: Collection[str]) -> UsageError:
-    near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
-    return UsageError(f"no tensor is called {name!r}", f"the nearest are {', '.join(near)}")
+    return UsageError(f"no tensor is called {name!r}", suggestion(name, known))
 
 
 class GivenNodes:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 from onnx import ModelProto, TypeProto, ValueInfoProto
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, suggestion
 from mxtools.graph.index import NOWHERE, Graph, graph_inputs
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
 from mxtools.graph.types import type_of, type_text, types_fit
@@ -46,9 +44,8 @@ def _require(graph: Graph, what: str, name: str) -> None:
             f"{what} {name!r} of the part is in a body or a function, and only parts of the main graph go back",
             "cut out what holds it, and put that back changed",
         )
-    near = ", ".join(difflib.get_close_matches(name, graph.by_name, n=3))
     raise InputError(
-        f"{what} {name!r} of the part is no tensor of the model{f' (near: {near})' if near else ''}",
+        f"{what} {name!r} of the part is no tensor of the model ({suggestion(name, graph.by_name)})",
         "keep the names of inputs and outputs, and graft into the model that the part was cut from",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import pkgutil
@@ -12,7 +11,7 @@ from dataclasses import Field
 from functools import cache
 from typing import Any
 
-from mxtools.errors import UsageError
+from mxtools.errors import UsageError, suggestion
 from mxtools.pipeline.base import Pass
 
 ENTRY_POINTS = "mxtools.passes"
@@ -54,8 +53,7 @@ def _load(name: str) -> type[Pass]:
         return next(cls for cls in classes if cls.__module__ == module.__name__)
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
         return _of_entry_point(entry)
-    near = difflib.get_close_matches(name, names(), n=3) or names()
-    raise UsageError(f"no pass is called {name!r}", f"there are {', '.join(near)} (see ⟨passes⟩)")
+    raise UsageError(f"no pass is called {name!r}", f"{suggestion(name, names())} (see ⟨passes⟩)")
 
 
 def _of_entry_point(entry: importlib.metadata.EntryPoint) -> type[Pass]:

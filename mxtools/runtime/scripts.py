@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, suggestion
 from mxtools.files.regular import note_reads
 from mxtools.runtime.quiet import error_line, quiet, where_raised
 
@@ -31,10 +30,7 @@ def find(spec: str) -> Any:  # noqa: ANN401
     for part in name.split("."):
         if not hasattr(value, part):
             known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
-            near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
-            raise InputError(
-                f"{spec} names nothing", f"the nearest are {', '.join(near) or 'none, the file defines nothing'}"
-            )
+            raise InputError(f"{source} has no {name!r}", suggestion(name, sorted(known)))
         value = getattr(value, part)
     return value
 

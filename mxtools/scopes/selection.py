@@ -6,7 +6,6 @@ holds the selectors, `calls_of` returns the calls that they select, and `nodes_o
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
-from mxtools.errors import AbsentError, UsageError
+from mxtools.errors import AbsentError, UsageError, suggestion
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import INDIRECT, Annotations
@@ -305,11 +304,8 @@ def _removed(scope: str, reason: str) -> AbsentError:
 
 def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:
     """Return the error for a selector that matches nothing; `what` it selects by, and the texts that there are."""
-    choices = sorted(set(known))
-    near = difflib.get_close_matches(wanted.replace("*", ""), choices, n=3, cutoff=0.5) or choices[:3]
-    return UsageError(
-        f"no node has a {what} that matches {wanted!r}", f"the nearest are {', '.join(near)} (see ⟨tree⟩)"
-    )
+    near = suggestion(wanted.replace("*", ""), sorted(set(known)), 0.5)
+    return UsageError(f"no node has a {what} that matches {wanted!r}", f"{near} (see ⟨tree⟩)")
 
 
 def _with_ancestors(scopes: Iterable[str]) -> set[str]:

@@ -6,7 +6,6 @@ The user's are in `mxtools.toml` (`[strategies.NAME]`) or in a `pyproject.toml` 
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from functools import cache
 from importlib import resources
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import InputError, UsageError, suggestion
 from mxtools.files.regular import read_regular
 from mxtools.passes.carry import Carry
 from mxtools.passes.record_absent import RecordAbsent
@@ -140,8 +139,7 @@ def get(name: str) -> Strategy:
         return shipped().strategies[name]
     strategies = known()
     if name not in strategies:
-        near = difflib.get_close_matches(name, strategies, n=3) or strategies
-        raise UsageError(f"no strategy is called {name!r}", f"there are {', '.join(near)} (see ⟨strategies⟩)")
+        raise UsageError(f"no strategy is called {name!r}", f"{suggestion(name, strategies)} (see ⟨strategies⟩)")
     return strategies[name]
 
 

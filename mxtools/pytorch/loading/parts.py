@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
 from torch import nn
 
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import InputError, UsageError, suggestion
 from mxtools.pytorch.eval_mode import copied
 from mxtools.pytorch.exporting.axes import usual_axes
 from mxtools.pytorch.exporting.other_inputs import changed_sizes, resized, sizes_of
@@ -28,10 +27,9 @@ def part_of(subject: Subject, path: str) -> Subject:
     """
     modules = dict(subject.model.named_modules(remove_duplicate=False))
     if not path or path not in modules:
-        near = (
-            difflib.get_close_matches(path, modules, n=3, cutoff=0.4) or [n for n in modules if n.count(".") == 0][1:4]
+        raise UsageError(
+            f"{type(subject.model).__name__} has no module {path!r}", suggestion(path, filter(None, modules), 0.4)
         )
-        raise UsageError(f"{type(subject.model).__name__} has no module {path!r}", f"the nearest are {', '.join(near)}")
     arguments = _first_call(subject, modules[path])
     if arguments is None:
         raise UsageError(
