@@ -164,7 +164,8 @@ def _ended_by(error: BaseException) -> int:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
-        say(f"{path}: {' '.join(error.format_message().split()).rstrip('.')} (see `{path} --help`)")
+        if text := " ".join(error.format_message().split()).rstrip("."):  # help that nobody asked for has none
+            say(f"{path}: {text} (see `{path} --help`)")
         return 2
     return _failed("mx", error)
 

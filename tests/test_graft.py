@@ -170,7 +170,7 @@ def test_names_of_values_in_bodies_types_and_notes_and_of_nodes(tmp_path: Path) 
 
 PARTS = {
     "an input that was dropped": ("p () => (float[2] c) <float[2] c = {1, 2}> { }", "'x'.*keep the inputs"),
-    "an unknown output": ("p (float[2] a) => (float[2] cc) { cc = Neg(a) }", "output 'cc'.*near: c"),
+    "an unknown output": ("p (float[2] a) => (float[2] cc) { cc = Neg(a) }", "output 'cc'.*did you mean c"),
     "an unknown input": ("p (float[2] q) => (float[2] c) { c = Neg(q) }", "input 'q'"),
     "an input of the model": ("p (float[2] b) => (float[2] x) { x = Neg(b) }", "'x' of the part is an input"),
     "another type": ("p (float[2] a) => (float16[2] c) { c = Cast<to = 10>(a) }", r"float\[2\].*float16\[2\]"),
@@ -319,3 +319,9 @@ def test_the_model_runs_in_the_same_process(tmp_path: Path) -> None:
     Pipeline((Graft(str(tmp_path / "part.onnx")),)).apply(working)
     w, v, other = (np.random.default_rng(seed).standard_normal(400).astype(np.float32) for seed in (1, 0, 2))
     assert np.allclose(run_model(model, working.weights, {"x": x})["y"], (x + w) / other - v, 1e-5)
+
+
+def test_model_and_part_that_are_exchanged() -> None:
+    part = model_of("p (float[N, 4] a) => (float[N, 4] c) <float[4] w = {1, 2, 3, 4}> { b = Add(a, w) c = Exp(b) }")
+    with pytest.raises(InputError, match="exchange the two: the model comes first, then the part"):
+        Graft(WorkingModel(model_of(CHAIN))).apply(WorkingModel(part))

@@ -76,6 +76,27 @@ def test_missing_and_surplus_inputs() -> None:
         load_subject(f"{MODELS}:plain", ["input=a"])
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m.pt", "m.pt holds weights, and no model: write a FILE.py"),
+        ("m.py", "m.py is a file of models: say which one: .*m.py:NAME"),
+        ("m.onnx", "m.onnx is an ONNX graph already, and no PyTorch model: call `model.tag"),
+        ("m.txt", "m.txt is no model: give a Hugging Face folder"),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match=message):
+        load_subject(str(tmp_path / name))
+
+
+def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="the hub cannot be reached, and nobody/nothing is not in its cache"):
+        load_subject("nobody/nothing")
+
+
 def test_names_that_are_not_there() -> None:
     with pytest.raises(InputError, match="did you mean bert"):
         load_subject(f"{MODELS}:brt")

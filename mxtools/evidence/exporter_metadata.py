@@ -31,7 +31,7 @@ def annotate_by_metadata(model: WorkingModel) -> None:
     index = model.once(call_index)
     if index:
         found = {paths: calls for paths in labelled if (calls := index.by_paths(paths))}
-        require_same_model(index.sidecar, labelled, found, lambda paths: paths[-1])
+        require_same_model(model.name, index.sidecar, labelled, found, lambda paths: paths[-1])
         assign(
             annotations, ((calls, labelled[paths]) for paths, calls in found.items()), Evidence.METADATA, index.origins
         )

@@ -96,7 +96,7 @@ def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> No
         named[_operation(graph.nodes[node]).rpartition("/")[0]].append(node)
     found = {name: known for name in named if (known := index.by_name(name))[0]}
     rooted = {name: nodes for name, nodes in named.items() if name.startswith("/") or not name}
-    require_same_model(index.sidecar, rooted, found, lambda name: name[1:])
+    require_same_model(model.name, index.sidecar, rooted, found, lambda name: name[1:])
     by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
     for name, known in found.items():
         by_module[known] += named[name]

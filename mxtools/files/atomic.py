@@ -123,9 +123,11 @@ def _write_alone(
     target: Path, data: Path, beside: str, write: Write, write_beside: Callable[[BinaryIO], object]
 ) -> bool:
     """Write a file whose data are there already, as when a command is run again; return whether they are."""
-    if not data.is_file():
+    try:
+        opened = data.open("rb")
+    except FileNotFoundError:  # it was not there, or another process has just taken it away
         return False
-    with data.open("rb") as there, temporary(target) as (new, main):
+    with opened as there, temporary(target) as (new, main):
         status = os.fstat(there.fileno())
         try:
             write_beside(cast(BinaryIO, _Comparison(there)))

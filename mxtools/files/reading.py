@@ -20,6 +20,12 @@ from mxtools.files.weights import WeightStore, is_external, tensors_of
 
 Source = Path | IO[bytes]
 
+_ARCHIVE = b"PK\x03\x04"
+"""How a zip archive begins."""
+_BEGINNING = 64
+"""Bytes by which a text is told."""
+_SPACES = dict.fromkeys(map(ord, "\t\n\r"), " ")
+
 
 def read_model(
     source: Source, name: str, data_dir: Path | None = None, placing: bool = True
@@ -49,13 +55,23 @@ def read_model(
     return proto, weights
 
 
+def _no_model(data: Bytes, name: str) -> tuple[str, str]:
+    """Return what a file is that is no whole ONNX model, by how it begins, and what to do."""
+    first = bytes(data[:_BEGINNING])
+    if first.startswith(_ARCHIVE):
+        return f"{name} is an archive, such as PyTorch saves weights in, and no ONNX model", "give an .onnx file"
+    if first.isascii() and first.decode().translate(_SPACES).isprintable():
+        return f"{name} is a text, and no ONNX model", "give an .onnx file"
+    return f"{name} is no ONNX model, or only the beginning of one", "export it again"
+
+
 def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
     """Parse a model around its weights; return it and its skeleton, the bytes that were parsed."""
     try:
         skeleton, deferred = wire.split(data)
         proto = ModelProto.FromString(skeleton)
     except (wire.WireError, DecodeError):
-        raise InputError(f"{name} is no ONNX model, or only the beginning of one", "export it again") from None
+        raise InputError(*_no_model(data, name)) from None
     if skeleton.count(wire.REFERENCE) != deferred:
         raise InputError(f"{name} uses the name {wire.REFERENCE.decode()!r}, which is reserved", "rename it")
     if not proto.HasField("graph") or not proto.ir_version or (proto.ir_version >= 3 and not proto.opset_import):

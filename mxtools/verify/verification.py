@@ -101,8 +101,10 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
     graph does not run or has no scopes.
     """
     sidecar, values = model.sidecar, model.values
-    if not sidecar or not values:
-        raise UsageError("there is nothing to compare with", "give ⟨trace⟩ with recorded values (⟨record⟩)")
+    if not sidecar:
+        raise UsageError("there is no trace to compare with", "give ⟨trace⟩, with recorded values (⟨record⟩)")
+    if not values:
+        raise UsageError("the trace has no recorded values to compare with", "make it again with ⟨record⟩")
     model.require_tagged()
     untagged = model.annotations.call.count(None)
     if untagged:

@@ -200,17 +200,22 @@ def call_index(model: WorkingModel) -> CallIndex | None:
 
 
 def require_same_model(
-    sidecar: Sidecar, labelled: Mapping[Label, Sequence[int]], known: Container[Label], text: Callable[[Label], str]
+    name: str,
+    sidecar: Sidecar,
+    labelled: Mapping[Label, Sequence[int]],
+    known: Container[Label],
+    text: Callable[[Label], str],
 ) -> None:
     """Raise InputError where a trace is of another model: it does not have most of the modules that nodes name.
 
-    `labelled` are the nodes by what they name, `known` the names that the trace has, `text` writes one for the message.
+    `name` is the graph's; `labelled` are the nodes by what they name, `known` the names that the trace has; `text`
+    writes one for the message.
     """
     unknown = [label for label in labelled if label not in known]
     if sum(len(labelled[label]) for label in unknown) > OTHER_MODEL_SHARE * sum(map(len, labelled.values())):
         raise InputError(
-            f"the sidecar is of another model: {sidecar.model.class_name} has no module {text(unknown[0])!r}, "
-            "which nodes of this graph name",
+            f"the sidecar is of another model than {name}: {sidecar.model.class_name} has no module "
+            f"{text(unknown[0])!r}, which nodes of the graph name",
             "trace the model that was exported",
         )
 

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.request
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import transformers
+from huggingface_hub import constants, is_offline_mode
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import SUPPORTED_TASKS
 
-from mxtools.errors import UsageError
+from mxtools.errors import InputError, UsageError
+
+SECONDS = 5
+"""How long the hub may take to answer."""
 
 
 def load(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
-    """Return a model in evaluation mode, of the task's class or, without a task, of the config's architecture."""
-    config = AutoConfig.from_pretrained(spec, trust_remote_code=trust_remote_code)
+    """Return a model in evaluation mode, of the task's class or, without a task, of the config's architecture.
+
+    Raises InputError where the hub is needed and cannot be reached.
+    """
+    is_cut_off = not Path(spec).is_dir() and not _is_hub_reachable()
+    try:
+        return _loaded(spec, task, trust_remote_code=trust_remote_code, local_files_only=is_cut_off)
+    except OSError:
+        if not is_cut_off:
+            raise
+        raise InputError(
+            f"the hub cannot be reached, and {spec} is not in its cache", "check the network, or give a folder"
+        ) from None
+
+
+def _is_hub_reachable() -> bool:
+    """Return whether the hub answers; the library itself finds out after half a minute of attempts."""
+    if is_offline_mode():
+        return False
+    if urllib.request.getproxies():  # which reaches what this process does not
+        return True
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _loaded(spec: str, task: str | None, **options: bool) -> nn.Module:
+    config = AutoConfig.from_pretrained(spec, **options)
     classes: list[Any] = [AutoModel]
     if task:
         classes = list(_task(task))
     elif named := [getattr(transformers, name, None) for name in config.architectures or ()][:1]:
         classes = [*filter(None, named), AutoModel]
-    model = classes[0].from_pretrained(spec, config=config, trust_remote_code=trust_remote_code)
+    model = classes[0].from_pretrained(spec, config=config, **options)
     assert isinstance(model, nn.Module)
     return model.eval()
 

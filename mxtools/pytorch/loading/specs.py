@@ -53,9 +53,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
     if not Path(spec).is_dir() and (
         Path(spec).exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec)
     ):
-        raise InputError(
-            f"there is no model {spec!r}", "give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME"
-        )
+        raise _no_model(Path(spec))
     if Path(spec).is_dir():
         note_reads(file for file in Path(spec).iterdir() if any(map(file.match, _READ)))
     with quiet():
@@ -69,6 +67,28 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             raise InputError(
                 f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error
+
+
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl")
+
+
+def _no_model(path: Path) -> InputError:
+    """Return the error for a path that is no MODEL, with what to do about a file of its kind."""
+    if not path.exists():
+        return InputError(
+            f"there is no model {str(path)!r}",
+            "give a Hugging Face folder or hub id, FILE.py:NAME or package.module:NAME",
+        )
+    if path.suffix == ".py":
+        return InputError(f"{path} is a file of models", f"say which one: {path}:NAME")
+    if path.suffix == ".onnx":
+        return InputError(f"{path} is an ONNX graph already, and no PyTorch model", "⟨tag⟩ on it")
+    if path.suffix in _WEIGHTS:
+        return InputError(
+            f"{path} holds weights, and no model",
+            "write a FILE.py that makes the model and loads them, and give FILE.py:NAME",
+        )
+    return InputError(f"{path} is no model", "give a Hugging Face folder or hub id, or FILE.py:NAME")
 
 
 def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  # noqa: ANN401
