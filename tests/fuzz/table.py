@@ -61,12 +61,12 @@ KEEPING = (
     *(f"run m.onnx -p {name} -o {WRITTEN}" for name in names() if name not in _NEEDING),
     *(f"run m.onnx -p {steps} -o {WRITTEN}" for steps in _STEPS),
     f"run m.onnx -p project-values,find-equal,move-to-operations --trace r.json -o {WRITTEN}",
-    f"run m.onnx -p filter{{scope=.}},carry -o {WRITTEN}",
     f"run m.onnx -s auto --trace t.json -o {WRITTEN}",
 )
 """The model that they write computes what the first one named computes."""
 
 CUTTING = (
+    f"run m.onnx -p filter{{scope=.}},carry -o {WRITTEN}",
     f"filter m.onnx --scope SCOPE -o {WRITTEN}",
     f"filter m.onnx --scope SCOPE -o {WRITTEN} --verify",
     f"filter m.onnx --scope SCOPE --scope SCOPE -o {WRITTEN} --auxiliary all",
