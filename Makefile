@@ -7,7 +7,7 @@ SECONDS ?= 60
 PROCESSES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs pictures fuzz bench release clean
+.PHONY: help setup demo test check format docs site pictures fuzz bench release clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -42,6 +42,9 @@ format: setup  ## format the code
 
 docs: setup  ## write the generated parts of docs/
 	$(BIN)/python -m docs.generate
+
+site: setup  ## build the documentation site in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 pictures: setup  ## make the pictures of docs/ from real runs
 	$(BIN)/python -m docs.pictures

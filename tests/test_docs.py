@@ -18,7 +18,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces import sidecar
 from tests.support.commands import mx, shell
-from tests.support.pages import blocks
+from tests.support.pages import blocks, script
 from tests.support.paths import ENVIRONMENT, ROOT
 from tests.support.shared_models import Build, SharedFolder
 
@@ -51,14 +51,34 @@ def test_sidecars_fit_the_committed_schema(built: Build) -> None:
 
 
 def test_readme_runs_from_an_empty_folder(tmp_path: Path) -> None:
-    script = "\n".join(["set -eu", *blocks("README.md", "sh"), "cat > use.py <<'END'", *blocks("README.md", "python")])
-    done = shell(script + "\nEND\npython use.py\n", tmp_path)
+    done = shell(script("README.md"), tmp_path)
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
     assert "encoder.layer.3 BertLayer" in said
     line = [ROOT / "examples" / "compare.py", "bert", "encoder.layer.0", "layer0.onnx", "bert.tagged.onnx"]
     done = subprocess.run([sys.executable, *line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+HOW_TO = ("wrong-module", "keep-a-module-out", "cut-a-layer", "slow-module", "somebody-elses", "ci")
+
+
+@pytest.mark.model
+def test_tutorial_and_how_tos_run_one_after_the_other(tmp_path: Path) -> None:
+    pages = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+    named = [page for name in HOW_TO for page in pages if name in page.name]
+    assert sorted(named) == pages
+    for page in (ROOT / "docs" / "tutorial.md", *named):
+        done = shell(script(str(page.relative_to(ROOT))), tmp_path)
+        assert done.returncode == 0, (page.name, done.stderr.decode())
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", tmp_path / "site"]
+    environment = {**ENVIRONMENT, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "site" / "tutorial.html").exists()
 
 
 def test_what_survives_runs(built: Build, tmp_path: Path) -> None:
