@@ -32,17 +32,17 @@ def _cache(folder: str) -> Any:
 
 Source = Annotated[str, Argument(metavar="[ONNX]", help="ONNX file; '-' or nothing is stdin.", show_default=False)]
 Output = Annotated[
-    str, Option("--output", "-o", metavar="FILE", help="Where to write; '-' or nothing is stdout.", show_default=False)
+    str, Option("--output", "-o", metavar="FILE", help="File to write; '-' or nothing is stdout.", show_default=False)
 ]
 DataDir = Annotated[
     Path | None,
     Option(
         metavar="DIR",
-        help="Folder of the external data, where it is not the model's own (on pipes: the working directory).",
+        help="Folder of the external data; by default the model's folder, on pipes the working directory.",
     ),
 ]
-Json = Annotated[bool, Option("--json", help="Give the report as JSON on stdout.")]
-Markdown = Annotated[bool, Option("--markdown", help="Give the table as Markdown.")]
+Json = Annotated[bool, Option("--json", help="Write the report as JSON to stdout.")]
+Markdown = Annotated[bool, Option("--markdown", help="Write the table as Markdown.")]
 Inputs = Annotated[
     Path | None,
     Option("--inputs", metavar="FILE", help="Inputs to run the graph on: .npz, .safetensors or .json."),
@@ -54,7 +54,7 @@ Cache = Annotated[
         metavar="DIR",
         envvar="MX_CACHE",
         parser=_cache,
-        help="Keep traces and raw exports here, and take those of the same model, inputs and versions.",
+        help="Keep traces and exports in this folder, and reuse them for the same model, inputs and versions.",
     ),
 ]
 Priority = Annotated[
@@ -62,21 +62,22 @@ Priority = Annotated[
     Option(
         "--priority",
         metavar="coverage|speed|fidelity|compatibility",
-        help="What matters most: evidence on every node, time, modules that return what PyTorch's do, other tools.",
+        help="What matters most: evidence for all nodes, speed, modules that return what PyTorch's do, or other tools.",
     ),
 ]
 StrategyName = Annotated[
-    str, Option("--strategy", "-s", metavar="NAME", help="Whose passes to run; `mx strategies` lists them.")
+    str,
+    Option("--strategy", "-s", metavar="NAME", help="Strategy whose passes come first; `mx strategies` lists them."),
 ]
 Depth = Annotated[
-    int | None, Option(min=0, metavar="N", help="Show so many levels below the root.", show_default=False)
+    int | None, Option(min=0, metavar="N", help="Number of levels to show below the root.", show_default=False)
 ]
 Plot = Annotated[
-    Path | None, Option("--plot", metavar="FILE", help="Also make a picture, .png or .svg.", show_default=False)
+    Path | None, Option("--plot", metavar="FILE", help="Also draw a picture: .png or .svg.", show_default=False)
 ]
 Static = Annotated[
     bool,
-    Option("--static", help="Keep all axes static; else those of batch and sequence vary in Hugging Face models."),
+    Option("--static", help="Keep all axes static; by default batch and sequence are dynamic in Hugging Face models."),
 ]
 Trace = Annotated[str | None, Option("--trace", metavar="SIDECAR", help="Sidecar that `mx trace` wrote.")]
 
@@ -143,17 +144,26 @@ def load(
     ] = None,
     task: Annotated[
         str | None,
-        Option(metavar="TASK", help="Hugging Face task that picks the class, else the config's architecture."),
+        Option(
+            metavar="TASK", help="Hugging Face task that picks the model's class; by default the configuration does."
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool, Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
     module: Annotated[
-        str, Option(metavar="PATH", help="Take this part of the model, with what the whole calls it with: encoder.")
+        str,
+        Option(
+            metavar="PATH",
+            help="Take only this part of the model, with the inputs that the whole model gives it: encoder.",
+        ),
     ] = "",
     with_past: Annotated[
         bool,
-        Option("--with-past", help="Take a decoder's step with a cache: past_key_values.N.key in, present.N.key out."),
+        Option(
+            "--with-past",
+            help="Take one step of a decoder with its cache: past_key_values.N.key in, present.N.key out.",
+        ),
     ] = False,
 ) -> Any:
     """Return the `Subject` of a model spec, the module with its inputs; UsageError if PyTorch is not installed."""

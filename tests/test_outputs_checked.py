@@ -19,6 +19,7 @@ pathlib.Path("loaded").write_text("")
 raise RuntimeError("it was loaded")
 """
 REFUSED = {
+    ("demo", "--output"): "-o {missing}",
     ("trace", "--output"): "model.py:x -o {missing}",
     ("export", "--output"): "model.py:x -o {missing}",
     ("export", "--log"): "model.py:x -o out.onnx --log {missing}",

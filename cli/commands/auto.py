@@ -19,39 +19,44 @@ if TYPE_CHECKING:
 @takes_model
 def command(
     load: Any,
-    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="The tagged ONNX file to write.")],
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="Tagged ONNX file to write.")],
     priority: Priority = "coverage",
-    primary: Annotated[str, Option(metavar="NAME", help="The strategy to begin with, else the one that suits.")] = "",
-    fallback: Annotated[
-        list[str] | None, Option(metavar="NAME", help="What to try where that fails; may be given several times.")
-    ] = None,
+    primary: Annotated[
+        str, Option(metavar="NAME", help="Strategy to try first; by default the one that suits the model.")
+    ] = "",
+    fallback: Annotated[list[str] | None, Option(metavar="NAME", help="Strategy to try if that fails.")] = None,
     verify: Annotated[
-        bool, Option("--verify", help="Take only what returns what PyTorch returns; measure that for each module.")
+        bool,
+        Option("--verify", help="Accept only a model that returns what PyTorch returns; measure this for each module."),
     ] = False,
     min_quality: Annotated[
         float,
-        Option(min=0, max=1, help="Least share of nodes with direct evidence; with --verify least round trip rate."),
+        Option(
+            min=0, max=1, help="Smallest share of nodes with direct evidence; with --verify, smallest round trip rate."
+        ),
     ] = 0.0,
     optimize: Annotated[
         str | None,
         Option(
-            metavar="onnxscript|onnxslim|ort-basic", help="What optimises the tagged graph, else as the strategy says."
+            metavar="onnxscript|onnxslim|ort-basic", help="Optimiser for the tagged graph; by default the strategy's."
         ),
     ] = None,
-    opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
+    opset: Annotated[
+        int | None, Option(help="Version of the ONNX operator set; by default the exporter's choice.")
+    ] = None,
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
     ] = None,
     static: Static = False,
     report: Annotated[
-        Path | None, Option(metavar="FILE", help="Where to write what was tried and measured: .json or .md.")
+        Path | None, Option(metavar="FILE", help="File for what was tried and measured: .json or .md.")
     ] = None,
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """Probes the model, exports it by the strategy that suits it, tags it, and checks the result in ONNX Runtime.
+    """Tries the model, exports it by the strategy that suits it, tags it, and checks the result in ONNX Runtime.
 
-    What fails is followed by the next strategy; the report says what was tried and why.
+    If a strategy fails, the next one is tried. The report says what was tried, and why.
 
     Example: mx auto ./bert -o bert.tagged.onnx --verify --report bert.report.md
     """

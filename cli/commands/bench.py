@@ -21,15 +21,15 @@ COLUMNS = ("model", "strategy", "seconds", "peak MB", "nodes", "direct", "roots"
 
 def command(
     models: Annotated[list[str], Argument(metavar="MODEL…", help="As for `mx trace`.", show_default=False)],
-    strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, with commas between.")] = "fx,htp,usage",
-    rounds: Annotated[int, Option(min=1, help="How often; the fastest counts.")] = 1,
-    task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the class.")] = None,
+    strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, separated by commas.")] = "fx,htp,usage",
+    rounds: Annotated[int, Option(min=1, help="Number of rounds; the fastest one counts.")] = 1,
+    task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the model's class.")] = None,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time and memory of tracing, exporting and tagging; what the tags are founded on; and the module round trip.
+    """Shows time and memory of tracing, exporting and tagging, the evidence for the tags, and the module round trip.
 
-    Then, for every two strategies, on how many tensors of the trace they agree whose they are.
+    Then shows, for every two strategies, for how many traced tensors they agree on the module.
 
     Example: mx bench ./bert ./resnet --strategies fx,htp --plot strategies.svg
     """

@@ -15,13 +15,19 @@ from ..streams import put
 
 
 def command(
-    place: Annotated[Path, Argument(metavar="DIR", envvar="MX_CACHE", help="The folder of --cache.")],
-    prune: Annotated[bool, Option("--prune", help="Remove: everything, or what the limits below leave out.")] = False,
-    days: Annotated[float | None, Option(help="With --prune: keep what was used in the last so many days.")] = None,
-    megabytes: Annotated[float | None, Option(help="With --prune: keep so much, what was used last first.")] = None,
+    place: Annotated[Path, Argument(metavar="DIR", envvar="MX_CACHE", help="Folder that was given to --cache.")],
+    prune: Annotated[
+        bool, Option("--prune", help="Remove entries: all, or all but those that --days and --megabytes keep.")
+    ] = False,
+    days: Annotated[
+        float | None, Option(help="With --prune: keep entries that were used in this many last days.")
+    ] = None,
+    megabytes: Annotated[
+        float | None, Option(help="With --prune: keep this many megabytes, the last used first.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Each entry is one model with its inputs, under the digest of its code, configuration, weights and versions.
+    """An entry is one model with its inputs. Its key is a digest of code, configuration, weights and versions.
 
     Example: mx cache ~/.cache/mx --prune --days 30
     """

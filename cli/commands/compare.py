@@ -31,19 +31,19 @@ def command(
     inputs: Inputs = None,
     tolerance: Annotated[
         float,
-        Option(min=0, metavar="RELATIVE", help="Difference of numbers, over the largest one of A, that is none yet."),
+        Option(min=0, metavar="RELATIVE", help="Largest relative difference that still counts as equal."),
     ] = 1e-5,
     as_markdown: Markdown = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Two tagged models, by module: exit status 1 where they differ, and the table has the modules that do.
+    """Ends with exit status 1 if the models differ, and lists the modules that do.
 
-    Names of nodes and tensors do not matter: nodes are compared by operator, attributes and how they are joined,
-    weights by their elements. With --inputs, or a recorded --trace, both are run, and the tensors that leave a module
+    Names of nodes and tensors do not matter. Nodes are compared by operator, attributes and connections, weights by
+    their elements. With --inputs or a recorded --trace, both models are run, and the tensors that leave each module
     are compared.
 
-    What a tool put between two modules, as a conversion, counts for the module that holds both.
+    What a tool added between two modules, such as a conversion, counts for the module that holds both.
 
     Example: mx compare bert.tagged.onnx bert.int8.onnx
     """

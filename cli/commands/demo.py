@@ -14,12 +14,12 @@ from ..options import require_torch
 
 
 def command(
-    kind: Annotated[Kind, Argument(metavar="[" + "|".join(Kind) + "]", help="What the model is.")] = Kind.BERT,
+    kind: Annotated[Kind, Argument(metavar="[" + "|".join(Kind) + "]", help="Kind of model.")] = Kind.BERT,
     output: Annotated[
-        Path | None, Option("-o", "--output", metavar="DIR", help="The folder to make, else one with the kind's name.")
+        Path | None, Option("-o", "--output", metavar="DIR", help="Folder to make; by default the kind's name.")
     ] = None,
 ) -> None:
-    """Weights are random, so it predicts nothing; its modules are those of the full-size models.
+    """The weights are random, so it predicts nothing. Its modules are those of the full-size model.
 
     Example: mx demo bert && mx trace ./bert -o bert.trace.json
     """

@@ -26,20 +26,24 @@ def command(
     load: Any,
     output: Output = "-",
     exporter: Annotated[
-        Exporter, Option(metavar="auto|torchscript|dynamo", help="auto: dynamo, and torchscript where that fails.")
+        Exporter, Option(metavar="auto|torchscript|dynamo", help="auto is dynamo, or torchscript if that fails.")
     ] = Exporter.AUTO,
-    opset: Annotated[int | None, Option(help="Version of ONNX's operators, else the exporter's choice.")] = None,
+    opset: Annotated[
+        int | None, Option(help="Version of the ONNX operator set; by default the exporter's choice.")
+    ] = None,
     dynamic: Annotated[
         list[str] | None, Option(metavar="NAME=AXIS[:SYMBOL],…", help="Dynamic axes of an input.")
     ] = None,
     static: Static = False,
-    keep_modules: Annotated[bool, Option("--keep-modules", help="Fold nothing across modules.")] = False,
-    log: Annotated[Path | None, Option(metavar="FILE", help="Where to write all that the exporters say.")] = None,
+    keep_modules: Annotated[
+        bool, Option("--keep-modules", help="Do not merge modules, such as a convolution and its BatchNorm.")
+    ] = False,
+    log: Annotated[Path | None, Option(metavar="FILE", help="File for everything that the exporters print.")] = None,
     data_dir: DataDir = None,
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """The inputs are the same as those of `mx trace` with the same options.
+    """The inputs are those that `mx trace` makes with the same options.
 
     Example: mx export ./bert -o bert.onnx
     """

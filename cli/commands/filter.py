@@ -20,11 +20,12 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """The result holds the selected nodes and the constants and shape chains that they need, and loads in ONNX Runtime.
+    """The result has the selected nodes, and the constants and shape computations that they need.
 
-    A scope selects one call of a module and all below it; '*' matches within a level, '**' across levels.
+    A scope selects one call of a module and everything in it. '*' matches within a level, '**' across levels.
 
-    With --verify the part and the whole model are run, on recorded, given (--inputs) or made inputs, and compared.
+    With --verify, the part and the whole model are run and compared. The inputs are recorded, given (--inputs) or
+    made.
 
     Example: mx filter bert.tagged.onnx --scope 'encoder.layer.0' -o layer0.onnx
     """

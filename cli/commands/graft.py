@@ -12,12 +12,14 @@ from ..streams import check_output, is_pipe
 
 Part = Annotated[
     str | None,
-    Argument(metavar="PART", help="ONNX file of the part; '-' is stdin. Alone, it goes into the model on stdin."),
+    Argument(
+        metavar="PART", help="ONNX file of the part; '-' is stdin. If it is the only file, the model comes from stdin."
+    ),
 ]
 
 
 Verify = Annotated[
-    bool, Option("--verify", help="Run the model without and with the part, and fail where they differ (exit 1).")
+    bool, Option("--verify", help="Run the model without and with the part; end with exit status 1 if they differ.")
 ]
 
 
@@ -31,14 +33,14 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """PART is what `mx filter` cut out of the model, meanwhile optimised, quantised or rewritten by any tool.
+    """PART is what `mx filter` cut out of the model, and what any tool has since optimised, quantised or rewritten.
 
-    Its place is told by the names of its inputs and outputs, which must be tensors of the model, of the same types.
-    What did not change stays as it is; new nodes without a scope get that of what they replace.
+    The names of its inputs and outputs tell where it belongs. They must be tensors of the model, of the same types.
+    What did not change stays as it is. New nodes without a scope get the scope of what they replace.
 
-    With --verify the model is run without and with the part, on recorded, given (--inputs) or made inputs, and what
-    both make is compared, up to what half precision and small integers cost. A part of which another module makes an
-    input or output in the model is refused.
+    With --verify, the model is run without and with the part, and the outputs are compared. The inputs are recorded,
+    given (--inputs) or made. Small differences, as of half precision or int8, are allowed. A part is refused if other
+    modules make its inputs or outputs.
 
     Example: mx graft bert.tagged.onnx layer0.int8.onnx --verify -o bert.mixed.onnx
     """

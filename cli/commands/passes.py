@@ -11,7 +11,7 @@ from ..streams import put
 
 
 def command(json: Json = False) -> None:
-    """They are run by `mx run -p`; `mx tag` and `mx filter` are pipelines of them.
+    """`mx run -p` runs them. `mx tag` and `mx filter` are pipelines of them.
 
     Example: mx passes
     """

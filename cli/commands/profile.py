@@ -25,24 +25,24 @@ COLUMNS = ("module", "class", "µs", "share", "own µs", "kernels")
 
 def command(
     source: Source = "-",
-    runs: Annotated[int, Option(min=1, help="Runs, of which each kernel's median time is taken.")] = 20,
+    runs: Annotated[int, Option(min=1, help="Number of runs; the median time of each kernel counts.")] = 20,
     level: Annotated[
-        Level, Option(metavar="none|basic|extended|all", help="How far ONNX Runtime optimises the graph.")
+        Level, Option(metavar="none|basic|extended|all", help="How far ONNX Runtime optimises the graph first.")
     ] = Level.ALL,
-    threads: Annotated[int, Option(min=0, help="Threads of one operator; 0 is ONNX Runtime's own choice.")] = 0,
+    threads: Annotated[int, Option(min=0, help="Threads for one operator; 0 is ONNX Runtime's choice.")] = 0,
     provider: Annotated[
-        list[str] | None, Option(metavar="NAME", help="Execution provider, in the order of preference.")
+        list[str] | None, Option(metavar="NAME", help="Execution provider; the first one is preferred.")
     ] = None,
     from_profile: Annotated[
         list[Path] | None,
         Option(
             metavar="FILE",
-            help="Run nothing: read ONNX Runtime's profile, TensorRT's profile (and another FILE with its layers), or "
+            help="Run nothing, and read a profile: ONNX Runtime's, TensorRT's (and another FILE with its layers), or "
             "OpenVINO's counters.",
         ),
     ] = None,
     against: Annotated[
-        Path | None, Option(metavar="REPORT", help="Compare with what `mx profile --json` wrote before.")
+        Path | None, Option(metavar="REPORT", help="Earlier report of `mx profile --json` to compare with.")
     ] = None,
     depth: Depth = None,
     plot: Plot = None,
@@ -51,11 +51,11 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Runs the model in ONNX Runtime, on recorded (--trace), given (--inputs) or made inputs, with its profiler.
+    """Runs the model in ONNX Runtime with its profiler. The inputs are recorded (--trace), given (--inputs) or made.
 
-    The time of a module is that of its own kernels and of those of the modules in it. A kernel that does the work of
-    several modules, as optimisers fuse them, is the own one of what holds them all. What cannot be attributed has a
-    row of its own.
+    A module's time is the time of its own kernels and of the kernels of the modules in it. A fused kernel that does
+    the work of several modules counts for the module that holds them all. What belongs to no module has a row of its
+    own.
 
     Example: mx profile bert.tagged.onnx --depth 3
     """

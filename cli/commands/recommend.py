@@ -16,11 +16,11 @@ from ..streams import put
 def command(
     load: Any,
     priority: Priority = "coverage",
-    limit: Annotated[float, Option(metavar="SECONDS", help="How long probing may take.")] = 600.0,
+    limit: Annotated[float, Option(metavar="SECONDS", help="Longest time to try exporters.")] = 600.0,
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """Probes the model: traces it, tries the exporters that the priority asks for, and compares what they compute.
+    """Traces the model, tries the exporters that the priority asks for, and compares what they compute.
 
     Example: mx recommend ./bert --priority fidelity
     """

@@ -27,7 +27,9 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """The result is the same, to the byte, as with one process for each pass. With -s a strategy's passes come first.
+    """The result is the same, to the byte, as with one process for each pass.
+
+    With -s, the passes of a strategy come first.
 
     Example: mx run bert.onnx --trace bert.trace.json -o layer0.onnx
     -p 'project-names,resolve-auxiliary,filter{scope=encoder.layer.0}'

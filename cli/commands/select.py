@@ -23,19 +23,17 @@ def command(
             "--format",
             "-f",
             metavar="|".join(Format),
-            help="Names of nodes or of the tensors that they make, one a line, or JSON for a tool.",
+            help="Names of nodes, or of the tensors that they make, one a line; or JSON for a tool.",
         ),
     ] = Format.NAMES,
-    device: Annotated[
-        str, Option(metavar="NAME", help="What layer-annotation assigns the selected nodes to: cpu, gpu, npu, cuda ….")
-    ] = "cpu",
+    device: Annotated[str, Option(metavar="NAME", help="Device for layer-annotation: cpu, gpu, npu, cuda ….")] = "cpu",
     data_dir: DataDir = None,
 ) -> None:
-    """Tools that know no modules are told the nodes of those that they are to leave alone.
+    """Many tools know only node names. This writes the names of a module's nodes, for the tool to leave them alone.
 
-    ort-quant, float16 and nncf are arguments of ONNX Runtime's quantisers, of float16 converters and of NNCF's
-    IgnoredScope; olive is a pass of a workflow; layer-annotation has the metadata of nodes and the option of a session
-    by which ONNX Runtime assigns them to a device.
+    ort-quant, float16 and nncf are arguments for ONNX Runtime's quantisers, float16 converters and NNCF's
+    IgnoredScope. olive is a pass of a workflow. layer-annotation has the metadata and the session option by which
+    ONNX Runtime assigns nodes to a device.
 
     Example: mx select bert.tagged.onnx --scope 'encoder.layer.0' --format ort-quant
     """

@@ -15,41 +15,41 @@ Names = list[str] | None
 
 
 def command(
-    folder: Annotated[Path, Option("--dir", "-d", metavar="DIR", help="Folder to write to, made if need be.")],
+    folder: Annotated[
+        Path, Option("--dir", "-d", metavar="DIR", help="Folder to write to; made if it does not exist.")
+    ],
     source: Source = "-",
-    each: Annotated[Names, Option(metavar="GLOB", help="Scopes: the outermost calls that match are parts.")] = None,
+    each: Annotated[Names, Option(metavar="GLOB", help="Scope, as a glob: each outermost match is a part.")] = None,
     depth: Annotated[
         int | None,
         Option(
             min=1,
             metavar="N",
-            help="The calls N levels below the root are parts, and leaves above that.",
+            help="Each module N levels below the root is a part.",
             show_default=False,
         ),
     ] = None,
     class_: Annotated[
-        Names, Option("--class", metavar="NAME", help="The outermost calls of modules of this class are parts.")
+        Names, Option("--class", metavar="NAME", help="Each outermost module of this class is a part.")
     ] = None,
-    exclude: Annotated[Names, Option(metavar="GLOB", help="Scopes to leave to the rest.")] = None,
+    exclude: Annotated[Names, Option(metavar="GLOB", help="Scope to leave in the rest, as a glob.")] = None,
     verify: Annotated[
-        bool, Option("--verify", help="Run the parts and the whole model, and fail where they differ.")
+        bool, Option("--verify", help="Run the parts and the whole model; end with exit status 1 if they differ.")
     ] = False,
-    shape: Annotated[
-        Names, Option(metavar="NAME=SIZE,…", help="Shape of a tensor of which it cannot be inferred.")
-    ] = None,
+    shape: Annotated[Names, Option(metavar="NAME=SIZE,…", help="Shape of a tensor, if it cannot be inferred.")] = None,
     type_: Annotated[
-        Names, Option("--type", metavar="NAME=TYPE", help="Element type of a tensor of which it cannot be inferred.")
+        Names, Option("--type", metavar="NAME=TYPE", help="Element type of a tensor, if it cannot be inferred.")
     ] = None,
     trace: Trace = None,
     inputs: Inputs = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """All parts, run in the order of DIR/manifest.json, compute what the whole model does.
+    """The parts, run in the order of DIR/manifest.json, compute what the whole model computes.
 
     What no selected module covers becomes parts too. Weights that several parts share are written once.
 
-    Files in DIR that an earlier split wrote are replaced, others are left alone.
+    Files that an earlier split wrote to DIR are replaced. Other files are left alone.
 
     Example: mx split bert.tagged.onnx --each 'encoder.layer.*' -d parts
     """

@@ -8,7 +8,7 @@ from ..streams import put
 
 
 def command(json: Json = False) -> None:
-    """`mx tag --strategy NAME` and `mx auto` run them; yours go into mxtools.toml or pyproject.toml.
+    """`mx tag --strategy NAME` and `mx auto` run them. Put your own into mxtools.toml or pyproject.toml.
 
     Example: mx strategies
     """

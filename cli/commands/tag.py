@@ -25,7 +25,7 @@ def command(
     output: Output = "-",
     trace: Trace = None,
     previous: Annotated[
-        str | None, Option("--from", metavar="TAGGED", help="The tagged model that a tool made this one from.")
+        str | None, Option("--from", metavar="TAGGED", help="Tagged model from which a tool made this one.")
     ] = None,
     inputs: Inputs = None,
     strategy: Annotated[
@@ -34,26 +34,30 @@ def command(
             "--strategy",
             "-s",
             metavar="NAME",
-            help="Whose passes to run, else those of auto, with --from those of previous; `mx strategies` lists all.",
+            help="Strategy; by default auto, with --from previous. `mx strategies` lists all.",
         ),
     ] = "",
-    strict: Annotated[bool, Option("--strict", help="Fail (exit 1) when nothing is known of a node.")] = False,
+    strict: Annotated[
+        bool, Option("--strict", help="End with exit status 1 if nothing is known about a node.")
+    ] = False,
     explain: Annotated[
         list[str] | None,
-        Option("--explain", metavar="NODE", help="Show what each source says of a node, and which pass decided."),
+        Option("--explain", metavar="NODE", help="Show what each source says about a node, and which pass decided."),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Each node gets its scope, tag and evidence in its metadata; nothing else of the model changes unless asked for.
+    """The scope, the tag and the evidence go into the metadata of each node.
 
-    With --from, tensors whose names the tool gave to something else, as quantisers do with that of a Relu's result, get
-    back the names that they had.
+    Nothing else in the model changes unless you ask for it.
 
-    With --trace the hierarchy is the traced model's, and where that was recorded (mx trace --record), or with --inputs,
-    values are evidence too. Without, the hierarchy is what the file itself tells.
+    With --trace, the modules are those of the traced PyTorch model. Recorded values (mx trace --record), or --inputs,
+    are used as evidence too. Without --trace, the file's own metadata and names are used.
 
-    Copies of the tags that a file has in other places (--doc-string, --rename ...) are evidence, and stay up to date.
+    With --from, tags are carried over from the model that a tool was given. Tensors whose names the tool gave to
+    something else, as quantisers do, get their old names back.
+
+    Copies of the tags in other places (--doc-string, --rename and so on) are read as evidence, and kept up to date.
 
     Example: mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
     """

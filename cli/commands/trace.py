@@ -18,12 +18,15 @@ def command(
     load: Any,
     output: Output = "-",
     record: Annotated[
-        bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside it.")
+        bool, Option("--record", help="Also write the values of all calls, to a .safetensors file beside the sidecar.")
     ] = False,
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """The sidecar is JSON: the modules with their weights, and their calls in order with what went in and came out.
+    """The sidecar is a JSON file.
+
+    It lists the modules with their weights, and every call in order: who made it, and the shapes of what went in and
+    came out.
 
     Example: mx trace ./bert -o bert.trace.json
     """

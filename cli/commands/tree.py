@@ -30,22 +30,24 @@ def command(
         Key | None,
         Option(
             metavar="nodes|parameters|bytes|multiply-adds",
-            help="Siblings with the most of this first, else in the order of the graph.",
+            help="Sort siblings by this, largest first; by default in the order of the graph.",
         ),
     ] = None,
     fold: Annotated[
-        bool, Option("--fold/--no-fold", help="Show siblings that hold the same once, with the numbers of one of them.")
+        bool, Option("--fold/--no-fold", help="Show equal siblings as one line, with the numbers of one of them.")
     ] = True,
-    csv_: Annotated[bool, Option("--csv", help="Give all calls as CSV, a line each.")] = False,
+    csv_: Annotated[bool, Option("--csv", help="Write all calls as CSV, one a line.")] = False,
     markdown: Markdown = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Each line is a call of a module, with all below it.
+    """Each line is one call of a module, and counts everything in it.
 
-    Nodes; elements and bytes of the weights that they use, each once; multiply-adds of convolutions and matrix
-    products, '≥' where shapes of some are not known; what the scopes of how many nodes rest on; operators. With
-    selectors only the nodes count that `mx filter` would select.
+    The columns: nodes; parameters and bytes of the weights that they use, each weight once; multiply-adds of
+    convolutions and matrix products ('≥' where some shapes are unknown); the evidence for the scopes, by share of
+    nodes; and the operators.
+
+    With selectors, only nodes that `mx filter` would select are counted.
 
     Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
     """

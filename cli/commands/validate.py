@@ -26,19 +26,19 @@ def command(
     source: Source = "-",
     trace: Trace = None,
     repair: Annotated[
-        bool, Option("--repair", help="Mend what is mechanical, write the model, and check that one.")
+        bool, Option("--repair", help="Repair what can be repaired, write the model, and check the result.")
     ] = False,
     output: Output = "-",
-    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="How to report.")] = "text",
+    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="Format of the report.")] = "text",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Checks the model (valid ONNX, types agree, ONNX Runtime loads it), its tags, and a trace and the model together.
+    """Checks the model (valid ONNX, consistent types, loads in ONNX Runtime), its tags, and whether the trace fits.
 
-    The trace is that of --trace, else the one in the model.
+    The trace is the one given by --trace, or the one in the model.
 
-    Each finding has a rule, the node and its scope, the reason and what to do. Ends with 1 where one is an error.
-    --json is --format json; sarif is what CI services annotate from.
+    Each finding has a rule, a node and its scope, a reason and a remedy. Ends with exit status 1 if there is an
+    error. --json is the same as --format json. CI services show findings in the format sarif.
 
     Example: mx validate bert.tagged.onnx --trace bert.trace.json
     """

@@ -21,21 +21,25 @@ def command(
     trace: Trace,
     source: Source = "-",
     isolate: Annotated[
-        bool, Option("--isolate", help="Also run each module alone, fed what PyTorch's was: its own error.")
+        bool, Option("--isolate", help="Also run each module alone, on the inputs of PyTorch's module: its own error.")
     ] = False,
     tolerance: Annotated[
         float | None,
         Option(
             min=0,
             metavar="RELATIVE",
-            help="Error, over the largest value, that is right still; else 0.001, with weights in half precision 0.02, "
-            "in small integers 0.1.",
+            help="Largest relative error that still counts as equal; by default 0.001, for half precision 0.02, for "
+            "int8 and smaller 0.1.",
             show_default=False,
         ),
     ] = None,
     fail_over: Annotated[
         float | None,
-        Option(min=0, metavar="RELATIVE", help="Fail (exit 1) above this error, else above the tolerance."),
+        Option(
+            min=0,
+            metavar="RELATIVE",
+            help="End with exit status 1 above this relative error; by default above the tolerance.",
+        ),
     ] = None,
     depth: Depth = None,
     plot: Plot = None,
@@ -44,8 +48,8 @@ def command(
 ) -> None:
     """Runs without PyTorch, on the inputs and values that `mx trace --record` wrote.
 
-    The file may be optimised or quantised, if its nodes have scopes. The first wrong module is the one that made the
-    first wrong tensor; those after it are wrong mostly for its sake, which --isolate tells.
+    The file may be optimised or quantised, as long as its nodes have scopes. An error spreads to the modules that
+    come after. Use --isolate to see the error that each module makes by itself.
 
     Example: mx verify bert.int8.onnx --trace bert.trace.json --isolate
     """

@@ -22,27 +22,31 @@ if TYPE_CHECKING:
 def command(
     source: Source = "-",
     output: Output = "-",
-    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="What to write.")] = "html",
+    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="Format.")] = "html",
     metric: Annotated[
         list[Path] | None,
         Option(metavar="FILE", help='Colours: JSON with numbers by scope, {"time": {"encoder.layer.0": 0.12}}.'),
     ] = None,
     depth: Annotated[
         int | None,
-        Option(min=1, metavar="N", help="mermaid and dot: open so many levels of modules, else 2.", show_default=False),
+        Option(
+            min=1, metavar="N", help="For mermaid and dot: number of levels to open. [default: 2]", show_default=False
+        ),
     ] = None,
     against: Annotated[
         str | None,
-        Option(metavar="ONNX", help="model-explorer: another tagged graph of the model, to navigate both together."),
+        Option(
+            metavar="ONNX", help="For model-explorer: another tagged graph of the model, to navigate both together."
+        ),
     ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """The page needs no network: tree, graph of the open module, details, search, colours, keys (press ?).
+    """The page needs no network. It has the tree, the graph of the open module, details, search, colours and keys.
 
-    model-explorer writes its graph as JSON, or with -o FILE.onnx a copy with namespaces, and beside it node data for
+    model-explorer writes a graph as JSON, or with -o FILE.onnx a copy with namespaces. Beside it go the node data of
     each metric and, with --against, the mapping for synchronised navigation. netron writes an attachment to drop onto
-    the model; graphml nested graphs; mermaid and dot drawings without constants.
+    the model, graphml writes nested graphs, and mermaid and dot write drawings without constants.
 
     Example: mx view bert.tagged.onnx --metric bert.profile.json -o bert.html
     """

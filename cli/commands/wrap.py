@@ -38,10 +38,10 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Runs COMMAND, with files in the places of {in} and {out}, and carries the tags over as `mx tag --from` does.
+    """Runs COMMAND with file names in place of {in} and {out}, and carries the tags over as `mx tag --from` does.
 
-    No shell is used; what the tool prints goes to stderr. With --inputs values are evidence too. Files that the tool
-    writes besides {out} and its external data are gone afterwards.
+    No shell is used. What the tool prints goes to stderr. With --inputs, values are used as evidence too. Files that
+    the tool writes besides {out} and its external data are removed.
 
     Example: mx wrap bert.tagged.onnx -o bert.slim.onnx -- onnxslim {in} {out}
     """

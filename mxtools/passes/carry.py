@@ -26,11 +26,11 @@ class Carry(Pass):
     name: ClassVar[str] = "carry"
 
     doc_string: bool = option("copy tags to doc strings, which ONNX Runtime's optimiser keeps", False)
-    rename: bool = option("name nodes by scope, /encoder/layer.0/MatMul: what quantisers select by", False)
-    output_names: bool = option("name what nodes make by scope; inputs and outputs of the graph keep theirs", False)
+    rename: bool = option("name nodes by scope, /encoder/layer.0/MatMul, for tools that select by name", False)
+    output_names: bool = option("name tensors by scope; inputs and outputs of the graph keep their names", False)
     embed_trace: bool = option("put the trace into the model, where later commands find it", False)
     namespace: bool = option("write the namespaces that Model Explorer reads", False)
-    layer_annotation: bool = option("write the scopes where ONNX Runtime reads them, layer_ann", False)
+    layer_annotation: bool = option("write the scopes to layer_ann, where ONNX Runtime reads them", False)
 
     def apply(self, model: WorkingModel) -> None:
         """Write the copies that are asked for, and those that the model, or the one that it was made from, already has.

@@ -18,13 +18,15 @@ class Filter(Pass):
 
     name: ClassVar[str] = "filter"
 
-    scope: tuple[str, ...] = option("scopes: a glob selects itself and all below it; '.' is everything", (), "GLOB")
-    tag: tuple[str, ...] = option("tags: a glob, '/BertModel/**/BertAttention'", (), "GLOB")
-    class_: tuple[str, ...] = option("class names: 'BertAttention'", (), "NAME")
-    op: tuple[str, ...] = option("of what is selected, only these operators", (), "TYPE")
-    exclude: tuple[str, ...] = option("scopes to leave out: a glob", (), "GLOB")
-    from_tensor: tuple[str, ...] = option("only what depends on these tensors, which become inputs", (), "NAME")
-    to_tensor: tuple[str, ...] = option("only what these tensors depend on, which become the outputs", (), "NAME")
+    scope: tuple[str, ...] = option(
+        "scope of a module, as a glob; selects everything in it, '.' the whole model", (), "GLOB"
+    )
+    tag: tuple[str, ...] = option("tag, as a glob: '/BertModel/**/BertAttention'", (), "GLOB")
+    class_: tuple[str, ...] = option("class of a module: 'BertAttention'", (), "NAME")
+    op: tuple[str, ...] = option("only nodes of this operator: MatMul", (), "TYPE")
+    exclude: tuple[str, ...] = option("scope to leave out, as a glob", (), "GLOB")
+    from_tensor: tuple[str, ...] = option("begin at this tensor, which becomes an input", (), "NAME")
+    to_tensor: tuple[str, ...] = option("end at this tensor, which becomes an output", (), "NAME")
     auxiliary: Auxiliary = option(
         "constants and shape chains that the selection needs (context), all auxiliary operators that lead to it (all), "
         "or nothing besides it (none)",
@@ -34,9 +36,9 @@ class Filter(Pass):
         "inputs and outputs: the tensors of the graph, or those of the module under the names of its forward",
         Io.TENSORS,
     )
-    shape: tuple[str, ...] = option("shape of a tensor of which it cannot be inferred", (), "NAME=SIZE,…")
-    type_: tuple[str, ...] = option("element type of a tensor of which it cannot be inferred", (), "NAME=TYPE")
-    verify: bool = option("run the part and the whole model, and fail where they differ", False)
+    shape: tuple[str, ...] = option("shape of a tensor, if it cannot be inferred", (), "NAME=SIZE,…")
+    type_: tuple[str, ...] = option("element type of a tensor, if it cannot be inferred", (), "NAME=TYPE")
+    verify: bool = option("run the part and the whole model; fail if they differ", False)
 
     def apply(self, model: WorkingModel) -> FilterReport:
         """Reduce the model to the selected nodes and what they need.

@@ -20,7 +20,7 @@ class Graft(Pass):
     part: str | WorkingModel = option("ONNX file of the part; '-' is stdin", MISSING)
     data_dir: str | None = option("folder of the part's external data, where it is not the part's own")
 
-    verify: bool = option("run the model without and with the part, and fail where they differ", False)
+    verify: bool = option("run the model without and with the part; fail if they differ", False)
 
     def apply(self, model: WorkingModel) -> GraftReport:
         """Replace what the part was cut from.
