@@ -131,3 +131,12 @@ def test_command_verifies_and_says_pieces(mx: Mx, tmp_path: Path) -> None:
     done = mx("filter", tmp_path / "bad.onnx", "--scope", "m", "--verify", "-o", tmp_path / "p.onnx")
     assert done.returncode == 3
     assert not (tmp_path / "p.onnx").exists()
+
+
+def test_everything_has_nodes_without_a_scope_too() -> None:
+    model = tagged(LADDER, {"a": "m", "b": "m"})
+    before = names(model)
+    for node in model.graph.node:
+        if node.output[0] in ("c", "e"):
+            keys.replace_props(node, keys.NODE_KEYS, {})
+    assert names(cut(model, scope=(".",))) == before

@@ -17,6 +17,7 @@ from mxtools.errors import AbsentError, UsageError, suggestion
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import INDIRECT, Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.places import MAIN, Place, Places
 from mxtools.scopes.scope import ROOT, enclosing_scopes
 from mxtools.scopes.tags import class_of
@@ -165,7 +166,9 @@ def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
     """Return the nodes that do the work of some calls, also those in bodies and functions; UsageError if none does."""
     nodes = annotations.graph.nodes
-    doing = annotations.calls_with_work_of(calls)
+    doing: set[int | None] = {*annotations.calls_with_work_of(calls)}
+    if ROOT_CALL in doing:  # the whole model also has what nobody gave a scope
+        doing.add(None)
     found = {
         n
         for n, call in enumerate(annotations.call)

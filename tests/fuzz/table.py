@@ -50,6 +50,7 @@ KEEPING = (
     f"tag m.onnx -o {WRITTEN} --strict --json",
     f"tag seed.onnx -o {WRITTEN} --from m.onnx",
     f"tag m.onnx -o t.onnx {_CARRIED} && run t.onnx -p untag,project-carried -o {WRITTEN}",
+    f"run m.onnx -p filter{{scope=.}},carry -o {WRITTEN}",
     f"validate m.onnx --repair -o {WRITTEN}",
     f"validate m.onnx --repair --trace t.json -o {WRITTEN}",
     f"wrap m.onnx -o {WRITTEN} -- cp {{in}} {{out}}",
@@ -66,7 +67,6 @@ KEEPING = (
 """The model that they write computes what the first one named computes."""
 
 CUTTING = (
-    f"run m.onnx -p filter{{scope=.}},carry -o {WRITTEN}",
     f"filter m.onnx --scope SCOPE -o {WRITTEN}",
     f"filter m.onnx --scope SCOPE -o {WRITTEN} --verify",
     f"filter m.onnx --scope SCOPE --scope SCOPE -o {WRITTEN} --auxiliary all",
