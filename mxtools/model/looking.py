@@ -88,7 +88,7 @@ class LookingModel(WorkingModel):
         outputs: Sequence[str] | None = None,
         providers: Sequence[str] | None = None,
     ) -> dict[str, Value]:
-        """Run the model in ONNX Runtime; return its outputs, or those that are named, as numpy arrays by name.
+        """Run the model in ONNX Runtime; return its outputs, or some of them by name, as numpy arrays by name.
 
         Types that numpy lacks go in and come out as wider ones: bfloat16 and float8 as float32, int4 as int8. A
         sequence is a list of arrays.
