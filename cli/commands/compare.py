@@ -83,7 +83,7 @@ def _conclude(found: Comparison, tolerance: float) -> None:
         say(f"mx compare: no difference in {len(found.modules)} modules")
         return
     listed = ", ".join(f"{word} {count}" for word, count in kinds.items())
-    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed}): the table has where")
+    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed}): see the table")
 
 
 def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:

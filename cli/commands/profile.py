@@ -140,9 +140,9 @@ def _micro(time: float | None) -> str:
 
 def _summary(found: ProfileReport) -> str:
     """Return a profile in one line."""
-    of_run = f" of a run's {_micro(found.run_microseconds)} µs" if found.run_microseconds else ""
-    share = f"{found.attributed:.1%} of {_micro(found.microseconds)} µs in kernels{of_run} attributed"
-    return f"{share}; {found.runtime}, median of {found.runs} run{'s' if found.runs > 1 else ''}"
+    of_run = f", of {_micro(found.run_microseconds)} µs for a run" if found.run_microseconds else ""
+    kernels = f"{_micro(found.microseconds)} µs in kernels, {found.attributed:.1%} of it in modules{of_run}"
+    return f"{kernels}; {found.runtime}, median of {found.runs} run{'s' if found.runs > 1 else ''}"
 
 
 def _plot(path: Path, timing: Timing, before: ProfileReport | None, depth: int | None) -> None:

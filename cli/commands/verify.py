@@ -87,7 +87,7 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     if found.culprits:
         verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"
     if not found.furthest.distance.relative <= fail_over:
-        raise CheckError(f"{verdict}: compare weights and operators there")
+        raise CheckError(f"{verdict}: look there, `mx compare` shows what changed")
     if not quiet:
         say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
 
