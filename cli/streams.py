@@ -82,19 +82,23 @@ def put(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
-def check_output(output: FileOrPipe, *others: Path | None, binary: bool = True, replacing: str | None = None) -> None:
-    """Refuse, before any work is done, files that may not be written, and a terminal where a model would go to it.
+def check_output(
+    output: FileOrPipe, *others: Path | None, readable: bool = False, replacing: str | None = None
+) -> None:
+    """Refuse, before any work is done, files that may not be written, and a terminal for what nobody reads there.
 
     `others` are the files of further options; None is one that was not given. `replacing` is the model that `output`
-    may be, and replace; no other file that the command reads may be.
+    may be, and replace; no other file that the command reads may be. `readable` is what a terminal may show.
     """
     from mxtools.errors import UsageError
     from mxtools.files.outputs import claim
 
     if not is_pipe(output):
         claim(Path(str(output)), None if replacing is None else 0 if is_pipe(replacing) else Path(replacing))
-    elif binary and sys.stdout.isatty():
-        raise UsageError("a model is binary and stdout a terminal: give -o FILE or use a pipe")
+    elif not readable and sys.stdout.isatty():
+        raise UsageError(
+            "stdout is a terminal, and what would go there is not to be read there", "give -o FILE, or use a pipe"
+        )
     for other in others:
         if other is not None:
             claim(other)

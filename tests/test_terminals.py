@@ -187,7 +187,7 @@ def test_a_closed_stdout_gives_its_number_to_no_file(folder: Path) -> None:
     onnx.checker.check_model(folder / "t.onnx")
 
 
-def on_terminal(line: str, folder: Path, columns: int) -> str:
+def on_terminal(line: str, folder: Path, columns: int, status: int = 0) -> str:
     """Return what a command prints on a terminal of a width."""
     import pty
 
@@ -199,7 +199,7 @@ def on_terminal(line: str, folder: Path, columns: int) -> str:
     with contextlib.suppress(OSError):  # the other end is closed
         while part := os.read(reading, 1 << 16):
             parts.append(part)
-    assert process.wait() == 0
+    assert process.wait() == status
     return b"".join(parts).decode()
 
 
@@ -220,3 +220,13 @@ def test_colour_is_for_terminals_alone(folder: Path, mx: Mx, monkeypatch: pytest
     assert "\x1b[" in on_terminal("tree m.onnx", folder, 80)
     monkeypatch.setitem(ENVIRONMENT, "NO_COLOR", "1")
     assert "\x1b[3" not in on_terminal("tree m.onnx", folder, 80)
+
+
+@pytest.mark.parametrize("line", ["view m.onnx", "view m.onnx -f netron", "trace net.py:net", "tag m.onnx"])
+def test_what_nobody_reads_is_not_shown_on_a_terminal(folder: Path, line: str) -> None:
+    shown = on_terminal(f"{line} -o -", folder, 80, status=2)
+    assert shown == ""
+
+
+def test_drawings_are_shown_on_a_terminal(folder: Path) -> None:
+    assert "flowchart" in on_terminal("view m.onnx -f mermaid", folder, 80)

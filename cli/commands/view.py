@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mxtools.views.structure import Structure
 
 
+DRAWINGS = ("mermaid", "dot")
+"""Formats that are short texts, which a terminal may show."""
+
+
 def command(
     source: Source = "-",
     output: Output = "-",
@@ -82,12 +86,12 @@ def _check(format_: str, depth: int | None, against: str | None, source: str, ou
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
-    if depth is not None and format_ not in ("mermaid", "dot"):
+    if depth is not None and format_ not in DRAWINGS:
         raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels: leave it out")
     if against is not None and format_ != "model-explorer":
         raise UsageError("--against is for synchronised navigation: give --format model-explorer")
     is_model = format_ == "model-explorer" and output.endswith(".onnx")
-    check_output(output, binary=False, replacing=source if is_model else None)
+    check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
 
 
 def _model_explorer(
