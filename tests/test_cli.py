@@ -213,3 +213,16 @@ def test_a_mistyped_command(mx: Mx, typed: str, meant: str) -> None:
     done = mx(typed, "m.onnx")
     assert done.returncode == 2
     assert done.stderr.decode().startswith(f"mx: no command is called {typed!r}: did you mean {meant}")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"junk\n", "stdin is a text, and no ONNX model: give an .onnx file"),
+        (b"PK\x03\x04", "stdin is an archive, such as PyTorch saves weights in, and no ONNX model: give an .onnx file"),
+        (b"\xff\xfe", "stdin is no ONNX model, or only the beginning of one: export it again"),
+    ],
+)
+def test_what_is_no_model(mx: Mx, data: bytes, said: str) -> None:
+    done = mx("tag", stdin=data)
+    assert (done.returncode, done.stderr.decode()) == (3, f"mx tag: {said}\n")

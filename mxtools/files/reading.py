@@ -57,7 +57,7 @@ def read_model(
 
 def _no_model(data: Bytes, name: str) -> tuple[str, str]:
     """Return what a file is that is no whole ONNX model, by how it begins, and what to do."""
-    first = bytes(data[:_BEGINNING])
+    first = bytes(data[: min(_BEGINNING, len(data))])
     if first.startswith(_ARCHIVE):
         return f"{name} is an archive, such as PyTorch saves weights in, and no ONNX model", "give an .onnx file"
     if first.isascii() and first.decode().translate(_SPACES).isprintable():
