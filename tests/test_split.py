@@ -139,7 +139,7 @@ def test_a_constant_module_gives_what_it_computes(tmp_path: Path) -> None:
         ({"a": "o", "b": "o.m", "c": "o.n", "d": "o.m"}, {"each": ("o.*",)}, AbsentError, "select o, which holds both"),
         ({"b": "m", "c": "m.n"}, {"each": ("m", "m.n")}, UsageError, "m.n lies in m"),
         ({"b": "m", "c": "m.n"}, {"each": ("m.n",), "depth": 1}, UsageError, "m.n lies in m"),
-        ({"b": "m"}, {"each": ("mm",)}, UsageError, "there are m"),
+        ({"b": "m"}, {"each": ("mm",)}, UsageError, "did you mean m"),
         ({"b": "m"}, {}, UsageError, "nothing is selected"),
         ({"b": "m"}, {"each": ("m",), "exclude": ("m",)}, UsageError, "nothing is selected"),
         ({"b": "m", "dead": "n"}, {"each": ("*",)}, AbsentError, "n computes nothing .* exclude n"),

@@ -88,4 +88,4 @@ def test_the_strategy_is_that_of_the_earlier_model_unless_another_is_named(mx: M
 
 def test_the_help_says_which_strategy_that_is(mx: Mx) -> None:
     text = " ".join(mx("tag", "--help", env={"COLUMNS": "300"}).stdout.decode().split())
-    assert "else those of auto, with --from those of previous" in text
+    assert "by default auto, with --from previous" in text

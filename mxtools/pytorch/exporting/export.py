@@ -221,7 +221,7 @@ def _cause(error: BaseException) -> str:
     place = where_in_model(error, __file__)
     where = f" ({place})" if place else ""
     if any(type(problem).__name__ == "GuardOnDataDependentSymNode" for problem in chain):
-        return f"the model branches on a value of a tensor{where}, which torch.export cannot follow"
+        return f"the model branches on a value of a tensor, which torch.export cannot follow{where}"
     for problem in reversed(chain):
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         if lines:
