@@ -25,6 +25,8 @@ from mxtools.scopes import keys
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+"""The browser of this machine, None where there is none."""
 MX = Path(sys.executable).with_name("mx")
 ROUNDS = 5
 SIZES = (50, 5_000, 20_000)
@@ -77,10 +79,9 @@ def main() -> None:
     """Measure, and end with 1 where a page takes longer than its limit."""
     from playwright import sync_api
 
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as made, sync_api.sync_playwright() as playwright:
         files = pages(Path(made))
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         rounds = [{name: opened(browser, file) for name, file in files.items()} for _ in range(ROUNDS)]
         browser.close()
     slowest = 0.0

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import pty
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from playwright import sync_api
 from rich.console import Console
 from rich.text import Text
 
+from benchmarks.page import CHROMIUM, MX
+
 PICTURES = Path(__file__).with_name("pictures")
-MX = str(Path(sys.executable).with_name("mx"))
 WIDTH = 100
 """Letters in a line of the terminal."""
 PREPARE = (
@@ -61,9 +60,8 @@ def draw_terminal(line: list[str], folder: Path, picture: Path) -> None:
 
 def draw_page(page: Path, place: str, picture: Path) -> None:
     """Write a PNG of a page, opened at a scope."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1200, "height": 700})
         opened.goto(f"{page.as_uri()}#{place}")
         opened.wait_for_selector(".box")

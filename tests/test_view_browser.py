@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from benchmarks.page import large
+from benchmarks.page import CHROMIUM, large
 from mxtools.scopes import keys
 from mxtools.views.html import html
 from tests.support.commands import Mx
@@ -22,7 +21,6 @@ from tests.support.shown_models import HOSTILE, hostile, shown
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MUST = os.environ.get("MX_NEEDS_CHROMIUM") == "1"
 NODES = 5000
 ELEMENTS = 400

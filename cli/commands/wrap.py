@@ -7,13 +7,13 @@ from typing import Any
 
 from typer import Context as Invocation
 
-from .. import help  # noqa: A004 - named as what it is of
 from ..common import check_json, emit, read_model, say, tagged
+from ..help import Command as BaseCommand
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe, write_model
 
 
-class Command(help.Command):
+class Command(BaseCommand):
     """A command that does not parse what follows `--`, and gives it to its function as `context.obj`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -18,7 +18,7 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
     made = {info.name: info for info in part.graph.output if info.name not in given}
     for what, infos in (("input", given), ("output", made)):
         for name in infos:
-            _require(graph, what, name, is_swapped(graph, part))
+            _require(graph, part, what, name)
     for name in made:
         if graph.by_name[name] in graph.inputs:
             raise InputError(f"output {name!r} of the part is an input of the model", "rename it as what it replaces")
@@ -35,13 +35,13 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
                 )
 
 
-def is_swapped(graph: Graph, part: ModelProto) -> bool:
+def _is_swapped(graph: Graph, part: ModelProto) -> bool:
     """Return whether what was given as the part has all ends of the model, and may be the model itself."""
     made = {name for node in part.graph.node for name in node.output}
     return made.issuperset(graph.names[value] for value in graph.outputs)
 
 
-def _require(graph: Graph, what: str, name: str, swapped: bool) -> None:
+def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
     value = graph.by_name.get(name)
     if value is not None and (graph.producer[value] != NOWHERE or value in graph.stored or value in graph.inputs):
         return
@@ -53,7 +53,7 @@ def _require(graph: Graph, what: str, name: str, swapped: bool) -> None:
     raise InputError(
         f"{what} {name!r} of the part is no tensor of the model ({suggestion(name, graph.by_name)})",
         "exchange the two: the model comes first, then the part"
-        if swapped
+        if _is_swapped(graph, part)
         else "keep the names of inputs and outputs, and graft into the model that the part was cut from",
     )
 

@@ -10,7 +10,14 @@ from mxtools.errors import UsageError
 from mxtools.files.atomic import as_output_error, check_folder
 from mxtools.files.temporary import replace, sync_files, temporary_folder
 
-SIZES = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+SIZES = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+BERT = {**SIZES, "max_position_embeddings": 64}
 
 
 class Kind(StrEnum):
@@ -23,12 +30,9 @@ class Kind(StrEnum):
 
 
 CLASSES: dict[Kind, tuple[str, dict[str, Any]]] = {
-    Kind.BERT: ("BertModel", {**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 64}),
-    Kind.CLASSIFIER: (
-        "BertForSequenceClassification",
-        {**SIZES, "num_hidden_layers": 4, "max_position_embeddings": 64},
-    ),
-    Kind.LLAMA: ("LlamaForCausalLM", {**SIZES, "num_hidden_layers": 4, "num_key_value_heads": 2}),
+    Kind.BERT: ("BertModel", BERT),
+    Kind.CLASSIFIER: ("BertForSequenceClassification", BERT),
+    Kind.LLAMA: ("LlamaForCausalLM", {**SIZES, "num_key_value_heads": 2}),
     Kind.RESNET: (
         "ResNetForImageClassification",
         {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [2, 2, 2, 2], "layer_type": "basic"},

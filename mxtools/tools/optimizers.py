@@ -17,9 +17,11 @@ from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.quiet import error_line, quiet
-from mxtools.runtime.sessions import Level, load_session, session_options
+from mxtools.runtime.sessions import Level, load_session, refusal, session_options
 
 Optimizer = Callable[[WorkingModel], ModelProto]
+
+_PROVIDERS = ("CPUExecutionProvider",)
 
 
 def check_optimizer(name: str) -> None:
@@ -52,17 +54,9 @@ def optimize(model: WorkingModel, tool: str) -> None:
         _replace(proto, made, tool)
         keep_external(proto, model.weights, before.proto, model.weights)
         model.previous = before
-    if (refusal := _refusal(model)) and not _refusal(before):
-        raise InputError(f"{tool} made a graph that does not load: {refusal}", "take another tool, or none")
-
-
-def _refusal(model: WorkingModel) -> str:
-    """Return why ONNX Runtime does not load a model, "" where it does."""
-    try:
-        load_session(model.proto, model.weights, session_options(Level.NONE), ["CPUExecutionProvider"])
-    except InputError as error:
-        return str(error)
-    return ""
+    why = refusal(model.proto, model.weights, _PROVIDERS)
+    if why and not refusal(before.proto, before.weights, _PROVIDERS):
+        raise InputError(f"{tool} made a graph that does not load: {why}", "take another tool, or none")
 
 
 def _onnxscript(model: WorkingModel) -> ModelProto:
@@ -93,7 +87,7 @@ def _ort_basic(model: WorkingModel) -> ModelProto:
         file = scratch / "optimised.onnx"
         options = session_options(Level.BASIC)
         options.optimized_model_filepath = str(file)
-        load_session(model.proto, model.weights, options, ["CPUExecutionProvider"])
+        load_session(model.proto, model.weights, options, _PROVIDERS)
         made = onnx.load(file, load_external_data=False)  # external data lie where the model's do
     _rename_new(made, model.proto)
     return made

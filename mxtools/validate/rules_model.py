@@ -15,8 +15,8 @@ from mxtools.errors import InputError
 from mxtools.files.weights import is_external, tensors_of
 from mxtools.graph.operators import FIRST_VERSION, function_key, operator_key, plain_domain, versions
 from mxtools.graph.order import sort_nodes
-from mxtools.runtime import sessions
 from mxtools.runtime.pieces import pieces
+from mxtools.runtime.sessions import refusal
 from mxtools.scopes import keys
 from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 
@@ -126,14 +126,12 @@ def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
 )
 def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     """ONNX Runtime loads the model."""
-    try:
-        for piece in pieces(checked.proto, checked.graph, checked.infos):
-            _load(checked, piece)
-    except InputError:
-        try:  # what it says of the whole is what counts
-            _load(checked, checked.proto)
-        except InputError as error:
-            yield _fault(checked, error)
+    whole, weights = checked.proto, checked.model.weights
+    for piece in pieces(whole, checked.graph, checked.infos):
+        if why := refusal(piece, weights):
+            if why := why if piece is whole else refusal(whole, weights):  # what it says of the whole counts
+                yield _fault(checked, why)
+            return
 
 
 @rule("ir-version", Severity.ERROR, "raise the IR version to 10")
@@ -150,12 +148,6 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
         yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
 
 
-def _load(checked: CheckedModel, model: ModelProto) -> None:
-    options = sessions.session_options(sessions.Level.NONE)
-    options.enable_mem_pattern = False  # nothing is run, and planning its memory takes a tenth of the time
-    sessions.load_session(model, checked.model.weights, options)
-
-
 def _import(model: ModelProto, domain: str) -> str:
     model.opset_import.add(domain=domain, version=FIRST_VERSION)
     return f"imported version {FIRST_VERSION} of {domain!r}"
@@ -168,7 +160,7 @@ def _reader(checked: CheckedModel, tensor: TensorProto) -> int | None:
     return readers[0] if readers else None
 
 
-def _fault(checked: CheckedModel, error: Exception) -> Fault:
+def _fault(checked: CheckedModel, error: Exception | str) -> Fault:
     """Return the message of a library as a fault of the node that it names."""
     text = " ".join(str(error).split())
     found = _NODE.search(text)

@@ -22,15 +22,20 @@ def is_library(file: str) -> bool:
     return file.startswith(_LIBRARIES) or "site-packages/" in file or "dist-packages/" in file
 
 
+def chained(error: BaseException) -> list[BaseException]:
+    """Return an error and those behind it, the first cause last."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    return chain
+
+
 def where_in_model(error: BaseException, caller: str) -> str:
     """Return file name and line of the model's code in which an error arose: the user's own, else a library's; or ''.
 
     `caller` is the file that calls the model. Errors of exporters are chained: the first cause is looked at first.
     """
-    chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
-    for problem in reversed(chain):
+    for problem in reversed(chained(error)):
         places = list(_frames(problem))
         begin = max((i for i, (file, _) in enumerate(places) if file == caller), default=len(places))
         places = [place for place in places[begin + 1 :] if not is_inner(place[0])]

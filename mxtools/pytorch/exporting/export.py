@@ -17,7 +17,7 @@ from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.exporting.axes import check_axes, rename_symbols, shapes_for_torch
-from mxtools.pytorch.exporting.code_places import where_in_model
+from mxtools.pytorch.exporting.code_places import chained, where_in_model
 from mxtools.pytorch.exporting.exporters import ExportAttempt, Options
 from mxtools.pytorch.exporting.frozen import Watcher
 from mxtools.pytorch.exporting.naming import output_names, rename_interface
@@ -54,12 +54,11 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
     return ExportAttempt(exporter, path, error, log.text + trail, watcher.found())
 
 
-def _raise_disk_error(problem: BaseException | None) -> None:
-    """Raise what the system said of a disk, if that is behind a problem: another exporter would be no better."""
-    while problem is not None:
+def _raise_disk_error(error: BaseException) -> None:
+    """Raise what the system said of a disk, if that is behind an error: another exporter would be no better."""
+    for problem in chained(error):
         if isinstance(problem, OSError) and problem.errno in DISK_ERRORS:
             raise problem from None
-        problem = problem.__cause__ or problem.__context__
 
 
 @contextmanager
