@@ -103,7 +103,7 @@ def _rules() -> str:
 
 def _limits() -> str:
     rows = (
-        f"| {what} | {limit.text(limit.least)} | {f'{limit.ratio} × the packed size' if limit.ratio else ''} |"  # noqa: RUF001
+        f"| {what} | {limit.text(limit.least)} | {f'{limit.ratio:g} × the bytes of its file' if limit.ratio else ''} |"  # noqa: RUF001
         for what, limit in limits.ALL.items()
     )
     return "\n".join([NOTE, _LIMITS, *rows, ""])

@@ -17,6 +17,8 @@ from benchmarks.killing.cases import model, template
 from benchmarks.killing.oracle import Oracle
 from mxtools.errors import InputError, OutputError
 from mxtools.files.atomic import atomic_output, write_text
+from mxtools.files.outputs import claim
+from mxtools.files.regular import is_read, note_read, one_command
 from mxtools.files.temporary import Scratch, temporary
 from mxtools.strategies.cache import Cache
 from tests.support.commands import Mx
@@ -65,6 +67,26 @@ def test_what_is_read_or_needed_is_not_overwritten(mx: Mx, files: Path, line: st
     assert words in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_file_with_the_inode_of_one_that_is_gone_is_another(tmp_path: Path) -> None:
+    """As where another process replaces what was read, and the system gives its inode to the next file."""
+    (tmp_path / "new").touch()
+    inode = (tmp_path / "new").stat()
+    with one_command():
+        note_read(tmp_path / "gone", inode)
+        claim(tmp_path / "new")
+        assert not is_read(tmp_path / "new")
+    with one_command():
+        (tmp_path / "link").hardlink_to(tmp_path / "new")
+        note_read(tmp_path / "link", inode)
+        assert is_read(tmp_path / "new")
+        with pytest.raises(OutputError, match="link, which is read"):
+            claim(tmp_path / "new")
+    with one_command():
+        claim(tmp_path / "new")
+        (tmp_path / "new").unlink()
+        note_read(tmp_path / "link", inode)
 
 
 def test_data_of_another_model_stay_and_the_new_ones_get_a_number(mx: Mx, files: Path) -> None:

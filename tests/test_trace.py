@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
 from mxtools.errors import InputError
+from mxtools.files.limits import LimitError
 from mxtools.pytorch.fingerprint import BLOCK, fingerprint
 from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.loading.specs import load_model
@@ -176,6 +178,27 @@ def test_a_configuration_that_the_library_cannot_use(tmp_path: Path, wrong: dict
     known = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
     (tmp_path / "config.json").write_text(json.dumps(known | wrong))
     with pytest.raises(InputError, match="cannot be loaded as a Hugging Face model"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "words"),
+    [
+        ({"num_hidden_layers": 1 << 40}, f"a model of num_hidden_layers = {1 << 40} .* 10,000 modules"),
+        ({"num_hidden_layers": 1000}, "describes would be larger than the limit of 10,000 modules: .* of 2"),
+        ({"vocab_size": 1 << 40}, "describes would be larger than the limit of 512 MiB"),
+        ({"max_position_embeddings": 1 << 31}, "describes would be larger than the limit of 512 MiB"),
+    ],
+)
+def test_a_configuration_that_claims_more_than_its_weights_can_be(
+    tmp_path: Path, claimed: dict[str, Any], words: str
+) -> None:
+    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)).save_pretrained(
+        tmp_path
+    )
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | claimed))
+    with pytest.raises(LimitError, match=words):
         load_model(str(tmp_path))
 
 

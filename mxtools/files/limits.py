@@ -34,7 +34,7 @@ class Limit:
 
     unit: str
     least: int
-    ratio: int = 0
+    ratio: float = 0
     scale: int = 1
     """How many of what is counted make one unit in messages."""
 
@@ -69,6 +69,11 @@ MADE_INPUT = Limit("MiB", 1024 * MIB, scale=MIB)
 """An input that is made up since none is given; its dimensions are only claimed by the file."""
 DENSE = Limit("MiB", 1024 * MIB, scale=MIB)
 """A sparse tensor that becomes a dense one; its dimensions are only claimed by the file."""
+MODULES = Limit("modules", 10_000, ratio=0.001)
+"""Modules of a Hugging Face model: its configuration only claims its layers. A model of 600 layers is within it."""
+PARAMETERS = Limit("MiB", 512 * MIB, ratio=16, scale=MIB)
+"""Parameters and buffers of a Hugging Face model, which its configuration claims, against the files of its weights;
+weights of 4 bits grow eightfold."""
 ALL = {
     "what metadata of a model unpack to, such as its trace": UNPACKED,
     "an array in a `.npz` file": MEMBER,
@@ -76,6 +81,8 @@ ALL = {
     "functions that call functions": EXPANDED_NODES,
     "an input that is made, since none is given": MADE_INPUT,
     "a sparse tensor that is made dense, for tools that know none": DENSE,
+    "the modules of a Hugging Face folder": MODULES,
+    "the parameters of a Hugging Face folder": PARAMETERS,
 }
 
 _factor: ContextVar[float | None] = ContextVar("limits", default=None)

@@ -62,10 +62,10 @@ def note_read(path: Path, status: os.stat_result) -> None:
     if (command := running.get()) is None:
         return
     found = identity(status)
-    command.read.setdefault(found, path)
+    command.read[found] = path
     resolved = os.path.realpath(path)
     for target, (given, there) in command.outputs.items():
-        if found not in command.replaced and (found == there or target == resolved):
+        if found not in command.replaced and ((found == there and _stands(given, found)) or target == resolved):
             raise overwritten(given, path)
 
 
@@ -76,8 +76,14 @@ def note_output(path: Path, target: Path) -> None:
     status = status_of(target)
     found = identity(status) if status and stat.S_ISREG(status.st_mode) else None
     command.outputs[str(target)] = path, found
-    if found in command.read and found not in command.replaced:
+    if found in command.read and found not in command.replaced and _stands(command.read[found], found):
         raise overwritten(path, command.read[found])
+
+
+def _stands(path: Path, found: Identity) -> bool:
+    """Return whether a path still stands for a file; if that is gone, a new file may have its inode by now."""
+    status = status_of(path)
+    return status is not None and identity(status) == found
 
 
 def note_reads(paths: Iterable[Path]) -> None:
@@ -90,7 +96,9 @@ def note_reads(paths: Iterable[Path]) -> None:
 def is_read(path: Path) -> bool:
     """Return whether the command reads a file."""
     command, status = running.get(), status_of(path)
-    return bool(command and status and identity(status) in command.read)
+    return bool(
+        command and status and (found := identity(status)) in command.read and _stands(command.read[found], found)
+    )
 
 
 def overwritten(output: Path, file: Path) -> OutputError:

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import transformers
 from huggingface_hub import constants, is_offline_mode
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.pipelines import SUPPORTED_TASKS
 
 from mxtools.errors import InputError, UsageError
+from mxtools.pytorch.loading.claims import bytes_of_weights, check_counts, counted
 
 SECONDS = 5
 """How long the hub may take to answer."""
@@ -51,6 +52,16 @@ def _is_hub_reachable() -> bool:
 
 
 def _loaded(spec: str, task: str | None, **options: bool) -> nn.Module:
+    folder = Path(spec)
+    if not folder.is_dir():
+        return _built(spec, task, **options)
+    size = bytes_of_weights(folder)
+    check_counts(PreTrainedConfig.get_config_dict(spec, **options)[0], size)
+    with counted(folder, size):
+        return _built(spec, task, **options)
+
+
+def _built(spec: str, task: str | None, **options: bool) -> nn.Module:
     config = AutoConfig.from_pretrained(spec, **options)
     classes: list[Any] = [AutoModel]
     if task:
