@@ -18,7 +18,7 @@ from benchmarks.killing.oracle import Oracle
 from mxtools.errors import InputError, OutputError
 from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.outputs import claim
-from mxtools.files.regular import is_read, note_read, one_command
+from mxtools.files.regular import PIECE, FileBytes, is_read, note_read, one_command, open_regular
 from mxtools.files.temporary import Scratch, temporary
 from mxtools.strategies.cache import Cache
 from tests.support.commands import Mx
@@ -142,6 +142,25 @@ def test_a_file_that_becomes_shorter_is_an_error(files: Path) -> None:
             with pytest.raises(InputError, match="became shorter"):
                 act()
     assert not list(files.glob("*out.onnx*"))
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_bytes_are_copied_to_where_the_file_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: bool
+) -> None:
+    """By the system, or where that cannot be, as between some file systems, piece by piece."""
+    if not copies:
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: Path("/none").stat())
+    data = np.arange(2 * PIECE, dtype=np.uint8).tobytes() + b"end"
+    (tmp_path / "source").write_bytes(data)
+    with open_regular(tmp_path / "source") as source, (tmp_path / "copy").open("w+b") as file:
+        held = FileBytes(source, "source")
+        file.write(b"before")
+        held.write_to(file, 5, len(data) - 5)
+        file.write(b"after")
+        with pytest.raises(InputError, match="became shorter"):
+            held.write_to(file, 5, len(data))
+    assert (tmp_path / "copy").read_bytes().startswith(b"before" + data[5:] + b"after")
 
 
 @pytest.mark.parametrize("name", ["t.json", "in.npz", "in.safetensors", "in.json"])

@@ -35,7 +35,11 @@ class Oracle:
 
         Of files that hold times, which differ from run to run, it says only whether they are whole.
         """
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        files = {
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.parent.name != "__pycache__"
+        }
         whole = hashlib.sha256(repr(sorted(timed)).encode())
         for name, path in files.items():
             whole.update(f"\0{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -134,7 +138,10 @@ def _digest(outputs: dict[str, Any]) -> str:
 
 def differences(wanted: Path, found: Path, timed: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield how two folders differ: in names, bytes, links, permissions; files that hold times have to be whole."""
-    one, two = ({p.relative_to(folder).as_posix() for p in folder.rglob("*")} for folder in (wanted, found))
+    one, two = (
+        {p.relative_to(folder).as_posix() for p in folder.rglob("*") if "__pycache__" not in p.parts}
+        for folder in (wanted, found)
+    )
     yield from (f"{name} is missing" for name in sorted(one - two))
     yield from (f"{name} is too much" for name in sorted(two - one))
     for name in sorted(one & two):

@@ -29,7 +29,7 @@ NEVER_ENDED = 1000
 """The status of a command that took longer."""
 SAID, TEMPORARY = "said", "tmp"
 """Beside the folder that a command runs in: what it says, and its folder for temporary files."""
-BY_HALF = ("write", "sendfile")
+BY_HALF = ("write", "sendfile", "copy_file_range")
 """Steps of which a part may be done."""
 REMOVING = ("unlink", "remove", "rmdir")
 """Steps that leave a temporary file where they fail, which the next run removes."""
@@ -109,7 +109,7 @@ def watch(plan: Plan, disk: Disk) -> None:
         setattr(os, name, _step(plan, name, getattr(os, name)))
     for name in NAMING:
         setattr(os, name, _naming(plan, disk, name, getattr(os, name)))
-    sync, send = os.fsync, os.sendfile
+    sync, send, copy = os.fsync, os.sendfile, os.copy_file_range
 
     def fsync(handle: int) -> None:
         plan.around("fsync", lambda: sync(handle))
@@ -124,7 +124,18 @@ def watch(plan: Plan, disk: Disk) -> None:
             )
         )
 
-    os.fsync, os.sendfile = fsync, sendfile  # type: ignore[assignment]
+    def copy_file_range(source: int, out: int, count: int, start: int, at: int) -> int:
+        disk.written(out)
+        half = min(count, os.fstat(source).st_size - start) // 2
+        return int(
+            plan.around(
+                "copy_file_range",
+                lambda: copy(source, out, count, start, at),
+                lambda: half and copy(source, out, half, start, at),
+            )
+        )
+
+    os.fsync, os.sendfile, os.copy_file_range = fsync, sendfile, copy_file_range  # type: ignore[assignment]
     _watch_opening(plan, disk)
 
 

@@ -128,6 +128,10 @@ class WeightStore:
         """Return the bytes at a place, piece by piece; InputError if some are missing."""
         return self._open(place.file).pieces(place.offset, place.length)
 
+    def stretch(self, place: DataPlace) -> wire.Stretch:
+        """Return the bytes at a place, to be written; InputError if another file is there by now."""
+        return wire.Stretch(self._open(place.file), place.offset, place.length)
+
     def streamed(self, tensor: TensorProto) -> Iterator[bytes | memoryview]:
         """Yield the bytes of a tensor piece by piece; of a tensor in a file, memory holds one piece at a time."""
         if is_external(tensor):

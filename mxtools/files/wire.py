@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from mxtools.files.regular import Bytes, FileBytes
 
@@ -63,9 +63,12 @@ class Stretch:
         """Return the number of bytes."""
         return self.length
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """Yield the bytes, piece by piece."""
-        return pieces(self.source, self.start, self.length)
+    def write_to(self, file: IO[bytes]) -> None:
+        """Write the bytes to a file."""
+        if isinstance(self.source, FileBytes):
+            self.source.write_to(file, self.start, self.length)
+        else:
+            file.write(self.source[self.start : self.start + self.length])
 
 
 Part = bytes | memoryview | Stretch

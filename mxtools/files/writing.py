@@ -132,7 +132,7 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> No
         )
     for part in parts:
         if isinstance(part, wire.Stretch):
-            file.writelines(part.pieces())
+            part.write_to(file)
         else:
             file.write(part)
 
@@ -189,10 +189,10 @@ class _DataFile:
         for place, offset in self._offsets.items():
             file.write(bytes(offset - file.tell()))
             if isinstance(place, DataPlace):
-                file.writelines(self._weights.pieces(place))
+                self._weights.stretch(place).write_to(file)
             else:
                 start, length, _ = wire.parse_reference(place)
-                file.writelines(wire.pieces(self._weights.source, start, length))
+                wire.Stretch(self._weights.source, start, length).write_to(file)
 
     def _move(self, tensor: TensorProto, place: DataPlace | str, length: int) -> None:
         """Give a tensor its place in this file; `place` says where its bytes are: external, or a reference."""
