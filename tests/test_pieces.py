@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
 import mxtools
+from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import inferred_infos
@@ -86,3 +88,20 @@ def test_what_the_runtime_refuses_is_found_in_pieces_too(monkeypatch: pytest.Mon
     onnx.save(parser.parse_model(cuts.HEAD.replace("21", "22") + text), tmp_path / "m.onnx")
     finding = next(f for f in mxtools.load(tmp_path / "m.onnx").validate() if f.rule == "runtime")
     assert "Cos" in finding.reason
+
+
+def test_a_failure_is_not_tried_again_on_another_provider(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime's own retry prints to stdout, where results go, and answers for a provider that nobody asked for."""
+    tried: list[object] = []
+
+    def fails(_: object, *args: object) -> None:
+        tried.append(args)
+        raise ValueError("no such device")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fails)
+    model = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) { y = Abs(x) }')
+    with pytest.raises(InputError, match="no such device"):
+        run_model(model, WeightStore(), {"x": np.zeros(1, np.float32)})
+    assert (len(tried), capsys.readouterr().out) == (1, "")

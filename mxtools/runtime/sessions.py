@@ -130,7 +130,7 @@ def load_session(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
     data = serialised(model, weights)
     with one_line_errors():
-        return onnx_runtime().InferenceSession(data, options, providers=providers)
+        return onnx_runtime().InferenceSession(data, options, providers=providers, enable_fallback=0)
 
 
 def refusal(model: ModelProto, weights: WeightStore, providers: Sequence[str] | None = None) -> str:
