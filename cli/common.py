@@ -35,10 +35,12 @@ def process(
     inputs: Path | None = None,
     previous: str | None = None,
     witness: Callable[[WorkingModel], Callable[[Step], None]] | None = None,
+    command: str = "",
 ) -> PipelineReport:
     """Read a model, run a pipeline over it and write the result; return what the passes report.
 
-    `witness`, where given, takes the model and returns what is told of each pass that has run.
+    `witness`, where given, takes the model and returns what is told of each pass that has run. With the name of a
+    `command`, its last line says how the size of the model changed.
     """
     check_output(output, replacing=source)
     if previous and is_pipe(previous):
@@ -47,10 +49,36 @@ def process(
     if previous:
         model.previous = read_model(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
+    before = size_of(model) if command else None
     with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model
         report = pipeline.run(model, witness(model) if witness else None)
     write_model(model, output, data_dir)
+    if before:
+        say(f"mx {command}: {changed(before, size_of(model))}")
     return report
+
+
+def size_of(model: WorkingModel) -> tuple[int, int]:
+    """Return how many nodes a model has, those of bodies and functions too, and the bytes of its weights."""
+    from mxtools.files.weights import bytes_of, tensors_of
+    from mxtools.graph.functions import model_nodes
+
+    return sum(1 for _ in model_nodes(model.proto)), sum(map(bytes_of, tensors_of(model.proto)))
+
+
+def changed(before: tuple[int, int], after: tuple[int, int]) -> str:
+    """Return how the size of a model changed: `nodes 204 → 42, weights 815 kB → 132 kB`."""
+    nodes, weights = zip(before, after, strict=True)
+    changes = ("nodes", [*map(str, nodes)]), ("weights", [short(size, " ") + "B" for size in weights])
+    return ", ".join(f"{what} {' → '.join(dict.fromkeys(texts))}" for what, texts in changes)
+
+
+def short(count: int, ones: str = "") -> str:
+    """Return a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
+    for size, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count}{ones}"
 
 
 def read_model(

@@ -69,6 +69,9 @@ StrategyName = Annotated[
     str,
     Option("--strategy", "-s", metavar="NAME", help="Strategy whose passes come first; `mx strategies` lists them."),
 ]
+Fold = Annotated[
+    bool, Option("--fold/--no-fold", help="Show equal siblings as one line, with the numbers of one of them.")
+]
 Depth = Annotated[
     int | None, Option(min=0, metavar="N", help="Number of levels to show below the root.", show_default=False)
 ]

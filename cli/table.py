@@ -10,6 +10,7 @@ from typing import Protocol, Self, TypeVar
 
 from mxtools.errors import printable
 from mxtools.scopes.tags import class_of
+from mxtools.views.tree import number
 
 
 class TreeItem(Protocol):
@@ -46,10 +47,13 @@ def drawn(
 ) -> Iterator[tuple[str, str, Branch]]:
     """Yield a branch and those below it, down to `depth` levels, each after its drawn name and its class.
 
-    `lead` is drawn before the name of the branch, `tail` before those of its children; `parent` is the scope above.
-    """
+    `lead` is drawn before the name of the branch, `tail` before those of its children; `parent` is the scope above. The
+    name and class of a branch that stands for `equal` siblings say so: `layer.0 … 11` and `12 × BertLayer`.
+    """  # noqa: RUF002 - as people write it
     local = branch.scope.removeprefix(parent + ".") if parent not in ("", ".") else branch.scope
-    yield lead + local, class_of(branch.tag), branch
+    equal: tuple[str, ...] = getattr(branch, "equal", ())
+    times = f"{len(equal) + 1} × " if equal else ""  # noqa: RUF001 - as people write it
+    yield lead + local + _others(branch.scope, equal), times + class_of(branch.tag), branch
     if depth == 0:
         return
     for child in branch.children:
@@ -61,6 +65,15 @@ def drawn(
             tail + ("   " if last else "│  "),
             branch.scope,
         )
+
+
+def _others(scope: str, equal: Sequence[str]) -> str:
+    """Return the names of the siblings that a line also stands for: the last one of a row, else all."""
+    if not equal:
+        return ""
+    numbers = [number(other)[1] for other in (scope, *equal)]
+    names = [other.rpartition(".")[2] for other in equal]
+    return f" … {names[-1]}" if numbers == [*range(numbers[0], numbers[-1] + 1)] else f", {', '.join(names)}"
 
 
 def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
@@ -84,12 +97,12 @@ def _show_on_terminal(lines: Sequence[list[str]], widths: list[int], left: int) 
 
     console = Console(highlight=False)
     count = _fitting(widths, left, console.width)
-    for number, line in enumerate(lines):
+    for row, line in enumerate(lines):
         first, *others = _aligned(line, widths, left)[:count]
         name = first.lstrip(GUIDES)
-        text = Text.assemble((first.removesuffix(name), "dim"), (name, "bold" if not number else ""))
+        text = Text.assemble((first.removesuffix(name), "dim"), (name, "bold" if not row else ""))
         for column, cell in enumerate(others, 1):
-            text.append(" " * GAP + cell, "bold" if not number else "cyan" if column < left else "")
+            text.append(" " * GAP + cell, "bold" if not row else "cyan" if column < left else "")
         text.rstrip()
         console.print(text, no_wrap=True, overflow="ellipsis")
 

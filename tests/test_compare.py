@@ -20,6 +20,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.traces.values import Values
 from tests.support import golden_text as golden
+from tests.support.commands import Mx
 from tests.support.renaming import renamed
 
 GENERATOR = np.random.default_rng(3)
@@ -345,3 +346,27 @@ def test_sequences_between_modules_are_compared() -> None:
     numbers = {m.scope: m.numbers for m in compared(golden.read(text), golden.read(text), inputs).modules}
     assert [(n.tensor, n.distance.max_abs) for n in numbers["one"]] == [("s", 0)]
     assert [n.distance.max_abs for n in numbers["two"]] == [0]
+
+
+def test_layers_that_differ_in_the_same_way_are_one_row(mx: Mx, tmp_path: Path) -> None:
+    def layers(operators: list[str]) -> ModelProto:
+        lines = "".join(f"    t{i + 1} = {op}(t{i})   #@ layers.{i}\n" for i, op in enumerate(operators))
+        return golden.read(f"\ng (float[2] t0) => (float[2] y) {{\n{lines}    y = Neg(t{len(operators)})   #@ last\n}}")
+
+    onnx.save(layers(["Relu"] * 5), tmp_path / "a.onnx")
+    onnx.save(layers(["Exp", "Exp", "Relu", "Exp", "Abs"]), tmp_path / "b.onnx")
+    done = mx("compare", "a.onnx", "b.onnx", cwd=tmp_path)
+    assert done.returncode == 1
+    rows = [re.split("  +", line)[0] for line in done.stdout.decode().splitlines()]
+    assert rows == ["module", ".", "├─ layers.0, 1, 3", "└─ layers.4"]
+    unfolded = mx("compare", "a.onnx", "b.onnx", "--no-fold", cwd=tmp_path)
+    assert len(unfolded.stdout.splitlines()) == len(rows) + 2
+
+
+def test_one_model_alone_is_not_compared(mx: Mx, tmp_path: Path) -> None:
+    onnx.save(model(), tmp_path / "a.onnx")
+    done = mx("compare", "a.onnx", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert (
+        done.stderr.decode() == "mx compare: only one model is given, and stdin is empty: give both, mx compare A B\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def test_module_round_trip(built: Build, mx: Mx, tmp_path: Path, name: str, scop
                 if w.size == result.size and np.allclose(result.ravel(), w.ravel(), 1e-3, 1e-4)
             ]
             assert close, f"{scope} returns something else than PyTorch's module"
+
+
+def test_the_last_line_says_how_the_size_changed(built: Build, mx: Mx, tmp_path: Path) -> None:
+    tagged = built("bert", "torchscript") / "tagged.onnx"
+    whole, part = onnx.load(tagged), tmp_path / "part.onnx"
+    for line in ("filter --scope pooler", "run -p filter{scope=pooler}"):
+        command, *options = line.split()
+        done = mx(command, tagged, *options, "-o", part)
+        said = re.fullmatch(rf"mx {command}: nodes (\d+) → (\d+), weights .*B → .*B\n", done.stderr.decode())
+        assert said, done.stderr.decode()
+        assert [*map(int, said.groups())] == [len(whole.graph.node), len(onnx.load(part).graph.node)]
 
 
 def test_constants_are_copied_in_and_the_rest_left_out() -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from mxtools.views.tree import folded
+
 from ..common import emit, figures, progress, read_model, read_trace_and_values, say
-from ..options import DataDir, Inputs, Json, Markdown, Trace
+from ..options import DataDir, Fold, Inputs, Json, Markdown, Trace
 from ..streams import is_pipe
 from ..table import drawn, show, show_markdown
 
@@ -33,6 +35,7 @@ def command(
         float,
         Option(min=0, metavar="RELATIVE", help="Largest relative difference that still counts as equal."),
     ] = 1e-5,
+    fold: Fold = True,
     as_markdown: Markdown = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -49,12 +52,19 @@ def command(
     """
     from mxtools.comparison.comparison import compare
     from mxtools.errors import UsageError
+    from mxtools.files.reading import EmptyError
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and is_pipe(other):
         raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
     sidecar, values = read_trace_and_values(trace, inputs)
-    one, two = read_model(source, data_dir), read_model(other, data_dir)
+    one = read_model(source, data_dir)
+    try:
+        two = read_model(other, data_dir)
+    except EmptyError as error:
+        if not is_pipe(other):
+            raise
+        raise UsageError("only one model is given, and stdin is empty: give both, mx compare A B") from error
     if inputs and values:
         require_known(values, one.proto, sidecar, str(inputs))
     with progress("comparing"):
@@ -67,7 +77,7 @@ def command(
     if json:
         emit(_data(found, tolerance))
     elif found.interface or found.differing(tolerance):
-        (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance)])
+        (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance, fold)])
     _conclude(found, tolerance)
 
 
@@ -86,13 +96,21 @@ def _conclude(found: Comparison, tolerance: float) -> None:
     raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed}): see the table")
 
 
-def _rows(found: Comparison, tolerance: float) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the table: how the interfaces differ, then the modules that differ, with those around them."""
+def _rows(found: Comparison, tolerance: float, fold: bool) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table: how the interfaces differ, then the modules that differ, with those around them.
+
+    With `fold`, siblings that differ in the same way are one row.
+    """
+
+    def told(module: ComparedModule) -> list[str]:
+        return [cell.replace(f"{module.scope}.", "") for cell in _cells(module, tolerance)]
+
     for change in found.interface:
         yield f"({change.name})", "", "", "", f"{change.before or 'none'} → {change.after or 'none'}"
     for module in found.modules:
         if module is found.modules[0] or not module.tag:
-            for name, class_name, inner in drawn(_pruned(module, tolerance)):
+            pruned = _pruned(module, tolerance)
+            for name, class_name, inner in drawn(folded(pruned, told) if fold else pruned):
                 if inner.differs(tolerance) or inner.children:
                     yield name, class_name, *_cells(inner, tolerance)
 

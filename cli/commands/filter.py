@@ -33,7 +33,9 @@ def command(
     from mxtools.pipeline.pipeline import Pipeline
 
     check_json(json, output)
-    report = process(Pipeline(steps), source, output, data_dir, trace, inputs).last(FilterReport)
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs, command="" if json else "filter").last(
+        FilterReport
+    )
     if json:
         emit(report.to_dict())
         return

@@ -45,7 +45,7 @@ def command(
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
     check_output(output, replacing=source)
     steps = tuple(map(_with_part, steps))
-    report = process(Pipeline(steps), source, output, data_dir, trace, inputs)
+    report = process(Pipeline(steps), source, output, data_dir, trace, inputs, command="" if json else "run")
     if json:
         emit(report.to_dict())
 

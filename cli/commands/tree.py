@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from typer import Option
 
 from mxtools.errors import printable
-from mxtools.views.tree import Branch, Key, folded, number, sorted_by, tree
+from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
 
-from ..common import emit, read_model
-from ..options import DataDir, Depth, Json, Markdown, Source, takes_selection
+from ..common import emit, read_model, short
+from ..options import DataDir, Depth, Fold, Json, Markdown, Source, takes_selection
 from ..streams import write_text
 from ..table import drawn, show, show_markdown
 
@@ -33,9 +33,7 @@ def command(
             help="Sort siblings by this, largest first; by default in the order of the graph.",
         ),
     ] = None,
-    fold: Annotated[
-        bool, Option("--fold/--no-fold", help="Show equal siblings as one line, with the numbers of one of them.")
-    ] = True,
+    fold: Fold = True,
     csv_: Annotated[bool, Option("--csv", help="Write all calls as CSV, one a line.")] = False,
     markdown: Markdown = False,
     data_dir: DataDir = None,
@@ -87,12 +85,9 @@ def _csv(branches: Iterable[Branch]) -> None:
 
 
 def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:
-    if branch.equal:
-        name += _others(branch)
-        class_name = f"{len(branch.equal) + 1} × {class_name}"  # noqa: RUF001 - as people write it
     bound = "≥ " if branch.uncounted and branch.multiply_adds else ""
-    products = "?" if branch.uncounted and not bound else bound + _short(branch.multiply_adds)
-    figures = str(branch.nodes), _short(branch.parameters), _short(branch.bytes, " ") + "B", products
+    products = "?" if branch.uncounted and not bound else bound + short(branch.multiply_adds)
+    figures = str(branch.nodes), short(branch.parameters), short(branch.bytes, " ") + "B", products
     return name, class_name, *figures, " ".join(_shares(branch.evidence)), _counted(branch.operators.most_common(4))
 
 
@@ -105,18 +100,3 @@ def _shares(counts: Counter[str]) -> Iterator[str]:
 
 def _counted(counts: Iterable[tuple[str, int]]) -> str:
     return " ".join(f"{name}:{count}" for name, count in counts)
-
-
-def _others(branch: Branch) -> str:
-    """Return the siblings that a line also stands for: the last of a row, else all."""
-    numbers = [number(scope)[1] for scope in (branch.scope, *branch.equal)]
-    names = [scope.rpartition(".")[2] for scope in branch.equal]
-    return f" … {names[-1]}" if numbers == [*range(numbers[0], numbers[-1] + 1)] else f", {', '.join(names)}"
-
-
-def _short(count: int, ones: str = "") -> str:
-    """Return a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
-    for size, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count}{ones}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer import Context as Invocation
 
-from ..common import check_json, emit, read_model, say, tagged
+from ..common import changed, check_json, emit, read_model, say, size_of, tagged
 from ..help import Command as BaseCommand
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe, write_model
@@ -55,6 +55,7 @@ def command(
     check_output(output, replacing=source)
     model = read_model(source, data_dir, trace, inputs)
     model.require_tagged("the earlier model")
+    before = size_of(model)
     with Scratch() as scratch:
         made, steps = wrap(model, tool, scratch, sys.stderr.buffer, inline=is_pipe(output))
         write_model(made, output, data_dir)
@@ -62,4 +63,4 @@ def command(
     if json:
         emit(data)
     else:
-        say(f"mx wrap: {words}")
+        say(f"mx wrap: {words}; {changed(before, size_of(made))}")

@@ -61,6 +61,8 @@ class ComparedModule:
     """The modules, or inputs of the graph, that it reads in one model and not in the other."""
     numbers: list[Number] = field(default_factory=list)
     children: list[ComparedModule] = field(default_factory=list)
+    equal: tuple[str, ...] = ()
+    """In tables, the scopes of the siblings after it that differ in the same way."""
 
     @property
     def distance(self) -> Distance | None:

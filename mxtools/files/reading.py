@@ -27,6 +27,10 @@ _BEGINNING = 64
 _SPACES = dict.fromkeys(map(ord, "\t\n\r"), " ")
 
 
+class EmptyError(InputError):
+    """A file or a pipe without a byte."""
+
+
 def read_model(
     source: Source, name: str, data_dir: Path | None = None, placing: bool = True
 ) -> tuple[ModelProto, WeightStore]:
@@ -38,7 +42,7 @@ def read_model(
     """
     data = _bytes(source, name)
     if not len(data):
-        raise InputError(f"{name} is empty, no ONNX model", "check the command that writes it")
+        raise EmptyError(f"{name} is empty, no ONNX model", "check the command that writes it")
     proto, skeleton = _parse(data, name)
     require_sound(proto, name, skeleton)
     folder = data_dir or (source.parent if isinstance(source, Path) else Path())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from html import escape
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.parameters import parameter_sizes, stored_bytes, stored_tensors
@@ -22,6 +22,21 @@ class Key(StrEnum):
     PARAMETERS = "parameters"
     BYTES = "bytes"
     MULTIPLY_ADDS = "multiply-adds"
+
+
+class FoldableItem(Protocol):
+    """A call in a tree of calls, of which equal siblings can be shown as one."""
+
+    scope: str
+    tag: str
+    equal: tuple[str, ...]
+
+    @property
+    def children(self) -> Sequence[Self]:
+        """The calls directly below it."""
+
+
+Foldable = TypeVar("Foldable", bound=FoldableItem)
 
 
 @dataclass
@@ -113,18 +128,20 @@ def sorted_by(branch: Branch, key: Key) -> Branch:
     return replace(branch, children=[sorted_by(child, key) for child in children])
 
 
-def folded(branch: Branch) -> Branch:
+def folded(branch: Foldable, content: Callable[[Foldable], object] | None = None) -> Foldable:
     """Return a copy that shows, on all levels, only the first of adjacent siblings that hold the same.
 
     Only modules of one list and calls of one module count as siblings here; modules with names of their own all stay.
+    `content` returns what a call holds besides those below it; without it these are what `tree` counts.
     """
-    kept: list[Branch] = []
-    for child in map(folded, branch.children):
-        if kept and _list(kept[-1]) == _list(child) and _content(kept[-1]) == _content(child):
-            kept[-1] = replace(kept[-1], equal=(*kept[-1].equal, child.scope))
+    held = content or _figures
+    kept: list[Foldable] = []
+    for child in (folded(child, held) for child in branch.children):
+        if kept and _list(kept[-1]) == _list(child) and _content(kept[-1], held) == _content(child, held):
+            kept[-1] = replace(kept[-1], equal=(*kept[-1].equal, child.scope))  # type: ignore[type-var]
         else:
             kept.append(child)
-    return replace(branch, children=kept)
+    return replace(branch, children=kept)  # type: ignore[type-var]
 
 
 def number(scope: str) -> tuple[str, int]:
@@ -135,18 +152,22 @@ def number(scope: str) -> tuple[str, int]:
     return (f"{around}.{name}", count) if index is None else (around, index)
 
 
-def _list(branch: Branch) -> str:
+def _list(branch: FoldableItem) -> str:
     return number(branch.scope)[0]
 
 
-def _content(branch: Branch) -> tuple[Any, ...]:
+def _content(branch: Any, held: Callable[[Any], object]) -> tuple[Any, ...]:  # noqa: ANN401
     """Return what a branch holds, without its own name but with the names of its children."""
-    figures = branch.nodes, branch.parameters, branch.bytes, branch.multiply_adds, branch.uncounted
     below = [
-        ([scope.removeprefix(branch.scope) for scope in (child.scope, *child.equal)], _content(child))
+        ([scope.removeprefix(branch.scope) for scope in (child.scope, *child.equal)], _content(child, held))
         for child in branch.children
     ]
-    return branch.class_name, figures, branch.operators, branch.evidence, below
+    return class_of(branch.tag), held(branch), below
+
+
+def _figures(branch: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    figures = branch.nodes, branch.parameters, branch.bytes, branch.multiply_adds, branch.uncounted
+    return figures, branch.operators, branch.evidence
 
 
 def tree_html(branch: Branch) -> str:
