@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from mxtools.runtime.sessions import Level
+from mxtools.views.tree import sorted_by
 
 from ..common import emit, progress, read_model, say
 from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from mxtools.profile.timing import Timing
 
 COLUMNS = ("module", "class", "µs", "share", "own µs", "kernels")
+
+
+class Sort(StrEnum):
+    """What to sort siblings by."""
+
+    TIME = "time"
+    OWN = "own"
 
 
 def command(
@@ -43,6 +52,14 @@ def command(
     ] = None,
     against: Annotated[
         Path | None, Option(metavar="REPORT", help="Earlier report of `mx profile --json` to compare with.")
+    ] = None,
+    sort: Annotated[
+        Sort | None,
+        Option(
+            metavar="time|own",
+            help="Sort siblings by their time, or by their own time, largest first; by default in the order of the "
+            "graph.",
+        ),
     ] = None,
     depth: Depth = None,
     plot: Plot = None,
@@ -79,7 +96,7 @@ def command(
     if json:
         emit(found.model_dump(mode="json", by_alias=True, exclude_none=True))
     else:
-        show(_rows(timing, before, depth))
+        show(_rows(timing, before, depth, sort))
         say(f"mx profile: {_summary(found)}")
 
 
@@ -95,14 +112,16 @@ def _providers(names: list[str] | None) -> list[str] | None:
     return names or None
 
 
-def _rows(timing: Timing, before: ProfileReport | None, depth: int | None) -> Iterator[tuple[str, ...]]:
+def _rows(
+    timing: Timing, before: ProfileReport | None, depth: int | None, sort: Sort | None
+) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the table: the head, the tree, the time that is not attributed, and the total."""
     shown = [m for m in before.modules if depth is None or m.tag.count("/") - 1 <= depth] if before else []
     earlier = {module.scope: module.microseconds for module in shown}
     lost = sum(kernel.time for kernel in timing.unknown)
     lines = [
         _Line(name, class_name, timed.time, timed.own, timed.all_kernels(), earlier.pop(timed.scope, None))
-        for name, class_name, timed in drawn(timing.root, depth)
+        for name, class_name, timed in drawn(sorted_by(timing.root, sort) if sort else timing.root, depth)
     ]
     lines += [_Line(scope, "(gone)", 0.0, 0.0, (), was) for scope, was in earlier.items()]
     was = sum(kernel.microseconds for kernel in before.unattributed) if before else None

@@ -14,7 +14,8 @@ from ..table import drawn, show
 if TYPE_CHECKING:
     from mxtools.verify.verification import Checked, Verified
 
-COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB", "own", "")
+COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
+OWN = ("own relative", "own SQNR dB")
 
 
 def command(
@@ -68,7 +69,9 @@ def command(
     if json:
         emit(_data(found, isolate))
     else:
-        show([COLUMNS, *(_cells(name, class_, call, found) for name, class_, call in drawn(found.calls[0], depth))])
+        head = (*COLUMNS, *(OWN if isolate else ()), "")
+        rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(found.calls[0], depth))
+        show([head, *rows])
     if plot and found.furthest:
         _plot(plot, found)
     _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
@@ -92,14 +95,16 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
         say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
 
 
-def _cells(name: str, class_name: str, call: Checked, found: Verified) -> tuple[str, ...]:
-    apart, own = call.distance, f"{call.own.relative:.2g}" if call.own else ""
+def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: bool) -> tuple[str, ...]:
+    apart = call.distance
+    own = [f"{call.own.relative:.2g}", f"{call.own.sqnr:.1f}"] if call.own else [""] * len(OWN)
+    own = own if isolate else []
     if apart is None:
-        return name, class_name, "", "", "", "", own, call.reason
+        return name, class_name, "", "", "", "", *own, call.reason
     right = apart.relative <= found.tolerance or all(output.harmless for output in call.outputs)
     wrong = "" if right else "first wrong" if call is found.first else "wrong"
     figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
-    return name, class_name, *figures, own, wrong or call.reason
+    return name, class_name, *figures, *own, wrong or call.reason
 
 
 def _data(found: Verified, isolated: bool) -> dict[str, Any]:

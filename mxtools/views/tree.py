@@ -39,6 +39,17 @@ class FoldableItem(Protocol):
 Foldable = TypeVar("Foldable", bound=FoldableItem)
 
 
+class SortableItem(Protocol):
+    """A call in a tree of calls."""
+
+    @property
+    def children(self) -> Sequence[Self]:
+        """The calls directly below it."""
+
+
+Sortable = TypeVar("Sortable", bound=SortableItem)
+
+
 @dataclass
 class Branch:
     """One call of a module; the numbers count everything below it too.
@@ -121,11 +132,14 @@ def tree(
     return branches[0]
 
 
-def sorted_by(branch: Branch, key: Key) -> Branch:
-    """Return a copy in which siblings are sorted on all levels, the largest first; equal ones keep their order."""
+def sorted_by(branch: Sortable, key: str) -> Sortable:
+    """Return a copy in which siblings are sorted on all levels, the largest first; equal ones keep their order.
+
+    `key` is what to sort by: an attribute of what the tree is made of, as a `Key` is one of a `Branch`.
+    """
     name = key.replace("-", "_")
-    children = sorted(branch.children, key=lambda child: -int(getattr(child, name)))
-    return replace(branch, children=[sorted_by(child, key) for child in children])
+    children = sorted(branch.children, key=lambda child: -float(getattr(child, name)))
+    return replace(branch, children=[sorted_by(child, key) for child in children])  # type: ignore[type-var]
 
 
 def folded(branch: Foldable, content: Callable[[Foldable], object] | None = None) -> Foldable:
