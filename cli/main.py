@@ -150,6 +150,10 @@ def _check_limits() -> None:
             raise typer.Exit(error.status) from None
 
 
+_OF_PYDANTIC = "Value error, "
+"""What typer's own parser puts before the reason."""
+
+
 def _ended_by(error: BaseException) -> int:
     """Say in one line why the program ends, where that is outside of a command; return the exit status."""
     if isinstance(error, typer.Exit):
@@ -164,7 +168,8 @@ def _ended_by(error: BaseException) -> int:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
-        if text := " ".join(error.format_message().split()).rstrip("."):  # help that nobody asked for has none
+        text = " ".join(error.format_message().replace(_OF_PYDANTIC, "").split()).rstrip(".")
+        if text:  # help that nobody asked for has none
             say(f"{path}: {text} (see `{path} --help`)")
         return 2
     return _failed("mx", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -110,12 +111,25 @@ def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
     assert table.known(tmp_path)["slim"].exporter == "torchscript"
 
 
-def test_makefile_example_runs_once(bert_folder: Path) -> None:
+def test_the_makefile_runs_again_where_the_model_changed(bert_folder: Path) -> None:
     make = ["make", "-f", ROOT / "examples" / "makefile" / "Makefile", "layer1.onnx", "MODEL=bert"]
-    first = subprocess.run(make, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert "mx filter" in first.stdout
-    again = subprocess.run(make, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert "up to date" in again.stdout
+
+    def said() -> str:
+        return subprocess.run(make, cwd=bert_folder, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
+
+    assert "mx filter" in said()
+    (bert_folder / "bert" / "README.md").touch()
+    assert "up to date" in said()
+    for name in ("model.safetensors", "config.json"):
+        file = bert_folder / "bert" / name
+        before = file.stat().st_mtime
+        os.utime(file, (before + 1000, before + 1000))
+        asked = subprocess.run([*make, "--dry-run"], cwd=bert_folder, capture_output=True, text=True, check=True)
+        assert {"mx export", "mx trace", "mx filter"} <= {
+            line[: line.find(" ", 3)] for line in asked.stdout.split("\n")
+        }
+        os.utime(file, (before, before))
+    assert "up to date" in said()
 
 
 def test_the_pass_of_the_page_is_a_pass() -> None:

@@ -31,10 +31,11 @@ def command(json: Json = False) -> None:
     if json:
         emit(listed)
         return
+    width = max(len(entry["name"]) for entry in listed)
     for entry in listed:
-        put(f"{entry['name']:<20} {entry['help']}")
+        put(f"{entry['name']:<{width}}  {entry['help']}")
         for option in entry["options"]:
-            put(f"    {option['name']:<16} {option['help']}")
+            put(f"    {option['name']:<{width - 4}}  {option['help']}")
 
 
 def _first_line(text: str | None) -> str:
