@@ -86,6 +86,9 @@ def test_external_data_are_read(built: Build, mx: Mx, tmp_path: Path) -> None:
         (["--json", "--format", "sarif"], "are two formats"),
         (["-o", "out.onnx"], "--repair"),
         (["--repair", "--json"], "would both go to stdout"),
+        (["other.onnx", "--repair", "-o", "out.onnx"], "--repair is for one model"),
+        (["other.onnx", "--trace", "t.json"], "--trace is for one model"),
+        (["-"], "none can come from stdin"),
     ],
 )
 def test_nonsense_is_refused(mx: Mx, arguments: list[str], said: str) -> None:
@@ -119,3 +122,28 @@ def test_sarif(built: Build, mx: Mx, tmp_path: Path) -> None:
     (place,) = result["locations"]
     assert place["physicalLocation"]["artifactLocation"]["uri"] == "a%20model.onnx"
     assert [logical["fullyQualifiedName"] for logical in place["logicalLocations"]] == [node, DENSE]
+
+
+def test_several_models_are_all_checked(built: Build, mx: Mx, tmp_path: Path) -> None:
+    model, trace = read(built("bert", "dynamo"))
+    onnx.save(model, tmp_path / "good.onnx")
+    node = duplicate(model, trace)
+    onnx.save(model, tmp_path / "bad.onnx")
+    names = ["good.onnx", "bad.onnx", "good.onnx"]
+    done = mx("validate", *names, cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line.partition(": ")[0] for line in done.stdout.decode().splitlines()] == ["error"]
+    *each, last = done.stderr.decode().splitlines()
+    assert [line.split(": ")[1] for line in each] == names
+    assert "1 of 3 models have errors: bad.onnx" in last
+    reports = json.loads(mx("validate", *names, "--json", cwd=tmp_path).stdout)
+    assert [(report["model"], report["counts"]["error"]) for report in reports] == list(
+        zip(names, (0, 1, 0), strict=True)
+    )
+    log = json.loads(mx("validate", *names, "--format", "sarif", cwd=tmp_path).stdout)
+    (result,) = log["runs"][0]["results"]
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "bad.onnx"
+    assert node in place["logicalLocations"][0]["fullyQualifiedName"]
+    done = mx("validate", "good.onnx", "good.onnx", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"")

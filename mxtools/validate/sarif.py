@@ -6,7 +6,7 @@ Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -18,8 +18,8 @@ from mxtools.validate.rules import RULES
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
-    """Return the log of one run: the rules, and a result for each finding in `file`, a path within the repository."""
+def sarif(findings: Iterable[tuple[str, Finding]]) -> dict[str, Any]:
+    """Return the log of one run: the rules, and a result for each finding; with it comes its file in the repository."""
     numbers = {name: number for number, name in enumerate(RULES)}
     rules = [
         {
@@ -31,7 +31,7 @@ def sarif(findings: Sequence[Finding], file: str) -> dict[str, Any]:
         for rule in RULES.values()
     ]
     driver = {"name": "mx validate", "version": VERSION, "rules": rules}
-    results = [_result(finding, file, numbers[finding.rule]) for finding in findings]
+    results = [_result(finding, file, numbers[finding.rule]) for file, finding in findings]
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
 
 
