@@ -219,6 +219,10 @@ def test_a_mistyped_command(mx: Mx, typed: str, meant: str) -> None:
     ("data", "said"),
     [
         (b"junk\n", "stdin is a text, and no ONNX model: give an .onnx file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "stdin is a pointer of Git LFS, and not the model itself: fetch it with `git lfs pull`",
+        ),
         (b"PK\x03\x04", "stdin is an archive, such as PyTorch saves weights in, and no ONNX model: give an .onnx file"),
         (b"\xff\xfe", "stdin is no ONNX model, or only the beginning of one: export it again"),
     ],

@@ -89,6 +89,7 @@ def test_external_data_are_read(built: Build, mx: Mx, tmp_path: Path) -> None:
         (["other.onnx", "--repair", "-o", "out.onnx"], "--repair is for one model"),
         (["other.onnx", "--trace", "t.json"], "--trace is for one model"),
         (["-"], "none can come from stdin"),
+        (["--ignore", "untaged"], "no rule is called 'untaged': did you mean untagged?"),
     ],
 )
 def test_nonsense_is_refused(mx: Mx, arguments: list[str], said: str) -> None:
@@ -147,3 +148,11 @@ def test_several_models_are_all_checked(built: Build, mx: Mx, tmp_path: Path) ->
     assert node in place["logicalLocations"][0]["fullyQualifiedName"]
     done = mx("validate", "good.onnx", "good.onnx", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_rule_can_be_ignored(built: Build, mx: Mx) -> None:
+    raw = built("bert", "dynamo") / "raw.onnx"
+    assert mx("validate", raw).returncode == 1
+    done = mx("validate", raw, "--ignore", "untagged")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"0 errors" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,10 @@ def command(
         bool, Option("--repair", help="Repair what can be repaired, write the model, and check the result.")
     ] = False,
     output: Output = "-",
+    ignore: Annotated[
+        list[str] | None,
+        Option("--ignore", metavar="RULE", help="Leave out the findings of this rule, such as untagged."),
+    ] = None,
     format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="Format of the report.")] = "text",
     data_dir: DataDir = None,
     json: Json = False,
@@ -77,15 +81,17 @@ def command(
     Example: mx validate bert.tagged.onnx --trace bert.trace.json
     """
     from mxtools.errors import CheckError
+    from mxtools.validate.findings import require_rules
 
     format_ = "json" if json and format_ == "text" else format_
     sources = source or ["-"]
     _check(format_, json, repair, sources, trace, output)
+    require_rules(ignore or ())
     sidecar = read_sidecar(trace) if trace else None
     folder = Path() if is_pipe(trace) else Path(str(trace)).parent
     checked = []
     for name in sources:
-        checked.append(_checked(name, sidecar, folder, data_dir, output if repair else None))
+        checked.append(_checked(name, sidecar, folder, data_dir, output if repair else None, ignore or ()))
         if format_ == "text":
             _tell(checked[-1], say if repair and is_pipe(output) else put)
     _write(checked, format_)
@@ -98,7 +104,14 @@ def command(
         raise CheckError(f"{len(failed)} of {len(checked)} models have errors: {failed[0].name}: {failed[0].remedy}")
 
 
-def _checked(source: str, sidecar: Sidecar | None, folder: Path, data_dir: Path | None, output: str | None) -> Checked:
+def _checked(
+    source: str,
+    sidecar: Sidecar | None,
+    folder: Path,
+    data_dir: Path | None,
+    output: str | None,
+    ignored: Collection[str],
+) -> Checked:
     """Check a model; where there is an `output`, also repair it, and write it there."""
     from mxtools.carriers.packed import embedded_trace
     from mxtools.errors import InputError
@@ -120,6 +133,7 @@ def _checked(source: str, sidecar: Sidecar | None, folder: Path, data_dir: Path 
             findings = checking.validate(model, folder)
     if output is not None:
         write_model(model, output, data_dir)
+    findings = [finding for finding in findings if finding.rule not in ignored]
     return Checked(name, findings, mended, output is not None)
 
 

@@ -22,6 +22,8 @@ Source = Path | IO[bytes]
 
 _ARCHIVE = b"PK\x03\x04"
 """How a zip archive begins."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the text begins that Git LFS leaves in the place of a file that it did not fetch."""
 _BEGINNING = 64
 """Bytes by which a text is told."""
 _SPACES = dict.fromkeys(map(ord, "\t\n\r"), " ")
@@ -64,6 +66,8 @@ def _no_model(data: Bytes, name: str) -> tuple[str, str]:
     first = bytes(data[: min(_BEGINNING, len(data))])
     if first.startswith(_ARCHIVE):
         return f"{name} is an archive, such as PyTorch saves weights in, and no ONNX model", "give an .onnx file"
+    if first.startswith(_LFS_POINTER):
+        return f"{name} is a pointer of Git LFS, and not the model itself", "fetch it with `git lfs pull`"
     if first.isascii() and first.decode().translate(_SPACES).isprintable():
         return f"{name} is a text, and no ONNX model", "give an .onnx file"
     return f"{name} is no ONNX model, or only the beginning of one", "export it again"

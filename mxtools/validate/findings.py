@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from mxtools.errors import in_words
+from mxtools.errors import UsageError, in_words, suggestion
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.validate.rules import RULES, CheckedModel, Fault, Mend, Rule, Severity
@@ -85,6 +85,13 @@ def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], li
         with model.changing():
             mended += [Mended(finding, mend()) for finding, mend in mends]
     return mended, validate(model, folder)
+
+
+def require_rules(names: Iterable[str]) -> None:
+    """Raise UsageError where a name is that of no rule."""
+    for name in names:
+        if name not in RULES:
+            raise UsageError(f"no rule is called {name!r}", suggestion(name, RULES))
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:
