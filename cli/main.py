@@ -7,10 +7,12 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -150,6 +152,8 @@ def _check_limits() -> None:
             raise typer.Exit(error.status) from None
 
 
+_OURS = Path(limits.__file__).parents[1]
+"""The folder of the library."""
 _OF_PYDANTIC = "Value error, "
 """What typer's own parser puts before the reason."""
 
@@ -217,7 +221,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         interrupt_cleanly()
-        with speaking(WORDS), _errors_in_one_line(name), one_command():
+        with speaking(WORDS), _errors_in_one_line(name), _warnings_in_one_line(name), one_command():
             command(*args, **kwargs)
             sys.stdout.flush()
 
@@ -243,6 +247,31 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
         if was_interrupted():
             raise typer.Exit(INTERRUPTED) from None
         raise typer.Exit(_failed(f"mx {name}", error)) from None
+
+
+@contextmanager
+def _warnings_in_one_line(name: str) -> Iterator[None]:
+    """Show warnings that are for the user, as of a name that changed, as messages of the command `name`."""
+    before = warnings.showwarning
+
+    def shown(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is FutureWarning and Path(filename).is_relative_to(_OURS):
+            say(f"mx {name}: {message}")
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _failed_pass(error: MxError) -> str:

@@ -6,11 +6,14 @@ import types
 import typing
 from dataclasses import fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import parser
 
 from mxtools.errors import UsageError
 from mxtools.passes.filter import Filter
@@ -18,6 +21,7 @@ from mxtools.pipeline.base import Pass
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.registry import load, names, types_of
 from mxtools.pipeline.spec import parse, spec_of
+from tests.support.commands import Mx
 
 
 def test_every_file_is_a_pass_of_its_name() -> None:
@@ -91,3 +95,12 @@ def test_the_spec_of_every_pass_is_the_inverse_of_its_parsing(name: str, data: s
 def test_errors_say_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Pipeline.parse(text)
+
+
+def test_an_old_name_of_a_pass_still_works_and_says_so_in_one_line(mx: Mx, tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    done = mx("run", "m.onnx", "-p", "settle-given", "-o", "o.onnx", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.decode().splitlines()[0] == "mx run: the pass 'settle-given' is now called 'move-arguments-out'"
+    assert len(done.stderr.splitlines()) == 2
