@@ -82,7 +82,7 @@ def _parameters(command: Any) -> Iterator[str]:
 
 
 def _passes() -> str:
-    parts = [NOTE, "# Passes\n", "`mx run -p 'NAME{OPTION=VALUE},NAME'` runs them.\n"]
+    parts = [NOTE, "# Passes\n", "Run them with `mx run -p 'NAME{OPTION=VALUE},NAME'`.\n"]
     for name in names():
         cls = load(name)
         parts += [f"## {name}\n", f"{(cls.__doc__ or '').strip().partition(chr(10))[0]}\n"]
@@ -92,8 +92,8 @@ def _passes() -> str:
 
 
 def _rules() -> str:
-    lines = [NOTE, "# Rules\n", "What `mx validate` checks, in this order ([how](validating.md)).\n"]
-    lines += ["| rule | is a | what is right | remedy |", "|---|---|---|---|"]
+    lines = [NOTE, "# Rules\n", "The rules that `mx validate` checks, in this order ([more](validating.md)).\n"]
+    lines += ["| rule | severity | must be true | remedy |", "|---|---|---|---|"]
     with speaking(WORDS):
         lines += [
             f"| `{rule.name}` | {rule.severity} | {rule.title} | {in_words(rule.remedy)} |" for rule in RULES.values()
@@ -111,14 +111,14 @@ def _limits() -> str:
 
 _LIMITS = """# Limits
 
-Models and sidecars come from anywhere, and a file of some kilobytes can unpack to gigabytes, or describe them.
-What grows beyond what files that people work with ever need is refused, with exit status 3.
+Models and sidecars can come from anywhere, and a file of a few kilobytes can expand to gigabytes. mxtools therefore
+refuses files that expand to more than any real model needs (exit status 3).
 
-For a file of yours that needs more, any command takes `--limits N`, before or after its name, which makes all limits
-N times as large; the message says which N is enough, where that can be known. The variable `MX_LIMITS` does the same,
-and in Python `with mxtools.limits(N):`.
+If a file of yours needs more, use the option `--limits N`, which every command has, before or after the command's name.
+It multiplies all limits by N. If possible, the error message says which N is enough. The variable `MX_LIMITS` does
+the same, and in Python `with mxtools.limits(N):`.
 
-| what | limit | or, if that is more |
+| what | limit | or this, if it is more |
 |---|---|---|"""
 
 _STATUSES = """## Exit statuses
@@ -126,14 +126,14 @@ _STATUSES = """## Exit statuses
 | | |
 |---|---|
 | 0 | done |
-| 1 | the answer is no: a check failed, a difference was found |
+| 1 | the answer is no: a check failed, or a difference was found |
 | 2 | wrong usage, or nothing matched |
 | 3 | unreadable or invalid input, or an output that cannot be written |
-| 4 | the module existed, but the exporter removed it, or it ends inside a merged node |
-| 70 | a fault of mxtools itself |
+| 4 | the module cannot be cut out: the exporter removed it, or it ends inside a merged node |
+| 70 | an error in mxtools itself |
 | 130 | interrupted |
 
-Any command takes `--debug`, which shows the traceback of an error, and `--limits N`, which raises the
+Every command has the options `--debug`, which shows the traceback of an error, and `--limits N`, which raises the
 [limits](limits.md). `mx --install-completion` sets up completion.
 """
 

@@ -32,7 +32,7 @@ def test_the_command(built: Build, mx: Mx, tmp_path: Path) -> None:
     done = mx("validate", wrong, "--trace", folder / "trace.json")
     assert done.returncode == 1
     line = done.stdout.decode().splitlines()[0]
-    assert line.startswith(f"error: duplicate-key: MatMul {name!r} in {DENSE}: {keys.SCOPE} stands 2 times: keep one")
+    assert line.startswith(f"error: duplicate-key: MatMul {name!r} in {DENSE}: {keys.SCOPE} occurs 2 times: keep one")
     assert done.stderr.decode().count("\n") == 1
 
     report = json.loads(mx("validate", wrong, "--json").stdout)

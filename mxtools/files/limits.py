@@ -75,12 +75,12 @@ PARAMETERS = Limit("MiB", 512 * MIB, ratio=16, scale=MIB)
 """Parameters and buffers of a Hugging Face model, which its configuration claims, against the files of its weights;
 weights of 4 bits grow eightfold."""
 ALL = {
-    "what metadata of a model unpack to, such as its trace": UNPACKED,
+    "compressed metadata of a model, such as its trace": UNPACKED,
     "an array in a `.npz` file": MEMBER,
     "a JSON text: sidecars, manifests, metadata, reports": JSON_ITEMS,
-    "functions that call functions": EXPANDED_NODES,
-    "an input that is made, since none is given": MADE_INPUT,
-    "a sparse tensor that is made dense, for tools that know none": DENSE,
+    "functions that call functions, expanded": EXPANDED_NODES,
+    "an input that mxtools makes because none is given": MADE_INPUT,
+    "a sparse tensor that is made dense, for tools without sparse tensors": DENSE,
     "the modules of a Hugging Face folder": MODULES,
     "the parameters of a Hugging Face folder": PARAMETERS,
 }

@@ -20,7 +20,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
     unless=("untagged", "other-model"),
 )
 def _order(checked: CheckedModel) -> Iterator[Fault]:
-    """No call of a module works on what a later call made."""
+    """No call of a module reads the result of a later call."""
     graph, annotations = checked.graph, checked.annotations
     still = graph.data_independent
     seen: set[tuple[int, int]] = set()
@@ -33,12 +33,12 @@ def _order(checked: CheckedModel) -> Iterator[Fault]:
             if later and later not in seen:
                 seen.add(later)
                 earlier_scope, scope = (annotations.hierarchy.scopes[c] for c in later)
-                yield Fault(f"it works on {graph.names[value]!r}, made in {scope}, called after {earlier_scope}", node)
+                yield Fault(f"it reads {graph.names[value]!r}, made in {scope}, called after {earlier_scope}", node)
 
 
 @rule("disconnected", Severity.NOTE, "look at the module with ⟨view⟩", unless=("untagged", "other-model"))
 def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
-    """The nodes of each scope, and those below it, are connected."""
+    """The nodes of each scope, with the scopes below it, are connected."""
     graph, annotations = checked.graph, checked.annotations
     nodes: dict[int, set[int]] = defaultdict(set)
     for node in graph.main:
@@ -48,21 +48,21 @@ def _disconnected(checked: CheckedModel) -> Iterator[Fault]:
     for call, chosen in sorted(nodes.items()):
         count = pieces(graph, chosen) if call != ROOT_CALL else 1
         if count > 1:
-            reason = f"its nodes are in {count} pieces that no tensor of it connects"
+            reason = f"its nodes are in {count} pieces that no tensor connects"
             yield Fault(reason, scope=annotations.hierarchy.scopes[call])
 
 
 @rule(
     "unknown-place",
     Severity.NOTE,
-    "tag with a trace that has values: ⟨record⟩",
+    "tag with a trace that has recorded values: ⟨record⟩",
     unless=("untagged", "other-model"),
 )
 def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
-    """Something is known of every node."""
+    """For every node, there is evidence of where it belongs."""
     unknown = [n for n, word in enumerate(checked.annotations.evidence) if word is Evidence.ROOT]
     if unknown:
-        yield Fault(f"nothing is known of {len(unknown)} nodes, this is the first", unknown[0])
+        yield Fault(f"there is no evidence for {len(unknown)} nodes; this is the first", unknown[0])
 
 
 def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] | None:

@@ -30,9 +30,9 @@ _NODE = re.compile(
 """How the checker, shape inference and ONNX Runtime name the node in their messages."""
 
 
-@rule("external-data", Severity.ERROR, "put the file beside the model, say ⟨data-dir⟩, or export again")
+@rule("external-data", Severity.ERROR, "put the file beside the model, give ⟨data-dir⟩, or export again")
 def _external_data(checked: CheckedModel) -> Iterator[Fault]:
-    """Weights that lie in a file beside the model are there, within its folder, and complete."""
+    """External data are there, complete, and inside the model's folder."""
     for tensor in filter(is_external, tensors_of(checked.proto)):
         try:
             checked.model.weights.place(tensor)
@@ -40,9 +40,9 @@ def _external_data(checked: CheckedModel) -> Iterator[Fault]:
             yield Fault(error.problem, _reader(checked, tensor))
 
 
-@rule("sorted", Severity.ERROR, "mend what made the file")
+@rule("sorted", Severity.ERROR, "fix the program that made the file")
 def _sorted(checked: CheckedModel) -> Iterator[Fault]:
-    """Each node reads only what nodes before it make."""
+    """Each node comes after the nodes whose results it reads."""
     node = checked.graph.misplaced
     if node is None:
         return
@@ -57,14 +57,14 @@ def _sorted(checked: CheckedModel) -> Iterator[Fault]:
     try:
         sort_nodes(copy)
     except CycleError:
-        yield Fault("it reads what is computed from its own result", node)
+        yield Fault("it reads a value that is computed from its own result", node)
     else:
-        yield Fault("it reads what a later node makes", node, mend=mend)
+        yield Fault("it reads the result of a later node", node, mend=mend)
 
 
-@rule("opset-import", Severity.ERROR, "say which version of the domain the model imports")
+@rule("opset-import", Severity.ERROR, "add an import of the domain, with its version")
 def _opset_import(checked: CheckedModel) -> Iterator[Fault]:
-    """The model imports each domain of which its graph uses operators."""
+    """The model imports the domain of every operator in its graph."""
     imported = versions(checked.proto.opset_import)
     first: dict[str, int] = {}
     for number, (node, region) in enumerate(zip(checked.graph.nodes, checked.graph.region, strict=True)):
@@ -75,10 +75,10 @@ def _opset_import(checked: CheckedModel) -> Iterator[Fault]:
         # Of a domain that the onnx package knows, any of several versions can be meant.
         is_custom = all(domain != schema.domain for schema in onnx.defs.get_all_schemas())
         mend = partial(_import, checked.proto, domain) if is_custom else None
-        yield Fault(f"no version of the domain {domain or 'ai.onnx'!r} is imported", number, mend=mend)
+        yield Fault(f"the model does not import the domain {domain or 'ai.onnx'!r}", number, mend=mend)
 
 
-@rule("checker", Severity.ERROR, "mend what made the file, or export again", unless=_FIRST)
+@rule("checker", Severity.ERROR, "fix the program that made the file, or export again", unless=_FIRST)
 def _checker(checked: CheckedModel) -> Iterator[Fault]:
     """The model is valid ONNX."""
     try:
@@ -90,20 +90,24 @@ def _checker(checked: CheckedModel) -> Iterator[Fault]:
 @rule(
     "types",
     Severity.ERROR,
-    "mend the node, or the type that the file says",
+    "correct the node, or the type in the file",
     unless=(*_FIRST, "checker"),
 )
 def _types(checked: CheckedModel) -> Iterator[Fault]:
-    """Types and shapes that the file says agree with those that follow from its operators."""
+    """The types and shapes in the file agree with those that ONNX infers."""
     try:
         checked.infos  # noqa: B018 - asked for what it raises
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         yield _fault(checked, error)
 
 
-@rule("custom-operator", Severity.WARNING, "register the library that has it, else only mxtools' static commands work")
+@rule(
+    "custom-operator",
+    Severity.WARNING,
+    "register the library that has it; without it, commands that run the model fail",
+)
 def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
-    """Every operator is one of ONNX, of ONNX Runtime, or a function of the model."""
+    """Every operator belongs to ONNX or to ONNX Runtime, or is a function of the model."""
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
     functions = {function_key(function) for function in checked.proto.functions}
     first: dict[tuple[str, str], int] = {}
@@ -121,7 +125,7 @@ def _custom_operator(checked: CheckedModel) -> Iterator[Fault]:
 @rule(
     "runtime",
     Severity.ERROR,
-    "mend the node, or export for an older opset",
+    "correct the node, or export for an older opset",
     unless=(*_FIRST, "checker", "types", "custom-operator"),
 )
 def _runtime(checked: CheckedModel) -> Iterator[Fault]:
@@ -136,7 +140,7 @@ def _runtime(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("ir-version", Severity.ERROR, "raise the IR version to 10")
 def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
-    """A model whose nodes have metadata is of an IR version that has that."""
+    """If nodes have metadata, the model's IR version allows it."""
     model, before, wanted = checked.proto, checked.proto.ir_version, keys.FIRST_IR_WITH_NODE_METADATA
 
     def mend() -> str:
@@ -145,7 +149,7 @@ def _ir_version(checked: CheckedModel) -> Iterator[Fault]:
         return f"raised the IR version from {before} to {wanted}"
 
     if before < wanted and any(checked.entries):
-        yield Fault(f"nodes have metadata, and IR version {before} knows of none", mend=mend)
+        yield Fault(f"nodes have metadata, which IR version {before} does not allow", mend=mend)
 
 
 def _import(model: ModelProto, domain: str) -> str:

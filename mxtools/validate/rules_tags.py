@@ -26,7 +26,7 @@ AGAIN = "⟨tag⟩ again"
 
 @rule("duplicate-key", Severity.ERROR, "keep one of them")
 def _duplicate_key(checked: CheckedModel) -> Iterator[Fault]:
-    """No key stands twice in the metadata of a node or of the model."""
+    """No key occurs twice in the metadata of a node or of the model."""
     owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(checked.graph.nodes), (None, checked.proto)]
     for number, proto in owners:
         if len(proto.metadata_props) > 1:
@@ -34,24 +34,24 @@ def _duplicate_key(checked: CheckedModel) -> Iterator[Fault]:
             for key, count in counts.items():
                 if count > 1:
                     where = "" if number is not None else " in the model's metadata"
-                    yield Fault(f"{key} stands {count} times{where}", number, mend=_keep_last(proto, key))
+                    yield Fault(f"{key} occurs {count} times{where}", number, mend=_keep_last(proto, key))
 
 
 @rule("unknown-key", Severity.WARNING, "remove it")
 def _unknown_key(checked: CheckedModel) -> Iterator[Fault]:
-    """Of the keys `pkg.mxtools.*` there are only those that mxtools writes."""
+    """All keys `pkg.mxtools.*` are keys that mxtools writes."""
     for number, props in enumerate(checked.entries):
         for key in props:
             if key.startswith(_OURS) and key not in keys.NODE_KEYS:
-                yield Fault(f"{key} is no key of mxtools", number, mend=_remove(checked.graph.nodes[number], key))
+                yield Fault(f"{key} is not a key of mxtools", number, mend=_remove(checked.graph.nodes[number], key))
     for key in keys.props(checked.proto):
         if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:
-            yield Fault(f"{key} is no key of mxtools on a model", mend=_remove(checked.proto, key))
+            yield Fault(f"{key} is not a key of mxtools for models", mend=_remove(checked.proto, key))
 
 
 @rule("damaged-copy", Severity.ERROR, "⟨tag-with-trace⟩ again")
 def _damaged_copy(checked: CheckedModel) -> Iterator[Fault]:
-    """The trace and the scopes in the model's metadata can be read."""
+    """The trace and the list of scopes in the model's metadata are readable."""
     for key, read in ((keys.TRACE, embedded_trace), (keys.SCOPES, scopes_of)):
         try:
             read(checked.proto)
@@ -61,17 +61,17 @@ def _damaged_copy(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("stale-copy", Severity.ERROR, AGAIN)
 def _stale_copy(checked: CheckedModel) -> Iterator[Fault]:
-    """A doc string that says where a node belongs says the same as its metadata."""
+    """The copy of a scope in a doc string equals the scope in the metadata."""
     for number, props in enumerate(checked.entries):
         proto = checked.graph.nodes[number]
         copied = read_doc_string(proto.doc_string).get(keys.SCOPE)
         if copied and keys.SCOPE in props and copied != props[keys.SCOPE]:
-            yield Fault(f"its doc string says {copied}", number, mend=_copy(proto))
+            yield Fault(f"its doc string has the scope {copied}", number, mend=_copy(proto))
 
 
 @rule("untagged", Severity.ERROR, "⟨tag⟩")
 def _untagged(checked: CheckedModel) -> Iterator[Fault]:
-    """Every node has a scope, those of bodies and functions too."""
+    """Every node has a scope, also nodes in bodies and functions."""
     if not checked.tagged:
         if checked.graph.nodes:
             yield Fault("no node has a scope")
@@ -83,21 +83,21 @@ def _untagged(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("malformed-scope", Severity.ERROR, AGAIN)
 def _malformed_scope(checked: CheckedModel) -> Iterator[Fault]:
-    """Scopes are written as scopes: attribute names joined by dots, `@k` after them, and '.' for the root."""
+    """Scopes are well formed: attribute names joined by dots, each with an optional `@k`, or '.' for the root."""
     for number, props in enumerate(checked.entries):
         if keys.SCOPE in props and not is_scope(props[keys.SCOPE]):
-            yield Fault(f"{props[keys.SCOPE]!r} is no scope", number, mend=_untag(checked, number))
+            yield Fault(f"{props[keys.SCOPE]!r} is not a scope", number, mend=_untag(checked, number))
 
 
 @rule("incomplete", Severity.ERROR, AGAIN, unless=("other-model",))
 def _incomplete(checked: CheckedModel) -> Iterator[Fault]:
-    """A node with a scope has its tag and the evidence."""
+    """A node with a scope also has a tag and evidence."""
     for number, scope in checked.scopes.items():
         for key in (keys.TAG, keys.EVIDENCE):
             if key not in checked.entries[number]:
                 tag = checked.tags[scope]
                 value = tag if key == keys.TAG else str(Evidence.PREVIOUS)
-                yield Fault(f"it has a scope without {key}", number, mend=_set(checked, number, key, value))
+                yield Fault(f"it has a scope but no {key}", number, mend=_set(checked, number, key, value))
 
 
 @rule("unknown-evidence", Severity.ERROR, AGAIN)
@@ -107,12 +107,12 @@ def _unknown_evidence(checked: CheckedModel) -> Iterator[Fault]:
         word = props.get(keys.EVIDENCE)
         if word is not None and word not in _WORDS:
             mend = _set(checked, number, keys.EVIDENCE, str(Evidence.PREVIOUS))
-            yield Fault(f"{word!r} is no kind of evidence", number, mend=mend)
+            yield Fault(f"{word!r} is not a kind of evidence", number, mend=mend)
 
 
 @rule("tag-differs", Severity.ERROR, AGAIN, unless=("other-model",))
 def _tag_differs(checked: CheckedModel) -> Iterator[Fault]:
-    """Tag and scope say the same, and each scope has one tag that no other has."""
+    """Tag and scope agree, and no two scopes share a tag."""
     owner: dict[str, str] = {}
     for scope, tag in checked.tags.items():
         owner.setdefault(tag, scope)
@@ -120,17 +120,17 @@ def _tag_differs(checked: CheckedModel) -> Iterator[Fault]:
         tag, wanted = checked.entries[number].get(keys.TAG, ""), checked.tags[scope]
         if tag and tag != wanted:
             yield Fault(
-                f"its tag is {tag!r}, that of its scope {wanted!r}",
+                f"its tag is {tag!r}, but the tag of its scope is {wanted!r}",
                 number,
                 mend=_set(checked, number, keys.TAG, wanted),
             )
         elif tag and owner[tag] != scope:
-            yield Fault(f"its tag is {tag!r}, which is that of {owner[tag]} too", number)
+            yield Fault(f"its tag is {tag!r}, which is also the tag of {owner[tag]}", number)
 
 
 @rule("invalid-merged", Severity.ERROR, AGAIN)
 def _invalid_merged(checked: CheckedModel) -> Iterator[Fault]:
-    """The scopes that a merged node stands for are a JSON list of several scopes."""
+    """The scopes of a merged node are a JSON list of several scopes."""
     for number, props in enumerate(checked.entries):
         if keys.MERGED in props:
             reason = _wrong_list(props[keys.MERGED])
@@ -140,7 +140,7 @@ def _invalid_merged(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("version", Severity.WARNING, AGAIN)
 def _version(checked: CheckedModel) -> Iterator[Fault]:
-    """A tagged model says by which version it was tagged."""
+    """A tagged model says which version of mxtools tagged it."""
 
     def mend() -> str:
         """Write the version."""
@@ -148,34 +148,34 @@ def _version(checked: CheckedModel) -> Iterator[Fault]:
         return f"wrote {VERSION}"
 
     if checked.tagged and not keys.props(checked.proto).get(keys.VERSION):
-        yield Fault(f"nodes have scopes, and the model no {keys.VERSION}", mend=mend)
+        yield Fault(f"nodes have scopes, but the model has no {keys.VERSION}", mend=mend)
 
 
 @rule("invalid-absent", Severity.ERROR, AGAIN)
 def _invalid_absent(checked: CheckedModel) -> Iterator[Fault]:
-    """The scopes that no node bears are a JSON object of scopes with known reasons."""
+    """The absent scopes are a JSON object of scopes, each with a known reason."""
     text = keys.props(checked.proto).get(keys.ABSENT)
     if text is None:
         return
     found = decoded_or_none(text)
     if not isinstance(found, dict):
-        yield Fault(f"{keys.ABSENT} is no JSON object", mend=_remove(checked.proto, keys.ABSENT))
+        yield Fault(f"{keys.ABSENT} is not a JSON object", mend=_remove(checked.proto, keys.ABSENT))
         return
     for scope, reason in found.items():
         if not is_scope(scope):
-            yield Fault(f"{keys.ABSENT} lists {scope!r}, which is no scope", mend=drop_absent(checked, scope))
+            yield Fault(f"{keys.ABSENT} lists {scope!r}, which is not a scope", mend=drop_absent(checked, scope))
         elif not _is_reason(reason):
-            yield Fault(f"{keys.ABSENT} gives {reason!r}, no known reason", None, scope, drop_absent(checked, scope))
+            yield Fault(f"{keys.ABSENT} gives the unknown reason {reason!r}", None, scope, drop_absent(checked, scope))
 
 
 @rule("absent-borne", Severity.ERROR, AGAIN)
 def _absent_borne(checked: CheckedModel) -> Iterator[Fault]:
-    """No node bears a scope that the model says no node bears."""
+    """No node has a scope that the model lists as absent."""
     absent = checked.model.absent
     for number, scope in checked.scopes.items():
         listed = [around for around in prefixes(scope) if around in absent]
         if listed:
-            reason = f"{keys.ABSENT} says of {listed[0]} that no node bears it"
+            reason = f"it has a scope, but {keys.ABSENT} lists {listed[0]}"
             yield Fault(reason, number, scope, drop_absent(checked, listed[0]))
 
 
@@ -188,7 +188,7 @@ def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
         if isinstance(found, dict):
             found.pop(scope, None)
             keys.set_prop(checked.proto, keys.ABSENT, json.dumps(found, ensure_ascii=False) if found else None)
-        return f"took {scope} off the list"
+        return f"removed {scope} from the list"
 
     return mend
 
@@ -197,11 +197,11 @@ def _wrong_list(text: str) -> str:
     """Return why a text is no list of merged scopes; '' where it is one."""
     found = decoded_or_none(text)
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        return f"{text[:80]!r} is no JSON list of scopes"
+        return f"{text[:80]!r} is not a JSON list of scopes"
     wrong = next((item for item in found if not is_scope(item)), None)
     if wrong is not None:
-        return f"it is merged with {wrong!r}, which is no scope"
-    return "" if len(set(found)) > 1 else "it stands for several scopes, and only one is listed"
+        return f"it is merged with {wrong!r}, which is not a scope"
+    return "" if len(set(found)) > 1 else "it is a merged node, but only one scope is listed"
 
 
 def _is_reason(reason: object) -> bool:

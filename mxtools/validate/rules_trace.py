@@ -29,16 +29,16 @@ _TOLERANCE = 1e-2
 
 @rule("other-model", Severity.ERROR, TRACE)
 def _other_model(checked: CheckedModel) -> Iterator[Fault]:
-    """The trace knows most of the scopes that nodes bear."""
+    """The trace has most of the scopes that nodes have."""
     scopes = {props[keys.SCOPE] for props in checked.entries if keys.SCOPE in props} if checked.has_trace else set()
     unknown = scopes - checked.traced.keys()
     if len(unknown) > OTHER_MODEL_SHARE * len(scopes):
-        yield Fault(f"the trace does not have {len(unknown)} of the {len(scopes)} scopes that nodes bear")
+        yield Fault(f"the trace lacks {len(unknown)} of the {len(scopes)} scopes in the model")
 
 
 @rule("unknown-scope", Severity.ERROR, AGAIN, unless=("other-model",))
 def _unknown_scope(checked: CheckedModel) -> Iterator[Fault]:
-    """Every scope is one of the trace."""
+    """Every scope is in the trace."""
     for number, props in enumerate(checked.entries if checked.has_trace else ()):
         scope = props.get(keys.SCOPE, ".")
         if is_scope(scope) and scope not in checked.traced:
@@ -51,10 +51,11 @@ def _unknown_scope(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("unknown-absent", Severity.ERROR, AGAIN, unless=("other-model",))
 def _unknown_absent(checked: CheckedModel) -> Iterator[Fault]:
-    """The scopes that no node bears are of the trace."""
+    """Every absent scope is in the trace."""
     for scope in checked.model.absent if checked.has_trace else ():
         if is_scope(scope) and scope not in checked.traced:
-            yield Fault(f"{keys.ABSENT} lists what the trace does not have", None, scope, drop_absent(checked, scope))
+            reason = f"{keys.ABSENT} lists a scope that the trace does not have"
+            yield Fault(reason, None, scope, drop_absent(checked, scope))
 
 
 @rule(
@@ -64,35 +65,35 @@ def _unknown_absent(checked: CheckedModel) -> Iterator[Fault]:
     unless=("other-model", "untagged", "unknown-scope", "invalid-absent", "malformed-scope"),
 )
 def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
-    """Every scope of the trace is borne by a node, or the model says why none does."""
+    """Every scope in the trace has a node, or is listed as absent."""
     known = checked.scopes_with_nodes | set(checked.model.absent)
 
     def mend() -> str:
         """Write the scopes that no node has."""
         found = absent_scopes(checked.annotations, checked.model.sidecar)
         checked.annotations.write_absent(found)
-        return f"wrote the {len(found)} scopes that no node bears"
+        return f"listed {len(found)} absent scopes"
 
     for call in checked.calls:
         parent = checked.calls[call.parent].scope if call.parent is not None else None
         if call.scope not in known and (parent is None or parent in known):
-            yield Fault("no node bears it, and nothing says why", scope=call.scope, mend=mend)
+            yield Fault("it has no node, and is not listed as absent", scope=call.scope, mend=mend)
 
 
 @rule("other-weights", Severity.ERROR, TRACE, unless=("other-model",))
 def _other_weights(checked: CheckedModel) -> Iterator[Fault]:
-    """Weights have the shapes that the trace says."""
+    """Weights have the same shapes as in the trace."""
     for value, module, weight in _weights(checked):
         dims = list(checked.graph.initializers[value].dims)
         if sorted(dims) != sorted(weight.shape):
             readers = checked.graph.readers[value]
-            reason = f"its weight {full_name(module, weight)} is {dims}, in the trace {list(weight.shape)}"
+            reason = f"its weight {full_name(module, weight)} has shape {dims}, but in the trace {list(weight.shape)}"
             yield Fault(reason, readers[0] if readers else None)
 
 
 @rule("other-values", Severity.WARNING, TRACE, unless=("external-data", "other-model", "other-weights"))
 def _other_values(checked: CheckedModel) -> Iterator[Fault]:
-    """Weights of up to 4 M elements have the values that the trace saw, but for those that were merged."""
+    """Weights have the same values as in the trace (up to 4 M elements; not of merged nodes)."""
     for value, module, weight in _weights(checked):
         tensor, traced, readers = checked.graph.initializers[value], weight.fingerprint, checked.graph.readers[value]
         if any(keys.MERGED in checked.entries[reader] for reader in readers):
@@ -106,7 +107,7 @@ def _other_values(checked: CheckedModel) -> Iterator[Fault]:
 
 @rule("foreign-weight", Severity.WARNING, AGAIN, unless=("other-model", "other-weights"))
 def _foreign_weight(checked: CheckedModel) -> Iterator[Fault]:
-    """A weight that no other equals is used in calls of its module, or of one that it is in, if that is called."""
+    """A weight is used only in calls of its module or of modules around it (if no other weight equals it)."""
     modules = checked.model.sidecar.modules if checked.model.sidecar else ()
     names = {module.path: (module.path, *module.aliases) for module in modules}
     called = {call.module for call in checked.calls}
@@ -118,12 +119,12 @@ def _foreign_weight(checked: CheckedModel) -> Iterator[Fault]:
                 own, *around = _modules(checked, checked.scopes[node])
                 holds = any(contains(a, b) for a in names[own] for b in names[module.path])
                 if not holds and module.path not in around:
-                    yield Fault(f"it uses {full_name(module, weight)}, and is in a call of {own}", node)
+                    yield Fault(f"it uses {full_name(module, weight)}, but is in a call of {own}", node)
 
 
 @rule("other-inputs", Severity.WARNING, TRACE, unless=("other-model",))
 def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
-    """Inputs of the model have the types and shapes of those of their names in the trace."""
+    """Inputs have the same types and shapes as the inputs of that name in the trace."""
     traced = {tensor.name: tensor for tensor in checked.model.sidecar.model.inputs} if checked.model.sidecar else {}
     infos = value_infos(checked.proto)
     for info in checked.proto.graph.input:
@@ -132,26 +133,27 @@ def _other_inputs(checked: CheckedModel) -> Iterator[Fault]:
             continue
         fits = found.agrees(tensor) if found.dims is not None else found.kind == torch_kind(tensor.dtype)
         if not fits:
-            yield Fault(f"input {info.name} is {_text(found.dims)}, in the trace {tensor.dtype}{list(tensor.shape)}")
+            wanted = f"{tensor.dtype}{list(tensor.shape)}"
+            yield Fault(f"input {info.name} is {_text(found.dims)}, but in the trace {wanted}")
 
 
 @rule("exporter-differs", Severity.NOTE, "see ⟨explain⟩", unless=("other-model", "untagged", "unknown-scope"))
 def _exporter_differs(checked: CheckedModel) -> Iterator[Fault]:
-    """Nodes are in the modules that the exporter names, but for where the trace shows that it was wrong."""
+    """Nodes are in the modules that the exporter names, except where the trace corrects it."""
     found: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for node, said in disagreements(checked.model).items():
         found[said.source, said.text, checked.scopes.get(node, ROOT)].append(node)
     for (source, text, scope), (first, *others) in found.items():
-        more = f", and of {len(others)} more nodes" if others else ""
+        more = f" and of {len(others)} more nodes" if others else ""
         yield Fault(f"the exporter's {source} of it{more} says {text}", first, scope)
 
 
-@rule("record", Severity.WARNING, "put it there, or trace again with ⟨recording⟩")
+@rule("record", Severity.WARNING, "put the file there, or trace again with ⟨recording⟩")
 def _record(checked: CheckedModel) -> Iterator[Fault]:
-    """The recorded values that a sidecar names lie beside it."""
+    """The file of recorded values that a sidecar names is beside it."""
     record = checked.model.sidecar.record if checked.model.sidecar else None
     if record and not (checked.folder / record).is_file():
-        yield Fault(f"the sidecar's values {record} are not beside it")
+        yield Fault(f"the file {record} with the recorded values is not beside the sidecar")
 
 
 def _weights(checked: CheckedModel) -> Iterator[tuple[int, TracedModule, Weight]]:
