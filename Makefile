@@ -7,7 +7,7 @@ SECONDS ?= 60
 PROCESSES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs site pictures fuzz bench release clean
+.PHONY: help setup demo test check format docs site samples pictures fuzz bench release clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -45,6 +45,9 @@ docs: setup  ## write the generated parts of docs/
 
 site: setup  ## build the documentation site in build/site; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+samples: setup  ## run the blocks of the tutorial, how-tos and explanations, and write what they print
+	$(BIN)/python -m docs.samples
 
 pictures: setup  ## make the pictures of docs/ from real runs
 	$(BIN)/python -m docs.pictures

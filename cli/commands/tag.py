@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -80,7 +80,8 @@ def command(
         emit(data)
     else:
         for history in histories:
-            say(_in_words(history))
+            for line in _in_words(history):
+                say(line)
         say(f"mx tag: {words}")
     if data["foreign"]:
         count, first = sum(data["foreign"].values()), next(iter(data["foreign"]))
@@ -90,13 +91,13 @@ def command(
         )
 
 
-def _in_words(history: NodeHistory) -> str:
-    """Return how a node came to its scope, in lines."""
-    lines = [history.node]
+def _in_words(history: NodeHistory) -> Iterator[str]:
+    """Yield how a node came to its scope, line by line."""
+    yield history.node
     for said in history.said:
         meant = " or ".join(said.scopes) or "no module that the trace knows"
-        lines.append(f"  {said.source:20} {said.text}: {meant}")
-    lines += [f"  {name:20} {scope} ({evidence})" for name, scope, evidence in history.passes]
+        yield f"  {said.source:20} {said.text}: {meant}"
+    for name, scope, evidence in history.passes:
+        yield f"  {name:20} {scope} ({evidence})"
     if history.merged:
-        lines.append(f"  does the work of     {', '.join(history.merged)}")
-    return "\n".join(lines)
+        yield f"  does the work of     {', '.join(history.merged)}"

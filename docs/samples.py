@@ -1,0 +1,78 @@
+"""Run the blocks of the tutorial, the how-tos and the explanations, and write what commands print: `make samples`.
+
+All pages run in one folder, in the order of the site, as a reader goes through them. Blocks of `sh` and `python` are
+run. A block of `text` that stands just behind one of these becomes what it prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+SECTIONS = ("Tutorial", "How to", "Explanation")
+BLOCK = re.compile(r"^( *)```(sh|python)\n(.*?)^ *```$(?P<sample>\n\n *```text\n.*?^ *```$)?", re.DOTALL | re.MULTILINE)
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "COLUMNS": "120",  # so that a table is as wide on every terminal
+}
+
+
+def pages() -> list[Path]:
+    """Return the pages whose blocks are run, in the order of the site."""
+    sections = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text())["nav"]
+    return [HERE / page for section in sections for name in SECTIONS for page in _markdown(section.get(name, ()))]
+
+
+def _markdown(section: Any) -> list[str]:
+    return [page for page in ([section] if isinstance(section, str) else section) if page.endswith(".md")]
+
+
+def with_samples(page: str, folder: Path) -> str:
+    """Run the blocks of a page in a folder; return the page with what they print, where the page shows it."""
+
+    def run(block: re.Match[str]) -> str:
+        indent, language, text = block.groups()[:3]
+        code = textwrap.dedent(text)
+        said = _run(code if language == "sh" else f"python - <<'END'\n{code}\nEND", folder)
+        if not block["sample"]:
+            return block.group()
+        shown = textwrap.indent(f"```text\n{said}```", indent)
+        return f"{block.group().removesuffix(block['sample'])}\n\n{shown}"
+
+    return BLOCK.sub(run, page)
+
+
+def _run(code: str, folder: Path) -> str:
+    """Return what a piece of bash prints, on both streams and without spaces at the ends of lines."""
+    line = ["bash", "-o", "pipefail", "-euc", code]
+    done = subprocess.run(
+        line, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"exit status {done.returncode} of:\n{code}\n{done.stdout}")
+    return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
+
+
+def main() -> None:
+    """Run all pages, and write those whose samples are new."""
+    with tempfile.TemporaryDirectory() as made:
+        for page in pages():
+            sys.stderr.write(f"{page.relative_to(HERE)}\n")
+            before = page.read_text()
+            after = with_samples(before, Path(made))
+            if after != before:
+                page.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
