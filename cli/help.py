@@ -17,6 +17,7 @@ GROUPS = {
     "Look": {
         "tree": "Show the modules of an ONNX graph as a tree.",
         "view": "Show an ONNX graph as a page to browse, or write it for other viewers.",
+        "text": "Write an ONNX graph as text, module by module, for `git diff`.",
         "profile": "Show which modules take the time.",
     },
     "Cut": {

@@ -188,15 +188,13 @@ class Contents:
 
     def _elements(self, tensor: TensorProto) -> bytes:
         """Return the digest of a tensor's elements."""
-        if tensor.data_type == TensorProto.STRING:
-            return _hashed(b"%d:%s" % (len(text), text) for text in tensor.string_data)
         known: DataPlace | str = ""
         if is_external(tensor):
             known = self._weights.place(tensor)
         elif is_deferred(tensor):
             known = f"{id(self._weights)} {tensor.external_data[0].value}"
         if known not in self._digests:
-            digest = _hashed(self._weights.streamed(tensor))
+            digest = self._weights.digest(tensor)
             if not known:
                 return digest
             self._digests[known] = digest
@@ -209,13 +207,6 @@ def _defaults(schema: OpSchema | None) -> frozenset[bytes]:
     if schema is None:
         return frozenset()
     return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
-
-
-def _hashed(parts: Iterable[bytes | memoryview]) -> bytes:
-    state = blake2b(digest_size=16)
-    for part in parts:
-        state.update(part)
-    return state.digest()
 
 
 def _attribute(attribute: AttributeProto) -> bytes:

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,15 @@ class WeightStore:
             yield from wire.pieces(self.source, offset, length)
         else:
             yield self.data(tensor)
+
+    def digest(self, tensor: TensorProto) -> bytes:
+        """Return a digest of a tensor's elements, the same wherever and however they are stored."""
+        state = blake2b(digest_size=16)
+        is_text = tensor.data_type == TensorProto.STRING
+        parts = (b"%d:%s" % (len(text), text) for text in tensor.string_data) if is_text else self.streamed(tensor)
+        for part in parts:
+            state.update(part)
+        return state.digest()
 
     def place(self, tensor: TensorProto) -> DataPlace:
         """Return the file and the range of bytes of an external tensor.

@@ -129,6 +129,17 @@ class LookingModel(WorkingModel):
         self.require_tagged()
         return tree(self.annotations, self.multiply_adds)
 
+    def text(self) -> str:
+        """Return the model as text, module by module, without names that exporters make up, to compare with another.
+
+        >>> [line for line in model.text().splitlines() if line.startswith("module pooler")]
+        ['module pooler BertPooler', 'module pooler.dense Linear', 'module pooler.activation Tanh']
+        """
+        from mxtools.tools.module_text import module_text
+
+        self.write_annotations()
+        return module_text(self)
+
     def select(
         self,
         *scopes: str,

@@ -111,6 +111,7 @@ TELLING = (
     "tree m.onnx",
     "tree m.onnx --json",
     "tree m.onnx --csv",
+    "text m.onnx",
     "view m.onnx -f html -o o.html",
     "view m.onnx -f html -o o.html --metric k.json",
     "view m.onnx -f graphml -o o.xml",
