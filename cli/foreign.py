@@ -31,11 +31,9 @@ def as_mx_error(error: Exception) -> MxError | None:
     """Return an error of a library or the system as one that a user can act on; None for what is a fault of mxtools."""
     text = " ".join(str(error).split())[:_LONGEST]
     if isinstance(error, MemoryError):
-        return InputError(
-            "the memory does not suffice for what the file describes", "check it, or use a larger machine"
-        )
+        return InputError("there is not enough memory for what the file describes", "check it, or use a larger machine")
     if isinstance(error, RecursionError):
-        return InputError("something in the file is nested too deep", "mend what made it")
+        return InputError("the file is nested too deeply", "fix the program that made it")
     if isinstance(error, UnicodeError):
         return InputError(f"a name or a text cannot be read or written ({text})", "use UTF-8")
     if isinstance(error, OSError):
@@ -48,7 +46,7 @@ def _of_system(error: OSError) -> MxError:
     try:
         os.getcwd()  # noqa: PTH109 - asks whether there is one
     except OSError:
-        return InputError("the working directory does not exist any more", "change to another")
+        return InputError("the working directory no longer exists", "change to another")
     if error.filename is not None:
         return InputError(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror or error})", "give another")
     return OutputError(f"stdout cannot be written ({error.strerror or error})", "give ⟨output⟩ FILE, or make room")

@@ -96,9 +96,7 @@ def check_output(
     if not is_pipe(output):
         claim(Path(str(output)), None if replacing is None else 0 if is_pipe(replacing) else Path(replacing))
     elif not readable and sys.stdout.isatty():
-        raise UsageError(
-            "stdout is a terminal, and what would go there is not to be read there", "give -o FILE, or use a pipe"
-        )
+        raise UsageError("this output is not meant for a terminal", "give -o FILE, or use a pipe")
     for other in others:
         if other is not None:
             claim(other)

@@ -150,7 +150,7 @@ def from_proto(
 
         copy = onnx_ir.serde.serialize_model(proto)
     if any(map(is_deferred, tensors_of(copy))):
-        raise InputError("the proto lacks its weights", "give `model.to_proto()`, which has them")
+        raise InputError("the proto does not contain its weights", "give `model.to_proto()`, which has them")
     require_sound(copy, name)
     store = WeightStore(folder=Path() if data_dir is None else Path(data_dir))
     return Model(copy, store, name, sidecar=embedded_trace(copy))

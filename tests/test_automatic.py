@@ -278,9 +278,9 @@ def test_inputs_in_all_forms(tmp_path: Path, form: str) -> None:
 
 def test_unknown_words_are_refused(tmp_path: Path) -> None:
     model, inputs = models.convnet()
-    with pytest.raises(UsageError, match="no strategy is called 'hpt'"):
+    with pytest.raises(UsageError, match="there is no strategy 'hpt'"):
         mxtools.export_model_auto(model, inputs, tmp_path / "o.onnx", strategy="hpt")
-    with pytest.raises(UsageError, match="no priority is called 'beauty'"):
+    with pytest.raises(UsageError, match="there is no priority 'beauty'"):
         mxtools.export_model_auto(model, inputs, tmp_path / "o.onnx", priority="beauty")
 
 

@@ -96,8 +96,8 @@ def test_what_is_kept_of_a_folder_needs_no_pytorch(mx: Mx, tmp_path: Path) -> No
     ("arguments", "message"),
     [
         (("--report", "r.txt"), "give a .json or .md file"),
-        (("--primary", "hpt"), "no strategy is called 'hpt'"),
-        (("--priority", "beauty"), "no priority is called 'beauty'"),
+        (("--primary", "hpt"), "there is no strategy 'hpt'"),
+        (("--priority", "beauty"), "there is no priority 'beauty'"),
     ],
 )
 def test_wrong_options(mx: Mx, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -93,8 +93,8 @@ def test_declarations_that_are_wrong_are_refused() -> None:
     wrong = {
         "'a' is of type float": {"types": {"a": "int64"}},
         "'c' is of type float": {"shapes": {"c": (2, 4)}},
-        "no tensor is called 'bb'": {"types": {"bb": "int64"}},
-        "'flaot32', declared of 'b', is no element type: did you mean float32": {"types": {"b": "flaot32"}},
+        "there is no tensor 'bb'": {"types": {"bb": "int64"}},
+        "'flaot32', given for 'b', is not an element type: did you mean float32": {"types": {"b": "flaot32"}},
     }
     for message, declared in wrong.items():
         with pytest.raises(UsageError, match=message):
@@ -227,8 +227,11 @@ def test_what_reads_its_own_result_has_no_order(tmp_path: Path, mx: Mx) -> None:
     done = mx("validate", "m.onnx", "--repair", "-o", "r.onnx", cwd=tmp_path)
     assert (done.returncode, b"it reads a value that is computed from its own result" in done.stdout) == (1, True)
     refused = mx("tag", "m.onnx", "-o", "t.onnx", cwd=tmp_path)
-    assert (refused.returncode, b"Add 'Add' reads what is computed from its own result" in refused.stderr) == (3, True)
-    with pytest.raises(InputError, match="reads what is computed from its own result"):
+    assert (refused.returncode, b"Add 'Add' reads a value that is computed from its own result" in refused.stderr) == (
+        3,
+        True,
+    )
+    with pytest.raises(InputError, match="reads a value that is computed from its own result"):
         mxtools.load(tmp_path / "m.onnx").filter(to_tensor="y")
 
 

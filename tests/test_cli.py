@@ -224,7 +224,7 @@ def test_a_mistyped_command(mx: Mx, typed: str, meant: str) -> None:
             "stdin is a pointer of Git LFS, and not the model itself: fetch it with `git lfs pull`",
         ),
         (b"PK\x03\x04", "stdin is an archive, such as PyTorch saves weights in, and no ONNX model: give an .onnx file"),
-        (b"\xff\xfe", "stdin is no ONNX model, or only the beginning of one: export it again"),
+        (b"\xff\xfe", "stdin is not an ONNX model, or only the beginning of one: export it again"),
     ],
 )
 def test_what_is_no_model(mx: Mx, data: bytes, said: str) -> None:

@@ -87,7 +87,7 @@ def test_inputs_of_such_types_come_from_arrays_of_wider_types_and_from_their_byt
     for given in (wanted, wanted.astype(halves), wanted.astype(halves).view("V2")):
         assert np.array_equal(model.run({"x": given})["y"], wanted)
     assert model.run()["y"].std() > 0
-    with pytest.raises(InputError, match=r"input 'x' is of type bfloat16"):
+    with pytest.raises(InputError, match=r"input 'x' has the type bfloat16"):
         model.run({"x": np.array(["a", "b", "c"])})
 
 

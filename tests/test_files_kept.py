@@ -39,20 +39,23 @@ def states(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("tag big.onnx -o big.onnx.data", "big.onnx.data holds what big.onnx needs"),
-        ("tag plain.onnx -o big.onnx.data", "big.onnx.data holds what big.onnx needs"),
-        ("tag plain.onnx -o linked", "linked holds what big.onnx needs"),
-        ("tag big.onnx --from plain.onnx -o plain.onnx", "plain.onnx would overwrite plain.onnx, which is read"),
-        ("graft big.onnx plain.onnx -o plain.onnx", "plain.onnx would overwrite plain.onnx, which is read"),
-        ("graft big.onnx hard.onnx -o plain.onnx", "plain.onnx would overwrite hard.onnx, which is read"),
+        ("tag big.onnx -o big.onnx.data", "big.onnx.data contains data that big.onnx needs"),
+        ("tag plain.onnx -o big.onnx.data", "big.onnx.data contains data that big.onnx needs"),
+        ("tag plain.onnx -o linked", "linked contains data that big.onnx needs"),
+        (
+            "tag big.onnx --from plain.onnx -o plain.onnx",
+            "plain.onnx would overwrite plain.onnx, which the command reads",
+        ),
+        ("graft big.onnx plain.onnx -o plain.onnx", "plain.onnx would overwrite plain.onnx, which the command reads"),
+        ("graft big.onnx hard.onnx -o plain.onnx", "plain.onnx would overwrite hard.onnx, which the command reads"),
         ("run big.onnx -p graft{part=plain.onnx} -o plain.onnx", "plain.onnx would overwrite plain.onnx"),
         ("tag big.onnx --trace time.json -o time.json", "time.json would overwrite time.json"),
         ("tag big.onnx --inputs in.safetensors -o in.safetensors", "in.safetensors would overwrite in.safetensors"),
         ("view big.onnx -o big.onnx", "big.onnx would overwrite big.onnx"),
         ("view big.onnx -f model-explorer --metric time.json -o time.json", "time.json would overwrite time.json"),
-        ("view big.onnx -o old.onnx.data", "old.onnx.data holds what owner.onnx needs"),
+        ("view big.onnx -o old.onnx.data", "old.onnx.data contains data that owner.onnx needs"),
         ("split parts/00-enc.0.onnx --depth 1 -d parts", "parts/00-enc.0.onnx would overwrite"),
-        ("tag big.onnx -o out", "out is a link out of its folder"),
+        ("tag big.onnx -o out", "out is a link to"),
     ],
 )
 def test_what_is_read_or_needed_is_not_overwritten(mx: Mx, files: Path, line: str, words: str) -> None:
@@ -81,7 +84,7 @@ def test_a_new_file_with_the_inode_of_one_that_is_gone_is_another(tmp_path: Path
         (tmp_path / "link").hardlink_to(tmp_path / "new")
         note_read(tmp_path / "link", inode)
         assert is_read(tmp_path / "new")
-        with pytest.raises(OutputError, match="link, which is read"):
+        with pytest.raises(OutputError, match="link, which the command reads"):
             claim(tmp_path / "new")
     with one_command():
         claim(tmp_path / "new")
@@ -262,5 +265,5 @@ def test_a_model_is_not_saved_over_its_data_elsewhere(files: Path) -> None:
     (files / "sub").mkdir()
     onnx.save(model(5), files / "sub" / "m.onnx")
     loaded = mxtools.load(files / "sub" / "m.onnx")
-    with pytest.raises(OutputError, match="holds what big"):
+    with pytest.raises(OutputError, match="contains data that big"):
         loaded.save(files / "big.onnx.data")

@@ -198,7 +198,7 @@ def test_equal_towers_are_told_apart_by_their_weights(tmp_path: Path) -> None:
         model = exported(getattr(towers, name), {"input_ids": IDS}, file, False, ["input_ids"])
         assert model.tag(mxtools.trace(towers, inputs)).part == name
     alike = Towers(equal=True)
-    with pytest.raises(InputError, match=r"of another model than .*: Towers has no module 'embed_tokens'"):
+    with pytest.raises(InputError, match=r"belongs to another model than .*: Towers has no module 'embed_tokens'"):
         exported(alike.answer, {"input_ids": IDS}, file, False, ["input_ids"]).tag(mxtools.trace(alike, inputs))
 
 

@@ -323,5 +323,5 @@ def test_the_model_runs_in_the_same_process(tmp_path: Path) -> None:
 
 def test_model_and_part_that_are_exchanged() -> None:
     part = model_of("p (float[N, 4] a) => (float[N, 4] c) <float[4] w = {1, 2, 3, 4}> { b = Add(a, w) c = Exp(b) }")
-    with pytest.raises(InputError, match="exchange the two: the model comes first, then the part"):
+    with pytest.raises(InputError, match="swap the two files: the model comes first, then the part"):
         Graft(WorkingModel(model_of(CHAIN))).apply(WorkingModel(part))

@@ -70,7 +70,7 @@ def test_given_shapes_and_files(tmp_path: Path) -> None:
 def test_missing_and_surplus_inputs() -> None:
     with pytest.raises(UsageError, match=r"needs 'input'.*give the shape input="):
         load_subject(f"{MODELS}:plain")
-    with pytest.raises(UsageError, match=r"takes no 'z': it takes input"):
+    with pytest.raises(UsageError, match=r"has no parameter 'z': it takes input"):
         load_subject(f"{MODELS}:plain", ["z=1"])
     with pytest.raises(UsageError, match="NAME=SHAPE"):
         load_subject(f"{MODELS}:plain", ["input=a"])
@@ -79,10 +79,10 @@ def test_missing_and_surplus_inputs() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("m.pt", "m.pt holds weights, and no model: write a FILE.py"),
+        ("m.pt", "m.pt contains only weights: write a FILE.py"),
         ("m.py", "m.py is a file of models: say which one: .*m.py:NAME"),
-        ("m.onnx", "m.onnx is an ONNX graph already, and no PyTorch model: call `model.tag"),
-        ("m.txt", "m.txt is no model: give a Hugging Face folder"),
+        ("m.onnx", "m.onnx is already an ONNX graph, not a PyTorch model: call `model.tag"),
+        ("m.txt", "m.txt is not a model: give a Hugging Face folder"),
     ],
 )
 def test_files_that_are_no_models(tmp_path: Path, name: str, message: str) -> None:
@@ -100,7 +100,7 @@ def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_names_that_are_not_there() -> None:
     with pytest.raises(InputError, match="did you mean bert"):
         load_subject(f"{MODELS}:brt")
-    with pytest.raises(InputError, match=r"no torch\.nn\.Module"):
+    with pytest.raises(InputError, match=r"not a torch\.nn\.Module"):
         load_subject("os:sep")
     with pytest.raises(InputError, match="needs arguments"):
         load_subject(f"{MODELS}:Deep")

@@ -40,7 +40,7 @@ def test_other_versions_are_converted(tmp_path: Path) -> None:
 
 def test_versions_that_cannot_be_converted(tmp_path: Path) -> None:
     model = versioned(13, "g (float[2] x) => (float[2] y) { a = Abs(x) b = Exp(a) y = Abs(b) }")
-    with pytest.raises(InputError, match="Gelu cannot be converted: make the part with 13"):
+    with pytest.raises(InputError, match="Gelu cannot be converted: write the part with operator set 13"):
         put(tmp_path, model, versioned(20, "p (float[2] a) => (float[2] b) { b = Gelu(a) }"))
     domain = ', "own" : '
     model = versioned(13, "g (float[2] x) => (float[2] y) { a = Abs(x) b = own.Op(a) y = Abs(b) }", domain + "1")

@@ -121,7 +121,7 @@ def test_a_strategy_optimises(tmp_path: Path) -> None:
     last = "record-absent{strict=true}"
     assert str(passes) == f"untag,project-names,resolve-auxiliary,{last},optimize{{with=onnxslim}},{last},carry"
     (tmp_path / "mxtools.toml").write_text(own.replace("onnxslim", "onnxfat"))
-    with pytest.raises(InputError, match=r"strategies\.slim\.optimize: no optimiser is called 'onnxfat'"):
+    with pytest.raises(InputError, match=r"strategies\.slim\.optimize: there is no optimiser 'onnxfat'"):
         table.known(tmp_path)
 
 

@@ -192,7 +192,7 @@ def test_a_model_of_another_tool_is_none_of_a_trace(tmp_path: Path) -> None:
     sidecar = trace_of(". M x:4x4 -> z:4x4\nenc E x:4x4 -> y:4x4")
     model = mxtools.from_proto(chain("Relu /dec/Relu, Tanh /dec/Tanh"))
     model.sidecar = sidecar
-    with pytest.raises(InputError, match="the sidecar is of another model"):
+    with pytest.raises(InputError, match="the sidecar belongs to another model"):
         model.tag()
     loose = mxtools.from_proto(chain("Relu enc/Relu, Tanh other/Tanh"))
     loose.sidecar = sidecar
@@ -224,7 +224,10 @@ def test_a_trace_of_other_code_is_used_where_it_fits_and_that_is_said(tmp_path: 
     (tmp_path / "t.json").write_text(dumps(trace_of(TRACED)))
     done = mx("tag", "m.onnx", "--trace", "t.json", "-o", "t.onnx", cwd=tmp_path)
     assert done.returncode == 0
-    assert b"the trace is of other code: 3 nodes name modules that it lacks, as model/layers.0/attn" in done.stderr
+    assert (
+        b"the trace was made from other code: 3 nodes name modules that it does not have, such as model/layers.0/attn"
+        in done.stderr
+    )
     found = {n.name: keys.props(n)[keys.SCOPE] for n in onnx.load(tmp_path / "t.onnx").graph.node}
     assert [found[f"/model/layers.0/attn/{name}"] for name in ("q_proj/MatMul", "GQA")] == ["model.layers.0"] * 2
     assert (found["/model/embed/Gather"], found["/model/layers.0/mlp/MatMul"]) == ("model.embed", "model.layers.0.mlp")

@@ -116,5 +116,5 @@ def test_parts_that_are_not_there(tmp_path: Path) -> None:
         load_subject(f"{MODELS}:bert", module="encoder.layer")
     with pytest.raises(UsageError, match="takes no cache"):
         load_subject(f"{MODELS}:plain", ["input=1,3"], past=True)
-    with pytest.raises(UsageError, match="returns no cache"):
+    with pytest.raises(UsageError, match="does not return a cache"):
         load_subject(f"{MODELS}:bert", past=True)

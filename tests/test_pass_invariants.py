@@ -36,7 +36,7 @@ LOSES_METADATA = {"optimize"}
 REASONS = {
     "filter": "no node has a scope",
     "optimize": "no node of the earlier model has a scope|ONNX Runtime cannot run the graph",
-    "project-parameters": "the sidecar is of another model",
+    "project-parameters": "the sidecar belongs to another model",
 }
 """Why passes refuse some of the graphs, as regular expressions."""
 

@@ -149,7 +149,7 @@ def test_resolve_auxiliary_in_bodies_and_functions() -> None:
 def test_what_nothing_is_known_of_is_said() -> None:
     model = tagged("resolve-auxiliary,record-absent", f"{HEAD} g (float[2] x) => (float[2] x) {{ a = Neg(x) }}", None)
     assert annotations(model)["a"] == (".", "root")
-    with pytest.raises(CheckError, match="nothing is known of 1 nodes"):
+    with pytest.raises(CheckError, match="there is no evidence for 1 nodes"):
         tagged(
             "resolve-auxiliary,record-absent{strict=true}",
             f"{HEAD} g (float[2] x) => (float[2] x) {{ a = Neg(x) }}",

@@ -81,12 +81,12 @@ def test_the_spec_of_every_pass_is_the_inverse_of_its_parsing(name: str, data: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "wrong at"),
-        ("filter{", "wrong at"),
-        ("filter{scope}", "wrong at"),
-        ("filter,", "wrong at"),
-        ("filter filter", "wrong at"),
-        ('filter{scope="a}', "wrong at"),
+        ("", "has an error at"),
+        ("filter{", "has an error at"),
+        ("filter{scope}", "has an error at"),
+        ("filter,", "has an error at"),
+        ("filter filter", "has an error at"),
+        ('filter{scope="a}', "has an error at"),
         ("filtre", "filter"),
         ("filter{scopes=a}", "it takes scope"),
         ("move-arguments-out{x=1}", "no options"),

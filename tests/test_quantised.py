@@ -178,7 +178,7 @@ def test_a_part_that_means_something_else_is_refused(tmp_path: Path) -> None:
     model = quantised(source, tmp_path, feeds)
     raw = mxtools.load(tmp_path / "quantised.onnx")
     part = source.filter("deep")
-    with pytest.raises(InputError, match=r"of the part is what stem\.act makes, .* stem\.norm makes"):
+    with pytest.raises(InputError, match=r"of the part is made in stem\.act, .* in stem\.norm"):
         raw.graft(part)
     assert model.graft(part, verify=True).is_tagged
 

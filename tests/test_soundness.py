@@ -85,7 +85,7 @@ def test_text_that_is_no_utf8_is_refused(place: str) -> None:
     data = model.SerializeToString().replace(mark.encode(), b"zz\xff\xfe\xe9--zz!")
     with pytest.raises(InputError) as refused:
         require_sound(ModelProto.FromString(data), "m", data)
-    assert str(refused.value).startswith(f"m is no valid ONNX model: {place} is no UTF-8")
+    assert str(refused.value).startswith(f"m is not a valid ONNX model: {place} is not UTF-8")
     with pytest.raises(InputError):
         mxtools.from_proto(ModelProto.FromString(data))
 
@@ -144,7 +144,7 @@ UNSOUND: dict[str, Callable[[ModelProto], object]] = {
     "tensor 'w' of the graph is a segment": tensor(raw_data=RAW, segment=TensorProto.Segment(begin=0)),
     "attribute 'odd' of Mul '/a/Mul' has no graph": attribute(type=AttributeProto.GRAPH),
     "attribute 'odd' of Mul '/a/Mul' has no sparse tensor": attribute(type=AttributeProto.SPARSE_TENSOR, i=3),
-    "attribute 'odd' of Mul '/a/Mul' is of no type": attribute(t=TensorProto()),
+    "attribute 'odd' of Mul '/a/Mul' has a type that ONNX does not have": attribute(t=TensorProto()),
     "tensor '' of attribute 't' of Abs '/a/Abs' has element type 0": _in_body,
     "node '/a/Mul' of the graph has no operator": lambda model: model.graph.node[0].ClearField("op_type"),
     "version 2147483648 of the operators of 'ai.onnx'": lambda model: setattr(
@@ -164,7 +164,7 @@ def test_what_is_not_sound_is_refused(said: str, tmp_path: Path) -> None:
     model = rich()
     UNSOUND[said](model)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match=r"mend what made the file, or export again$") as refused:
+    with pytest.raises(InputError, match=r"fix the program that made the file, or export again$") as refused:
         read_model(tmp_path / "m.onnx", "m.onnx")
     assert said in str(refused.value)
 
@@ -214,7 +214,7 @@ def test_weights_beside_the_file_match_their_dimensions(tmp_path: Path) -> None:
     (length,) = (entry for entry in model.graph.initializer[0].external_data if entry.key == "length")
     length.value = "12"
     onnx.save(model, tmp_path / "short.onnx")
-    with pytest.raises(InputError, match="'w' has 12 bytes of external data, its dimensions want 16"):
+    with pytest.raises(InputError, match="'w' has 12 bytes of external data, but its dimensions need 16"):
         mxtools.load(tmp_path / "short.onnx")
     model.graph.initializer[0].external_data.remove(length)  # what is not said follows from type and dimensions
     (tmp_path / "m.data").write_bytes(RAW + bytes(100))

@@ -165,7 +165,7 @@ def test_calls_in_bodies_are_refused_and_no_level(tmp_path: Path) -> None:
     inner.metadata_props[0].value = "m.n"
     with pytest.raises(
         AbsentError,
-        match="the then_branch of If '': select what holds that, or cut it out with",
+        match="the then_branch of If '': select a module that contains it all, or cut it out with",
     ):
         written(model, tmp_path / "parts", each=("m.n",))
     assert [part.scope for part in written(model, tmp_path / "parts", depth=2).parts] == [None, "m", None]
@@ -259,7 +259,7 @@ def test_an_earlier_split_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 
 def test_files_from_elsewhere_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"schema": "other/1"}')
-    with pytest.raises(OutputError, match="no manifest"):
+    with pytest.raises(OutputError, match="not a manifest"):
         written(tagged(LADDER, {"a": "m"}), tmp_path, depth=1)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "00-m.onnx").write_text("mine")

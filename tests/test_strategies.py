@@ -62,7 +62,7 @@ def test_a_project_without_settings_is_passed_over(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[strategies.x]\nhelp='h'", r"strategies\.x\.pipeline: Field required"),
-        ("[strategies.x]\npipeline='no-such-pass'", "no pass is called 'no-such-pass'"),
+        ("[strategies.x]\npipeline='no-such-pass'", "there is no pass 'no-such-pass'"),
         ("[strategies.x]\npipeline='untag'\nexporter='tf'", r"strategies\.x\.exporter: Input should be"),
         ("[strategies.x]\npipeline='untag'\nspeed=1", r"strategies\.x\.speed: Extra inputs"),
         ("[strategies.auto]\npipeline='untag'", "redefines the strategy 'auto'"),

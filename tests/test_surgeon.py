@@ -89,14 +89,14 @@ def test_an_edited_model_computes_the_same(
     ("spec", "status", "message"),
     [
         ("none.py:f", 3, "there is no file none.py"),
-        ("edit.py", 2, "names no function"),
+        ("edit.py", 2, "does not name a function"),
         ("edit.py:nothin", 3, "did you mean nothing"),
-        ("edit.py:np.pi", 2, "is a float, no function"),
+        ("edit.py:np.pi", 2, "is a float, not a function"),
         ("edit.py:raises", 3, "edit.py:raises raised ValueError: no (edit.py:"),
         ("edit.py:leaves", 3, "raised SystemExit"),
-        ("edit.py:number", 3, "gives a int: let it return the graph, or nothing"),
+        ("edit.py:number", 3, "returned a int: let it return the graph, or nothing"),
         ("edit.py:untyped", 3, "cannot be written"),
-        ("edit.py:dangling", 3, "which nothing makes before it"),
+        ("edit.py:dangling", 3, "which no node before it makes"),
         ("broken.py:f", 3, "cannot be imported: NameError"),
     ],
 )

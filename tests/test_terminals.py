@@ -66,10 +66,10 @@ LINES = {
     "mx tag --help | true; exit ${PIPESTATUS[0]}": (141, b""),
     "mx tag m.onnx -o t.onnx >&- <&- 2>&-": (0, b""),
     "mx tree m.onnx 2>/dev/full >/dev/null": (0, b""),
-    "mx tree <&-": (3, b"mx tree: stdin is empty, no ONNX model: "),
-    "mkdir gone; cd gone; rmdir ../gone; mx strategies": (3, b"mx strategies: the working directory does not exist"),
+    "mx tree <&-": (3, b"mx tree: stdin is empty, so it is not an ONNX model: "),
+    "mkdir gone; cd gone; rmdir ../gone; mx strategies": (3, b"mx strategies: the working directory no longer exists"),
     "mx tree $'\\xff.onnx'": (3, b"mx tree: \\udcff.onnx cannot be read"),
-    "mx --limits x tree m.onnx": (2, b"mx: --limits 'x' is no number larger than 0: "),
+    "mx --limits x tree m.onnx": (2, b"mx: --limits 'x' is not a number above 0: "),
 }
 
 

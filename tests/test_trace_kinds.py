@@ -202,7 +202,7 @@ def test_script_modules_are_named_once(mx: Mx, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     told = [line for line in done.stderr.decode().splitlines() if "ScriptModules" in line]
     assert told == [
-        "mx trace: PyTorch tells no calls of ScriptModules (parts.0 and 1 more): what they do counts for their callers"
+        "mx trace: PyTorch runs no hooks in ScriptModules (parts.0 and 1 more): their work counts for their callers"
     ]
     assert load_file(tmp_path / "t.safetensors")
 

@@ -134,7 +134,7 @@ def test_explain_says_what_each_source_said(traced: dict[str, Path], mx: Mx) -> 
 
 def test_explain_of_no_node(traced: dict[str, Path], mx: Mx) -> None:
     model = tagged(traced["hooks"], "hooks", "torchscript", mx)
-    with pytest.raises(UsageError, match="no node is called 'nothing'"):
+    with pytest.raises(UsageError, match="there is no node 'nothing'"):
         model.tag(explain=["nothing"])
     assert not model.tag().explained
     assert onnx.checker.check_model(model.to_proto()) is None

@@ -115,13 +115,17 @@ FAILING = {
         3,
         "python failed with exit status 1: ValueError: no good",
     ),
-    "fails without a word": (("--", PYTHON, "-c", "raise SystemExit(7)", "{in}", "{out}"), 3, "exit status 7, without"),
+    "fails without a word": (
+        ("--", PYTHON, "-c", "raise SystemExit(7)", "{in}", "{out}"),
+        3,
+        "exit status 7, with nothing",
+    ),
     "is killed": (
         ("--", PYTHON, "-c", "import os; os.kill(os.getpid(), 9)", "{in}", "{out}"),
         3,
         "was killed by SIGKILL",
     ),
-    "writes nothing": (("--", PYTHON, "-c", "", "{in}", "{out}"), 3, "ended well and wrote no {out}"),
+    "writes nothing": (("--", PYTHON, "-c", "", "{in}", "{out}"), 3, "succeeded but did not write {out}"),
     "writes nonsense": (
         ("--", PYTHON, "-c", "import sys; open(sys.argv[2], 'w').write('no model')", "{in}", "{out}"),
         3,

@@ -40,7 +40,7 @@ def command(
         emit(report.to_dict())
         return
     if report.pieces > 1:
-        say(f"mx filter: the selection is in {report.pieces} pieces that no tensor of it connects")
+        say(f"mx filter: the selected nodes are in {report.pieces} pieces that no tensor connects")
     if report.quantised:
         say(
             f"mx filter: {', '.join(report.quantised)}: quantised numbers, as the file has them; "

@@ -86,8 +86,9 @@ def command(
     if data["foreign"]:
         count, first = sum(data["foreign"].values()), next(iter(data["foreign"]))
         say(
-            f"mx tag: the trace is of other code: {count} nodes name modules that it lacks, as {first}, and are in the "
-            "nearest module that it has: trace what was exported, or tag without --trace"
+            f"mx tag: the trace was made from other code: {count} nodes name modules that it does not have, such as "
+            f"{first}; they are in the nearest module that it has: trace the code that was exported, or tag without "
+            "--trace"
         )
 
 

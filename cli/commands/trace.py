@@ -54,7 +54,7 @@ def command(
     opaque = sidecar.opaque_modules(traced)
     if opaque:
         named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"
-        say(f"mx trace: PyTorch tells no calls of ScriptModules ({named}): what they do counts for their callers")
+        say(f"mx trace: PyTorch runs no hooks in ScriptModules ({named}): their work counts for their callers")
     if json:
         figures = {"modules": len(traced.modules), "calls": len(traced.calls), "opaque": opaque}
         emit({"model": traced.model.class_name, **figures})

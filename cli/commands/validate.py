@@ -146,7 +146,7 @@ def _check(format_: str, json: bool, repair: bool, sources: Sequence[str], trace
     if json and format_ != "json":
         raise UsageError(f"--json and --format {format_} are two formats: give one")
     if not repair and not is_pipe(output):
-        raise UsageError("-o is where --repair writes: give --repair too, or redirect the report")
+        raise UsageError("-o names the repaired model: give --repair too, or redirect the report")
     if len(sources) > 1 and (repair or trace):
         raise UsageError(f"{'--repair' if repair else '--trace'} is for one model: call `mx validate` for each")
     if len(sources) > 1 and any(map(is_pipe, sources)):

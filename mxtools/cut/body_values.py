@@ -51,7 +51,9 @@ def body_values(
     values = inputs | dict(inner_values(proto, model.weights, inputs, dict.fromkeys(sorted(names), 0)))
     if not values[found.ran]:
         where = model.annotations.places.text(place)
-        raise CheckError(f"nothing is compared, {where} does not run on these inputs", "give ⟨inputs⟩ that lead there")
+        raise CheckError(
+            f"nothing was compared, because {where} does not run on these inputs", "give ⟨inputs⟩ that make it run"
+        )
     return {name: values[at] for name, at in found.values.items()}
 
 
@@ -231,7 +233,7 @@ def _require_no_batches(operator: Operator, node: NodeProto) -> None:
 
 
 def _unreadable(what: str) -> CheckError:
-    return CheckError(f"nothing is compared, {what} cannot be read", "cut it out without the check")
+    return CheckError(f"nothing was compared, because {what} cannot be read", "cut it out without verification")
 
 
 def _padded(names: Sequence[str], count: int) -> list[str]:

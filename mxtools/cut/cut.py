@@ -58,7 +58,7 @@ class Cut:
         Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
         values that the cut returns, in this order, instead of those that the rest of the graph reads. `equal` tells
         which readers need no output, since an equal call elsewhere has what they read.
-        Raises InputError where a node reads what is computed from its own result.
+        Raises InputError where a node reads a value that is computed from its own result.
         """
         graph.require_order()
         self.graph = graph
@@ -152,7 +152,7 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """
     if not cut.outputs:
         raise AbsentError(
-            "what is selected computes nothing that the rest of the graph reads", "select the module that calls it"
+            "the selected nodes compute nothing that the rest of the graph reads", "select the module that calls it"
         )
     for part in extracted(model, [cut], weights):
         model.CopyFrom(part)

@@ -25,9 +25,7 @@ def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
         name, equals, listed = text.rpartition("=")
         dims = [dim.strip() for dim in listed.split(",")] if listed.strip() else []
         if not (name and equals and all(dims)):
-            raise UsageError(
-                f"{text!r} is not NAME=SIZE,SIZE…", "write hidden=1,sequence,64, with ? for what is unknown"
-            )
+            raise UsageError(f"{text!r} is not NAME=SIZE,SIZE…", "write hidden=1,sequence,64, with ? for unknown sizes")
         found[name] = [None if dim == UNKNOWN else int(dim) if dim.isdecimal() else dim for dim in dims]
     return found
 
@@ -54,7 +52,7 @@ def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str,
     known, names = inferred_infos(model.proto), model.graph.by_name
     for name, type_ in declared.items():
         if name not in names:
-            raise UsageError(f"no tensor is called {name!r}", suggestion(name, names))
+            raise UsageError(f"there is no tensor {name!r}", suggestion(name, names))
         info = known.get(name)
         if info is not None and is_typed(info) and not types_fit(info.type, type_):
             raise UsageError(f"{name!r} is of type {type_text(info.type)}", f"do not declare {type_text(type_)}")
@@ -71,7 +69,7 @@ def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
     if element is not None:
         if element not in ELEMENT_TYPES:
             raise UsageError(
-                f"{element!r}, declared of {name!r}, is no element type", suggestion(element, ELEMENT_TYPES)
+                f"{element!r}, given for {name!r}, is not an element type", suggestion(element, ELEMENT_TYPES)
             )
         type_.tensor_type.elem_type = ELEMENT_TYPES[element]
     if dims is not None:

@@ -178,7 +178,7 @@ def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inn
 
     annotations, sidecar = model.annotations, model.traced
     if not sidecar:
-        raise UsageError("⟨io-module⟩ needs to know what the module was given", "give ⟨trace⟩")
+        raise UsageError("⟨io-module⟩ needs a trace, which has the inputs of the module", "give ⟨trace⟩")
     outermost = annotations.hierarchy.outermost(calls)
     if len(outermost) != 1 or request.operators or request.is_ranged:
         raise UsageError("⟨io-module⟩ takes one whole module", "select one with ⟨scope⟩")

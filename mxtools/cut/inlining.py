@@ -69,8 +69,8 @@ def _import(model: ModelProto, function: FunctionProto) -> None:
             model.opset_import.add().CopyFrom(entry)
         elif known[plain_domain(entry.domain)] != entry.version:
             raise AbsentError(
-                f"the function {function.name!r} uses other versions of operators than the model",
-                "select what calls it",
+                f"the function {function.name!r} uses other operator versions than the model",
+                "select the module that calls it",
             )
 
 

@@ -102,8 +102,8 @@ def require_whole(inner: Opened, annotations: Annotations, place: Place, nodes: 
         if annotations.places.of(node) != place and (node not in main or used):
             scope, where = annotations.hierarchy.scopes[annotations.call[node] or 0], annotations.places.text(place)
             raise AbsentError(
-                f"{scope} is partly in {where} and partly outside of it",
-                "select what holds both, or say with ⟨from-tensor⟩ and ⟨to-tensor⟩ which is meant",
+                f"{scope} is partly inside {where} and partly outside",
+                "select a module that contains both, or choose one with ⟨from-tensor⟩ and ⟨to-tensor⟩",
             )
 
 

@@ -60,8 +60,8 @@ class Signature:
             value = self._made(tensor, found)
             if value is None:
                 raise AbsentError(
-                    f"{self._hierarchy.scopes[self._call]} returned {tensor.name!r}, which no node of it makes",
-                    "the exporter changed its end, give ⟨io-tensors⟩",
+                    f"{self._hierarchy.scopes[self._call]} returned {tensor.name!r}, but none of its nodes makes that",
+                    "the exporter changed the end of the module: give ⟨io-tensors⟩",
                 )
             found[value] = tensor.name
         taken = {tensor.name for tensor in self._given.values()}

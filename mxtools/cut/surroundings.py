@@ -19,7 +19,7 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
 
     Without `first` the paths begin at the model's inputs, without `last` they end at those of its outputs that they
     reach. Raises UsageError where the graph has no tensor of a name, or no path leads to one of the last, InputError
-    where a node reads what is computed from its own result.
+    where a node reads a value that is computed from its own result.
     """
     graph.require_order()
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
@@ -31,10 +31,10 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
     nodes = nodes_behind(graph, end, until=lambda value: value in begin or value not in after)
     reached = end.intersection(value for node in nodes for value in graph.writes[node])
     if not reached:
-        raise UsageError("no way leads from the tensors of ⟨from-tensor⟩ to those of ⟨to-tensor⟩", "exchange them")
+        raise UsageError("no path leads from the tensors of ⟨from-tensor⟩ to those of ⟨to-tensor⟩", "swap them")
     if last and reached != end:
         name = graph.names[min(end - reached)]
-        raise UsageError(f"no way leads from the tensors of ⟨from-tensor⟩ to {name!r}", "leave that out of ⟨to-tensor⟩")
+        raise UsageError(f"no path leads from the tensors of ⟨from-tensor⟩ to {name!r}", "leave it out of ⟨to-tensor⟩")
     return nodes, reached
 
 
@@ -67,7 +67,7 @@ def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Pla
         return fitting[0]
     if nearest:
         both = " and in ".join(map(places.text, nearest[:2]))
-        raise UsageError(f"{names[0]!r} is in {both}", "say with ⟨scope⟩ which is meant")
+        raise UsageError(f"{names[0]!r} is in {both}", "choose one with ⟨scope⟩")
     texts = [f"{name!r} is in {places.text(found[0])}" for name, found in known.items()]
     raise UsageError(" and ".join(texts), "give tensors of one body, or of the graphs around it")
 
@@ -91,7 +91,7 @@ def _place_of_value(places: Places, value: int) -> Place | None:
 
 
 def _unknown(name: str, known: Collection[str]) -> UsageError:
-    return UsageError(f"no tensor is called {name!r}", suggestion(name, known))
+    return UsageError(f"there is no tensor {name!r}", suggestion(name, known))
 
 
 class GivenNodes:

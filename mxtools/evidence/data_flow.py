@@ -27,7 +27,7 @@ def resolve(annotations: Annotations, between: bool = False) -> None:
     """Annotate every node that has no annotation yet.
 
     With `between` what lies between two known scopes first gets their lowest common ancestor. Raises InputError where
-    a node reads what is computed from its own result.
+    a node reads a value that is computed from its own result.
     """
     graph = annotations.graph
     graph.require_order()

@@ -54,7 +54,7 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
         module, weight = index.weights[name]
         if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
             raise InputError(
-                f"the sidecar is of another model: its {name!r} is of shape {list(weight.shape)}, here {list(dims)}",
+                f"the sidecar belongs to another model: its {name!r} has shape {list(weight.shape)}, here {list(dims)}",
                 "trace the model that was exported",
             )
         if calls := index.by_module(module.path):
@@ -108,4 +108,6 @@ def _read(file: Path) -> Collection[str]:
     try:
         return frozenset(read_regular(file).decode().split())
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as names ({error})", "give one name a line, or .safetensors") from None
+        raise InputError(
+            f"{file} cannot be read as names ({error})", "give a file with one name per line, or .safetensors"
+        ) from None

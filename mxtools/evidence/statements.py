@@ -101,7 +101,7 @@ class Witness:
             value = graph.by_name.get(name, -1)
             node = by_name.get(name, graph.producer[value] if value >= 0 else -1)
             if node < 0:
-                raise UsageError(f"no node is called {name!r}, and none makes a tensor of that name", "see ⟨tree⟩")
+                raise UsageError(f"there is no node {name!r}, and no node makes a tensor of that name", "see ⟨tree⟩")
             self._seen[node] = []
 
     def observe(self, step: Step) -> None:

@@ -194,10 +194,12 @@ def check_folder(folder: Path) -> None:
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder} is a file", "give the name of a folder")
     if not target.parent.is_dir():
-        raise OutputError(f"{folder} cannot be made, its folder {target.parent} does not exist", "make it first")
+        raise OutputError(
+            f"{folder} cannot be created, because its folder {target.parent} does not exist", "create it first"
+        )
     for needed in (target.parent, target):
         if needed.is_dir() and not os.access(needed, os.W_OK):
-            raise OutputError(f"{folder} cannot be written, {needed} is not writable", "give another folder")
+            raise OutputError(f"{folder} cannot be written, because {needed} is not writable", "give another folder")
 
 
 def slot(target: Path, name: str, ours: bool = True) -> Path:

@@ -114,5 +114,5 @@ def _parsed(given: float | str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise UsageError(f"⟨limits⟩ {given!r} is no number larger than 0", "give 10 for ten times the usual")
+        raise UsageError(f"⟨limits⟩ {given!r} is not a number above 0", "give 10 for ten times the usual")
     return number

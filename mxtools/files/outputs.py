@@ -61,7 +61,7 @@ def permitted(path: Path) -> Path:
     target, command = _writable(path), running.get()
     if target.is_file() and not (command and str(target) in command.outputs):
         for owner in owners(target):
-            raise OutputError(f"{path} holds what {owner.name} needs", "give another ⟨output⟩")
+            raise OutputError(f"{path} contains data that {owner.name} needs", "give another ⟨output⟩")
     return target
 
 
@@ -71,16 +71,17 @@ def _writable(path: Path) -> Path:
         return path
     target, folder = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
     if path.is_symlink() and not target.is_relative_to(folder):
-        raise OutputError(f"{path} is a link out of its folder, to {target}", "give that, or another ⟨output⟩")
+        raise OutputError(f"{path} is a link to {target}, outside its folder", "give {target}, or another ⟨output⟩")
     if target.is_dir():
         raise OutputError(f"{path} is a folder", "give the name of a file")
     if not target.parent.is_dir():
         raise OutputError(
-            f"{path} cannot be written, its folder {target.parent} does not exist", "make it or give another ⟨output⟩"
+            f"{path} cannot be written, because its folder {target.parent} does not exist",
+            "create it, or give another ⟨output⟩",
         )
     if not os.access(target.parent, os.W_OK):
         raise OutputError(
-            f"{path} cannot be written, its folder {target.parent} is not writable", "give another ⟨output⟩"
+            f"{path} cannot be written, because its folder {target.parent} is not writable", "give another ⟨output⟩"
         )
     return target
 

@@ -44,12 +44,12 @@ def read_model(
     """
     data = _bytes(source, name)
     if not len(data):
-        raise EmptyError(f"{name} is empty, no ONNX model", "check the command that writes it")
+        raise EmptyError(f"{name} is empty, so it is not an ONNX model", "check the command that writes it")
     proto, skeleton = _parse(data, name)
     require_sound(proto, name, skeleton)
     folder = data_dir or (source.parent if isinstance(source, Path) else Path())
     if not folder.is_dir():
-        raise UsageError(f"⟨data-dir⟩ {folder} is no folder")
+        raise UsageError(f"⟨data-dir⟩ {folder} is not a folder")
     weights = WeightStore(data, folder)
     if placing and b"location" in skeleton:
         for tensor in tensors_of(proto):
@@ -57,7 +57,7 @@ def read_model(
                 weights.place(tensor)
         # If the file is another one by now, these data may be those of the new model.
         if isinstance(source, Path) and source.is_file() and data.is_replaced(source):
-            raise InputError(f"{name} was replaced while it was read", "read it again")
+            raise InputError(f"{name} was replaced while the command read it", "read it again")
     return proto, weights
 
 
@@ -70,7 +70,7 @@ def _no_model(data: Bytes, name: str) -> tuple[str, str]:
         return f"{name} is a pointer of Git LFS, and not the model itself", "fetch it with `git lfs pull`"
     if first.isascii() and first.decode().translate(_SPACES).isprintable():
         return f"{name} is a text, and no ONNX model", "give an .onnx file"
-    return f"{name} is no ONNX model, or only the beginning of one", "export it again"
+    return f"{name} is not an ONNX model, or only the beginning of one", "export it again"
 
 
 def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
@@ -84,7 +84,7 @@ def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
         raise InputError(f"{name} uses the name {wire.REFERENCE.decode()!r}, which is reserved", "rename it")
     if not proto.HasField("graph") or not proto.ir_version or (proto.ir_version >= 3 and not proto.opset_import):
         raise InputError(
-            f"{name} is no ONNX model, or only the beginning of one", "it lacks graph, IR version or operator sets"
+            f"{name} is not an ONNX model, or only the beginning of one", "it lacks graph, IR version or operator sets"
         )
     return proto, skeleton
 

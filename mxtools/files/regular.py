@@ -103,7 +103,7 @@ def is_read(path: Path) -> bool:
 
 def overwritten(output: Path, file: Path) -> OutputError:
     """Return the error of an output that would overwrite what is read."""
-    return OutputError(f"{output} would overwrite {file}, which is read", "give another ⟨output⟩")
+    return OutputError(f"{output} would overwrite {file}, which the command reads", "give another ⟨output⟩")
 
 
 def status_of(path: Path | int) -> os.stat_result | None:
@@ -131,7 +131,7 @@ def open_regular(path: Path, noted: bool = True) -> io.FileIO:
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file", "give a file; pipes are read where `-` stands for stdin")
+            raise InputError(f"{path} is not a regular file", "give a file, or `-` for stdin")
         if noted:
             note_read(path, status)
     except BaseException:
@@ -207,7 +207,9 @@ class FileBytes:
         except OSError as error:
             raise InputError(f"{self._name} cannot be read ({error.strerror or error})", "read it again") from None
         if len(found) < length:
-            raise InputError(f"{self._name} became shorter while it was read", "write elsewhere meanwhile")
+            raise InputError(
+                f"{self._name} became shorter while the command read it", "do not write to the file meanwhile"
+            )
         return found
 
 

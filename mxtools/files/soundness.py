@@ -37,7 +37,7 @@ from mxtools.files import wire
 from mxtools.files.elements import ELEMENTS, entries_of, size_of_elements
 from mxtools.files.limits import EXPANDED_NODES
 
-_MEND = "mend what made the file, or export again"
+_MEND = "fix the program that made the file, or export again"
 _LAST_VERSION = 2**31 - 1
 """ONNX and ONNX Runtime hold versions as 32 bits."""
 
@@ -70,7 +70,7 @@ def require_sound(proto: ModelProto, name: str, skeleton: bytes | None = None) -
         if proto.functions:
             _check_calls(proto)
     except UnsoundError as fault:
-        raise InputError(f"{name} is no valid ONNX model: {fault}", _MEND) from None
+        raise InputError(f"{name} is not a valid ONNX model: {fault}", _MEND) from None
 
 
 _THIRD_SYNTAX = b"\x62\x06proto3"
@@ -96,7 +96,7 @@ def _check_text(proto: ModelProto, skeleton: bytes | None) -> None:
     except (DecodeError, ValueError):  # ValueError: more than 2 GiB cannot be serialised
         place = _first_no_text(proto)
     if place:
-        raise UnsoundError(f"{place} is no UTF-8")
+        raise UnsoundError(f"{place} is not UTF-8")
 
 
 def _first_no_text(message: Message) -> str | None:
@@ -164,7 +164,7 @@ def _check_attribute(attribute: AttributeProto, where: str) -> None:
             f"{where} has no {AttributeProto.AttributeType.Name(attribute.type).lower().replace('_', ' ')}"
         )
     if not attribute.type and not attribute.ref_attr_name and _holds_message(attribute):
-        raise UnsoundError(f"{where} is of no type that ONNX has")
+        raise UnsoundError(f"{where} has a type that ONNX does not have")
     for tensor in (*_given(attribute, "t"), *attribute.tensors):
         _check_tensor(tensor, where)
     for sparse in (*_given(attribute, "sparse_tensor"), *attribute.sparse_tensors):
@@ -224,7 +224,7 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
     if element not in ELEMENTS:
         _require_element(element, f"tensor {tensor.name!r} of {where}")
     if tensor.HasField("segment"):
-        raise UnsoundError(f"tensor {tensor.name!r} of {where} is a segment of one, which no library reads")
+        raise UnsoundError(f"tensor {tensor.name!r} of {where} is a segment of a tensor, which no library reads")
     if dims and min(dims) < 0:
         raise UnsoundError(f"tensor {tensor.name!r} of {where} has dimensions {dims[:8]}")
     count = math.prod(dims)

@@ -167,35 +167,41 @@ class WeightStore:
         length = bytes_of(tensor) if length is None else length
         if offset > size or offset + length > size:
             raise InputError(
-                f"external data of {tensor.name!r} end after {file.name} does ({size} bytes)", "the file is truncated"
+                f"external data of {tensor.name!r} end beyond the end of {file.name} ({size} bytes)",
+                "the file is truncated",
             )
         if length != bytes_of(tensor):
             raise InputError(
-                f"{tensor.name!r} has {length} bytes of external data, its dimensions want {bytes_of(tensor)}",
-                "mend what made the file, or export again",
+                f"{tensor.name!r} has {length} bytes of external data, but its dimensions need {bytes_of(tensor)}",
+                "fix the program that made the file, or export again",
             )
         return DataPlace(file, offset, length)
 
     def _file(self, location: str, name: str) -> tuple[Path, int]:
         """Return path and size of the file at a location; `name` is that of the tensor, for messages."""
         if not location or "\0" in location or Path(location).is_absolute():
-            raise InputError(f"external data of {name!r} are at {location!r}, no path relative to the model", "refused")
+            raise InputError(
+                f"external data of {name!r} are at {location!r}, which is not a path relative to the model", "refused"
+            )
         # A location comes from a file that anybody may have made: `../../etc/passwd`, or a link that leads there, must
         # not be read into a model that is passed on.
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
             raise InputError(
-                f"external data of {name!r} at {location!r} leave the folder {self.folder}", "give ⟨data-dir⟩"
+                f"external data of {name!r} at {location!r} are outside the folder {self.folder}", "give ⟨data-dir⟩"
             )
         try:
             with open_regular(file) as opened:
                 status = os.fstat(opened.fileno())
         except InputError:
-            raise InputError(f"external data of {name!r} at {location!r} are no regular file", "refused") from None
+            raise InputError(
+                f"external data of {name!r} at {location!r} are not in a regular file", "refused"
+            ) from None
         except OSError:
             raise InputError(
-                f"external data of {name!r} are missing, {self.folder / location}", "put them there or give ⟨data-dir⟩"
+                f"external data of {name!r} are missing: there is no {self.folder / location}",
+                "put the file there, or give ⟨data-dir⟩",
             ) from None
         self._identities[file] = identity(status)
         return file, status.st_size
@@ -321,5 +327,7 @@ def _number(text: str | None, name: str, key: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()):
-        raise InputError(f"external data of {name!r} have {key} {text[:40]!r}, no number", "the file is damaged")
+        raise InputError(
+            f"external data of {name!r} have {key} {text[:40]!r}, which is not a number", "the file is damaged"
+        )
     return int(text[:30])

@@ -128,7 +128,7 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> No
         ) from None
     if sum(map(len, parts)) > PROTOBUF_LIMIT:
         raise UsageError(
-            "the model with its weights is larger than 2 GiB, which no ONNX file can be", "keep its weights external"
+            "the model with its weights is larger than 2 GiB, the limit of ONNX files", "keep its weights external"
         )
     for part in parts:
         if isinstance(part, wire.Stretch):
@@ -146,8 +146,8 @@ def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelPr
             file = weights.place(tensor).file
             if not file.is_relative_to(base):
                 raise UsageError(
-                    f"the weights lie in {file.parent.name}/{file.name}, outside of {folder.absolute()}",
-                    "write to a file with ⟨output⟩, or say with ⟨data-dir⟩ what a pipe's locations are relative to",
+                    f"the weights are in {file.parent.name}/{file.name}, outside {folder.absolute()}",
+                    "write to a file with ⟨output⟩, or give as ⟨data-dir⟩ a folder that contains the weights",
                 )
             _set_external(tensor, location=file.relative_to(base).as_posix())
     return copy

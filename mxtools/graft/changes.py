@@ -60,7 +60,7 @@ class PartChanges:
         self.weights = stored.keys() & (self.reads.keys() | noted) - self.same
         for name in self.reads:
             if name not in made and name not in self.same and name not in self.weights:
-                raise InputError(f"{part.name} does not say what makes {name!r}", "make it again, it is not whole")
+                raise InputError(f"{part.name} does not say which node makes {name!r}", "cut the part out again")
 
     def _is_stored(self, value: int, weights: WeightStore, others: WeightStore) -> bool:
         """Return whether the model has an equal initializer of the same name."""
@@ -115,8 +115,8 @@ class GraftSite:
         value = min((v for v in needed - ends if graph.producer[v] == NOWHERE), default=NOWHERE)
         if value != NOWHERE:
             raise InputError(
-                f"the part's outputs depend on {graph.names[value]!r} in the model, which is no input of the part",
-                "keep the inputs when changing a part, also those that it no longer reads",
+                f"the part's outputs depend on {graph.names[value]!r} in the model, which is not an input of the part",
+                "keep all inputs of the part, also those that it no longer reads",
             )
         return nodes
 

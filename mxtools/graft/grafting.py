@@ -183,8 +183,8 @@ def _cycle(sources: Sequence[Collection[int]], nodes: Sequence[NodeProto], stuck
         node = min(stuck.intersection(sources[node]))
     name = next(filter(None, nodes[node].output), "")
     return InputError(
-        f"with the part, {name!r} would depend on itself: the part reads what is computed from its own outputs",
-        "let it read the inputs that it was cut out with",
+        f"with the part, {name!r} would depend on itself: the part reads values that are computed from its own outputs",
+        "keep the inputs that it was cut out with",
     )
 
 

@@ -21,7 +21,10 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
             _require(graph, part, what, name)
     for name in made:
         if graph.by_name[name] in graph.inputs:
-            raise InputError(f"output {name!r} of the part is an input of the model", "rename it as what it replaces")
+            raise InputError(
+                f"output {name!r} of the part is an input of the model",
+                "give it the name of the output that it replaces",
+            )
     for what, infos in (("input", given), ("output", made)):
         for name, info in infos.items():
             _require_same_maker(graph, what, name, info)
@@ -31,7 +34,7 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
             if name in types and not types_fit(types[name], info.type):
                 raise InputError(
                     f"{what} {name!r} is {type_text(types[name])} in the model and {type_text(info.type)} in the part",
-                    "keep the types of inputs and outputs when changing a part",
+                    "keep the types of the part's inputs and outputs",
                 )
 
 
@@ -47,12 +50,12 @@ def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
         return
     if name in graph.names:
         raise InputError(
-            f"{what} {name!r} of the part is in a body or a function, and only parts of the main graph go back",
-            "cut out what holds it, and put that back changed",
+            f"{what} {name!r} of the part is in a body or a function, but only parts of the main graph can go back",
+            "cut out the module that contains the body, change that, and put it back",
         )
     raise InputError(
-        f"{what} {name!r} of the part is no tensor of the model ({suggestion(name, graph.by_name)})",
-        "exchange the two: the model comes first, then the part"
+        f"{what} {name!r} of the part is not a tensor of the model ({suggestion(name, graph.by_name)})",
+        "swap the two files: the model comes first, then the part"
         if _is_swapped(graph, part)
         else "keep the names of inputs and outputs, and graft into the model that the part was cut from",
     )
@@ -70,8 +73,8 @@ def _require_same_maker(graph: Graph, what: str, name: str, info: ValueInfoProto
     if None in (cut_at, now) or now in (cut_at, ROOT) or f"{cut_at}.".startswith(f"{now}."):
         return
     raise InputError(
-        f"{what} {name!r} of the part is what {cut_at} makes, and what the model calls so is what {now} makes",
-        "⟨tag-from⟩ the model that the part was cut out of, which puts the names right",
+        f"{what} {name!r} of the part is made in {cut_at}, but the model's tensor of that name in {now}",
+        "⟨tag-from⟩ the model that the part was cut out of, which restores the names",
     )
 
 

@@ -74,5 +74,5 @@ def _unlike(domain: str, op: str, ours: Mapping[str, int], theirs: Mapping[str, 
     return InputError(
         f"the part has operator set {domain or 'ai.onnx'} {theirs[domain]}, the model {ours[domain]}, and {op} cannot "
         f"be converted",
-        f"make the part with {ours[domain]}",
+        f"write the part with operator set {ours[domain]}",
     )

@@ -142,11 +142,12 @@ class Graph:
         return readers
 
     def require_order(self) -> None:
-        """Raise InputError where the nodes have no order, because one reads what is computed from its own result."""
+        """Raise InputError where the nodes have no order: one reads a value that is computed from its own result."""
         if self.misplaced is not None and not self._ordered:
             node = self.nodes[self.misplaced]
             raise InputError(
-                f"{node.op_type} {node.name!r} reads what is computed from its own result", "mend what made the file"
+                f"{node.op_type} {node.name!r} reads a value that is computed from its own result",
+                "fix the program that made the file",
             )
 
     @cached_property

@@ -107,7 +107,9 @@ def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph
     try:
         return array if array.dtype.kind == "V" else array.astype(dtype, copy=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"a value of type {array.dtype} cannot be one of {dtype} ({error})", "give others") from None
+        raise InputError(
+            f"a value of type {array.dtype} cannot be converted to {dtype} ({error})", "give others"
+        ) from None
 
 
 def _is_own(dtype: np.dtype[Any]) -> bool:

@@ -59,8 +59,8 @@ class RecordAbsent(Pass):
         if self.strict and unknown:
             proto = annotations.graph.nodes[unknown[0]]
             raise CheckError(
-                f"nothing is known of {len(unknown)} nodes, the first is {proto.op_type} {proto.name!r}",
-                "give a trace of the model (⟨trace⟩), with values (⟨record⟩)",
+                f"there is no evidence for {len(unknown)} nodes, of which the first is {proto.op_type} {proto.name!r}",
+                "give a trace of the model (⟨trace⟩), with recorded values (⟨record⟩)",
             )
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
         annotations.write_absent(absent)

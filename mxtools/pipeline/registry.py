@@ -53,7 +53,7 @@ def _load(name: str) -> type[Pass]:
         return next(cls for cls in classes if cls.__module__ == module.__name__)
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
         return _of_entry_point(entry)
-    raise UsageError(f"no pass is called {name!r}", f"{suggestion(name, names())} (see ⟨passes⟩)")
+    raise UsageError(f"there is no pass {name!r}", f"{suggestion(name, names())} (see ⟨passes⟩)")
 
 
 def _of_entry_point(entry: importlib.metadata.EntryPoint) -> type[Pass]:
@@ -61,11 +61,11 @@ def _of_entry_point(entry: importlib.metadata.EntryPoint) -> type[Pass]:
         cls = entry.load()
     except Exception as error:  # another package's import can raise anything
         raise UsageError(
-            f"pass {entry.name!r} of {entry.value} cannot be imported ({error})", "repair or remove that package"
+            f"pass {entry.name!r} of {entry.value} cannot be imported ({error})", "fix or remove that package"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Pass)):
         raise UsageError(
-            f"pass {entry.name!r} of {entry.value} is no subclass of mxtools.Pass", "repair or remove that package"
+            f"pass {entry.name!r} of {entry.value} is not a subclass of mxtools.Pass", "fix or remove that package"
         )
     return cls
 

@@ -60,7 +60,7 @@ class _Parser:
     def _error(self, position: int) -> UsageError:
         found = self.text[position : position + 20]
         return UsageError(
-            f"pipeline {self.text!r} is wrong at {found!r} (column {position + 1})", "write 'name{key=value},name2'"
+            f"pipeline {self.text!r} has an error at {found!r} (column {position + 1})", "write 'name{key=value},name2'"
         )
 
     def take(self, *allowed: str) -> str:

@@ -41,7 +41,7 @@ class Kernel:
     def __post_init__(self) -> None:
         """Raise TypeError for what a file may say instead of texts."""
         if not all(isinstance(text, str) for text in (self.name, self.operator, self.provider, *self.nodes)):
-            raise TypeError(f"the name of a kernel is no text: {self}")
+            raise TypeError(f"the name of a kernel is not a text: {self}")
 
     @property
     def time(self) -> float:
@@ -70,13 +70,13 @@ def read_profile(files: Sequence[Path]) -> Profile:
         except OSError as error:
             raise InputError(f"{file} cannot be read ({error.strerror})", _KNOWN) from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise InputError(f"{file} is no profile of a known kind", _KNOWN) from None
+            raise InputError(f"{file} is not a profile of a known kind", _KNOWN) from None
         if isinstance(found, Profile):
             profiles.append(found)
         else:
             layers |= found
     if len(profiles) != 1 or not profiles[0].kernels:
-        raise InputError(f"{' and '.join(map(str, files))} hold no times of kernels, or those of several runs", _KNOWN)
+        raise InputError(f"{' and '.join(map(str, files))} have no times of kernels, or times of several runs", _KNOWN)
     return replace(profiles[0], kernels=tuple(_detailed(kernel, layers) for kernel in profiles[0].kernels))
 
 

@@ -87,9 +87,9 @@ def read_report(file: Path) -> ProfileReport:
     try:
         return validated(ProfileReport, read_regular(file), str(file))
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror})", "give what ⟨profiler⟩ wrote") from None
+        raise InputError(f"{file} cannot be read ({error.strerror})", "give a file that ⟨profiler⟩ wrote") from None
     except ValidationError:
-        raise InputError(f"{file} is no profile by module", "give what ⟨profiler⟩ wrote") from None
+        raise InputError(f"{file} is not a profile by module", "give a file that ⟨profiler⟩ wrote") from None
 
 
 def schema() -> dict[str, Any]:

@@ -64,8 +64,6 @@ def _importing(what: str, folder: str) -> Iterator[None]:
         with quiet():
             yield
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{what} cannot be imported: {error_line(error)} ({where_raised(error)})", "repair it"
-        ) from error
+        raise InputError(f"{what} cannot be imported: {error_line(error)} ({where_raised(error)})", "fix it") from error
     finally:
         sys.path.remove(folder)

@@ -84,7 +84,9 @@ def _fed(name: str, value: Value, element: int | None) -> Value:
     try:
         data = numpy_helper.from_array(array.astype(dtype)).raw_data
     except (TypeError, ValueError) as error:
-        raise InputError(f"the graph's input {name!r} is of type {dtype}, the value is not ({error})") from None
+        raise InputError(
+            f"the graph's input {name!r} has the type {dtype}, but its value has another ({error})"
+        ) from None
     made = onnx_runtime().OrtValue.ortvalue_from_shape_and_type(list(array.shape), element)
     ctypes.memmove(made.data_ptr(), data, len(data))
     return made
@@ -95,7 +97,7 @@ def _tensors(session: Any, names: Sequence[str], feeds: Mapping[str, Value]) -> 
     own = onnx_runtime().OrtValue
     if odd := next((name for name, value in feeds.items() if not isinstance(value, np.ndarray | own)), None):
         raise InputError(
-            f"ONNX Runtime cannot return {names[0]!r} of a model whose input {odd!r} is no tensor",
+            f"ONNX Runtime cannot return {names[0]!r} of a model whose input {odd!r} is not a tensor",
             "cut out a part without that input",
         )
     values = {n: own.ortvalue_from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in feeds.items()}
@@ -108,7 +110,7 @@ def _array(value: Any) -> Array:  # noqa: ANN401 - ONNX Runtime's OrtValue
     if not _is_narrow(element):
         return np.asarray(value.numpy())
     if value.device_name().lower() != "cpu":
-        raise InputError(f"a value of type {value.data_type()} lies on {value.device_name()}", "run it on the CPU")
+        raise InputError(f"a value of type {value.data_type()} is on {value.device_name()}", "run it on the CPU")
     tensor = numpy_helper.from_array(np.zeros(value.shape(), tensor_dtype_to_np_dtype(element)))
     if tensor.raw_data:  # packed as ONNX Runtime packs them: two integers of 4 bits in a byte
         tensor.raw_data = ctypes.string_at(value.data_ptr(), len(tensor.raw_data))

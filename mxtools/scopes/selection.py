@@ -97,7 +97,7 @@ def separate_calls(
         outer = outermost.get(hierarchy.parent[call])
         if outer is not None and call in chosen:
             names = hierarchy.scopes[call], hierarchy.scopes[outer]
-            raise UsageError(f"{names[0]} lies in {names[1]}, and both are selected", "select one of them")
+            raise UsageError(f"{names[0]} is inside {names[1]}, and both are selected", "select one of them")
         if outer is not None or call in chosen:
             outermost[call] = call if outer is None else outer
     groups: dict[int, set[int]] = {}
@@ -152,14 +152,14 @@ def nodes_of_each(annotations: Annotations, groups: Mapping[int, Collection[int]
 def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
     """Return those of some nodes that are in the main graph, where they are to be cut out; raise as `nodes_of`."""
     if not nodes:
-        raise UsageError("no selected node is there", "see ⟨tree⟩")
+        raise UsageError("no node is selected", "see ⟨tree⟩")
     graph = annotations.graph
     place, deciding = place_of(annotations, nodes)
     if place:
         around = annotations.hierarchy.common(call for n in deciding if (call := annotations.call[n]) is not None)
         scope = annotations.hierarchy.scopes[around]
         where = annotations.places.text(place)
-        raise AbsentError(f"{scope} is in {where}", "select what holds that, or cut it out with ⟨filter⟩")
+        raise AbsentError(f"{scope} is in {where}", "select a module that contains it all, or cut it out with ⟨filter⟩")
     return {n for n in nodes if not graph.region[n] and graph.owner[n] == NOWHERE}
 
 
@@ -197,12 +197,15 @@ def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, s
         place, scope = found[node], annotations.hierarchy.scopes[annotations.call[node] or 0]
         if place is None:
             name = graph.nodes[graph.sites[graph.region[node]][0]].op_type
-            raise AbsentError(f"{scope} is in the function {name!r}, which is not called once", "select what calls it")
+            raise AbsentError(
+                f"{scope} is in the function {name!r}, which is called several times or never",
+                "select the module that calls it",
+            )
         short, long = sorted((place, innermost), key=len)
         if long[: len(short)] != short:
             raise AbsentError(
                 f"{scope} is in {places.text(innermost)} and in {places.text(place)}",
-                "select what holds both, or say with ⟨from-tensor⟩ and ⟨to-tensor⟩ which is meant",
+                "select a module that contains both, or choose one with ⟨from-tensor⟩ and ⟨to-tensor⟩",
             )
         innermost = long
     return innermost, counted
@@ -299,10 +302,10 @@ def _removed(scope: str, reason: str) -> AbsentError:
     why, remedy = {
         "merged": (f"the exporter merged it into {into}", "select that, or export with ⟨keep-modules⟩"),
         "folded": ("the exporter folded it away", "export with ⟨keep-modules⟩"),
-        "unused": ("nothing uses what it computes, and the exporter removed it", caller),
-        "vacuous": ("it returns just what it is given", caller),
+        "unused": ("nothing uses its results, so the exporter removed it", caller),
+        "vacuous": ("it returns its inputs unchanged", caller),
     }.get(word, (reason, caller))
-    return AbsentError(f"{scope} has no node in this graph, {why}", remedy)
+    return AbsentError(f"{scope} has no node in this graph: {why}", remedy)
 
 
 def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:

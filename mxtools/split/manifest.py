@@ -157,7 +157,7 @@ def files_of(folder: Path) -> list[str]:
     try:
         manifest = validated(_PassingManifest, read_regular(path, noted=False), str(path))
     except (OSError, ValidationError):
-        raise OutputError(f"{path} is no manifest of this version of ⟨splitter⟩", "give another folder") from None
+        raise OutputError(f"{path} is not a manifest of this version of ⟨splitter⟩", "give another folder") from None
     named = [*(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
     return list(dict.fromkeys([FILE, *(name.rpartition("/")[2] for name in named), *manifest.replaced]))
 

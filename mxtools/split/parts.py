@@ -58,7 +58,7 @@ def split(
     model.require_tagged()
     calls = separate_calls(annotations, selections, depth, exclude)
     if not calls:
-        raise UsageError("nothing is selected", "give ⟨each⟩, ⟨depth⟩ or ⟨class⟩, or exclude less")
+        raise UsageError("nothing is selected", "give ⟨each⟩, ⟨depth⟩ or ⟨class⟩, or exclude fewer scopes")
     found = nodes_of_each(annotations, calls)
     own = {call: {n for n in nodes if annotations.call[n] in calls[call]} for call, nodes in found.items()}
     return _Units(annotations, own).parts()
@@ -112,7 +112,7 @@ class _Units:
         return found[::-1]
 
     def _levels(self) -> dict[int, int]:
-        """Return the level of each unit; AbsentError where a call reads what is computed from its own results."""
+        """Return the level of each unit; AbsentError where a call reads a value computed from its own results."""
         sources = {unit: {self._source(v) for v in values} - {NOWHERE} for unit, values in self.reads.items()}
         try:
             order = list(TopologicalSorter(sources).static_order())
@@ -155,7 +155,7 @@ class _Units:
         return AbsentError(
             f"{scope} cannot be a part of its own, it reads {tensor!r}, which is computed outside of it from what it "
             f"returns",
-            f"select {hierarchy.scopes[around]}, which holds both, or ⟨exclude-scope⟩ {scope}",
+            f"select {hierarchy.scopes[around]}, which contains both, or ⟨exclude-scope⟩ {scope}",
         )
 
     def _call(self, unit: int, needed: set[int]) -> Cut:

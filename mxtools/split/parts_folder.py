@@ -53,7 +53,7 @@ def check_replaced(folder: Path, old: Sequence[str]) -> None:
     if DATA in old and (folder / DATA).is_file():
         for owner in owners(folder / DATA):
             if owner.name not in old:
-                raise OutputError(f"{folder / DATA} holds what {owner.name} needs", "give another folder")
+                raise OutputError(f"{folder / DATA} contains data that {owner.name} needs", "give another folder")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class PartsFolder:
             place = target / name
             if place.is_symlink() or (name not in old and place.exists()):
                 raise OutputError(
-                    f"{self.folder / name} is there already, from elsewhere", "move it or give another folder"
+                    f"{self.folder / name} exists already, and is not from an earlier split",
+                    "move it, or give another folder",
                 )
 
     def _install(self, scratch: Path, target: Path, old: Sequence[str]) -> None:

@@ -126,7 +126,9 @@ def known(folder: Path | None = None) -> dict[str, Strategy]:
     place, table = found
     users = _read(table, str(place)).strategies
     for name in users.keys() & own.keys():
-        raise InputError(f"{place} redefines the strategy {name!r}", "give yours another name")
+        raise InputError(
+            f"{place} redefines the strategy {name!r}, which comes with mxtools", "give yours another name"
+        )
     return own | users
 
 
@@ -139,7 +141,7 @@ def get(name: str) -> Strategy:
         return shipped().strategies[name]
     strategies = known()
     if name not in strategies:
-        raise UsageError(f"no strategy is called {name!r}", f"{suggestion(name, strategies)} (see ⟨strategies⟩)")
+        raise UsageError(f"there is no strategy {name!r}", f"{suggestion(name, strategies)} (see ⟨strategies⟩)")
     return strategies[name]
 
 
@@ -160,7 +162,7 @@ def _toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_regular(file).decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as TOML ({error})", "repair it") from None
+        raise InputError(f"{file} cannot be read as TOML ({error})", "fix it") from None
 
 
 def _optimizer(name: str) -> str:

@@ -23,10 +23,10 @@ def edit(model: WorkingModel, script: str) -> None:
     than a graph, or leaves a graph that cannot be written or whose nodes are out of order.
     """
     if ":" not in script:
-        raise UsageError(f"script {script!r} names no function", "write FILE.py:FUNCTION")
+        raise UsageError(f"script {script!r} does not name a function", "write FILE.py:FUNCTION")
     function = scripts.find(script)
     if not callable(function):
-        raise UsageError(f"{script} is a {type(function).__name__}, no function", "name one that takes a graph")
+        raise UsageError(f"{script} is a {type(function).__name__}, not a function", "name one that takes a graph")
     with model.changing() as proto:
         edited = _edited(model, function, script)
         _check_order(edited, script)
@@ -43,14 +43,14 @@ def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # n
     try:
         returned = function(surgery.graph)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{script} raised {error_line(error)} ({where_raised(error)})", "repair it") from error
+        raise InputError(f"{script} raised {error_line(error)} ({where_raised(error)})", "fix it") from error
     after = surgery.graph if returned is None else returned
     if not isinstance(after, onnx_graphsurgeon.Graph):
-        raise InputError(f"{script} gives a {type(after).__name__}", "let it return the graph, or nothing")
+        raise InputError(f"{script} returned a {type(after).__name__}", "let it return the graph, or nothing")
     try:
         return merged(surgery, after)
     except Exception as error:
-        raise InputError(f"what {script} made cannot be written ({error_line(error)})", "repair it") from error
+        raise InputError(f"the result of {script} cannot be written ({error_line(error)})", "fix it") from error
 
 
 def _check_order(model: ModelProto, spec: str) -> None:
@@ -62,6 +62,6 @@ def _check_order(model: ModelProto, spec: str) -> None:
         if missing is not None:
             raise InputError(
                 f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "
-                f"{graph.names[missing]!r}, which nothing makes before it",
+                f"{graph.names[missing]!r}, which no node before it makes",
                 "end with graph.cleanup().toposort()",
             )

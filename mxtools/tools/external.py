@@ -47,11 +47,11 @@ def run_tool(command: Sequence[str], model: M, folder: Path, messages: BinaryIO)
     files = {IN: str(source), OUT: str(target)}
     _run([command[0], *(_filled(argument, files) for argument in command[1:])], messages)
     if not target.exists():
-        raise InputError(f"{command[0]} ended well and wrote no {{out}}", "see that {out} is where it writes to")
+        raise InputError(f"{command[0]} succeeded but did not write {{out}}", "check that {out} is where it writes to")
     try:
         return type(model).read(target)
     except InputError as error:
-        raise InputError(f"what {command[0]} wrote cannot be used ({error})") from None
+        raise InputError(f"the result of {command[0]} cannot be used ({error})") from None
 
 
 def _filled(argument: str, files: dict[str, str]) -> str:
@@ -78,7 +78,7 @@ def _run(command: Sequence[str], messages: BinaryIO) -> None:
         _stop(process)
     if status:
         how = f"was killed by {Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
-        raise InputError(f"{command[0]} {how}" + (f": {last_line}" if last_line else ", without a word on stderr"))
+        raise InputError(f"{command[0]} {how}" + (f": {last_line}" if last_line else ", with nothing on stderr"))
 
 
 def _passed_on(process: subprocess.Popen[bytes], messages: BinaryIO) -> str:

@@ -50,8 +50,11 @@ class Selected:
         for node in self.nodes:
             name = protos[node].name
             if not name or name in others:
-                what = f"has its name, {name!r}, in common with a node that is not selected" if name else "has no name"
-                raise InputError(f"a {protos[node].op_type} of {self.scope(node)} {what}", "name it by ⟨tag-renaming⟩")
+                what = f"has the same name, {name!r}, as a node that is not selected" if name else "has no name"
+                raise InputError(
+                    f"a {protos[node].op_type} of {self.scope(node)} {what}",
+                    "give every node a unique name with ⟨tag-renaming⟩",
+                )
         return list(dict.fromkeys(protos[node].name for node in self.nodes))
 
     @property
@@ -116,7 +119,7 @@ def _rules(selected: Selected) -> dict[str, None]:
     for scope in dict.fromkeys(map(selected.scope, selected.nodes)):
         if scope in others:
             raise UsageError(
-                f"ONNX Runtime assigns all of {scope} or nothing", "select by ⟨scope⟩, ⟨by-tag⟩ or ⟨class⟩ only"
+                f"ONNX Runtime can assign only all of {scope}", "select by ⟨scope⟩, ⟨by-tag⟩ or ⟨class⟩ only"
             )
         if not _SYNTAX.isdisjoint(scope):
             raise UsageError(f"ONNX Runtime's option {ASSIGNMENT} cannot hold the scope {scope!r}", "select another")

@@ -27,7 +27,7 @@ _PROVIDERS = ("CPUExecutionProvider",)
 def check_optimizer(name: str) -> None:
     """Raise UsageError where no optimiser has this name."""
     if name not in OPTIMIZERS:
-        raise UsageError(f"no optimiser is called {name!r}", f"there are {', '.join(OPTIMIZERS)}")
+        raise UsageError(f"there is no optimiser {name!r}", f"there are {', '.join(OPTIMIZERS)}")
 
 
 def optimize(model: WorkingModel, tool: str) -> None:
@@ -48,7 +48,7 @@ def optimize(model: WorkingModel, tool: str) -> None:
         raise
     except Exception as error:  # tools raise anything
         raise InputError(
-            f"{tool} cannot optimise the graph ({error_line(error)})", "take another tool, or none"
+            f"{tool} cannot optimise the graph ({error_line(error)})", "use another tool, or none"
         ) from error
     with model.changing() as proto:
         _replace(proto, made, tool)
@@ -56,7 +56,7 @@ def optimize(model: WorkingModel, tool: str) -> None:
         model.previous = before
     why = refusal(model.proto, model.weights, _PROVIDERS)
     if why and not refusal(before.proto, before.weights, _PROVIDERS):
-        raise InputError(f"{tool} made a graph that does not load: {why}", "take another tool, or none")
+        raise InputError(f"the graph that {tool} made does not load: {why}", "use another tool, or none")
 
 
 def _onnxscript(model: WorkingModel) -> ModelProto:
@@ -108,11 +108,11 @@ def _replace(model: ModelProto, made: ModelProto, tool: str) -> None:
     outputs = [value.name for value in model.graph.output]
     if [value.name for value in made.graph.output] != outputs:
         raise InputError(
-            f"{tool} changed the outputs of the graph, which were {', '.join(outputs)}", "take another tool"
+            f"{tool} changed the outputs of the graph, which were {', '.join(outputs)}", "use another tool"
         )
     before, after = versions(model.opset_import), versions(made.opset_import)
     if any(after.get(domain, version) != version for domain, version in before.items()):
-        raise InputError(f"{tool} changed the operator sets of the graph, which were {before}", "take another tool")
+        raise InputError(f"{tool} changed the operator sets of the graph, which were {before}", "use another tool")
     for field in ("input", "output"):
         made.graph.ClearField(field)
         getattr(made.graph, field).extend(getattr(model.graph, field))

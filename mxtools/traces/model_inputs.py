@@ -59,7 +59,7 @@ def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
         return [_made(f"{name}.{item}", type_.sequence_type.elem_type, sidecar) for item in range(ITEMS)]
     tensor_type = type_.tensor_type
     if not type_.HasField("tensor_type") or not tensor_type.elem_type:
-        raise InputError(f"input {name!r} is no tensor, none can be made", "give ⟨inputs⟩")
+        raise InputError(f"input {name!r} is not a tensor, so mxtools cannot make one", "give ⟨inputs⟩")
     dtype = plain_dtype(tensor_type.elem_type)
     traced = next((t.shape for t in sidecar.model.inputs if t.name == name), None) if sidecar else None
     shape = traced or tuple(SYMBOLIC if size is None else size for size in map(size_of, tensor_type.shape.dim))
@@ -68,5 +68,5 @@ def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
     if dtype.kind in "iub":
         return generator.integers(0, 2, shape).astype(dtype)
     if dtype.kind != "f":
-        raise InputError(f"input {name!r} is of type {dtype}, none can be made", "give ⟨inputs⟩")
+        raise InputError(f"input {name!r} has the type {dtype}, of which mxtools cannot make values", "give ⟨inputs⟩")
     return generator.standard_normal(shape).astype(dtype)

@@ -177,9 +177,11 @@ def _not_a_sidecar(error: ValidationError, text: str | bytes, where: str) -> Inp
     try:
         version = decoded(text)["schema"]
     except (ValueError, TypeError, KeyError):
-        return InputError(f'{where} is JSON but no sidecar, it has no "schema"', other_file)
+        return InputError(f'{where} is JSON but not a sidecar: it has no "schema"', other_file)
     if version != SCHEMA:
-        return InputError(f"{where} has schema {str(version)[:60]!r}, this version reads {SCHEMA!r}", _AGAIN)
+        return InputError(
+            f"{where} has schema {str(version)[:60]!r}, but this version of mxtools reads {SCHEMA!r}", _AGAIN
+        )
     place = ".".join(map(str, first["loc"]))
     return InputError(f"{where} is not a valid sidecar, at {place}: {first['msg']}", _AGAIN)
 

@@ -101,7 +101,7 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
         raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file") from None
     except (OSError, EOFError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
-    raise UsageError(f"{file} is no .safetensors, .npz or .json file", "give one of these")
+    raise UsageError(f"{file} is not a .safetensors, .npz or .json file", "give one of these")
 
 
 def _reader(data: FileBytes) -> Callable[[str], Array]:
@@ -139,7 +139,7 @@ def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
         with arrays.zip.open(member) as opened:
             shape, dtype = _npy_header(opened)
         if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise InputError(f"{name!r} of {file} is shorter than its shape {shape} says", "save it again")
+            raise InputError(f"{name!r} of {file} has fewer elements than its shape {shape} needs", "save it again")
         return np.asarray(arrays[name])
 
     return list(arrays.files), read
@@ -157,7 +157,7 @@ def _array(numbers: object) -> Array:
     """Return nested lists of numbers as an array; floats become float32, as models expect; ValueError of others."""
     array = np.asarray(numbers)
     if array.dtype.kind not in "biufcUS":
-        raise ValueError("a value is no list of numbers, nor of lists of them")
+        raise ValueError("a value is neither a list of numbers nor a list of such lists")
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
@@ -169,7 +169,9 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
     if not sidecar.record:
         return None
     if Path(sidecar.record).name != sidecar.record:
-        raise InputError(f"the sidecar's record {sidecar.record!r} is no file name", "it must lie beside the sidecar")
+        raise InputError(
+            f"the sidecar's record {sidecar.record!r} is not a file name", "the file must be beside the sidecar"
+        )
     return Values.open(folder / sidecar.record)
 
 
@@ -184,7 +186,9 @@ def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, wh
     unknown = sorted(name for name in values.names if not (_input_of(name) in known or name in known))
     unknown = [name for name in unknown if not name.isdecimal()]
     if unknown:
-        raise UsageError(f"{where} has {unknown[0]!r}, which is no input of the graph", f"there are {', '.join(names)}")
+        raise UsageError(
+            f"{where} has {unknown[0]!r}, which is not an input of the graph", f"there are {', '.join(names)}"
+        )
 
 
 def _input_of(name: str) -> str:

@@ -75,7 +75,7 @@ def round_trip(model: WorkingModel) -> list[Verdict]:
     """
     sidecar, values = model.sidecar, model.values
     if not sidecar or not values:
-        raise UsageError("the round trip compares with recorded values", "give a trace with them (⟨record⟩)")
+        raise UsageError("the round trip needs recorded values", "give a trace with them (⟨record⟩)")
     annotations = model.annotations
     live = _live(annotations.graph, matched_values(model, sidecar, values))
     verdicts: dict[int, Verdict] = {}

@@ -104,7 +104,7 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
     if not sidecar:
         raise UsageError("there is no trace to compare with", "give ⟨trace⟩, with recorded values (⟨record⟩)")
     if not values:
-        raise UsageError("the trace has no recorded values to compare with", "make it again with ⟨record⟩")
+        raise UsageError("the trace has no recorded values", "make it again with ⟨record⟩")
     model.require_tagged()
     untagged = model.annotations.call.count(None)
     if untagged:

@@ -214,7 +214,7 @@ def require_same_model(
     unknown = [label for label in labelled if label not in known]
     if sum(len(labelled[label]) for label in unknown) > OTHER_MODEL_SHARE * sum(map(len, labelled.values())):
         raise InputError(
-            f"the sidecar is of another model than {name}: {sidecar.model.class_name} has no module "
+            f"the sidecar belongs to another model than {name}: {sidecar.model.class_name} has no module "
             f"{text(unknown[0])!r}, which nodes of the graph name",
             "trace the model that was exported",
         )

@@ -38,7 +38,7 @@ def check_axes(subject: Subject, axes: Axes) -> None:
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
-        raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is no input", f"there are {inputs}")
+        raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is not an input", f"there are {inputs}")
 
 
 def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
     """Raise InputError where the exporter wrote another operator set than it was asked for."""
     version = {entry.domain: entry.version for entry in written.opset_import}.get("")
     if options.opset is not None and version not in (None, options.opset):
-        raise InputError(f"{exporter} wrote operator set {version} where {options.opset} was asked for")
+        raise InputError(f"{exporter} wrote operator set {version} instead of {options.opset}")
 
 
 def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
@@ -138,9 +138,7 @@ def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
     for name in others:
         if not any(place in given for place, _ in tensors(subject.inputs[name], name)):
             taken = ", ".join(known)
-            raise UsageError(
-                f"{type(subject.model).__name__} does nothing with the input {name!r}", f"it takes {taken}"
-            )
+            raise UsageError(f"{type(subject.model).__name__} does not use the input {name!r}", f"it takes {taken}")
 
 
 @contextmanager

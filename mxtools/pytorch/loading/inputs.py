@@ -96,7 +96,9 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
     others = next((_names_of(p.annotation) for p in parameters if p.kind is p.VAR_KEYWORD), ())
     unknown = [name for name in names if name not in taken and others is not None and name not in others]
     if unknown:
-        raise UsageError(f"forward of {type(model).__name__} takes no {unknown[0]!r}", f"it takes {', '.join(taken)}")
+        raise UsageError(
+            f"forward of {type(model).__name__} has no parameter {unknown[0]!r}", f"it takes {', '.join(taken)}"
+        )
 
 
 def _names_of(annotation: Any) -> Collection[str] | None:  # noqa: ANN401 - any annotation

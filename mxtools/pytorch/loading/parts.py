@@ -101,7 +101,9 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     bound = signature.bind(*args, **kwargs).arguments
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL and bound.get(parameter.name):
-            raise InputError(f"{type(module).__name__} is called with *{parameter.name}, which have no names", "")
+            raise InputError(
+                f"{type(module).__name__} is called with *{parameter.name}, whose values have no names", ""
+            )
     named = {n: v for n, v in bound.items() if signature.parameters[n].kind not in _VARYING}
     others = [v for n, v in bound.items() if signature.parameters[n].kind is inspect.Parameter.VAR_KEYWORD]
     return {**named, **(others[0] if others else {})}

@@ -29,12 +29,14 @@ def with_past(subject: Subject) -> Subject:
     model, name = subject.model, type(subject.model).__name__
     taken = forward_parameters(model)
     if PAST not in taken or "use_cache" not in taken:
-        raise UsageError(f"forward of {name} takes no cache ({PAST})", "give a decoder, or no ⟨with-past⟩")
+        raise UsageError(f"forward of {name} takes no cache ({PAST})", "give a decoder, or leave out ⟨with-past⟩")
     result = run(model, {**copied(subject.inputs), "use_cache": True})
     cache = getattr(result, PAST, None)
     layers = opened(cache) if is_cache(cache) else []
     if not any(tensors(layers)):
-        raise UsageError(f"{name} returns no cache of keys and values", "give a decoder, or no ⟨with-past⟩")
+        raise UsageError(
+            f"{name} does not return a cache of keys and values", "give a decoder, or leave out ⟨with-past⟩"
+        )
     step = _encoded_step if DECODER in layers[0] else _step
     return step(subject, result, copy.copy(cache), copied(layers))
 

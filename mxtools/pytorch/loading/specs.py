@@ -82,13 +82,13 @@ def _no_model(path: Path) -> InputError:
     if path.suffix == ".py":
         return InputError(f"{path} is a file of models", f"say which one: {path}:NAME")
     if path.suffix == ".onnx":
-        return InputError(f"{path} is an ONNX graph already, and no PyTorch model", "⟨tag⟩ on it")
+        return InputError(f"{path} is already an ONNX graph, not a PyTorch model", "⟨tag⟩ on it")
     if path.suffix in _WEIGHTS:
         return InputError(
-            f"{path} holds weights, and no model",
-            "write a FILE.py that makes the model and loads them, and give FILE.py:NAME",
+            f"{path} contains only weights",
+            "write a FILE.py that makes the model and loads the weights, and give FILE.py:NAME",
         )
-    return InputError(f"{path} is no model", "give a Hugging Face folder or hub id, or FILE.py:NAME")
+    return InputError(f"{path} is not a model", "give a Hugging Face folder or hub id, or FILE.py:NAME")
 
 
 def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  # noqa: ANN401
@@ -98,7 +98,8 @@ def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  #
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"{spec} gives a {type(model).__name__}, no torch.nn.Module", "let it give a module, or (module, inputs)"
+            f"{spec} gives a {type(model).__name__}, not a torch.nn.Module",
+            "make it give a module, or (module, inputs)",
         )
     evaluate(model)
     return model, None if inputs is None else by_name(model, inputs)
@@ -115,10 +116,10 @@ def _called(function: Callable[[], Any], spec: str) -> Any:  # noqa: ANN401
         needed = []
     if needed:
         raise InputError(
-            f"{spec} needs arguments ({', '.join(needed)})", "name a function without any that gives the module"
+            f"{spec} needs arguments ({', '.join(needed)})", "name a function without arguments that returns the module"
         )
     try:
         with quiet():
             return function()
     except Exception as error:
-        raise InputError(f"{spec} raised {error_line(error)} ({where_raised(error)})", "repair it") from error
+        raise InputError(f"{spec} raised {error_line(error)} ({where_raised(error)})", "fix it") from error

@@ -154,7 +154,7 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
         with meter.stage("verify"):
             tagged.round_trip = counted(round_trip(tagged.against(known, values)))
     if tagged.quality < demands.quality:
-        raise CheckError(f"its quality is {tagged.quality:.3f}, {demands.quality} was asked for")
+        raise CheckError(f"its quality is {tagged.quality:.3f}, below the required {demands.quality}")
     tagged.warnings += [
         *([warning] if warning else []),
         *(f"{place}: the graph has that for all" for place in tagged.export.fixed),
@@ -167,7 +167,7 @@ def _result(output: Path, attempts: list[StrategyAttempt], tagged: Tagged, meter
     roots = sum(word is Evidence.ROOT for word in annotations.evidence)
     warnings = [f"{a.strategy} failed: {a.error}" for a in attempts if a.error] + tagged.warnings
     if roots:
-        warnings.append(f"nothing is known of {roots} operations: they are given to the root")
+        warnings.append(f"there is no evidence for {roots} operations: they are unplaced, under the root")
     return ExportResult(
         output_path=output,
         strategy=attempts[-1].strategy,

@@ -120,11 +120,11 @@ def within(seconds: float) -> Iterator[None]:
     its end first.
     """
     if seconds <= 0:
-        raise TimeOverError("there was no time left to find out")
+        raise TimeOverError("there was no time left to test it")
 
     def interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's
         """Raise TimeOverError."""
-        raise TimeOverError("it took too long to find out")
+        raise TimeOverError("the test took too long")
 
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -33,7 +33,7 @@ def select(probe: Probe, priority: str) -> Recommendation:
     Raises UsageError where there is no such priority, InputError where the forward pass raises or no exporter succeeds.
     """
     if priority not in get_args(Priority):
-        raise UsageError(f"no priority is called {priority!r}", f"there are {', '.join(get_args(Priority))}")
+        raise UsageError(f"there is no priority {priority!r}", f"there are {', '.join(get_args(Priority))}")
     decisions = [d for d in table.shipped().decisions if d.priority == priority]
     sidecar = probe.sidecar  # raises where nothing can be done
     for decision in decisions:
