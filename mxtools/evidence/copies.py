@@ -15,7 +15,7 @@ from mxtools.scopes.annotations import INDIRECT, Evidence
 
 
 def annotate_by_copies(model: WorkingModel) -> None:
-    """Annotate the nodes that have a copy; names count only where the model says that they hold scopes."""
+    """Annotate the nodes that have a copy; names count only if the model says that they hold scopes."""
     annotations, carriers = model.annotations, carriers_of(model.proto)
     known = scopes_of(model.proto) if carriers & {"rename", "output-names"} else {}
     entries: dict[int, Mapping[str, str]] = {}

@@ -24,7 +24,7 @@ from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 
 
 def annotate_by_previous(model: WorkingModel) -> None:
-    """Annotate the nodes that make what a node of the earlier model made, or that use the weights which one used.
+    """Annotate the nodes that make the same tensors, or use the same weights, as a node of the earlier model.
 
     A node goes to the module whose output it makes. Does nothing without an earlier model; raises InputError where that
     has no tags.

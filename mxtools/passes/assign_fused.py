@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class AssignFused(Pass):
-    """Give nodes that do several modules' work (Conv with a folded BatchNorm) to the module whose output they make."""
+    """Give nodes that do the work of several modules (Conv with folded BatchNorm) to the one whose output they make."""
 
     name: ClassVar[str] = "assign-fused"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that do the work of several modules; without a trace nothing is done."""
+        """Annotate the nodes that do the work of several modules; do nothing without a trace."""
         assign_fused(model)

@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class AssignFusedPrevious(Pass):
-    """Move what a tool made modules share out of them, and say which modules end inside nodes of others."""
+    """Move nodes that a tool merged out of the modules that share them; mark modules that end inside others."""
 
     name: ClassVar[str] = "assign-fused-previous"
 

@@ -21,7 +21,7 @@ from mxtools.scopes.annotations import Annotations
 
 @dataclass(frozen=True)
 class Carry(Pass):
-    """Copy tags to further places, which tools keep or read; copies that the model has are brought up to date."""
+    """Copy tags to other places, which tools keep or read, and update the copies that the model already has."""
 
     name: ClassVar[str] = "carry"
 
@@ -33,9 +33,9 @@ class Carry(Pass):
     layer_annotation: bool = option("write the scopes to layer_ann, where ONNX Runtime reads them", False)
 
     def apply(self, model: WorkingModel) -> None:
-        """Write the copies that are asked for, and those that the model, or the one that it was made from, already has.
+        """Write the chosen copies, and those that the model, or the model that it was made from, already has.
 
-        Scopes and tags do not change. Raises UsageError where there is no trace to embed.
+        Scopes and tags do not change. Raises UsageError if there is no trace to embed.
         """
         asked = {key_of(item) for item in fields(self) if getattr(self, item.name)}
         before = carriers_of(model.previous.proto) if model.previous else frozenset()

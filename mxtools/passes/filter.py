@@ -19,7 +19,7 @@ class Filter(Pass):
     name: ClassVar[str] = "filter"
 
     scope: tuple[str, ...] = option(
-        "scope of a module, as a glob; selects everything in it, '.' the whole model", (), "GLOB"
+        "scope of a module, as a glob; selects everything in it; '.' selects the whole model", (), "GLOB"
     )
     tag: tuple[str, ...] = option("tag, as a glob: '/BertModel/**/BertAttention'", (), "GLOB")
     class_: tuple[str, ...] = option("class of a module: 'BertAttention'", (), "NAME")
@@ -43,8 +43,8 @@ class Filter(Pass):
     def apply(self, model: WorkingModel) -> FilterReport:
         """Reduce the model to the selected nodes and what they need.
 
-        Raises UsageError where nothing is selected, AbsentError where the module is gone, as a whole or in part,
-        CheckError where the part computes something else than the whole.
+        Raises UsageError if nothing is selected, AbsentError if the module is gone, as a whole or in part,
+        CheckError if the part computes something else than the whole model.
         """
         selection = Selection(self.scope, self.tag, self.class_, self.exclude)
         ends = self.op, self.from_tensor, self.to_tensor

@@ -13,11 +13,11 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class FindEqual(Pass):
-    """Find the calls without nodes whose work the nodes of an equal call do, and the nodes that work for several."""
+    """Find calls whose work the nodes of an equal call do, because the exporter computed it only once."""
 
     name: ClassVar[str] = "find-equal"
 
     def apply(self, model: WorkingModel) -> None:
-        """Note which call has the nodes, and for which others; without a trace nothing is done."""
+        """Note which call has the nodes, and for which other calls they work; do nothing without a trace."""
         find_equal_calls(model)
         find_equal_operations(model)

@@ -13,17 +13,17 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class Graft(Pass):
-    """Put a part that `filter` cut out, and that was changed since, back in its place."""
+    """Put a part that `filter` cut out, and that another tool changed, back in its place."""
 
     name: ClassVar[str] = "graft"
 
     part: str | WorkingModel = option("ONNX file of the part; '-' is stdin", MISSING)
-    data_dir: str | None = option("folder of the part's external data, where it is not the part's own")
+    data_dir: str | None = option("folder of the part's external data; by default the part's folder")
 
     verify: bool = option("run the model without and with the part; fail if they differ", False)
 
     def apply(self, model: WorkingModel) -> GraftReport:
-        """Replace what the part was cut from.
+        """Replace the nodes that the part was cut from.
 
         Raises InputError where the part cannot be read, or its inputs and outputs do not fit the model, CheckError
         where the model computes something else with it.

@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class HoistShared(Pass):
-    """Move what modules share (common subexpressions) from the first of them to their lowest common ancestor."""
+    """Move common subexpressions from the first module that uses them to the lowest common ancestor of all that do."""
 
     name: ClassVar[str] = "hoist-shared"
 
     def apply(self, model: WorkingModel) -> None:
-        """Move each node whose result leaves a module that did not return it; without a trace nothing is done."""
+        """Move each node whose result leaves a module that did not return it; do nothing without a trace."""
         hoist_shared(model)

@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class MoveArgumentsOut(Pass):
-    """Move auxiliary nodes out of a module where what they make, not what they read, is what the module was given."""
+    """Move auxiliary nodes that only prepare an argument of a module out of that module, to its caller."""
 
     name: ClassVar[str] = "move-arguments-out"
 
     def apply(self, model: WorkingModel) -> None:
-        """Move each node that computes an argument of its module; without a trace nothing is done."""
+        """Move each node that computes an argument of its module; do nothing without a trace."""
         move_arguments_out(model)

@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class MoveToOperations(Pass):
-    """Move what forward hooks did from the caller, where TorchScript's names put it, into the hooked module."""
+    """Move the work of forward hooks into the hooked module; TorchScript's names put it into the caller."""
 
     name: ClassVar[str] = "move-to-operations"
 

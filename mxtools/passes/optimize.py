@@ -12,7 +12,7 @@ from mxtools.tools.optimizers import optimize
 
 @dataclass(frozen=True)
 class Optimize(Pass):
-    """Optimise the graph with a tool, and project the tags again afterwards, from the model before."""
+    """Optimise the graph with a tool, and project the tags of the model before onto the result."""
 
     name: ClassVar[str] = "optimize"
     then: ClassVar[str] = (
@@ -22,5 +22,5 @@ class Optimize(Pass):
     with_: str = option("the tool: onnxscript, onnxslim, or ort-basic (ONNX Runtime's basic optimisations)", MISSING)
 
     def apply(self, model: WorkingModel) -> None:
-        """Replace the graph by what the tool makes of it; inputs, outputs and the model's metadata stay."""
+        """Replace the graph by the tool's result; inputs, outputs and the model's metadata stay."""
         optimize(model, self.with_)

@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectCarried(Pass):
-    """Scopes from the copies of tags that `carry` wrote and that survived: doc strings, names of nodes and values."""
+    """Read scopes from the copies of tags that `carry` wrote: doc strings, names of nodes and tensors."""
 
     name: ClassVar[str] = "project-carried"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that have a copy; names count only where the model says that they hold scopes."""
+        """Annotate the nodes that have a copy; names count only if the model says that they hold scopes."""
         annotate_by_copies(model)

@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectMetadata(Pass):
-    """Scopes from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`)."""
+    """Read scopes from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`)."""
 
     name: ClassVar[str] = "project-metadata"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes on which the path of a module is written; one that the trace does not know is ignored."""
+        """Annotate the nodes whose metadata name a module; ignore modules that the trace does not have."""
         annotate_by_metadata(model)

@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectNames(Pass):
-    """Scopes from node names as TorchScript writes them (`/encoder/layer.0/attention/MatMul`)."""
+    """Read scopes from node names as TorchScript writes them (`/encoder/layer.0/attention/MatMul`)."""
 
     name: ClassVar[str] = "project-names"
 

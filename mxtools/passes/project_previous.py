@@ -12,13 +12,13 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectPrevious(Pass):
-    """Scopes from the tagged model that this one was made from: by names, weights, and what follows from these."""
+    """Take scopes from the tagged model that this one was made from, by names, weights, and what follows from these."""
 
     name: ClassVar[str] = "project-previous"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that make what a node of the earlier model made, or that use the weights which one used.
+        """Annotate the nodes that make the same tensors, or use the same weights, as a node of the earlier model.
 
-        Without an earlier model nothing is done; raises InputError where it has no tags.
+        Do nothing without an earlier model. Raises InputError if the earlier model has no tags.
         """
         annotate_by_previous(model)

@@ -12,13 +12,13 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectValues(Pass):
-    """Scopes by value: a node lies in a module if it lies between tensors that are the module's inputs and outputs."""
+    """Place nodes by values: between tensors that equal a module's inputs and outputs, nodes belong to that module."""
 
     name: ClassVar[str] = "project-values"
 
     def apply(self, model: WorkingModel) -> None:
         """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-        Without a sidecar with recorded values nothing is done. Raises InputError where the graph does not run.
+        Do nothing without a sidecar with recorded values. Raises InputError if the graph does not run.
         """
         annotate_by_values(model)

@@ -16,12 +16,12 @@ from mxtools.scopes.annotations import Evidence
 
 @dataclass(frozen=True)
 class TagReport(Report):
-    """What was projected: the numbers of nodes, of nodes by evidence and of merged nodes, and the absent scopes.
+    """The result of a projection: numbers of nodes, of nodes by evidence and of merged nodes, and absent scopes.
 
-    `absent` has the scopes of the trace that no node has, each with the reason; `disagreements` is the number of nodes
-    whose scope is none of those that the exporter says; `part` is the module of which the graph is an export, empty for
-    the whole model; `foreign` has the modules that nodes name and the trace lacks,
-    each with the number of nodes, if these are many; `explained` says how nodes that the user named came to theirs.
+    `absent` has the traced scopes without nodes, each with the reason. `disagreements` is the number of nodes whose
+    scope differs from what the exporter says. `part` is the module that was exported, empty for the whole model.
+    `foreign` has the modules that nodes name and the trace lacks, each with the number of nodes, if these are many.
+    `explained` says how the nodes that the user named got their scopes.
     """
 
     kind: ClassVar[str] = "tag"
@@ -43,16 +43,16 @@ class TagReport(Report):
 
 @dataclass(frozen=True)
 class RecordAbsent(Pass):
-    """Record on the model which scopes of the trace no node bears, and why, and report what was projected."""
+    """Record in the model which traced scopes have no node, and why, and report the result of the projection."""
 
     name: ClassVar[str] = "record-absent"
 
-    strict: bool = option("refuse a model with nodes of which nothing is known", False)
+    strict: bool = option("refuse a model with nodes for which there is no evidence", False)
 
     def apply(self, model: WorkingModel) -> TagReport:
-        """Write the model's metadata and return what was projected.
+        """Write the model's metadata and return the report.
 
-        Raises CheckError under `strict` if a node has the root as its scope only because nothing is known of it.
+        Raises CheckError under `strict` if there is no evidence for a node, so that it is in the root.
         """
         annotations = model.annotations
         unknown = [node for node, word in enumerate(annotations.evidence) if word is Evidence.ROOT]

@@ -12,11 +12,11 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ResolveAuxiliary(Pass):
-    """Scopes of all other nodes by data flow: the lowest common ancestor of what reads, else of what feeds them."""
+    """Place all other nodes by data flow: at the lowest common ancestor of their readers, or else of their inputs."""
 
     name: ClassVar[str] = "resolve-auxiliary"
 
-    between: bool = option("first give what lies between two scopes their lowest common ancestor", False)
+    between: bool = option("first place nodes between two scopes at their lowest common ancestor", False)
 
     def apply(self, model: WorkingModel) -> None:
         """Annotate every node that has no annotation yet."""

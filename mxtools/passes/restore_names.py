@@ -14,7 +14,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class NamesReport(Report):
-    """The tensors that got another name, old to new."""
+    """The tensors that were renamed, old name to new name."""
 
     kind: ClassVar[str] = "names"
 
@@ -27,12 +27,12 @@ class NamesReport(Report):
 
 @dataclass(frozen=True)
 class RestoreNames(Pass):
-    """Give tensors whose names a tool gave to something else these names back, as the earlier model has them."""
+    """Restore the names of tensors whose names a tool gave to other tensors, as the earlier model has them."""
 
     name: ClassVar[str] = "restore-names"
 
     def apply(self, model: WorkingModel) -> NamesReport | None:
-        """Rename tensors of the main graph; without an earlier model, or where no name is wrong, nothing is done."""
+        """Rename tensors of the main graph; do nothing without an earlier model, or if all names are right."""
         match = model.once(match_earlier)
         names = restored_names(match) if match else {}
         if not names:

@@ -11,11 +11,12 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class Surgeon(Pass):
-    """Edit the graph with a function of your own that is given an onnx_graphsurgeon.Graph.
+    """Edit the graph with a function of yours, which gets an onnx_graphsurgeon.Graph.
 
-    The function edits the graph in place, or returns one. What it leaves as it is stays so to the byte: tags, metadata,
-    doc strings and all else that graphsurgeon drops are put back. A node whose operator, inputs or attributes changed
-    keeps its tag; new ones have none until `mx tag` runs again. Weights are read when the function reads their values.
+    The function edits the graph in place, or returns one. Everything that it does not touch stays, to the byte: tags,
+    metadata, doc strings and everything else that graphsurgeon drops. A node whose operator, inputs or attributes
+    changed keeps its tag; new nodes have none until `mx tag` runs again. Weights are read only if the function reads
+    their values.
     """
 
     name: ClassVar[str] = "surgeon"

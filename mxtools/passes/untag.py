@@ -14,11 +14,13 @@ from mxtools.scopes import keys
 
 @dataclass(frozen=True)
 class Untag(Pass):
-    """Remove the tags that mxtools wrote on nodes and model."""
+    """Remove the tags that mxtools wrote on the nodes and the model."""
 
     name: ClassVar[str] = "untag"
 
-    carriers: bool = option("also their copies in doc strings and under other keys, and the trace; names stay", False)
+    carriers: bool = option(
+        "also remove the copies in doc strings and under other keys, and the trace; names stay", False
+    )
 
     def apply(self, model: WorkingModel) -> None:
         """Remove our keys; foreign ones stay."""
