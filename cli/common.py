@@ -92,7 +92,7 @@ def read_model(
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and trace and is_pipe(trace):
-        raise UsageError("the model and the sidecar cannot both come from stdin: give the file of one")
+        raise UsageError("the model and the sidecar cannot both come from stdin", "give the file of one")
     sidecar, values = read_trace_and_values(trace, inputs)
     model = WorkingModel.read(
         model_source(source), source_name(source), data_dir=data_dir, sidecar=sidecar, values=values
@@ -123,7 +123,7 @@ def read_sidecar(source: str) -> Sidecar:
 def check_json(wanted: bool, output: str) -> None:
     """Raise UsageError if a JSON report and a model would both go to stdout."""
     if wanted and is_pipe(output):
-        raise UsageError("--json and the model would both go to stdout: give -o FILE")
+        raise UsageError("--json and the model would both go to stdout", "give -o FILE")
 
 
 def emit(report: object) -> None:

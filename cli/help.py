@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand
 
@@ -41,6 +41,7 @@ GROUPS = {
         "strategies": "List the strategies.",
         "passes": "List the passes and their options.",
         "cache": "Show or prune what --cache keeps.",
+        "mcp": "Serve the commands to agents, as tools of the Model Context Protocol.",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -48,6 +49,9 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 
 class Command(TyperCommand):
     """A command in whose help flags have no type, as they take no value."""
+
+    rest: ClassVar[str] = ""
+    """What the words after `--` are, where a command takes some."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""

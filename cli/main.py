@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -148,7 +149,7 @@ def _check_limits() -> None:
         try:
             limits.factor()
         except MxError as error:
-            say(f"mx: {error}")
+            _say_error("mx", error.status, error.problem, error.remedy)
             raise typer.Exit(error.status) from None
 
 
@@ -174,7 +175,7 @@ def _ended_by(error: BaseException) -> int:
         path = context.command_path if context else "mx"
         text = " ".join(error.format_message().replace(_OF_PYDANTIC, "").split()).rstrip(".")
         if text:  # help that nobody asked for has none
-            say(f"{path}: {text} (see `{path} --help`)")
+            _say_error(path, 2, text, f"see `{path} --help`", f"{text} (see `{path} --help`)")
         return 2
     return _failed("mx", error)
 
@@ -188,11 +189,28 @@ def _failed(command: str, error: BaseException) -> int:
         traceback.print_exception(error)
     if found:
         with speaking(WORDS):
-            say(f"{command}: {found}")
+            _say_error(command, found.status, found.problem, found.remedy)
         return found.status
     message = " ".join(f"{type(error).__name__}: {error}".split())
-    say(f"{command}: unexpected {message[:300]}: report it with what --debug shows")
+    _say_error(command, FAULT, f"unexpected {message[:300]}", "report it with what --debug shows")
     return FAULT
+
+
+def _say_error(command: str, status: int, problem: str, remedy: str, text: str = "") -> None:
+    """Say on stderr why a command ends: in one line, or with --json as an object in one line.
+
+    An object goes to stderr too: stdout has the report, also where the answer is no (status 1), and one JSON document.
+    """
+    if wants_json(sys.argv[1:]):
+        name = command.removeprefix("mx").strip()
+        say(json.dumps({"error": {"command": name, "status": status, "problem": problem, "remedy": remedy}}))
+    else:
+        say(f"{command}: {text or (f'{problem}: {remedy}' if remedy else problem)}")
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Return whether arguments, before those of another tool's command, ask for JSON."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else len(arguments)]
 
 
 def _command_named() -> str:
@@ -236,7 +254,7 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
     except MxError as error:
         if os.environ.get("MX_DEBUG"):
             traceback.print_exc()
-        say(f"mx {name}: {_failed_pass(error)}{error}")
+        _say_error(f"mx {name}", error.status, f"{_failed_pass(error)}{error.problem}", error.remedy)
         raise typer.Exit(error.status) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from .common import progress, say
+from .completion import SELECTORS, one_of, strategies
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
@@ -21,6 +22,7 @@ Command = Callable[..., None]
 
 _SELECTORS = ("scope", "tag", "class_", "op", "exclude")
 """The fields of the pass `filter` that say what is selected."""
+_PRIORITIES = "coverage|speed|fidelity|compatibility"
 
 
 def _cache(folder: str) -> Any:
@@ -61,13 +63,20 @@ Priority = Annotated[
     str,
     Option(
         "--priority",
-        metavar="coverage|speed|fidelity|compatibility",
+        metavar=_PRIORITIES,
+        autocompletion=one_of(_PRIORITIES.split("|")),
         help="What matters most: evidence for all nodes, speed, modules that return what PyTorch's do, or other tools.",
     ),
 ]
 StrategyName = Annotated[
     str,
-    Option("--strategy", "-s", metavar="NAME", help="Strategy whose passes come first; `mx strategies` lists them."),
+    Option(
+        "--strategy",
+        "-s",
+        autocompletion=strategies,
+        metavar="NAME",
+        help="Strategy whose passes come first; `mx strategies` lists them.",
+    ),
 ]
 Fold = Annotated[
     bool, Option("--fold/--no-fold", help="Show equal siblings as one line, with the numbers of one of them.")
@@ -207,7 +216,7 @@ def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: 
     from mxtools.errors import UsageError
 
     if static and dynamic:
-        raise UsageError("--static and --dynamic contradict each other: give one")
+        raise UsageError("--static and --dynamic contradict each other", "give one")
     spec = load.keywords["model"]
     return not static and not dynamic and (Path(spec).is_dir() or ":" not in spec)
 
@@ -269,7 +278,13 @@ def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         inspect.Parameter.KEYWORD_ONLY,
         default=None if _is_list(hint) else item.default,
         annotation=Annotated[
-            type_, Option(f"--{key_of(item)}", metavar=item.metadata["shown"], help=f"{text[0].upper()}{text[1:]}.")
+            type_,
+            Option(
+                f"--{key_of(item)}",
+                metavar=item.metadata["shown"],
+                help=f"{text[0].upper()}{text[1:]}.",
+                autocompletion=SELECTORS.get(item.name) if _is_list(hint) else None,
+            ),
         ],
     )
 

@@ -35,11 +35,11 @@ def model_source(source: FileOrPipe) -> Path | IO[bytes]:
     if not is_pipe(source):
         return Path(str(source))
     if os.isatty(0):
-        raise UsageError("a model is expected on stdin, which is a terminal: give a file or use a pipe")
+        raise UsageError("a model is expected on stdin, which is a terminal", "give a file or use a pipe")
     try:
         return open(0, "rb", closefd=False)
     except OSError as error:
-        raise InputError(f"stdin cannot be read ({error.strerror or error}): give an ONNX file") from None
+        raise InputError(f"stdin cannot be read ({error.strerror or error})", "give an ONNX file") from None
 
 
 def read_bytes(source: FileOrPipe) -> bytes:
@@ -52,7 +52,7 @@ def read_bytes(source: FileOrPipe) -> bytes:
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
-        raise InputError(f"stdin cannot be read ({error.strerror or error}): give a file that exists") from None
+        raise InputError(f"stdin cannot be read ({error.strerror or error})", "give a file that exists") from None
 
 
 def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None = None) -> None:

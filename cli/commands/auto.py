@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from ..common import emit, json_text, progress, say
+from ..completion import strategies
 from ..options import Cache, Json, Priority, Static, axes, say_axes, takes_model, varies
 from ..streams import check_output, write_text
 
@@ -22,9 +23,16 @@ def command(
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="Tagged ONNX file to write.")],
     priority: Priority = "coverage",
     primary: Annotated[
-        str, Option(metavar="NAME", help="Strategy to try first; by default the one that suits the model.")
+        str,
+        Option(
+            autocompletion=strategies,
+            metavar="NAME",
+            help="Strategy to try first; by default the one that suits the model.",
+        ),
     ] = "",
-    fallback: Annotated[list[str] | None, Option(metavar="NAME", help="Strategy to try if that fails.")] = None,
+    fallback: Annotated[
+        list[str] | None, Option(autocompletion=strategies, metavar="NAME", help="Strategy to try if that fails.")
+    ] = None,
     verify: Annotated[
         bool,
         Option("--verify", help="Accept only a model that returns what PyTorch returns; measure this for each module."),
@@ -64,7 +72,7 @@ def command(
     from mxtools.strategies import table
 
     if report and report.suffix not in (".json", ".md"):
-        raise UsageError(f"--report {report}: give a .json or .md file")
+        raise UsageError(f"--report {report}", "give a .json or .md file")
     names = [*([primary] if primary else []), *(fallback or [])]
     for name in names:
         table.get(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ..common import emit, say, track
+from ..completion import strategies
 from ..options import Json, Plot, load
 from ..streams import put
 from ..table import show
@@ -21,7 +22,9 @@ COLUMNS = ("model", "strategy", "seconds", "peak MB", "nodes", "direct", "roots"
 
 def command(
     models: Annotated[list[str], Argument(metavar="MODEL…", help="As for `mx trace`.", show_default=False)],
-    strategies: Annotated[str, Option(metavar="NAMES", help="Strategies, separated by commas.")] = "fx,htp,usage",
+    strategies: Annotated[
+        str, Option(autocompletion=strategies, metavar="NAMES", help="Strategies, separated by commas.")
+    ] = "fx,htp,usage",
     rounds: Annotated[int, Option(min=1, help="Number of rounds; the fastest one counts.")] = 1,
     task: Annotated[str | None, Option(metavar="TASK", help="Hugging Face task that picks the model's class.")] = None,
     plot: Plot = None,

@@ -35,9 +35,9 @@ def command(
     from mxtools.strategies.cache import Cache
 
     if not prune and (days is not None or megabytes is not None):
-        raise UsageError("--days and --megabytes limit what --prune keeps: give --prune too")
+        raise UsageError("--days and --megabytes limit what --prune keeps", "give --prune too")
     if not place.is_dir():
-        raise InputError(f"there is no folder {place}: give the folder that you used with --cache")
+        raise InputError(f"there is no folder {place}", "give the folder that you used with --cache")
     cache = Cache(place)
     size = None if megabytes is None else int(megabytes * 1e6)
     listed = cache.prune(days, size) if prune else cache.entries()

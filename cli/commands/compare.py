@@ -56,7 +56,7 @@ def command(
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and is_pipe(other):
-        raise UsageError("A and B cannot both come from stdin: give the file of one, mx compare A B")
+        raise UsageError("A and B cannot both come from stdin", "give the file of one, mx compare A B")
     sidecar, values = read_trace_and_values(trace, inputs)
     one = read_model(source, data_dir)
     try:
@@ -64,7 +64,7 @@ def command(
     except EmptyError as error:
         if not is_pipe(other):
             raise
-        raise UsageError("only one model is given, and stdin is empty: give both, mx compare A B") from error
+        raise UsageError("only one model is given, and stdin is empty", "give both, mx compare A B") from error
     if inputs and values:
         require_known(values, one.proto, sidecar, str(inputs))
     with progress("comparing"):
@@ -93,7 +93,7 @@ def _conclude(found: Comparison, tolerance: float) -> None:
         say(f"mx compare: no difference in {len(found.modules)} modules")
         return
     listed = ", ".join(f"{word} {count}" for word, count in kinds.items())
-    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed}): see the table")
+    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed})", "see the table")
 
 
 def _rows(found: Comparison, tolerance: float, fold: bool) -> Iterator[tuple[str, ...]]:

@@ -52,7 +52,7 @@ def command(
     check_json(json, output)
     model, part = (source, part) if part is not None else ("-", source)
     if is_pipe(model) and is_pipe(part):
-        raise UsageError("model and part cannot both come from stdin: give the file of one, mx graft MODEL PART")
+        raise UsageError("model and part cannot both come from stdin", "give the file of one, mx graft MODEL PART")
     check_output(output, replacing=model)
     chosen = read_model(part, data_dir) if is_pipe(part) else part  # a file is read after the model
     step = Graft(chosen, verify=verify)

@@ -108,7 +108,7 @@ def _providers(names: list[str] | None) -> list[str] | None:
     known = onnx_runtime().get_available_providers()
     for name in names or ():
         if name not in known:
-            raise UsageError(f"ONNX Runtime has no provider {name!r} here: there are {', '.join(known)}")
+            raise UsageError(f"ONNX Runtime has no provider {name!r} here", f"there are {', '.join(known)}")
     return names or None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from ..common import check_json, emit, process, read_model
+from ..completion import pipeline
 from ..options import DataDir, Inputs, Json, Output, Source, StrategyName, Trace
 from ..streams import check_output
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 def command(
     source: Source = "-",
     pipeline: Annotated[
-        str, Option("--pipeline", "-p", metavar="PASSES", help="Passes: 'name{key=value,key=value},name2'.")
+        str,
+        Option(
+            "--pipeline",
+            "-p",
+            autocompletion=pipeline,
+            metavar="PASSES",
+            help="Passes: 'name{key=value,key=value},name2'.",
+        ),
     ] = "",
     strategy: StrategyName = "",
     output: Output = "-",
@@ -40,7 +48,7 @@ def command(
 
     check_json(json, output)
     if not (pipeline or strategy):
-        raise UsageError("no passes are named: give --pipeline or --strategy")
+        raise UsageError("no passes are named", "give --pipeline or --strategy")
     steps = table.get(strategy).passes().passes if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
     check_output(output, replacing=source)

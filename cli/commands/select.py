@@ -40,7 +40,7 @@ def command(
     from mxtools.errors import UsageError
 
     if not selected:
-        raise UsageError("nothing is selected: give --scope, --tag, --class, --op or --exclude")
+        raise UsageError("nothing is selected", "give --scope, --tag, --class, --op or --exclude")
     selection, operators = selected
     model = read_model(source, data_dir)
     found = FORMATS[format](select(model, selection, operators, device))

@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Option
 
 from ..common import progress, read_model, say
+from ..completion import classes, scopes
 from ..options import DataDir, Inputs, Json, Source, Trace
 from ..streams import write_text
 
@@ -19,7 +20,9 @@ def command(
         Path, Option("--dir", "-d", metavar="DIR", help="Folder to write to; made if it does not exist.")
     ],
     source: Source = "-",
-    each: Annotated[Names, Option(metavar="GLOB", help="Scope, as a glob: each outermost match is a part.")] = None,
+    each: Annotated[
+        Names, Option(autocompletion=scopes, metavar="GLOB", help="Scope, as a glob: each outermost match is a part.")
+    ] = None,
     depth: Annotated[
         int | None,
         Option(
@@ -30,9 +33,14 @@ def command(
         ),
     ] = None,
     class_: Annotated[
-        Names, Option("--class", metavar="NAME", help="Each outermost module of this class is a part.")
+        Names,
+        Option(
+            "--class", autocompletion=classes, metavar="NAME", help="Each outermost module of this class is a part."
+        ),
     ] = None,
-    exclude: Annotated[Names, Option(metavar="GLOB", help="Scope to leave in the rest, as a glob.")] = None,
+    exclude: Annotated[
+        Names, Option(autocompletion=scopes, metavar="GLOB", help="Scope to leave in the rest, as a glob.")
+    ] = None,
     verify: Annotated[
         bool, Option("--verify", help="Run the parts and the whole model; end with exit status 1 if they differ.")
     ] = False,

@@ -10,6 +10,7 @@ from typer import Option
 from mxtools.passes.carry import Carry
 
 from ..common import check_json, emit, process, say, tagged
+from ..completion import strategies
 from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def command(
         Option(
             "--strategy",
             "-s",
+            autocompletion=strategies,
             metavar="NAME",
             help="Strategy; by default auto, with --from previous. `mx strategies` lists all.",
         ),

@@ -32,7 +32,7 @@ def command(
     from mxtools.tools.module_text import unreadable
 
     if keep_going and is_pipe(source):
-        raise UsageError("--keep-going is for files: give one")
+        raise UsageError("--keep-going is for files", "give one")
     try:
         text = _text(source, data_dir)
     except MxError as error:

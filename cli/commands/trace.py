@@ -37,7 +37,7 @@ def command(
 
     check_json(json, output)
     if record and is_pipe(output):
-        raise UsageError("--record writes a second file beside the sidecar: give -o FILE")
+        raise UsageError("--record writes a second file beside the sidecar", "give -o FILE")
     check_output(output)
     if record:
         claim_beside(values_beside(Path(output)))

@@ -53,7 +53,7 @@ def command(
     from mxtools.scopes.selection import nodes_anywhere, selected_calls
 
     if csv_ + markdown + json > 1:
-        raise UsageError("--csv, --markdown and --json are several formats: give one")
+        raise UsageError("--csv, --markdown and --json are several formats", "give one")
     model = read_model(source, data_dir)
     model.require_tagged()
     annotations = model.annotations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ..common import check_json, emit, progress, read_sidecar, say
+from ..completion import one_of
 from ..options import DataDir, Json, Output, Trace
 from ..streams import check_output, is_pipe, model_source, put, source_name, write_model
 
@@ -66,7 +67,12 @@ def command(
         list[str] | None,
         Option("--ignore", metavar="RULE", help="Leave out the findings of this rule, such as untagged."),
     ] = None,
-    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="Format of the report.")] = "text",
+    format_: Annotated[
+        str,
+        Option(
+            "--format", "-f", autocompletion=one_of(FORMATS), metavar="|".join(FORMATS), help="Format of the report."
+        ),
+    ] = "text",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -97,11 +103,11 @@ def command(
     _write(checked, format_)
     failed = [model for model in checked if model.remedy]
     if failed and len(checked) == 1:
-        raise CheckError(f"{failed[0].summary}: {failed[0].remedy}")
+        raise CheckError(failed[0].summary, failed[0].remedy)
     for model in checked:
         say(f"mx validate: {model.summary}")
     if failed:
-        raise CheckError(f"{len(failed)} of {len(checked)} models have errors: {failed[0].name}: {failed[0].remedy}")
+        raise CheckError(f"{len(failed)} of {len(checked)} models have errors", f"{failed[0].name}: {failed[0].remedy}")
 
 
 def _checked(
@@ -144,13 +150,13 @@ def _check(format_: str, json: bool, repair: bool, sources: Sequence[str], trace
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
     if json and format_ != "json":
-        raise UsageError(f"--json and --format {format_} are two formats: give one")
+        raise UsageError(f"--json and --format {format_} are two formats", "give one")
     if not repair and not is_pipe(output):
-        raise UsageError("-o names the repaired model: give --repair too, or redirect the report")
+        raise UsageError("-o names the repaired model", "give --repair too, or redirect the report")
     if len(sources) > 1 and (repair or trace):
-        raise UsageError(f"{'--repair' if repair else '--trace'} is for one model: call `mx validate` for each")
+        raise UsageError(f"{'--repair' if repair else '--trace'} is for one model", "call `mx validate` for each")
     if len(sources) > 1 and any(map(is_pipe, sources)):
-        raise UsageError("of several models none can come from stdin: give files")
+        raise UsageError("of several models none can come from stdin", "give files")
     if repair:
         check_json(format_ != "text", output)
         check_output(output, replacing=sources[0])

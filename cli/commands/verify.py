@@ -84,13 +84,13 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     call = found.first or found.furthest
     apart = call.distance if call else None
     if not call or not apart or not found.furthest or not found.furthest.distance:
-        raise CheckError("no module could be compared: check that the trace belongs to this model, and tag it again")
+        raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
     place = "is the first module that goes wrong" if found.first else "is the furthest off"
     verdict = f"{call.scope} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
     if found.culprits:
         verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"
     if not found.furthest.distance.relative <= fail_over:
-        raise CheckError(f"{verdict}: look there; `mx compare` shows what changed")
+        raise CheckError(verdict, "look there; `mx compare` shows what changed")
     if not quiet:
         say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
 

@@ -11,6 +11,7 @@ from typer import Option
 from mxtools.views.text import FORMATS, view_text
 
 from ..common import check_json, emit, progress, read_model, say
+from ..completion import one_of
 from ..options import DataDir, Json, Output, Source
 from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
 
@@ -26,7 +27,9 @@ DRAWINGS = ("mermaid", "dot")
 def command(
     source: Source = "-",
     output: Output = "-",
-    format_: Annotated[str, Option("--format", "-f", metavar="|".join(FORMATS), help="Format.")] = "html",
+    format_: Annotated[
+        str, Option("--format", "-f", autocompletion=one_of(FORMATS), metavar="|".join(FORMATS), help="Format.")
+    ] = "html",
     metric: Annotated[
         list[Path] | None,
         Option(metavar="FILE", help='Colours: JSON with numbers by scope, {"time": {"encoder.layer.0": 0.12}}.'),
@@ -69,7 +72,7 @@ def command(
             say(f"mx view: {unknown} modules of {file} have no node in this graph")
     if format_ == "model-explorer":
         if is_pipe(output) and (metric or against):
-            raise UsageError("node data and navigation are files beside the graph: give -o FILE")
+            raise UsageError("node data and navigation are files beside the graph", "give -o FILE")
         files = _model_explorer(model, shown, output, against, data_dir)
     else:
         write_text(view_text(shown, format_, depth, [*shown.metrics][-1] if metric else "parameters"), output)
@@ -87,9 +90,9 @@ def _check(format_: str, depth: int | None, against: str | None, source: str, ou
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
     if depth is not None and format_ not in DRAWINGS:
-        raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels: leave it out")
+        raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels", "leave it out")
     if against is not None and format_ != "model-explorer":
-        raise UsageError("--against is for synchronised navigation: give --format model-explorer")
+        raise UsageError("--against is for synchronised navigation", "give --format model-explorer")
     is_model = format_ == "model-explorer" and output.endswith(".onnx")
     check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
 

@@ -16,9 +16,11 @@ from ..streams import check_output, is_pipe, write_model
 class Command(BaseCommand):
     """A command that does not parse what follows `--`, and gives it to its function as `context.obj`."""
 
+    rest = "COMMAND {in} {out}"
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line."""
-        return [*super().collect_usage_pieces(ctx), "-- COMMAND {in} {out}"]
+        return [*super().collect_usage_pieces(ctx), f"-- {self.rest}"]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments before `--`, and keep those after it as `ctx.obj`."""

@@ -65,7 +65,10 @@ def _fault(ended: Ended, said: str, before: Mapping[str, str], after: Mapping[st
         return "a hang"
     if ended.status not in STATUSES:
         return f"status {ended.status}"
-    if ended.status in REFUSALS and len([part for part in said.splitlines() if part.startswith("mx")]) != 1:
+    if (
+        ended.status in REFUSALS
+        and len([part for part in said.splitlines() if part.startswith(("mx", '{"error"'))]) != 1
+    ):
         return "not one line"
     if "Traceback" in said:
         return "a traceback"

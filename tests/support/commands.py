@@ -25,6 +25,7 @@ from typing import IO, NoReturn, Protocol
 
 from tests.support.children import Ended, Limits, watched
 from tests.support.paths import ENVIRONMENT, ROOT
+from tests.support.reports import check_reports
 
 Done = subprocess.CompletedProcess[bytes]
 
@@ -59,14 +60,20 @@ def mx(
     env: dict[str, str] | None = None,
     separate: bool = False,
 ) -> Done:
-    """Run `mx` in a forked child; with `separate`, or variables for its environment, in a process of its own."""
+    """Run `mx` in a forked child; with `separate`, or variables for its environment, in a process of its own.
+
+    What a command reports with `--json` must fit the schema in docs/.
+    """
     line = [str(argument) for argument in arguments]
     hashed = sys.flags.hash_randomization and any(name in FIXED_ORDER for name in line)
     if separate or env or hashed or not FORKS:
         environment = {**os.environ, **(env or {})}
-        return subprocess.run([COMMAND, *line], input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
-    import_for(line)
-    return forked(line, stdin, cwd)[0]
+        done = subprocess.run([COMMAND, *line], input=stdin, capture_output=True, cwd=cwd, env=environment, check=False)
+    else:
+        import_for(line)
+        done = forked(line, stdin, cwd)[0]
+    check_reports(line, done)
+    return done
 
 
 def import_for(line: Sequence[str]) -> None:
