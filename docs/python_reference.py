@@ -15,10 +15,10 @@ from mxtools.traces.trace import Trace
 
 HEAD = """# Python reference
 
-Everything that `import mxtools` offers, with an example each; the tests run them. [The guide](python.md) comes first.
+Everything in `mxtools`, each with an example that the tests run. Read [the guide](python.md) first.
 
-In the examples `bert.onnx` is a small BERT that torch exported, `bert.trace.json` its trace with values, and `model` is
-`mxtools.load("bert.tagged.onnx")`, the same tagged.
+In the examples, `bert.onnx` is a small BERT that torch exported, `bert.trace.json` is its trace with recorded values,
+and `model` is `mxtools.load("bert.tagged.onnx")`, the same model with tags.
 """
 
 CLASSES = (Model, Module, Split, Trace)

@@ -97,9 +97,9 @@ def load(
 ) -> Model:
     """Read a model without its weights, which stay in their file until something needs them.
 
-    A trace that the model holds is known to it, unless another is given. `data_dir` is the folder of external data,
-    where that is not the model's own. Raises InputError where there is no model, not all of one, or its external data
-    are missing.
+    The model uses the trace inside the file, unless you give another. `data_dir` is the folder of the external data, by
+    default the model's folder. Raises InputError if there is no model, only a part of one, or external data are
+    missing.
 
     >>> mxtools.load("bert.onnx")
     <Model bert.onnx: 85 nodes, not tagged>
@@ -112,9 +112,9 @@ def load(
 
 
 def load_trace(path: str | PathLike[str]) -> Trace:
-    """Read a trace that `mx trace` or `Trace.save` wrote, with the recorded values beside it where it has any.
+    """Read a trace that `mx trace` or `Trace.save` wrote, with the recorded values beside it, if there are any.
 
-    Raises InputError where it is none, or was written by a version that this one does not understand.
+    Raises InputError if the file is not a trace, or has a version that mxtools does not understand.
 
     >>> mxtools.load_trace("bert.trace.json").scopes[:3]
     ['.', 'embeddings', 'embeddings.word_embeddings']
@@ -127,10 +127,10 @@ def load_trace(path: str | PathLike[str]) -> Trace:
 def from_proto(
     proto: onnx.ModelProto | onnx_ir.Model, *, name: str = "the model", data_dir: str | PathLike[str] | None = None
 ) -> Model:
-    """Return the model of an `onnx.ModelProto`, or of an `onnx_ir.Model`; the object that is given is never changed.
+    """Return the model of an `onnx.ModelProto` or an `onnx_ir.Model`, without changing that object.
 
-    External data are looked for in `data_dir`, else in the working directory. Raises InputError for a `model.proto` of
-    this library, which lacks its weights, and for what is no valid ONNX model.
+    External data are read from `data_dir`, by default the working directory. Raises InputError for an invalid ONNX
+    model, and for the `model.proto` of an mxtools model, because that does not contain its weights.
 
     >>> mxtools.from_proto(onnx.load("bert.onnx"), name="bert")
     <Model bert: 85 nodes, not tagged>
@@ -157,13 +157,10 @@ def from_proto(
 
 
 def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Comparison:
-    """Compare two tagged models by module; with `inputs` both are run, and the tensors that leave a module compared.
+    """Compare two tagged models by module; with `inputs`, run both and compare the tensors that leave each module.
 
-    Raises InputError where a model has no scopes, or does not run.
-
-    >>> found = mxtools.compare(model, model.optimize("ort-basic"))
-    >>> all(module.scope for module in found.differing(1e-5))
-    True
+    Raises InputError if a model has no scopes, or does not run. >>> found = mxtools.compare(model,
+    model.optimize("ort-basic")) >>> all(module.scope for module in found.differing(1e-5)) True
     """
     return one.compare(other, inputs)
 
@@ -171,8 +168,8 @@ def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Compariso
 def trace(module: nn.Module, inputs: Any, *, record: bool = False) -> Trace:  # noqa: ANN401 - as forward takes them
     """Run a PyTorch module once, and return the scopes of its modules; with `record` also the values of their tensors.
 
-    `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. The module is left as
-    it was. Raises InputError where the forward pass raises.
+    `inputs` is a tensor, a sequence of positional arguments, or a mapping by the parameter names of `forward`. The
+    module does not change. Raises InputError if the forward pass raises.
 
     >>> mxtools.trace(torch.nn.Sequential(torch.nn.Linear(3, 3)), torch.ones(1, 3)).scopes
     ['.', '0']
@@ -196,8 +193,8 @@ def export(
 
     `exporter` is "dynamo", "torchscript", or "auto", which tries both. `dynamic` names axes by input,
     `{"input_ids": {0: "batch", 1: "sequence"}}`; True makes the first axis of every input dynamic, and the second one
-    of token ids and masks. With `keep_modules` nothing is folded across modules. Raises InputError, with the causes,
-    where no exporter can.
+    of token ids and masks. With `keep_modules` nothing is folded across modules. Raises InputError, with the causes, if
+    all exporters fail.
 
     >>> mxtools.export(torch.nn.Linear(3, 3), torch.ones(1, 3), exporter="torchscript").output_names
     ['output_0']
@@ -217,9 +214,9 @@ def bench(
     strategies: Sequence[str] = ("fx", "htp", "usage"),
     rounds: int = 1,
 ) -> list[Row]:
-    """Export and tag a module by several strategies; return what each cost, in seconds and bytes, and how good it is.
+    """Export and tag a module by several strategies; return the cost of each, in seconds and bytes, and its quality.
 
-    Of several `rounds` the fastest one counts. Raises UsageError for an unknown strategy.
+    The fastest of `rounds` counts. Raises UsageError for an unknown strategy.
 
     >>> [row] = mxtools.bench(torch.nn.Linear(3, 3), torch.ones(1, 3), ["htp"])
     >>> row.strategy, row.metrics.round_trip.rate

@@ -159,30 +159,30 @@ class MxError(Exception):
 
 
 class CheckError(MxError):
-    """The question was understood and the answer is no: a check failed, a difference was found."""
+    """The answer is no: a check failed, or a difference was found."""
 
     status: ClassVar[int] = 1
 
 
 class UsageError(MxError):
-    """Wrong options, or a selector that matches nothing."""
+    """Options are wrong, or a selector matches nothing."""
 
     status: ClassVar[int] = 2
 
 
 class InputError(MxError):
-    """A file, a model or a sidecar that cannot be read or is invalid."""
+    """A file, a model or a sidecar is unreadable or invalid."""
 
     status: ClassVar[int] = 3
 
 
 class OutputError(MxError):
-    """A place that cannot be written to."""
+    """An output cannot be written."""
 
     status: ClassVar[int] = 3
 
 
 class AbsentError(MxError):
-    """The module existed, but the graph no longer holds it as something that can be cut out."""
+    """The module existed, but it can no longer be cut out of the graph."""
 
     status: ClassVar[int] = 4

@@ -96,7 +96,7 @@ def factor() -> float:
 
 @contextmanager
 def limits(raised: float) -> Iterator[None]:
-    """Inside the block, let files expand so many times as far as usual before they are refused.
+    """Inside the block, multiply all limits on what files may expand to by `raised`.
 
     >>> with mxtools.limits(20):
     ...     model = mxtools.load("bert.onnx")

@@ -37,7 +37,7 @@ class LookingModel(WorkingModel):
 
     @property
     def input_names(self) -> list[str]:
-        """The names of the inputs that have to be given."""
+        """The names of the inputs that a run needs."""
         return [value.name for value in graph_inputs(self.proto)]
 
     @property
@@ -52,11 +52,11 @@ class LookingModel(WorkingModel):
         class_name: Iterable[str] = (),
         exclude: Iterable[str] = (),
     ) -> list[Module]:
-        """Return the module calls that have nodes: all of them, or the outermost ones that selectors match.
+        """Return the module calls that have nodes: all of them, or the outermost ones that match the selectors.
 
-        `scopes` are globs, where `*` matches within a level and `**` across levels; `tag` globs of tags, `class_name`
-        names of classes, `exclude` globs of scopes to leave out: a text each, or several. Raises InputError where no
-        node has a scope, UsageError, with the nearest scopes, where a selector matches nothing.
+        `scopes` are globs: `*` matches within a level, `**` across levels. `tag` is a glob of tags, `class_name` the
+        name of a class, `exclude` a glob of scopes to leave out; each can be a string or several. Raises InputError if
+        no node has a scope, UsageError, with the nearest scopes, if a selector matches nothing.
 
         >>> for module in model.modules("encoder.layer.*"):
         ...     print(module.scope, module.class_name, len(module.nodes))
@@ -72,7 +72,7 @@ class LookingModel(WorkingModel):
         return index.modules(self.annotations.hierarchy.outermost(calls))
 
     def module(self, scope: str = ".") -> Module:
-        """Return the module call of a scope, without one the model itself; UsageError where no node has it.
+        """Return the module call with a scope, by default the whole model; UsageError if no node has the scope.
 
         >>> model.module("pooler").operators
         {'Gather': 1, 'Gemm': 1, 'Tanh': 1}
@@ -88,12 +88,12 @@ class LookingModel(WorkingModel):
         outputs: Sequence[str] | None = None,
         providers: Sequence[str] | None = None,
     ) -> dict[str, Value]:
-        """Run the model in ONNX Runtime; return its outputs, or some of them by name, as numpy arrays by name.
+        """Run the model in ONNX Runtime; return all `outputs`, or those that you name, as numpy arrays by name.
 
-        Types that numpy lacks go in and come out as wider ones: bfloat16 and float8 as float32, int4 as int8. A
+        Types that numpy lacks are passed as wider ones, in and out: bfloat16 and float8 as float32, int4 as int8. A
         sequence is a list of arrays.
 
-        Without `inputs` recorded ones are taken, else made ones. Raises InputError where the model does not run.
+        Without `inputs`, the model runs on recorded inputs, or else on made ones. Raises InputError if it does not run.
 
         >>> {name: array.shape for name, array in model.run().items()}
         {'last_hidden_state': (1, 12, 32), 'pooler_output': (1, 32)}
@@ -150,11 +150,11 @@ class LookingModel(WorkingModel):
         format: str = "names",  # noqa: A002 - as the command calls it
         device: str = "cpu",
     ) -> list[str] | dict[str, Any]:
-        """Return the nodes of modules as other tools take them, which know no modules.
+        """Return the names of the nodes of modules, in the form that another tool takes.
 
-        Selectors are those of `modules`, and `op` operators. `format` is "names" or "tensors" (lists), "ort-quant",
-        "float16", "nncf", "olive" or "layer-annotation" (with `device`), keyword arguments or settings of these tools.
-        Raises UsageError where nothing matches, InputError where names do not tell nodes apart.
+        The selectors are those of `modules`; `op` selects operators. `format` is "names" or "tensors" for lists;
+        "ort-quant", "float16", "nncf", "olive" and "layer-annotation" (with `device`) give keyword arguments or
+        settings of these tools. Raises UsageError if nothing matches, InputError if nodes share a name or have none.
 
         >>> list(model.select("encoder.layer.1", format="ort-quant"))
         ['nodes_to_exclude']
@@ -165,10 +165,10 @@ class LookingModel(WorkingModel):
         return FORMATS[Format(format)](select(self, wanted, texts(op), device))
 
     def compare(self, other: LookingModel, inputs: Inputs | None = None, trace: Trace | None = None) -> Comparison:
-        """Compare with another tagged model, module by module: nodes, weights, interface, and numbers where both run.
+        """Compare with another tagged model, module by module: nodes, weights, interface, and results.
 
-        With `inputs`, or a recorded `trace`, both are run on these. Raises InputError where a model has no scopes, or
-        does not run.
+        Results are compared only with `inputs` or a recorded `trace`, on which both models run. Raises InputError if a
+        model has no scopes, or does not run.
 
         >>> model.compare(model).differing(0)
         []
@@ -188,11 +188,11 @@ class LookingModel(WorkingModel):
         tolerance: float | None = None,
         isolate: bool = False,
     ) -> Verified:
-        """Compare what every module returns with what PyTorch's returned, on the recorded inputs.
+        """Compare what each module returns with what PyTorch's module returned, on the recorded inputs.
 
-        `tolerance` is the largest relative error that still counts as equal; without one it follows from the types of
-        the weights. With `isolate` each module is also run alone, on what PyTorch's module was given. Raises UsageError
-        where there are no recorded values, InputError where the graph does not run.
+        `tolerance` is the largest relative error that still counts as equal; the default depends on the types of the
+        weights. With `isolate`, each module is also run alone, on the inputs that PyTorch's module had. Raises
+        UsageError if there are no recorded values, InputError if the graph does not run.
 
         >>> found = model.verify(mxtools.load_trace("bert.trace.json"))
         >>> found.first is None, found.furthest.distance.relative < 1e-4
@@ -205,7 +205,7 @@ class LookingModel(WorkingModel):
         return verify(known, usual_tolerance(self.proto, self.graph) if tolerance is None else tolerance, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
-        """Check the model, its tags, and a trace and the model together; return what is wrong or doubtful.
+        """Check the model, its tags, and whether the trace fits the model; return the findings.
 
         >>> model.validate()
         []
@@ -216,7 +216,7 @@ class LookingModel(WorkingModel):
         return validate(self.knowing(trace))
 
     def repair(self, trace: Trace | None = None) -> tuple[list[Mended], list[Finding]]:
-        """Mend what needs no judgement, in place; return what was mended, and the findings that are left.
+        """Mend what needs no judgement, in place; return the repairs, and the findings that remain.
 
         >>> model.repair()
         ([], [])
@@ -236,11 +236,11 @@ class LookingModel(WorkingModel):
         threads: int = 0,
         providers: Sequence[str] | None = None,
     ) -> ProfileReport:
-        """Return where the time goes, by module call, in microseconds.
+        """Return the time that each module call takes, in microseconds.
 
-        The model is run `runs` times in ONNX Runtime, optimised to a `level` ("none", "basic", "extended", "all"), on
-        `inputs`, recorded or made ones; `threads` 0 is ONNX Runtime's own choice. With `files` nothing is run: they are
-        a profile that ONNX Runtime, TensorRT or OpenVINO wrote. Raises InputError where that fails.
+        ONNX Runtime runs the model `runs` times, optimised to a `level` ("none", "basic", "extended", "all"), on
+        `inputs`, or else on recorded or made ones; with 0 `threads` it chooses the number itself. With `files`, nothing
+        is run: they are a profile that ONNX Runtime, TensorRT or OpenVINO wrote. Raises InputError if this fails.
 
         >>> report = model.profile(runs=3)
         >>> report.modules[0].scope, report.attributed > 0.9
@@ -257,9 +257,9 @@ class LookingModel(WorkingModel):
     def view(self, path: PathText, format: str = "html", depth: int | None = None) -> Path:  # noqa: A002
         """Write the graph as a page to browse, or as a file for other viewers; return its path.
 
-        `format` is "html", "model-explorer", "netron", "graphml", "mermaid" or "dot"; `depth` is how many levels
-        mermaid and dot open, else 2. Raises InputError where no node has a scope, OutputError where it cannot be
-        written.
+        `format` is "html", "model-explorer", "netron", "graphml", "mermaid" or "dot". `depth` is the number of levels
+        that mermaid and dot open, by default 2. Raises InputError if no node has a scope, OutputError if the file
+        cannot be written.
 
         >>> model.view("bert.html").stat().st_size > 10_000
         True
@@ -272,7 +272,7 @@ class LookingModel(WorkingModel):
         return Path(path)
 
     def knowing(self, trace: Trace | None, inputs: Inputs | None = None) -> Self:
-        """Return the same graph with another trace, or with inputs to run on; itself where neither is given."""
+        """Return the same graph with another trace, or with inputs to run on; without both, return the model itself."""
         if trace is None and inputs is None:
             return self
         self.write_annotations()

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 class Model(LookingModel):
     """An ONNX model without its weights, which stay in their file until something needs them.
 
-    `mxtools.load`, `mxtools.from_proto` and `mxtools.export` make one. What says something of it (`tag`, `untag`,
-    `carry`, `apply`, `repair`) changes it in place and returns a report; what makes another model (`filter`, `split`,
-    `graft`, `optimize`, `wrap`, `copy`) leaves it as it was.
+    Make one with `mxtools.load`, `mxtools.from_proto` or `mxtools.export`. Methods that add information to it (`tag`,
+    `untag`, `carry`, `apply`, `repair`) change it in place and return a report. Methods that make another model
+    (`filter`, `split`, `graft`, `optimize`, `wrap`, `copy`) leave it as it was.
 
-    `model.proto` is the graph as the library works on it: its large weights are references, which no other library
-    understands. Give `model.to_proto()` to others.
+    `model.proto` is the graph that mxtools works on. Its large weights are references, which no other library
+    understands; give `model.to_proto()` to other libraries.
 
     >>> model = mxtools.load("bert.tagged.onnx")
     >>> model
@@ -45,11 +45,11 @@ class Model(LookingModel):
     """
 
     def save(self, path: PathText) -> None:
-        """Write the model to a file, with the bytes of just the weights that it uses.
+        """Write the model to a file, with only the weights that it uses.
 
-        What came inline is written inline, what came external to `NAME.onnx.data` beside the file. The same model gives
-        the same bytes; a failure leaves what was there. Raises OutputError where the file cannot be written, UsageError
-        where inline weights pass 2 GiB.
+        Weights that were inline are written inline; external ones are written to `NAME.onnx.data` beside the file. The
+        same model always gives the same bytes; a failure leaves existing files as they were. Raises OutputError if the
+        file cannot be written, UsageError if inline weights exceed 2 GiB.
 
         >>> model.filter("encoder.layer.0").save("layer0.onnx")
         """
@@ -59,7 +59,7 @@ class Model(LookingModel):
         write_model(self.proto, self.weights, Path(path))
 
     def to_proto(self) -> ModelProto:
-        """Return the model with its weights, for every other library; UsageError where it would pass 2 GiB.
+        """Return the model with its weights, for every other library; UsageError if it would exceed 2 GiB.
 
         >>> onnx.checker.check_model(model.to_proto())
         """
@@ -69,7 +69,7 @@ class Model(LookingModel):
         return materialise(self.proto, self.weights)
 
     def to_ir(self) -> onnx_ir.Model:
-        """Return the model as an `onnx_ir.Model`, with its weights; UsageError where it would pass 2 GiB.
+        """Return the model as an `onnx_ir.Model`, with its weights; UsageError if it would exceed 2 GiB.
 
         >>> type(model.to_ir()).__name__
         'Model'
@@ -89,16 +89,16 @@ class Model(LookingModel):
         explain: Sequence[str] = (),
         **carriers: bool,
     ) -> TagReport:
-        """Project the module hierarchy onto every node, in place; return how many nodes rest on which evidence.
+        """Project the module hierarchy onto every node, in place; return the number of nodes by evidence.
 
-        The hierarchy is that of `trace`, or of `earlier`, the tagged model that a tool made this one from; without
-        either it is what the file itself tells. Recorded values of the trace, or `inputs` to run on, are evidence too.
-        `strategy` names whose passes run (`mxtools.list_strategies()`); with `strict` a node of which nothing is known
-        is an error. `explain` names nodes, of which the report then says what each source said and which pass decided.
-        `carriers` are further places to copy tags to: `doc_string`, `rename`, `output_names`,
-        `embed_trace`, `namespace`, `layer_annotation`.
+        The hierarchy comes from `trace`, or from `earlier`, the tagged model that a tool made this one from; without
+        both, from the file itself. Recorded values of the trace, or `inputs` to run on, are evidence too. `strategy`
+        says whose passes run (`mxtools.list_strategies()`). With `strict`, a node without any evidence is an error. For
+        the nodes in `explain`, the report says what each source said and which pass decided. `carriers` are other
+        places to copy tags to: `doc_string`, `rename`, `output_names`, `embed_trace`, `namespace`, `layer_annotation`.
 
-        Raises CheckError under `strict`, InputError where the trace is of another model, UsageError for unknown names.
+        Raises CheckError under `strict`, InputError if the trace belongs to another model, UsageError for unknown
+        names.
 
         >>> model = mxtools.load("bert.onnx")
         >>> report = model.tag(mxtools.load_trace("bert.trace.json"))
@@ -122,7 +122,7 @@ class Model(LookingModel):
         return replace(report, explained=witness.histories())
 
     def untag(self, carriers: bool = False) -> None:
-        """Remove the tags that mxtools wrote, in place; with `carriers` also their copies in other places.
+        """Remove the tags that mxtools wrote, in place; with `carriers`, also their copies in other places.
 
         >>> model.untag()
         >>> model.is_tagged
@@ -133,7 +133,7 @@ class Model(LookingModel):
         self.apply(Untag(carriers))
 
     def carry(self, **carriers: bool) -> None:
-        """Copy the tags to further places, in place: `doc_string=True`, `rename=True`, … as for `tag`.
+        """Copy the tags to other places in the model: `doc_string=True`, `rename=True`, … as for `tag`.
 
         >>> model.carry(rename=True)
         >>> model.module("encoder.layer.0").nodes[-1].name
@@ -146,7 +146,7 @@ class Model(LookingModel):
     def apply(self, passes: str | Pass) -> PipelineReport:
         """Run passes over the model, in place: a pass, a pipeline, or its text as `mx run -p` takes it.
 
-        Returns a report of each pass; an error of one has a note that names it and those before it.
+        Returns the report of each pass. If a pass fails, a note on the error names it and those before it.
 
         >>> report = model.apply("untag,project-names,resolve-auxiliary")
         >>> [step.step.name for step in report.steps]
@@ -173,16 +173,16 @@ class Model(LookingModel):
         shapes: Mapping[str, Dims] | None = None,
         types: Mapping[str, str] | None = None,
     ) -> Self:
-        """Return a model of just the selected modules, which runs on its own.
+        """Return a model of only the selected modules, which runs on its own.
 
-        Selectors are those of `modules`, and `op` operators; `from_tensor` and `to_tensor` are tensors that it begins
-        and ends at. `auxiliary` ("context", "all" or "none") is how much of what leads to the selection comes along;
-        `io` is "tensors", or "module", which names inputs and outputs as the module's `forward` does and needs a trace.
-        With `verify` the part and the whole model are run and compared. `shapes` and `types` are those of tensors of
-        which they cannot be inferred: `{"hidden": (1, "sequence", 64)}`, `{"hidden": "float32"}`.
+        The selectors are those of `modules`; `op` selects operators. The part begins at `from_tensor` and ends at
+        `to_tensor`. `auxiliary` ("context", "all" or "none") says which auxiliary nodes come along. `io` is "tensors",
+        or "module" for the inputs and outputs of the module's `forward`, which needs a trace. With `verify`, the part
+        and the whole model are run and compared. `shapes` and `types` are for tensors for which they cannot be
+        inferred: `{"hidden": (1, "sequence", 64)}`, `{"hidden": "float32"}`.
 
-        Raises UsageError where nothing matches, AbsentError where the module cannot be cut out, CheckError where the
-        part computes something else than the whole.
+        Raises UsageError if nothing matches, AbsentError if the module cannot be cut out, CheckError if the part
+        computes something else than the whole model.
 
         >>> layer = model.filter("encoder.layer.1", verify=True)
         >>> len(layer.input_names), layer.output_names
@@ -208,12 +208,12 @@ class Model(LookingModel):
         shapes: Mapping[str, Dims] | None = None,
         types: Mapping[str, str] | None = None,
     ) -> Split[Self]:
-        """Return the model in parts: one for each outermost call that is selected, and the rest.
+        """Return the model in parts: one for each selected call (the outermost ones), and others for the rest.
 
-        `scopes` are globs; with `depth` the calls that many levels below the root are parts, and leaves above that.
-        `shapes` and `types` are those of `filter`.
-        Raises InputError where no node has a scope, UsageError where nothing is selected or one selected call lies in
-        another, AbsentError where a call cannot be a part of its own.
+        `scopes` are globs. With `depth`, the parts are the calls that many levels below the root, and modules without
+        children above that. `shapes` and `types` are those of `filter`. Raises InputError if no node has a scope,
+        UsageError if nothing is selected or one selected call is inside another, AbsentError if a call cannot be a
+        part.
 
         >>> [part.name for part in model.split("encoder.layer.*")]
         ['the rest', 'encoder.layer.0', 'encoder.layer.1', 'the rest']
@@ -228,10 +228,10 @@ class Model(LookingModel):
         return Split(whole, split(whole, wanted, depth, texts(exclude)))
 
     def graft(self, part: Model, verify: bool = False) -> Self:
-        """Return a model in which a part that `filter` cut out, and that was changed since, is back in its place.
+        """Return a model in which a part that `filter` cut out, and that you changed, is back in its place.
 
-        The place is told by the names of the part's inputs and outputs. With `verify` the model is run without and with
-        the part. Raises InputError where the part does not fit, CheckError where the model computes something else.
+        The names of the part's inputs and outputs say where it belongs. With `verify`, the model is run without and
+        with the part. Raises InputError if the part does not fit, CheckError if the results differ.
 
         >>> model.graft(model.filter("encoder.layer.0")).to_proto() == model.to_proto()
         True
@@ -243,9 +243,9 @@ class Model(LookingModel):
         return whole
 
     def optimize(self, tool: str) -> Self:
-        """Return a model that "onnxscript", "onnxslim" or "ort-basic" optimised, with the tags projected again.
+        """Return the model as optimised by "onnxscript", "onnxslim" or "ort-basic", with the tags projected again.
 
-        Raises UsageError where there is no such tool, or it is not installed, InputError where it fails.
+        Raises UsageError if there is no such tool or it is not installed, InputError if it fails.
 
         >>> model.optimize("ort-basic").is_tagged
         True
@@ -257,10 +257,10 @@ class Model(LookingModel):
         return other
 
     def wrap(self, command: Sequence[str]) -> Self:
-        """Return what another tool makes of the tagged model, with the tags carried over.
+        """Run another tool on the tagged model; return its result with the tags carried over.
 
-        `command` is run without a shell; `{in}` and `{out}` in its arguments stand for the files that it reads and
-        writes. What it prints goes to stderr. Raises UsageError where it cannot be run, InputError where it fails.
+        `command` runs without a shell; `{in}` and `{out}` in its arguments stand for the files that it reads and
+        writes. Its output goes to stderr. Raises UsageError if it cannot be run, InputError if it fails.
 
         >>> model.wrap(["cp", "{in}", "{out}"]).is_tagged
         True

@@ -23,7 +23,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """One step over a model.
+    """One step that changes or annotates a model.
 
     Its options are its fields, which `option` makes; the first line of the class's docstring is its help text.
     """
@@ -41,9 +41,9 @@ class Pass(ABC):
 
 
 def option(text: str, default: Any = None, shown: str | None = None) -> Any:  # noqa: ANN401 - the type is the field's
-    """Return a field of a pass, for an option of type str, int, float, bool, one of these or None, or tuple[str, ...].
+    """Return a field of a pass: an option of type str, int, float or bool, each also `| None`, or tuple[str, ...].
 
-    `text` is its help; `shown` stands for the value in the help of a command, such as GLOB. With the default
+    `text` is its help; `shown` is the placeholder of its value in a command's help, such as GLOB. With the default
     `dataclasses.MISSING` the option is required.
     """
     return field(default=default, metadata={"help": text, "shown": shown})

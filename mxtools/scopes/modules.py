@@ -40,9 +40,9 @@ class ModuleIndex:
 
 @dataclass(frozen=True, repr=False)
 class Module:
-    """One call of a module in a tagged graph, with all below it.
+    """One call of a module in a tagged graph, with everything inside it.
 
-    It shows the graph as it was when the module was asked for.
+    It shows the graph as it was when you asked for the module.
 
     >>> module = model.module("encoder.layer.0.attention")
     >>> module
@@ -68,29 +68,29 @@ class Module:
 
     @property
     def class_name(self) -> str:
-        """The class of the module, as far as the file or the trace tells."""
+        """The class of the module, if the file or the trace says so."""
         return class_of(self.tag)
 
     @property
     def nodes(self) -> list[NodeProto]:
-        """The nodes that do its work, in the order of the graph; those of a body come before its holder."""
+        """The nodes that do its work, in the order of the graph; those of a body come before the node that holds it."""
         nodes = self._index.annotations.graph.nodes
         return [nodes[node] for node in self._index.nodes[self._call]]
 
     @property
     def operators(self) -> dict[str, int]:
-        """How many nodes of each operator there are."""
+        """The number of nodes by operator."""
         return dict(Counter(node.op_type for node in self.nodes).most_common())
 
     @property
     def evidence(self) -> dict[str, int]:
-        """How many nodes have their scope for which reason, by the word for it: `metadata`, `parameter`, `dataflow`."""
+        """The number of nodes by evidence, such as `metadata` or `dataflow`."""
         words = self._index.annotations.evidence
         return dict(Counter(str(words[node]) for node in self._index.nodes[self._call]).most_common())
 
     @property
     def parameters(self) -> int:
-        """The number of elements of the parameters that its nodes read, each parameter once."""
+        """The number of elements of the parameters that its nodes read; each parameter counts once."""
         reads, sizes = self._index.annotations.graph.reads, self._index.parameters
         read = {value for node in self._index.nodes[self._call] for value in reads[node]}
         return sum(sizes.get(value, 0) for value in read)
@@ -102,7 +102,7 @@ class Module:
 
     @property
     def parent(self) -> Module | None:
-        """The call that it is made by, None for the model itself."""
+        """The call that makes it; None for the model itself."""
         parent = self._index.annotations.hierarchy.parent[self._call]
         return None if parent < 0 else Module(self._index, parent)
 

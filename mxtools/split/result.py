@@ -17,7 +17,9 @@ M = TypeVar("M", bound=WorkingModel)
 
 @dataclass(frozen=True)
 class Split(Generic[M]):
-    """The parts of a model. Run in their order, each on what those before it computed, they give the model's outputs.
+    """The parts of a model.
+
+    If they run in order, each with the results of those before it, they give the outputs of the model.
 
     >>> parts = model.split("encoder.layer.*")
     >>> parts.scopes
@@ -31,7 +33,7 @@ class Split(Generic[M]):
 
     @property
     def scopes(self) -> list[str | None]:
-        """The scope of each part; None for what no selected module covers."""
+        """The scope of each part; None for parts of the rest."""
         return [part.scope for part in self._parts]
 
     def __len__(self) -> int:
@@ -47,9 +49,9 @@ class Split(Generic[M]):
             yield model
 
     def save(self, folder: str | Path, verify: bool = False) -> Manifest:
-        """Write the parts and their manifest to a folder, in place of those of an earlier split; return the manifest.
+        """Write the parts and their manifest to a folder, replacing an earlier split; return the manifest.
 
-        With `verify` they are run, and CheckError is raised, and nothing written, where they compute something else
-        than the whole model. Raises OutputError where the folder cannot be written.
+        With `verify`, the parts are run; if they compute something else than the whole model, CheckError is raised and
+        nothing is written. Raises OutputError if the folder cannot be written.
         """
         return write(self._whole, self._parts, Path(folder), verify)

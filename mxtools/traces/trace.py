@@ -41,8 +41,8 @@ def write_trace(sidecar: Sidecar, file: Path, write_values: Callable[[BinaryIO],
 class Trace:
     """One traced forward pass of a PyTorch model.
 
-    Attributes: `sidecar`, what was traced, as the file holds it; `values`, the recorded values of the tensors that went
-    into calls and came out of them, None where they were not recorded.
+    Attributes: `sidecar`, the trace as it is in the file; `values`, the recorded inputs and outputs of the calls, or
+    None if they were not recorded.
 
     >>> trace = mxtools.load_trace("bert.trace.json")
     >>> trace
@@ -56,7 +56,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trace:
-        """Read a trace, and the recorded values beside it where it has any; InputError where it is none."""
+        """Read a trace, and the recorded values beside it, if there are any; InputError if it is not a trace."""
         file = Path(path)
         found = sidecars.loads(read_bytes(file), str(file))
         return cls(found, recorded(found, file.parent))
@@ -68,7 +68,7 @@ class Trace:
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """The calls of its modules, in the order of execution; the first one is that of the model itself."""
+        """The calls of its modules, in the order of execution; the first is the model itself."""
         return self.sidecar.calls
 
     @property
@@ -77,7 +77,7 @@ class Trace:
         return [call.scope for call in self.calls]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the sidecar, and the values to a `.safetensors` file beside it; OutputError where that fails."""
+        """Write the sidecar, and the values to a `.safetensors` file beside it; OutputError if that fails."""
         if self.values is None:
             write_trace(self.sidecar, Path(path))
             return

@@ -22,7 +22,7 @@ from mxtools.strategies.metrics import Meter
 
 
 class StrategySelector:
-    """Recommends strategies by probing models; a model's name decides nothing."""
+    """Recommends strategies for models, by test-exporting them."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         """Take the seconds that probing one model may take."""
@@ -71,7 +71,7 @@ def export_model_auto(
     monitor_performance: bool = True,
     **settings: Any,  # noqa: ANN401
 ) -> ExportResult:
-    """Export a model to a tagged ONNX file by the strategy that suits it, or by the one that is named.
+    """Export a model to a tagged ONNX file by the strategy that suits it, or by the one that you name.
 
     `inputs` as for `StrategySelector`; `priority` is coverage, speed, fidelity or compatibility; `settings` are those
     of `export_subject`: demands, options, cache, optimizer. Without `monitor_performance` the result has no metrics.
@@ -91,9 +91,9 @@ def export_model_with_fallback(
     monitor_performance: bool = True,
     **settings: Any,  # noqa: ANN401
 ) -> ExportResult:
-    """Export a model by `primary`, and where that fails by the fallback, or the first of several that succeeds.
+    """Export a model by `primary`, or, if that fails, by the first of the fallbacks that succeeds.
 
-    Otherwise as `export_model_auto`.
+    Everything else is as in `export_model_auto`.
     """
     names = (primary, *((fallback,) if isinstance(fallback, str) else fallback))
     result = export_subject(subject_of(model, inputs), Path(output), names, **settings)
