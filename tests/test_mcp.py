@@ -15,6 +15,7 @@ import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 
+from mxtools_cli.agents import server
 from mxtools_cli.agents.tools import tools
 from mxtools_cli.main import COMMANDS, load
 from tests.support.commands import COMMAND, Mx
@@ -26,8 +27,8 @@ def asked(folder: Path, ask: Callable[[Client], Coroutine[Any, Any, Any]]) -> An
     """Return what a client gets from a server that it starts in a folder."""
 
     async def session() -> Any:
-        server = StdioServerParameters(command=str(COMMAND), args=["mcp"], cwd=folder, env=dict(ENVIRONMENT))
-        async with Client(server) as client:
+        started = StdioServerParameters(command=str(COMMAND), args=["mcp"], cwd=folder, env=dict(ENVIRONMENT))
+        async with Client(started) as client:
             return await ask(client)
 
     return asyncio.run(session())
@@ -104,6 +105,15 @@ def test_errors_are_results(built: Build, tmp_path: Path) -> None:
     assert "both go to stdout" in both.content[0].text
     assert "mx_nothing" in no_tool.content[0].text
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_only_the_beginning_of_a_large_output_is_sent() -> None:
+    text = json.dumps(["x" * 100] * 3000)
+    found = server.result(subprocess.CompletedProcess([], 0, text.encode(), b"said\n"), is_report=True)
+    assert found.structured_content["text"] == text[: server.MOST_TEXT]
+    assert "report" not in found.structured_content
+    assert f"the output has {len(text)} characters" in found.content[1].text
+    assert not found.is_error
 
 
 def test_a_call_that_is_cancelled_ends_what_it_runs(built: Build, tmp_path: Path) -> None:

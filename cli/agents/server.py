@@ -30,6 +30,8 @@ INSTRUCTIONS = (
     "server's working directory. A result has the exit status (0 done, 1 the answer is no, else an error), the report "
     "as data, and the messages. Nothing can be piped: name files."
 )
+MOST_TEXT = 200_000
+"""Characters of output that a client gets: some 50,000 tokens, which is what models take in at once."""
 ANSWERS = (0, 1)
 """Exit statuses of commands that did their work; with 1 the answer is no."""
 
@@ -65,14 +67,22 @@ async def _run(tool: Tool, arguments: dict[str, Any]) -> CallToolResult:
     """Run a command; a client that cancels the call, or goes away, ends it."""
     line = [sys.executable, "-P", "-m", "mxtools_cli", *tool.line(arguments)]
     done = await anyio.run_process(line, stdin=subprocess.DEVNULL, check=False)
+    return result(done, arguments.get(JSON, JSON in tool.parameters))
+
+
+def result(done: subprocess.CompletedProcess[bytes], is_report: bool) -> CallToolResult:
+    """Return what a client gets of a command that ended; `is_report` says whether its output is JSON."""
     messages = done.stderr.decode(errors="replace")
     try:
         text = done.stdout.decode()
     except UnicodeDecodeError:
         return _failed(f"the command wrote {len(done.stdout)} bytes that are no text to stdout: give output")
+    if len(text) > MOST_TEXT:
+        messages += f"the output has {len(text)} characters, and these are the first {MOST_TEXT}: select less\n"
+        text, is_report = text[:MOST_TEXT], False
     found: dict[str, Any] = {"status": done.returncode, "messages": messages}
     if text:
-        found |= {"report": json.loads(text)} if arguments.get(JSON, JSON in tool.parameters) else {"text": text}
+        found |= {"report": json.loads(text)} if is_report else {"text": text}
     content: list[ContentBlock] = [TextContent(type="text", text=part) for part in (text, messages) if part]
     return CallToolResult(content=content, structured_content=found, is_error=done.returncode not in ANSWERS)
 
