@@ -62,7 +62,7 @@ def command(
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """Tries the model, exports it by the strategy that suits it, tags it, and checks the result in ONNX Runtime.
+    """Test-exports the model to choose a strategy, exports and tags it, and checks the result in ONNX Runtime.
 
     If a strategy fails, the next one is tried. The report says what was tried, and why.
 

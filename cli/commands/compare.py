@@ -46,7 +46,7 @@ def command(
     their elements. With --inputs or a recorded --trace, both models are run, and the tensors that leave each module
     are compared.
 
-    What a tool added between two modules, such as a conversion, counts for the module that holds both.
+    Nodes that a tool added between two modules, such as a conversion, count for the module that contains both.
 
     Example: mx compare bert.tagged.onnx bert.int8.onnx
     """

@@ -33,14 +33,14 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """PART is what `mx filter` cut out of the model, and what any tool has since optimised, quantised or rewritten.
+    """PART is a part that `mx filter` cut out of the model, and that another tool optimised, quantised or rewrote.
 
-    The names of its inputs and outputs tell where it belongs. They must be tensors of the model, of the same types.
-    What did not change stays as it is. New nodes without a scope get the scope of what they replace.
+    The names of its inputs and outputs say where it belongs. They must be tensors of the model, with the same types.
+    Unchanged nodes stay as they are. New nodes without a scope get the scope of the nodes that they replace.
 
     With --verify, the model is run without and with the part, and the outputs are compared. The inputs are recorded,
-    given (--inputs) or made. Small differences, as of half precision or int8, are allowed. A part is refused if other
-    modules make its inputs or outputs.
+    given (--inputs) or made. Small differences, such as those of half precision or int8, are allowed. A part is refused
+    if other modules make its inputs or outputs.
 
     Example: mx graft bert.tagged.onnx layer0.int8.onnx --verify -o bert.mixed.onnx
     """

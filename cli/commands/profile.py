@@ -70,9 +70,9 @@ def command(
 ) -> None:
     """Runs the model in ONNX Runtime with its profiler. The inputs are recorded (--trace), given (--inputs) or made.
 
-    A module's time is the time of its own kernels and of the kernels of the modules in it. A fused kernel that does
-    the work of several modules counts for the module that holds them all. What belongs to no module has a row of its
-    own.
+    A module's time is the time of its own kernels and of the kernels of the modules in it. A fused kernel that does the
+    work of several modules counts for the module that holds them all. Kernels that belong to no module have a row of
+    their own.
 
     Example: mx profile bert.tagged.onnx --depth 3
     """

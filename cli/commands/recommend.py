@@ -20,7 +20,7 @@ def command(
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """Traces the model, tries the exporters that the priority asks for, and compares what they compute.
+    """Traces the model, test-exports it with the exporters that the priority needs, and compares the results.
 
     Example: mx recommend ./bert --priority fidelity
     """

@@ -29,7 +29,7 @@ def command(
     device: Annotated[str, Option(metavar="NAME", help="Device for layer-annotation: cpu, gpu, npu, cuda ….")] = "cpu",
     data_dir: DataDir = None,
 ) -> None:
-    """Many tools know only node names. This writes the names of a module's nodes, for the tool to leave them alone.
+    """Use it to keep a module out of quantisation or conversion, for example.
 
     ort-quant, float16 and nncf are arguments for ONNX Runtime's quantisers, float16 converters and NNCF's
     IgnoredScope. olive is a pass of a workflow. layer-annotation has the metadata and the session option by which

@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """The parts, run in the order of DIR/manifest.json, compute what the whole model computes.
 
-    What no selected module covers becomes parts too. Weights that several parts share are written once.
+    The nodes outside the selected modules become parts too. Weights that several parts share are written once.
 
     Files that an earlier split wrote to DIR are replaced. Other files are left alone.
 

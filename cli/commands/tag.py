@@ -56,8 +56,8 @@ def command(
     With --trace, the modules are those of the traced PyTorch model. Recorded values (mx trace --record), or --inputs,
     are used as evidence too. Without --trace, the file's own metadata and names are used.
 
-    With --from, tags are carried over from the model that a tool was given. Tensors whose names the tool gave to
-    something else, as quantisers do, get their old names back.
+    With --from, tags are carried over from the model that was given to a tool. If the tool gave names of tensors to
+    other tensors, as quantisers do, the old names are restored.
 
     Copies of the tags in other places (--doc-string, --rename and so on) are read as evidence, and kept up to date.
 

@@ -15,16 +15,18 @@ def command(
     source: Source = "-",
     keep_going: Annotated[
         bool,
-        Option("--keep-going", help="Of a file that cannot be read write why, and a digest, with exit status 0."),
+        Option(
+            "--keep-going", help="If a file cannot be read, write the reason and a digest, and end with exit status 0."
+        ),
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """For each module its operators, what they read, and digests of the weights; no names that an exporter makes up.
+    """Writes the operators of each module, their inputs, and digests of weights, without names that exporters make up.
 
-    Git shows changes of models by it, module by module: `git config diff.onnx.textconv 'mx text --keep-going'`, and
-    `*.onnx diff=onnx` in .gitattributes. Git stops at a file for which its driver fails, hence --keep-going.
+    To let Git show changes of models: `git config diff.onnx.textconv 'mx text --keep-going'`, and `*.onnx diff=onnx` in
+    .gitattributes. Without --keep-going, Git stops at a file that cannot be read.
 
-    A model without tags is written by those that `mx tag` finds without a trace.
+    A model without tags is tagged first, as by `mx tag` without a trace.
 
     Example: mx text bert.tagged.onnx
     """

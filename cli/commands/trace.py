@@ -23,10 +23,10 @@ def command(
     cache: Cache = None,
     json: Json = False,
 ) -> None:
-    """The sidecar is a JSON file.
+    """The sidecar is a JSON file beside the model.
 
-    It lists the modules with their weights, and every call in order: who made it, and the shapes of what went in and
-    came out.
+    It lists the modules with their weights, and every call in order, with the caller and the shapes of its inputs and
+    outputs.
 
     Example: mx trace ./bert -o bert.trace.json
     """

@@ -28,13 +28,15 @@ class Filter(Pass):
     from_tensor: tuple[str, ...] = option("begin at this tensor, which becomes an input", (), "NAME")
     to_tensor: tuple[str, ...] = option("end at this tensor, which becomes an output", (), "NAME")
     auxiliary: Auxiliary = option(
-        "constants and shape chains that the selection needs (context), all auxiliary operators that lead to it (all), "
-        "or nothing besides it (none)",
+        "what comes along: constants and shape chains that the selection needs (context), all auxiliary operators "
+        "that lead to it (all), or nothing (none)",
         Auxiliary.CONTEXT,
+        "context|all|none",
     )
     io: Io = option(
-        "inputs and outputs: the tensors of the graph, or those of the module under the names of its forward",
+        "inputs and outputs of the part: tensors of the graph, or those of the module's forward, under its names",
         Io.TENSORS,
+        "tensors|module",
     )
     shape: tuple[str, ...] = option("shape of a tensor, if it cannot be inferred", (), "NAME=SIZE,…")
     type_: tuple[str, ...] = option("element type of a tensor, if it cannot be inferred", (), "NAME=TYPE")
