@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from tests.support import commands, shared_models
+from tests.support import browsing, commands, shared_models
 from tests.support.commands import Mx
 from tests.support.shared_models import Build, Record, SharedFolder
 
@@ -50,6 +52,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mx() -> Mx:
     """Run `mx` with arguments; the result has returncode, stdout and stderr (bytes)."""
     return commands.mx
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a running Chromium."""
+    with browsing.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[browsing.Open]:
+    """Open pages in Chromium; afterwards the console must be empty, and nothing was fetched."""
+    with browsing.opening(browser) as open_:
+        yield open_
 
 
 @pytest.fixture(scope="session")

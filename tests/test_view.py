@@ -135,8 +135,8 @@ METRICS: dict[str, tuple[object, dict[int, float], dict[int, float]]] = {
 @pytest.mark.parametrize("case", METRICS)
 def test_metrics(block: Structure, case: str) -> None:
     report, scopes, nodes = METRICS[case]
-    assert add_metrics(block, json.dumps(report), "f.json") == 0
-    metric = block.metrics.get("time") or block.metrics["microseconds"]
+    assert add_metrics(block, json.dumps(report), "f.json").unknown == 0
+    metric = block.metrics["time"]
     assert metric.scopes == scopes
     assert metric.nodes == nodes
 
@@ -148,13 +148,16 @@ def test_errors_of_mx_verify(block: Structure) -> None:
         {"scope": "enc.1", "outputs": outputs[:1], "own": {"max_abs": 1, "relative": 0.01}},
         {"scope": "enc.1.lin", "outputs": [], "reason": "folded"},
     ]
-    assert add_metrics(block, json.dumps({"tolerance": 0.1, "modules": rows}), "f.json") == 0
+    added = add_metrics(block, json.dumps({"tolerance": 0.1, "modules": rows}), "f.json")
+    assert added.names == ("relative error", "relative error (own)")
+    assert added.unknown == 0
+    assert block.metrics["relative error"].total is None, "errors add up to nothing"
     assert block.metrics["relative error"].scopes == {1: float("inf"), 3: 0.1}
     assert block.metrics["relative error (own)"].scopes == {3: 0.01}
 
 
 def test_modules_that_are_not_there_are_counted(block: Structure) -> None:
-    assert add_metrics(block, '{"time": {"enc.0": 1, "dec": 2, "pool": 3}}', "f.json") == 2
+    assert add_metrics(block, '{"time": {"enc.0": 1, "dec": 2, "pool": 3}}', "f.json").unknown == 2
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +10,19 @@ import onnx
 import pytest
 from onnx import helper
 
-from benchmarks.page import CHROMIUM, large
+from benchmarks.page import large
 from mxtools.scopes import keys
 from mxtools.views.html import html
+from tests.support.browsing import Open, apart, box, needs_chromium, rectangles, rows
 from tests.support.commands import Mx
 from tests.support.shared_models import Build
 from tests.support.shown_models import HOSTILE, hostile, shown
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
-
-MUST = os.environ.get("MX_NEEDS_CHROMIUM") == "1"
 NODES = 5000
 ELEMENTS = 400
 """Elements that a page of so many nodes may have: what it draws at first decides how long it takes to open."""
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not MUST, reason="no Chromium on this machine: apt-get install chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    assert CHROMIUM, "MX_NEEDS_CHROMIUM is set, and there is no Chromium: apt-get install chromium"
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def said() -> list[str]:
-    """Return what the page writes to the console, what it fails of, and what it asks the network for, as it comes."""
-    return []
-
-
-@pytest.fixture
-def open_page(browser: Any, said: list[str]) -> Iterator[Callable[..., Any]]:
-    """Open a file in a new page; afterwards the console must be empty, and nothing but the file was asked for."""
-    contexts = []
-
-    def open_(file: Path, scheme: str = "light") -> Any:
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: said.append(request.url) if request.url != file.as_uri() else None)
-        page.goto(file.as_uri())
-        page.wait_for_selector(".box")
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert said == []
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -88,24 +44,15 @@ def names(page: Any) -> list[str]:
     )
 
 
-def rows(page: Any) -> list[str]:
-    """Return the scopes that the tree shows."""
-    return page.eval_on_selector_all("#tree .row", "all => all.map((row) => row.title)")
-
-
 def details(page: Any) -> str:
     return page.inner_text("#details")
 
 
-def box(page: Any, title: str) -> Any:
-    return page.locator(".box", has=page.locator("title", has_text=title)).first
-
-
 def fill(page: Any, title: str) -> str:
-    return box(page, title).locator("rect").evaluate("rect => getComputedStyle(rect).fill")
+    return box(page, title).locator("> rect").evaluate("rect => getComputedStyle(rect).fill")
 
 
-def test_opens_on_the_whole_model(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_opens_on_the_whole_model(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     assert page.title() == "tagged.onnx"
     assert names(page) == ["embeddings", "encoder", "pooler"]
@@ -116,7 +63,7 @@ def test_opens_on_the_whole_model(open_page: Callable[..., Any], bert_page: Path
     assert tops == sorted(tops)
 
 
-def test_expands_by_click_and_by_key(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_expands_by_click_and_by_key(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.dblclick(".box.module:has-text('encoder')")
     assert names(page) == ["layer.0", "layer.1"]
@@ -142,14 +89,14 @@ def test_expands_by_click_and_by_key(open_page: Callable[..., Any], bert_page: P
     assert "encoder.layer.0" not in rows(page)
 
 
-def test_an_address_opens_a_module(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_an_address_opens_a_module(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
     page.wait_for_selector(".box:has-text('query')")
     assert set(names(page)) == {"query", "key", "value"}
 
 
-def test_details_of_a_node_lead_to_its_neighbours(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_details_of_a_node_lead_to_its_neighbours(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
     page.wait_for_selector(".box:has-text('Softmax')")
@@ -166,7 +113,7 @@ def test_details_of_a_node_lead_to_its_neighbours(open_page: Callable[..., Any],
     assert "QUERY" not in details(page)
 
 
-def test_searches(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_searches(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.keyboard.press("/")
     page.keyboard.type("layer.1 query")
@@ -186,7 +133,7 @@ def test_searches(open_page: Callable[..., Any], bert_page: Path) -> None:
     assert page.is_visible("#tree")
 
 
-def test_colours_by_metric(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_colours_by_metric(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     assert page.input_value("#metric") == "time"
     page.dblclick(".box.module:has-text('encoder')")
@@ -201,7 +148,7 @@ def test_colours_by_metric(open_page: Callable[..., Any], bert_page: Path) -> No
     assert fill(page, "encoder.layer.0") not in (equal, "rgb(12, 66, 122)")
 
 
-def test_light_and_dark(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_light_and_dark(open_page: Open, bert_page: Path) -> None:
     def brightness(page: Any) -> int:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(","))
@@ -215,7 +162,7 @@ def test_light_and_dark(open_page: Callable[..., Any], bert_page: Path) -> None:
     assert brightness(dark) > 600
 
 
-def test_constants_come_and_go(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_constants_come_and_go(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.evaluate("location.hash = '#encoder.layer.0.attention.self'")
     page.wait_for_selector(".box:has-text('query')")
@@ -225,7 +172,7 @@ def test_constants_come_and_go(open_page: Callable[..., Any], bert_page: Path) -
     assert page.locator(".box:has-text('Constant')").count()
 
 
-def test_keys_are_shown_and_the_graph_zooms(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_keys_are_shown_and_the_graph_zooms(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     page.keyboard.press("?")
     assert page.is_visible("#keys")
@@ -240,9 +187,7 @@ def test_keys_are_shown_and_the_graph_zooms(open_page: Callable[..., Any], bert_
     assert box(page, "encoder").bounding_box()["width"] == pytest.approx(width, rel=0.01)
 
 
-def test_a_module_that_is_entered_again_is_drawn_with_a_line_back(
-    open_page: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_module_that_is_entered_again_is_drawn_with_a_line_back(open_page: Open, tmp_path: Path) -> None:
     nodes = []
     for number, scope in enumerate(("a", "b", "a", ".")):
         node = helper.make_node("Relu", [f"v{number}"], [f"v{number + 1}"], name=f"n{number}")
@@ -258,20 +203,16 @@ def test_a_module_that_is_entered_again_is_drawn_with_a_line_back(
     assert page.locator(".edge.back title").all_text_contents() == ["v2  float32[4]"]
 
 
-def test_no_box_lies_on_another(open_page: Callable[..., Any], bert_page: Path) -> None:
+def test_no_box_lies_on_another(open_page: Open, bert_page: Path) -> None:
     page = open_page(bert_page)
     for scope in ("", "#encoder.layer.0.attention.self", "#embeddings"):
         page.evaluate(f"location.hash = '{scope}'")
         page.wait_for_timeout(100)
-        boxes = [b.bounding_box() for b in page.locator(".box rect").all()]
-        for i, a in enumerate(boxes):
-            for b in boxes[i + 1 :]:
-                beside = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
-                below = a["y"] + a["height"] <= b["y"] or b["y"] + b["height"] <= a["y"]
-                assert beside or below
+        boxes = rectangles(page, ".box > rect")
+        assert all(apart(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
-def test_names_are_shown_and_do_nothing(open_page: Callable[..., Any], tmp_path: Path) -> None:
+def test_names_are_shown_and_do_nothing(open_page: Open, tmp_path: Path) -> None:
     (tmp_path / "hostile.html").write_text(html(hostile()))
     page = open_page(tmp_path / "hostile.html")
     assert page.inner_text("h1").split() == HOSTILE.split()
@@ -283,7 +224,7 @@ def test_names_are_shown_and_do_nothing(open_page: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["in modules", "all in the root"])
-def test_draws_no_more_than_a_reader_can_see(mx: Mx, open_page: Callable[..., Any], tmp_path: Path, flat: bool) -> None:
+def test_draws_no_more_than_a_reader_can_see(mx: Mx, open_page: Open, tmp_path: Path, flat: bool) -> None:
     onnx.save(large(NODES, flat), tmp_path / "large.onnx")
     done = mx("view", tmp_path / "large.onnx", "-o", tmp_path / "large.html")
     assert done.returncode == 0, done.stderr.decode()

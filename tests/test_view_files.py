@@ -56,8 +56,8 @@ def test_nothing_of_the_model_becomes_markup_or_script_of_the_page() -> None:
     assert bad.tags == plain.tags
     assert len(bad.scripts) == 2
     data = json.loads(bad.scripts[0])
-    assert data["title"] == HOSTILE
-    assert HOSTILE in {name for name, *_ in data["nodes"]}
+    assert data["models"][0]["title"] == HOSTILE
+    assert HOSTILE in {name for name, *_ in data["models"][0]["nodes"]}
     assert bad.scripts[1] == plain.scripts[1]
 
 
@@ -291,7 +291,10 @@ def test_the_onnx_adapter_of_model_explorer_knows_the_nodes_of_the_overlays(
     [
         (("-f", "pdf"), 2, "is none of html"),
         (("--depth", "2"), 2, "--depth is for mermaid and dot"),
-        (("--against", "x.onnx"), 2, "--against is for synchronised navigation"),
+        (("-f", "netron", "--against", "x.onnx"), 2, "--against is for html and model-explorer"),
+        (("-f", "netron", "--open"), 2, "--open is for the page"),
+        (("-f", "dot", "--statistics"), 2, "--statistics is for the page"),
+        (("--against", "none.onnx"), 3, "none.onnx"),
         (("-f", "model-explorer", "--against", "x.onnx"), 2, "give -o FILE"),
         (("--metric", "none.json"), 3, "cannot be read"),
         (("-o", "none/x.html"), 3, "does not exist"),

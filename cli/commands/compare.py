@@ -17,11 +17,9 @@ from ..streams import is_pipe
 from ..table import drawn, show, show_markdown
 
 if TYPE_CHECKING:
-    from mxtools.comparison.comparison import Change, ComparedModule, Comparison
+    from mxtools.comparison.comparison import ComparedModule, Comparison
 
 COLUMNS = ("module", "class", "nodes", "relative", "what differs")
-MOST = 3
-"""Names of weights that the table has of one module."""
 
 
 def command(
@@ -125,27 +123,7 @@ def _cells(module: ComparedModule, tolerance: float) -> tuple[str, ...]:
     before, after = module.nodes
     nodes = f"{before}" if before == after else f"{before} → {after}"
     apart = f"{module.distance.relative:.2g}" if module.distance else ""
-    notes = []
-    if module.only_in:
-        notes.append(f"only in {module.only_in}" + (f" ({module.reason})" if module.reason else ""))
-    notes += [f"{after - before:+d} {operator}" for operator, (before, after) in module.operators.items()]
-    if module.rewired:
-        notes.append("nodes with other attributes, or joined otherwise")
-    notes += [f"reads {change.after} instead of {change.before}" for change in module.inputs]
-    if module.weights:
-        notes.append(f"weights: {_weights(module.weights)}")
-    if "numbers" in module.differs(tolerance):
-        notes.append("numbers")
-    return nodes, apart, "; ".join(notes)
-
-
-def _weights(changes: list[Change]) -> str:
-    """Return the names of the first weights that changed, and how many were removed and added."""
-    changed = [change for change in changes if change.before and change.after]
-    types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed[:MOST]]
-    parts = [", ".join(types) + (f" and {len(changed) - MOST} more" if len(changed) > MOST else "")] if types else []
-    gone, new = (sum(not which for which in side) for side in zip(*((c.after, c.before) for c in changes), strict=True))
-    return ", ".join([*parts, *([f"{gone} gone"] if gone else []), *([f"{new} new"] if new else [])])
+    return nodes, apart, "; ".join(module.notes(tolerance))
 
 
 def _data(found: Comparison, tolerance: float) -> dict[str, Any]:

@@ -17,11 +17,14 @@ from ..streams import check_output, is_pipe, read_bytes, write_model, write_text
 
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
+    from mxtools.views.html import Earlier
     from mxtools.views.structure import Structure
 
 
 DRAWINGS = ("mermaid", "dot")
 """Formats that are short texts, which a terminal may show."""
+BESIDE = ("html", "model-explorer")
+"""Formats that show another model beside."""
 
 
 def command(
@@ -34,16 +37,21 @@ def command(
         list[Path] | None,
         Option(metavar="FILE", help='Colours: JSON with numbers by scope, {"time": {"encoder.layer.0": 0.12}}.'),
     ] = None,
+    against: Annotated[
+        str | None,
+        Option(metavar="ONNX", help="Show another tagged graph of the model beside, and mark the modules that differ."),
+    ] = None,
+    statistics: Annotated[
+        bool, Option("--statistics", help="For html: read the weights, and show what their elements are.")
+    ] = False,
+    open_: Annotated[
+        bool,
+        Option("--open", help="Show the page in the browser; without -o it goes to NAME.html in the current folder."),
+    ] = False,
     depth: Annotated[
         int | None,
         Option(
             min=1, metavar="N", help="For mermaid and dot: number of levels to open. [default: 2]", show_default=False
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        Option(
-            metavar="ONNX", help="For model-explorer: another tagged graph of the model, to navigate both together."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -55,46 +63,109 @@ def command(
     each metric and, with --against, the mapping for synchronised navigation. netron writes an attachment to drop onto
     the model, graphml writes nested graphs, and mermaid and dot write drawings without constants.
 
-    Example: mx view bert.tagged.onnx --metric bert.profile.json -o bert.html
+    Example: mx view bert.tagged.onnx --metric bert.profile.json --open
     """
     from mxtools.errors import UsageError
-    from mxtools.views.build import structure
-    from mxtools.views.metric_files import add_metrics
 
+    _check(format_, depth, against, statistics, open_)
+    if open_ and is_pipe(output):
+        output = _page_of(source)
     check_json(json, output)
-    _check(format_, depth, against, source, output)
+    is_model = format_ == "model-explorer" and output.endswith(".onnx")
+    check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
+    if against is not None and is_pipe(source) and is_pipe(against):
+        raise UsageError("both graphs cannot come from stdin", "give the file of one")
     model = read_model(source, data_dir)
-    with progress("reading"):
-        shown = structure(model, model.proto.graph.name or "stdin" if is_pipe(source) else Path(source).name)
-    for file in metric or ():
-        unknown = add_metrics(shown, read_bytes(file), str(file))
-        if unknown:
-            say(f"mx view: {unknown} modules of {file} have no node in this graph")
+    shown, first = _structure(model, source, metric or [], statistics)
+    first = first or ("parameters" if against is None else "")
     if format_ == "model-explorer":
         if is_pipe(output) and (metric or against):
             raise UsageError("node data and navigation are files beside the graph", "give -o FILE")
         files = _model_explorer(model, shown, output, against, data_dir)
     else:
-        write_text(view_text(shown, format_, depth, [*shown.metrics][-1] if metric else "parameters"), output)
+        earlier = None if against is None else _earlier(model, shown.title, against, statistics, data_dir)
+        write_text(view_text(shown, format_, depth, first, earlier), output)
         files = [output]
+    if open_:
+        _show(Path(output))
     if json:
         emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
     elif not is_pipe(output):
         say(f"mx view: {len(shown.nodes)} nodes in {len(shown.scopes)} calls: {', '.join(files)}")
 
 
-def _check(format_: str, depth: int | None, against: str | None, source: str, output: str) -> None:
-    """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
+def _check(format_: str, depth: int | None, against: str | None, statistics: bool, open_: bool) -> None:
+    """Refuse options that are nonsense together, before any work."""
     from mxtools.errors import UsageError
 
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
     if depth is not None and format_ not in DRAWINGS:
         raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels", "leave it out")
-    if against is not None and format_ != "model-explorer":
-        raise UsageError("--against is for synchronised navigation", "give --format model-explorer")
-    is_model = format_ == "model-explorer" and output.endswith(".onnx")
-    check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
+    if against is not None and format_ not in BESIDE:
+        raise UsageError(f"--against is for html and model-explorer, and {format_} shows one graph", "leave it out")
+    for given, option in ((statistics, "--statistics"), (open_, "--open")):
+        if given and format_ != "html":
+            raise UsageError(f"{option} is for the page, and {format_} is none", "leave out --format")
+
+
+def _structure(
+    model: WorkingModel, source: str, metrics: list[Path], statistics: bool = False
+) -> tuple[Structure, str]:
+    """Return what is shown of a model, and the first metric of the last file of metrics."""
+    from mxtools.views.build import structure
+    from mxtools.views.metric_files import add_metrics
+
+    with progress("reading"):
+        shown = structure(model, _title(model, source), statistics)
+    first = ""
+    for file in metrics:
+        added = add_metrics(shown, read_bytes(file), str(file))
+        first = added.names[0]
+        if added.unknown:
+            say(f"mx view: {added.unknown} modules of {file} have no node in this graph")
+    return shown, first
+
+
+def _title(model: WorkingModel, source: str) -> str:
+    return model.proto.graph.name or "stdin" if is_pipe(source) else Path(source).name
+
+
+def _earlier(model: WorkingModel, title: str, against: str, statistics: bool, data_dir: Path | None) -> Earlier:
+    """Return the model to show beside, and what differs from it."""
+    from mxtools.comparison.comparison import compare
+    from mxtools.views.build import structure
+    from mxtools.views.html import Earlier
+
+    other = read_model(against, data_dir)
+    with progress("comparing"):
+        found = compare(other, model)
+        name = _title(other, against)
+        name = f"{name} (before)" if name == title else name
+        return Earlier(structure(other, name, statistics), found.notes(name, title), [*map(str, found.interface)])
+
+
+def _page_of(source: str) -> str:
+    """Return the file that a page goes to where none is given; UsageError if it is there already and is no page."""
+    from mxtools.errors import UsageError
+    from mxtools.views.html import is_page
+
+    if is_pipe(source):
+        raise UsageError("a graph from stdin has no name for its page", "give -o FILE")
+    page = Path(f"{Path(source).stem}.html")
+    if page.exists() and not is_page(page):
+        raise UsageError(f"{page} exists and is no page of mx view", "give -o FILE")
+    return str(page)
+
+
+def _show(page: Path) -> None:
+    """Open a page in the user's browser; OutputError where there is none."""
+    import webbrowser
+
+    from mxtools.errors import OutputError
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise OutputError(f"{page} is written, but no browser could be started", "open it yourself")
 
 
 def _model_explorer(

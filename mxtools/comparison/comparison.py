@@ -17,6 +17,10 @@ from mxtools.graph.types import type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import Distance, worst
 from mxtools.scopes.annotations import MERGED_INTO
+from mxtools.scopes.scope import ROOT
+
+MOST_NAMED = 3
+"""Names of weights that a note has of one module."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         """Return the change as plain data."""
         return {"name": self.name, "before": self.before, "after": self.after}
+
+    def __str__(self) -> str:
+        """Return the change in words."""
+        return f"{self.name}: {self.before or 'none'} → {self.after or 'none'}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,33 @@ class ComparedModule:
         }
         return [word for word, is_so in found.items() if is_so]
 
+    def notes(self, tolerance: float, one: str = "A", other: str = "B") -> list[str]:
+        """Return what differs and how, in words for people; `one` and `other` are what the models are called."""
+        found = []
+        if self.only_in:
+            found.append(
+                f"only in {one if self.only_in == 'A' else other}" + (f" ({self.reason})" if self.reason else "")
+            )
+        found += [f"{after - before:+d} {operator}" for operator, (before, after) in self.operators.items()]
+        if self.rewired:
+            found.append("nodes with other attributes, or joined otherwise")
+        found += [f"reads {change.after} instead of {change.before}" for change in self.inputs]
+        if self.weights:
+            found.append(f"weights: {_weights_note(self.weights)}")
+        if "numbers" in self.differs(tolerance):
+            found.append("numbers")
+        return found
+
+
+def _weights_note(changes: list[Change]) -> str:
+    """Return the names of the first weights that changed, and how many were removed and added."""
+    changed = [change for change in changes if change.before and change.after]
+    types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed[:MOST_NAMED]]
+    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+    gone, new = (sum(not which for which in side) for side in zip(*((c.after, c.before) for c in changes), strict=True))
+    parts = [", ".join(types) + more] if types else []
+    return ", ".join([*parts, *([f"{gone} gone"] if gone else []), *([f"{new} new"] if new else [])])
+
 
 @dataclass
 class Comparison:
@@ -92,6 +127,16 @@ class Comparison:
     def differing(self, tolerance: float) -> list[ComparedModule]:
         """Return the modules that differ."""
         return [module for module in self.modules if module.differs(tolerance)]
+
+    def notes(self, one: str, other: str, tolerance: float = 0) -> dict[str, list[str]]:
+        """Return by scope how the modules differ that do; nodes without a scope count for the root."""
+        found: dict[str, list[str]] = {}
+        for module in self.differing(tolerance):
+            scope, notes = module.scope, module.notes(tolerance, one, other)
+            if scope == UNTAGGED:
+                scope, notes = ROOT, [f"nodes without a scope: {note}" for note in notes]
+            found.setdefault(scope, []).extend(notes)
+        return found
 
 
 def compare(one: WorkingModel, other: WorkingModel) -> Comparison:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mxtools.traces.values import Values
     from mxtools.validate.findings import Finding, Mended
     from mxtools.verify.verification import Verified
+    from mxtools.views.html import Earlier
     from mxtools.views.tree import Branch
 
 PathText = str | PathLike[str]
@@ -254,22 +255,50 @@ class LookingModel(WorkingModel):
         found = timing.read(known, given) if given else timing.run(known, Level(level), runs, threads, providers)
         return report(found)
 
-    def view(self, path: PathText, format: str = "html", depth: int | None = None) -> Path:  # noqa: A002
+    def view(
+        self,
+        path: PathText,
+        format: str = "html",  # noqa: A002 - as the command calls it
+        depth: int | None = None,
+        *,
+        metrics: Iterable[PathText] = (),
+        against: LookingModel | None = None,
+        statistics: bool = False,
+    ) -> Path:
         """Write the graph as a page to browse, or as a file for other viewers; return its path.
 
         `format` is "html", "model-explorer", "netron", "graphml", "mermaid" or "dot". `depth` is the number of levels
-        that mermaid and dot open, by default 2. Raises InputError if no node has a scope, OutputError if the file
-        cannot be written.
+        that mermaid and dot open, by default 2. `metrics` are JSON files with numbers by scope. The page shows another
+        model beside, `against`, and marks the modules that differ. With `statistics` it shows what the elements of the
+        weights are. Raises InputError if no node has a scope, OutputError if the file cannot be written.
 
         >>> model.view("bert.html").stat().st_size > 10_000
         True
         """
+        from mxtools.files import regular
         from mxtools.files.atomic import write_text
         from mxtools.views.build import structure
+        from mxtools.views.metric_files import add_metrics
         from mxtools.views.text import view_text
 
-        write_text(view_text(structure(self, self.name), format, depth), Path(path))
+        if format != "html" and (against is not None or statistics):
+            raise UsageError(f"{format} shows one graph, without statistics", 'leave them out, or give format="html"')
+        shown, first = structure(self, self.name, statistics), "" if against else "parameters"
+        for file in metrics:
+            first = add_metrics(shown, regular.read_bytes(Path(file)), str(file)).names[0]
+        earlier = against and self._beside(against, statistics)
+        write_text(view_text(shown, format, depth, first, earlier), Path(path))
         return Path(path)
+
+    def _beside(self, earlier: LookingModel, statistics: bool) -> Earlier:
+        """Return an earlier model as the page shows it beside this one, with what differs."""
+        from mxtools.views.build import structure
+        from mxtools.views.html import Earlier
+
+        found = earlier.compare(self)
+        name = earlier.name if earlier.name != self.name else f"{earlier.name} (before)"
+        changes, interface = found.notes(name, self.name), [*map(str, found.interface)]
+        return Earlier(structure(earlier, name, statistics), changes, interface)
 
     def knowing(self, trace: Trace | None, inputs: Inputs | None = None) -> Self:
         """Return the same graph with another trace, or with inputs to run on; without both, return the model itself."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 
 import onnx
-from onnx import AttributeProto, ModelProto, ValueInfoProto
+from onnx import AttributeProto, ValueInfoProto
 
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import operator_title
@@ -15,6 +15,7 @@ from mxtools.graph.types import type_of, type_text
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.parameters import parameter_sizes, stored_tensors
+from mxtools.views.statistics import statistics_of
 from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structure, Value
 from mxtools.views.tree import Branch, tree
 
@@ -22,8 +23,11 @@ LONGEST = 120
 """Characters of an attribute that are shown at most."""
 
 
-def structure(model: WorkingModel, title: str) -> Structure:
-    """Return what views show of a tagged model; InputError where no node has a scope."""
+def structure(model: WorkingModel, title: str, statistics: bool = False) -> Structure:
+    """Return what views show of a tagged model; InputError where no node has a scope.
+
+    With `statistics` the weights are read, one piece at a time, and what is known of their elements is shown too.
+    """
     model.require_tagged(title)
     annotations = model.annotations
     graph = annotations.graph
@@ -33,22 +37,24 @@ def structure(model: WorkingModel, title: str) -> Structure:
     sizes = parameter_sizes(annotations, stored_tensors(graph))
     used = {node: sum(sizes.get(value, 0) for value in {*reads}) for node, reads in enumerate(graph.reads)}
     metrics = {
-        "nodes": Metric({i: float(scope.nodes) for i, scope in enumerate(scopes)}),
+        "nodes": Metric({i: float(scope.nodes) for i, scope in enumerate(scopes)}, total=float(scopes[0].nodes)),
         "parameters": Metric(
             {i: float(branch.parameters) for i, (_, branch) in enumerate(branches)},
             {len(scopes) + node: float(size) for node, size in used.items() if size},
+            total=float(branches[0][1].parameters),
         ),
     }
     if products:
         metrics["multiply-adds"] = Metric(
             {i: float(branch.multiply_adds) for i, (_, branch) in enumerate(branches) if branch.multiply_adds},
             {len(scopes) + node: float(count) for node, count in products.items()},
+            total=float(branches[0][1].multiply_adds),
         )
     return Structure(
         title,
         scopes,
         list(_nodes(annotations, {scope.scope: i for i, scope in enumerate(scopes)})),
-        list(_values(model.proto, graph)),
+        list(_values(model, statistics)),
         list(_edges(graph, len(scopes))),
         metrics,
     )
@@ -93,12 +99,15 @@ def _edges(graph: Graph, first: int) -> Iterator[Edge]:
             yield Edge(source, OUTSIDE, value)
 
 
-def _values(model: ModelProto, graph: Graph) -> Iterator[Value]:
-    infos = inferred_infos(model)
+def _values(model: WorkingModel, statistics: bool) -> Iterator[Value]:
+    graph, infos = model.graph, inferred_infos(model.proto)
     for value, name in enumerate(graph.names):
         weight = graph.initializers.get(value) or graph.sparse.get(value)
-        type_ = type_text(type_of(weight), usual=True) if weight else _type(infos.get(name))
-        yield Value(name, type_, weight is not None)
+        if weight is None:
+            yield Value(name, _type(infos.get(name)), weight=False)
+        else:
+            known = statistics_of(weight, model.weights) if statistics else None
+            yield Value(name, type_text(type_of(weight), usual=True), weight=True, statistics=known)
 
 
 def _type(info: ValueInfoProto | None) -> str:

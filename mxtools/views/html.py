@@ -10,7 +10,10 @@ import base64
 import hashlib
 import html as markup
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -18,11 +21,25 @@ from mxtools.files import VERSION
 from mxtools.views.metric_files import as_json
 from mxtools.views.structure import Structure
 
-SCRIPTS = ("layout.js", "page.js", "panels.js")
+SCRIPTS = ("layout.js", "model.js", "graph.js", "tree.js", "details.js", "page.js")
+"""In this order, as each uses those before it when the page starts."""
+GENERATOR, HEAD = b'<meta name="generator" content="mxtools ', 1024
+"""What tells our pages from others, and the bytes of a page that it is in."""
 
 
-def html(structure: Structure, metric: str = "") -> str:
-    """Return the page; it opens in the colours of `metric`, where one is given."""
+@dataclass(frozen=True)
+class Earlier:
+    """The model that another one is shown beside, and how the other differs from it."""
+
+    structure: Structure
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By scope, what differs in a module itself, in words."""
+    interface: Sequence[str] = ()
+    """How inputs, outputs and operator sets differ, in words."""
+
+
+def html(structure: Structure, metric: str = "", earlier: Earlier | None = None) -> str:
+    """Return the page; it opens in the colours of `metric`, where one is given, and beside an `earlier` model."""
     style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
     return Template(_file("page.html")).substitute(
         version=VERSION,
@@ -31,8 +48,26 @@ def html(structure: Structure, metric: str = "") -> str:
         style_digest=_digest(style),
         script=script,
         script_digest=_digest(script),
-        data=_json({**_data(structure), "metric": metric}),
+        data=_json(
+            {
+                "models": [_data(each) for each in (structure, *([earlier.structure] if earlier else []))],
+                "changes": [*earlier.changes.items()] if earlier else [],
+                "interface": earlier.interface if earlier else [],
+                "metric": metric,
+            }
+        ),
     )
+
+
+def is_page(file: Path) -> bool:
+    """Return whether a file is a page that was written here, by what its head says."""
+    try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
+        with file.open("rb") as opened:
+            return GENERATOR in opened.read(HEAD)
+    except OSError:
+        return False
 
 
 def _file(name: str) -> str:
@@ -61,10 +96,17 @@ def _data(structure: Structure) -> dict[str, Any]:
             (n.name, n.operator, n.parent, n.evidence, n.inputs, n.outputs, int(n.constant), n.attributes, n.merged)
             for n in structure.nodes
         ],
-        "values": [(v.name, v.type, int(v.weight)) for v in structure.values],
+        "values": [
+            (v.name, v.type, int(v.weight), *([v.statistics.row()] if v.statistics else [])) for v in structure.values
+        ],
         "levels": [[(*ends, values) for ends, values in level.items()] for level in structure.levels()],
         "metrics": [
-            (name, [(item, as_json(n)) for item, n in {**metric.scopes, **metric.nodes}.items()])
+            (
+                name,
+                metric.unit,
+                metric.total,
+                [(item, as_json(n)) for item, n in {**metric.scopes, **metric.nodes}.items()],
+            )
             for name, metric in structure.metrics.items()
         ],
     }

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import decoded
 from mxtools.views.structure import Metric, Structure
 
-BY_SCOPE, BY_NODE, MODULES = "metrics", "node_metrics", "modules"
-"""Keys of a report: numbers by scope, numbers by node name, and rows of modules."""
+BY_SCOPE, BY_NODE, MODULES, UNITS = "metrics", "node_metrics", "modules", "units"
+"""Keys of a report: numbers by scope, numbers by node name, rows of modules, and units by metric."""
+TIME, OWN_TIME = "time", "own time"
+"""What the page calls `microseconds` and `own` of a profile."""
+PROFILED = {"microseconds": TIME, "own": OWN_TIME}
+ROUNDING = 1.001
+"""How many times as much as a module the modules in it may have together, where the numbers of a file were rounded."""
 EXAMPLE = '{"metric": {"scope": number}}'
 
 Numbers = dict[str, dict[str, float]]
 """Metric to place to number."""
 
 
-def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
-    """Add the metrics of a JSON text to a structure; return how many modules with metrics the model does not have.
+@dataclass(frozen=True)
+class Added:
+    """What a file of metrics added: the names of the metrics, and how many of its modules the model does not have."""
+
+    names: tuple[str, ...]
+    unknown: int
+
+
+def add_metrics(structure: Structure, text: str | bytes, where: str) -> Added:
+    """Add the metrics of a JSON text to a structure; return which they are.
 
     `text` holds metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`; or a report with such an object under
-    `metrics` and one by node name under `node_metrics`; or a report with rows of `modules`, like those of `mx profile`
-    and `mx verify`. Numbers that JSON does not have are the strings `Infinity`, `-Infinity` and `NaN`. Raises
-    InputError where the text is something else, or none of its numbers belongs to the model.
+    `metrics`, one by node name under `node_metrics`, and units under `units`; or a report with rows of `modules`, like
+    those of `mx profile` and `mx verify`. Numbers that JSON does not have are the strings `Infinity`, `-Infinity` and
+    `NaN`. Raises InputError where the text is something else, or none of its numbers belongs to the model.
     """
     try:
         report = decoded(text)
@@ -35,20 +49,50 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> int:
         raise InputError(f"{where} is no JSON object", f"give {EXAMPLE}")
     try:
         by_scope, by_node = _of_report(report)
+        units = _units(report)
     except (TypeError, ValueError, AttributeError, KeyError):
         raise InputError(f"{where}: not every metric is numbers by scope", f"give {EXAMPLE}") from None
     scopes = {scope.scope: item for item, scope in enumerate(structure.scopes)}
     nodes = {node.name: item for item, node in enumerate(structure.nodes, len(scopes)) if node.name}
-    known = 0
+    added: dict[str, Metric] = {}
     for numbers, items, kind in ((by_scope, scopes, "scopes"), (by_node, nodes, "nodes")):
         for name, found in numbers.items():
             placed = {items[place]: number for place, number in found.items() if place in items}
-            known += len(placed)
             if placed:
-                getattr(structure.metrics.setdefault(name, Metric()), kind).update(placed)
-    if not known:
+                added[name] = structure.metrics.setdefault(name, Metric())
+                getattr(added[name], kind).update(placed)
+    if not added:
         raise InputError(f"{where} has no number for any module of {structure.title}", "give metrics of this model")
-    return len({scope for found in by_scope.values() for scope in found} - scopes.keys())
+    for name, metric in added.items():
+        metric.unit = units.get(name, metric.unit)
+        metric.total = _total(structure, name, metric)
+    return Added(tuple(added), len({scope for found in by_scope.values() for scope in found} - scopes.keys()))
+
+
+def _total(structure: Structure, name: str, metric: Metric) -> float | None:
+    """Return what the numbers of a metric are parts of: the model's number where each module's holds those in it.
+
+    Times do, errors do not. Of its own time a module has what no module in it has, so that all of them make the whole.
+    """
+    numbers = metric.scopes
+    if not numbers or not all(number >= 0 and math.isfinite(number) for number in numbers.values()):
+        return None
+    if name == OWN_TIME:
+        return sum(numbers.values()) or None
+    inner = defaultdict[int, float](float)
+    for item, number in numbers.items():
+        inner[structure.parent[item]] += number
+    around = (item for item in inner if item in numbers)
+    is_whole = name == TIME or (len(numbers) > 1 and all(inner[item] <= ROUNDING * numbers[item] for item in around))
+    return numbers.get(0) or None if is_whole else None
+
+
+def _units(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the units of the metrics of a report by name: those that it states, and those of a profile."""
+    stated = report.get(UNITS, {}) if not {BY_SCOPE, BY_NODE}.isdisjoint(report) else {}
+    if not all(isinstance(unit, str) for unit in stated.values()):
+        raise TypeError
+    return {TIME: "µs", OWN_TIME: "µs"} if MODULES in report and BY_SCOPE not in report else dict(stated)
 
 
 def _of_report(report: dict[str, Any]) -> tuple[Numbers, Numbers]:
@@ -69,7 +113,7 @@ def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
         for name, number in _of_row(row):
             by_scope[name][row["scope"]] = number
         for kernel in row.get("kernels", ()):
-            by_node["microseconds"][kernel["name"]] = float(kernel["microseconds"])
+            by_node[TIME][kernel["name"]] = float(kernel["microseconds"])
     return by_scope, by_node
 
 
@@ -81,7 +125,7 @@ def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict) and "relative" in value:
             yield f"relative error ({name})", float(value["relative"])
         elif isinstance(value, int | float):
-            yield name, float(value)
+            yield PROFILED.get(name, name), float(value)
 
 
 def as_json(number: float) -> float | str:

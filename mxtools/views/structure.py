@@ -22,6 +22,7 @@ from functools import cached_property
 from mxtools.graph.rename import fresh
 from mxtools.scopes.scope import ROOT, local_name
 from mxtools.scopes.tags import class_of
+from mxtools.views.statistics import Statistics
 
 OUTSIDE = -1
 """The end of an edge that lies outside of the scope that is looked at, or of the model."""
@@ -67,6 +68,8 @@ class Value:
     name: str
     type: str
     weight: bool
+    statistics: Statistics | None = None
+    """What is known of the elements of a weight, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Metric:
 
     scopes: dict[int, float] = field(default_factory=dict)
     nodes: dict[int, float] = field(default_factory=dict)
+    unit: str = ""
+    total: float | None = None
+    """What the numbers are parts of; None where they do not add up to anything, as errors do not."""
 
 
 @dataclass(frozen=True)

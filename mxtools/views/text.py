@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING
 from mxtools.errors import UsageError
 
 if TYPE_CHECKING:
+    from mxtools.views.html import Earlier
     from mxtools.views.structure import Structure
 
 
-def view_text(structure: Structure, format_: str, depth: int | None = None, metric: str = "parameters") -> str:
+def view_text(
+    structure: Structure,
+    format_: str,
+    depth: int | None = None,
+    metric: str = "parameters",
+    earlier: Earlier | None = None,
+) -> str:
     """Return a structure in one of FORMATS; UsageError where there is none of that name.
 
-    `depth` is how many levels mermaid and dot open, else 2; `metric` is what the page colours by when it opens.
+    `depth` is how many levels mermaid and dot open, else 2. `metric` is what the page colours by when it opens, and
+    `earlier` the model that it shows beside; other formats have no use for them.
     """
     if format_ not in FORMATS:
         raise UsageError(f"there is no format {format_!r}", f"there are {', '.join(FORMATS)}")
-    return FORMATS[format_](structure, 2 if depth is None else depth, metric)
+    return FORMATS[format_](structure, 2 if depth is None else depth, metric, earlier)
 
 
 def _written(name: str, structure: Structure, *options: object) -> str:
@@ -34,12 +42,12 @@ def _model_explorer(structure: Structure) -> str:
     return json.dumps(graph(structure, structure.title), ensure_ascii=False) + "\n"
 
 
-FORMATS: dict[str, Callable[[Structure, int, str], str]] = {
-    "html": lambda structure, _, metric: _written("html", structure, metric),
+FORMATS: dict[str, Callable[[Structure, int, str, Earlier | None], str]] = {
+    "html": lambda structure, _, metric, earlier: _written("html", structure, metric, earlier),
     "model-explorer": lambda structure, *_: _model_explorer(structure),
     "netron": lambda structure, *_: _written("netron", structure),
     "graphml": lambda structure, *_: _written("graphml", structure),
-    "mermaid": lambda structure, depth, _: _written("mermaid", structure, depth),
-    "dot": lambda structure, depth, _: _written("dot", structure, depth),
+    "mermaid": lambda structure, depth, *_: _written("mermaid", structure, depth),
+    "dot": lambda structure, depth, *_: _written("dot", structure, depth),
 }
-"""What writes each format, given the structure, the levels to open, and the metric to colour by."""
+"""What writes each format, given the structure, the levels to open, the metric to colour by, and an earlier model."""

@@ -72,3 +72,16 @@ def hostile() -> Structure:
     found = shown(model, HOSTILE)
     add_metrics(found, json.dumps({HOSTILE: {".": float("1")}}), "f.json")
     return found
+
+
+def chain(*scopes: str) -> onnx.ModelProto:
+    """Return a model of one node after another, each in a module of its scope; a class is its name with a capital."""
+    lines, places, previous = [], {}, "x"
+    for number, scope in enumerate(scopes):
+        lines.append(f"v{number} = Relu({previous})")
+        levels = [] if scope == "." else [part.capitalize() for part in scope.split(".")]
+        places[f"v{number}"] = (scope, "/".join(["", "M", *levels]))
+        previous = f"v{number}"
+    body = "\n    ".join(lines)
+    text = f'<ir_version: 10, opset_import: ["" : 21]>\ng (float[4] x) => (float[4] {previous}) {{\n    {body}\n}}'
+    return tagged(text, places)
