@@ -283,10 +283,10 @@ class LookingModel(WorkingModel):
 
         if format != "html" and (against is not None or statistics):
             raise UsageError(f"{format} shows one graph, without statistics", 'leave them out, or give format="html"')
-        shown, first = structure(self, self.name, statistics), "" if against else "parameters"
+        shown, first = structure(self, self.name, statistics), "parameters" if against is None else ""
         for file in metrics:
             first = add_metrics(shown, regular.read_bytes(Path(file)), str(file)).names[0]
-        earlier = against and self._beside(against, statistics)
+        earlier = None if against is None else self._beside(against, statistics)
         write_text(view_text(shown, format, depth, first, earlier), Path(path))
         return Path(path)
 

@@ -1,7 +1,7 @@
 // The page: what is open and selected, search, keys, the address, and the start. Text from the model is only ever set as text.
 "use strict";
 
-const MOST_FOUND = 100;
+const MOST_FOUND = 100, MOST_CRUMBS = 6;
 /** `picked` holds what is selected in each model: a module in both of them, a node in its own. */
 const state = { open: 0, picked: [0, 0], metric: "", constants: false, differing: data.changes.length > 0, unfolded: new Set([0]), expanded: new Set() };
 const graphs = models.map((model, side) => new Graph(model, $(side ? "other" : "graph")));
@@ -72,7 +72,9 @@ function up() { if (state.open) open(places[state.open].parent, places[state.ope
 function crumbs() {
   const path = [];
   for (let up = state.open; up !== OUTSIDE; up = places[up].parent) path.unshift(up);
-  $("crumbs").replaceChildren(...path.map((place) => make("button", titleOf(place), { title: places[place].scope, ...(place === state.open ? { "aria-current": "page" } : {}) }, () => open(place))));
+  const left = path.length > MOST_CRUMBS ? path.splice(1, path.length - MOST_CRUMBS) : [];
+  const named = (place) => left.at(-1) !== undefined && place === path[0] ? [place, left.at(-1)] : [place];
+  $("crumbs").replaceChildren(...path.flatMap(named).map((place) => make("button", place && place === left.at(-1) ? "…" : titleOf(place), { title: places[place].scope, ...(place === state.open ? { "aria-current": "page" } : {}) }, () => open(place))));
 }
 
 // The address: the open module, and after it what is selected, the colours, and what is open in place.
