@@ -2,7 +2,8 @@
 
     python benchmarks/page.py
 
-Pages of two models, side by side, hold 20 000 nodes of each. Time is from the address to the first module drawn, in a new tab of a running browser; the median of five rounds, in
+Pages of two models, side by side, hold 20 000 nodes of each.
+Time is from the address to the first module drawn, in a new tab of a running browser; the median of five rounds, in
 each of which every page is opened once. The page of 50 nodes shows what the browser itself takes.
 """
 

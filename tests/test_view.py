@@ -11,8 +11,9 @@ from onnx import parser
 from mxtools.errors import InputError
 from mxtools.views.metric_files import add_metrics
 from mxtools.views.structure import OUTSIDE, Structure
+from tests.support.pages import blocks
 from tests.support.shared_models import Build
-from tests.support.shown_models import BLOCK, shown, tagged
+from tests.support.shown_models import BLOCK, chain, shown, tagged
 
 
 @pytest.fixture
@@ -156,6 +157,31 @@ def test_errors_of_mx_verify(block: Structure) -> None:
     assert block.metrics["relative error (own)"].scopes == {3: 0.01}
 
 
+def test_shares_are_of_what_adds_up(block: Structure) -> None:
+    """The modules in a part may not have more than it has; a time of a profile is taken for a part in any case."""
+    files: dict[str, tuple[dict[str, float], float | None]] = {
+        "parts": ({".": 10, "enc.0": 4, "enc.1": 6.005, "enc.1.lin": 6}, 10),
+        "more than the whole": ({".": 10, "enc.0": 7, "enc.1": 7}, None),
+        "no whole": ({"enc.0": 4, "enc.1": 6}, None),
+        "less than nothing": ({".": 10, "enc.0": -4}, None),
+        "the whole alone": ({".": 10}, None),
+        "nothing": ({".": 0, "enc.0": 0}, None),
+        "time": ({".": 10, "enc.0": 7, "enc.1": 7}, 10),
+        "own time": ({".": 1, "enc.0": 7, "enc.1": 2}, 10),
+    }
+    for name, (numbers, total) in files.items():
+        add_metrics(block, json.dumps({"metrics": {name: numbers}, "units": {name: "W"}}), "f.json")
+        assert (block.metrics[name].total, block.metrics[name].unit) == (total, "W"), name
+
+
+@pytest.mark.parametrize("example", range(2))
+def test_the_examples_of_the_documentation(example: int) -> None:
+    found = shown(chain("encoder.layer.0", "encoder.layer.1", "encoder"))
+    texts = blocks("docs/viewing.md", "json")
+    assert len(texts) == 2
+    assert add_metrics(found, texts[example], "f.json").unknown == 0
+
+
 def test_modules_that_are_not_there_are_counted(block: Structure) -> None:
     assert add_metrics(block, '{"time": {"enc.0": 1, "dec": 2, "pool": 3}}', "f.json").unknown == 2
 
@@ -171,6 +197,8 @@ def test_modules_that_are_not_there_are_counted(block: Structure) -> None:
         ('{"modules": [3]}', "not every metric is numbers"),
         ('{"modules": [{"microseconds": 3}]}', "not every metric is numbers"),
         ('{"time": {"other": 1}}', "no number for any module"),
+        ('{"metrics": {"time": {".": 1}}, "units": 3}', "not every metric is numbers"),
+        ('{"metrics": {"time": {".": 1}}, "units": {"time": 3}}', "not every metric is numbers"),
     ],
 )
 def test_metrics_that_are_none(block: Structure, text: str, message: str) -> None:

@@ -57,6 +57,7 @@ CASES = {
     "validate": Case("validate big.onnx --repair -o out.onnx"),
     "validate in place": Case("validate big.onnx --repair -o big.onnx"),
     "view": Case("view plain.onnx -o page.html", "view big.onnx -o page.html"),
+    "view against": Case("view big.onnx --against plain.onnx --statistics -o page.html"),
     "view netron": Case("view big.onnx -f netron -o out.json"),
     "view graphml": Case("view big.onnx -f graphml -o out.graphml"),
     "view mermaid": Case("view big.onnx -f mermaid -o out.mmd"),
