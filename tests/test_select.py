@@ -23,7 +23,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
 from mxtools.scopes.selection import Selection
-from mxtools.tools.node_lists import ASSIGNMENT, FORMATS, Format, Selected, select
+from mxtools.tools.node_lists import ASSIGNMENT, BY_NAME, FORMATS, LONGEST, Format, Selected, select
 from tests.support import golden_text as golden
 from tests.support.calibration import Calibration
 from tests.support.commands import Mx
@@ -173,6 +173,76 @@ def test_prefixes_match_no_other_module(selection: dict[str, tuple[str, ...]], o
     assert set(written[ASSIGNMENT][4:-1].split(", ")) == set(option[4:-1].split(", "))
 
 
+def named(names: str, *operators: str, **selection: tuple[str, ...]) -> Selected:
+    """Return nodes of the six of REPEATED, which have these names."""
+    model = golden.read(REPEATED)
+    for node, name in zip(model.graph.node, names.split(), strict=True):
+        node.name = name
+    return selected(model, *operators, **selection)
+
+
+@pytest.mark.parametrize(
+    ("names", "scope", "option"),
+    [
+        ("/e/a /e/one/b /e/one/c /f/d /e/one0/e y", "enc.one", "cpu(/e/one/)"),
+        ("/e/a /e/one/b /e/one/deep/c /f/d /e/one0/e y", "enc.one.deep", "cpu(/e/one/deep/)"),
+        ("/e/a /e/one/b /e/one/c /f/d /e/one0/e y", "enc.one.deep", "cpu(/e/one/c)"),
+        ("a b c d e0 y", "enc.one", "cpu(b, c)"),
+    ],
+)
+def test_parts_of_names_match_no_other_node(names: str, scope: str, option: str) -> None:
+    found = named(names, scopes=(scope,))
+    written = FORMATS[Format.ORT_NAMES](found)
+    assert written == {BY_NAME: option}
+    parts = option[4:-1].split(", ")
+    assert [n for n in names.split() if any(part in n for part in parts)] == found.names
+
+
+def test_what_an_option_of_names_cannot_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match="would assign other nodes too, whose names contain 'b'"):
+        FORMATS[Format.ORT_NAMES](named("a b c d e ab", scopes=("enc.one",)))
+    with pytest.raises(UsageError, match="cannot hold the name 'a,b'"):
+        FORMATS[Format.ORT_NAMES](named("a,b b c d e f", scopes=("enc",)))
+    with pytest.raises(UsageError, match="cannot hold the name 'a:b'"):
+        FORMATS[Format.TENSORRT](named("a:b b c d e f", scopes=("enc",)))
+    long = "n" * LONGEST
+    with pytest.raises(UsageError, match=f"longer than {LONGEST}"):
+        FORMATS[Format.ORT_NAMES](named(f"{long} b c d e f", scopes=("enc",)))
+
+
+def test_onnx_runtime_takes_the_parts_of_names(built: Build, mx: Mx, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed.onnx"
+    tagged = built("trained") / "tagged.onnx"
+    assert mx("tag", tagged, "--from", tagged, "--rename", "-o", renamed).returncode == 0
+    found = chosen(mx, renamed, "ort-names")
+    assert found == {BY_NAME: "cpu(/encoder/layer.1/)"}
+    command = [sys.executable, "-c", LAYERED, renamed, BY_NAME, found[BY_NAME]]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "Matched 1 out of 1 rules" in ran.stderr
+
+
+def test_patterns_match_one_name_each() -> None:
+    names = "/a.1 /a.10 /aX1 d e f"
+    found = FORMATS[Format.MODELOPT](named(names, "Neg", scopes=("enc",), exclude=("enc.one", "enc@1", "enc.one0")))
+    assert isinstance(found, dict)
+    (pattern,) = found["nodes_to_exclude"]
+    assert [name for name in names.split() if re.match(pattern, name)] == ["/a.1"]
+
+
+def test_arguments_and_tensors_for_other_tools() -> None:
+    found = named("a b c d e f", scopes=("enc.one",))
+    assert FORMATS[Format.TENSORRT](found) == ["--precisionConstraints=obey", "--layerPrecisions=b:fp32,c:fp32"]
+    quark = {"exclude": ["b", "c"], "OptimizeModel": False, "SimplifyModel": False}
+    assert FORMATS[Format.QUARK](found) == quark
+    weighted = golden.read(
+        REPEATED.replace("Abs(a)", "Mul(a, w)").replace("Abs(b)", "Mul(v, b)").replace("Neg(e)", "Mul(v, e)")
+    )
+    for name in "vw":
+        weighted.graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [2], [1, 2]))
+    assert FORMATS[Format.AIMET](selected(weighted, scopes=("enc.one",))) == {"tensors": ["b", "c", "w"]}
+
+
 def test_lines_are_names_of_nodes_or_tensors(built: Build, mx: Mx) -> None:
     folder = built("trained")
     model = onnx.load(folder / "tagged.onnx")
@@ -216,7 +286,7 @@ def test_a_node_that_no_name_tells_is_refused(names: tuple[str, ...], message: s
         node.name = name
     found = selected(model, scopes=("enc",))
     assert found.tensors == ["a", "b", "c", "e"]
-    for format_ in set(Format) - {Format.TENSORS}:
+    for format_ in set(Format) - {Format.TENSORS, Format.AIMET}:
         with pytest.raises(InputError, match=message):
             FORMATS[format_](found)
 

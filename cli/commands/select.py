@@ -26,14 +26,17 @@ def command(
             help="Names of nodes, or of the tensors that they make, one a line; or JSON for a tool.",
         ),
     ] = Format.NAMES,
-    device: Annotated[str, Option(metavar="NAME", help="Device for layer-annotation: cpu, gpu, npu, cuda ….")] = "cpu",
+    device: Annotated[
+        str, Option(metavar="NAME", help="Device for layer-annotation and ort-names: cpu, gpu, npu, cuda ….")
+    ] = "cpu",
     data_dir: DataDir = None,
 ) -> None:
     """Use it to keep a module out of quantisation or conversion, for example.
 
-    ort-quant, float16 and nncf are arguments for ONNX Runtime's quantisers, float16 converters and NNCF's
-    IgnoredScope. olive is a pass of a workflow. layer-annotation has the metadata and the session option by which
-    ONNX Runtime assigns nodes to a device.
+    ort-quant, float16, nncf, modelopt and quark are arguments for ONNX Runtime's quantisers, float16 converters,
+    NNCF's IgnoredScope, NVIDIA's ModelOpt and AMD's Quark; aimet has the tensors not to quantise; olive is a pass of a
+    workflow; tensorrt has arguments of trtexec, one a line. layer-annotation has the metadata and the session option by
+    which ONNX Runtime assigns nodes to a device, ort-names an option by which it does so by the names of nodes.
 
     Example: mx select bert.tagged.onnx --scope 'encoder.layer.0' --format ort-quant
     """

@@ -154,8 +154,9 @@ class LookingModel(WorkingModel):
         """Return the names of the nodes of modules, in the form that another tool takes.
 
         The selectors are those of `modules`; `op` selects operators. `format` is "names" or "tensors" for lists;
-        "ort-quant", "float16", "nncf", "olive" and "layer-annotation" (with `device`) give keyword arguments or
-        settings of these tools. Raises UsageError if nothing matches, InputError if nodes share a name or have none.
+        "ort-quant", "float16", "nncf", "modelopt", "quark", "aimet", "olive", and "layer-annotation" and "ort-names"
+        (with `device`) give keyword arguments or settings of these tools, "tensorrt" arguments of trtexec. Raises
+        UsageError if nothing matches, InputError if nodes share a name or have none.
 
         >>> list(model.select("encoder.layer.1", format="ort-quant"))
         ['nodes_to_exclude']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,10 +17,13 @@ from mxtools.scopes.scope import enclosing_scopes
 from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere
 
 ASSIGNMENT = "session.layer_assignment_settings"
+BY_NAME = "session.name_based_layer_assignment"
 LONGEST = 8192
 """Characters that ONNX Runtime accepts at most as the value of an option."""
 _SYNTAX = frozenset("(),;= ")
-"""Characters that end an annotation in ONNX Runtime's option, or have a meaning at its beginning."""
+"""Characters that end an annotation in ONNX Runtime's options, or have a meaning at its beginning."""
+_SEPARATORS = frozenset(",:*")
+"""Characters that have a meaning in the lists of trtexec."""
 
 
 class Format(StrEnum):
@@ -32,6 +36,11 @@ class Format(StrEnum):
     NNCF = "nncf"
     OLIVE = "olive"
     LAYER_ANNOTATION = "layer-annotation"
+    ORT_NAMES = "ort-names"
+    MODELOPT = "modelopt"
+    QUARK = "quark"
+    AIMET = "aimet"
+    TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,19 @@ class Selected:
     def tensors(self) -> list[str]:
         """The names of the tensors that the nodes make."""
         return list(dict.fromkeys(name for n in self.nodes for name in self.annotations.graph.nodes[n].output if name))
+
+    @property
+    def own_weights(self) -> list[str]:
+        """The names of the initializers that the nodes read and no other node does."""
+        graph, chosen = self.annotations.graph, set(self.nodes)
+        read = dict.fromkeys(value for n in self.nodes for value in graph.reads[n] if value in graph.initializers)
+        return [graph.names[value] for value in read if chosen.issuperset(graph.readers[value])]
+
+    @cached_property
+    def other_names(self) -> str:
+        """The names of all other nodes, one a line."""
+        chosen = set(self.nodes)
+        return "\n".join(proto.name for n, proto in enumerate(self.annotations.graph.nodes) if n not in chosen)
 
     def scope(self, node: int) -> str:
         """Return the scope of a node."""
@@ -128,6 +150,63 @@ def _rules(selected: Selected) -> dict[str, None]:
     return rules
 
 
+def _ort_names(selected: Selected) -> dict[str, Any]:
+    """Return the session option that assigns nodes to a device by parts of their names.
+
+    A rule is a part of a name, such as `/encoder/layer.1/`, that all selected nodes of a module have and no other node.
+    Source: docs/annotated_partitioning of ONNX Runtime, name-based layer assignment.
+    """
+    rules: dict[str, None] = {}
+    parts = _LeadingParts(selected.other_names)
+    length = len(selected.device) + len("()")
+    for name in selected.names:
+        rule = parts.shortest(name)
+        if rule is None:
+            raise UsageError(
+                f"ONNX Runtime would assign other nodes too, whose names contain {name!r}",
+                "name nodes by ⟨tag-renaming⟩",
+            )
+        if not _SYNTAX.isdisjoint(rule):
+            raise UsageError(f"ONNX Runtime's option {BY_NAME} cannot hold the name {rule!r}", "select another")
+        length += 0 if rule in rules else len(rule) + len(", ")
+        if length > LONGEST:
+            raise UsageError(f"{BY_NAME} would be longer than {LONGEST} characters", "select whole modules, or fewer")
+        rules[rule] = None
+    return {BY_NAME: f"{selected.device}({', '.join(rules)})"}
+
+
+class _LeadingParts:
+    """Finds the shortest leading part of a name, up to a slash or all of it, that is in none of some other names."""
+
+    def __init__(self, others: str) -> None:
+        self._others = others
+        self._is_free: dict[str, bool] = {}
+
+    def shortest(self, name: str) -> str | None:
+        """Return the part of a name, None where even all of it is in another name."""
+        ends = [place + 1 for place, letter in enumerate(name) if letter == "/" and place] + [len(name)]
+        return next((name[:end] for end in ends if self._is_in_no_other(name[:end])), None)
+
+    def _is_in_no_other(self, part: str) -> bool:
+        if part not in self._is_free:
+            self._is_free[part] = part not in self._others
+        return self._is_free[part]
+
+
+def _quark(selected: Selected) -> dict[str, Any]:
+    """Return arguments of Quark's QConfig; what optimises the graph first is off, because it renames nodes."""
+    return {"exclude": selected.names, "OptimizeModel": False, "SimplifyModel": False}
+
+
+def _tensorrt(selected: Selected) -> list[str]:
+    """Return the arguments by which trtexec keeps layers in float32; the layers of its parser have the nodes' names."""
+    for name in selected.names:
+        if not _SEPARATORS.isdisjoint(name):
+            raise UsageError(f"trtexec's --layerPrecisions cannot hold the name {name!r}", "name it by ⟨tag-renaming⟩")
+    precisions = ",".join(f"{name}:fp32" for name in selected.names)
+    return ["--precisionConstraints=obey", f"--layerPrecisions={precisions}"]
+
+
 FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.NAMES: lambda selected: selected.names,
     Format.TENSORS: lambda selected: selected.tensors,
@@ -136,5 +215,10 @@ FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.NNCF: lambda selected: {"names": selected.names},
     Format.OLIVE: _olive,
     Format.LAYER_ANNOTATION: _layer_annotation,
+    Format.ORT_NAMES: _ort_names,
+    Format.MODELOPT: lambda selected: {"nodes_to_exclude": [f"{re.escape(name)}$" for name in selected.names]},
+    Format.QUARK: _quark,
+    Format.AIMET: lambda selected: {"tensors": [*selected.tensors, *selected.own_weights]},
+    Format.TENSORRT: _tensorrt,
 }
 """The function that writes each format: it returns lines, or an object for JSON."""

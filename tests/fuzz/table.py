@@ -126,6 +126,7 @@ TELLING = (
     "view m.onnx -f model-explorer -o o.json --metric r-profile.json",
     "view seed.onnx -f model-explorer -o o.json --against m.onnx",
     *(f"select m.onnx --scope '**' -f {kind}" for kind in ("names", "float16", "nncf", "olive", "layer-annotation")),
+    *(f"select m.onnx --scope SCOPE -f {kind}" for kind in ("ort-names", "modelopt", "quark", "aimet", "tensorrt")),
     "select m.onnx --op Relu --op MatMul -f ort-quant",
     "select m.onnx --tag '/**' --exclude SCOPE -f tensors",
     "verify m.onnx --trace r.json",
