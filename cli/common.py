@@ -198,5 +198,5 @@ def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> t
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         parts.append(f"{len(report.absent)} scopes without nodes ({listed})")
     if renamed:
-        parts.append(f"{len(renamed)} tensors named as before")
+        parts.append(f"{len(renamed)} tensors got their names back")
     return report.to_dict() | {"renamed": renamed}, "; ".join(parts)

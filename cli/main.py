@@ -67,7 +67,7 @@ class Commands(TyperGroup):
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
         if args and not args[0].startswith("-"):
-            ctx.fail(f"no command is called {args[0]!r}: {suggestion(args[0], COMMANDS)}")
+            ctx.fail(f"there is no command {args[0]!r}: {suggestion(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -90,8 +90,8 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(
-    epilog="Any command takes --debug: on an error it shows the traceback; and --limits N: files may expand N times "
-    "as far as usual before they are refused."
+    epilog="Every command takes --debug, which shows the traceback of an error, and --limits N, which lets files "
+    "expand N times as far as usual before they are refused."
 )
 def mx(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),

@@ -212,18 +212,21 @@ def test_help_has_groups_and_flags_without_types(mx: Mx) -> None:
 def test_a_mistyped_command(mx: Mx, typed: str, meant: str) -> None:
     done = mx(typed, "m.onnx")
     assert done.returncode == 2
-    assert done.stderr.decode().startswith(f"mx: no command is called {typed!r}: did you mean {meant}")
+    assert done.stderr.decode().startswith(f"mx: there is no command {typed!r}: did you mean {meant}")
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"junk\n", "stdin is a text, and no ONNX model: give an .onnx file"),
+        (b"junk\n", "stdin is a text file, not an ONNX model: give an .onnx file"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-            "stdin is a pointer of Git LFS, and not the model itself: fetch it with `git lfs pull`",
+            "stdin is a Git LFS pointer, not the model itself: fetch it with `git lfs pull`",
         ),
-        (b"PK\x03\x04", "stdin is an archive, such as PyTorch saves weights in, and no ONNX model: give an .onnx file"),
+        (
+            b"PK\x03\x04",
+            "stdin is an archive, such as PyTorch's files of weights, not an ONNX model: give an .onnx file",
+        ),
         (b"\xff\xfe", "stdin is not an ONNX model, or only the beginning of one: export it again"),
     ],
 )

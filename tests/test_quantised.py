@@ -190,7 +190,7 @@ def test_verify_finds_a_part_that_computes_something_else(tmp_path: Path) -> Non
     part.to_proto()
     for node in part.proto.graph.node:
         node.op_type = "Neg"
-    with pytest.raises(CheckError, match="what it replaces"):
+    with pytest.raises(CheckError, match="the nodes that it replaces"):
         source.graft(part, verify=True)
     (tmp_path / "float").mkdir()
     other = source.filter("stem")

@@ -164,7 +164,7 @@ def test_git_goes_on_after_a_file_that_is_no_model(repository: Path) -> None:
     git(repository, "add", "--all")
     done = git(repository, "diff", "--cached")
     assert done.returncode == 0, done.stderr
-    assert "+    it is a pointer of Git LFS" in done.stdout
+    assert "+    it is a Git LFS pointer" in done.stdout
     assert re.search(r"^-    output \w+ float32", done.stdout, re.MULTILINE)
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_an_error_elsewhere(mx: Mx, tmp_path: Path) -> No
     assert mx("text", "m.onnx", cwd=tmp_path).returncode == 3
     done = mx("text", "m.onnx", "--keep-going", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().startswith("no model\n    it is a text, and no ONNX model")
+    assert done.stdout.decode().startswith("no model\n    it is a text file, not an ONNX model")
     done = mx("text", "--keep-going", stdin=b"junk")
     assert (done.returncode, b"give one" in done.stderr) == (2, True)
     assert mx("text", "none.onnx", "--keep-going", cwd=tmp_path).returncode == 3

@@ -89,7 +89,7 @@ def test_external_data_are_read(built: Build, mx: Mx, tmp_path: Path) -> None:
         (["other.onnx", "--repair", "-o", "out.onnx"], "--repair is for one model"),
         (["other.onnx", "--trace", "t.json"], "--trace is for one model"),
         (["-"], "none can come from stdin"),
-        (["--ignore", "untaged"], "no rule is called 'untaged': did you mean untagged?"),
+        (["--ignore", "untaged"], "there is no rule 'untaged': did you mean untagged?"),
     ],
 )
 def test_nonsense_is_refused(mx: Mx, arguments: list[str], said: str) -> None:

@@ -105,7 +105,7 @@ def test_arguments_are_no_text_of_a_shell(small: Path, mx: Mx) -> None:
 
 
 FAILING = {
-    "nothing": ((), 2, "no -- with a command behind it"),
+    "nothing": ((), 2, "there is no -- with a command after it"),
     "no command": (("--",), 2, "no command is given"),
     "no {out}": (("--", "tool", "{in}"), 2, "the command has no {out} among its arguments"),
     "no {in}": (("--", "tool", "{out}"), 2, "the command has no {in} among its arguments"),

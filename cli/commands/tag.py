@@ -98,7 +98,7 @@ def _in_words(history: NodeHistory) -> Iterator[str]:
     """Yield how a node came to its scope, line by line."""
     yield history.node
     for said in history.said:
-        meant = " or ".join(said.scopes) or "no module that the trace knows"
+        meant = " or ".join(said.scopes) or "no module of the trace"
         yield f"  {said.source:20} {said.text}: {meant}"
     for name, scope, evidence in history.passes:
         yield f"  {name:20} {scope} ({evidence})"

@@ -85,7 +85,7 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     apart = call.distance if call else None
     if not call or not apart or not found.furthest or not found.furthest.distance:
         raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
-    place = "is the first module that goes wrong" if found.first else "is the furthest off"
+    place = "is the first module that goes wrong" if found.first else "has the largest error"
     verdict = f"{call.scope} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
     if found.culprits:
         verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         """Parse the arguments before `--`, and keep those after it as `ctx.obj`."""
         end = args.index("--") if "--" in args else len(args)
         if end == len(args) and not {"--help", "-h"}.intersection(args):
-            ctx.fail("no -- with a command behind it: write mx wrap [ONNX] -- COMMAND {in} {out}")
+            ctx.fail("there is no -- with a command after it: write mx wrap [ONNX] -- COMMAND {in} {out}")
         ctx.obj = args[end + 1 :]
         return super().parse_args(ctx, args[:end])
 

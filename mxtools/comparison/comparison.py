@@ -98,7 +98,7 @@ class ComparedModule:
             )
         found += [f"{after - before:+d} {operator}" for operator, (before, after) in self.operators.items()]
         if self.rewired:
-            found.append("nodes with other attributes, or joined otherwise")
+            found.append("nodes with other attributes or connections")
         found += [f"reads {change.after} instead of {change.before}" for change in self.inputs]
         if self.weights:
             found.append(f"weights: {_weights_note(self.weights)}")

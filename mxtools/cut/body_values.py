@@ -201,7 +201,7 @@ class _Outlet:
             element = type_.sequence_type.elem_type.tensor_type.elem_type
             node = helper.make_node("SequenceEmpty", [], [result], dtype=element)
         else:
-            raise _unreadable(f"{name!r} in a body is no tensor, its value")
+            raise _unreadable(f"the value of {name!r} in a body, which is not a tensor,")
         self._first.append(node)
         return result
 

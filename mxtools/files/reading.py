@@ -65,11 +65,14 @@ def _no_model(data: Bytes, name: str) -> tuple[str, str]:
     """Return what a file is that is no whole ONNX model, by how it begins, and what to do."""
     first = bytes(data[: min(_BEGINNING, len(data))])
     if first.startswith(_ARCHIVE):
-        return f"{name} is an archive, such as PyTorch saves weights in, and no ONNX model", "give an .onnx file"
+        return (
+            f"{name} is an archive, such as PyTorch's files of weights, not an ONNX model",
+            "give an .onnx file",
+        )
     if first.startswith(_LFS_POINTER):
-        return f"{name} is a pointer of Git LFS, and not the model itself", "fetch it with `git lfs pull`"
+        return f"{name} is a Git LFS pointer, not the model itself", "fetch it with `git lfs pull`"
     if first.isascii() and first.decode().translate(_SPACES).isprintable():
-        return f"{name} is a text, and no ONNX model", "give an .onnx file"
+        return f"{name} is a text file, not an ONNX model", "give an .onnx file"
     return f"{name} is not an ONNX model, or only the beginning of one", "export it again"
 
 

@@ -260,7 +260,7 @@ def _check_calls(proto: ModelProto) -> None:
     nodes: dict[_Key, int] = {}
     for key in order:
         nodes[key] = _expanded(calls[key], nodes)
-    EXPANDED_NODES.check(_expanded(_called(proto.graph.node), nodes), "what the functions of the model stand for")
+    EXPANDED_NODES.check(_expanded(_called(proto.graph.node), nodes), "the model with its functions expanded")
 
 
 _Key = tuple[str, str, str]

@@ -22,5 +22,9 @@ def check_graft(
     wanted = dict.fromkeys([*names, *(value.name for value in before.proto.graph.output)], 0)
     expected, found = (dict(inner_values(m.proto, m.weights, inputs, wanted)) for m in (before, after))
     differences = [output_difference(name, found[name], expected[name]) for name in wanted if name in expected]
-    require_close(differences, tolerance, "the part does not compute what it replaces: see what it was made from")
+    require_close(
+        differences,
+        tolerance,
+        "the part does not compute the same as the nodes that it replaces: check that it was made from this model",
+    )
     return [asdict(d) for d in differences]

@@ -131,7 +131,7 @@ class Sources:
         return attempt
 
     def _written(self, folder: Path) -> AbstractContextManager[None]:
-        return as_output_error(folder, "give another ⟨cache⟩" if self._stays else "let TMPDIR name another folder")
+        return as_output_error(folder, "give another ⟨cache⟩" if self._stays else "set TMPDIR to another folder")
 
     def _keep(self, unfinished: Path, folder: Path) -> None:
         if self._stays:

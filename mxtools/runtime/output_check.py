@@ -25,7 +25,7 @@ class OutputDifference:
 def require_close(
     differences: list[OutputDifference],
     tolerance: float,
-    remedy: str = "see that nothing in it is random, else report it",
+    remedy: str = "check whether something in it is random; if not, report this",
 ) -> None:
     """Raise CheckError, with a remedy, if a relative difference is above a tolerance, or is no number."""
     wrong = next((d for d in differences if not d.max_rel <= tolerance), None)

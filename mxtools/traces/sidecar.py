@@ -200,7 +200,7 @@ def _check(sidecar: Sidecar, where: str) -> None:
         elif (call.parent is None) != (index == 0) or (call.parent is not None and call.parent >= index):
             fault = "has a parent that does not come before it"
         elif not is_scope(call.scope) or (call.scope == ROOT) != (index == 0) or not call.tag.startswith("/"):
-            fault = f"has scope {call.scope!r} and tag {call.tag!r}, which are none"
+            fault = f"has scope {call.scope!r} and tag {call.tag!r}, which are not well formed"
         elif call.scope in scopes or call.tag in tags:
             fault = f"repeats scope {call.scope!r} or tag {call.tag!r}"
         if fault:

@@ -91,7 +91,7 @@ def require_rules(names: Iterable[str]) -> None:
     """Raise UsageError where a name is that of no rule."""
     for name in names:
         if name not in RULES:
-            raise UsageError(f"no rule is called {name!r}", suggestion(name, RULES))
+            raise UsageError(f"there is no rule {name!r}", suggestion(name, RULES))
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:

@@ -151,4 +151,4 @@ def _compared(call: Call, got: dict[str, Array], values: Values, wanted: set[int
         names = [t.name for t in call.outputs if t.id in lacking]
         return Verdict(call.scope, "bad", f"does not return {', '.join(names)}")
     more = [name for name, ids in found.items() if not ids]
-    return Verdict(call.scope, "extra" if more else "exact", f"returns also {', '.join(more)}" if more else "")
+    return Verdict(call.scope, "extra" if more else "exact", f"also returns {', '.join(more)}" if more else "")

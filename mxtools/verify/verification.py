@@ -26,7 +26,7 @@ from mxtools.verify.output_matches import OutputMatches, has_no_effect
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
-GONE = "no tensor of the graph is what it returned"
+GONE = "no tensor of the graph equals its results"
 """The reason of a call for whose results no value stands."""
 
 
@@ -152,7 +152,7 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
         if not row.outputs:
             row.reason = absent.get(call.scope) or (GONE if own else "returns its inputs")
         elif any(output.harmless for output in row.outputs):
-            row.reason = "differs without effect"
+            row.reason = "differs, but without effect"
     return found
 
 

@@ -35,7 +35,7 @@ class Agreement:
 
     def __str__(self) -> str:
         """Return the kinds in words."""
-        return ", ".join(self.kinds) or "nothing: the model returns something else in every run"
+        return ", ".join(self.kinds) or "nothing, because the model returns something else in every run"
 
 
 def agreement(subject: Subject, model: WorkingModel) -> Agreement:
@@ -53,7 +53,7 @@ def agreement(subject: Subject, model: WorkingModel) -> Agreement:
                 if wrong and _is_random(subject, inputs, wanted):
                     return Agreement()
                 if wrong:
-                    return Agreement(tuple(kinds), f"on {trial.kind} output {wrong!r} is not what PyTorch returns")
+                    return Agreement(tuple(kinds), f"on {trial.kind} output {wrong!r} differs from PyTorch's")
                 kinds.append(trial.kind)
                 break
     return Agreement(tuple(kinds))

@@ -107,4 +107,7 @@ class ExportError(InputError):
         tried = {attempt.exporter for attempt in attempts}
         left = [name for name in in_turn("auto") if name not in tried]
         remedy = f"try ⟨exporter-{left[0]}⟩" if left else "try other inputs (⟨input⟩) or ⟨opset⟩"
-        super().__init__(f"{model} cannot be exported ({causes})", f"{remedy}, or see all of it with ⟨log-file⟩")
+        super().__init__(
+            f"{model} cannot be exported ({causes})",
+            f"{remedy}, or see everything that the exporters print with ⟨log-file⟩",
+        )

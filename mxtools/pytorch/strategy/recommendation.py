@@ -50,7 +50,7 @@ def select(probe: Probe, priority: str) -> Recommendation:
                 properties=properties,
             )
     causes = "; ".join(f"{fact}: {cause}" for fact, cause in probe.failures.items())
-    remedy = "repair the model, or name a strategy to have it all the same (⟨strategy⟩)"
+    remedy = "fix the model, or name a strategy to get the result anyway (⟨strategy⟩)"
     raise InputError(f"no strategy suits {sidecar.model.class_name} ({causes})", remedy)
 
 
