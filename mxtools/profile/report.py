@@ -36,8 +36,10 @@ class ModuleTime(_ReportRecord):
 
     scope: str
     tag: str
-    microseconds: Annotated[float, Field(description="of its own kernels and of those of all calls below it")]
-    own: Annotated[float, Field(description="microseconds of its own kernels: over all modules they add up")]
+    microseconds: Annotated[
+        float, Field(description="microseconds of its own kernels and of those of all calls inside it")
+    ]
+    own: Annotated[float, Field(description="microseconds of its own kernels; the sum over all modules is the total")]
     kernels: tuple[KernelTime, ...]
     before: Annotated[float | None, Field(description="its microseconds in the profile that it is compared with")] = (
         None
@@ -50,9 +52,11 @@ class ProfileReport(_ReportRecord):
     schema_: Annotated[Literal["mxtools.profile/1"], Field(alias="schema")] = "mxtools.profile/1"
     runtime: str
     runs: int
-    run_microseconds: Annotated[float | None, Field(description="median of whole runs, where that is known")] = None
-    microseconds: Annotated[float, Field(description="of all kernels: the sum of `own` and of the unattributed")]
-    attributed: Annotated[float, Field(ge=0, le=1, description="share of the time of kernels that modules have")]
+    run_microseconds: Annotated[float | None, Field(description="median time of a whole run, if known")] = None
+    microseconds: Annotated[
+        float, Field(description="microseconds of all kernels: the sum of `own`, and of those without a module")
+    ]
+    attributed: Annotated[float, Field(ge=0, le=1, description="share of the kernels' time that has a module")]
     modules: tuple[ModuleTime, ...]
     unattributed: tuple[KernelTime, ...]
 

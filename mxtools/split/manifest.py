@@ -41,7 +41,7 @@ class Link(_ManifestRecord):
 
     name: Annotated[str, Field(description="its name, the same in every part and in the whole model")]
     source: Annotated[
-        str, Field(description="file of the part that computes it; 'model' where it is the model's input")
+        str, Field(description="file of the part that computes it; 'model' if it is an input of the model")
     ]
 
 
@@ -51,7 +51,7 @@ class PartFile(_ManifestRecord):
     file: Annotated[
         str, Field(pattern=rf"^({PASSING}/)?\d+-[A-Za-z0-9_.@-]+\.onnx$", description="file name, beside the manifest")
     ]
-    scope: Annotated[str | None, Field(description="its call, null for what no selected one covers")]
+    scope: Annotated[str | None, Field(description="scope of its call, null for the rest")]
     inputs: tuple[Link, ...]
     outputs: tuple[str, ...]
 
@@ -62,9 +62,10 @@ class Manifest(_ManifestRecord):
     schema_: Annotated[Literal["mxtools.split/1"], Field(alias="schema")] = "mxtools.split/1"
     inputs: Annotated[tuple[str, ...], Field(description="the model's inputs")]
     outputs: Annotated[tuple[Link, ...], Field(description="the model's outputs, in its order")]
-    parts: Annotated[tuple[PartFile, ...], Field(description="each after those that it reads from")]
+    parts: Annotated[tuple[PartFile, ...], Field(description="each after the parts whose outputs it reads")]
     data: Annotated[
-        str | None, Field(pattern=rf"^({PASSING}/)?weights\.data$", description="file of the weights, null for none")
+        str | None,
+        Field(pattern=rf"^({PASSING}/)?weights\.data$", description="file of the weights, null if there is none"),
     ] = None
 
 

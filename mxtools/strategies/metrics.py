@@ -35,15 +35,15 @@ class Stage(_MetricsRecord):
     """What one stage cost."""
 
     seconds: float
-    peak_memory: Annotated[int, Field(description="bytes of the process at their highest in the stage")]
+    peak_memory: Annotated[int, Field(description="peak memory of the process during the stage, in bytes")]
 
 
 class TagQuality(_MetricsRecord):
     """How well the tags of a model's nodes are founded."""
 
-    direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with evidence of their own")]
+    direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with direct evidence")]
     merged: Annotated[int, Field(description="nodes that do the work of several modules")]
-    roots: Annotated[int, Field(description="nodes of which nothing is known")]
+    roots: Annotated[int, Field(description="nodes without any evidence")]
     absent: Annotated[dict[str, int], Field(description="traced calls without nodes, by reason")]
 
 
@@ -51,19 +51,23 @@ class Metrics(_MetricsRecord):
     """What an export by a strategy cost and how good it is."""
 
     schema_: Annotated[Literal["mxtools.metrics/1"], Field(alias="schema")] = "mxtools.metrics/1"
-    stages: Annotated[dict[str, Stage], Field(description="trace, export, tag, verify; also of failed attempts")]
+    stages: Annotated[
+        dict[str, Stage],
+        Field(description="by stage: trace, export, tag, check, verify, write; includes failed attempts"),
+    ]
     nodes: int
-    evidence: Annotated[dict[str, int], Field(description="nodes by the word of their evidence")]
+    evidence: Annotated[dict[str, int], Field(description="number of nodes by evidence")]
     auxiliary_operations_coverage: Annotated[
         float,
-        Field(ge=0, le=1, description="share that the data flow resolved of the nodes without evidence of their own"),
+        Field(ge=0, le=1, description="of the nodes without direct evidence, the share that data flow placed"),
     ]
     fallback_strategy_usage: Annotated[
-        dict[str, int], Field(description="by pass, in order: the nodes that it was the first to give a scope")
+        dict[str, int],
+        Field(description="for each pass, in order, the number of nodes that got their first scope from it"),
     ]
     tag_quality: TagQuality
-    edge_cases: Annotated[tuple[str, ...], Field(description="what was met that makes projection hard")]
-    round_trip: Annotated[RoundTrip | None, Field(description="with verification only")] = None
+    edge_cases: Annotated[tuple[str, ...], Field(description="cases found in this model that make projection hard")]
+    round_trip: Annotated[RoundTrip | None, Field(description="only with verification")] = None
 
 
 class Meter:

@@ -28,12 +28,10 @@ class _TraceRecord(BaseModel):
 class TracedTensor(_TraceRecord):
     """A tensor that went into a call or came out of it."""
 
-    name: Annotated[
-        str, Field(description="where it stands in the arguments or in the result: 'hidden_states', '0.mu'")
-    ]
+    name: Annotated[str, Field(description="its place in the arguments or in the result: 'hidden_states', '0.mu'")]
     id: Annotated[int, Field(ge=0, description="the same tensor object in the same state has the same id in all calls")]
     shape: tuple[Annotated[int, Field(ge=0)], ...]
-    dtype: Annotated[str, Field(description="torch's name without the prefix: 'float32', 'int64', 'bool'")]
+    dtype: Annotated[str, Field(description="torch's name without 'torch.': 'float32', 'int64', 'bool'")]
     fingerprint: Fingerprint | None = None
 
 
@@ -55,14 +53,12 @@ class TracedModule(_TraceRecord):
     class_name: Annotated[str, Field(alias="class")]
     qualified_class: str
     aliases: Annotated[
-        tuple[str, ...], Field(description="its further names, in named_modules(remove_duplicate=False)")
+        tuple[str, ...], Field(description="its other names in named_modules(remove_duplicate=False)")
     ] = ()
     weights: tuple[Weight, ...] = ()
     opaque: Annotated[
         Literal[True] | None,
-        Field(
-            description="a ScriptModule, of which no calls can be recorded: its work is its caller's; else not there"
-        ),
+        Field(description="true for a ScriptModule: its calls cannot be recorded, and its work counts for its caller"),
     ] = None
 
 
@@ -71,22 +67,24 @@ class Call(_TraceRecord):
 
     scope: str
     tag: str
-    module: Annotated[str, Field(description="path of the called module")]
-    parent: Annotated[int | None, Field(ge=0, description="position of the calling call, null for the root")] = None
+    module: Annotated[str, Field(description="path of the module that is called")]
+    parent: Annotated[
+        int | None, Field(ge=0, description="position of the call that makes this one, null for the root")
+    ] = None
     inputs: tuple[TracedTensor, ...] = ()
     outputs: tuple[TracedTensor, ...] = ()
     reorders: Annotated[
         Literal[True] | None,
         Field(
-            description="it returned nothing but its inputs, and of one the elements in another order, "
-            "which fingerprints do not show; not there where that is not so"
+            description="true if it only returned its inputs, at least one of them with its elements in another order, "
+            "which fingerprints do not show"
         ),
     ] = None
     leaves: Annotated[
         tuple[TracedTensor, ...],
         Field(
-            description="tensors that an operation inside the call made and that one outside of it used, without the "
-            "call returning them: what it wrote to a cache, or kept as an attribute"
+            description="tensors that an operation inside the call made and one outside it used, although the call did "
+            "not return them, such as values in a cache or an attribute"
         ),
     ] = ()
 
@@ -109,7 +107,7 @@ class TracedModel(_TraceRecord):
     inputs: tuple[TracedTensor, ...] = ()
     part: Annotated[
         str | None,
-        Field(description="the module that the calls below the root are of, if the rest was left out"),
+        Field(description="the module to which the calls below the root belong, if the others were left out"),
     ] = None
 
 
@@ -122,7 +120,7 @@ class Sidecar(_TraceRecord):
     modules: tuple[TracedModule, ...]
     calls: tuple[Call, ...]
     operations: Annotated[
-        tuple[Operation, ...], Field(description="in the order of execution; the innermost running call of each")
+        tuple[Operation, ...], Field(description="in the order of execution, each with the innermost call that ran it")
     ] = ()
     record: Annotated[str | None, Field(description="file name, beside this one, of the recorded values")] = None
 

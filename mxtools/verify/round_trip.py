@@ -40,7 +40,7 @@ class RoundTrip(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping ite
     extra: int = 0
     bad: int = 0
     missing: int = 0
-    gone: Annotated[int, Field(description="the exporter removed the module; not in the rate")] = 0
+    gone: Annotated[int, Field(description="the exporter removed the module; does not count in the rate")] = 0
 
     @property
     def rate(self) -> float:
