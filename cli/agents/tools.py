@@ -53,7 +53,7 @@ class Tool:
     def line(self, arguments: Mapping[str, Any]) -> list[str]:
         """Return the words of the command line, from the command's name on, of arguments that fit the schema.
 
-        >>> tools()["tree"].line({"source": "-m.onnx", "depth": 2, "fold": False, "json": False})
+        >>> tools()["tree"].line({"source": "-m.onnx", "depth": 2.0, "fold": False, "json": False})
         ['tree', '--depth=2', '--no-fold', './-m.onnx']
         """
         given = ({JSON: True} if JSON in self.parameters else {}) | dict(arguments)
@@ -66,7 +66,7 @@ class Tool:
             if parameter.param_type_name == "argument":
                 files += map(_no_option, values)
             elif not parameter.is_flag:
-                options += [f"--{name}={value}" for value in values]
+                options += [f"--{name}={_word(value)}" for value in values]
             elif given[name]:
                 options.append(f"--{name}")
             else:
@@ -114,6 +114,11 @@ def _is_stdin(parameter: Any) -> bool:
 def _no_option(value: str) -> str:
     """Return a file's name so that it is not taken for an option."""
     return f"./{value}" if value.startswith("-") and value != "-" else str(value)
+
+
+def _word(value: Any) -> str:
+    """Return a value as an option takes it: to JSON 2.0 is an integer, to a command line it is not."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _form(parameter: Any) -> str:
