@@ -59,7 +59,10 @@ def bash(line: str, folder: Path) -> tuple[int, bytes, bytes]:
 LINES = {
     "mx tree m.onnx >&-": (3, b"mx tree: stdout cannot be written (Bad file descriptor): "),
     "mx --help >&-": (3, b"mx: stdout cannot be written (Bad file descriptor): "),
-    "mx tree m.onnx --json >/dev/full": (3, b'{"error": {"command": "tree", "status": 3, "problem": "stdout cannot be written (No'),
+    "mx tree m.onnx --json >/dev/full": (
+        3,
+        b'{"error": {"command": "tree", "status": 3, "problem": "stdout cannot be written (No',
+    ),
     "mx tag m.onnx >/dev/full": (3, b"mx tag: stdout cannot be written (No space left on device): "),
     "mx tag --help >/dev/full": (3, b"mx: stdout cannot be written (No space left on device): "),
     "mx --help | true; exit ${PIPESTATUS[0]}": (141, b""),
