@@ -1,7 +1,7 @@
 """Make the pictures of the docs from real runs: `make pictures`.
 
-A small BERT is made, traced, exported and tagged. `mx tree` runs on a terminal, whose text becomes an SVG; the page of
-`mx view` is opened in Chromium.
+The README's BERT, the tutorial's classifier and the Llama of a how-to are made, traced, exported and tagged. `mx tree`
+runs on a terminal, whose text becomes an SVG; pages of `mx view` are opened in Chromium.
 """
 
 from __future__ import annotations
@@ -13,22 +13,57 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import onnx
 from playwright import sync_api
 from rich.console import Console
 from rich.text import Text
 
 from benchmarks.page import CHROMIUM, MX
 
+from .samples import run
+
 PICTURES = Path(__file__).with_name("pictures")
 WIDTH = 100
 """Letters in a line of the terminal."""
-PREPARE = (
-    ("demo", "bert"),
-    ("trace", "./bert", "-o", "bert.trace.json"),
-    ("export", "./bert", "--static", "-o", "bert.onnx"),
-    ("tag", "bert.onnx", "--trace", "bert.trace.json", "-o", "bert.tagged.onnx"),
-    ("view", "bert.tagged.onnx", "-o", "bert.html"),
-)
+PREPARE = """
+mx demo bert
+mx trace ./bert -o bert.trace.json
+mx export ./bert --static -o bert.onnx
+mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
+mx view bert.tagged.onnx -o bert.html
+
+mx demo classifier
+mx trace ./classifier --record -o trace.json
+mx export ./classifier -o raw.onnx
+mx tag raw.onnx --trace trace.json -o model.onnx
+mx view model.onnx -o model.html
+mx profile model.onnx --json > profile.json
+mx view model.onnx --metric profile.json -o profile.html
+
+mx select model.onnx --scope classifier --format ort-quant > keep.json
+python - <<'END'
+import json
+from onnxruntime.quantization import quantize_dynamic
+
+quantize_dynamic("model.onnx", "int8.onnx", **json.load(open("keep.json")))
+END
+mx tag int8.onnx --from model.onnx -o int8.onnx
+mx verify int8.onnx --trace trace.json --isolate --json > errors.json
+mx view int8.onnx --metric errors.json -o errors.html
+
+mx demo llama
+mx trace ./llama -o llama.trace.json
+mx export ./llama --static | mx tag --trace llama.trace.json | mx view -o llama.html
+"""
+PAGES = {
+    "view": ("bert.html", "encoder.layer.0.attention"),
+    "modules": ("model.html", "bert"),
+    "slow": ("profile.html", "bert.encoder.layer.0.attention"),
+    "errors": ("errors.html", "bert.encoder.layer.0.intermediate"),
+    "layer": ("llama.html", "model.layers.1"),
+    "flat": ("flat.html", ""),
+}
+"""The page, and the scope at which it is opened, by picture."""
 
 
 def on_terminal(line: list[str], folder: Path) -> str:
@@ -69,15 +104,31 @@ def draw_page(page: Path, place: str, picture: Path) -> None:
         browser.close()
 
 
+def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph as it is without what exporters note beside it: metadata, names of nodes and of weights."""
+    weights = {weight.name: f"w{number}" for number, weight in enumerate(model.graph.initializer)}
+    for weight in model.graph.initializer:
+        weight.name = weights[weight.name]
+    for number, node in enumerate(model.graph.node):
+        del node.metadata_props[:]
+        node.doc_string, node.name = "", f"n{number}"
+        node.input[:] = [weights.get(name, name) for name in node.input]
+    del model.graph.value_info[:]
+    return model
+
+
 def main() -> None:
     """Make all pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        for line in PREPARE:
-            subprocess.run([MX, *line], cwd=folder, check=True)
+        run(PREPARE, folder)
+        onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
+        run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")
-        draw_page(folder / "bert.html", "encoder.layer.0.attention", PICTURES / "view.png")
+        draw_terminal(["tree", "model.onnx", "--depth", "3"], folder, PICTURES / "tutorial.svg")
+        for picture, (page, place) in PAGES.items():
+            draw_page(folder / page, place, PICTURES / f"{picture}.png")
 
 
 if __name__ == "__main__":

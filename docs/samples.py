@@ -1,7 +1,7 @@
-"""Run the blocks of the tutorial, the how-tos and the explanations, and write what commands print: `make samples`.
+"""Run the blocks of the tutorial, the how-tos and the explanations, and write what they print: `make samples`.
 
 All pages run in one folder, in the order of the site, as a reader goes through them. Blocks of `sh` and `python` are
-run. A block of `text` that stands just behind one of these becomes what it prints.
+run. A block of `text` that stands just behind one of these becomes what it prints. Notebooks are run each by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import yaml
 
 HERE = Path(__file__).parent
@@ -40,19 +42,41 @@ def _markdown(section: Any) -> list[str]:
 def with_samples(page: str, folder: Path) -> str:
     """Run the blocks of a page in a folder; return the page with what they print, where the page shows it."""
 
-    def run(block: re.Match[str]) -> str:
+    def filled(block: re.Match[str]) -> str:
         indent, language, text = block.groups()[:3]
         code = textwrap.dedent(text)
-        said = _run(code if language == "sh" else f"python - <<'END'\n{code}\nEND", folder)
+        said = run(code if language == "sh" else f"python - <<'END'\n{code}\nEND", folder)
         if not block["sample"]:
             return block.group()
         shown = textwrap.indent(f"```text\n{said}```", indent)
         return f"{block.group().removesuffix(block['sample'])}\n\n{shown}"
 
-    return BLOCK.sub(run, page)
+    return BLOCK.sub(filled, page)
 
 
-def _run(code: str, folder: Path) -> str:
+def notebooks() -> list[Path]:
+    """Return the notebooks of the site."""
+    return sorted((HERE / "notebooks").glob("*.ipynb"))
+
+
+def executed(notebook: Path, folder: Path) -> str:
+    """Return a notebook after a run of its cells in a folder, without warnings, which name paths of the machine."""
+    book = nbformat.read(notebook, 4)
+    nbclient.NotebookClient(book, timeout=600, record_timing=False, resources={"metadata": {"path": folder}}).execute()
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    book.metadata = nbformat.from_dict({"kernelspec": book.metadata.kernelspec})
+    return f"{nbformat.writes(book)}\n"
+
+
+def without_measures(text: str) -> str:
+    """Return a page without what differs by run and machine: decimals, times, what is worst, widths of columns."""
+    text = re.sub(r"\d+\.\d+(e-\d+)?|\d+e-\d+|\d+(?= µs)|\S+(?= is the furthest off)", "#", text)
+    return re.sub(r" +", " ", text)
+
+
+def run(code: str, folder: Path) -> str:
     """Return what a piece of bash prints, on both streams and without spaces at the ends of lines."""
     line = ["bash", "-o", "pipefail", "-euc", code]
     done = subprocess.run(
@@ -64,13 +88,13 @@ def _run(code: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Run all pages, and write those whose samples are new."""
+    """Run all pages and notebooks, and write those that show something else than what is printed now."""
     with tempfile.TemporaryDirectory() as made:
-        for page in pages():
+        for page in (*pages(), *notebooks()):
             sys.stderr.write(f"{page.relative_to(HERE)}\n")
             before = page.read_text()
-            after = with_samples(before, Path(made))
-            if after != before:
+            after = executed(page, Path(made)) if page.suffix == ".ipynb" else with_samples(before, Path(made))
+            if without_measures(after) != without_measures(before):
                 page.write_text(after)
 
 

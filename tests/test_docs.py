@@ -66,13 +66,15 @@ def test_readme_runs_from_an_empty_folder(tmp_path: Path) -> None:
 def test_pages_run_one_after_the_other_and_print_their_samples(tmp_path: Path) -> None:
     for page in samples.pages():
         written = page.read_text()
-        assert without_measures(samples.with_samples(written, tmp_path)) == without_measures(written), page.name
+        found = samples.with_samples(written, tmp_path)
+        assert samples.without_measures(found) == samples.without_measures(written), page.name
 
 
-def without_measures(page: str) -> str:
-    """Return a page without what differs from machine to machine: decimals, times, and the widths of columns."""
-    page = re.sub(r"\d+\.\d+(e-\d+)?|\d+e-\d+|\d+(?= µs)", "#", page)
-    return re.sub(r" +", " ", page)
+@pytest.mark.model
+def test_notebooks_run_and_return_what_they_keep(tmp_path: Path) -> None:
+    for notebook in samples.notebooks():
+        found = samples.executed(notebook, tmp_path)
+        assert samples.without_measures(found) == samples.without_measures(notebook.read_text()), notebook.name
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
