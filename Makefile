@@ -46,7 +46,7 @@ docs: setup  ## write the generated parts of docs/
 site: setup  ## build the documentation site in build/site; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-samples: setup  ## run the blocks of the tutorial, how-tos and explanations, and write what they print
+samples: setup  ## run the blocks of the docs, and write what they print
 	$(BIN)/python -m docs.samples
 
 pictures: setup  ## make the pictures of docs/ from real runs

@@ -20,16 +20,12 @@ from rich.text import Text
 
 from benchmarks.page import CHROMIUM, MX
 
-from .samples import run
+from .samples import PREPARE, run
 
 PICTURES = Path(__file__).with_name("pictures")
 WIDTH = 100
 """Letters in a line of the terminal."""
-PREPARE = """
-mx demo bert
-mx trace ./bert -o bert.trace.json
-mx export ./bert --static -o bert.onnx
-mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
+MODELS = """
 mx view bert.tagged.onnx -o bert.html
 
 mx demo classifier
@@ -123,6 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         run(PREPARE, folder)
+        run(MODELS, folder)
         onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
         run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")

@@ -1,4 +1,4 @@
-"""Run the blocks of the tutorial, the how-tos and the explanations, and write what they print: `make samples`.
+"""Run the blocks of tutorial, how-tos, explanations and some topics, and write what they print: `make samples`.
 
 All pages run in one folder, in the order of the site, as a reader goes through them. Blocks of `sh` and `python` are
 run. A block of `text` that stands just behind one of these becomes what it prints. Notebooks are run each by itself.
@@ -21,6 +21,14 @@ import yaml
 
 HERE = Path(__file__).parent
 SECTIONS = ("Tutorial", "How to", "Explanation")
+TOPICS = ("tree.md", "splitting.md", "grafting.md", "verifying.md", "profiling.md", "validating.md")
+"""Pages about one command, on the README's model."""
+PREPARE = """
+mx demo bert
+mx trace ./bert -o bert.trace.json
+mx export ./bert --static -o bert.onnx
+mx tag bert.onnx --trace bert.trace.json -o bert.tagged.onnx
+"""
 BLOCK = re.compile(r"^( *)```(sh|python)\n(.*?)^ *```$(?P<sample>\n\n *```text\n.*?^ *```$)?", re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {
     **os.environ,
@@ -32,7 +40,8 @@ ENVIRONMENT = {
 def pages() -> list[Path]:
     """Return the pages whose blocks are run, in the order of the site."""
     sections = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text())["nav"]
-    return [HERE / page for section in sections for name in SECTIONS for page in _markdown(section.get(name, ()))]
+    first = [page for section in sections for name in SECTIONS for page in _markdown(section.get(name, ()))]
+    return [HERE / page for page in (*first, *TOPICS)]
 
 
 def _markdown(section: Any) -> list[str]:
@@ -90,6 +99,7 @@ def run(code: str, folder: Path) -> str:
 def main() -> None:
     """Run all pages and notebooks, and write those that show something else than what is printed now."""
     with tempfile.TemporaryDirectory() as made:
+        run(PREPARE, Path(made))
         for page in (*pages(), *notebooks()):
             sys.stderr.write(f"{page.relative_to(HERE)}\n")
             before = page.read_text()

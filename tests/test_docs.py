@@ -64,6 +64,7 @@ def test_readme_runs_from_an_empty_folder(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_pages_run_one_after_the_other_and_print_their_samples(tmp_path: Path) -> None:
+    samples.run(samples.PREPARE, tmp_path)
     for page in samples.pages():
         written = page.read_text()
         found = samples.with_samples(written, tmp_path)
@@ -99,14 +100,6 @@ def test_what_survives_runs(built: Build, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == b""
     assert (tmp_path / "layer0.onnx").stat().st_size
-
-
-def test_verifying_and_profiling_run(bert_folder: Path) -> None:
-    script = "".join(["set -eu\nmx export ./bert -o bert.onnx\n", *blocks("docs/verifying.md", "sh")])
-    script += "".join(blocks("docs/profiling.md", "sh"))
-    done = subprocess.run(["bash", "-c", script], cwd=bert_folder, env=ENVIRONMENT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    assert b"100.0%" in done.stdout
 
 
 def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
