@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import typer
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, parser
 
 import mxtools
 from mxtools.carriers.packed import embedded_trace
@@ -257,3 +257,32 @@ def test_a_manifest_makes_a_split_remove_no_files_of_others(tmp_path: Path, mx: 
         done = mx("split", "m.onnx", "--depth", "1", "-d", "parts", cwd=tmp_path)
         assert (done.returncode, done.stderr.count(b"\n")) == (3, 1), done.stderr
         assert mine.read_bytes() == b"mine"
+
+
+def test_a_shape_of_endless_rank_takes_no_memory(mx: Mx, tmp_path: Path) -> None:
+    """The length of a shape is a rank, which inference builds, dimension by dimension."""
+    graph = "g (float[3] x, int64[1099511627776] s) => (float[3] y) { y = Expand (x, s) }"
+    text = f'<ir_version: 8, opset_import: ["" : 9]> {graph}'
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    for line in ("validate m.onnx", "run m.onnx -p optimize{with=onnxscript} -o o.onnx"):
+        done = mx(*line.split(), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (3, b""), done
+        assert "would need more memory than the limit of 512 MiB" in done.stderr.decode()
+
+
+def test_a_body_may_read_what_was_quantised(mx: Mx, tmp_path: Path) -> None:
+    """On which an optimiser of ONNX Runtime ends the process."""
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[2] x, bool c) => (float[2] y, float[2] z) <float s = {0.25}, uint8 zero = {3}, int64[1] shape = {2}> {
+    q = QuantizeLinear (x, s, zero)
+    d = DequantizeLinear (q, s, zero)
+    z = Reshape (d, shape)
+    y = If (c) <
+        then_branch = one () => (float[2] a) { a = Neg (z) },
+        else_branch = two () => (float[2] b) { b = Neg (d) }
+    >
+}"""
+    onnx.save(parser.parse_model(text), tmp_path / "m.onnx")
+    assert mx("tag", "m.onnx", "-o", "m.onnx", cwd=tmp_path).returncode == 0
+    done = mx("profile", "m.onnx", "--runs", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()

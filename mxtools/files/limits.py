@@ -12,10 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 from mxtools.errors import InputError, UsageError
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 MIB = 1 << 20
+
+_DATA = 5
+"""Where in Linux' `statm` the pages stand that a process can write to."""
 
 VARIABLE = "MX_LIMITS"
 """The environment variable that holds the factor where no block says another."""
@@ -52,9 +61,41 @@ class Limit:
         """Return how much is allowed."""
         return int(max(self.least, self.ratio * size) * factor())
 
+    @contextmanager
+    def of_memory(self, what: str, size: int) -> Iterator[None]:
+        """Raise LimitError where a library takes more memory inside the block than is allowed for `size` bytes.
+
+        That is known on Linux only. The limit is one of the whole process, and lies above what that has already.
+        """
+        allowed = self.allowed(size)
+        before = _limit_memory(allowed)
+        try:
+            yield
+        except MemoryError:
+            raise LimitError(
+                f"{what} would need more memory than the limit of {self.text(allowed)}",
+                f"if the file is yours, raise all limits: ⟨limits⟩ {10 * factor():.0f}",
+            ) from None
+        finally:
+            if before:
+                resource.setrlimit(resource.RLIMIT_DATA, before)
+
     def text(self, amount: int) -> str:
         """Return an amount for people."""
         return f"{amount / self.scale:,.0f} {self.unit}"
+
+
+def _limit_memory(allowed: int) -> tuple[int, int] | None:
+    """Limit what the process may take from now on; return the limits before, None where the system has none."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[_DATA]
+        soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = int(pages) * resource.getpagesize() + allowed
+        known = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(known), hard))
+    except (AttributeError, OSError, ValueError):  # no such module, file or limit
+        return None
+    return before
 
 
 UNPACKED = Limit("MiB", 32 * MIB, ratio=64, scale=MIB)
@@ -74,6 +115,10 @@ MODULES = Limit("modules", 10_000, ratio=0.001)
 PARAMETERS = Limit("MiB", 512 * MIB, ratio=16, scale=MIB)
 """Parameters and buffers of a Hugging Face model, which its configuration claims, against the files of its weights;
 weights of 4 bits grow eightfold."""
+INFERENCE = Limit("MiB", 512 * MIB, ratio=64, scale=MIB)
+"""Memory to infer types and shapes: the rank of an Expand is what the file claims to be the length of its shape."""
+SESSION = Limit("MiB", 1024 * MIB, ratio=16, scale=MIB)
+"""Memory in which ONNX Runtime loads a model, where it infers shapes and computes constants too."""
 ALL = {
     "compressed metadata of a model, such as its trace": UNPACKED,
     "an array in a `.npz` file": MEMBER,
@@ -81,6 +126,8 @@ ALL = {
     "functions that call functions, expanded": EXPANDED_NODES,
     "an input that mxtools makes because none is given": MADE_INPUT,
     "a sparse tensor that is made dense, for tools without sparse tensors": DENSE,
+    "the memory in which types and shapes of a model are inferred": INFERENCE,
+    "the memory in which ONNX Runtime loads a model": SESSION,
     "the modules of a Hugging Face folder": MODULES,
     "the parameters of a Hugging Face folder": PARAMETERS,
 }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
+from mxtools.files.limits import INFERENCE
 from mxtools.graph.index import bodies
 from mxtools.graph.operators import Operators, plain_domain, versions
 from mxtools.graph.types import plain_dtype, size_of, type_of
@@ -140,9 +141,15 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
 def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | None:
     """Return a copy of a model with the types that ONNX infers, also in bodies; None where it refuses the model."""
     try:
-        return onnx.shape_inference.infer_shapes(_prepared(model), data_prop=propagating)
+        return infer_types(_prepared(model), data_prop=propagating)
     except _REFUSED:
         return None
+
+
+def infer_types(model: bytes, **options: bool) -> ModelProto:
+    """Return a model after ONNX's inference; raises what that raises, LimitError where it takes too much memory."""
+    with INFERENCE.of_memory("inferring the shapes of the model", len(model)):
+        return onnx.shape_inference.infer_shapes(model, **options)
 
 
 def _prepared(model: ModelProto) -> bytes:
@@ -185,7 +192,7 @@ def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInf
         del model.graph.node[:]
         model.graph.node.extend(nodes[:count])
         try:
-            return value_infos(onnx.shape_inference.infer_shapes(model, data_prop=propagating))
+            return value_infos(infer_types(model.SerializeToString(), data_prop=propagating))
         except _REFUSED:
             return None
 

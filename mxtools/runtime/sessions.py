@@ -12,8 +12,11 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from mxtools.errors import InputError
-from mxtools.files.weights import WeightStore, is_external, tensors_of
+from mxtools.files.limits import SESSION
+from mxtools.files.weights import WeightStore, bytes_of, is_external, tensors_of
 from mxtools.files.writing import serialised
+from mxtools.graph.functions import model_nodes
+from mxtools.graph.index import bodies
 from mxtools.graph.shapes import Array
 from mxtools.runtime.session_values import Value, element_type, onnx_runtime, run_session
 
@@ -128,9 +131,27 @@ def load_session(
             if not weights.is_found(tensor):
                 tensor.CopyFrom(weights.inline(tensor))
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(weights.folder))
-    data = serialised(model, weights)
-    with one_line_errors():
-        return onnx_runtime().InferenceSession(data, options, providers=providers, enable_fallback=0)
+    data, external = serialised(model, weights), sum(map(bytes_of, filter(is_external, tensors_of(model))))
+    with one_line_errors(), SESSION.of_memory("loading the graph in ONNX Runtime", len(data) + external):
+        try:
+            return onnx_runtime().InferenceSession(
+                data, options, providers=providers, enable_fallback=0, disabled_optimizers=_unsafe_optimizers(model)
+            )
+        except Exception as error:
+            if "bad_alloc" in str(error):  # which ONNX Runtime tells in exceptions of its own
+                raise MemoryError from error
+            raise
+
+
+def _unsafe_optimizers(model: ModelProto) -> list[str]:
+    """Return the optimisers of ONNX Runtime that end the process on a graph, without an error that could be caught.
+
+    Seen in 1.32: where a body reads what a DequantizeLinear made, moving that along takes the body's number of the
+    input for one of the node's inputs, of which there are fewer.
+    """
+    nodes = [*model_nodes(model)]
+    is_quantised = any(node.op_type == "DequantizeLinear" for node in nodes)
+    return ["QDQPropagationTransformer"] if is_quantised and any(any(bodies(node)) for node in nodes) else []
 
 
 def refusal(model: ModelProto, weights: WeightStore, providers: Sequence[str] | None = None) -> str:

@@ -8,13 +8,15 @@ import onnx
 from onnx import ModelProto
 
 from mxtools.errors import InputError, MxError, UsageError
+from mxtools.files.limits import SESSION
 from mxtools.files.temporary import Scratch
-from mxtools.files.weights import keep_external
+from mxtools.files.weights import bytes_of, keep_external, tensors_of
 from mxtools.files.writing import materialise
 from mxtools.graph.constants import make_dense
 from mxtools.graph.operators import versions
 from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
+from mxtools.graph.shapes import inferred_infos
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.quiet import error_line, quiet
 from mxtools.runtime.sessions import Level, load_session, refusal, session_options
@@ -39,8 +41,9 @@ def optimize(model: WorkingModel, tool: str) -> None:
     """
     check_optimizer(tool)
     before = model.copy()
+    inferred_infos(model.proto)  # raises here where that takes too much memory; tools try it again and again
     try:
-        with quiet():
+        with quiet(), SESSION.of_memory(f"{tool} on the graph", sum(map(bytes_of, tensors_of(model.proto)))):
             made = OPTIMIZERS[tool](before)
     except ImportError as error:
         raise UsageError(f"{tool} is not installed ({error})", f"pip install {tool}") from None

@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from mxtools.evidence.data_flow import resolve
 from mxtools.files.weights import tensors_of
 from mxtools.graph.index import Graph
-from mxtools.graph.shapes import make_sparse_inputs, value_infos
+from mxtools.graph.shapes import infer_types, make_sparse_inputs, value_infos
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
@@ -103,7 +102,7 @@ class CheckedModel:
         """The types of the main graph's values by name, as ONNX infers them strictly; raises what it raises."""
         model = self.light()
         make_sparse_inputs(model.graph)
-        return value_infos(onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True))
+        return value_infos(infer_types(model.SerializeToString(), check_type=True, strict_mode=True))
 
     @cached_property
     def annotations(self) -> Annotations:
