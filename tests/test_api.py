@@ -16,7 +16,9 @@ import onnxruntime
 import pytest
 
 import mxtools
+from mxtools.model.looking import MOST_SHOWN
 from mxtools.model.model import Model
+from mxtools.scopes import keys
 from mxtools.scopes.modules import Module
 from mxtools.split.result import Split
 from mxtools.traces.trace import Trace
@@ -200,6 +202,50 @@ def test_notebooks_show_the_tree(model: Model, folder: Path) -> None:
     assert "<details" in model._repr_html_()
     assert "BertLayer" in model._repr_html_()
     assert "not tagged" in mxtools.load(folder / "bert.onnx")._repr_html_()
+
+
+def shown(model: Model) -> str:
+    """Return what IPython shows of a model in a notebook, where IPython is; else what it would ask the model for."""
+    try:
+        from IPython.core.formatters import DisplayFormatter
+    except ImportError:
+        return model._repr_html_()
+    data, _ = DisplayFormatter().format(model)
+    assert set(data) == {"text/plain", "text/html"}
+    return str(data["text/html"])
+
+
+def test_a_notebook_shows_names_as_text(model: Model) -> None:
+    proto = model.to_proto()
+    evil = "<img src=x onerror=alert(1)>"
+    for node in proto.graph.node:
+        for entry in node.metadata_props:
+            entry.value = entry.value.replace("pooler", evil).replace("BertPooler", evil)
+    html = shown(mxtools.from_proto(proto, name=evil))
+    assert "<img" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+    untagged = mxtools.from_proto(proto, name=evil)
+    untagged.apply("untag")
+    assert "<img" not in shown(untagged)
+
+
+def test_a_notebook_shows_the_outer_modules_of_a_large_model() -> None:
+    nodes = []
+    for number in range(3 * MOST_SHOWN):
+        node = onnx.helper.make_node("Neg", [f"v{number}"], [f"v{number + 1}"], name=f"n{number}")
+        keys.replace_props(
+            node,
+            frozenset(),
+            {keys.SCOPE: f"a{number % 20}.b{number}.c", keys.TAG: f"/M/A.a{number % 20}/B.b{number}/C"},
+        )
+        nodes.append(node)
+    value = onnx.helper.make_tensor_value_info
+    ends = ([value(name, onnx.TensorProto.FLOAT, [1])] for name in ("v0", f"v{3 * MOST_SHOWN}"))
+    model = mxtools.from_proto(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *ends)))
+    html = shown(model)
+    assert html.count(" nodes, ") == MOST_SHOWN
+    assert all(f" a{number} " in html or f">a{number} " in html for number in range(20))
+    assert "3000 nodes" in html
 
 
 def test_trace_is_saved_with_its_values(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+PACKAGES = {"mxtools": "mxtools", "cli": "mxtools_cli", "explorer": "mxtools_explorer"}
+"""The packages by their folders."""
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -36,8 +38,6 @@ def test_no_test_module_is_imported(file: Path) -> None:
 
 def test_every_package_is_in_the_distribution() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = [
-        file.parent.relative_to(ROOT) for room in ("mxtools", "cli") for file in (ROOT / room).rglob("__init__.py")
-    ]
-    names = [".".join(folder.parts).replace("cli", "mxtools_cli", folder.parts[0] == "cli") for folder in folders]
+    folders = [file.parent.relative_to(ROOT) for room in PACKAGES for file in (ROOT / room).rglob("__init__.py")]
+    names = [".".join((PACKAGES[folder.parts[0]], *folder.parts[1:])) for folder in folders]
     assert sorted(listed) == sorted(names)

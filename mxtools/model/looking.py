@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 PathText = str | PathLike[str]
 Inputs = Mapping[str, Value]
 """Values by the names of a graph's inputs: arrays, for a sequence a list of arrays, for an absent optional None."""
+
+
+MOST_SHOWN = 1000
+"""Module calls that a notebook shows: it keeps what it shows in its file."""
 
 
 class LookingModel(WorkingModel):
@@ -331,7 +336,27 @@ class LookingModel(WorkingModel):
         """Return the module tree as HTML that opens level by level; notebooks show it."""
         from mxtools.views.tree import tree_html
 
-        return tree_html(self.tree()) if self.is_tagged else f"<code>{html.escape(repr(self))}</code>"
+        return (
+            tree_html(_outer(self.tree(), MOST_SHOWN)) if self.is_tagged else f"<code>{html.escape(repr(self))}</code>"
+        )
+
+
+def _outer(branch: Branch, most: int) -> Branch:
+    """Return a copy of a tree with the branches that are nearest to its root, `most` of them or a few fewer."""
+    level, kept = [branch], 1
+    inside: dict[str, list[Branch]] = {}
+    while level and kept + (below := sum(len(inner.children) for inner in level)) <= most:
+        inside |= {inner.scope: inner.children for inner in level}
+        kept += below
+        level = [child for inner in level for child in inner.children]
+    for inner in level:
+        inside[inner.scope] = inner.children[: max(most - kept, 0)]
+        kept += len(inside[inner.scope])
+
+    def copied(inner: Branch) -> Branch:
+        return replace(inner, children=[copied(child) for child in inside.get(inner.scope, ())])
+
+    return copied(branch)
 
 
 def selection_of(

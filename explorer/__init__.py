@@ -1,0 +1,1 @@
+"""mxtools in Model Explorer: `model-explorer model.onnx --extensions=mxtools_explorer`."""
