@@ -50,6 +50,11 @@ def page_file(pair: tuple[Path, Path], mx: Mx) -> Path:
     return after.with_suffix(".html")
 
 
+def test_says_how_many_differ(pair: tuple[Path, Path], mx: Mx, tmp_path: Path) -> None:
+    done = mx("view", pair[1], "--against", pair[0], "-o", "page.html", cwd=tmp_path)
+    assert done.stderr.decode() == "mx view: 6 nodes in 7 calls; 3 calls differ from before.onnx: page.html\n"
+
+
 def test_marks_what_mx_compare_lists(pair: tuple[Path, Path], page_file: Path, mx: Mx) -> None:
     before, after = pair
     report = json.loads(mx("compare", before, after, "--json").stdout)
@@ -154,6 +159,17 @@ def test_the_tree_holds_both_and_shows_what_differs(open_page: Open, page_file: 
     assert "in before.onnx" in page.inner_text("#details")
     again = open_page(page_file, at="#" + page.url.partition("#")[2])
     assert again.inner_text("#graph .empty") == "This module is not in after.onnx."
+
+
+@needs_chromium
+def test_modules_of_both_stand_in_their_order(open_page: Open, tmp_path: Path, mx: Mx) -> None:
+    """What only the older model has stands behind what it follows there, at the beginning too."""
+    onnx.save(chain("first", "a", "then", "after", "b", "last"), tmp_path / "before.onnx")
+    onnx.save(chain("new", "a", "b", "end"), tmp_path / "after.onnx")
+    mx("view", tmp_path / "after.onnx", "--against", tmp_path / "before.onnx", "-o", tmp_path / "page.html")
+    page = open_page(tmp_path / "page.html")
+    page.uncheck("#differing")
+    assert rows(page) == [".", "first", "new", "a", "then", "after", "b", "last", "end"]
 
 
 @needs_chromium

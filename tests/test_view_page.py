@@ -174,6 +174,26 @@ def test_a_module_opens_in_place(open_page: Open, bert: Path) -> None:
     assert page.inner_text("#crumbs").split()[-1] == "output", "a double click still steps in"
 
 
+def test_of_thousands_of_modules_the_tree_draws_some(open_page: Open, tmp_path: Path) -> None:
+    """What is not drawn is reached by its row, by the arrows, by search, and by its address."""
+    page = open_page(write(tmp_path, chain(*(f"m{number:04}" for number in range(3000)))))
+    assert page.locator("#tree .row").count() == 202, "the root, 200 modules, and a row for the others"
+    assert page.inner_text("#tree .more") == "… 2800 more"
+    page.click("#tree .more")
+    assert page.locator("#tree .row").count() == 402
+    page.fill("#search", "m2500")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    assert page.inner_text("#crumbs").split()[-1] == "m2500"
+    assert page.locator("#tree .row.picked").is_visible()
+    assert page.locator("#tree .row").count() == 203
+    page.focus("#tree")
+    for _ in range(120):
+        page.keyboard.press("ArrowDown")
+    assert page.inner_text("#crumbs").split()[-1] == "m2620"
+    assert page.locator("#tree .row.picked").is_visible()
+
+
 def test_addresses_lead_back(open_page: Open, bert: Path) -> None:
     page = open_page(bert, at="#encoder.layer.0.attention.self")
     page.click(".box:has-text('Softmax')")
@@ -237,7 +257,7 @@ def test_a_screen_reader_is_told(open_page: Open, profiled: Path) -> None:
     page.keyboard.press("ArrowDown")
     active = page.get_attribute("#graph", "aria-activedescendant")
     assert page.get_attribute(f"#{active}", "aria-selected") == "true"
-    assert page.inner_text("#said")
+    assert page.inner_text("#spoken")
     nameless = page.eval_on_selector_all(
         "button, select, input, [role=tree], [role=listbox], [role=option], [role=treeitem], section, nav, dialog",
         "all => all.filter((e) => e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length))"

@@ -78,12 +78,14 @@ def command(
     model = read_model(source, data_dir)
     shown, first = _structure(model, source, metric or [], statistics)
     first = first or ("parameters" if against is None else "")
+    differing = ""
     if format_ == "model-explorer":
         if is_pipe(output) and (metric or against):
             raise UsageError("node data and navigation are files beside the graph", "give -o FILE")
         files = _model_explorer(model, shown, output, against, data_dir)
     else:
         earlier = None if against is None else _earlier(model, shown.title, against, statistics, data_dir)
+        differing = "" if earlier is None else f"; {len(earlier.changes)} calls differ from {earlier.structure.title}"
         write_text(view_text(shown, format_, depth, first, earlier), output)
         files = [output]
     if open_:
@@ -91,7 +93,7 @@ def command(
     if json:
         emit({"files": files, "scopes": len(shown.scopes), "nodes": len(shown.nodes), "metrics": [*shown.metrics]})
     elif not is_pipe(output):
-        say(f"mx view: {len(shown.nodes)} nodes in {len(shown.scopes)} calls: {', '.join(files)}")
+        say(f"mx view: {len(shown.nodes)} nodes in {len(shown.scopes)} calls{differing}: {', '.join(files)}")
 
 
 def _check(format_: str, depth: int | None, against: str | None, statistics: bool, open_: bool) -> None:

@@ -17,7 +17,8 @@ function ramp(share) {
 
 function scale(numbers) {
   const known = numbers.filter(Number.isFinite), positive = known.filter((n) => n > 0);
-  const most = Math.max(...known, 0), least = Math.min(...known, 0), small = Math.min(...positive, Infinity);
+  const of = (list, pick, start) => list.reduce((a, b) => pick(a, b), start);  // there may be too many to be arguments
+  const most = of(known, Math.max, 0), least = of(known, Math.min, 0), small = of(positive, Math.min, Infinity);
   const logarithmic = least >= 0 && most / small >= 1000;
   const bottom = logarithmic ? small : least;
   return { bottom, most, logarithmic, share: (n) => n === Infinity || Number.isNaN(n) ? 1 : most === bottom ? (most ? 1 : 0)

@@ -24,7 +24,7 @@ function layout(cells, edges) {
   const width = coordinates(rows);
   let y = 0;
   for (const row of rows) {
-    row.h = Math.max(10, ...row.map((cell) => cell.h));
+    row.h = row.reduce((most, cell) => Math.max(most, cell.h), 10);
     row.y = y;
     for (const cell of row) cell.y = y + (row.h - cell.h) / 2;
     y += row.h + RANK_GAP;
@@ -55,7 +55,7 @@ function ranks(order, before, after) {
   const rank = after.map(() => 0);
   for (const at of order) for (const to of after[at]) rank[to] = Math.max(rank[to], rank[at] + 1);
   for (const at of order.reverse())  // what is fed by nothing stands right above what it feeds
-    if (!before[at].length && after[at].length) rank[at] = Math.min(...after[at].map((to) => rank[to])) - 1;
+    if (!before[at].length && after[at].length) rank[at] = after[at].reduce((least, to) => Math.min(least, rank[to]), Infinity) - 1;
   return rank;
 }
 

@@ -71,14 +71,17 @@ for (const model of models) model.scopes.forEach(({ scope, name, type, parent },
   }
   places[placed.get(scope)].at[model.side] = at;
 });
-for (const model of models) for (const list of model.inner) {
+for (const model of models) model.inner.forEach((list, around) => {
+  // Those that are known keep their order, and each new one stands behind the one that it follows in its own model.
+  const after = new Map(), here = placed.get(model.scopes[around].scope), parent = places[here];
   let before = OUTSIDE;
   for (const item of list.filter((at) => model.isScope(at))) {
-    const place = placed.get(model.scopes[item].scope), { children } = places[places[place].parent];
-    if (!children.includes(place)) children.splice(children.indexOf(before) + 1 || (before === OUTSIDE ? 0 : children.length), 0, place);
-    before = place;
+    const place = placed.get(model.scopes[item].scope);
+    if (model.side === 0 || places[place].at[0] === undefined) after.has(before) ? after.get(before).push(place) : after.set(before, [place]);
+    else if (places[place].parent === here) before = place;
   }
-}
+  if (after.size) parent.children = [OUTSIDE, ...parent.children].flatMap((place) => [place, ...(after.get(place) || [])]).slice(1);
+});
 for (const [scope, words] of data.changes) {
   const place = places[placed.get(scope)];
   if (!place) continue;

@@ -19,11 +19,11 @@ function pickedPlace() {
 }
 
 // Moving about: `open` shows the graph of a place, `pick` selects, `go` does both for an item anywhere.
-function open(place, picked = places[place].at) {
-  const earlier = state.open;
+function open(place, picked = places[place].at, isNew = place !== state.open) {
   for (let up = place; up !== OUTSIDE; up = places[up].parent) {
     state.unfolded.add(up);
     if (state.differing && !differs(up) && up) state.differing = $("differing").checked = false;
+    uncover(up);
   }
   Object.assign(state, { open: place, picked: [picked[0], picked[1]] });
   for (const graph of graphs) graph.draw();
@@ -31,7 +31,7 @@ function open(place, picked = places[place].at) {
   tree();
   crumbs();
   details();
-  setAddress(place !== earlier);
+  setAddress(isNew);
 }
 
 function enter(side, item) { if (models[side].isScope(item) && placeOf(side, item) !== state.open) open(placeOf(side, item)); }
@@ -46,7 +46,7 @@ function pick(side, item) {
   }
   select();
   details();
-  tell([model.label(item), model.isScope(item) ? model.items[item].type : model.items[item].name].filter(Boolean).join(", "));
+  $("spoken").textContent = [model.label(item), model.isScope(item) ? model.items[item].type : model.items[item].name].filter(Boolean).join(", ");
   setAddress(false);
 }
 
@@ -107,7 +107,7 @@ function readAddress() {
     if (node >= 0) picked = side ? [undefined, node + model.scopes.length] : [node + model.scopes.length, undefined];
     if (node >= 0 && model.nodes[node].constant) state.constants = $("constants").checked = true;
   }
-  open(place, picked);
+  open(place, picked, false);
 }
 
 let index = null, found = [], chosen = 0;
@@ -131,7 +131,7 @@ function search(text) {
   $("results").hidden = !words.length;
   $("tree").hidden = $("head").hidden = Boolean(words.length);
   $("search").setAttribute("aria-expanded", Boolean(words.length));
-  if (words.length) tell(`${found.length} found`);
+  if (words.length) $("spoken").textContent = `${found.length} found`;
 }
 
 function textsOf(model) {

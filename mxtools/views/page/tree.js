@@ -15,17 +15,52 @@ function tree() {
   select();
 }
 
+const MOST_ROWS = 200;
+/** Rows of one module's children that are drawn at once. */
+const windows = new Map();
+
+/** Give the children of a place that the tree draws: those around one that was opened, else the first ones. */
+function windowOf(place, inner) {
+  const [from, to] = windows.get(place) || [0, MOST_ROWS];
+  return [Math.min(from, Math.max(0, inner.length - 1)), Math.min(to, inner.length)];
+}
+
+/** Move what is drawn of the children around a place, so that its row is there. */
+function uncover(place) {
+  const { parent } = places[place];
+  if (parent === OUTSIDE) return;
+  const inner = below(parent), at = inner.indexOf(place), [from, to] = windowOf(parent, inner);
+  if (at < from || at >= to) windows.set(parent, [Math.max(0, at - MOST_ROWS / 2), at + MOST_ROWS / 2]);
+}
+
+/** Make a row for children that are not drawn; it leads to the nearest of them. */
+function hidden(place, count, next, level, wanted) {
+  const row = make("div", make("span", `… ${count} more`, { class: "name" }), { class: "row more", title: places[next].scope, "data-place": next }, (event) => {
+    event.stopPropagation();
+    windows.set(place, wanted);
+    tree();
+  });
+  row.style.setProperty("--level", level);
+  return make("li", row, { role: "treeitem", "aria-level": level + 1, "aria-label": `${count} more modules` });
+}
+
+function branches(place, inner, level) {
+  const [from, to] = windowOf(place, inner), numbers = places[place].children.map((child) => numberOf(child)).filter(Number.isFinite);
+  const most = numbers.reduce((a, b) => Math.max(a, b), 0);
+  const made = inner.slice(from, to).map((child) => branch(child, level, most));
+  if (from) made.unshift(hidden(place, from, inner[from - 1], level, [Math.max(0, from - MOST_ROWS), to]));
+  if (to < inner.length) made.push(hidden(place, inner.length - to, inner[to], level, [from, to + MOST_ROWS]));
+  return made;
+}
+
 function branch(place, level, most) {
-  const { children } = places[place], inner = below(place), unfolded = state.unfolded.has(place);
+  const inner = below(place), unfolded = state.unfolded.has(place);
   const row = make("div", cellsOf(place, most, inner.length ? unfolded : null), { class: `row ${change(place)}`, title: describe(place), "data-place": place }, () => open(place));
   row.style.setProperty("--level", level);
   const made = make("li", row, { role: "treeitem", id: `t${place}`, "aria-level": level + 1, "aria-label": spoken(place) });
   if (!inner.length) return made;
   made.setAttribute("aria-expanded", unfolded);
-  if (unfolded) {
-    const numbers = children.map((child) => numberOf(child)).filter(Number.isFinite);
-    made.append(make("ul", inner.map((child) => branch(child, level + 1, Math.max(0, ...numbers))), { role: "group" }));
-  }
+  if (unfolded) made.append(make("ul", branches(place, inner, level + 1), { role: "group" }));
   return made;
 }
 
@@ -80,7 +115,7 @@ function unfold(place, wanted) {
 function unfoldMost() {
   for (let place = 0; ;) {
     state.unfolded.add(place);
-    const numbers = places[place].children.map((child) => numberOf(child) || 0), most = Math.max(...numbers);
+    const numbers = places[place].children.map((child) => numberOf(child) || 0), most = numbers.reduce((a, b) => Math.max(a, b), 0);
     const heavy = isNested() && most >= totalOf() / 2 ? places[place].children[numbers.indexOf(most)] : undefined;
     const differing = compared ? places[place].children.filter(differs) : [];
     const next = data.changes.length ? (differing.length === 1 ? differing[0] : undefined) : heavy;
