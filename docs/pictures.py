@@ -46,18 +46,20 @@ END
 mx tag int8.onnx --from model.onnx -o int8.onnx
 mx verify int8.onnx --trace trace.json --isolate --json > errors.json
 mx view int8.onnx --metric errors.json -o errors.html
+mx view int8.onnx --against model.onnx -o against.html
 
 mx demo llama
 mx trace ./llama -o llama.trace.json
 mx export ./llama --static | mx tag --trace llama.trace.json | mx view -o llama.html
 """
 PAGES = {
-    "view": ("bert.html", "encoder.layer.0.attention"),
+    "view": ("bert.html", "encoder.layer.0&in=encoder.layer.0.attention"),
     "modules": ("model.html", "bert"),
     "slow": ("profile.html", "bert.encoder.layer.0.attention"),
     "errors": ("errors.html", "bert.encoder.layer.0.intermediate"),
     "layer": ("llama.html", "model.layers.1"),
     "flat": ("flat.html", ""),
+    "against": ("against.html", "bert.encoder.layer.0.attention&in=bert.encoder.layer.0.attention.output"),
 }
 """The page, and the scope at which it is opened, by picture."""
 

@@ -165,6 +165,7 @@ def test_a_module_opens_in_place(open_page: Open, bert: Path) -> None:
     assert page.url.endswith("#encoder.layer.0.attention&in=encoder.layer.0.attention.output")
     page.click(".box:has-text('dense') >> nth=-1")
     assert "encoder.layer.0.attention.output.dense" in page.inner_text("#details")
+    assert page.locator("#tree .row.picked").get_attribute("title") == "encoder.layer.0.attention.output.dense"
     page.keyboard.press("e")
     assert page.locator(".box.expanded").count() == 2, "one in the other"
     page.keyboard.press("e")

@@ -75,7 +75,7 @@ class Graph {
   cell(item) {
     const { model } = this, of = model.items[item];
     if (!model.isScope(item)) return { id: item, item, w: wide(of.type, 64), h: 28 };
-    const place = placeOf(model.side, item), head = Math.max(wide(model.label(item), 64), wide(of.type, 64) - 12) + 22;
+    const place = placeOf(model.side, item), head = Math.max(wide(model.label(item), 64), wide(of.type, 64) - 12) + 34;
     const inside = state.expanded.has(place) ? this.gather(item, true) : null;
     if (!inside?.cells.length) return { id: item, item, place, w: head, h: 46 };
     return { id: item, item, place, inside, w: Math.max(head, inside.width + 2 * PAD), h: inside.height + HEAD + PAD };
@@ -121,7 +121,7 @@ class Graph {
     for (const edge of this.edges) {
       const { from, to } = edge, left = Math.min(from.x, to.x) - 200, right = Math.max(from.x, to.x) + 200;
       if (edge.line || !near(left, right, Math.min(from.y, to.y), Math.max(from.y, to.y))) continue;
-      edge.line = drawn("path", { class: edge.back ? "edge back" : "edge", d: edge.path, transform: `translate(${edge.dx} ${edge.dy})` }, this.layers[edge.depth].edges);
+      edge.line = drawn("path", { class: edge.back ? "edge back" : "edge", d: path(edge) }, this.layers[edge.depth].edges);
       const names = edge.values.slice(0, 5).map((value) => `${this.model.values[value].name}  ${this.model.values[value].type}`);
       drawn("title", {}, edge.line, names.join("\n") + (edge.values.length > 5 ? `\n… ${edge.values.length} values` : ""));
       this.highlight(edge);

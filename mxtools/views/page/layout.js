@@ -4,7 +4,7 @@
 
 const GAP = 22, RANK_GAP = 40, SWEEPS = 4, MOST_BENDS = 30000;
 
-/** Give x and y to `cells` (`{id, w, h}`), path and cells to `edges` (`{source, target}`, ids); give width and height. */
+/** Give x and y to `cells` (`{id, w, h}`), cells and bends to `edges` (`{source, target}`, ids); give width and height. */
 function layout(cells, edges) {
   const number = new Map(cells.map((cell, at) => [cell.id, at]));
   const after = cells.map(() => []), before = cells.map(() => []);
@@ -30,8 +30,8 @@ function layout(cells, edges) {
     y += row.h + RANK_GAP;
   }
   for (const edge of edges) {
-    [edge.from, edge.to] = [cells[edge.from], cells[edge.to]];
-    edge.path = path(edge.from, edge.to, route.get(edge) || [], rows, edge.back);
+    const from = cells[edge.from], to = cells[edge.to];
+    Object.assign(edge, { from, to, rows, bends: route.get(edge) || [] });
   }
   return { width, height: Math.max(0, y - RANK_GAP) };
 }
@@ -93,6 +93,7 @@ function arrange(rows) {
   for (let sweep = 0; sweep < SWEEPS; sweep++) {
     const downwards = sweep % 2 === 0;
     for (const row of downwards ? rows : [...rows].reverse()) {
+      if (row.length < 2) continue;
       for (const cell of row) cell.mean = mean(downwards ? cell.up : cell.down, cell.at);
       row.sort((a, b) => a.mean - b.mean || a.at - b.at);
       number(row);
@@ -122,6 +123,11 @@ function coordinates(rows) {
 
 /** Move the cells of a row to their links as far as their order allows: between packing from either side. */
 function settle(row, links) {
+  if (row.length === 1) {
+    const [cell] = row, others = cell[links];
+    if (others.length) cell.x = others.reduce((sum, other) => sum + other.x, 0) / others.length;
+    return;
+  }
   const wanted = row.map((cell) => cell[links].length
     ? cell[links].reduce((sum, other) => sum + other.x, 0) / cell[links].length : cell.x);
   const apart = (i) => (row[i].w + row[i + 1].w) / 2 + (row[i].bend || row[i + 1].bend ? 8 : GAP);
@@ -131,7 +137,8 @@ function settle(row, links) {
   row.forEach((cell, i) => { cell.x = (left[i] + right[i]) / 2; });
 }
 
-function path(source, target, bends, rows, back) {
+/** Give the line of an edge; it is only asked for where that is drawn. `dx` and `dy` are where its graph has its origin. */
+function path({ from: source, to: target, bends, rows, back, dx, dy }) {
   const round = Math.round;
   if (back) {
     const from = [source.x + source.w / 2, source.y + source.h / 2], to = [target.x + target.w / 2, target.y + target.h / 2];
@@ -145,9 +152,10 @@ function path(source, target, bends, rows, back) {
   };
   for (const bend of bends) {
     const row = rows[bend.rank];
-    curve(bend.x, row.y);
-    text += `V${round(row.y + row.h)}`;
-    [x, y] = [bend.x, row.y + row.h];
+    curve(bend.x + dx, row.y + dy);
+    y = row.y + row.h + dy;
+    text += `V${round(y)}`;
+    x = bend.x + dx;
   }
   curve(target.x, target.y);
   return text;

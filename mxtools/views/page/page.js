@@ -44,10 +44,19 @@ function pick(side, item) {
     const chosen = graph.cells.find((c) => graph.isPicked(c.item));
     if (chosen) graph.show(chosen);
   }
+  if (model.isScope(item)) reach(placeOf(side, item));
   select();
   details();
   $("spoken").textContent = [model.label(item), model.isScope(item) ? model.items[item].type : model.items[item].name].filter(Boolean).join(", ");
   setAddress(false);
+}
+
+/** Unfold the tree as far as a place's row, where it is not there. */
+function reach(place) {
+  if ($(`t${place}`) || (state.differing && !differs(place))) return;
+  for (let { parent } = places[place]; parent !== OUTSIDE; { parent } = places[parent]) state.unfolded.add(parent);
+  for (let up = place; up !== OUTSIDE; up = places[up].parent) uncover(up);
+  tree();
 }
 
 function go(side, item) {
