@@ -15,15 +15,15 @@ from ..streams import put
 
 
 def command(
-    place: Annotated[Path, Argument(metavar="DIR", envvar="MX_CACHE", help="Folder that was given to --cache.")],
+    place: Annotated[Path, Argument(metavar="DIR", envvar="MX_CACHE", help="Folder that you used with --cache.")],
     prune: Annotated[
         bool, Option("--prune", help="Remove entries: all, or all but those that --days and --megabytes keep.")
     ] = False,
     days: Annotated[
-        float | None, Option(help="With --prune: keep entries that were used in this many last days.")
+        float | None, Option(help="With --prune: keep entries that were used in the last DAYS days.")
     ] = None,
     megabytes: Annotated[
-        float | None, Option(help="With --prune: keep this many megabytes, the last used first.")
+        float | None, Option(help="With --prune: keep this many megabytes, the most recently used first.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -16,7 +16,7 @@ from ..streams import put
 def command(
     load: Any,
     priority: Priority = "coverage",
-    limit: Annotated[float, Option(metavar="SECONDS", help="Longest time to try exporters.")] = 600.0,
+    limit: Annotated[float, Option(metavar="SECONDS", help="Longest time for test exports.")] = 600.0,
     cache: Cache = None,
     json: Json = False,
 ) -> None:

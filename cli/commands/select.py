@@ -23,7 +23,7 @@ def command(
             "--format",
             "-f",
             metavar="|".join(Format),
-            help="Names of nodes, or of the tensors that they make, one a line; or JSON for a tool.",
+            help="Names of nodes, or of the tensors that they make, one per line; or JSON for a tool.",
         ),
     ] = Format.NAMES,
     device: Annotated[

@@ -34,7 +34,7 @@ def command(
         ),
     ] = None,
     fold: Fold = True,
-    csv_: Annotated[bool, Option("--csv", help="Write all calls as CSV, one a line.")] = False,
+    csv_: Annotated[bool, Option("--csv", help="Write all calls as CSV, one per line.")] = False,
     markdown: Markdown = False,
     data_dir: DataDir = None,
     json: Json = False,
