@@ -65,7 +65,7 @@ Priority = Annotated[
         "--priority",
         metavar=_PRIORITIES,
         autocompletion=one_of(_PRIORITIES.split("|")),
-        help="What matters most: evidence for all nodes, speed, modules that agree with PyTorch's, or support in other tools.",
+        help="What matters most: evidence for all nodes, speed, modules that agree with PyTorch's, or other tools.",
     ),
 ]
 StrategyName = Annotated[

@@ -255,7 +255,7 @@ def test_what_is_wrong_on_other_values_is_never_called_right(mx: Mx, tmp_path: P
     output = tmp_path / "x.onnx"
     done = mx("export", f"{tmp_path}/m.py:frozen", "-o", output)
     assert done.returncode == 0
-    assert b"m.py:9 `return y if x.sum() > 0 else -y` depends on values, here True: the graph has that" in done.stderr
+    assert b"m.py:9 `return y if x.sum() > 0 else -y` depends on values, here True: the graph uses that" in done.stderr
     for extra in ((), ("--verify",), ("--primary", "htp", "--verify")):
         done = mx("auto", f"{tmp_path}/m.py:frozen", *extra, "-o", tmp_path / "y.onnx")
         assert done.returncode == 3

@@ -75,4 +75,4 @@ def command(
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")
     say_axes("export", dynamic_axes, attempts[-1].static)
     for place in attempts[-1].fixed:
-        say(f"mx export: {place}: the graph has fixed this for all inputs")
+        say(f"mx export: {place}: the graph uses that for all inputs")

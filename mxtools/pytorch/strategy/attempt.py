@@ -157,7 +157,7 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
         raise CheckError(f"its quality is {tagged.quality:.3f}, below the required {demands.quality}")
     tagged.warnings += [
         *([warning] if warning else []),
-        *(f"{place}: the graph has fixed this for all inputs" for place in tagged.export.fixed),
+        *(f"{place}: the graph uses that for all inputs" for place in tagged.export.fixed),
     ]
     return tagged
 
