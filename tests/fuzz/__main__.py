@@ -58,7 +58,7 @@ class Summary:
 
     def __str__(self) -> str:
         counts = f"{self.inputs} inputs, {self.commands} commands, {self.compared} results compared"
-        most = f"at most {self.seconds:.1f} s and {self.memory >> 20} MiB"
+        most = f"at most {self.seconds:.1f} s of processor time and {self.memory >> 20} MiB"
         kinds = [f"{count:5} {text}" for text, count in self.faults.most_common()]
         return "\n".join([f"{counts}, {most}; {self.faults.total()} faults of {len(kinds)} kinds", *kinds])
 

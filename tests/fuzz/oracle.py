@@ -16,9 +16,12 @@ from tests.support.children import Ended, Limits, answered
 STATUSES = (0, 1, 2, 3, 4)
 REFUSALS = (2, 3, 4)
 SECONDS = 20.0
+"""Seconds of processor time that a command may take."""
+IDLE = 60.0
+"""Seconds in which it must have ended, whatever else the machine does."""
 MEMORY = 2 << 30
 """Bytes of resident memory."""
-KILLED = Limits(SECONDS + 5, MEMORY + (1 << 28))
+KILLED = Limits(IDLE + 5, MEMORY + (1 << 28))
 """Where a command is killed: a bit beyond what is a fault."""
 PATIENCE = Limits(15, MEMORY)
 """What running a model may take; one that takes more is not judged."""
@@ -47,7 +50,7 @@ def judged(line: str, kind: str, folder: Path, room: Path, states: State, seed: 
         words = shlex.split(command)
         commands.import_for(words)
         done, ended = commands.forked(words, cwd=room, limits=KILLED)
-        seconds, memory = max(seconds, ended.seconds), max(memory, ended.memory)
+        seconds, memory = max(seconds, ended.busy), max(memory, ended.memory)
         said = done.stderr.decode(errors="replace")
         fault = _fault(ended, said, before, _files(room))
         if fault or ended.status:
@@ -61,7 +64,7 @@ def _fault(ended: Ended, said: str, before: Mapping[str, str], after: Mapping[st
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     if ended.memory > MEMORY:
         return "memory"
-    if ended.seconds > SECONDS:
+    if ended.busy > SECONDS or ended.seconds > IDLE:
         return "a hang"
     if ended.status not in STATUSES:
         return f"status {ended.status}"

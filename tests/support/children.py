@@ -29,10 +29,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its status, negative for a signal, what time it took, and how large it was at most."""
+    """How a child ended: its status, negative for a signal, the time it took, and how large it was at most."""
 
     status: int
     seconds: float
+    busy: float
+    """Seconds of processor time, which do not depend on what else the machine does."""
     memory: int
 
 
@@ -52,7 +54,8 @@ def watched(child: int, limits: Limits | None) -> Ended:
         _, status, used = os.wait4(child, 0)
     finally:
         os.close(handle)
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, used.ru_maxrss << 10)
+    busy = used.ru_utime + used.ru_stime
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, busy, used.ru_maxrss << 10)
 
 
 def _resident(child: int) -> int:
