@@ -33,10 +33,10 @@ def command(
 ) -> None:
     """Use it to keep a module out of quantisation or conversion, for example.
 
-    ort-quant, float16, nncf, modelopt and quark are arguments for ONNX Runtime's quantisers, float16 converters,
-    NNCF's IgnoredScope, NVIDIA's ModelOpt and AMD's Quark; aimet has the tensors not to quantise; olive is a pass of a
-    workflow; tensorrt has arguments of trtexec, one a line. layer-annotation has the metadata and the session option by
-    which ONNX Runtime assigns nodes to a device, ort-names an option by which it does so by the names of nodes.
+    ort-quant, float16, nncf, modelopt and quark are arguments for ONNX Runtime's quantisers, float16 converters, NNCF's
+    IgnoredScope, NVIDIA's ModelOpt and AMD's Quark; aimet has the tensors not to quantise; olive is a pass of a
+    workflow; tensorrt has trtexec's arguments, one per line. layer-annotation has the metadata and the session option
+    by which ONNX Runtime assigns nodes to a device, ort-names an option by which it does so by the names of nodes.
 
     Example: mx select bert.tagged.onnx --scope 'encoder.layer.0' --format ort-quant
     """
