@@ -30,6 +30,9 @@ CARRIER_KEYS = frozenset({CARRIERS, TRACE, SCOPES})
 TORCH_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 TORCH_CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 
+CLASS_PATH = "winml.hierarchy.tag"
+"""winml-cli writes the classes of the modules around a node here."""
+
 NAMESPACE = "namespace"
 """Model Explorer groups nodes by this key."""
 LAYER_ANNOTATION = "layer_ann"
