@@ -56,12 +56,12 @@ PAGES = {
     "view": ("bert.html", "encoder.layer.0&in=encoder.layer.0.attention"),
     "modules": ("model.html", "bert"),
     "slow": ("profile.html", "bert.encoder.layer.0.attention"),
-    "errors": ("errors.html", "bert.encoder.layer.0.intermediate"),
+    "errors": ("errors.html", "bert.encoder.layer.0.intermediate&colour=relative%20error%20(own)"),
     "layer": ("llama.html", "model.layers.1"),
     "flat": ("flat.html", ""),
     "against": ("against.html", "bert.encoder.layer.0.attention&in=bert.encoder.layer.0.attention.output"),
 }
-"""The page, and the scope at which it is opened, by picture."""
+"""The page, and what it is opened at, by picture."""
 
 
 def on_terminal(line: list[str], folder: Path) -> str:
@@ -92,7 +92,7 @@ def draw_terminal(line: list[str], folder: Path, picture: Path) -> None:
 
 
 def draw_page(page: Path, place: str, picture: Path) -> None:
-    """Write a PNG of a page, opened at a scope."""
+    """Write a PNG of a page, opened at a scope, or at a view that its address holds."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1200, "height": 700})
