@@ -137,7 +137,7 @@ def test_bad_input_gives_one_line_and_no_file(built: Build, mx: Mx, tmp_path: Pa
     done = mx(*(part.format(**places) for part in template), cwd=tmp_path)
     message = done.stderr.decode()
     assert done.returncode == status, message
-    assert message.startswith('{"error"' if "--json" in template else "mx ")
+    assert message.startswith('{"error"' if "--json" in template else "mx")
     assert message.count("\n") == 1
     assert "Traceback" not in message
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == before
