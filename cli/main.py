@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mxtools import __version__
-from mxtools.errors import MxError, speaking, suggestion
+from mxtools.errors import CheckError, MxError, speaking, suggestion
 from mxtools.files import limits
 from mxtools.files.regular import one_command
 
@@ -269,8 +269,8 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
 
 @contextmanager
 def _warnings_in_one_line(name: str) -> Iterator[None]:
-    """Show warnings that are for the user, as of a name that changed, as messages of the command `name`."""
-    before = warnings.showwarning
+    """Show what mxtools warns of as messages of the command `name`, when it has ended; an error is its only line."""
+    before, told = warnings.showwarning, list[str]()
 
     def shown(
         message: Warning | str,
@@ -280,16 +280,22 @@ def _warnings_in_one_line(name: str) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if category is FutureWarning and Path(filename).is_relative_to(_OURS):
-            say(f"mx {name}: {message}")
+        if Path(filename).is_relative_to(_OURS):
+            told.append(str(message))
         else:
             before(message, category, filename, lineno, file, line)
 
     warnings.showwarning = shown
     try:
         yield
+    except MxError as error:
+        if error.status != CheckError.status:
+            told.clear()
+        raise
     finally:
         warnings.showwarning = before
+        for message in told:
+            say(f"mx {name}: {message}")
 
 
 def _failed_pass(error: MxError) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from mxtools.errors import InputError
 from mxtools.files.limits import LimitError
@@ -200,6 +200,18 @@ def test_a_configuration_that_claims_more_than_its_weights_can_be(
     config.write_text(json.dumps(json.loads(config.read_text()) | claimed))
     with pytest.raises(LimitError, match=words):
         load_model(str(tmp_path))
+
+
+def test_parameters_without_weights_are_named(mx: Mx, tmp_path: Path) -> None:
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    config.architectures = ["BertModel"]  # which has a pooler
+    (tmp_path / "bert" / "config.json").write_text(config.to_json_string())
+    done = mx("trace", "bert", "-o", "t.json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "mx trace: bert has no weights for pooler.dense.bias, pooler.dense.weight: they are random" in (
+        done.stderr.decode().splitlines()
+    )
 
 
 def test_record(mx: Mx, tmp_path: Path) -> None:

@@ -21,8 +21,12 @@ SECONDS = 5
 """How long the hub may take to answer."""
 
 
-def load(spec: str, task: str | None, trust_remote_code: bool) -> nn.Module:
-    """Return a model in evaluation mode, of the task's class or, without a task, of the config's architecture.
+Loaded = tuple[nn.Module, list[str]]
+"""A model, and the names of the parameters that its files do not have, and that are random."""
+
+
+def load(spec: str, task: str | None, trust_remote_code: bool) -> Loaded:
+    """Load a model in evaluation mode, of the task's class or, without a task, of the config's architecture.
 
     Raises InputError where the hub is needed and cannot be reached.
     """
@@ -51,7 +55,7 @@ def _is_hub_reachable() -> bool:
     return True
 
 
-def _loaded(spec: str, task: str | None, **options: bool) -> nn.Module:
+def _loaded(spec: str, task: str | None, **options: bool) -> Loaded:
     folder = Path(spec)
     if not folder.is_dir():
         return _built(spec, task, **options)
@@ -61,16 +65,16 @@ def _loaded(spec: str, task: str | None, **options: bool) -> nn.Module:
         return _built(spec, task, **options)
 
 
-def _built(spec: str, task: str | None, **options: bool) -> nn.Module:
+def _built(spec: str, task: str | None, **options: bool) -> Loaded:
     config = AutoConfig.from_pretrained(spec, **options)
     classes: list[Any] = [AutoModel]
     if task:
         classes = list(_task(task))
     elif named := [getattr(transformers, name, None) for name in config.architectures or ()][:1]:
         classes = [*filter(None, named), AutoModel]
-    model = classes[0].from_pretrained(spec, config=config, **options)
+    model, found = classes[0].from_pretrained(spec, config=config, output_loading_info=True, **options)
     assert isinstance(model, nn.Module)
-    return model.eval()
+    return model.eval(), sorted(found["missing_keys"])
 
 
 def _task(task: str) -> tuple[Any, ...]:

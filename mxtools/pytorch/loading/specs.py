@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _READ = (
 )
 """Files of a Hugging Face folder that its libraries read."""
 
+MOST_MISSING = 3
+"""Names of parameters without weights that a warning lists."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -60,13 +63,19 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
         from mxtools.pytorch.loading import pretrained
 
         try:
-            return pretrained.load(spec, task, trust_remote_code)
+            model, missing = pretrained.load(spec, task, trust_remote_code)
         except MxError:
             raise
         except Exception as error:  # whatever a configuration makes the library and the model's class do
             raise InputError(
                 f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error
+    if missing:
+        more = f" and {len(missing) - MOST_MISSING} more" if len(missing) > MOST_MISSING else ""
+        warnings.warn(
+            f"{spec} has no weights for {', '.join(missing[:MOST_MISSING])}{more}: they are random", stacklevel=2
+        )
+    return model
 
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl")
