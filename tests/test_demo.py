@@ -27,3 +27,13 @@ def test_a_folder_that_has_something_in_it_stays(mx: Mx, tmp_path: Path) -> None
     done = mx("demo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, b"mx demo: bert exists and is not empty: name a new folder\n")
     assert [path.name for path in tmp_path.rglob("*")] == ["bert", "notes.txt"]
+
+
+def test_the_model_that_is_there_already_stays(mx: Mx, tmp_path: Path) -> None:
+    assert mx("demo", cwd=tmp_path).returncode == 0
+    before = (tmp_path / "bert/model.safetensors").stat()
+    assert mx("demo", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "bert/model.safetensors").stat().st_ino == before.st_ino
+    (tmp_path / "bert/config.json").write_text("{}")
+    done = mx("demo", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, b"mx demo: bert exists and is not empty: name a new folder\n")

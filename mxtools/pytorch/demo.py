@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,13 @@ CLASSES: dict[Kind, tuple[str, dict[str, Any]]] = {
 def write_demo(kind: Kind, folder: Path) -> int:
     """Write a model as a Hugging Face folder; return how many parameters it has.
 
-    The weights are drawn with a fixed seed, so that everybody has the same model. Raises UsageError where the
-    folder has anything in it.
+    The weights are drawn with a fixed seed, so that everybody has the same model. If the folder has that model already,
+    it stays as it is. Raises UsageError if the folder has anything else in it.
     """
     check_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is not empty", "name a new folder")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there and "config.json" not in there:
+        raise _taken(folder)
     import torch
     import transformers
 
@@ -62,6 +64,19 @@ def write_demo(kind: Kind, folder: Path) -> int:
     with as_output_error(folder), temporary_folder(folder) as scratch:
         with quiet():
             model.save_pretrained(scratch)
-        sync_files(scratch)
-        replace(scratch, folder)
+        if there and not _are_equal(scratch, folder, there):
+            raise _taken(folder)
+        if not there:
+            sync_files(scratch)
+            replace(scratch, folder)
     return sum(weight.numel() for weight in model.parameters())
+
+
+def _taken(folder: Path) -> UsageError:
+    return UsageError(f"{folder} exists and is not empty", "name a new folder")
+
+
+def _are_equal(made: Path, folder: Path, there: set[str]) -> bool:
+    """Return whether two folders hold the same files; `there` are the names in the second one."""
+    names = {path.name for path in made.iterdir()}
+    return names == there and filecmp.cmpfiles(made, folder, names, shallow=False)[0] == [*names]
