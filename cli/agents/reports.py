@@ -288,6 +288,8 @@ class VerifyReport(TypedDict):
     """Nodes without a scope, which were given their neighbours'."""
     culprits: NotRequired[list[str]]
     """The calls that are wrong on their own; with --isolate."""
+    noisiest: NotRequired[str | None]
+    """The innermost call with the lowest SQNR on its own; with --isolate."""
     modules: list[CheckedCall]
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mxtools.verify.verification import Checked, Verified
 
 COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
+PASSED_ON = 0.1
+"""A module whose own error is less than this share of the error that it returns got the rest from others."""
 OWN = ("own relative", "own SQNR dB")
 
 
@@ -87,10 +89,13 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
         raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
     place = "is the first module that goes wrong" if found.first else "has the largest error"
     verdict = f"{call.scope} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
+    if found.noisiest and found.noisiest.own:
+        verdict += f"; {found.noisiest.scope} adds the most noise of its own: SQNR {found.noisiest.own.sqnr:.1f} dB"
     if found.culprits:
         verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"
     if not found.furthest.distance.relative <= fail_over:
-        raise CheckError(verdict, "look there; `mx compare` shows what changed")
+        there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
+        raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
     if not quiet:
         say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
 
@@ -103,6 +108,8 @@ def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: 
         return name, class_name, "", "", "", "", *own, call.reason
     right = apart.relative <= found.tolerance or all(output.harmless for output in call.outputs)
     wrong = "" if right else "first wrong" if call is found.first else "wrong"
+    if wrong and call.own and call.own.relative < PASSED_ON * apart.relative:
+        wrong = "passed on"
     figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
     return name, class_name, *figures, *own, wrong or call.reason
 
@@ -115,6 +122,7 @@ def _data(found: Verified, isolated: bool) -> dict[str, Any]:
     }
     if isolated:
         report["culprits"] = [call.scope for call in found.culprits]
+        report["noisiest"] = found.noisiest.scope if found.noisiest else None
     return report | {"modules": [_module(call) for call in found.calls]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -84,6 +85,17 @@ class Verified:
         A call inside one that is right on its own is not among them.
         """
         return list(self._culprits(self.calls[ROOT_CALL], UNLIKE))
+
+    @property
+    def noisiest(self) -> Checked | None:
+        """The innermost call that adds the most noise when it runs alone, None where none adds any, or none ran alone.
+
+        That may be far below the tolerance, which is compared with the largest value: a single large weight makes the
+        largest value of a result large, and the error of all others with it.
+        """
+        alone = [call for call in self.calls if call.own and not any(child.own for child in call.children)]
+        found = min(alone, key=lambda call: call.own.sqnr if call.own else inf, default=None)
+        return found if found and found.own and found.own.sqnr < inf else None
 
     def _culprits(self, call: Checked, around: Distance) -> Iterator[Checked]:
         own = call.own or EQUAL
