@@ -52,11 +52,11 @@ def test_range_within_a_selection() -> None:
 @pytest.mark.parametrize(
     ("first", "last", "message"),
     [
-        (["c"], ["a"], "no way"),
+        (["c"], ["a"], "no path"),
         (["cc"], ["d"], "did you mean c"),
         ([], ["q"], "q"),
-        ([], ["b", "k"], "to 'k': leave that out"),
-        (["b"], ["b", "c"], "to 'b': leave that out"),
+        ([], ["b", "k"], "to 'k': leave it out of"),
+        (["b"], ["b", "c"], "to 'b': leave it out of"),
     ],
 )
 def test_range_that_is_none(first: list[str], last: list[str], message: str) -> None:

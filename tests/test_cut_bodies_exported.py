@@ -115,5 +115,5 @@ def test_other_commands_see_modules_in_bodies(mx: Mx, tmp_path: Path) -> None:
     assert "cell.hh" in mx("compare", tmp_path / "t.onnx", tmp_path / "u.onnx").stdout.decode()
     split = mx("split", tmp_path / "t.onnx", "--class", "cell", "-d", tmp_path / "parts")
     assert split.returncode == 4
-    assert "cell is in the body of Scan 'node_scan__1': select what holds that" in split.stderr.decode()
+    assert "cell is in the body of Scan 'node_scan__1': select a module that contains it all" in split.stderr.decode()
     assert mx("split", tmp_path / "t.onnx", "--depth", "2", "-d", tmp_path / "parts", "--verify").returncode == 0

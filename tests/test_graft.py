@@ -169,7 +169,7 @@ def test_names_of_values_in_bodies_types_and_notes_and_of_nodes(tmp_path: Path) 
 
 
 PARTS = {
-    "an input that was dropped": ("p () => (float[2] c) <float[2] c = {1, 2}> { }", "'x'.*keep the inputs"),
+    "an input that was dropped": ("p () => (float[2] c) <float[2] c = {1, 2}> { }", "'x'.*keep all inputs"),
     "an unknown output": ("p (float[2] a) => (float[2] cc) { cc = Neg(a) }", "output 'cc'.*did you mean c"),
     "an unknown input": ("p (float[2] q) => (float[2] c) { c = Neg(q) }", "input 'q'"),
     "an input of the model": ("p (float[2] b) => (float[2] x) { x = Neg(b) }", "'x' of the part is an input"),

@@ -37,7 +37,7 @@ def test_the_manual_page_renders_with_every_option_and_example() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of setuptools, of the folder with the page of `mx view`
 def test_the_wheel_has_the_manual_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = tmp_path / "project"
-    for name in ("mxtools", "cli"):
+    for name in ("mxtools", "cli", "explorer"):
         shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "docs/mx.1"):
         (copied / name).parent.mkdir(exist_ok=True)

@@ -98,7 +98,7 @@ def test_the_same_bytes_whatever_the_order_of_sets(built: Build, mx: Mx) -> None
     line = ("run", built("bert") / "tagged.onnx", "-p", "optimize{with=onnxslim},optimize{with=ort-basic}")
     made = [mx(*line, env={"PYTHONHASHSEED": seed}) for seed in "12"]
     assert made[0].returncode == 0, made[0].stderr
-    assert made[0].stderr == b""
+    assert made[0].stderr.count(b"\n") == 1
     assert made[0].stdout == made[1].stdout
 
 
