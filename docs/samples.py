@@ -81,7 +81,7 @@ def executed(notebook: Path, folder: Path) -> str:
 
 def without_measures(text: str) -> str:
     """Return a page without what differs by run and machine: decimals, times, what is worst, widths of columns."""
-    text = re.sub(r"\d+\.\d+(e-\d+)?|\d+e-\d+|\d+(?= µs)|\S+(?= has the largest error)", "#", text)
+    text = re.sub(r"\d+\.\d+(e-\d+)?|\d+e-\d+|\d+(?= µs)|\S+(?= has the largest error| adds the most noise)", "#", text)
     return re.sub(r" +", " ", text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: 
     compared = [call for call in found.calls if call.distance]
     assert found.first is None
     assert not found.culprits
+    assert found.noisiest is None
     assert len(compared) >= 0.7 * len(found.calls)
     assert all(call.reason for call in found.calls if not call.distance)
     assert max(call.distance.relative for call in compared if call.distance) < 1e-5
@@ -110,6 +112,30 @@ def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: 
 def verified(path: Path, trace: Path, tolerance: float = EXACT, isolating: bool = False) -> Verified:
     sidecar, values = loads(trace.read_bytes(), "trace"), Values.open(trace.with_suffix(".safetensors"))
     return verify(WorkingModel.read(path, sidecar=sidecar, values=values), tolerance, isolating)
+
+
+def test_the_noise_of_a_module_is_found_below_the_tolerance(built: Build, recorded: Record, tmp_path: Path) -> None:
+    """A module is named though nothing is wrong yet, and the modules after it return more error than they make."""
+    scope = "encoder.layer.0.intermediate.dense"
+    path = changed(built("bert") / "tagged.onnx", scope, tmp_path / "noisy.onnx", factor=1.02)
+    found = verified(path, recorded("bert"), tolerance=0.1, isolating=True)
+    assert found.first is None
+    assert not found.culprits
+    assert found.noisiest
+    assert found.noisiest.scope == scope
+
+
+def test_modules_that_only_pass_an_error_on_are_marked(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    path = changed(built("bert") / "tagged.onnx", "encoder.layer.0.intermediate.dense", tmp_path / "wrong.onnx")
+    done = mx("verify", path, "--trace", recorded("bert"), "--isolate")
+    assert done.returncode == 1
+    marks = {
+        re.sub(r"^\W*(\S+) .*", r"\1", line): line.rpartition("  ")[2]
+        for line in done.stdout.decode().splitlines()
+        if line.endswith(("wrong", "passed on"))
+    }
+    assert (marks["layer.0"], marks["layer.1"], marks["pooler"]) == ("wrong", "passed on", "passed on")
+    assert b"encoder.layer.0.intermediate.dense adds the most noise of its own" in done.stderr
 
 
 def formulas(found: Any, wanted: Any) -> list[float]:

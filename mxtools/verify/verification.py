@@ -62,6 +62,10 @@ class Checked:
         return worst(counted or [output.distance for output in self.outputs])
 
 
+NOISY = 80.0
+"""SQNR in dB above which noise is that of rounding to float32, or little more; half precision has 60 to 70 dB."""
+
+
 @dataclass(frozen=True)
 class Verified:
     """What became of all calls, in the order of the trace, and the first one that has a wrong output."""
@@ -88,14 +92,14 @@ class Verified:
 
     @property
     def noisiest(self) -> Checked | None:
-        """The innermost call that adds the most noise when it runs alone, None where none adds any, or none ran alone.
+        """The innermost call that adds the most noise when it runs alone, None if none adds any that counts.
 
-        That may be far below the tolerance, which is compared with the largest value: a single large weight makes the
-        largest value of a result large, and the error of all others with it.
+        Its error may be far below the tolerance, which is compared with the largest value: a single large weight makes
+        the largest value of a result large, and hides the error of all others.
         """
         alone = [call for call in self.calls if call.own and not any(child.own for child in call.children)]
         found = min(alone, key=lambda call: call.own.sqnr if call.own else inf, default=None)
-        return found if found and found.own and found.own.sqnr < inf else None
+        return found if found and found.own and found.own.sqnr < NOISY else None
 
     def _culprits(self, call: Checked, around: Distance) -> Iterator[Checked]:
         own = call.own or EQUAL
