@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mxtools.errors import InputError, MxError, OutputError
+from mxtools.errors import InputError, MxError, OutputError, UsageError
 
 _LIBRARIES = {
     "google": "protobuf",
@@ -23,6 +23,8 @@ _LIBRARIES = {
     "zlib": "zlib",
 }
 """Packages whose exception classes say that what they were given is bad, and what messages call them."""
+_OF_TORCH = ("torch", "transformers", "onnxscript")
+"""What the extra `torch` installs."""
 _LONGEST = 300
 """Characters of a library's message that are shown; some quote the whole graph."""
 
@@ -30,6 +32,8 @@ _LONGEST = 300
 def as_mx_error(error: Exception) -> MxError | None:
     """Return an error of a library or the system as one that a user can act on; None for what is a fault of mxtools."""
     text = " ".join(str(error).split())[:_LONGEST]
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_TORCH:
+        return without_torch()
     if isinstance(error, MemoryError):
         return InputError("there is not enough memory for what the file describes", "check it, or use a larger machine")
     if isinstance(error, RecursionError):
@@ -40,6 +44,11 @@ def as_mx_error(error: Exception) -> MxError | None:
         return _of_system(error)
     library = _LIBRARIES.get(type(error).__module__.partition(".")[0])
     return InputError(f"{library} refuses it ({text})", "check the file with `mx validate`") if library else None
+
+
+def without_torch() -> UsageError:
+    """Return the error of a command that needs PyTorch where it is not installed."""
+    return UsageError("this needs PyTorch and transformers", "pip install 'onnx-mxtools[torch]'")
 
 
 def _of_system(error: OSError) -> MxError:

@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from .common import progress, say
 from .completion import SELECTORS, one_of, strategies
+from .foreign import without_torch
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
@@ -190,10 +191,8 @@ def require_torch() -> None:
     """Raise UsageError if PyTorch is not installed."""
     import importlib.util
 
-    from mxtools.errors import UsageError
-
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        raise UsageError("this needs PyTorch and transformers", "pip install 'onnx-mxtools[torch]'")
+        raise without_torch()
 
 
 def key(load: functools.partial[Any]) -> str | None:

@@ -15,7 +15,7 @@ from onnx import helper
 
 from mxtools_cli.help import COMMANDS, GROUPS
 from tests.support.commands import Mx, shell
-from tests.support.paths import MODELS
+from tests.support.paths import ENVIRONMENT, MODELS
 from tests.support.shared_models import Build
 
 PASSES = (
@@ -65,6 +65,34 @@ def test_imports(built: Build, tmp_path: Path, arguments: list[str], forbidden: 
         [sys.executable, "-c", code, *given], cwd=built("bert", "dynamo"), capture_output=True, text=True, check=True
     )
     assert forbidden & set(done.stderr.splitlines()[-1].split()) == set()
+
+
+@pytest.mark.parametrize(
+    "line", ["trace ./bert -o O", "export ./bert -o O", "auto ./bert -o O", "recommend ./bert", "demo"]
+)
+def test_commands_that_need_torch_say_so_where_it_is_not(tmp_path: Path, line: str) -> None:
+    code = (
+        "import sys; sys.argv = ['mx', *sys.argv[1:]]\n"
+        "class Without:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "from mxtools_cli.main import main; main()"
+    )
+    (tmp_path / "bert").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT | {"PYTHONHASHSEED": "0"},
+    )
+    assert (
+        done.stderr == f"mx {line.split()[0]}: this needs PyTorch and transformers: pip install 'onnx-mxtools[torch]'\n"
+    )
+    assert done.returncode == 2
 
 
 def test_every_command_has_help_with_an_example(mx: Mx) -> None:
