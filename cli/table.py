@@ -6,33 +6,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from typing import Protocol, Self, TypeVar
 
 from mxtools.errors import printable
 from mxtools.scopes.tags import class_of
-from mxtools.views.tree import number
-
-
-class TreeItem(Protocol):
-    """A call of a module in a tree of calls."""
-
-    @property
-    def scope(self) -> str:
-        """Its scope."""
-
-    @property
-    def tag(self) -> str:
-        """Its tag."""
-
-    @property
-    def children(self) -> Sequence[Self]:
-        """The calls directly below it."""
-
+from mxtools.views.tree import Item, number
 
 _MARKS = re.compile(r"[\\`*_\[\]|~]")
 """What means something to Markdown inside of a line; `<` and `&` are escaped as in HTML."""
 
-Branch = TypeVar("Branch", bound=TreeItem)
 
 GUIDES = "│├└─ "
 """What a tree is drawn with."""
@@ -43,8 +24,8 @@ LEAST = 12
 
 
 def drawn(
-    branch: Branch, depth: int | None = None, lead: str = "", tail: str = "", parent: str = ""
-) -> Iterator[tuple[str, str, Branch]]:
+    branch: Item, depth: int | None = None, lead: str = "", tail: str = "", parent: str = ""
+) -> Iterator[tuple[str, str, Item]]:
     """Yield a branch and those below it, down to `depth` levels, each after its drawn name and its class.
 
     `lead` is drawn before the name of the branch, `tail` before those of its children; `parent` is the scope above. The

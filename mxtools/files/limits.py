@@ -52,10 +52,7 @@ class Limit:
         allowed = self.allowed(size)
         if amount > allowed:
             needed = max(-(-amount * factor() // allowed), 2 * factor())  # rounded up
-            raise LimitError(
-                f"{what} would be larger than the limit of {self.text(allowed)}",
-                f"if the file is yours, raise all limits: ⟨limits⟩ {needed:.0f}",
-            )
+            raise _beyond(f"{what} would be larger than the limit of {self.text(allowed)}", needed)
 
     def allowed(self, size: int = 0) -> int:
         """Return how much is allowed."""
@@ -72,10 +69,8 @@ class Limit:
         try:
             yield
         except MemoryError:
-            raise LimitError(
-                f"{what} would need more memory than the limit of {self.text(allowed)}",
-                f"if the file is yours, raise all limits: ⟨limits⟩ {10 * factor():.0f}",
-            ) from None
+            problem = f"{what} would need more memory than the limit of {self.text(allowed)}"
+            raise _beyond(problem, 10 * factor()) from None
         finally:
             if before:
                 resource.setrlimit(resource.RLIMIT_DATA, before)
@@ -83,6 +78,11 @@ class Limit:
     def text(self, amount: int) -> str:
         """Return an amount for people."""
         return f"{amount / self.scale:,.0f} {self.unit}"
+
+
+def _beyond(problem: str, needed: float) -> LimitError:
+    """Return the error of something that would be allowed if the limits were raised by `needed`."""
+    return LimitError(problem, f"if the file is yours, raise all limits: ⟨limits⟩ {needed:.0f}")
 
 
 def _limit_memory(allowed: int) -> tuple[int, int] | None:

@@ -38,6 +38,11 @@ class Command:
     """Models that a result may replace."""
     read: dict[Identity, Path] = field(default_factory=dict)
 
+    def reads(self, found: Identity | None) -> Path | None:
+        """Return the path by which a file is read, None if it is not read, or is gone from that path."""
+        path = self.read.get(found) if found else None
+        return path if path and found and stands_for(path, found) else None
+
 
 running: ContextVar[Command | None] = ContextVar("command", default=None)
 
@@ -65,7 +70,7 @@ def note_read(path: Path, status: os.stat_result) -> None:
     command.read[found] = path
     resolved = os.path.realpath(path)
     for target, (given, there) in command.outputs.items():
-        if found not in command.replaced and ((found == there and _stands(given, found)) or target == resolved):
+        if found not in command.replaced and ((found == there and stands_for(given, found)) or target == resolved):
             raise overwritten(given, path)
 
 
@@ -76,11 +81,11 @@ def note_output(path: Path, target: Path) -> None:
     status = status_of(target)
     found = identity(status) if status and stat.S_ISREG(status.st_mode) else None
     command.outputs[str(target)] = path, found
-    if found in command.read and found not in command.replaced and _stands(command.read[found], found):
-        raise overwritten(path, command.read[found])
+    if found not in command.replaced and (read := command.reads(found)):
+        raise overwritten(path, read)
 
 
-def _stands(path: Path, found: Identity) -> bool:
+def stands_for(path: Path, found: Identity) -> bool:
     """Return whether a path still stands for a file; if that is gone, a new file may have its inode by now."""
     status = status_of(path)
     return status is not None and identity(status) == found
@@ -96,9 +101,7 @@ def note_reads(paths: Iterable[Path]) -> None:
 def is_read(path: Path) -> bool:
     """Return whether the command reads a file."""
     command, status = running.get(), status_of(path)
-    return bool(
-        command and status and (found := identity(status)) in command.read and _stands(command.read[found], found)
-    )
+    return bool(command and status and command.reads(identity(status)))
 
 
 def overwritten(output: Path, file: Path) -> OutputError:

@@ -25,7 +25,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.elements import size_of_elements
-from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular, status_of
+from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular, stands_for
 
 MOST_OPEN = 32
 """Files of external data that are kept open: some models have one for each tensor, and a process may open 256."""
@@ -97,8 +97,7 @@ class WeightStore:
         if is_adopted(tensor):
             return False
         file = self.place(tensor).file
-        status = status_of(file)
-        return status is not None and identity(status) == self._identities[file]
+        return stands_for(file, self._identities[file])
 
     def data(self, tensor: TensorProto) -> memoryview:
         """Return the bytes of a tensor, little-endian; those in a file are read."""

@@ -24,30 +24,32 @@ class Key(StrEnum):
     MULTIPLY_ADDS = "multiply-adds"
 
 
-class FoldableItem(Protocol):
-    """A call in a tree of calls, of which equal siblings can be shown as one."""
+class TreeItem(Protocol):
+    """A call of a module in a tree of calls."""
 
-    scope: str
-    tag: str
-    equal: tuple[str, ...]
+    @property
+    def scope(self) -> str:
+        """Its scope."""
+
+    @property
+    def tag(self) -> str:
+        """Its tag."""
 
     @property
     def children(self) -> Sequence[Self]:
         """The calls directly below it."""
 
 
+class FoldableItem(TreeItem, Protocol):
+    """A call of which equal siblings can be shown as one."""
+
+    @property
+    def equal(self) -> tuple[str, ...]:
+        """The scopes of the siblings after it that it stands for too."""
+
+
+Item = TypeVar("Item", bound=TreeItem)
 Foldable = TypeVar("Foldable", bound=FoldableItem)
-
-
-class SortableItem(Protocol):
-    """A call in a tree of calls."""
-
-    @property
-    def children(self) -> Sequence[Self]:
-        """The calls directly below it."""
-
-
-Sortable = TypeVar("Sortable", bound=SortableItem)
 
 
 @dataclass
@@ -132,14 +134,14 @@ def tree(
     return branches[0]
 
 
-def sorted_by(branch: Sortable, key: str) -> Sortable:
+def sorted_by(branch: Item, key: str) -> Item:
     """Return a copy in which siblings are sorted on all levels, the largest first; equal ones keep their order.
 
     `key` is what to sort by: an attribute of what the tree is made of, as a `Key` is one of a `Branch`.
     """
     name = key.replace("-", "_")
     children = sorted(branch.children, key=lambda child: -float(getattr(child, name)))
-    return replace(branch, children=[sorted_by(child, key) for child in children])  # type: ignore[type-var]
+    return replace(branch, children=[sorted_by(child, key) for child in children])  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
 
 
 def folded(branch: Foldable, content: Callable[[Foldable], object] | None = None) -> Foldable:
@@ -152,10 +154,10 @@ def folded(branch: Foldable, content: Callable[[Foldable], object] | None = None
     kept: list[Foldable] = []
     for child in (folded(child, held) for child in branch.children):
         if kept and _list(kept[-1]) == _list(child) and _content(kept[-1], held) == _content(child, held):
-            kept[-1] = replace(kept[-1], equal=(*kept[-1].equal, child.scope))  # type: ignore[type-var]
+            kept[-1] = replace(kept[-1], equal=(*kept[-1].equal, child.scope))  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
         else:
             kept.append(child)
-    return replace(branch, children=kept)  # type: ignore[type-var]
+    return replace(branch, children=kept)  # type: ignore[type-var]  # a protocol cannot say that it is a dataclass
 
 
 def number(scope: str) -> tuple[str, int]:
