@@ -36,13 +36,16 @@ def process(
     previous: str | None = None,
     witness: Callable[[WorkingModel], Callable[[Step], None]] | None = None,
     command: str = "",
+    write: Callable[[WorkingModel, PipelineReport], None] | None = None,
 ) -> PipelineReport:
     """Read a model, run a pipeline over it and write the result; return what the passes report.
 
     `witness`, where given, takes the model and returns what is told of each pass that has run. With the name of a
-    `command`, its last line says how the size of the model changed.
+    `command`, its last line says how the size of the model changed. `write`, where given, writes the result elsewhere
+    than to `output`.
     """
-    check_output(output, replacing=source)
+    if not write:
+        check_output(output, replacing=source)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
     model = read_model(source, data_dir, trace, inputs)
@@ -52,7 +55,10 @@ def process(
     before = size_of(model) if command else None
     with contextlib.redirect_stdout(sys.stderr):  # what a user's function prints does not mix with the model
         report = pipeline.run(model, witness(model) if witness else None)
-    write_model(model, output, data_dir)
+    if write:
+        write(model, report)
+    else:
+        write_model(model, output, data_dir)
     if before:
         say(f"mx {command}: {changed(before, size_of(model))}")
     return report

@@ -1,7 +1,8 @@
-"""Run the blocks of tutorial, how-tos, explanations and some topics, and write what they print: `make samples`.
+"""Run the blocks of all pages of the site, and write what they print: `make samples`.
 
 All pages run in one folder, in the order of the site, as a reader goes through them. Blocks of `sh` and `python` are
-run. A block of `text` that stands just behind one of these becomes what it prints. Notebooks are run each by itself.
+run; those in Python share their names on a page, as in one session. A block of `text` that stands just behind one of
+these becomes what it prints. Notebooks are run each by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ import nbformat
 import yaml
 
 HERE = Path(__file__).parent
-SECTIONS = ("Tutorial", "How to", "Explanation")
-TOPICS = ("tree.md", "splitting.md", "grafting.md", "verifying.md", "profiling.md", "validating.md")
-"""Pages about one command, on the README's model."""
+SECTIONS = ("Tutorial", "How to", "Explanation", "Topics")
+BY_BLOCK = "selecting.md"
+"""A page whose blocks need tools that do not fit into one environment; a test runs each where its tool is."""
 PREPARE = """
 mx demo bert
 mx trace ./bert -o bert.trace.json
@@ -40,8 +42,8 @@ ENVIRONMENT = {
 def pages() -> list[Path]:
     """Return the pages whose blocks are run, in the order of the site."""
     sections = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text())["nav"]
-    first = [page for section in sections for name in SECTIONS for page in _markdown(section.get(name, ()))]
-    return [HERE / page for page in (*first, *TOPICS)]
+    listed = [page for section in sections for name in SECTIONS for page in _markdown(section.get(name, ()))]
+    return [HERE / page for page in listed if page != BY_BLOCK]
 
 
 def _markdown(section: Any) -> list[str]:
@@ -50,17 +52,36 @@ def _markdown(section: Any) -> list[str]:
 
 def with_samples(page: str, folder: Path) -> str:
     """Run the blocks of a page in a folder; return the page with what they print, where the page shows it."""
+    session = _Session(folder)
 
     def filled(block: re.Match[str]) -> str:
         indent, language, text = block.groups()[:3]
         code = textwrap.dedent(text)
-        said = run(code if language == "sh" else f"python - <<'END'\n{code}\nEND", folder)
+        said = run(code, folder) if language == "sh" else session.run(code)
         if not block["sample"]:
             return block.group()
         shown = textwrap.indent(f"```text\n{said}```", indent)
         return f"{block.group().removesuffix(block['sample'])}\n\n{shown}"
 
-    return BLOCK.sub(filled, page)
+    with session:
+        return BLOCK.sub(filled, page)
+
+
+class _Session(ExitStack):
+    """A session of Python, which begins with the first block that it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.book = nbformat.v4.new_notebook()
+        self.client = nbclient.NotebookClient(self.book, timeout=600, resources={"metadata": {"path": folder}})
+
+    def run(self, code: str) -> str:
+        """Return what a block prints on stdout; CellExecutionError if it raises an error."""
+        if not self.book.cells:
+            self.enter_context(self.client.setup_kernel(env=ENVIRONMENT))
+        self.book.cells.append(nbformat.v4.new_code_cell(code))
+        cell = self.client.execute_cell(self.book.cells[-1], len(self.book.cells) - 1)
+        return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
 def notebooks() -> list[Path]:

@@ -99,6 +99,13 @@ def test_declarations_that_are_wrong_are_refused() -> None:
     for message, declared in wrong.items():
         with pytest.raises(UsageError, match=message):
             model.filter("pre", **declared)  # type: ignore[arg-type]  # of several types
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]> g (float[2] x) => (float[2] y) {
+        h = com.microsoft.Gelu(x)
+        y = Neg(h)
+    }"""
+    told = mxtools.from_proto(onnx.parser.parse_model(text))  # only ONNX Runtime knows the operator
+    with pytest.raises(UsageError, match=r"'h' is of type float\[2\]"):
+        told.filter(from_tensor="h", types={"h": "int64"})
     part = model.filter("head", types={"b": "bfloat16"}, shapes={"b": ()})
     assert helper.printable_value_info(part.proto.graph.input[0]) == "%b[BFLOAT16, scalar]"
     assert [p.name for p in model.split("head", types={"b": "float32"})][-1] == "head"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from onnx import helper, numpy_helper
 
+from mxtools.errors import AbsentError
 from mxtools.passes.filter import Filter
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.selection import Selection
+from mxtools.split.parts import split
 from tests.support.cuts import HEAD, NESTED, cut, shape, tagged
 from tests.support.running import session
 
@@ -66,3 +70,18 @@ def test_functions_in_the_defaults_of_a_functions_attributes_come_along() -> Non
 def test_what_a_selected_node_holds_or_calls_comes_with_it() -> None:
     assert shape(cut(tagged(FUNCTIONS, "a", "h")))[0] == ["a"]
     assert shape(cut(tagged(HEAD + NESTED, "qq", "b")))[0] == ["k", "b"]
+
+
+def test_a_module_that_is_only_in_a_function_that_nobody_calls_is_nowhere() -> None:
+    model = tagged(FUNCTIONS, "a")
+    function = helper.make_function(
+        "own", "idle", ["p"], ["q"], [helper.make_node("Exp", ["p"], ["q"])], [helper.make_opsetid("", 21)]
+    )
+    model.functions.append(function)
+    for key, value in (("scope", "n"), ("tag", "/M/N"), ("evidence", "name")):
+        model.functions[-1].node[0].metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+    refused = pytest.raises(AbsentError, match="n is in a function, which is called several times or never")
+    with refused:
+        Filter(scope=("n",)).apply(WorkingModel(model))
+    with refused:
+        split(WorkingModel(model), [Selection(("n",))])

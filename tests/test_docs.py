@@ -12,11 +12,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from onnx import parser
 
 from docs import samples
-from mxtools.pipeline import pipeline
-from mxtools.pipeline.working_model import WorkingModel
 from mxtools.strategies import table
 from mxtools.traces import sidecar
 from tests.support.commands import mx, shell
@@ -86,22 +83,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "tutorial.html").exists()
 
 
-def test_what_survives_runs(built: Build, tmp_path: Path) -> None:
-    for name, copy in (
-        ("raw.onnx", "bert.onnx"),
-        ("trace.json", "bert.trace.json"),
-        ("tagged.onnx", "bert.tagged.onnx"),
-    ):
-        shutil.copy(built("bert") / name, tmp_path / copy)
-    script = "".join(["set -eu\n", *blocks("docs/survival.md", "sh"), *blocks("docs/strategies.md", "sh")])
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout == b""
-    assert (tmp_path / "layer0.onnx").stat().st_size
-
-
 def test_the_strategy_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "mxtools.toml").write_text(blocks("docs/strategies.md", "toml")[0])
     assert table.known(tmp_path)["slim"].exporter == "torchscript"
@@ -126,25 +107,6 @@ def test_the_makefile_runs_again_where_the_model_changed(bert_folder: Path) -> N
         }
         os.utime(file, (before, before))
     assert "up to date" in said()
-
-
-def test_the_pass_of_the_page_is_a_pass() -> None:
-    code = blocks("docs/writing-a-pass.md", "python")[0]
-    namespace: dict[str, object] = {"__name__": "page"}
-    exec(compile(code, "page", "exec", dont_inherit=True), namespace)
-    cls = namespace["DropDocStrings"]
-    assert isinstance(cls, type)
-    assert issubclass(cls, pipeline.Pass)
-    assert str(pipeline.Pipeline((cls(op=("Gemm",)),))) == "drop-doc-strings{op=Gemm}"
-
-
-def test_the_edit_of_the_page_runs(tmp_path: Path) -> None:
-    (tmp_path / "edit.py").write_text(blocks("docs/writing-a-pass.md", "python")[1])
-    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { a = Dropout(x) y = Neg(a) }'
-    model = parser.parse_model(text)
-    passes = f"surgeon{{script={tmp_path}/edit.py:without_dropout}}"
-    pipeline.Pipeline.parse(passes).apply(WorkingModel(model))
-    assert [node.op_type for node in model.graph.node] == ["Neg"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

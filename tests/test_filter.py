@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,50 @@ def test_the_last_line_says_how_the_size_changed(built: Build, mx: Mx, tmp_path:
         said = re.fullmatch(rf"mx {command}: nodes (\d+) → (\d+), weights .*B → .*B\n", done.stderr.decode())
         assert said, done.stderr.decode()
         assert [*map(int, said.groups())] == [len(whole.graph.node), len(onnx.load(part).graph.node)]
+
+
+@pytest.mark.model
+def test_a_saved_case_runs_without_mxtools_and_tells_right_from_wrong(built: Build, mx: Mx, tmp_path: Path) -> None:
+    """Its script says that the part is right, and that it is wrong when a weight of it has changed."""
+    case = tmp_path / "case"
+    line = ["filter", built("bert") / "tagged.onnx", "--scope", "encoder.layer.1", "--io", "module"]
+    line += ["--trace", built("bert") / "trace.json", "--save-case", case]
+    done = mx(*line)
+    assert done.returncode == 0, done.stderr
+    assert f"python {case}/run.py" in done.stderr.decode()
+    assert "hidden_states" in (case / "README.md").read_text()
+
+    def ran() -> subprocess.CompletedProcess[str]:
+        alone = "import runpy, sys; sys.modules['mxtools'] = None; del sys.argv[0]; "
+        run = [sys.executable, "-c", f"{alone}runpy.run_path(sys.argv[0], run_name='__main__')", case / "run.py"]
+        return subprocess.run(run, capture_output=True, text=True, check=False)
+
+    right = ran()
+    assert (right.returncode, right.stderr) == (0, "")
+    part = onnx.load(case / "part.onnx")
+    for weight in (w for w in part.graph.initializer if len(w.dims) == 2):
+        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, weight.name))
+    onnx.save(part, case / "part.onnx")
+    wrong = ran()
+    assert (wrong.returncode, wrong.stderr) == (1, "")
+    assert float(wrong.stdout.split(" of the largest")[0].split()[-1]) > 1e-3
+    again = mx(*line)
+    assert again.returncode == 3
+    assert b"is not empty: give the name of a new one" in again.stderr
+    assert mx(*line[:-1], tmp_path / "other", "-o", tmp_path / "p.onnx").returncode == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_case_holds_only_what_numpy_files_can_hold(mx: Mx, tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) {
+        h = Cast <to = 16> (x)
+        y = Cast <to = 1> (h)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    done = mx("filter", tmp_path / "m.onnx", "--from-tensor", "h", "--save-case", tmp_path / "case")
+    assert done.returncode == 2
+    assert b"numpy's files cannot hold 'h', which is bfloat16[2]" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_constants_are_copied_in_and_the_rest_left_out() -> None:

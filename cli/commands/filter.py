@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from typer import Option
+
+from mxtools.errors import UsageError
 from mxtools.passes.filter import Filter
 
 from ..common import check_json, emit, process, say
 from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
+from ..streams import is_pipe, source_name
+
+if TYPE_CHECKING:
+    from mxtools.pipeline.pipeline import PipelineReport
+    from mxtools.pipeline.working_model import WorkingModel
 
 
 @takes(Filter)
@@ -17,6 +28,13 @@ def command(
     output: Output = "-",
     trace: Trace = None,
     inputs: Inputs = None,
+    save_case: Annotated[
+        Path | None,
+        Option(
+            metavar="DIR",
+            help="Write the part to a new folder, with its inputs, what it should return, and a script that compares.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -25,17 +43,26 @@ def command(
     A scope selects one call of a module and everything in it. '*' matches within a level, '**' across levels.
 
     With --verify, the part and the whole model are run and compared. The inputs are recorded, given (--inputs) or
-    made.
+    made. --save-case does that too, and keeps these values beside the part, for a bug report.
 
     Example: mx filter bert.tagged.onnx --scope 'encoder.layer.0' -o layer0.onnx
     """
     from mxtools.cut.filtering import FilterReport
     from mxtools.pipeline.pipeline import Pipeline
 
-    check_json(json, output)
-    report = process(Pipeline(steps), source, output, data_dir, trace, inputs, command="" if json else "filter").last(
-        FilterReport
-    )
+    write = None
+    if save_case:
+        if not is_pipe(output):
+            raise UsageError("--save-case and -o both say where the part goes", "give one of them")
+        from mxtools.runtime.cases import check_case
+
+        check_case(save_case)
+        steps = tuple(replace(step, verify=True) for step in steps)
+        write = partial(_save, save_case, source)
+    else:
+        check_json(json, output)
+    pipeline, command = Pipeline(steps), "" if json else "filter"
+    report = process(pipeline, source, output, data_dir, trace, inputs, command=command, write=write).last(FilterReport)
     if json:
         emit(report.to_dict())
         return
@@ -46,5 +73,20 @@ def command(
             f"mx filter: {', '.join(report.quantised)}: quantised numbers, as the file has them; "
             "the node that makes them has their scale and zero point"
         )
-    for found in report.differences or ():
+    for found in report.check.differences if report.check else ():
         say(f"mx filter: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")
+
+
+def _save(folder: Path, source: str, part: WorkingModel, report: PipelineReport) -> None:
+    """Write the part with the values of the check."""
+    from mxtools.cut.filtering import FilterReport
+    from mxtools.runtime.cases import save_case
+    from mxtools.runtime.tolerances import usual_tolerance
+
+    if check := report.last(FilterReport).check:
+        scopes = ", ".join(dict.fromkeys(glob for step in report.steps for glob in getattr(step.step, "scope", ())))
+        title = f"{scopes or 'A part'} of {source_name(source)}"
+        origin = "what the whole model computes there in ONNX Runtime, on the CPU and without optimisations"
+        tolerance = usual_tolerance(part.proto, part.graph)
+        save_case(folder, part.proto, part.weights, check.given, check.expected, tolerance, title, origin)
+        say(f"mx filter: saved in {folder}; check it with `python {folder / 'run.py'}`")

@@ -50,6 +50,8 @@ def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str,
     if not declared:
         return
     known, names = inferred_infos(model.proto), model.graph.by_name
+    untold = [name for name in declared if name in names and not is_typed(known.get(name))]
+    known |= _at_run_time(model, untold) if untold else {}
     for name, type_ in declared.items():
         if name not in names:
             raise UsageError(f"there is no tensor {name!r}", suggestion(name, names))
@@ -60,6 +62,13 @@ def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str,
         for name, type_ in declared.items():
             base = known[name].type if name in known and known[name].type.HasField("tensor_type") else TypeProto()
             _enter(proto.graph, name, base, type_)
+
+
+def _at_run_time(model: WorkingModel, names: Sequence[str]) -> dict[str, ValueInfoProto]:
+    """Return what ONNX Runtime, which is imported only here, says of tensors of which ONNX knows nothing."""
+    from mxtools.runtime.sessions import runtime_infos
+
+    return runtime_infos(model.proto, model.weights, names)
 
 
 def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:

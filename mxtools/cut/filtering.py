@@ -23,6 +23,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere, place_of
 
 if TYPE_CHECKING:
+    from mxtools.cut.part_check import PartCheck
     from mxtools.cut.signature import Signature
 
 
@@ -73,9 +74,9 @@ class CutRequest:
 class FilterReport(Report):
     """What was cut out: its nodes, inputs and outputs.
 
-    `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `differences` says
-    how far each output is from the whole model's; None where no check was asked for. `quantised` are the outputs that
-    the whole does not return, and that are numbers of 8 bits or less, which stand for others.
+    `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `check` compares
+    its outputs with the whole model's; None where no check was asked for. `quantised` are the outputs that the whole
+    does not return, and that are numbers of 8 bits or less, which stand for others.
     """
 
     kind: ClassVar[str] = "filter"
@@ -84,13 +85,13 @@ class FilterReport(Report):
     inputs: list[str]
     outputs: list[str]
     pieces: int
-    differences: list[dict[str, Any]] | None = None
+    check: PartCheck | None = None
     quantised: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON; the last two entries only where there is something to say."""
         found = {"nodes": self.nodes, "inputs": self.inputs, "outputs": self.outputs, "pieces": self.pieces}
-        found |= {} if self.differences is None else {"verify": self.differences}
+        found |= {"verify": self.check.differences} if self.check else {}
         return found | ({"quantised": list(self.quantised)} if self.quantised else {})
 
 
@@ -126,12 +127,13 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         extract(straight.proto, cut, model.weights)
         if inner:
             proto.CopyFrom(straight.proto)
-        differences = _differences(whole, model, inner) if whole else None
-        rename_values(proto.graph, {graph.names[value]: name for value, name in names.items()})
+        check = _check(whole, model, inner) if whole else None
+        new_names = {graph.names[value]: name for value, name in names.items()}
+        rename_values(proto.graph, new_names)
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     ends = zip(proto.graph.output, cut.outputs, strict=True)
     small = tuple(o.name for o, value in ends if value not in graph.outputs and is_quantised(o.type))
-    return FilterReport(len(proto.graph.node), inputs, outputs_, separate, differences, small)
+    return FilterReport(len(proto.graph.node), inputs, outputs_, separate, check and check.renamed(new_names), small)
 
 
 def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collection[int]) -> list[int]:
@@ -232,7 +234,7 @@ def _chosen(
     return chosen, outputs if request.to_tensors else set()
 
 
-def _differences(whole: WorkingModel, part: WorkingModel, inner: Opened | None) -> list[dict[str, Any]]:
+def _check(whole: WorkingModel, part: WorkingModel, inner: Opened | None) -> PartCheck:
     """Compare a part with the whole; ONNX Runtime is imported only here."""
     from mxtools.cut.part_check import check_part
 

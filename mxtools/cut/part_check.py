@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mxtools.cut.body_values import body_values
@@ -10,11 +11,26 @@ from mxtools.cut.opening import Opened
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import inner_values, run_model
 
 
-def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = None) -> list[dict[str, Any]]:
-    """Run a model, feed a part of it with tensors of that run, and return how far the part's outputs differ from it.
+@dataclass(frozen=True)
+class PartCheck:
+    """How far each output of a part is from the whole model's, the values that the part was given, and the whole's."""
+
+    differences: list[dict[str, Any]]
+    given: dict[str, Value]
+    expected: dict[str, Value]
+
+    def renamed(self, names: Mapping[str, str]) -> PartCheck:
+        """Return the same for a part whose tensors have other names, by the old ones."""
+        given, expected = ({names.get(n, n): v for n, v in side.items()} for side in (self.given, self.expected))
+        return PartCheck(self.differences, given, expected)
+
+
+def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = None) -> PartCheck:
+    """Run a model, feed a part of it with tensors of that run, and compare the part's outputs with that run.
 
     `opened` is the body that the part was cut out of, if it was: then one iteration is compared. Raises CheckError
     where a difference is above TOLERANCE or the body does not run, InputError where ONNX Runtime cannot run one of the
@@ -31,7 +47,8 @@ def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = 
         inputs = whole.inputs()
         names = dict.fromkeys(types.keys() - inputs.keys(), 0)
         values = dict(inner_values(whole.proto, whole.weights, inputs, names)) | inputs
-    outputs = run_model(part.proto, part.weights, {v.name: values[v.name] for v in part_inputs})
+    given = {v.name: values[v.name] for v in part_inputs}
+    outputs = run_model(part.proto, part.weights, given)
     differences = [output_difference(name, array, values[name]) for name, array in outputs.items()]
     require_close(differences, TOLERANCE)
-    return [asdict(d) for d in differences]
+    return PartCheck([asdict(d) for d in differences], given, {name: values[name] for name in outputs})

@@ -60,7 +60,7 @@ def run_session(session: Any, names: Sequence[str], given: Mapping[str, Value]) 
         raise InputError(f"no value for the graph's input {missing!r}", "give ⟨inputs⟩ with the model's inputs")
     feeds = {name: _fed(name, given.get(name), element_type(type_)) for name, type_ in wanted.items()}
     types = {value.name: element_type(value.type) for value in session.get_outputs()}
-    if not any(_is_narrow(types.get(name)) for name in names):
+    if not any(is_narrow(types.get(name)) for name in names):
         return list(session.run(list(names), feeds))
     tensors = [name for name in names if types.get(name) is not None]
     found = dict(zip(tensors, _tensors(session, tensors, feeds), strict=True))
@@ -69,14 +69,14 @@ def run_session(session: Any, names: Sequence[str], given: Mapping[str, Value]) 
     return [found[name] for name in names]
 
 
-def _is_narrow(element: int | None) -> bool:
+def is_narrow(element: int | None) -> bool:
     """Return whether numpy lacks an element type."""
     return element is not None and tensor_dtype_to_np_dtype(element) != plain_dtype(element)
 
 
 def _fed(name: str, value: Value, element: int | None) -> Value:
     """Return an input as ONNX Runtime takes it: arrays, or values of its own where numpy lacks the element type."""
-    if element is None or not _is_narrow(element):
+    if element is None or not is_narrow(element):
         return value
     array, dtype = np.asarray(value), np.dtype(tensor_dtype_to_np_dtype(element))
     if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
@@ -107,7 +107,7 @@ def _tensors(session: Any, names: Sequence[str], feeds: Mapping[str, Value]) -> 
 def _array(value: Any) -> Array:  # noqa: ANN401 - ONNX Runtime's OrtValue
     """Return a tensor of ONNX Runtime's as an array of a type of numpy's own."""
     element = value.element_type()
-    if not _is_narrow(element):
+    if not is_narrow(element):
         return np.asarray(value.numpy())
     if value.device_name().lower() != "cpu":
         raise InputError(f"a value of type {value.data_type()} is on {value.device_name()}", "run it on the CPU")

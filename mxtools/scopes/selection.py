@@ -189,16 +189,17 @@ def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, s
     call.
     """
     graph, places = annotations.graph, annotations.places
-    found = _outermost(places, nodes)
+    found = _outermost(places, nodes) or dict.fromkeys(nodes)  # if all are in functions that nobody calls
     counted = {n for n in found if annotations.evidence[n] not in INDIRECT and not graph.is_constant(n)}
     counted = counted or {n for n, place in found.items() if place == MAIN} or set(found)
     innermost: Place = MAIN
     for node in sorted(counted):
         place, scope = found[node], annotations.hierarchy.scopes[annotations.call[node] or 0]
         if place is None:
-            name = graph.nodes[graph.sites[graph.region[node]][0]].op_type
+            called = {graph.nodes[site].op_type for site in graph.sites.get(graph.region[node], ())}
+            where = f"the function {called.pop()!r}" if called else "a function"
             raise AbsentError(
-                f"{scope} is in the function {name!r}, which is called several times or never",
+                f"{scope} is in {where}, which is called several times or never",
                 "select the module that calls it",
             )
         short, long = sorted((place, innermost), key=len)

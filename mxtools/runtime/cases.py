@@ -1,0 +1,140 @@
+"""A folder that reproduces what a part of a model computes: for a bug report, or to watch a module on its own.
+
+case/
+README.md      what it is, and how to run it
+part.onnx      the part (with part.onnx.data, where its weights are large)
+inputs.npz     what it was given
+expected.npz   what it should return
+run.py         runs it; needs numpy and onnxruntime only
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from mxtools.errors import OutputError, UsageError
+from mxtools.files import VERSION
+from mxtools.files.atomic import as_output_error, check_folder
+from mxtools.files.temporary import replace, sync_files, temporary_folder
+from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model
+from mxtools.graph.types import type_text
+from mxtools.runtime.session_values import Value, is_narrow
+
+PART = "part.onnx"
+_README = """# {title}
+
+`part.onnx` is a part of a larger model: {nodes} nodes. `inputs.npz` holds what it was given, and `expected.npz` what it
+should return: {source}.
+
+Run it with numpy and ONNX Runtime, on the CPU or on another execution provider:
+
+    python run.py
+    python run.py --provider CUDAExecutionProvider
+
+It prints how far each output is from what is expected, and ends with exit status 1 if the largest difference, divided
+by the largest expected value, is above {tolerance:g}.
+
+| input | type |
+|---|---|
+{inputs}
+
+| output | type |
+|---|---|
+{outputs}
+
+Made with mxtools {mxtools}, onnx {onnx} and onnxruntime {onnxruntime}.
+"""
+_RUN = '''"""Run part.onnx on inputs.npz, and compare what it returns with expected.npz."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+here = Path(__file__).parent
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
+parser.add_argument("--tolerance", type=float, default={tolerance:g}, help="largest relative difference that is right")
+given = parser.parse_args()
+
+session = onnxruntime.InferenceSession(here / "part.onnx", providers=[given.provider])
+expected = np.load(here / "expected.npz")
+found = session.run(expected.files, dict(np.load(here / "inputs.npz")))
+
+is_right = True
+for name, value in zip(expected.files, found):
+    wanted = expected[name]
+    if value.shape != wanted.shape:
+        print(f"{{name}}: the shape is {{value.shape}}, not {{wanted.shape}}")
+        is_right = False
+        continue
+    both = np.asarray(value, np.float64), np.asarray(wanted, np.float64)
+    apart = np.where(np.isnan(both[0]) & np.isnan(both[1]) | (both[0] == both[1]), 0, np.abs(both[0] - both[1]))
+    apart = float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
+    largest = float(np.abs(both[1][np.isfinite(both[1])]).max(initial=0))
+    relative = apart / largest if largest else apart
+    print(f"{{name}}: largest difference {{apart:.3g}}, {{relative:.3g}} of the largest value")
+    is_right &= relative <= given.tolerance
+sys.exit(not is_right)
+'''
+
+
+def check_case(folder: Path) -> None:
+    """Raise OutputError if a case cannot be written to a folder, which must be new or empty."""
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"the folder {folder} is not empty", "give the name of a new one")
+
+
+def save_case(
+    folder: Path,
+    part: ModelProto,
+    weights: WeightStore,
+    inputs: Mapping[str, Value],
+    expected: Mapping[str, Value],
+    tolerance: float,
+    title: str,
+    source: str,
+) -> None:
+    """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
+
+    `title` is what the readme is about, `source` says where the expected values come from. Raises OutputError if the
+    folder is not empty or cannot be written to, UsageError for values that files of numpy cannot hold.
+    """
+    graph = part.graph
+    for value in (*graph.input, *graph.output):
+        if not value.type.HasField("tensor_type") or is_narrow(value.type.tensor_type.elem_type):
+            kind = type_text(value.type, usual=True)
+            raise UsageError(f"numpy's files cannot hold {value.name!r}, which is {kind}", "cut out another part")
+    check_case(folder)
+    target = Path(os.path.realpath(folder))
+    texts = {
+        "title": title,
+        "source": source,
+        "tolerance": tolerance,
+        "nodes": len(graph.node),
+        "inputs": "\n".join(f"| `{value.name}` | {type_text(value.type, usual=True)} |" for value in graph.input),
+        "outputs": "\n".join(f"| `{value.name}` | {type_text(value.type, usual=True)} |" for value in graph.output),
+        "mxtools": VERSION,
+        "onnx": version("onnx"),
+        "onnxruntime": version("onnxruntime"),
+    }
+    with as_output_error(folder), temporary_folder(target) as scratch:
+        made = scratch / "case"  # a folder of its own, as `write_model` locks that
+        made.mkdir()
+        write_model(part, weights, made / PART)
+        np.savez(made / "inputs.npz", **inputs)
+        np.savez(made / "expected.npz", **expected)
+        (made / "run.py").write_text(_RUN.format(**texts))
+        (made / "README.md").write_text(_README.format(**texts))
+        sync_files(made)
+        replace(made, target)
