@@ -20,7 +20,7 @@ from rich.text import Text
 
 from benchmarks.page import CHROMIUM, MX
 
-from .samples import PREPARE, run
+from .samples import HERE, PREPARE, run, with_samples
 
 PICTURES = Path(__file__).with_name("pictures")
 WIDTH = 100
@@ -44,8 +44,6 @@ from onnxruntime.quantization import quantize_dynamic
 quantize_dynamic("model.onnx", "int8.onnx", **json.load(open("keep.json")))
 END
 mx tag int8.onnx --from model.onnx -o int8.onnx
-mx verify int8.onnx --trace trace.json --isolate --json > errors.json
-mx view int8.onnx --metric errors.json -o errors.html
 mx view int8.onnx --against model.onnx -o against.html
 
 mx demo llama
@@ -56,7 +54,7 @@ PAGES = {
     "view": ("bert.html", "encoder.layer.0&in=encoder.layer.0.attention"),
     "modules": ("model.html", "bert"),
     "slow": ("profile.html", "bert.encoder.layer.0.attention"),
-    "errors": ("errors.html", "bert.encoder.layer.0.intermediate&colour=relative%20error%20(own)"),
+    "errors": ("errors.html", "bert.encoder.layer.1"),
     "layer": ("llama.html", "model.layers.1"),
     "flat": ("flat.html", ""),
     "against": ("against.html", "bert.encoder.layer.0.attention&in=bert.encoder.layer.0.attention.output"),
@@ -122,6 +120,7 @@ def main() -> None:
         folder = Path(made)
         run(PREPARE, folder)
         run(MODELS, folder)
+        with_samples((HERE / "how-to" / "find-the-wrong-module.md").read_text(), folder)
         onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
         run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")

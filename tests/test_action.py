@@ -147,7 +147,7 @@ def test_the_action_compares_what_a_pull_request_changed(pull_request: Path, tmp
     details = comment.partition("<details><summary><code>models/changed.onnx</code></summary>")[2].partition(
         "</details>"
     )
-    assert "| module | class | nodes | relative | what differs |" in details[0]
+    assert "| module | class | nodes | what differs |" in details[0]
     assert f"weights: {LAYER}.attention.self.query.bias" in details[0]
     assert comment == (tmp_path / "summary").read_text()
     assert done["Comment"].returncode == 0, done["Comment"].stderr.decode()

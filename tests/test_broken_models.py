@@ -248,3 +248,19 @@ def test_what_is_in_order_stays_as_it_is() -> None:
     before = model.SerializeToString()
     sort_nodes(model)
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("declared", "passed_on"), [("2, 3, n", None), ("2, 5", [2, 0]), ("2, n", [2, 0])])
+def test_a_declared_shape_that_inference_contradicts_is_not_passed_on(
+    declared: str, passed_on: list[int] | None, tmp_path: Path, mx: Mx
+) -> None:
+    """ONNX Runtime runs such a file, and would refuse an input of the wrong shape."""
+    text = f"""<ir_version: 10, opset_import: ["" : 21]> g (float[2, 3] x) => (float[{declared}] h, float[2, 3] y) {{
+        h = Neg(x)
+        y = Abs(h)
+    }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    done = mx("filter", "m.onnx", "--from-tensor", "h", "-o", "p.onnx", "--verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    type_ = onnx.load(tmp_path / "p.onnx").graph.input[0].type.tensor_type
+    assert ([dim.dim_value for dim in type_.shape.dim] if type_.HasField("shape") else None) == passed_on

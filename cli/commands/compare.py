@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mxtools.comparison.comparison import ComparedModule, Comparison
 
 COLUMNS = ("module", "class", "nodes", "relative", "what differs")
+NUMBERS = COLUMNS.index("relative")
 
 
 def command(
@@ -75,7 +76,10 @@ def command(
     if json:
         emit(_data(found, tolerance))
     elif found.interface or found.differing(tolerance):
-        (show_markdown if as_markdown else show)([COLUMNS, *_rows(found, tolerance, fold)])
+        rows = [COLUMNS, *_rows(found, tolerance, fold)]
+        if not (trace or inputs):  # nothing was run, so there are no numbers
+            rows = [(*row[:NUMBERS], *row[NUMBERS + 1 :]) for row in rows]
+        (show_markdown if as_markdown else show)(rows)
     _conclude(found, tolerance)
 
 
@@ -91,7 +95,10 @@ def _conclude(found: Comparison, tolerance: float) -> None:
         say(f"mx compare: no difference in {len(found.modules)} modules")
         return
     listed = ", ".join(f"{word} {count}" for word, count in kinds.items())
-    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed})", "see the table")
+    remedy = "see the table"
+    if found.is_of_strangers:
+        remedy = "no module is in both; if they are of one model, `mx tag --from` gives one the modules of the other"
+    raise CheckError(f"{len(differing)} of {len(found.modules)} modules differ ({listed})", remedy)
 
 
 def _rows(found: Comparison, tolerance: float, fold: bool) -> Iterator[tuple[str, ...]]:

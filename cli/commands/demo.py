@@ -27,4 +27,5 @@ def command(
     folder = output or Path(kind)
     with progress(f"writing {folder}"):
         count = write_demo(kind, folder)
-    say(f"mx demo: {folder}: a {kind} of {count} parameters; next: mx trace ./{folder} -o {folder.name}.trace.json")
+    following = f"mx trace ./{folder} --record -o {folder.name}.trace.json"
+    say(f"mx demo: {folder}: a {kind} of {count} parameters; next: {following}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
+
+from mxtools.errors import UsageError
+from mxtools.views.tree import sorted_by
 
 from ..common import emit, figures, progress, read_model, say
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
@@ -13,6 +17,14 @@ from ..table import drawn, show
 
 if TYPE_CHECKING:
     from mxtools.verify.verification import Checked, Verified
+
+
+class Sort(StrEnum):
+    """What to sort siblings by."""
+
+    ERROR = "error"
+    OWN_ERROR = "own-error"
+
 
 COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
 PASSED_ON = 0.1
@@ -44,6 +56,14 @@ def command(
             help="End with exit status 1 above this relative error; by default above the tolerance.",
         ),
     ] = None,
+    sort: Annotated[
+        Sort | None,
+        Option(
+            metavar="error|own-error",
+            help="Sort siblings by the largest error in them, or by the largest that a module in them makes when it "
+            "runs alone (--isolate), as relative L2 error; by default in the order of the calls.",
+        ),
+    ] = None,
     depth: Depth = None,
     plot: Plot = None,
     data_dir: DataDir = None,
@@ -62,6 +82,8 @@ def command(
 
     if plot:
         check_plot(plot)
+    if sort is Sort.OWN_ERROR and not isolate:
+        raise UsageError("modules have an error of their own only when they run alone", "give --isolate too")
     model = read_model(source, data_dir, trace)
     tolerance = usual_tolerance(model.proto, model.graph) if tolerance is None else tolerance
     with progress("comparing"):
@@ -72,7 +94,8 @@ def command(
         emit(_data(found, isolate))
     else:
         head = (*COLUMNS, *(OWN if isolate else ()), "")
-        rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(found.calls[0], depth))
+        root = sorted_by(found.calls[0], sort) if sort else found.calls[0]
+        rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(root, depth))
         show([head, *rows])
     if plot and found.furthest:
         _plot(plot, found)

@@ -142,6 +142,8 @@ def _earlier(model: WorkingModel, title: str, against: str, statistics: bool, da
     other = read_model(against, data_dir)
     with progress("comparing"):
         found = compare(other, model)
+        if found.is_of_strangers:
+            say(f"mx view: no module of {against} is in {title}: are they of one model?")
         name = _title(other, against)
         name = f"{name} (before)" if name == title else name
         return Earlier(structure(other, name, statistics), found.notes(name, title), [*map(str, found.interface)])
@@ -161,13 +163,11 @@ def _page_of(source: str) -> str:
 
 
 def _show(page: Path) -> None:
-    """Open a page in the user's browser; OutputError where there is none."""
+    """Open a page in the user's browser, or say where there is none."""
     import webbrowser
 
-    from mxtools.errors import OutputError
-
     if not webbrowser.open(page.resolve().as_uri()):
-        raise OutputError(f"{page} is written, but no browser could be started", "open it yourself")
+        say(f"mx view: no browser could be started here: open {page} yourself")
 
 
 def _model_explorer(

@@ -124,6 +124,12 @@ class Comparison:
     modules: list[ComparedModule]
     interface: list[Change]
 
+    @property
+    def is_of_strangers(self) -> bool:
+        """Whether there are modules besides the root, and none is in both models."""
+        inner = self.modules[1:]
+        return bool(inner) and all(module.only_in for module in inner)
+
     def differing(self, tolerance: float) -> list[ComparedModule]:
         """Return the modules that differ."""
         return [module for module in self.modules if module.differs(tolerance)]

@@ -50,19 +50,39 @@ def boundary_infos(
     if all(_is_fixed(value) for value in model.graph.input):
         unknown = [name for name in names if not is_shaped(declared.get(name)) and not _is_fixed(known[name])]
         known |= _folded(model, graph, weights, known, unknown) if unknown else {}
-    return known | {name: _without_negative_sizes(known[name]) for name in names}
+    told = _told_by_nodes(model, graph, known, [name for name in names if is_shaped(declared.get(name))])
+    return known | {name: _credible(known[name], told.get(name)) for name in names}
 
 
-def _without_negative_sizes(info: ValueInfoProto) -> ValueInfoProto:
-    """Return an info in which a size of -1, which some exporters write for an unknown one, is left open."""
+def _told_by_nodes(
+    model: ModelProto, graph: Graph, known: Mapping[str, ValueInfoProto], names: Collection[str]
+) -> dict[str, ValueInfoProto]:
+    """Return what inference says of some tensors by the nodes that make them, whatever the file declares of these."""
+    made = {name for name in names if name in graph.by_name and graph.producer[graph.by_name[name]] != NOWHERE}
+    return inferred_infos(_part(model, graph, known, made, lambda v: graph.names[v] not in made)) if made else {}
+
+
+def _credible(info: ValueInfoProto, told: ValueInfoProto | None) -> ValueInfoProto:
+    """Return an info without what cannot be true, or what inference contradicts, which may be wrong itself.
+
+    ONNX Runtime takes no notice of the wrong shape of an inner tensor, but refuses an input of another shape. A size of
+    -1 is what some exporters write for an unknown one.
+    """
     dims = info.type.tensor_type.shape.dim
-    if all(dim.dim_value >= 0 for dim in dims):
+    others = told.type.tensor_type.shape.dim if told is not None and is_shaped(told) else dims
+    wrong = [
+        number
+        for number, (dim, other) in enumerate(zip(dims, others, strict=False))
+        if dim.dim_value < 0 or (dim.dim_value and other.dim_value and dim.dim_value != other.dim_value)
+    ]
+    if not wrong and len(dims) == len(others):
         return info
     copy = ValueInfoProto()
     copy.CopyFrom(info)
-    for dim in copy.type.tensor_type.shape.dim:
-        if dim.dim_value < 0:
-            dim.ClearField("dim_value")
+    if len(dims) != len(others):
+        copy.type.tensor_type.ClearField("shape")
+    for number in wrong if len(dims) == len(others) else ():
+        copy.type.tensor_type.shape.dim[number].ClearField("dim_value")
     return copy
 
 

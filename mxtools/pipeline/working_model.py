@@ -143,7 +143,8 @@ class WorkingModel:
         """Raise InputError if no node has a scope; the message calls the model `name`, if it is given."""
         if not self.is_tagged:
             of, on = (f" of {name}", " on it") if name else ("", "")
-            raise InputError(f"no node{of} has a scope", f"⟨tag⟩{on} first")
+            remedy = f"⟨tag⟩{on} first; if a tool made it from a tagged model, ⟨tag-from⟩ that model"
+            raise InputError(f"no node{of} has a scope", remedy)
 
     def inputs(self) -> dict[str, Value]:
         """Return inputs to run on: the recorded or given ones, else made ones; InputError if one cannot be made."""

@@ -28,9 +28,23 @@ class Distance:
     cosine: float
     sqnr: float
 
+    @property
+    def relative_l2(self) -> float:
+        """The length of the difference as a vector, divided by that of the wanted array."""
+        return relative_l2(self.sqnr)
+
 
 EQUAL = Distance(0.0, 0.0, 1.0, math.inf)
 UNLIKE = Distance(math.inf, math.inf, 0.0, -math.inf)
+
+
+def relative_l2(sqnr: float) -> float:
+    """Return the relative L2 error that an SQNR in dB stands for.
+
+    >>> relative_l2(40.0)
+    0.01
+    """
+    return 10 ** (-sqnr / 20) if sqnr > -6000 else math.inf  # beyond float64
 
 
 def worst(distances: Iterable[Distance]) -> Distance | None:

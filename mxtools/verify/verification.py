@@ -61,6 +61,18 @@ class Checked:
         counted = [output.distance for output in self.outputs if not output.harmless]
         return worst(counted or [output.distance for output in self.outputs])
 
+    @property
+    def error(self) -> float:
+        """The largest relative L2 error of what it and the calls in it return; 0 where nothing is compared."""
+        here = self.distance.relative_l2 if self.distance else 0.0
+        return max(here, *(child.error for child in self.children), 0.0)
+
+    @property
+    def own_error(self) -> float:
+        """The same of it and the calls in it when each runs alone."""
+        here = self.own.relative_l2 if self.own else 0.0
+        return max(here, *(child.own_error for child in self.children), 0.0)
+
 
 NOISY = 80.0
 """SQNR in dB above which noise is that of rounding to float32, or little more; half precision has 60 to 70 dB."""

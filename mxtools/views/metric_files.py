@@ -10,6 +10,7 @@ from typing import Any
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import decoded
+from mxtools.runtime.distance import relative_l2
 from mxtools.views.structure import Metric, Structure
 
 BY_SCOPE, BY_NODE, MODULES, UNITS = "metrics", "node_metrics", "modules", "units"
@@ -118,13 +119,15 @@ def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
 
 
 def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a row; of the errors of its outputs only the largest relative one."""
-    if row.get("outputs"):
-        yield "relative error", max(float(output["relative"]) for output in row["outputs"])
+    """Yield the numbers of a row; of its outputs only the largest errors; what a module does alone comes first."""
+    own = ((f" ({name})", [value]) for name, value in row.items() if isinstance(value, dict) and "relative" in value)
+    for suffix, found in (*own, ("", row.get("outputs"))):
+        if found:
+            if all("sqnr_db" in each for each in found):
+                yield f"relative L2 error{suffix}", max(relative_l2(float(each["sqnr_db"])) for each in found)
+            yield f"relative error{suffix}", max(float(each["relative"]) for each in found)
     for name, value in row.items():
-        if isinstance(value, dict) and "relative" in value:
-            yield f"relative error ({name})", float(value["relative"])
-        elif isinstance(value, int | float):
+        if isinstance(value, int | float):
             yield PROFILED.get(name, name), float(value)
 
 

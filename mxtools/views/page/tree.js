@@ -111,8 +111,14 @@ function unfold(place, wanted) {
   tree();
 }
 
-/** Unfold what holds most of the model: as far as one module has half of it, or one alone differs. */
+/** Unfold what holds most of the model: as far as one module has half of it, or one alone differs; else what has the
+ * largest number, such as an error, which is no part of a whole. */
 function unfoldMost() {
+  if (!data.changes.length && state.metric && !totalOf()) {
+    const largest = places.reduce((most, _, place) => (numberOf(place) || 0) > (numberOf(most) || 0) ? place : most, 0);
+    for (let place = largest; place !== OUTSIDE; place = places[place].parent) state.unfolded.add(place);
+    return;
+  }
   for (let place = 0; ;) {
     state.unfolded.add(place);
     const numbers = places[place].children.map((child) => numberOf(child) || 0), most = numbers.reduce((a, b) => Math.max(a, b), 0);
