@@ -1,7 +1,12 @@
-"""What help shows: the commands in groups, and their options."""
+"""The commands in groups, and how typer shows and reads their options."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand
@@ -55,12 +60,38 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
-        return without_types_of_flags(super().get_params(ctx))
+        return prepared(super().get_params(ctx))
 
 
-def without_types_of_flags(parameters: list[Any]) -> list[Any]:
-    """Return parameters after taking from those that are flags the type that help would show."""
+def prepared(parameters: list[Any]) -> list[Any]:
+    """Return typer's parameters, which show no type where they are flags, and read plain values without pydantic."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        if hasattr(parameter, "get_runtime_param"):  # since typer 0.29, which leaves conversion to pydantic
+            parameter.get_runtime_param = partial(_PlainValues, parameter.get_runtime_param)
     return parameters
+
+
+class _PlainValues:
+    """Reads what needs no conversion, as typer would; all else is left to typer, which imports pydantic for it."""
+
+    def __init__(self, usual: Callable[[], Any]) -> None:
+        """Take what returns typer's own reader."""
+        self._usual = usual
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return a value that was given, or that is the default, as one of the parameter's type."""
+        described = param.type_descriptor
+        kind = None if described.parameter_info.parser else described.annotation
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        if kind is str and isinstance(value, str):
+            return value
+        if isinstance(kind, type) and issubclass(kind, StrEnum) and value in list(kind):
+            return kind(value)
+        if kind == list[str] and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+            return list(value)
+        if kind is Path and isinstance(value, str) and (os.access(value, os.R_OK) or not os.path.lexists(value)):
+            return Path(value)
+        return self._usual().coerce(value, param=param, ctx=ctx)

@@ -25,7 +25,7 @@ from mxtools.files.regular import one_command
 
 from .common import say
 from .foreign import as_mx_error
-from .help import COMMANDS, GROUPS, Command, without_types_of_flags
+from .help import COMMANDS, GROUPS, Command, prepared
 from .terminal import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -49,7 +49,7 @@ class Commands(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
-        return without_types_of_flags(super().get_params(ctx))
+        return prepared(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's own signature
         """Return the names in the order of work."""

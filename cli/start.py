@@ -1,13 +1,72 @@
-"""Where the program starts: an interrupt ends it silently from here on, also while libraries are imported."""
+"""Where the program starts: an interrupt ends it silently from here on, also while libraries are imported.
+
+`import onnx` runs all that the package has, and numpy, which takes longer than to tag a small model. Most commands need
+its protobuf classes only. So in this program the package's own code runs when something else of it is asked for:
+
+    from onnx import ModelProto      imports onnx.onnx_ml_pb2, which is generated code
+    from onnx import shape_inference imports that submodule and what it imports
+    onnx.load                        runs the package, after which it is as any other
+"""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
 from .terminal import end_at_once
+
+_PACKAGE = "onnx"
+_CLASSES = f"{_PACKAGE}.onnx_ml_pb2"
+"""The submodule that has the protobuf classes, and imports nothing of its package."""
+_running = RLock()
+
+
+class _Deferred(ModuleType):
+    """A package whose own code has not run."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what is asked for first, or again by another thread meanwhile."""
+        with _running:
+            if name in vars(self):
+                return vars(self)[name]
+            if type(self) is not _Deferred or "_is_running" in vars(self):  # as while any package is imported
+                raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")
+            if not name.startswith("__"):
+                if hasattr(classes := import_module(_CLASSES), name):
+                    return getattr(classes, name)
+                if find_spec(f"{_PACKAGE}.{name}"):
+                    return import_module(f"{_PACKAGE}.{name}")
+            self._run()
+        return getattr(self, name)
+
+    def _run(self) -> None:
+        self._is_running = True
+        try:
+            self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+        except BaseException:  # as where an import fails
+            sys.modules.pop(_PACKAGE, None)
+            raise
+        finally:
+            del self._is_running
+        self.__class__ = ModuleType  # type: ignore[assignment]
+
+
+def defer_onnx() -> None:
+    """Let the package onnx run when something of it is needed, if it is not imported yet."""
+    if _PACKAGE not in sys.modules and (spec := find_spec(_PACKAGE)) and spec.loader:
+        module = module_from_spec(spec)
+        module.__class__ = _Deferred
+        sys.modules[_PACKAGE] = module
 
 
 def main() -> None:
     """Run `mx`."""
     end_at_once()
+    defer_onnx()
     from .main import main as run
 
     run()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from mxtools.strategies import table
 from tests.support.paths import ROOT
@@ -33,8 +33,8 @@ def test_no_decision_is_right_more_often_than_it_is_taken() -> None:
 
 
 @pytest.mark.parametrize("counts", [{"taken": 0, "right": 0}, {"right": 1}, {"confidence": 1.0}], ids=str)
-def test_a_decision_that_was_not_measured_is_refused(counts: dict[str, float]) -> None:
-    decision = {"priority": "speed", "when": (), "strategy": "fx", "reason": "so it is"}
-    assert table.Decision.model_validate({**decision, "taken": 4, "right": 3}).confidence == 0.75
-    with pytest.raises(ValidationError):
-        table.Decision.model_validate({**decision, **counts})
+def test_a_decision_that_was_not_measured_is_refused(counts: dict[str, Any]) -> None:
+    decision: dict[str, Any] = {"priority": "speed", "when": (), "strategy": "fx", "reason": "so it is"}
+    assert table.Decision(**{**decision, "taken": 4, "right": 3}).confidence == 0.75
+    with pytest.raises((TypeError, ValueError)):
+        table.Decision(**{**decision, **counts})

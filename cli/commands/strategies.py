@@ -16,9 +16,11 @@ def command(json: Json = False) -> None:
 
     listed = table.known()
     if json:
-        emit({name: strategy.model_dump(by_alias=True) for name, strategy in listed.items()})
+        emit({name: strategy.to_dict() for name, strategy in listed.items()})
         return
+    usual = table.Strategy(pipeline="").to_dict()
     for name, strategy in listed.items():
         put(f"{name:<8} {strategy.help}")
-        for key, value in strategy.model_dump(by_alias=True, exclude={"help"}, exclude_defaults=True).items():
-            put(f"    {key:<13} {value}")
+        for key, value in strategy.to_dict().items():
+            if key != "help" and value != usual[key]:
+                put(f"    {key:<13} {value}")

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.errors import CheckError
 from mxtools.graph.index import bodies
@@ -70,6 +70,8 @@ class _Outlet:
 
     def __init__(self, model: WorkingModel, graph: GraphProto, place: Place, types: Mapping[str, TypeProto]) -> None:
         """Take a model, a copy of its main graph, which is changed, and the types of the values."""
+        import numpy as np
+
         self._operators, self._places = model.graph.operators, model.annotations.places
         self._graph, self._place = graph, place
         self._version = versions(model.proto.opset_import).get("", FIRST_VERSION)
@@ -77,7 +79,7 @@ class _Outlet:
         self._taken = names_in(graph)
         self._first: list[NodeProto] = []
         self._true, self._false, self._zero, self._one = (
-            self._constant(numpy_helper.from_array(np.array(value))) for value in (True, False, 0, 1)
+            self._constant(onnx.numpy_helper.from_array(np.array(value))) for value in (True, False, 0, 1)
         )
         self._no_size = self._name("no_size")
         self.given = {self._no_size: np.array([0])}
@@ -121,7 +123,7 @@ class _Outlet:
             body.node.append(self._either(inner.ran, inner.values[name], value, after.values[name], self._types[name]))
             node.input.append(self._empty[name])
         body.input.append(ValueInfoProto(name=before.ran, type=_BOOL))
-        body.node.append(helper.make_node("Or", [inner.ran, before.ran], [after.ran]))
+        body.node.append(onnx.helper.make_node("Or", [inner.ran, before.ran], [after.ran]))
         node.input.append(self._false)
         self._return(body, after, 1 + carried)
         outputs, stacked = self._fresh(inner), list(node.output)[carried:]
@@ -139,15 +141,15 @@ class _Outlet:
         size, count, last, some = (self._name(word) for word in ("size", "count", "last", "some"))
         is_scan = node.op_type == "Scan"
         if is_scan:
-            graph.node.append(helper.make_node("Shape", [stacks.ran], [size]))
-            graph.node.append(helper.make_node("ReduceProd", [size], [count], keepdims=0))
+            graph.node.append(onnx.helper.make_node("Shape", [stacks.ran], [size]))
+            graph.node.append(onnx.helper.make_node("ReduceProd", [size], [count], keepdims=0))
         else:
-            graph.node.append(helper.make_node("SequenceLength", [stacks.ran], [count]))
-        graph.node.append(helper.make_node("Sub", [count, self._one], [last]))
-        graph.node.append(helper.make_node("Greater", [count, self._zero], [some]))
+            graph.node.append(onnx.helper.make_node("SequenceLength", [stacks.ran], [count]))
+        graph.node.append(onnx.helper.make_node("Sub", [count, self._one], [last]))
+        graph.node.append(onnx.helper.make_node("Greater", [count, self._zero], [some]))
         for name, stack in (*stacks.values.items(), ("", stacks.ran)):
             type_, empty = (self._types[name], self._empty[name]) if name else (_BOOL, self._false)
-            taken = helper.make_node("Gather" if is_scan else "SequenceAt", [stack, last], [self._name(stack)])
+            taken = onnx.helper.make_node("Gather" if is_scan else "SequenceAt", [stack, last], [self._name(stack)])
             output = outputs.values[name] if name else outputs.ran
             graph.node.append(self._either(some, taken, empty, output, type_))
         return outputs
@@ -157,7 +159,7 @@ class _Outlet:
         nodes = [*self._first, *self._graph.node]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
-        self._graph.input.append(helper.make_tensor_value_info(self._no_size, TensorProto.INT64, [None]))
+        self._graph.input.append(onnx.helper.make_tensor_value_info(self._no_size, TensorProto.INT64, [None]))
         model.ir_version = max(model.ir_version, FIRST_IR_WITH_FREE_INITIALIZERS)
 
     def _return(self, body: GraphProto, given: _Found, position: int) -> None:
@@ -166,7 +168,7 @@ class _Outlet:
         added = []
         for name, value in (*given.values.items(), ("", given.ran)):
             result = self._name(value)
-            body.node.append(helper.make_node("Identity", [value], [result]))
+            body.node.append(onnx.helper.make_node("Identity", [value], [result]))
             added.append(ValueInfoProto(name=result, type=self._types[name] if name else _BOOL))
         del body.output[:]
         body.output.extend([*outputs[:position], *added, *outputs[position:]])
@@ -176,9 +178,9 @@ class _Outlet:
         graphs = []
         for value in (one, other):
             result = self._name(output)
-            node = helper.make_node("Identity", [value], [result]) if isinstance(value, str) else value
+            node = onnx.helper.make_node("Identity", [value], [result]) if isinstance(value, str) else value
             graphs.append(GraphProto(name="b", node=[node], output=[ValueInfoProto(name=node.output[0], type=type_)]))
-        return helper.make_node("If", [ran], [output], then_branch=graphs[0], else_branch=graphs[1])
+        return onnx.helper.make_node("If", [ran], [output], then_branch=graphs[0], else_branch=graphs[1])
 
     def _fresh(self, found: _Found) -> _Found:
         return _Found({name: self._name(name) for name in found.values}, self._name("ran"))
@@ -196,10 +198,10 @@ class _Outlet:
         result = self._name("nothing")
         if type_.HasField("tensor_type"):
             tensor = self._constant(TensorProto(data_type=type_.tensor_type.elem_type, dims=[0]))
-            node = helper.make_node("Reshape", [tensor, self._no_size], [result])
+            node = onnx.helper.make_node("Reshape", [tensor, self._no_size], [result])
         elif type_.sequence_type.elem_type.HasField("tensor_type") and self._version >= FIRST_IDENTITY_OF_SEQUENCES:
             element = type_.sequence_type.elem_type.tensor_type.elem_type
-            node = helper.make_node("SequenceEmpty", [], [result], dtype=element)
+            node = onnx.helper.make_node("SequenceEmpty", [], [result], dtype=element)
         else:
             raise _unreadable(f"the value of {name!r} in a body, which is not a tensor,")
         self._first.append(node)
@@ -215,7 +217,7 @@ FIRST_IR_WITH_FREE_INITIALIZERS = 4
 FIRST_SCAN_WITHOUT_BATCHES = 9
 FIRST_IDENTITY_OF_SEQUENCES = 14
 
-_BOOL = helper.make_tensor_type_proto(TensorProto.BOOL, [])
+_BOOL = onnx.helper.make_tensor_type_proto(TensorProto.BOOL, [])
 
 
 def _without_shape(type_: TypeProto) -> TypeProto:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, known_shape, value_infos
+from mxtools.graph.types import type_of
 from mxtools.graph.walk import nodes_behind
 from mxtools.runtime.sessions import runtime_infos
 
@@ -147,11 +148,8 @@ def _part(
 
 def _stored(graph: Graph, value: int) -> ValueInfoProto | None:
     """Return the info of an initializer; None for other values."""
-    if value in graph.sparse:
-        tensor = graph.sparse[value]
-        return helper.make_tensor_value_info(graph.names[value], tensor.values.data_type, tensor.dims)
-    dense = graph.initializers.get(value)
-    return None if dense is None else helper.make_tensor_value_info(dense.name, dense.data_type, dense.dims)
+    tensor = graph.sparse.get(value) or graph.initializers.get(value)
+    return None if tensor is None else ValueInfoProto(name=graph.names[value], type=type_of(tensor))
 
 
 def _is_fixed(info: ValueInfoProto | None) -> bool:

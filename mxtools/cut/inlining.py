@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from mxtools.errors import AbsentError
 from mxtools.graph.functions import every_node
@@ -49,7 +50,7 @@ def inlined(model: WorkingModel, site: int) -> Inlined:
     rename_in_function(function, renamed)
     for node in every_node(function.node):
         _bind(node, call, function)
-    nodes = [*function.node, *(helper.make_node("Identity", [given], [name]) for given, name in passed)]
+    nodes = [*function.node, *(onnx.helper.make_node("Identity", [given], [name]) for given, name in passed)]
     position = places.position(site)
     around = list(graph.node)
     del graph.node[:]

@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from mxtools.cut.boundary import boundary_infos
 from mxtools.cut.inlining import inlined
@@ -204,7 +205,7 @@ def _handed(model: WorkingModel, holder: int, body: GraphProto) -> list[ValueInf
     """
     operator, node = model.graph.operators[holder], model.graph.nodes[holder]
     if operator.is_named("Loop"):
-        counters = [helper.make_tensor_value_info("", t, []) for t in (TensorProto.INT64, TensorProto.BOOL)]
+        counters = [onnx.helper.make_tensor_value_info("", t, []) for t in (TensorProto.INT64, TensorProto.BOOL)]
     elif operator.is_named("Scan"):
         counters = []
     else:
@@ -219,7 +220,7 @@ def _without_shape(model: WorkingModel, name: str) -> ValueInfoProto:
     """Return the type of a value of the main graph; of a tensor, that of its elements. It may be unknown."""
     tensor = model.graph.initializers.get(model.graph.by_name.get(name, NOWHERE))
     if tensor is not None:
-        return helper.make_tensor_value_info(name, tensor.data_type, None)
+        return onnx.helper.make_tensor_value_info(name, tensor.data_type, None)
     try:
         info = ValueInfoProto()
         info.CopyFrom(boundary_infos(model.proto, model.graph, model.weights, [name])[name])

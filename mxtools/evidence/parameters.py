@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from math import prod
 from pathlib import Path
+from typing import Literal
+
+from onnx import TensorProto
 
 from mxtools.errors import InputError
 from mxtools.evidence.calls.index import CallIndex, Candidates, call_index
@@ -21,6 +25,15 @@ from mxtools.traces.values import Values
 
 _STATE = re.compile(r"\w+(\.\w+)+")
 """A name as state dicts have them: `encoder.layer.0.dense.weight`."""
+_CODES: dict[int, Literal["f", "d", "i", "q"]] = {
+    TensorProto.FLOAT: "f",
+    TensorProto.DOUBLE: "d",
+    TensorProto.INT32: "i",
+    TensorProto.INT64: "q",
+}
+"""Element types whose numbers Python itself can read in bytes, and how."""
+_FEW = 64
+"""Numbers that are looked at one by one: those of a weight are hardly ever equal by chance."""
 
 
 def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone: bool = False) -> None:
@@ -80,9 +93,24 @@ def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> d
 
 
 def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
+    """Return whether a stored value has one number only; mostly without numpy, and without all of it in memory."""
     tensor = graph.initializers.get(value)
-    array = weights.array(tensor) if tensor is not None else None
-    return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
+    if tensor is None or not prod(tensor.dims):
+        return False
+    has_bytes = tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL
+    if has_bytes and (code := _CODES.get(tensor.data_type)):
+        first = None
+        for piece in weights.streamed(tensor):
+            numbers = memoryview(piece).cast("B").cast(code)
+            first = numbers[0] if first is None else first
+            if any(number != first for number in numbers[:_FEW]):
+                return False
+            if numbers.tobytes() != numbers[:1].tobytes() * len(numbers):
+                break
+        else:
+            return True
+    array = weights.array(tensor)
+    return bool((array == array.flat[0]).all())
 
 
 def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:

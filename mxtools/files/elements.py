@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from onnx import TensorProto
-from onnx.helper import tensor_dtype_to_np_dtype
 
 ELEMENTS = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 """The element types that ONNX has."""
 
-_PACKED = {"INT4": 4, "FLOAT4E2M1": 4, "INT2": 2}
-"""Bits of an element, by how the name of its type ends, for types that pack several elements into a byte."""
+_BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "STRING": 0}
+"""Bits of an element, by the name of its type, where that does not say them as `BFLOAT16` and `FLOAT8E4M3FN` do."""
 
 _FIELDS: dict[int, tuple[str, int]] = {
     TensorProto.FLOAT: ("float_data", 1),
@@ -29,11 +29,8 @@ _FIELDS: dict[int, tuple[str, int]] = {
 @cache
 def bits_of(element: int) -> int:
     """Return how many bits an element of a type takes in raw data; 0 of texts, which have no fixed size."""
-    if element == TensorProto.STRING:
-        return 0
     name = TensorProto.DataType.Name(element)
-    packed = next((bits for end, bits in _PACKED.items() if name.endswith(end)), None)
-    return packed or 8 * int(tensor_dtype_to_np_dtype(element).itemsize)
+    return _BITS[name] if name in _BITS else int(re.findall(r"\d+", name)[0])
 
 
 def size_of_elements(element: int, count: int) -> int:

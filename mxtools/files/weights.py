@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto
 
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.elements import size_of_elements
 from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular, stands_for
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MOST_OPEN = 32
 """Files of external data that are kept open: some models have one for each tensor, and a process may open 256."""
@@ -107,11 +109,13 @@ class WeightStore:
         if tensor.data_location == TensorProto.EXTERNAL:
             place = self.place(tensor)
             return memoryview(self._open(place.file)[place.offset : place.offset + place.length])
-        return memoryview(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
+        return memoryview(
+            tensor.raw_data if tensor.HasField("raw_data") else onnx.numpy_helper.to_array(tensor).tobytes()
+        )
 
     def array(self, tensor: TensorProto) -> npt.NDArray[Any]:
         """Return a tensor's values as an array of its shape and type."""
-        return numpy_helper.to_array(self.inline(tensor))
+        return onnx.numpy_helper.to_array(self.inline(tensor))
 
     def inline(self, tensor: TensorProto) -> TensorProto:
         """Return a tensor that holds its bytes itself: the same object, or a copy if its bytes lie in a file."""
@@ -251,6 +255,8 @@ def is_adopted(tensor: TensorProto) -> bool:
 
 def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: WeightStore) -> bool:
     """Return whether two tensors have the same type, dimensions and bytes, each read from its own store."""
+    import numpy as np
+
     if (one.data_type, list(one.dims)) != (other.data_type, list(other.dims)):
         return False
     if one.data_type == TensorProto.STRING:

@@ -6,8 +6,8 @@ import math
 import warnings
 from collections.abc import Collection
 
-import numpy as np
-from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
+import onnx
+from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from mxtools.files.limits import DENSE
 from mxtools.files.weights import WeightStore
@@ -64,6 +64,8 @@ def _evaluated(
     wanted: list[int],
 ) -> dict[int, Array]:
     """Return the `wanted` values as a run of some nodes computes them; none if the evaluator cannot run them."""
+    import numpy as np
+
     needed = {v: graph.initializers[v] for n in nodes for v in graph.reads[n] if v in graph.initializers}
     from onnx.reference import ReferenceEvaluator
 
@@ -72,7 +74,7 @@ def _evaluated(
         GraphProto(
             name="constants",
             node=[graph.nodes[n] for n in nodes],
-            initializer=[numpy_helper.from_array(weights.array(t), t.name) for t in needed.values()],
+            initializer=[onnx.numpy_helper.from_array(weights.array(t), t.name) for t in needed.values()],
         )
     )
     names = [graph.names[v] for v in wanted]
@@ -87,6 +89,8 @@ def _evaluated(
 
 def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
     """Return a sparse tensor as a dense array; its indices are linear, or one for each axis."""
+    import numpy as np
+
     values, indices = weights.array(tensor.values), weights.array(tensor.indices)
     DENSE.check(math.prod(tensor.dims) * values.itemsize, f"the sparse tensor {tensor.values.name!r} made dense")
     dense = np.zeros(tuple(tensor.dims), values.dtype)
@@ -101,5 +105,5 @@ def make_dense(model: ModelProto, weights: WeightStore) -> None:
     """Put dense initializers in the place of the sparse ones of a model's graphs, in place."""
     for graph in (model.graph, *(body for node in model_nodes(model) for body in bodies(node))):
         for sparse in graph.sparse_initializer:
-            graph.initializer.append(numpy_helper.from_array(densified(sparse, weights), sparse.values.name))
+            graph.initializer.append(onnx.numpy_helper.from_array(densified(sparse, weights), sparse.values.name))
         del graph.sparse_initializer[:]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
 
@@ -17,6 +15,8 @@ Fingerprint = tuple[int, float, float, float, float]
 
 def fingerprint(array: Array) -> Fingerprint | None:
     """Return the fingerprint of an array, None if its elements are no numbers."""
+    import numpy as np
+
     array = plain(array)
     if array.dtype.kind not in NUMERIC:
         return None

@@ -7,21 +7,20 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.files.limits import INFERENCE
 from mxtools.graph.index import bodies
 from mxtools.graph.operators import Operators, plain_domain, versions
-from mxtools.graph.types import plain_dtype, size_of, type_of
+from mxtools.graph.types import size_of, type_of
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-_REFUSED = (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
-"""What ONNX's inference raises where it takes a model for invalid."""
+Array: TypeAlias = "npt.NDArray[Any]"
 
 MOST_REFUSED = 16
 """So many nodes that stop inference are looked for; a file with more is beyond help, and each takes a few runs."""
@@ -141,15 +140,25 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
 def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | None:
     """Return a copy of a model with the types that ONNX infers, also in bodies; None where it refuses the model."""
     try:
-        return infer_types(_prepared(model), data_prop=propagating)
-    except _REFUSED:
+        return infer_types(_prepared(model), propagating=propagating)
+    except refused():
         return None
 
 
-def infer_types(model: bytes, **options: bool) -> ModelProto:
-    """Return a model after ONNX's inference; raises what that raises, LimitError where it takes too much memory."""
+def refused() -> tuple[type[Exception], ...]:
+    """Return what ONNX's inference raises where it takes a model for invalid."""
+    return (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
+
+
+def infer_types(model: bytes, checking: bool = False, propagating: bool = False) -> ModelProto:
+    """Return a model after ONNX's inference; raises what that raises, LimitError where it takes too much memory.
+
+    With `checking` it also raises where types of values contradict each other.
+    """
     with INFERENCE.of_memory("inferring the shapes of the model", len(model)):
-        return onnx.shape_inference.infer_shapes(model, **options)
+        # `onnx.shape_inference.infer_shapes` does no more, but imports most of the package
+        infer = onnx.onnx_cpp2py_export.shape_inference.infer_shapes
+        return cast(ModelProto, ModelProto.FromString(infer(model, checking, checking, propagating)))
 
 
 def _prepared(model: ModelProto) -> bytes:
@@ -192,8 +201,8 @@ def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInf
         del model.graph.node[:]
         model.graph.node.extend(nodes[:count])
         try:
-            return value_infos(infer_types(model.SerializeToString(), data_prop=propagating))
-        except _REFUSED:
+            return value_infos(infer_types(model.SerializeToString(), propagating=propagating))
+        except refused():
             return None
 
     for _ in range(MOST_REFUSED):
@@ -256,9 +265,10 @@ def stored_shape(tensor: TensorProto) -> TensorShape:
     return TensorShape(_kind(tensor.data_type), tuple(tensor.dims))
 
 
+@cache
 def _kind(element: int) -> str:
-    kind = plain_dtype(element).kind
-    return "i" if kind == "u" else kind
+    name = TensorProto.DataType.Name(element).lower()
+    return "O" if name == "string" else torch_kind(name)  # as numpy's arrays of texts
 
 
 @cache

@@ -13,7 +13,8 @@ input x of shape [2, 8]:
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
 
 from mxtools.files.weights import WeightStore
 from mxtools.graph.constants import constant_arrays
@@ -52,7 +53,7 @@ def _fix_shape_nodes(graph: Graph, shapes: Shapes) -> bool:
             if shape is not None and shape.dims is not None and None not in shape.dims:
                 bounds = {attribute.name: attribute.i for attribute in proto.attribute}
                 dims = [d for d in shape.dims if d is not None][bounds.get("start", 0) : bounds.get("end")]
-                _make_constant(proto, helper.make_tensor("dims", TensorProto.INT64, [len(dims)], dims))
+                _make_constant(proto, onnx.helper.make_tensor("dims", TensorProto.INT64, [len(dims)], dims))
                 found = True
     return found
 
@@ -68,10 +69,10 @@ def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
                 wanted[made[0]] = graph.nodes[node]
     arrays: dict[int, Array] = constant_arrays(model, graph, weights, shapes, list(wanted))
     for value, array in arrays.items():
-        _make_constant(wanted[value], numpy_helper.from_array(array))
+        _make_constant(wanted[value], onnx.numpy_helper.from_array(array))
     return bool(arrays)
 
 
 def _make_constant(node: NodeProto, value: TensorProto) -> None:
     """Turn a node into a Constant in place, with the same name and output."""
-    node.CopyFrom(helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
+    node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+import onnx
 from onnx import SparseTensorProto, TensorProto, TensorShapeProto, TypeProto
-from onnx.helper import tensor_dtype_to_np_dtype
 
 from mxtools.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _ADDED_BY_OTHERS = 2
 """What numpy's `dtype.isbuiltin` says of a type that another library registered: bfloat16, int4 …"""
@@ -83,7 +85,9 @@ def types_fit(one: TypeProto, other: TypeProto) -> bool:
 
 def plain_dtype(element: int) -> np.dtype[Any]:
     """Return the type of numpy's own that holds all values of an element type: float32 for bfloat16, int8 for int4."""
-    dtype = np.dtype(tensor_dtype_to_np_dtype(element))
+    import numpy as np
+
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
     return dtype if _is_own(dtype) else _wider(dtype)
 
 
@@ -94,6 +98,8 @@ def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph can take: arrays, lists, dicts
     """Return a value as one of a graph's type: an array of its element type; of a sequence, a list of the items."""
+    import numpy as np
+
     kind = type_.WhichOneof("value")
     if kind == "optional_type":
         return None if value is None else as_type(value, type_.optional_type.elem_type)
@@ -118,4 +124,6 @@ def _is_own(dtype: np.dtype[Any]) -> bool:
 
 
 def _wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    import numpy as np
+
     return np.dtype("uint8" if dtype.name.startswith("uint") else "int8" if dtype.name.startswith("int") else "float32")

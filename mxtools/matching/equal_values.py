@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-import numpy as np
-
 from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
@@ -48,6 +46,8 @@ def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) ->
     Values are equal if they have the same elements in the same order, up to rounding. Those whose elements are all the
     same number are left out. Raises InputError where one of the models does not run on the inputs.
     """
+    import numpy as np
+
     found: dict[tuple[int, str], list[tuple[int, Array]]] = defaultdict(list)
     for value, array in computed_values(previous, values):
         if (summary := summary_of(array)) is not None:
@@ -78,6 +78,8 @@ def summary_of(array: Array) -> Array | None:
 
     Return None where the elements are no finite numbers, or are all the same.
     """
+    import numpy as np
+
     if array.dtype.kind not in NUMERIC or array.size < 2:
         return None
     flat = array.ravel().astype(np.float64)

@@ -9,8 +9,6 @@ from itertools import chain, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array, torch_kind
@@ -95,6 +93,8 @@ class TensorMatcher:
 
 def same_values(array: Array, wanted: Array) -> bool:
     """Return whether two arrays have the same elements in the same order, up to rounding; shapes do not matter."""
+    import numpy as np
+
     a, b = array.ravel(), wanted.ravel()
     if a.size != b.size or a.dtype.kind != "f":
         return bool(np.array_equal(a, b))

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from math import prod
 
-import numpy as np
-from onnx import TensorProto, helper
+import onnx
+from onnx import TensorProto
 
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
@@ -66,6 +66,8 @@ class _Group:
 
     def equal(self, elements: Array) -> list[int]:
         """Return the weights that have these elements at the places, up to rounding."""
+        import numpy as np
+
         with np.errstate(all="ignore"):  # masks hold infinities, and numbers near them
             deviation = self.rows.std(axis=1)
             farthest = np.abs(self.rows - elements.astype(np.float32)).max(axis=1)
@@ -74,6 +76,8 @@ class _Group:
 
     def correlating(self, elements: Array) -> list[tuple[float, int]]:
         """Return the weights that correlate with these elements at the places, each behind its correlation."""
+        import numpy as np
+
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (self.rows, elements))
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b)
         found = np.divide(a @ b, norms, out=np.zeros(len(a)), where=norms > 0)
@@ -81,6 +85,8 @@ class _Group:
 
     def places_in(self, shape: Sequence[int]) -> Iterator[Array]:
         """Yield the places in a flat array of a shape that has the elements reshaped or transposed, for each way."""
+        import numpy as np
+
         wanted = [d for d in shape if d != 1]
         for order in permutations(range(len(self.dims))):
             dims = [self.dims[axis] for axis in order]
@@ -111,6 +117,8 @@ class WeightMatches:
 
     def is_equal(self, tensor: TensorProto, weights: WeightStore, value: int) -> bool:
         """Return whether a tensor is a certain earlier one, of few elements, maybe in another type."""
+        import numpy as np
+
         other = self._earlier.initializers.get(value)
         if other is None or tensor.dims != other.dims or prod(tensor.dims) > MOST_ELEMENTS_OF_CONSTANTS:
             return False
@@ -126,6 +134,8 @@ class WeightMatches:
         return [v for g in self._of_size(array.size) for at in g.places_in(array.shape) for v in g.equal(flat[at])]
 
     def _quantised(self, array: Array) -> list[int]:
+        import numpy as np
+
         if array.size < LEAST_QUANTISED_ELEMENTS:
             return []
         flat, groups = array.ravel().astype(np.float32), self._of_size(array.size)
@@ -151,6 +161,8 @@ class WeightMatches:
         return [self._group(dims) for dims in self._by_dims if prod(dims) == size]
 
     def _group(self, dims: _Dims) -> _Group:
+        import numpy as np
+
         if dims not in self._groups:
             values, count = self._by_dims[dims], prod(dims)
             chosen = (
@@ -181,7 +193,9 @@ def _is_slice(dims: _Dims, shape: _Dims, axis: int) -> bool:
 
 def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
     """Return a tensor's elements, without a copy where that is possible."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    import numpy as np
+
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     data = weights.data(tensor)
     if len(data) != dtype.itemsize * prod(tensor.dims):  # several to a byte
         return weights.array(tensor)
@@ -190,6 +204,8 @@ def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
 
 def _unpacked(array: Array) -> Array:
     """Return the numbers of 4 bits that bytes hold, the lower one first; other arrays as they are."""
+    import numpy as np
+
     if array.dtype != np.uint8:
         return array
     return np.stack([array & 15, array >> 4], axis=-1).reshape(-1)

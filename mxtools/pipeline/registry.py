@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import pkgutil
 import typing
 import warnings
+from collections.abc import Iterable
 from dataclasses import Field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import UsageError, suggestion
 from mxtools.pipeline.base import Pass
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "mxtools.passes"
 """The group of entry points through which other packages register passes."""
@@ -31,7 +34,7 @@ RENAMED = {
 def names() -> list[str]:
     """Return the names of all passes, sorted: of the files in `mxtools/passes/`, and of other packages."""
     own = [name.replace("_", "-") for name in _files()]
-    return sorted({*own, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))})
+    return sorted({*own, *(entry.name for entry in _entry_points())})
 
 
 def load(name: str) -> type[Pass]:
@@ -51,12 +54,18 @@ def _load(name: str) -> type[Pass]:
         module = importlib.import_module(f"{_FOLDER}.{file}")
         classes = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Pass))
         return next(cls for cls in classes if cls.__module__ == module.__name__)
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=name):
+    if entry := next((entry for entry in _entry_points() if entry.name == name), None):
         return _of_entry_point(entry)
     raise UsageError(f"there is no pass {name!r}", f"{suggestion(name, names())} (see ⟨passes⟩)")
 
 
-def _of_entry_point(entry: importlib.metadata.EntryPoint) -> type[Pass]:
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=ENTRY_POINTS)
+
+
+def _of_entry_point(entry: EntryPoint) -> type[Pass]:
     try:
         cls = entry.load()
     except Exception as error:  # another package's import can raise anything

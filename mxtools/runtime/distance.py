@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
@@ -64,6 +62,8 @@ def arrays_in(value: Value) -> Iterator[Array]:
     >>> [array.tolist() for array in arrays_in([np.ones(2), {"a": 3}])]
     [[1.0, 1.0], 'a', 3]
     """
+    import numpy as np
+
     if isinstance(value, list | tuple):
         for element in value:
             yield from arrays_in(element)
@@ -78,6 +78,8 @@ def distance(found: Array, wanted: Array) -> Distance:
 
     Arrays with different numbers of elements, or whose elements are no numbers and differ, are UNLIKE.
     """
+    import numpy as np
+
     a, b = plain(found).ravel(), plain(wanted).ravel()
     if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
         return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
@@ -100,6 +102,8 @@ def distance(found: Array, wanted: Array) -> Distance:
 
 def _cosine(a: Array, b: Array) -> float:
     """Return the cosine of the angle between two vectors, the second of which is not zero."""
+    import numpy as np
+
     largest = float(np.abs(a).max())
     a = a / largest if largest else a
     return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)) if largest else 0.0

@@ -12,15 +12,13 @@ Sequences are lists, maps are dicts, and an optional value that is absent is Non
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
-import numpy as np
-from onnx import TensorProto, numpy_helper
-from onnx.helper import tensor_dtype_to_np_dtype
+import onnx
+from onnx import TensorProto
 
 from mxtools.errors import InputError
 from mxtools.graph.shapes import Array
@@ -71,18 +69,22 @@ def run_session(session: Any, names: Sequence[str], given: Mapping[str, Value]) 
 
 def is_narrow(element: int | None) -> bool:
     """Return whether numpy lacks an element type."""
-    return element is not None and tensor_dtype_to_np_dtype(element) != plain_dtype(element)
+    return element is not None and onnx.helper.tensor_dtype_to_np_dtype(element) != plain_dtype(element)
 
 
 def _fed(name: str, value: Value, element: int | None) -> Value:
     """Return an input as ONNX Runtime takes it: arrays, or values of its own where numpy lacks the element type."""
+    import ctypes
+
+    import numpy as np
+
     if element is None or not is_narrow(element):
         return value
-    array, dtype = np.asarray(value), np.dtype(tensor_dtype_to_np_dtype(element))
+    array, dtype = np.asarray(value), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
     if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
         array = array.view(dtype)  # as .npz files have them, which do not say the type
     try:
-        data = numpy_helper.from_array(array.astype(dtype)).raw_data
+        data = onnx.numpy_helper.from_array(array.astype(dtype)).raw_data
     except (TypeError, ValueError) as error:
         raise InputError(
             f"the graph's input {name!r} has the type {dtype}, but its value has another ({error})"
@@ -94,6 +96,8 @@ def _fed(name: str, value: Value, element: int | None) -> Value:
 
 def _tensors(session: Any, names: Sequence[str], feeds: Mapping[str, Value]) -> list[Array]:  # noqa: ANN401
     """Return outputs that are tensors, of any element type."""
+    import numpy as np
+
     own = onnx_runtime().OrtValue
     if odd := next((name for name, value in feeds.items() if not isinstance(value, np.ndarray | own)), None):
         raise InputError(
@@ -106,12 +110,16 @@ def _tensors(session: Any, names: Sequence[str], feeds: Mapping[str, Value]) -> 
 
 def _array(value: Any) -> Array:  # noqa: ANN401 - ONNX Runtime's OrtValue
     """Return a tensor of ONNX Runtime's as an array of a type of numpy's own."""
+    import ctypes
+
+    import numpy as np
+
     element = value.element_type()
     if not is_narrow(element):
         return np.asarray(value.numpy())
     if value.device_name().lower() != "cpu":
         raise InputError(f"a value of type {value.data_type()} is on {value.device_name()}", "run it on the CPU")
-    tensor = numpy_helper.from_array(np.zeros(value.shape(), tensor_dtype_to_np_dtype(element)))
+    tensor = onnx.numpy_helper.from_array(np.zeros(value.shape(), onnx.helper.tensor_dtype_to_np_dtype(element)))
     if tensor.raw_data:  # packed as ONNX Runtime packs them: two integers of 4 bits in a byte
         tensor.raw_data = ctypes.string_at(value.data_ptr(), len(tensor.raw_data))
-    return plain(numpy_helper.to_array(tensor))
+    return plain(onnx.numpy_helper.to_array(tensor))

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
-import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper
+import onnx
+from onnx import ModelProto, ValueInfoProto
 
 from mxtools.errors import InputError
 from mxtools.files.limits import SESSION
@@ -52,6 +52,8 @@ def inner_tensors(
     model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, Array]]:
     """Yield what `inner_values` yields without what is no tensor: sequences, maps, absent optional values."""
+    import numpy as np
+
     return (pair for pair in inner_values(model, weights, feeds, wanted) if isinstance(pair[1], np.ndarray))
 
 
@@ -90,7 +92,7 @@ def runtime_infos(
     found = {}
     for value in outputs:
         if element := element_type(value.type):
-            found[value.name] = helper.make_tensor_value_info(value.name, element, value.shape or None)
+            found[value.name] = onnx.helper.make_tensor_value_info(value.name, element, value.shape or None)
     return {name: found[name] for name in names if name in found}
 
 

@@ -7,12 +7,11 @@ The user's are in `mxtools.toml` (`[strategies.NAME]`) or in a `pyproject.toml` 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from typing import Any, ClassVar, Literal
 
 from mxtools.errors import InputError, UsageError, suggestion
 from mxtools.files.regular import read_regular
@@ -23,52 +22,41 @@ from mxtools.pipeline.pipeline import Pipeline
 
 DEFAULT = "auto"
 
-SHIPPED: dict[str, Any] = {}
-"""The context in which the shipped strategies are validated: a test parses their pipelines."""
-
 Exporter = Literal["auto", "dynamo", "torchscript"]
 Priority = Literal["coverage", "speed", "fidelity", "compatibility"]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, serialize_by_alias=True)
+def _key(name: str) -> str:
+    """Return the key in files of a field."""
+    return name.replace("_", "-")
 
 
-class Strategy(_Entry):
+_AS_IN_FILES: dict[str, Any] = {"extra": "forbid", "alias_generator": _key, "use_attribute_docstrings": True}
+"""How pydantic validates the users' strategies and describes all of them. It is imported for these two only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
     """An exporter, what is traced of the model, the passes that tag the export, and what optimises the result."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _AS_IN_FILES
 
     help: str = ""
     exporter: Exporter = "auto"
-    trace: Annotated[
-        Literal["none", "calls", "values"], Field(description="nothing, the calls, or their values too")
-    ] = "calls"
-    keep_modules: Annotated[
-        bool, Field(alias="keep-modules", description="fold nothing across modules, so that weights keep their names")
-    ] = False
+    trace: Literal["none", "calls", "values"] = "calls"
+    """nothing, the calls, or their values too"""
+    keep_modules: bool = False
+    """fold nothing across modules, so that weights keep their names"""
     pipeline: str
     optimize: str | None = None
 
-    @field_validator("pipeline")
-    @classmethod
-    def _is_pipeline(cls, text: str, info: ValidationInfo) -> str:
-        if info.context is SHIPPED:  # not parsed, because that imports every pass of every strategy
-            return "".join(text.split())
-        try:
-            return str(Pipeline.parse(text))
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
-    @field_validator("optimize")
-    @classmethod
-    def _is_optimizer(cls, text: str | None) -> str | None:
-        try:
-            return None if text is None else _optimizer(text)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
     def optimized(self, optimizer: str | None) -> Strategy:
         """Return the strategy with another optimiser, where one is given; UsageError where no such one exists."""
-        return self if optimizer is None else self.model_copy(update={"optimize": _optimizer(optimizer)})
+        return self if optimizer is None else replace(self, optimize=_optimizer(optimizer))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the strategy as data, with the keys that it has in files."""
+        return {_key(item.name): getattr(self, item.name) for item in fields(self)}
 
     def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
         """Return the pipeline, with the optimiser; its last passes record the result and copy tags elsewhere.
@@ -85,15 +73,33 @@ class Strategy(_Entry):
         return Pipeline((*steps, last, carry or Carry()))
 
 
-class Decision(_Entry):
-    """For a priority: the strategy to take where some facts of a model hold, and how often that was found right."""
+@dataclass(frozen=True)
+class _Settings:
+    """What a user's file has."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _AS_IN_FILES
+
+    strategies: dict[str, Strategy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """For a priority: the strategy to take where some facts of a model hold, and how often that was found right.
+
+    Attributes: `taken`, the models of the measurement for which it was taken; `right`, those for which it was right.
+    """
 
     priority: Priority
     when: tuple[str, ...]
     strategy: str
-    taken: Annotated[int, Field(gt=0, description="models of the measurement for which it was taken")]
-    right: Annotated[int, Field(ge=0, description="those of them for which it was right")]
+    taken: int
+    right: int
     reason: str
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where it was not measured."""
+        if not 0 <= self.right <= self.taken or not self.taken:
+            raise ValueError(f"right for {self.right} of {self.taken} models")
 
     @property
     def confidence(self) -> float:
@@ -101,16 +107,27 @@ class Decision(_Entry):
         return self.right / self.taken
 
 
-class _File(_Entry):
-    strategies: dict[str, Strategy] = {}
-    decisions: tuple[Decision, ...] = ()
+@dataclass(frozen=True)
+class Shipped:
+    """The strategies and decisions that come with the package."""
+
+    strategies: dict[str, Strategy]
+    decisions: tuple[Decision, ...]
 
 
 @cache
-def shipped() -> _File:
-    """Return the strategies and decisions that come with the package."""
-    text = resources.files("mxtools.strategies").joinpath("strategies.toml").read_text()
-    return _read(tomllib.loads(text), "strategies.toml", SHIPPED)
+def shipped() -> Shipped:
+    """Return the strategies and decisions that come with the package.
+
+    Their pipelines are not parsed, because that imports every pass of every strategy; a test does it.
+    """
+    table = tomllib.loads(resources.files("mxtools.strategies").joinpath("strategies.toml").read_text())
+    entries = {name: {k.replace("-", "_"): v for k, v in entry.items()} for name, entry in table["strategies"].items()}
+    strategies = {
+        name: Strategy(**entry | {"pipeline": "".join(entry["pipeline"].split())}) for name, entry in entries.items()
+    }
+    decisions = (Decision(**entry | {"when": tuple(entry["when"])}) for entry in table["decisions"])
+    return Shipped(strategies, tuple(decisions))
 
 
 def known(folder: Path | None = None) -> dict[str, Strategy]:
@@ -124,7 +141,7 @@ def known(folder: Path | None = None) -> dict[str, Strategy]:
     if not found:
         return dict(own)
     place, table = found
-    users = _read(table, str(place)).strategies
+    users = _read(table, place)
     for name in users.keys() & own.keys():
         raise InputError(
             f"{place} redefines the strategy {name!r}, which comes with mxtools", "give yours another name"
@@ -173,12 +190,27 @@ def _optimizer(name: str) -> str:
     return name
 
 
-def _read(table: dict[str, Any], place: str, context: dict[str, Any] | None = None) -> _File:
+def _read(table: dict[str, Any], place: Path) -> dict[str, Strategy]:
+    """Return a user's strategies; InputError, with the place, for what is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return _File.model_validate(table, context=context)
+        found = TypeAdapter(_Settings).validate_python(table)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{place}: {where}: {first['msg'].removeprefix('Value error, ')}", "see ⟨strategies⟩"
-        ) from None
+        # pydantic speaks of arguments where a key is unknown, as a dataclass has its fields for them
+        said = "Extra inputs are not permitted" if first["type"] == "unexpected_keyword_argument" else first["msg"]
+        raise InputError(f"{place}: {where}: {said}", "see ⟨strategies⟩") from None
+    return {name: _sound(strategy, f"{place}: strategies.{name}") for name, strategy in found.strategies.items()}
+
+
+def _sound(strategy: Strategy, where: str) -> Strategy:
+    """Return a strategy with its pipeline as pipelines are written; InputError where that or its optimiser is wrong."""
+    key = "pipeline"
+    try:
+        pipeline, key = str(Pipeline.parse(strategy.pipeline)), "optimize"
+        optimize = None if strategy.optimize is None else _optimizer(strategy.optimize)
+    except UsageError as error:
+        raise InputError(f"{where}.{key}: {error}", "see ⟨strategies⟩") from None
+    return replace(strategy, pipeline=pipeline, optimize=optimize)

@@ -18,9 +18,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 
-import numpy as np
+import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
-from onnx.helper import get_attribute_value
 
 from mxtools.errors import printable
 from mxtools.files.weights import is_external
@@ -178,9 +177,11 @@ class _Sections:
 
     def _setting(self, attribute: AttributeProto) -> str:
         """Return the value of an attribute."""
+        import numpy as np
+
         if attribute.ref_attr_name:
             return f"@{attribute.ref_attr_name}"
-        value = get_attribute_value(attribute)
+        value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, TensorProto | SparseTensorProto):
             return self._constant(value)
         if isinstance(value, bytes):

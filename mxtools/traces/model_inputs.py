@@ -6,7 +6,6 @@ import math
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
-import numpy as np
 from onnx import ModelProto, TypeProto
 
 from mxtools.errors import InputError
@@ -53,6 +52,8 @@ def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
 
     It has the shape that was traced, if any. The generator is seeded with the name, so every run makes the same input.
     """
+    import numpy as np
+
     if type_.HasField("optional_type"):
         return _made(name, type_.optional_type.elem_type, sidecar)
     if type_.HasField("sequence_type"):

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-import numpy as np
+import onnx
 from onnx import TensorProto
-from onnx.numpy_helper import to_array
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.json_text import decoded
@@ -25,6 +24,7 @@ from mxtools.graph.shapes import Array
 from mxtools.graph.types import plain
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnx import ModelProto
 
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -110,6 +110,8 @@ def _reader(data: FileBytes) -> Callable[[str], Array]:
     The file begins with the length of its header in 8 bytes; then comes the header, JSON, and the data. The library
     maps the file, which would end the process if another made it shorter meanwhile.
     """
+    import numpy as np
+
     size = int.from_bytes(data[:8], "little")
     header = decoded(data[8 : 8 + size])
 
@@ -119,7 +121,9 @@ def _reader(data: FileBytes) -> Callable[[str], Array]:
         first, end = (8 + size + offset for offset in entry["data_offsets"])
         raw, dtype = data[first:end], entry["dtype"]
         if dtype in _NARROW:
-            return plain(to_array(TensorProto(data_type=_NARROW[dtype], dims=entry["shape"], raw_data=raw)))
+            return plain(
+                onnx.numpy_helper.to_array(TensorProto(data_type=_NARROW[dtype], dims=entry["shape"], raw_data=raw))
+            )
         if dtype not in _OWN:
             raise TypeError(dtype)
         return np.frombuffer(bytearray(raw), _OWN[dtype]).reshape(entry["shape"])
@@ -129,6 +133,8 @@ def _reader(data: FileBytes) -> Callable[[str], Array]:
 
 def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
     """Return the names in a .npz file, and a function that reads one; InputError where one would be too large."""
+    import numpy as np
+
     arrays = np.load(open_regular(file), allow_pickle=False)
     sizes = {member.filename.removesuffix(".npy"): member for member in arrays.zip.infolist()}
 
@@ -147,6 +153,8 @@ def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
 
 def _npy_header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return the shape and the element type that the header of a .npy file says."""
+    import numpy as np
+
     version = np.lib.format.read_magic(opened)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(opened)
@@ -155,6 +163,8 @@ def _npy_header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _array(numbers: object) -> Array:
     """Return nested lists of numbers as an array; floats become float32, as models expect; ValueError of others."""
+    import numpy as np
+
     array = np.asarray(numbers)
     if array.dtype.kind not in "biufcUS":
         raise ValueError("a value is neither a list of numbers nor a list of such lists")

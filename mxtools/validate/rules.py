@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from mxtools.evidence.data_flow import resolve
 from mxtools.files.weights import tensors_of
@@ -102,7 +103,7 @@ class CheckedModel:
         """The types of the main graph's values by name, as ONNX infers them strictly; raises what it raises."""
         model = self.light()
         make_sparse_inputs(model.graph)
-        return value_infos(infer_types(model.SerializeToString(), check_type=True, strict_mode=True))
+        return value_infos(infer_types(model.SerializeToString(), checking=True))
 
     @cached_property
     def annotations(self) -> Annotations:
@@ -178,7 +179,7 @@ class CheckedModel:
             if tensor.data_location != TensorProto.EXTERNAL:
                 copy.graph.initializer.append(tensor)
             elif tensor.name not in known:
-                copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+                copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         for tensor in tensors_of(copy):
             if tensor.data_location == TensorProto.EXTERNAL:
                 tensor.CopyFrom(weights.inline(tensor))

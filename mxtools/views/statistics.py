@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
-import numpy as np
-from onnx import SparseTensorProto, TensorProto, numpy_helper
+import onnx
+from onnx import SparseTensorProto, TensorProto
 
 from mxtools.files.elements import bits_of
 from mxtools.files.regular import PIECE
@@ -43,6 +43,8 @@ class Statistics:
 
 def statistics_of(weight: TensorProto | SparseTensorProto, weights: WeightStore) -> Statistics | None:
     """Return the statistics of a weight, of a sparse one those of its values; None where it has no numbers."""
+    import numpy as np
+
     tensor = weight if isinstance(weight, TensorProto) else weight.values
     if not bits_of(tensor.data_type):
         return None
@@ -71,7 +73,7 @@ def statistics_of(weight: TensorProto | SparseTensorProto, weights: WeightStore)
 def _pieces(tensor: TensorProto, weights: WeightStore) -> Iterator[Array]:
     """Yield the elements of a tensor in flat pieces; several may share a byte, and bytes may come cut inside one."""
     if tensor.data_location != TensorProto.EXTERNAL and not tensor.HasField("raw_data"):
-        yield plain(numpy_helper.to_array(tensor)).ravel()
+        yield plain(onnx.numpy_helper.to_array(tensor)).ravel()
         return
     bits, left, rest = bits_of(tensor.data_type), math.prod(tensor.dims), b""
     for part in (whole[at : at + PIECE] for whole in weights.streamed(tensor) for at in range(0, len(whole), PIECE)):
@@ -81,5 +83,5 @@ def _pieces(tensor: TensorProto, weights: WeightStore) -> Iterator[Array]:
         rest = held[used:]
         if count:
             piece = TensorProto(data_type=tensor.data_type, dims=[count], raw_data=held[:used])
-            yield plain(numpy_helper.to_array(piece))
+            yield plain(onnx.numpy_helper.to_array(piece))
         left -= count

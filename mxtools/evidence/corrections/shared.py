@@ -27,7 +27,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from onnx import ModelProto
 
 from mxtools.files.weights import WeightStore
@@ -77,6 +76,8 @@ def hoist_shared(model: WorkingModel) -> None:
 
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     """Return the values that a node of one call makes and a node of another reads."""
+    import numpy as np
+
     count = len(graph.nodes)
     call = np.fromiter((NOWHERE if at is None else at for at in calls), np.int64, count)
     reading = np.repeat(np.arange(count), np.fromiter(map(len, graph.reads), np.int64, count))
