@@ -99,7 +99,10 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-STEPS = ("unlink", "remove", "rmdir", "mkdir", "fchmod", "chmod", "ftruncate", "truncate", "symlink", "write", "pwrite")
+STEPS = (
+    *("unlink", "remove", "rmdir", "mkdir", "fchmod", "chmod", "ftruncate", "truncate", "symlink"),
+    *("write", "pwrite", "posix_fallocate"),
+)
 NAMING = ("replace", "rename", "link")
 
 

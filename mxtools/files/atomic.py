@@ -35,7 +35,7 @@ from typing import BinaryIO, cast
 
 from mxtools.errors import OutputError
 from mxtools.files.outputs import MARK, named_in, owners, permitted
-from mxtools.files.regular import identity, is_device, is_read, status_of
+from mxtools.files.regular import Comparison, DifferentError, identity, is_device, is_read, status_of
 from mxtools.files.temporary import (
     copy_over,
     link_over,
@@ -130,8 +130,8 @@ def _write_alone(
     with opened as there, temporary(target) as (new, main):
         status = os.fstat(there.fileno())
         try:
-            write_beside(cast(BinaryIO, _Comparison(there)))
-        except _DifferentError:
+            write_beside(cast(BinaryIO, Comparison(there)))
+        except DifferentError:
             return False
         if there.read(1):
             return False
@@ -142,28 +142,6 @@ def _write_alone(
                 return False
             replace(new, target)
     return True
-
-
-class _DifferentError(Exception):
-    """Other bytes are in the file than would be written to it."""
-
-
-class _Comparison:
-    """A file to write that compares what is written with what is in another file."""
-
-    def __init__(self, there: BinaryIO) -> None:
-        self._there = there
-
-    def write(self, data: bytes) -> None:
-        if self._there.read(len(data)) != data:
-            raise _DifferentError
-
-    def writelines(self, pieces: Iterable[bytes]) -> None:
-        for piece in pieces:
-            self.write(piece)
-
-    def tell(self) -> int:
-        return self._there.tell()
 
 
 def _rename_both(target: Path, data: Path, new: Path, new_data: Path, write: Write, ours: bool) -> None:

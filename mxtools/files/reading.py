@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files import wire
-from mxtools.files.regular import Bytes, FileBytes, note_read, open_regular
+from mxtools.files.regular import Bytes, FileBytes, note_read, open_regular, receive
 from mxtools.files.soundness import require_sound
 from mxtools.files.weights import WeightStore, is_external, tensors_of
 
@@ -115,6 +114,6 @@ def _kept_or_spooled(file: IO[bytes], name: str) -> FileBytes:
         note_read(Path("/dev/stdin"), status)
         return FileBytes(file, name)
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - is closed with the model
-    shutil.copyfileobj(file, spool, 1 << 20)
+    receive(file, spool)
     spool.flush()
     return FileBytes(spool, name)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -21,6 +23,10 @@ PIECE = 1 << 20
 """Bytes that are read at a time."""
 WINDOW = 1 << 14
 """Bytes that are kept around the one that was asked for: those of many nodes, and not much of a weight."""
+CHUNK = 1 << 24
+"""Bytes that the system copies at a time. Several threads are no faster: one waits while another writes to its file."""
+PIPE_BYTES = 1 << 20
+"""What a pipe is to hold, where the system lets us: with the usual 64 KB each end mostly waits for the other."""
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Opening a pipe that nobody writes to would wait for ever."""
 
@@ -199,8 +205,16 @@ class FileBytes:
 
     def write_to(self, file: IO[bytes], start: int, length: int) -> None:
         """Write so many bytes from a place on to a file; where the system can, it copies them itself."""
-        done = _copied(self._file, start, length, file) if length > PIECE else 0
+        if isinstance(file, Comparison) and file.passed(self, start, length):
+            return
+        done = 0
+        if length > PIECE:
+            done = (_copied if _has_places(file) else _spliced)(self, start, length, file)
         file.writelines(self.pieces(start + done, length - done))
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file."""
+        return self._file.fileno()
 
     def _read(self, at: int, length: int) -> bytes:
         try:
@@ -227,17 +241,98 @@ def _read_at(file: IO[bytes] | io.FileIO, at: int, length: int) -> bytes:
     return file.read(length) or b""
 
 
-def _copied(source: IO[bytes] | io.FileIO, start: int, length: int, file: IO[bytes]) -> int:
+def _copied(source: FileBytes, start: int, length: int, file: IO[bytes]) -> int:
     """Let the system copy bytes from one file to another, as far as it can; return how many it copied.
 
-    None of them comes into this process, and file systems that let files share blocks copy nothing at all.
+    None of them comes into this process, and file systems that let files share blocks copy nothing at all. Who brings
+    the file to the disk then (`temporary.seal`) waits for less, since the system begins with each chunk when it is
+    told that the pages are not needed; those that are not written yet stay.
     """
-    done = 0
-    if hasattr(os, "copy_file_range") and isinstance(file, io.BufferedWriter | io.BufferedRandom) and file.seekable():
-        file.flush()
-        at = file.tell()
-        with suppress(OSError):  # the usual way says why it fails, if it does
-            while count := os.copy_file_range(source.fileno(), file.fileno(), length - done, start + done, at + done):
-                done += count
-        file.seek(at + done)
+    done, target = 0, file.fileno()
+    file.flush()
+    at = file.tell()
+    with suppress(OSError):  # the system finds blocks faster for all bytes at once
+        os.posix_fallocate(target, at, length)
+    with suppress(OSError):  # the usual way says why it fails, if it does
+        while done < length:
+            wanted = min(length, (done // CHUNK + 1) * CHUNK) - done
+            count = os.copy_file_range(source.fileno(), target, wanted, start + done, at + done)
+            done += count
+            if not count:
+                break
+            if count == wanted:
+                os.posix_fadvise(target, at + done - wanted, wanted, os.POSIX_FADV_DONTNEED)
+    file.seek(at + done)
     return done
+
+
+class DifferentError(Exception):
+    """Other bytes are in the file than would be written to it."""
+
+
+class Comparison(io.RawIOBase):
+    """A file to write that compares what is written with what is in another file, and raises DifferentError."""
+
+    def __init__(self, there: IO[bytes]) -> None:
+        """Take the other file, open to read."""
+        self._there = there
+
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+        """Compare bytes."""
+        if self._there.read(len(data)) != data:
+            raise DifferentError
+        return len(data)
+
+    def passed(self, source: FileBytes, start: int, length: int) -> bool:
+        """Go on behind bytes that lie in the other file itself, where that stands; return whether they do."""
+        there = os.fstat(self._there.fileno())
+        is_itself = identity(os.fstat(source.fileno())) == identity(there) and self._there.tell() == start
+        if is_itself and start + length <= there.st_size:
+            self._there.seek(start + length)
+            return True
+        return False
+
+    def tell(self) -> int:
+        """Return where the other file stands."""
+        return self._there.tell()
+
+
+def _has_places(file: IO[bytes]) -> bool:
+    """Return whether bytes can be written to any place of a file: `>> file` writes all of them at its end."""
+    if not (hasattr(os, "copy_file_range") and isinstance(file, io.BufferedWriter | io.BufferedRandom)):
+        return False
+    import fcntl
+
+    return file.seekable() and not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND
+
+
+def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int:
+    """Let the system put the pages of a file into a pipe, as far as it can; return how many bytes it put there."""
+    done = 0
+    with suppress(OSError, AttributeError):  # AttributeError where there is no splice, or no file behind the stream
+        if stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode):
+            pipe.flush()
+            _widen(pipe.fileno())
+            while done < length and (count := os.splice(source.fileno(), pipe.fileno(), length - done, start + done)):
+                done += count
+    return done
+
+
+def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
+    """Copy what comes out of a pipe, or another stream that has no places, to a file that is empty."""
+    with suppress(OSError, AttributeError):
+        _widen(pipe.fileno())
+        while os.splice(pipe.fileno(), file.fileno(), PIPE_BYTES):
+            pass
+    file.seek(0, os.SEEK_END)
+    shutil.copyfileobj(pipe, file, PIECE)  # the rest, where the system could not
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, where the system has room."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):
+            if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
