@@ -32,7 +32,8 @@ GROUPS = {
         "select": "Write the nodes of modules for tools that know only node names.",
     },
     "Check": {
-        "verify": "Compare what each module of an ONNX graph returns with what PyTorch's returned.",
+        "verify": "Compare what each module of an ONNX graph returns with PyTorch, or with another graph.",
+        "run-values": "Run an ONNX graph and keep what its modules return, to compare with elsewhere.",
         "compare": "Compare two ONNX graphs module by module.",
         "validate": "Check an ONNX graph, its tags and its sidecar; repair what can be repaired.",
     },

@@ -73,7 +73,7 @@ class Commands(TyperGroup):
 
 def load(name: str) -> Any:
     """Import a command's file and return the click command of its function `command`."""
-    module = import_module(f".commands.{name}", __package__)
+    module = import_module(f".commands.{name.replace('-', '_')}", __package__)
     app = typer.Typer(add_completion=False)
     text = "\n\n".join([COMMANDS[name], *(" ".join(part.split()) for part in module.command.__doc__.split("\n\n"))])
     app.command(name, cls=getattr(module, "Command", Command), help=text)(_guarded(name, module.command))

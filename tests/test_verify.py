@@ -22,7 +22,8 @@ from mxtools.runtime.tolerances import EXACT, HALF, QUANTISED, usual_tolerance
 from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
-from mxtools.verify.verification import GONE, Verified, verify
+from mxtools.verify.report import Verified
+from mxtools.verify.verification import GONE, verify
 from tests.support import running
 from tests.support.commands import Mx
 from tests.support.paths import MODELS

@@ -93,7 +93,7 @@ def tools() -> dict[str, Tool]:
 
 def _tool(name: str) -> Tool:
     command = load(name)
-    function = import_module(f"..commands.{name}", __package__).command
+    function = import_module(f"..commands.{name.replace('-', '_')}", __package__).command
     types = {p.name: p.annotation for p in inspect.signature(function, eval_str=True).parameters.values()}
     parameters = dict(_named(command.params))
     return Tool(name, command.help, parameters, types, command.rest)

@@ -78,18 +78,20 @@ def command(
     """
     from mxtools.profile import timing as profiling
     from mxtools.profile.report import read_report, report
+    from mxtools.runtime.runtimes import check_providers
     from mxtools.views.plots import check_plot
 
     if plot:
         check_plot(plot)
     before = read_report(against) if against else None
-    providers = _providers(provider)
+    if provider:
+        check_providers(provider)
     model = read_model(source, data_dir, trace, inputs)
     with progress("profiling"):
         if from_profile:
             timing = profiling.read(model, from_profile)
         else:
-            timing = profiling.run(model, level, runs, threads, providers)
+            timing = profiling.run(model, level, runs, threads, provider or None)
     found = report(timing, before)
     if plot:
         _plot(plot, timing, before, depth)
@@ -98,18 +100,6 @@ def command(
     else:
         show(_rows(timing, before, depth, sort))
         say(f"mx profile: {_summary(found)}")
-
-
-def _providers(names: list[str] | None) -> list[str] | None:
-    """Refuse providers that ONNX Runtime does not have: it would take another, and say nothing."""
-    from mxtools.errors import UsageError
-    from mxtools.runtime.session_values import onnx_runtime
-
-    known = onnx_runtime().get_available_providers()
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"ONNX Runtime has no provider {name!r} here", f"there are {', '.join(known)}")
-    return names or None
 
 
 def _rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from mxtools.errors import UsageError
+from mxtools.runtime.sessions import Level
 from mxtools.views.tree import sorted_by
 
 from ..common import emit, figures, progress, read_model, say
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
+from ..runtimes import (
+    CommandOption,
+    LevelOption,
+    Library,
+    LibraryOption,
+    ProviderOption,
+    ProviderOptions,
+    SessionOptions,
+    runtime_of,
+)
+from ..streams import is_pipe
 from ..table import drawn, show
 
 if TYPE_CHECKING:
-    from mxtools.verify.verification import Checked, Verified
+    from mxtools.pipeline.working_model import WorkingModel
+    from mxtools.runtime.sessions import Runtime
+    from mxtools.verify.report import Checked, Verified
+    from mxtools.verify.verification import Verification
 
 
 class Sort(StrEnum):
@@ -33,8 +49,19 @@ OWN = ("own relative", "own SQNR dB")
 
 
 def command(
-    trace: Trace,
     source: Source = "-",
+    trace: Trace = None,
+    against: Annotated[
+        str | None,
+        Option(metavar="ONNX", help="Tagged model to compare with, in place of a trace."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE|DIR",
+            help="With --against: inputs, .npz, .safetensors or .json; of a folder each file is a set of inputs.",
+        ),
+    ] = None,
     isolate: Annotated[
         bool, Option("--isolate", help="Also run each module alone, on the inputs of PyTorch's module: its own error.")
     ] = False,
@@ -43,8 +70,8 @@ def command(
         Option(
             min=0,
             metavar="RELATIVE",
-            help="Largest relative error that still counts as equal; by default 0.001, for half precision 0.02, for "
-            "int8 and smaller 0.1.",
+            help="Largest relative error that still counts as equal; by default 0.001 (--against: 0.0001), for half "
+            "precision 0.02, for int8 and smaller 0.1.",
             show_default=False,
         ),
     ] = None,
@@ -55,6 +82,36 @@ def command(
             metavar="RELATIVE",
             help="End with exit status 1 above this relative error; by default above the tolerance.",
         ),
+    ] = None,
+    bisect: Annotated[
+        bool,
+        Option(
+            "--bisect",
+            help="Only find the smallest module that is wrong: run few parts, and let the runtime fuse what is inside.",
+        ),
+    ] = False,
+    save_case: Annotated[
+        Path | None,
+        Option(
+            metavar="DIR",
+            help="Write the module that is wrong to a new folder, with inputs, what it should return, and a script.",
+        ),
+    ] = None,
+    level: LevelOption = Level.NONE,
+    provider: ProviderOption = None,
+    provider_option: ProviderOptions = None,
+    session_option: SessionOptions = None,
+    runtime: LibraryOption = Library.ONNX_RUNTIME,
+    run_by: CommandOption = None,
+    values: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="With --against: values of a run elsewhere (`mx run-values`), in place of a run."),
+    ] = None,
+    against_level: LevelOption = Level.NONE,
+    against_provider: ProviderOption = None,
+    against_runtime: LibraryOption = Library.ONNX_RUNTIME,
+    against_values: Annotated[
+        Path | None, Option(metavar="FILE", help="Values of a run of the other model elsewhere, with its inputs.")
     ] = None,
     sort: Annotated[
         Sort | None,
@@ -69,37 +126,167 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Runs without PyTorch, on the inputs and values that `mx trace --record` wrote.
+    """Compares with what `mx trace --record` wrote of PyTorch (--trace), or with another ONNX model (--against).
 
     The file may be optimised or quantised, as long as its nodes have scopes. An error spreads to the modules that
     come after. Use --isolate to see the error that each module makes by itself.
 
+    With --against, both models run on the same inputs, each in its own runtime. It can be the same file, in another
+    runtime or at another level of optimisation.
+
     Example: mx verify bert.int8.onnx --trace bert.trace.json --isolate
+
+    Example: mx verify bert.slim.onnx --against bert.tagged.onnx --level all
     """
-    from mxtools.runtime.tolerances import usual_tolerance
-    from mxtools.verify.verification import verify
+    from mxtools.runtime.cases import check_case
+    from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
+    from mxtools.verify.report import combined
+    from mxtools.verify.verification import Verification
     from mxtools.views.plots import check_plot
 
+    _check(source, trace, against, inputs)
+    _check_alone(isolate, bisect, save_case, sort, values)
+    _check_values(against, values, against_values)
     if plot:
         check_plot(plot)
-    if sort is Sort.OWN_ERROR and not isolate:
-        raise UsageError("modules have an error of their own only when they run alone", "give --isolate too")
+    if save_case:
+        check_case(save_case)
+    ours = _recorded(values) or runtime_of(runtime, level, provider, provider_option, session_option, run_by)
+    theirs = _recorded(against_values) or runtime_of(against_runtime, against_level, against_provider)
     model = read_model(source, data_dir, trace)
-    tolerance = usual_tolerance(model.proto, model.graph) if tolerance is None else tolerance
+    exact = SAME if against else EXACT
+    tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
     with progress("comparing"):
-        found = verify(model, tolerance, isolate)
+        if against:
+            checks = list(_against(model, against, inputs or against_values, tolerance, ours, theirs))
+        else:
+            checks = [Verification(model, tolerance, ours)]
+        if bisect:
+            _bisected(checks, save_case, against, json)
+            return
+        found = combined([check.report(isolate) for check in checks])
+    _show(found, isolate, sort, depth, json)
+    if plot and found.furthest:
+        _plot(plot, found)
+    if save_case:
+        _save(save_case, checks, [each.scope for each in (*found.culprits, found.first) if each], against)
+    _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
+
+
+def _show(found: Verified, isolate: bool, sort: Sort | None, depth: int | None, json: bool) -> None:
+    """Print the errors of all calls."""
     if found.untagged:
         say(f"mx verify: {found.untagged} nodes had no scope and got that of their neighbours")
     if json:
         emit(_data(found, isolate))
-    else:
-        head = (*COLUMNS, *(OWN if isolate else ()), "")
-        root = sorted_by(found.calls[0], sort) if sort else found.calls[0]
-        rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(root, depth))
-        show([head, *rows])
-    if plot and found.furthest:
-        _plot(plot, found)
-    _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
+        return
+    head = (*COLUMNS, *(OWN if isolate else ()), "")
+    root = sorted_by(found.calls[0], sort) if sort else found.calls[0]
+    rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(root, depth))
+    show([head, *rows])
+
+
+def _check_alone(isolate: bool, bisect: bool, save_case: Path | None, sort: Sort | None, values: Path | None) -> None:
+    """Refuse options that need modules that run alone, where none does."""
+    if sort is Sort.OWN_ERROR and not isolate:
+        raise UsageError("modules have an error of their own only when they run alone", "give --isolate too")
+    if values and (isolate or bisect or save_case):
+        raise UsageError("no part can be run where only values are given", "leave out --isolate, --bisect, --save-case")
+    if bisect and isolate:
+        raise UsageError("--bisect runs few modules alone, and --isolate runs all", "give one of them")
+
+
+def _check_values(against: str | None, values: Path | None, against_values: Path | None) -> None:
+    """Refuse recorded values where there is no model to compare with."""
+    if (values or against_values) and not against:
+        raise UsageError("recorded values are of a run of an ONNX model", "give --against ONNX too")
+
+
+def _recorded(values: Path | None) -> Runtime | None:
+    """Return a run that was recorded in a file."""
+    from mxtools.traces.values import Values
+    from mxtools.verify.reference import Recorded
+
+    return Recorded(Values.open(values)) if values else None
+
+
+def _check(source: str, trace: str | None, against: str | None, inputs: Path | None) -> None:
+    """Refuse options that are nonsense together, before any work."""
+    if bool(trace) == bool(against):
+        raise UsageError(
+            "there is nothing to compare with" if not trace else "--trace and --against both say what is right",
+            "give --trace SIDECAR or --against ONNX",
+        )
+    if inputs and not against:
+        raise UsageError("a trace has the inputs that were recorded with it", "leave out --inputs, or record another")
+    if against and is_pipe(against) and is_pipe(source):
+        raise UsageError("both models cannot come from stdin", "give the file of one")
+
+
+def _against(
+    model: WorkingModel, against: str, inputs: Path | None, tolerance: float, ours: Runtime, theirs: Runtime
+) -> Iterator[Verification]:
+    """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
+    from mxtools.strategies import table
+    from mxtools.traces.values import Values
+    from mxtools.verify import verification
+
+    reference = read_model(against)
+    reference.require_tagged(against)
+    if not model.is_tagged:
+        model.previous = reference
+        table.get("previous").passes(False).run(model)
+    for file in _sets(inputs) if inputs else [None]:
+        reference.values = Values.open(file) if file else reference.values
+        yield verification.against(model, reference, tolerance, ours, theirs)
+
+
+def _sets(inputs: Path) -> list[Path]:
+    """Return the files of inputs: one, or those of a folder."""
+    if not inputs.is_dir():
+        return [inputs]
+    found = sorted(path for path in inputs.iterdir() if path.suffix in (".npz", ".safetensors", ".json"))
+    if not found:
+        raise UsageError(f"the folder {inputs} has no .npz, .safetensors or .json file", "give another folder")
+    return found
+
+
+def _bisected(checks: Sequence[Verification], save_case: Path | None, against: str | None, json: bool) -> None:
+    """Print which module is the smallest that is wrong; CheckError if there is one."""
+    from mxtools.errors import CheckError
+
+    results = [check.bisect() for check in checks]
+    worst = next((result for result in results if result.scope), results[0])
+    if json:
+        emit(
+            {"tolerance": checks[0].tolerance, "wrong": worst.scope, "parts": sum(r.parts_run for r in results)}
+            | ({"own": figures(worst.own)} if worst.own else {})
+        )
+    if not worst.scope or not worst.own:
+        say(f"mx verify: the model is right on its own (tolerance {checks[0].tolerance:g})")
+        return
+    if save_case:
+        _save(save_case, [checks[results.index(worst)]], [worst.scope], against)
+    raise CheckError(
+        f"{worst.scope} is the smallest module that is wrong on its own: {worst.own.relative:.2g} of its largest value "
+        f"(tolerance {checks[0].tolerance:g}; {sum(r.parts_run for r in results)} parts were run)",
+        "cut it out with --save-case" if not save_case else f"see {save_case}",
+    )
+
+
+def _save(folder: Path, checks: Sequence[Verification], wrong: Sequence[str], against: str | None) -> None:
+    """Write the first module that is wrong, with what it was given and should return, to a folder."""
+    from mxtools.runtime.cases import save_case
+
+    if not wrong:
+        say("mx verify: no module is wrong, so no case is saved")
+        return
+    check = checks[0]
+    case = check.case(wrong[0])
+    source = f"what {against} computes there" if against else "what PyTorch's module returned"
+    title = f"{wrong[0]} of {check.model.name}"
+    save_case(folder, case.part, check.model.weights, case.given, case.expected, check.tolerance, title, source)
+    say(f"mx verify: {wrong[0]} is saved in {folder}; check it with `python {folder / 'run.py'}`")
 
 
 def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:

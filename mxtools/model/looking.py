@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mxtools.traces.trace import Trace
     from mxtools.traces.values import Values
     from mxtools.validate.findings import Finding, Mended
-    from mxtools.verify.verification import Verified
+    from mxtools.verify.report import Verified
     from mxtools.views.html import Earlier
     from mxtools.views.tree import Branch
 

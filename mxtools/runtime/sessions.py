@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import onnx
 from onnx import ModelProto, ValueInfoProto
@@ -35,45 +36,98 @@ class Level(StrEnum):
     ALL = "all"
 
 
+Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Value]], Sequence[Value]]
+"""Runs a loaded model on inputs by name, and returns some outputs, in the order of their names."""
+
+
+class Runtime(Protocol):
+    """What runs a graph."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    def load(self, model: ModelProto, weights: WeightStore) -> Run:
+        """Load a model; InputError if it cannot be loaded, as its `Run` if it cannot be run."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """ONNX Runtime in this process, by default on the CPU without optimisations.
+
+    `providers` are execution providers, the first one preferred; `provider_options` are those of the first; `entries`
+    are entries of the session's configuration.
+    """
+
+    level: Level = Level.NONE
+    providers: tuple[str, ...] = ()
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The provider and the level."""
+        provider = self.providers[0].removesuffix("ExecutionProvider") if self.providers else "CPU"
+        return f"ONNX Runtime ({provider}, {self.level})"
+
+    def load(self, model: ModelProto, weights: WeightStore) -> Run:
+        """Load a model into a session."""
+        session = load_session(model, weights, self.options(), self.providers or None, self.provider_options)
+
+        def run(names: Sequence[str], feeds: Mapping[str, Value]) -> Sequence[Value]:
+            with one_line_errors():
+                return run_session(session, names, feeds)
+
+        return run
+
+    def options(self) -> Any:  # noqa: ANN401 - an untyped library's options
+        """Return the options of its sessions."""
+        options = session_options(self.level)
+        for key, value in self.entries.items():
+            options.add_session_config_entry(key, value)
+        return options
+
+
+REFERENCE = OnnxRuntime()
+"""Computes node by node what the graph says, with nothing fused."""
+
+
 def inner_values(
-    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], wanted: Mapping[str, int]
+    model: ModelProto,
+    weights: WeightStore,
+    feeds: Mapping[str, Value],
+    wanted: Mapping[str, int],
+    runtime: Runtime = REFERENCE,
 ) -> Iterator[tuple[str, Value]]:
     """Yield names and values of the main graph, as a run on `feeds` computes them.
 
     `wanted` maps names to estimated sizes in bytes. The graph is run several times if all values together would take
-    too much memory. Raises InputError if ONNX Runtime cannot load or run it.
+    too much memory. Raises InputError if the runtime cannot load or run it.
     """
-    run = _Session(_with_outputs(model, wanted), weights, feeds).run
+    run = runtime.load(_with_outputs(model, wanted), weights)
     for names in batches(wanted):
-        yield from zip(names, run(names), strict=True)
+        yield from zip(names, run(names, feeds), strict=True)
 
 
 def inner_tensors(
-    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], wanted: Mapping[str, int]
+    model: ModelProto,
+    weights: WeightStore,
+    feeds: Mapping[str, Value],
+    wanted: Mapping[str, int],
+    runtime: Runtime = REFERENCE,
 ) -> Iterator[tuple[str, Array]]:
     """Yield what `inner_values` yields without what is no tensor: sequences, maps, absent optional values."""
     import numpy as np
 
-    return (pair for pair in inner_values(model, weights, feeds, wanted) if isinstance(pair[1], np.ndarray))
+    return (pair for pair in inner_values(model, weights, feeds, wanted, runtime) if isinstance(pair[1], np.ndarray))
 
 
-def run_model(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the outputs of a model by name; InputError if ONNX Runtime cannot load or run it."""
+def run_model(
+    model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value], runtime: Runtime = REFERENCE
+) -> dict[str, Value]:
+    """Return the outputs of a model by name; InputError if the runtime cannot load or run it."""
     names = [value.name for value in model.graph.output]
-    return dict(zip(names, _Session(model, weights, feeds).run(names), strict=True))
-
-
-class _Session:
-    """A model loaded into ONNX Runtime without optimisation, with the inputs to run it on."""
-
-    def __init__(self, model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value]) -> None:
-        self._session = load_session(model, weights, session_options(Level.NONE))
-        self._feeds = feeds
-
-    def run(self, names: Sequence[str]) -> Sequence[Value]:
-        """Return some outputs, in the order of their names."""
-        with one_line_errors():
-            return run_session(self._session, names, self._feeds)
+    return dict(zip(names, runtime.load(model, weights)(names, feeds), strict=True))
 
 
 def runtime_infos(
@@ -125,8 +179,12 @@ def load_session(
     weights: WeightStore,
     options: Any,  # noqa: ANN401
     providers: Sequence[str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> Any:  # noqa: ANN401 - an untyped library's session
-    """Load a model into ONNX Runtime and return the session; InputError if that fails."""
+    """Load a model into ONNX Runtime and return the session; InputError if that fails.
+
+    `provider_options` are those of the first provider.
+    """
     if not all(map(weights.is_found, filter(is_external, tensors_of(model)))):  # ONNX Runtime reads one folder only
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_external, tensors_of(model)):
@@ -137,7 +195,14 @@ def load_session(
     with one_line_errors(), SESSION.of_memory("loading the graph in ONNX Runtime", len(data) + external):
         try:
             return onnx_runtime().InferenceSession(
-                data, options, providers=providers, enable_fallback=0, disabled_optimizers=_unsafe_optimizers(model)
+                data,
+                options,
+                providers=providers,
+                provider_options=[dict(provider_options), *({} for _ in providers[1:])]
+                if providers and provider_options
+                else None,
+                enable_fallback=0,
+                disabled_optimizers=_unsafe_optimizers(model),
             )
         except Exception as error:
             if "bad_alloc" in str(error):  # which ONNX Runtime tells in exceptions of its own

@@ -1,8 +1,18 @@
-"""The own error of each module: it is cut out of the graph and fed what PyTorch's module was fed."""
+"""The own error of each module: it is cut out of the graph and fed what PyTorch's module was fed.
+
+To find one module that is wrong, not all have to run. `smallest_wrong` takes several modules as one part, and goes on
+with the half that is wrong. Of eight layers of which the sixth is wrong it runs 0 to 3, then 4 and 5, then 4:
+
+    layer   0  1  2  3  4  5  6  7
+            right       wrong            so it is in 4 to 7
+                        wrong            in 4 or 5
+                        right            it is 5; then the modules in 5
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -11,10 +21,11 @@ from mxtools.cut.cut import Cut, extracted
 from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.graph.shapes import Array
+from mxtools.graph.types import as_type
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import UNLIKE, Distance, worst
-from mxtools.runtime.sessions import batches, run_model
+from mxtools.runtime.sessions import REFERENCE, Runtime, batches, run_model
 from mxtools.scopes.selection import nodes_of
 from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
@@ -26,12 +37,17 @@ if TYPE_CHECKING:
 class Isolation:
     """Runs the modules of a graph one by one, each on its own."""
 
-    def __init__(self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches) -> None:
-        """Cut out every call that has nodes which make what it returned."""
+    def __init__(
+        self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches, runtime: Runtime = REFERENCE
+    ) -> None:
+        """Cut out every call that has nodes which make what it returned; `runtime` is to run them."""
+        self._runtime = runtime
         self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
         self._graph, self._calls = model.graph, sidecar.calls
-        self._cuts = {number: cut for number, end in enumerate(call_ends(sidecar)) if (cut := self._cut(number, end))}
+        self._ends = call_ends(sidecar)
+        self._entering: dict[int, int] = {}
+        self.parts_run = 0
 
     def errors(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Distance | InputError]]:
         """Yield the own error of each call, or why it does not run; `given` are the graph's inputs.
@@ -39,28 +55,101 @@ class Isolation:
         Inputs of a call that no module returned, such as the sum of two results, are computed from what modules
         returned. Only the inputs of some calls are in memory at a time.
         """
-        names = self._graph.names
-        parts = extracted(self._model.proto, list(self._cuts.values()), self._weights)
-        sizes = {number: sum(map(self._bytes, cut.inputs)) for number, cut in self._cuts.items()}
+        cuts = {number: cut for number in range(len(self._calls)) if (cut := self._cut([number]))}
+        parts = extracted(self._model.proto, list(cuts.values()), self._weights)
+        sizes = {number: sum(map(self._bytes, cut.inputs)) for number, cut in cuts.items()}
         for numbers in batches(sizes):
-            wanted = dict.fromkeys(v for number in numbers for v in self._cuts[number].inputs)
-            inputs = {v: given[names[v]] for v in wanted if names[v] in given} | self._recorded(wanted)
-            inputs |= self._between([v for v in wanted if v not in inputs], given)
+            inputs = self._inputs([cuts[number] for number in numbers], given)
             for number, part in zip(numbers, parts, strict=False):
                 try:
-                    yield number, self._own(number, part, inputs)
+                    yield number, self._own([number], cuts[number], part, inputs)
                 except InputError as error:
                     yield number, error
 
-    def _cut(self, number: int, end: int) -> Cut | None:
-        """Cut a call out, with the outputs that it returned; return None where no node of its own makes any."""
+    def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> int | None:
+        """Return the innermost call that is wrong on its own, of several the first; None if the whole model is right.
+
+        Attribute `parts_run` then says how many parts were run.
+        """
+        inside = defaultdict[int | None, list[int]](list)
+        for number, call in enumerate(self._calls):
+            inside[call.parent].append(number)
+
+        def is_wrong(calls: Sequence[int]) -> bool:
+            error = self.error(calls, given)
+            return error is not None and not error.relative <= tolerance
+
+        wrong, group = None, inside[None]
+        while True:
+            while len(group) > 1:
+                first = group[: len(group) // 2]
+                group = first if is_wrong(first) else group[len(first) :]
+            if not (group and is_wrong(group)):
+                return wrong
+            wrong, group = group[0], inside[group[0]]
+
+    def case(self, number: int, given: Mapping[str, Array]) -> tuple[ModelProto, dict[str, Array], dict[str, Array]]:
+        """Return a call as a model, what it was given, and what it should return; UsageError if it is no part."""
+        cut, names = self._cut([number]), self._graph.names
+        if cut is None:
+            raise UsageError(f"{self._calls[number].scope} cannot be cut out", "choose the module that calls it")
+        (part,) = extracted(self._model.proto, [cut], self._weights)
+        inputs = self._inputs([cut], given)
+        expected = {names[v]: array for v in cut.outputs if (array := self._matches.recorded(v)) is not None}
+        return part, {names[v]: inputs[v] for v in cut.inputs}, expected
+
+    def error(self, calls: Sequence[int], given: Mapping[str, Array]) -> Distance | None:
+        """Return the error of calls that are run as one part; None where they cannot be cut out together."""
+        cut = self._cut(calls)
+        if cut is None:
+            return None
+        (part,) = extracted(self._model.proto, [cut], self._weights)
         try:
-            chosen = nodes_of(self._annotations, range(number, end))
+            return self._own(calls, cut, part, self._inputs([cut], given))
+        except InputError:  # what does not run is wrong
+            return UNLIKE
+
+    def _inputs(self, cuts: Iterable[Cut], given: Mapping[str, Array]) -> dict[int, Array]:
+        """Return what some parts are given: the graph's inputs, what modules returned, or what is computed of both."""
+        names, wanted = self._graph.names, dict.fromkeys(v for cut in cuts for v in cut.inputs)
+        inputs = {v: given[names[v]] for v in wanted if names[v] in given} | self._recorded(wanted)
+        return inputs | self._between([v for v in wanted if v not in inputs], given)
+
+    def _cut(self, calls: Sequence[int]) -> Cut | None:
+        """Cut calls out, with the outputs that they returned; return None where no node of their own makes any.
+
+        Of several calls, only what nodes outside of them read are outputs, so that a runtime can fuse what is inside.
+        """
+        try:
+            chosen = nodes_of(self._annotations, [c for call in calls for c in range(call, self._ends[call])])
         except (AbsentError, UsageError):
             return None
         made = {v for node in chosen for v in self._graph.writes[node]}
-        outputs = [match.value for _, match in self._outputs(self._calls[number]) if match.value in made]
-        return Cut(self._graph, chosen, GivenNodes(self._annotations, chosen), outputs) if outputs else None
+        found = dict.fromkeys(match.value for call in calls for _, match in self._outputs(self._calls[call]))
+        outputs = [v for v in found if v in made and (len(calls) == 1 or self._is_read_outside(v, chosen))]
+        if not outputs:
+            return None
+        cut = Cut(self._graph, chosen, GivenNodes(self._annotations, chosen), outputs)
+        self._note_entering(calls, cut)
+        return cut
+
+    def _note_entering(self, calls: Sequence[int], cut: Cut) -> None:
+        """Find inputs of a part that are known from what the calls were given, though no module returned them.
+
+        A fault in the nodes between two modules would else be passed on to the second, and be taken for its own. Only
+        what has a shape that nothing else has is certain.
+        """
+        matched = self._matches.tensor_at
+        tensors = {t.id: t for call in calls for t in self._calls[call].inputs if t.id not in self._matches.makers}
+        values = [v for v in cut.inputs if v not in matched and v not in self._graph.inputs]
+        fitting = {v: [t.id for t in tensors.values() if (s := self._shapes[v]) and s.agrees(t)] for v in values}
+        claimed = Counter(number for numbers in fitting.values() for number in numbers)
+        for value, numbers in fitting.items():
+            if len(numbers) == 1 and claimed[numbers[0]] == 1:
+                self._entering[value] = numbers[0]
+
+    def _is_read_outside(self, value: int, chosen: Collection[int]) -> bool:
+        return value in self._graph.outputs or any(reader not in chosen for reader in self._graph.readers[value])
 
     def _bytes(self, value: int) -> int:
         shape = self._shapes[value]
@@ -70,7 +159,9 @@ class Isolation:
         return [(tensor, match) for tensor in returned_tensors(call) if (match := self._matches[tensor.id])]
 
     def _recorded(self, values: Iterable[int]) -> dict[int, Array]:
-        return {v: array for v in values if (array := self._matches.recorded(v)) is not None}
+        found = {v: array for v in values if (array := self._matches.recorded(v)) is not None}
+        entering = ((v, self._matches.traced(self._entering[v])) for v in values if v in self._entering)
+        return found | {v: array for v, array in entering if array is not None and v not in found}
 
     def _between(self, values: Collection[int], given: Mapping[str, Array]) -> dict[int, Array]:
         """Compute values from recorded ones and from the graph's inputs, by the nodes between."""
@@ -84,12 +175,15 @@ class Isolation:
         results = run_model(part, self._weights, inputs)
         return {v: results[names[v]] for v in values}
 
-    def _own(self, number: int, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
+    def _own(self, calls: Sequence[int], cut: Cut, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
         """Run a part and return its error; a value that it may share with a module without nodes can be of either."""
-        cut, names = self._cuts[number], self._graph.names
-        results = run_model(part, self._weights, {names[v]: inputs[v] for v in cut.inputs if v in inputs})
+        names = self._graph.names
+        self.parts_run += 1
+        types = {info.name: info.type for info in part.graph.input}
+        given = {names[v]: as_type(inputs[v], types[names[v]]) for v in cut.inputs if v in inputs}
+        results = run_model(part, self._weights, given, self._runtime)
         found = []
-        for tensor, match in self._outputs(self._calls[number]):
+        for tensor, match in (pair for call in calls for pair in self._outputs(self._calls[call])):
             if match.value in cut.outputs:
                 array = results[names[match.value]]
                 tensors = self._matches.with_same_end(tensor)

@@ -73,8 +73,15 @@ class OutputMatches:
     value; `harmless`, the ids of tensors that differ without an effect on what the caller returned.
     """
 
-    def __init__(self, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, values: Values) -> None:
-        """Find the values that can stand for each tensor, from tags and shapes."""
+    def __init__(
+        self, annotations: Annotations, shapes: Shapes, sidecar: Sidecar, values: Values, leaving: bool = False
+    ) -> None:
+        """Find the values that can stand for each tensor, from tags and shapes.
+
+        With `leaving`, only what leaves a module counts. So it is if the trace is that of another graph, of which only
+        what leaves modules is known too: an equal value that does not leave is then no result, but lies before a fault.
+        """
+        self._leaving = leaving
         self._annotations, self._shapes, self._values = annotations, shapes, values
         self._graph, self._calls, self._ends = annotations.graph, sidecar.calls, call_ends(sidecar)
         self.makers = {tensor: calls[-1] for tensor, calls in calls_returning(sidecar).items()}
@@ -109,7 +116,8 @@ class OutputMatches:
         for number, error in errors.items():
             call = self.makers[number]
             is_other = not equal.isdisjoint(t.id for t in self._calls[call].outputs)
-            if number in equal or (not is_other and self._annotations.is_read_outside(value, call)):
+            is_equal = number in equal and not self._leaving
+            if is_equal or ((number in equal or not is_other) and self._annotations.is_read_outside(value, call)):
                 rank = (number in equal, array.shape == self.tensors[number].shape, -error.relative, value)
                 if number not in self._best or rank > self._best[number][0]:
                     self._best[number] = rank, OutputMatch(value, error, array.shape, array.dtype)
@@ -192,6 +200,11 @@ class OutputMatches:
             return None
         match = self._best[number][1]
         return array.astype(match.dtype).reshape(match.shape)
+
+    def traced(self, number: int) -> Array | None:
+        """Return what was recorded of a tensor, by its id."""
+        array: Array | None = self._values.get(str(number))
+        return array
 
     def _candidates(self) -> dict[int, list[int]]:
         """Return the values of the main graph that may stand for each tensor, by its id.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -14,15 +11,16 @@ from mxtools.evidence.data_flow import resolve
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.types import as_type
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
+from mxtools.runtime.distance import Distance
 from mxtools.runtime.session_values import Value
-from mxtools.runtime.sessions import inner_tensors
+from mxtools.runtime.sessions import REFERENCE, Runtime, inner_tensors
 from mxtools.scopes.annotations import Annotations
-from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import returned_tensors
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
-from mxtools.verify.output_matches import OutputMatches, has_no_effect
+from mxtools.verify.output_matches import OutputMatches
+from mxtools.verify.reference import traced_run
+from mxtools.verify.report import Bisected, Case, Checked, Output, Verified
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -31,94 +29,74 @@ GONE = "no tensor of the graph equals its results"
 """The reason of a call for whose results no value stands."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """A tensor that a module returned: its name there, the one that stands for it in the graph, and how far that is."""
+class Verification:
+    """A tagged graph and a trace of recorded values, to compare what the calls return.
 
-    name: str
-    tensor: str
-    distance: Distance
-    harmless: bool = False
-    """It differs without an effect on what the caller returned: it is no result of the module, or does not matter."""
+    `tolerance` is the largest difference over the largest value that still counts as right; `runtime` runs the graph
+    and its parts.
+    """
 
+    def __init__(
+        self, model: WorkingModel, tolerance: float, runtime: Runtime = REFERENCE, of_graph: bool = False
+    ) -> None:
+        """Take a model with its trace, which is that of another graph or of PyTorch.
 
-@dataclass
-class Checked:
-    """One call of a module."""
-
-    scope: str
-    tag: str
-    outputs: list[Output] = field(default_factory=list)
-    reason: str = ""
-    """Why nothing is compared, or why the call does not run on its own."""
-    own: Distance | None = None
-    """Its error when it is fed what PyTorch's module was fed."""
-    children: list[Checked] = field(default_factory=list)
-
-    @property
-    def distance(self) -> Distance | None:
-        """The largest error of its outputs; harmless ones count only if there are no others. None without outputs."""
-        counted = [output.distance for output in self.outputs if not output.harmless]
-        return worst(counted or [output.distance for output in self.outputs])
-
-    @property
-    def error(self) -> float:
-        """The largest relative L2 error of what it and the calls in it return; 0 where nothing is compared."""
-        here = self.distance.relative_l2 if self.distance else 0.0
-        return max(here, *(child.error for child in self.children), 0.0)
-
-    @property
-    def own_error(self) -> float:
-        """The same of it and the calls in it when each runs alone."""
-        here = self.own.relative_l2 if self.own else 0.0
-        return max(here, *(child.own_error for child in self.children), 0.0)
-
-
-NOISY = 80.0
-"""SQNR in dB above which noise is that of rounding to float32, or little more; half precision has 60 to 70 dB."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What became of all calls, in the order of the trace, and the first one that has a wrong output."""
-
-    calls: list[Checked]
-    tolerance: float
-    first: Checked | None
-    untagged: int
-    """The number of nodes that had no scope and got that of their neighbours."""
-
-    @property
-    def furthest(self) -> Checked | None:
-        """The call with the largest error that is not harmless, None where nothing is compared."""
-        counted = [call for call in self.calls if call.outputs and not all(output.harmless for output in call.outputs)]
-        return max(counted, key=lambda call: call.distance.relative if call.distance else 0.0, default=None)
-
-    @property
-    def culprits(self) -> list[Checked]:
-        """The innermost calls that are wrong when they are fed what PyTorch's modules were fed.
-
-        A call inside one that is right on its own is not among them.
+        Raises UsageError without recorded values, InputError if no node has a scope.
         """
-        return list(self._culprits(self.calls[ROOT_CALL], UNLIKE))
+        sidecar, values = model.sidecar, model.values
+        if not sidecar:
+            raise UsageError("there is no trace to compare with", "give ⟨trace⟩, with recorded values (⟨record⟩)")
+        if not values:
+            raise UsageError("the trace has no recorded values", "make it again with ⟨record⟩")
+        model.require_tagged()
+        self.untagged = model.annotations.call.count(None)
+        if self.untagged:
+            model = model.copy()
+            resolve(model.annotations)
+        self.model, self.tolerance, self.runtime = model, tolerance, runtime
+        self._sidecar, self._given = sidecar, recorded_inputs(model.proto, sidecar, values)
+        self._matches = OutputMatches(model.annotations, model.shapes, sidecar, values, leaving=of_graph)
+        self._isolation = Isolation(model, sidecar, self._matches, runtime)
 
-    @property
-    def noisiest(self) -> Checked | None:
-        """The innermost call that adds the most noise when it runs alone, None if none adds any that counts.
+    def report(self, isolating: bool = False) -> Verified:
+        """Compare every call's outputs with the recorded ones; with `isolating` also of each call that runs alone.
 
-        Its error may be far below the tolerance, which is compared with the largest value: a single large weight makes
-        the largest value of a result large, and hides the error of all others.
+        Raises InputError if the graph does not run.
         """
-        alone = [call for call in self.calls if call.own and not any(child.own for child in call.children)]
-        found = min(alone, key=lambda call: call.own.sqnr if call.own else inf, default=None)
-        return found if found and found.own and found.own.sqnr < NOISY else None
+        self._match(self.runtime)
+        calls = _calls(self.model.annotations, self._sidecar, self._matches, self.model.absent)
+        for number, own in self._isolation.errors(self._given) if isolating else ():
+            if isinstance(own, Distance):
+                calls[number].own = own
+            else:
+                calls[number].reason = str(own)
+        return Verified(calls, self.tolerance, _first(calls, self._matches, self.tolerance), self.untagged)
 
-    def _culprits(self, call: Checked, around: Distance) -> Iterator[Checked]:
-        own = call.own or EQUAL
-        inner = [c for child in call.children for c in self._culprits(child, call.own or around)]
-        if not inner and not own.relative <= self.tolerance and not has_no_effect(own, around, self.tolerance):
-            yield call
-        yield from inner
+    def bisect(self) -> Bisected:
+        """Find the smallest module that is wrong when it runs alone, with few runs of parts.
+
+        Only parts run in the runtime, and only with the outputs that they have anyway, so that it can fuse what is
+        inside a module. What stands for the results of a module is found by a run in ONNX Runtime on the CPU.
+        """
+        self._match(REFERENCE)
+        number = self._isolation.smallest_wrong(self.tolerance, self._given)
+        runs = self._isolation.parts_run
+        if number is None:
+            return Bisected(None, None, runs)
+        return Bisected(self._sidecar.calls[number].scope, self._isolation.error([number], self._given), runs)
+
+    def case(self, scope: str) -> Case:
+        """Return a module as a model, what it was given, and what it should return; after a report or a bisection."""
+        number = next(number for number, call in enumerate(self._sidecar.calls) if call.scope == scope)
+        return Case(*self._isolation.case(number, self._given))
+
+    def _match(self, runtime: Runtime) -> None:
+        """Run the graph, and find the values that stand for what the calls returned."""
+        graph, matches = self.model.graph, self._matches
+        sizes = {graph.names[value]: size for value, size in matches.wanted.items()}
+        for name, array in inner_tensors(self.model.proto, self.model.weights, self._given, sizes, runtime):
+            matches.compare(graph.by_name[name], array)
+        matches.conclude(self.tolerance)
 
 
 def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Verified:
@@ -128,31 +106,25 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
     is also cut out and run on the recorded inputs. Raises UsageError without recorded values, InputError where the
     graph does not run or has no scopes.
     """
-    sidecar, values = model.sidecar, model.values
-    if not sidecar:
-        raise UsageError("there is no trace to compare with", "give ⟨trace⟩, with recorded values (⟨record⟩)")
-    if not values:
-        raise UsageError("the trace has no recorded values", "make it again with ⟨record⟩")
-    model.require_tagged()
-    untagged = model.annotations.call.count(None)
-    if untagged:
-        model = model.copy()
-        resolve(model.annotations)
-    annotations, names = model.annotations, model.graph.names
-    matches = OutputMatches(annotations, model.shapes, sidecar, values)
-    given = recorded_inputs(model.proto, sidecar, values)
-    sizes = {names[value]: size for value, size in matches.wanted.items()}
-    for name, array in inner_tensors(model.proto, model.weights, given, sizes):
-        matches.compare(annotations.graph.by_name[name], array)
-    matches.conclude(tolerance)
-    calls = _calls(annotations, sidecar, matches, model.absent)
-    if isolating:
-        for number, own in Isolation(model, sidecar, matches).errors(given):
-            if isinstance(own, Distance):
-                calls[number].own = own
-            else:
-                calls[number].reason = str(own)
-    return Verified(calls, tolerance, _first(calls, matches, tolerance), untagged)
+    return Verification(model, tolerance).report(isolating)
+
+
+def against(
+    model: WorkingModel,
+    reference: WorkingModel,
+    tolerance: float,
+    runtime: Runtime = REFERENCE,
+    reference_runtime: Runtime = REFERENCE,
+) -> Verification:
+    """Run a reference, and return what compares a tagged model with what the reference's modules returned.
+
+    The inputs are those that the reference was recorded with or given, else made ones. Raises InputError where the
+    reference does not run or has no scopes.
+    """
+    model.write_annotations()
+    sidecar, values = traced_run(reference, reference_runtime, reference.inputs())
+    traced = WorkingModel(model.proto, model.weights, model.name, sidecar=sidecar, values=values)
+    return Verification(traced, tolerance, runtime, of_graph=True)
 
 
 def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Value]:

@@ -1,0 +1,57 @@
+"""`mx run-values`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from mxtools.runtime.sessions import Level
+
+from ..common import emit, progress, read_model, say
+from ..options import DataDir, Inputs, Json, Source, Trace
+from ..runtimes import (
+    CommandOption,
+    LevelOption,
+    Library,
+    LibraryOption,
+    ProviderOption,
+    ProviderOptions,
+    SessionOptions,
+    runtime_of,
+)
+from ..streams import check_output
+
+
+def command(
+    output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write: .npz or .safetensors.")],
+    source: Source = "-",
+    trace: Trace = None,
+    inputs: Inputs = None,
+    level: LevelOption = Level.NONE,
+    provider: ProviderOption = None,
+    provider_option: ProviderOptions = None,
+    session_option: SessionOptions = None,
+    runtime: LibraryOption = Library.ONNX_RUNTIME,
+    run_by: CommandOption = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """The file has the model's inputs and what its modules return, by the names of the tensors.
+
+    `mx verify --values` and `--against-values` read it in place of running the model: on a machine that has not the
+    same hardware, or with another version of the runtime.
+
+    Example: mx run-values bert.tagged.onnx --level all -o bert.values.npz
+    """
+    from mxtools.verify.reference import record_run
+
+    check_output(str(output))
+    found = runtime_of(runtime, level, provider, provider_option, session_option, run_by)
+    model = read_model(source, data_dir, trace, inputs)
+    with progress("running"):
+        count = record_run(model, found, model.inputs(), output)
+    if json:
+        emit({"runtime": found.name, "tensors": count})
+    say(f"mx run-values: {count} tensors of a run in {found.name}: {output}")
