@@ -145,7 +145,12 @@ def figures(distance: Distance) -> dict[str, Any]:
         "cosine": distance.cosine,
         "sqnr_db": distance.sqnr,
     }
-    return {k: v if math.isfinite(v) else "Infinity" if v > 0 else "-Infinity" for k, v in figures.items()}
+    return {name: finite(value) for name, value in figures.items()}
+
+
+def finite(value: float) -> float | str:
+    """Return a number as JSON can hold it; an infinity is a string."""
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def json_text(report: object) -> str:

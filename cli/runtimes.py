@@ -61,9 +61,7 @@ def runtime_of(
 
     own = bool(providers or provider_options or session_options or level is not Level.NONE)
     if own and (command or library is not Library.ONNX_RUNTIME):
-        raise UsageError(
-            "providers, levels and session options are of ONNX Runtime, which does not run", "leave them out"
-        )
+        raise UsageError("providers, levels and session options are for ONNX Runtime only", "leave them out")
     if command:
         return CommandRuntime(tuple(shlex.split(command)))
     if library is Library.OPENVINO:

@@ -55,6 +55,7 @@ PAGES = {
     "modules": ("model.html", "bert"),
     "slow": ("profile.html", "bert.encoder.layer.0.attention"),
     "errors": ("errors.html", "bert.encoder.layer.1"),
+    "parted": ("parted.html", "encoder.layer.1"),
     "layer": ("llama.html", "model.layers.1"),
     "flat": ("flat.html", ""),
     "against": ("against.html", "bert.encoder.layer.0.attention&in=bert.encoder.layer.0.attention.output"),
@@ -120,7 +121,8 @@ def main() -> None:
         folder = Path(made)
         run(PREPARE, folder)
         run(MODELS, folder)
-        with_samples((HERE / "how-to" / "find-the-wrong-module.md").read_text(), folder)
+        for page in ("find-the-wrong-module.md", "find-where-two-runs-part.md"):
+            with_samples((HERE / "how-to" / page).read_text(), folder)
         onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
         run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")

@@ -28,6 +28,8 @@ LINES = {
     "split": "split tagged.onnx --depth 1 -d {out}/parts --json",
     "graft": "graft tagged.onnx {out}/m.onnx --verify -o {out}/g.onnx --json",
     "verify": "verify tagged.onnx --trace {recorded} --isolate --json",
+    "verify another graph": "verify tagged.onnx --against tagged.onnx --bisect --json",
+    "run-values": "run-values tagged.onnx -o {out}/v.npz --json",
     "compare": "compare tagged.onnx {out}/m.onnx --json",
     "validate": "validate tagged.onnx --json",
     "validate several": "validate tagged.onnx raw.onnx --json",

@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.tolerances import EXACT, HALF, QUANTISED, usual_tolerance
-from mxtools.scopes import keys
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
 from mxtools.verify.report import Verified
 from mxtools.verify.verification import GONE, verify
 from tests.support import running
+from tests.support.changed_weights import changed
 from tests.support.commands import Mx
 from tests.support.paths import MODELS
 from tests.support.shared_models import Build, Record
@@ -34,21 +33,6 @@ from tests.support.small_traces import trace_of, values_of
 from tests.support.whole_runs import returned_by_module
 
 QUERY = "encoder.layer.1.attention.self.query"
-
-
-def weight_of(model: onnx.ModelProto, scope: str) -> onnx.TensorProto:
-    """Return the matrix that a module's nodes read."""
-    names = {name for node in model.graph.node if keys.props(node).get(keys.SCOPE) == scope for name in node.input}
-    return next(tensor for tensor in model.graph.initializer if tensor.name in names and len(tensor.dims) > 1)
-
-
-def changed(source: Path, scope: str, target: Path, factor: float = -1.0) -> Path:
-    """Write a model with one module's weights multiplied."""
-    model = onnx.load(source)
-    tensor = weight_of(model, scope)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
-    onnx.save(model, target)
-    return target
 
 
 def in_half(source: Path, target: Path, trace: Path, mx: Mx) -> Path:

@@ -273,15 +273,19 @@ class CheckedCall(TypedDict):
     outputs: list[CheckedOutput]
     own: NotRequired[Distance]
     """How far the module is off on its own, when it is given what PyTorch's was given."""
+    mean_relative_l2: NotRequired[Figure]
+    """The mean of its relative L2 errors, if there are several sets of inputs; all else is the worst of them."""
     reason: NotRequired[str]
     """Why it was not compared, or not on its own."""
 
 
 @_record
 class VerifyReport(TypedDict):
-    """What each module of the graph returns, against what PyTorch's returned."""
+    """What each module of the graph returns, against what PyTorch's, or another graph's, returned."""
 
     tolerance: float
+    runtime: str
+    """What ran the graph."""
     first: str | None
     """The first call that is wrong."""
     untagged: int
@@ -291,6 +295,29 @@ class VerifyReport(TypedDict):
     noisiest: NotRequired[str | None]
     """The innermost call with the lowest SQNR on its own; with --isolate."""
     modules: list[CheckedCall]
+
+
+@_record
+class BisectReport(TypedDict):
+    """The smallest module that is wrong when it runs alone; with --bisect."""
+
+    tolerance: float
+    runtime: str
+    """What ran the parts."""
+    wrong: str | None
+    """Its scope; null if the whole model is right."""
+    own: NotRequired[Distance]
+    """Its error."""
+    parts: int
+    """How many parts were run."""
+
+
+@_record
+class RunValuesReport(TypedDict):
+    """What was kept of a run."""
+
+    runtime: str
+    tensors: int
 
 
 @_record
@@ -470,7 +497,8 @@ REPORTS: dict[str, Any] = {
     "view": ViewReport,
     "filter": FilterReport,
     "graft": GraftReport,
-    "verify": VerifyReport,
+    "verify": VerifyReport | BisectReport,
+    "run-values": RunValuesReport,
     "compare": CompareReport,
     "validate": ValidateReport | list[ValidateReport],  # a list where there are several models
     "wrap": TagReport,

@@ -13,7 +13,7 @@ from mxtools.errors import UsageError
 from mxtools.runtime.sessions import Level
 from mxtools.views.tree import sorted_by
 
-from ..common import emit, figures, progress, read_model, say
+from ..common import emit, figures, finite, progress, read_model, say
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
 from ..runtimes import (
     CommandOption,
@@ -45,6 +45,8 @@ class Sort(StrEnum):
 COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
 PASSED_ON = 0.1
 """A module whose own error is less than this share of the error that it returns got the rest from others."""
+MOST_NAMED = 3
+"""Modules that the summary names."""
 OWN = ("own relative", "own SQNR dB")
 
 
@@ -164,21 +166,24 @@ def command(
         if bisect:
             _bisected(checks, save_case, against, json)
             return
-        found = combined([check.report(isolate) for check in checks])
-    _show(found, isolate, sort, depth, json)
+        reports = [check.report(isolate) for check in checks]
+    found = combined(reports)
+    _show(found, ours.name, isolate, sort, depth, json)
     if plot and found.furthest:
         _plot(plot, found)
     if save_case:
-        _save(save_case, checks, [each.scope for each in (*found.culprits, found.first) if each], against)
+        wrong = ((check, [*each.culprits, each.first]) for check, each in zip(checks, reports, strict=True))
+        check, call = next(((check, call) for check, calls in wrong for call in calls if call), (checks[0], None))
+        _save(save_case, check, call.scope if call else None, against)
     _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
 
 
-def _show(found: Verified, isolate: bool, sort: Sort | None, depth: int | None, json: bool) -> None:
+def _show(found: Verified, runtime: str, isolate: bool, sort: Sort | None, depth: int | None, json: bool) -> None:
     """Print the errors of all calls."""
     if found.untagged:
         say(f"mx verify: {found.untagged} nodes had no scope and got that of their neighbours")
     if json:
-        emit(_data(found, isolate))
+        emit({"tolerance": found.tolerance, "runtime": runtime} | _data(found, isolate))
         return
     head = (*COLUMNS, *(OWN if isolate else ()), "")
     root = sorted_by(found.calls[0], sort) if sort else found.calls[0]
@@ -257,36 +262,34 @@ def _bisected(checks: Sequence[Verification], save_case: Path | None, against: s
 
     results = [check.bisect() for check in checks]
     worst = next((result for result in results if result.scope), results[0])
+    parts = sum(result.parts_run for result in results)
     if json:
-        emit(
-            {"tolerance": checks[0].tolerance, "wrong": worst.scope, "parts": sum(r.parts_run for r in results)}
-            | ({"own": figures(worst.own)} if worst.own else {})
-        )
+        report = {"tolerance": checks[0].tolerance, "runtime": checks[0].runtime.name, "wrong": worst.scope}
+        emit(report | ({"own": figures(worst.own)} if worst.own else {}) | {"parts": parts})
     if not worst.scope or not worst.own:
         say(f"mx verify: the model is right on its own (tolerance {checks[0].tolerance:g})")
         return
     if save_case:
-        _save(save_case, [checks[results.index(worst)]], [worst.scope], against)
+        _save(save_case, checks[results.index(worst)], worst.scope, against)
     raise CheckError(
         f"{worst.scope} is the smallest module that is wrong on its own: {worst.own.relative:.2g} of its largest value "
-        f"(tolerance {checks[0].tolerance:g}; {sum(r.parts_run for r in results)} parts were run)",
+        f"(tolerance {checks[0].tolerance:g}; {parts} parts were run)",
         "cut it out with --save-case" if not save_case else f"see {save_case}",
     )
 
 
-def _save(folder: Path, checks: Sequence[Verification], wrong: Sequence[str], against: str | None) -> None:
-    """Write the first module that is wrong, with what it was given and should return, to a folder."""
+def _save(folder: Path, check: Verification, wrong: str | None, against: str | None) -> None:
+    """Write the module that is wrong, with what it was given and should return, to a folder."""
     from mxtools.runtime.cases import save_case
 
-    if not wrong:
+    if wrong is None:
         say("mx verify: no module is wrong, so no case is saved")
         return
-    check = checks[0]
-    case = check.case(wrong[0])
+    case = check.case(wrong)
     source = f"what {against} computes there" if against else "what PyTorch's module returned"
-    title = f"{wrong[0]} of {check.model.name}"
+    title = f"{wrong} of {check.model.name}"
     save_case(folder, case.part, check.model.weights, case.given, case.expected, check.tolerance, title, source)
-    say(f"mx verify: {wrong[0]} is saved in {folder}; check it with `python {folder / 'run.py'}`")
+    say(f"mx verify: {wrong} is saved in {folder}; check it with `python {folder / 'run.py'}`")
 
 
 def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
@@ -302,7 +305,8 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     if found.noisiest and found.noisiest.own:
         verdict += f"; {found.noisiest.scope} adds the most noise of its own: SQNR {found.noisiest.own.sqnr:.1f} dB"
     if found.culprits:
-        verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits)}"
+        more = f" and {len(found.culprits) - MOST_NAMED} more" if len(found.culprits) > MOST_NAMED else ""
+        verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits[:MOST_NAMED])}{more}"
     if not found.furthest.distance.relative <= fail_over:
         there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
         raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
@@ -326,7 +330,6 @@ def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: 
 
 def _data(found: Verified, isolated: bool) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "tolerance": found.tolerance,
         "first": found.first.scope if found.first else None,
         "untagged": found.untagged,
     }
@@ -338,7 +341,9 @@ def _data(found: Verified, isolated: bool) -> dict[str, Any]:
 
 def _module(call: Checked) -> dict[str, Any]:
     outputs = [{"name": o.name, "tensor": o.tensor, **figures(o.distance)} for o in call.outputs]
-    own = {"own": figures(call.own)} if call.own else {}
+    own: dict[str, Any] = {"own": figures(call.own)} if call.own else {}
+    if call.mean is not None:
+        own["mean_relative_l2"] = finite(call.mean)
     reason = {"reason": call.reason} if call.reason else {}
     return {"scope": call.scope, "tag": call.tag, "outputs": outputs, **own, **reason}
 

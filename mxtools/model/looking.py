@@ -194,22 +194,29 @@ class LookingModel(WorkingModel):
         trace: Trace | None = None,
         tolerance: float | None = None,
         isolate: bool = False,
+        against: WorkingModel | None = None,
     ) -> Verified:
         """Compare what each module returns with what PyTorch's module returned, on the recorded inputs.
 
-        `tolerance` is the largest relative error that still counts as equal; the default depends on the types of the
-        weights. With `isolate`, each module is also run alone, on the inputs that PyTorch's module had. Raises
-        UsageError if there are no recorded values, InputError if the graph does not run.
+        With `against`, another tagged model, compare with what its modules return, on its inputs. `tolerance` is the
+        largest relative error that still counts as equal; the default depends on the types of the weights. With
+        `isolate`, each module is also run alone, on the inputs that PyTorch's module had. Raises UsageError if there
+        are no recorded values, InputError if a graph does not run.
 
         >>> found = model.verify(mxtools.load_trace("bert.trace.json"))
         >>> found.first is None, found.furthest.distance.relative < 1e-4
         (True, True)
+        >>> model.verify(against=model).furthest.distance.relative
+        0.0
         """
-        from mxtools.runtime.tolerances import usual_tolerance
-        from mxtools.verify.verification import verify
+        from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
+        from mxtools.verify import verification
 
-        known = self.knowing(trace)
-        return verify(known, usual_tolerance(self.proto, self.graph) if tolerance is None else tolerance, isolate)
+        exact = SAME if against else EXACT
+        limit = usual_tolerance(self.proto, self.graph, exact) if tolerance is None else tolerance
+        if against:
+            return verification.against(self, against, limit).report(isolate)
+        return verification.verify(self.knowing(trace), limit, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
         """Check the model, its tags, and whether the trace fits the model; return the findings.

@@ -1,18 +1,24 @@
 """The own error of each module: it is cut out of the graph and fed what PyTorch's module was fed.
 
 To find one module that is wrong, not all have to run. `smallest_wrong` takes several modules as one part, and goes on
-with the half that is wrong. Of eight layers of which the sixth is wrong it runs 0 to 3, then 4 and 5, then 4:
+with the half that has the larger error. Of eight layers of which the sixth is wrong it runs 0 to 3 and 4 to 7, then 4
+and 5, then 4 and 5 alone:
 
     layer   0  1  2  3  4  5  6  7
-            right       wrong            so it is in 4 to 7
-                        wrong            in 4 or 5
-                        right            it is 5; then the modules in 5
+            1e-7        0.02             so it is in 4 to 7
+                        0.02             in 4 or 5
+                        1e-7 0.3         it is 5; then the modules in 5
+
+An error can be small in what a large part returns, since what follows may weaken it. So the larger error leads on, and
+only of the module that is left must it be above the tolerance.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from math import inf, isnan
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -67,7 +73,7 @@ class Isolation:
                     yield number, error
 
     def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> int | None:
-        """Return the innermost call that is wrong on its own, of several the first; None if the whole model is right.
+        """Return the innermost call that is wrong on its own, of several one that is worst; None if none is.
 
         Attribute `parts_run` then says how many parts were run.
         """
@@ -75,18 +81,23 @@ class Isolation:
         for number, call in enumerate(self._calls):
             inside[call.parent].append(number)
 
-        def is_wrong(calls: Sequence[int]) -> bool:
+        @cache
+        def error_of(calls: tuple[int, ...]) -> float:
             error = self.error(calls, given)
-            return error is not None and not error.relative <= tolerance
+            if error is None:  # they cannot be one part
+                return max((error_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
+            return inf if isnan(error.relative) else error.relative
 
-        wrong, group = None, inside[None]
-        while True:
+        wrong, group = None, tuple(inside[None])
+        while group:
             while len(group) > 1:
-                first = group[: len(group) // 2]
-                group = first if is_wrong(first) else group[len(first) :]
-            if not (group and is_wrong(group)):
-                return wrong
-            wrong, group = group[0], inside[group[0]]
+                first, second = group[: len(group) // 2], group[len(group) // 2 :]
+                is_first = error_of(first) > tolerance or error_of(first) >= error_of(second)
+                group = first if is_first else second
+            if error_of(group) > tolerance:
+                wrong = group[0]
+            group = tuple(inside[group[0]])
+        return wrong
 
     def case(self, number: int, given: Mapping[str, Array]) -> tuple[ModelProto, dict[str, Array], dict[str, Array]]:
         """Return a call as a model, what it was given, and what it should return; UsageError if it is no part."""

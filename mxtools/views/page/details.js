@@ -53,7 +53,7 @@ function measures(side, item, place) {
   const rows = [];
   for (const name of new Set(models.flatMap((model) => [...model.metrics.keys()]))) {
     const unit = unitOf(name), of = (at) => place === undefined ? (at === side ? models[at].number(item, name) : undefined) : models[at].number(places[place].at[at], name);
-    const exact = (n) => Number.isFinite(n) && !unit ? n.toLocaleString("en", { maximumSignificantDigits: 6 }) : amount(n, unit);
+    const exact = (n) => Number.isFinite(n) && !unit && (!n || Math.abs(n) >= 1e-3) ? n.toLocaleString("en", { maximumSignificantDigits: 6 }) : amount(n, unit);
     const [now, before] = [of(0), compared ? of(1) : undefined], part = now === undefined ? "" : share(now, 0, name);
     if (now === undefined && before === undefined) continue;
     const text = before === undefined || before === now ? exact(now) : now === undefined ? exact(before) : `${exact(before)} → ${exact(now)}`;
