@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import mxtools
 from mxtools.files.regular import PIECE, Comparison, DifferentError, FileBytes, open_regular
+from mxtools.runtime import sessions
 from tests.support.commands import Mx, shell
 
 ODD = 3
@@ -126,3 +129,23 @@ def test_a_comparison_passes_over_bytes_only_where_they_are_the_same(tmp_path: P
         else:
             held.write_to(compared, start, 2 * PIECE)  # type: ignore[arg-type]
             assert compared.tell() == 2 * PIECE
+
+
+def test_large_inline_weights_are_beside_the_graph_while_a_session_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime gets a graph without them, and the temporary copy is gone when it has loaded them."""
+    monkeypatch.setattr(sessions, "LARGE", PIECE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    made = large()
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    sizes: list[int] = []
+    usual = sessions.serialised
+    monkeypatch.setattr(sessions, "serialised", lambda *given: (d := usual(*given), sizes.append(len(d)))[0])
+    x = np.ones(PIECE // 2 + ODD, np.float32)
+    found = mxtools.load(tmp_path / "m.onnx").run({"x": x})["y"]
+    first, second = (numpy_helper.to_array(weight) for weight in made.graph.initializer)
+    assert np.array_equal(found, (x + first) * second)
+    assert sizes[0] < 10_000
+    assert not any((tmp_path / "scratch").iterdir())

@@ -111,6 +111,17 @@ def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
     return copy
 
 
+def with_data_in(proto: ModelProto, weights: WeightStore, folder: Path, least: int) -> ModelProto:
+    """Return a copy of a model whose inline weights of at least so many bytes lie in a new file in a folder."""
+    references = {t.name: t.external_data[0].value for t in tensors_of(proto) if is_deferred(t)}
+    large = {name for name, reference in references.items() if wire.parse_reference(reference)[1] >= least}
+    data = _DataFile(weights, "weights.data", large)
+    moved = data.moved_here(proto)
+    with (folder / data.location).open("wb") as file:
+        data.write(file)
+    return moved
+
+
 def serialised(proto: ModelProto, weights: WeightStore) -> bytes:
     """Return the bytes of a model, with the weights that were inline in its file; UsageError if that exceeds 2 GiB."""
     buffer = io.BytesIO()
