@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pytorch.sources import Sources
-from mxtools.pytorch.strategy.attempt import tagged_by
+from mxtools.pytorch.strategy.attempt import Demands, checked, tagged_by
 from mxtools.pytorch.subject import Subject
 from mxtools.scopes.keys import SCOPE
 from mxtools.strategies import table
@@ -119,9 +119,51 @@ def test_usage_exports_so_that_weights_keep_their_names(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     subject = Subject(model, {"input": torch.ones(1, 3, 4)}, "mlp")
     tagged = tagged_by("usage", Sources(lambda: subject, tmp_path), Meter())
+    assert tagged.export.exporter == "torchscript"  # the cheapest
     assert {"0", "2"} <= set(_scopes(tagged.model.proto))
     weights = {tensor.name for tensor in tagged.model.proto.graph.initializer}
     assert model.state_dict().keys() <= weights
+
+
+class Branching(torch.nn.Module):
+    """TorchScript takes the branch of the example inputs for the only one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (self.head(x),))
+
+
+class Zeros(torch.nn.Module):
+    """Layers whose biases are all zero, of which TorchScript stores one, and copies with the names of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for norm in self.norms:
+            x = norm(x).relu()
+        return x
+
+
+def test_usage_takes_the_other_exporter_where_the_cheapest_fails(tmp_path: Path) -> None:
+    subject = Subject(Branching().eval(), {"x": torch.ones(1, 4)}, "branching")
+    tagged = checked("usage", Sources(lambda: subject, tmp_path), Demands(verify=True), Meter(), Meter())
+    assert tagged.export.exporter == "dynamo"
+    assert not tagged.agreement.wrong
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_weights_that_are_all_equal_are_known_by_their_copies(tmp_path: Path, exporter: str) -> None:
+    subject = Subject(Zeros().eval(), {"x": torch.randn(2, 4)}, "zeros")
+    tagged = tagged_by("usage", Sources(lambda: subject, tmp_path), Meter(), exporter=exporter)
+    nodes = tagged.model.proto.graph.node
+    placed = dict(zip((n.op_type + str(i) for i, n in enumerate(nodes)), _scopes(tagged.model.proto), strict=True))
+    normalising = [scope for name, scope in placed.items() if name.startswith("LayerNormalization")]
+    assert normalising == ["norms.0", "norms.1", "norms.2"]
 
 
 def test_usage_with_the_names_of_a_state_dict(mx: Mx, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -48,19 +48,14 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
     graph, annotations = model.graph, model.annotations
     index = model.once(call_index)
     candidates = _traced(graph, index) if index else _named(model, _read(names) if names else None, alone)
-    found = {
-        node: calls
-        for value, calls in candidates.items()
-        for node in graph.readers[value]
-        if annotations.call[node] is None
-    }
+    found = {node: calls for node, calls in candidates.items() if annotations.call[node] is None}
     origins = index.origins if index else None
     assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER, origins)
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
-    """Return for each initializer that is a weight of the trace the calls of its module."""
-    found = {}
+    """Return for each node that reads a weight of the trace the calls of its module."""
+    found: dict[int, Candidates] = {}
     for value, name, dims in _stored(graph):
         if name not in index.weights:
             continue
@@ -71,14 +66,18 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
                 "trace the model that was exported",
             )
         if calls := index.by_module(module.path):
-            found[value] = calls
+            found |= dict.fromkeys(graph.readers[value], calls)
     return found
 
 
 def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> dict[int, Candidates]:
-    """Return for each initializer that is named like a module's weight, or is one of `names`, the module of that name.
+    """Return for each node that reads what is named like a module's weight, or is one of `names`, that module.
 
-    One of equal elements that several nodes read is left out: exporters leave one of all biases that are zero.
+    Exporters leave one of all biases that are zero. If several nodes read it, nothing is known of them; but TorchScript
+    makes copies with the names of the others, and what reads no copy reads the one that is left:
+
+        enc.norm.bias ─┬─ Add                                       of enc.norm
+                       └─ Identity ─ head.norm.bias ─ Add           the second one is of head.norm
     """
     graph, hierarchy = model.graph, model.annotations.hierarchy
     stored = {value: name for value, name, _ in _stored(graph)}
@@ -87,8 +86,12 @@ def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> d
         names = set(stored.values()) if alone else agreeing(graph, hierarchy, stored)
     found: dict[int, Candidates] = {}
     for value, name in stored.items():
-        if name in names and not (len(graph.readers[value]) > 1 and _is_uniform(graph, model.weights, value)):
-            found[value] = (hierarchy.add([(escape(part), "") for part in module_path(name)]),)
+        readers = graph.readers[value] if name in names else ()
+        if len(readers) > 1 and _is_uniform(graph, model.weights, value):
+            readers = [node for node in readers if not any(stored.get(copy) in names for copy in _copies(graph, node))]
+            readers = readers if len(readers) == 1 else ()
+        if readers:
+            found |= dict.fromkeys(readers, (hierarchy.add([(escape(part), "") for part in module_path(name)]),))
     return found
 
 
@@ -120,13 +123,17 @@ def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
 
     def copies(value: int) -> Iterator[int]:
         """Yield the copies of a value that Identity nodes make."""
-        copying = (node for node in graph.readers[value] if graph.operators[node].is_named("Identity"))
-        return (copy for node in copying for copy in graph.writes[node])
+        return (copy for node in graph.readers[value] for copy in _copies(graph, node))
 
     for value in reached(shapes, copies):
         if value not in shapes:
             shapes[value] = next(shapes[v] for v in graph.reads[graph.producer[value]] if v in shapes)
     return [(value, graph.names[value], dims) for value, dims in shapes.items()]
+
+
+def _copies(graph: Graph, node: int) -> Sequence[int]:
+    """Return what a node makes if it only copies."""
+    return graph.writes[node] if graph.operators[node].is_named("Identity") else ()
 
 
 def _read(file: Path) -> Collection[str]:

@@ -92,8 +92,8 @@ class Sources:
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
         """Let exporters try in turn; return the attempts, of which the last succeeded.
 
-        `choice` is dynamo, torchscript or auto. Where `keep_modules` is set here or in the options, nothing is folded
-        across modules. Raises ExportError, with the attempts, where no exporter succeeds.
+        `choice` is dynamo, torchscript, auto or cheapest. Where `keep_modules` is set here or in the options, nothing
+        is folded across modules. Raises ExportError, with the attempts, where no exporter succeeds.
         """
         options = replace(self._options, keep_modules=keep_modules or self._options.keep_modules)
         attempts = []

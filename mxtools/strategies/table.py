@@ -22,7 +22,7 @@ from mxtools.pipeline.pipeline import Pipeline
 
 DEFAULT = "auto"
 
-Exporter = Literal["auto", "dynamo", "torchscript"]
+Exporter = Literal["auto", "cheapest", "dynamo", "torchscript"]
 Priority = Literal["coverage", "speed", "fidelity", "compatibility"]
 
 

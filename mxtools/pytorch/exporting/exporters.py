@@ -22,6 +22,9 @@ OPSETS = {"torchscript": range(7, 24), "dynamo": range(7, onnx_opset_version() +
 Dynamo writes 18 and later ones by itself; earlier ones it makes by conversion, which fails for many models.
 """
 
+CHEAPEST = "cheapest"
+"""The choice of the exporter that takes the least time, and of the other one where its graph is not accepted."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -59,11 +62,13 @@ class ExportAttempt:
 
 
 def in_turn(choice: str) -> tuple[str, ...]:
-    """Return the exporters to try: the one that is named, or both for auto.
+    """Return the exporters to try: the one that is named, or both for auto and cheapest.
 
-    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer.
+    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer; cheapest
+    with TorchScript, which takes a fraction of the time, and if nothing is folded keeps the names of weights as well.
     """
-    return ("dynamo", "torchscript") if choice == "auto" else (choice,)
+    orders = {"auto": ("dynamo", "torchscript"), CHEAPEST: ("torchscript", "dynamo")}
+    return orders.get(choice, (choice,))
 
 
 def check_opset(choice: str, opset: int | None) -> None:

@@ -13,7 +13,7 @@ from mxtools.files.writing import write_model
 from mxtools.pipeline.field_mapping import FieldMapping
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.exporting.check import Agreement, agreement
-from mxtools.pytorch.exporting.exporters import Axes, ExportAttempt, axes_of
+from mxtools.pytorch.exporting.exporters import CHEAPEST, Axes, ExportAttempt, ExportError, axes_of, in_turn
 from mxtools.pytorch.sources import Sources
 from mxtools.scopes.annotations import Evidence
 from mxtools.strategies import table
@@ -110,7 +110,7 @@ def export_by(
     attempts: list[StrategyAttempt] = []
     for name in dict.fromkeys(names):
         try:
-            tagged = accepted(tagged_by(name, sources, meter, optimizer), sources, demands, meter)
+            tagged = checked(name, sources, demands, meter, meter, optimizer)
         except (UsageError, OutputError):
             raise
         except MxError as error:
@@ -124,13 +124,41 @@ def export_by(
     raise InputError(f"no strategy succeeds with {type(sources.subject.model).__name__} ({causes})")
 
 
-def tagged_by(name: str, sources: Sources, meter: Meter, optimizer: str | None = None) -> Tagged:
-    """Trace, export, tag and optimise a model by a strategy; `optimizer` replaces the strategy's own.
+def checked(
+    name: str, sources: Sources, demands: Demands, meter: Meter, checks: Meter, optimizer: str | None = None
+) -> Tagged:
+    """Return what `tagged_by` returns, after `accepted` accepted it; raises an MxError where one of these fails.
 
-    Raises an MxError where one of these fails.
+    The stages of checking are measured by `checks`. If the graph of the cheapest exporter is wrong, the next one tries.
+    """
+    tagged, choice = tagged_by(name, sources, meter, optimizer), table.get(name).exporter
+    exporters = in_turn(choice)
+    left = exporters[exporters.index(tagged.export.exporter) + 1 :] if choice == CHEAPEST else ()
+    found = None
+    try:
+        found = accepted(tagged, sources, demands, checks)
+        if not left or not found.agreement.wrong:
+            return found
+    except (CheckError, InputError):
+        if not left:
+            raise
+    try:
+        return accepted(tagged_by(name, sources, meter, optimizer, left[0]), sources, demands, checks)
+    except ExportError:
+        if found is None:
+            raise
+        return found
+
+
+def tagged_by(
+    name: str, sources: Sources, meter: Meter, optimizer: str | None = None, exporter: str | None = None
+) -> Tagged:
+    """Trace, export, tag and optimise a model by a strategy; raises an MxError where one of these fails.
+
+    `optimizer` and `exporter`, where given, replace the strategy's own.
     """
     strategy = table.get(name).optimized(optimizer)
-    export = sources.export(strategy.exporter, strategy.keep_modules)[-1]
+    export = sources.export(exporter or strategy.exporter, strategy.keep_modules)[-1]
     known, values = (None, None) if strategy.trace == "none" else sources.trace(strategy.trace == "values")
     with meter.stage("tag"):
         model = export.read()

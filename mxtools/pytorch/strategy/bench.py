@@ -17,7 +17,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.matching.traced_values import matched_values
 from mxtools.pytorch.exporting.exporters import in_turn
 from mxtools.pytorch.sources import Sources
-from mxtools.pytorch.strategy.attempt import Demands, Tagged, accepted, tagged_by
+from mxtools.pytorch.strategy.attempt import Demands, Tagged, checked
 from mxtools.pytorch.subject import Subject
 from mxtools.strategies import table
 from mxtools.strategies.metrics import Meter, Metrics, measured
@@ -100,9 +100,8 @@ def _row(name: str, subject: Subject, folder: Path) -> Row:
     meter = Meter()
     sources = Sources(lambda: subject, folder, meter=meter)
     try:
-        tagged = tagged_by(name, sources, meter)
+        tagged = checked(name, sources, Demands(verify=True), meter, Meter())
         metrics = measured(tagged.model, meter, tagged.by_pass)
-        accepted(tagged, sources, Demands(verify=True), Meter())
     except OutputError:
         raise
     except MxError as error:
