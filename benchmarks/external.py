@@ -77,8 +77,11 @@ def main() -> int:
     return int(failed)
 
 
-def write(path: Path, vocabulary: int) -> None:
-    """Write the model, with node names like TorchScript's, and random weights in a file beside it."""
+def write(path: Path, vocabulary: int, part: int = 1) -> None:
+    """Write the model, with node names like TorchScript's, and random weights in a file beside it.
+
+    With a `part` above 1 it is so many times narrower.
+    """
     model = parser.parse_model(FRAME)
     first, last = model.graph.node
     first.name, last.name = "/model/embed_tokens/Gather", "/lm_head/MatMul"
@@ -92,8 +95,13 @@ def write(path: Path, vocabulary: int) -> None:
     copies = [NodeProto.FromString(node.SerializeToString()) for node in (*nodes, last)]
     del model.graph.node[:]
     model.graph.node.extend(copies)
-    write_weights(path, model, shapes | {"head": (WIDTH, vocabulary)})
+    shapes |= {"head": (WIDTH, vocabulary)}
+    write_weights(path, model, {name: tuple(_narrower(d, part) for d in shape) for name, shape in shapes.items()})
     path.write_bytes(model.SerializeToString())
+
+
+def _narrower(dimension: int, part: int) -> int:
+    return dimension // part if dimension in (WIDTH, INNER) else dimension
 
 
 def layer_nodes(layer: int, shared: set[str]) -> list[NodeProto]:
