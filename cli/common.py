@@ -7,13 +7,13 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mxtools.errors import UsageError, printable
+from mxtools.errors import MOST_SHOWN, UsageError, printable
 
 from .streams import FileOrPipe, check_output, is_pipe, model_source, read_bytes, source_name, write_model, write_text
 
@@ -162,6 +162,14 @@ def say(text: str) -> None:
     """Print a message for people, on stderr; where that cannot be written to, it is lost, and nothing else."""
     with contextlib.suppress(OSError, ValueError):
         print(printable(text), file=sys.stderr)  # noqa: T201
+
+
+def say_left(command: str, left: Mapping[str, str]) -> None:
+    """Print what a command left as it was, each with the reason; of many only the first."""
+    for name, reason in list(left.items())[:MOST_SHOWN]:
+        say(f"mx {command}: left {name}: {reason}")
+    if len(left) > MOST_SHOWN:
+        say(f"mx {command}: left {len(left) - MOST_SHOWN} more (see --json)")
 
 
 @contextmanager

@@ -38,6 +38,8 @@ GROUPS = {
         "validate": "Check an ONNX graph, its tags and its sidecar; repair what can be repaired.",
     },
     "Change": {
+        "fold": "Fold modules of an ONNX graph into functions, one for all equal ones.",
+        "unfold": "Put the nodes of functions in the place of their calls.",
         "wrap": "Run another tool on an ONNX graph, and carry the tags over to its result.",
         "run": "Run a pipeline of passes over an ONNX graph.",
     },

@@ -29,6 +29,7 @@ WORDS: dict[str, str] = {
     "opset": "--opset",
     "output": "-o",
     "repair": "--repair",
+    "repeated": "--repeated",
     "scope": "--scope",
     "strategy": "`mx auto --primary NAME`",
     "to-tensor": "--to-tensor",

@@ -43,6 +43,7 @@ PYTHON: dict[str, str] = {
     "opset": "opset=",
     "output": "path=",
     "repair": "call `model.repair()`",
+    "repeated": "repeated=True",
     "scope": "scopes",
     "strategy": "strategy=",
     "to-tensor": "to_tensor=",

@@ -26,6 +26,8 @@ REFUSED = {
     ("tag", "--output"): "none.onnx --from none.onnx --trace none.json -o {missing}",
     ("wrap", "--output"): "none.onnx -o {missing} -- true {{in}} {{out}}",
     ("filter", "--output"): "none.onnx --scope . -o {missing}",
+    ("fold", "--output"): "none.onnx --repeated -o {missing}",
+    ("unfold", "--output"): "none.onnx -o {missing}",
     ("split", "--dir"): "none.onnx --depth 1 -d {missing}",
     ("graft", "--output"): "none.onnx none.onnx -o {missing}",
     ("verify", "--plot"): "none.onnx --trace none.json --plot {missing}.svg",

@@ -27,6 +27,8 @@ LINES = {
     "filter": "filter tagged.onnx --scope encoder.layer.0 --verify -o {out}/m.onnx --json",
     "split": "split tagged.onnx --depth 1 -d {out}/parts --json",
     "graft": "graft tagged.onnx {out}/m.onnx --verify -o {out}/g.onnx --json",
+    "fold": "fold tagged.onnx --repeated --verify -o {out}/f.onnx --json",
+    "unfold": "unfold {out}/f.onnx --verify -o {out}/u.onnx --json",
     "verify": "verify tagged.onnx --trace {recorded} --isolate --json",
     "verify another graph": "verify tagged.onnx --against tagged.onnx --bisect --json",
     "run-values": "run-values tagged.onnx -o {out}/v.npz --json",

@@ -81,6 +81,9 @@ CASES = {
         "split plain.onnx --each enc.* -d parts", "split big.onnx --each enc.* -d parts"
     ),
     "split over a killed one": Case("split big.onnx --each enc.* -d parts", "split big.onnx --each enc.0 -d parts"),
+    "fold": Case("fold big.onnx --repeated -o out.onnx"),
+    "fold in place": Case("fold big.onnx --each enc.* --verify -o big.onnx"),
+    "unfold over another": Case("unfold out.onnx -o out.onnx", "fold big.onnx --repeated --nested -o out.onnx"),
     "select": Case("select big.onnx --scope enc.1"),
     "tree": Case("tree big.onnx --csv"),
     "compare": Case("compare plain.onnx plain.onnx --markdown"),

@@ -155,6 +155,47 @@ class GraftReport(TypedDict):
     verify: NotRequired[list[OutputDifference]]
 
 
+Folded = TypedDict(
+    "Folded",
+    {
+        "name": str,
+        "class": str,
+        "scopes": list[str],
+        "nodes": int,
+        "inputs": int,
+        "outputs": int,
+        "attributes": list[str],
+    },
+)
+"""A function that stands for modules: the class and the scopes of these, and what it has, and takes from its calls."""
+
+
+@_record
+class FoldReport(TypedDict):
+    """The functions that modules became."""
+
+    functions: list[Folded]
+    left: dict[str, str]
+    """Selected scopes that could not become calls of functions, each with the reason."""
+    nodes: tuple[int, int]
+    """Nodes of the main graph before and after."""
+    verify: NotRequired[list[OutputDifference]]
+
+
+@_record
+class UnfoldReport(TypedDict):
+    """The calls that became nodes again."""
+
+    calls: int
+    functions: list[str]
+    """Functions that are gone, since nothing calls them."""
+    left: dict[str, str]
+    """Functions that could not be put in the place of their calls, each with the reason."""
+    nodes: tuple[int, int]
+    """Nodes of the main graph before and after."""
+    verify: NotRequired[list[OutputDifference]]
+
+
 @_record
 class NamesReport(TypedDict):
     """Which tensors got back their earlier names."""
@@ -172,6 +213,8 @@ class RunReport(TypedDict):
     tag: NotRequired[Tagged]
     filter: NotRequired[FilterReport]
     graft: NotRequired[GraftReport]
+    fold: NotRequired[FoldReport]
+    unfold: NotRequired[UnfoldReport]
     names: NotRequired[NamesReport]
 
 
@@ -497,6 +540,8 @@ REPORTS: dict[str, Any] = {
     "view": ViewReport,
     "filter": FilterReport,
     "graft": GraftReport,
+    "fold": FoldReport,
+    "unfold": UnfoldReport,
     "verify": VerifyReport | BisectReport,
     "run-values": RunValuesReport,
     "compare": CompareReport,

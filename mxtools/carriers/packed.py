@@ -21,6 +21,7 @@ from mxtools.scopes import keys
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
+_WHERE = "in the model's metadata"
 _TAG_AGAIN = "⟨tag⟩ again with ⟨trace⟩"
 
 
@@ -39,7 +40,7 @@ def embed_trace(model: ModelProto, trace: Sidecar) -> None:
     from mxtools.traces import sidecar
 
     text = sidecar.dumps(trace.model_copy(update={"record": None}))
-    keys.set_prop(model, keys.TRACE, _packed(text))
+    keys.set_prop(model, keys.TRACE, packed(text))
 
 
 def embedded_trace(model: ModelProto) -> Sidecar | None:
@@ -50,7 +51,7 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
     from mxtools.traces import sidecar
 
     try:
-        return sidecar.loads(_unpacked(text, "trace"), "the trace in the model")
+        return sidecar.loads(unpacked(text, f"the trace {_WHERE}", _TAG_AGAIN), "the trace in the model")
     except LimitError:
         raise
     except InputError as error:
@@ -59,29 +60,30 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
     """Write all scopes with their tags: names of nodes and values hold scopes, and are read back by this list."""
-    keys.set_prop(model, keys.SCOPES, _packed(json.dumps(tags, ensure_ascii=False)))
+    keys.set_prop(model, keys.SCOPES, packed(json.dumps(tags, ensure_ascii=False)))
 
 
 def scopes_of(model: ModelProto) -> dict[str, str]:
     """Return the scopes in a model's metadata with their tags, empty if there are none; InputError if damaged."""
     text = keys.props(model).get(keys.SCOPES)
-    return texts_by_name(_unpacked(text, "scopes")) if text else {}
+    return texts_by_name(unpacked(text, f"the scopes {_WHERE}", _TAG_AGAIN)) if text else {}
 
 
-def _packed(text: str) -> str:
+def packed(text: str) -> str:
+    """Return a text as shorter text: compressed, in base64."""
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def _unpacked(text: str, what: str) -> bytes:
-    """Return what `_packed` packed; `what` names it in the InputError that is raised if it is damaged or too large."""
+def unpacked(text: str, what: str, remedy: str) -> bytes:
+    """Return what `packed` packed; InputError, with a name for it and a remedy, if it is damaged or too large."""
     unpacker = zlib.decompressobj()
-    packed = data = b""
+    content = data = b""
     try:
-        packed = base64.b64decode(text, validate=True)
-        data = unpacker.decompress(packed, UNPACKED.allowed(len(packed)) + 1)
+        content = base64.b64decode(text, validate=True)
+        data = unpacker.decompress(content, UNPACKED.allowed(len(content)) + 1)
     except (ValueError, zlib.error):
         pass  # and there are no data, which is said below
-    UNPACKED.check(len(data), f"the {what} in the model's metadata", len(packed))
+    UNPACKED.check(len(data), what, len(content))
     if not data or not unpacker.eof:
-        raise InputError(f"the {what} in the model's metadata cannot be read", _TAG_AGAIN)
+        raise InputError(f"{what} cannot be read", remedy)
     return data

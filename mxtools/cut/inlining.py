@@ -6,7 +6,7 @@ references to them. Other names of the function get a number where the model has
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -41,16 +41,10 @@ def inlined(model: WorkingModel, site: int) -> Inlined:
     proto = model.copy().proto
     graph = places.graph_at(proto, places.of(site) or ())
     call = graph.node[places.position(site)]
-    function = FunctionProto()
-    function.CopyFrom(next(f for f in proto.functions if function_key(f) == operator_key(call)))
-    _import(proto, function)
+    function = next(f for f in proto.functions if function_key(f) == operator_key(call))
+    import_of_function(proto, function)
     renamed = _renamed(function, call, names_in(proto.graph))
-    results = zip(function.output, call.output, strict=False)
-    passed = [(renamed[name], result) for name, result in results if name in function.input and result]
-    rename_in_function(function, renamed)
-    for node in every_node(function.node):
-        _bind(node, call, function)
-    nodes = [*function.node, *(onnx.helper.make_node("Identity", [given], [name]) for given, name in passed)]
+    nodes = nodes_of_call(function, call, renamed)
     position = places.position(site)
     around = list(graph.node)
     del graph.node[:]
@@ -58,12 +52,41 @@ def inlined(model: WorkingModel, site: int) -> Inlined:
     region = next(r for r, sites in index.sites.items() if site in sites)
     own = [n for n, other in enumerate(index.region) if other == region]
     count = len(index.nodes)
-    origin = [*range(site), *own, *(site for _ in passed), *range(site + 1, count)]
+    passed = len(nodes) - len(function.node)
+    origin = [*range(site), *own, *[site] * passed, *range(site + 1, count)]
     return Inlined(model.with_proto(proto), origin, renamed)
 
 
-def _import(model: ModelProto, function: FunctionProto) -> None:
-    """Import what a function imports into a model; AbsentError where that has another version already."""
+def nodes_of_call(function: FunctionProto, call: NodeProto, names: Mapping[str, str]) -> list[NodeProto]:
+    """Return the nodes of a function as they stand in the place of a call, by what its values are called there.
+
+    Of outputs that are inputs too, or that the function returns twice, nodes at the end make copies.
+    """
+    copy = FunctionProto()
+    copy.CopyFrom(function)
+    rename_in_function(copy, names)
+    for node in every_node(copy.node):
+        _bind(node, call, function)
+    results = [(names.get(name, name), result) for name, result in zip(function.output, call.output, strict=False)]
+    copies = [(given, result) for given, result in results if result and given != result]
+    return [*copy.node, *(onnx.helper.make_node("Identity", [given], [result]) for given, result in copies)]
+
+
+def names_of_call(function: FunctionProto, call: NodeProto) -> dict[str, str]:
+    """Return what a call calls the inputs and outputs of its function; an input that it omits gets the empty name."""
+    given = [*call.input, *("" for _ in function.input[len(call.input) :])]
+    names: dict[str, str] = {}
+    for name, result in zip(function.output, call.output, strict=False):
+        if result:
+            names.setdefault(name, result)
+    return names | dict(zip(function.input, given, strict=False))
+
+
+def import_of_function(model: ModelProto | FunctionProto, function: FunctionProto) -> None:
+    """Import what a function imports into a model or another function.
+
+    Raises AbsentError where that has another version already.
+    """
     known = versions(model.opset_import)
     for entry in function.opset_import:
         if plain_domain(entry.domain) not in known:
@@ -77,15 +100,13 @@ def _import(model: ModelProto, function: FunctionProto) -> None:
 
 def _renamed(function: FunctionProto, call: NodeProto, taken: Collection[str]) -> dict[str, str]:
     """Return the new names of a function's values; an input that a call omits gets the empty one."""
-    given = [*call.input, *("" for _ in function.input[len(call.input) :])]
-    names = dict(zip(function.output, call.output, strict=False))
-    names |= dict(zip(function.input, given, strict=False))
+    names = names_of_call(function, call)
     used = set(taken)
     for name in sorted(names_in(GraphProto(node=function.node)) - names.keys()):
         if name in taken:
             names[name] = fresh(name, used)
         used.add(names.get(name, name))
-    return {name: new for name, new in names.items() if new or name in function.input}
+    return names
 
 
 def _bind(node: NodeProto, call: NodeProto, function: FunctionProto) -> None:

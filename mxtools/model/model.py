@@ -30,7 +30,7 @@ class Model(LookingModel):
 
     Make one with `mxtools.load`, `mxtools.from_proto` or `mxtools.export`. Methods that add information to it (`tag`,
     `untag`, `carry`, `apply`, `repair`) change it in place and return a report. Methods that make another model
-    (`filter`, `split`, `graft`, `optimize`, `wrap`, `copy`) leave it as it was.
+    (`filter`, `split`, `graft`, `fold`, `unfold`, `optimize`, `wrap`, `copy`) leave it as it was.
 
     `model.proto` is the graph that mxtools works on. Its large weights are references, which no other library
     understands; give `model.to_proto()` to other libraries.
@@ -241,6 +241,59 @@ class Model(LookingModel):
         whole = self.copy()
         put_back(whole, part.copy(), verify)
         return whole
+
+    def fold(
+        self,
+        *scopes: str,
+        class_name: Iterable[str] = (),
+        depth: int | None = None,
+        repeated: bool = False,
+        nested: bool = False,
+        exclude: Iterable[str] = (),
+        verify: bool = False,
+    ) -> Self:
+        """Return a model in which modules are calls of functions, one for all that are equal.
+
+        `scopes` are globs, of which the outermost matches are folded, as are modules of a class, those `depth` levels
+        below the root, and with `repeated` those that occur more than once. With `nested`, so are the modules inside of
+        all these. Modules that cannot be functions stay; `model.apply("fold{…}")` reports them. With `verify`, the
+        model is run before and after.
+
+        Raises UsageError if nothing is selected, AbsentError if nothing of it can be a function, CheckError if the
+        results differ.
+
+        >>> folded = model.fold(repeated=True)
+        >>> [function.doc_string for function in folded.proto.functions]
+        ['BertLayer: encoder.layer.0, encoder.layer.1']
+        """
+        from mxtools.passes.fold import Fold
+
+        other = self.copy()
+        other.apply(Fold(scopes, texts(class_name), depth, repeated, nested, texts(exclude), verify))
+        return other
+
+    def unfold(
+        self,
+        *scopes: str,
+        class_name: Iterable[str] = (),
+        function: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        verify: bool = False,
+    ) -> Self:
+        """Return a model in which the nodes of functions stand in the place of their calls.
+
+        Without any selector, that is done everywhere; `scopes` and `class_name` say of which modules, `function` of
+        which functions. What `fold` folded gets its names and tags back. With `verify`, the model is run before and
+        after. Raises UsageError if a selector matches nothing, CheckError if the results differ.
+
+        >>> model.fold(repeated=True).unfold().to_proto() == model.to_proto()
+        True
+        """
+        from mxtools.passes.unfold import Unfold
+
+        other = self.copy()
+        other.apply(Unfold(scopes, texts(class_name), texts(function), texts(exclude), verify))
+        return other
 
     def optimize(self, tool: str) -> Self:
         """Return the model as optimised by "onnxscript", "onnxslim" or "ort-basic", with the tags projected again.

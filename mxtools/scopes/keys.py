@@ -18,6 +18,9 @@ EQUAL = "pkg.mxtools.equal"
 TAG_KEYS = (SCOPE, TAG, EVIDENCE, MERGED, EQUAL)
 NODE_KEYS = frozenset(TAG_KEYS)
 
+FOLDED = "pkg.mxtools.folded"
+"""On a node that calls a function that was folded: what names and tags the nodes had that it stands for."""
+
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
 MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL})

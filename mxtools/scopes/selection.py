@@ -88,7 +88,7 @@ def separate_calls(
     UsageError if one of them lies in another, AbsentError if one ends inside a merged node.
     """
     hierarchy = annotations.hierarchy
-    chosen = _at_depth(annotations, depth) if depth is not None else set[int]()
+    chosen = calls_at_depth(annotations, depth) if depth is not None else set[int]()
     for selection in selections:
         chosen.update(_without_equal(annotations, hierarchy.outermost(calls_of(annotations, selection))))
     kept = calls_of(annotations, Selection(exclude=exclude)) - annotations.equal.keys()
@@ -117,7 +117,7 @@ def _without_equal(annotations: Annotations, calls: list[int]) -> list[int]:
     return kept
 
 
-def _at_depth(annotations: Annotations, depth: int) -> set[int]:
+def calls_at_depth(annotations: Annotations, depth: int) -> set[int]:
     """Return the calls `depth` levels below the root and childless ones above, if the main graph has nodes of them."""
     hierarchy, graph = annotations.hierarchy, annotations.graph
     with_nodes = {call for n in graph.main if (call := annotations.call[n]) is not None}

@@ -42,7 +42,7 @@ def _unknown_key(checked: CheckedModel) -> Iterator[Fault]:
     """All keys `pkg.mxtools.*` are keys that mxtools writes."""
     for number, props in enumerate(checked.entries):
         for key in props:
-            if key.startswith(_OURS) and key not in keys.NODE_KEYS:
+            if key.startswith(_OURS) and key not in keys.NODE_KEYS | {keys.FOLDED}:
                 yield Fault(f"{key} is not a key of mxtools", number, mend=_remove(checked.graph.nodes[number], key))
     for key in keys.props(checked.proto):
         if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:

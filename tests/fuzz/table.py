@@ -33,7 +33,7 @@ _STEPS = (
     "optimize{with=onnxslim}",
     "optimize{with=onnxscript},carry{rename=true}",
 )
-_NEEDING = ("filter", "graft", "optimize", "surgeon")
+_NEEDING = ("filter", "fold", "graft", "optimize", "surgeon")
 """Passes that need options, or change what the model computes by more than its rounding."""
 _CARRIED = "--trace t.json --doc-string --rename --embed-trace --namespace --layer-annotation --output-names"
 
@@ -59,6 +59,14 @@ KEEPING = (
     f"filter m.onnx --scope SCOPE -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
     f"filter m.onnx --from-tensor TENSOR --to-tensor OTHER -o part.onnx && graft m.onnx part.onnx -o {WRITTEN}",
     f"filter m.onnx --scope SCOPE -o part.onnx && tag part.onnx -o p.onnx && graft m.onnx p.onnx -o {WRITTEN}",
+    f"fold m.onnx --depth 1 -o {WRITTEN}",
+    f"fold m.onnx --each SCOPE --each '*' -o {WRITTEN} --json",
+    f"fold m.onnx --repeated --nested --exclude SCOPE -o {WRITTEN}",
+    f"fold m.onnx --each '**' --nested -o f.onnx && unfold f.onnx -o {WRITTEN}",
+    f"fold m.onnx --depth 2 -o f.onnx && fold f.onnx --depth 1 -o g.onnx && unfold g.onnx -o {WRITTEN}",
+    f"fold m.onnx --depth 2 -o f.onnx && fold f.onnx --depth 1 -o g.onnx && unfold g.onnx --each SCOPE -o {WRITTEN}",
+    f"unfold m.onnx -o {WRITTEN}",
+    f"unfold m.onnx --verify -o {WRITTEN} --json",
     *(f"run m.onnx -p {name} -o {WRITTEN}" for name in names() if name not in _NEEDING),
     *(f"run m.onnx -p {steps} -o {WRITTEN}" for steps in _STEPS),
     f"run m.onnx -p project-values,find-equal,move-to-operations --trace r.json -o {WRITTEN}",

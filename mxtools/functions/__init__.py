@@ -1,0 +1,1 @@
+"""Modules as model-local functions: folding them into functions, and unfolding functions into the graph again."""

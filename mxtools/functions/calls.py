@@ -1,0 +1,122 @@
+"""The nodes that a call of a function stands for, with the names and tags that they have in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import FunctionProto, NodeProto, ValueInfoProto
+
+from mxtools.cut.inlining import names_of_call, nodes_of_call
+from mxtools.functions.record import Record, info_from
+from mxtools.functions.structure import names_made
+from mxtools.functions.texts import Predict, prediction, texts_of
+from mxtools.graph.functions import every_node
+from mxtools.scopes import keys
+
+
+class Names:
+    """Names that are taken; others are made from them by numbers, each found in one step."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        """Begin with some names."""
+        self._taken = set(taken)
+        self._count: dict[str, int] = {}
+
+    def take(self, name: str) -> str:
+        """Return a name that was free, and is taken now: the name itself, else with the first free number."""
+        free, count = name, self._count.get(name, 0)
+        while free in self._taken:
+            count += 1
+            free = f"{name}_{count}"
+        self._count[name] = count
+        self._taken.add(free)
+        return free
+
+
+@dataclass(frozen=True)
+class Inlined:
+    """What a call stands for: nodes, and infos of values, each with the place that is remembered, else -1."""
+
+    nodes: list[NodeProto]
+    infos: list[tuple[int, ValueInfoProto]]
+
+
+class Callee:
+    """A function that is put in the place of its calls; what all calls need of it is found once."""
+
+    def __init__(self, function: FunctionProto) -> None:
+        """Look at the names and texts of a function."""
+        self.function = FunctionProto()
+        self.function.CopyFrom(function)
+        outputs = set(function.output)
+        made = names_made(function.node)
+        self._inner = [name for name in made if name not in outputs]
+        self._made = set(made)
+        self._texts = [text.get() for text in texts_of(function.node)]
+        self._infos = {info.name: info for info in function.value_info}
+        known = {entry.key: entry.value for entry in function.metadata_props}
+        self._tag = known.get(keys.SCOPE, ""), known.get(keys.TAG, "")
+
+    def inlined(self, call: NodeProto, record: Record | None, values: Names, nodes: Names) -> Inlined:
+        """Return what a call stands for; `values` and `nodes` are the names that are taken already."""
+        props = keys.props(call)
+        own = props.get(keys.SCOPE, ""), props.get(keys.TAG, "")
+        predict = prediction(self._tag, own) if all((*self._tag, *own)) else str
+        names = names_of_call(self.function, call)
+        recorded = record.names.texts(self._inner, predict) if record else [predict(name) for name in self._inner]
+        for name, text in zip(self._inner, recorded, strict=True):
+            names[name] = values.take(text or name)
+        for name in self.function.output:
+            if name not in names and name in self._made:  # the call omits it
+                names[name] = values.take(name)
+        found = nodes_of_call(self.function, call, names)
+        self._set_texts(found[: len(self.function.node)], record, predict)
+        for node in found if record is None else found[len(self.function.node) :]:
+            _complete(node, props, nodes)
+        return Inlined(found, self._infos_of(record, names))
+
+    def _set_texts(self, nodes: list[NodeProto], record: Record | None, predict: Predict) -> None:
+        """Give nodes the texts that they had; without a record those that are expected in the place of the call."""
+        known = self._texts
+        texts = record.texts.texts(known, predict) if record else [predict(text) for text in known]
+        for place, text in zip(texts_of(nodes), texts, strict=True):
+            place.set(text)
+
+    def _infos_of(self, record: Record | None, names: dict[str, str]) -> list[tuple[int, ValueInfoProto]]:
+        """Return the types of values inside: those that are remembered, else those of the function."""
+        found: list[tuple[int, ValueInfoProto]] = []
+        if record and record.names.count == len(self._inner):
+            for number, place, text in record.infos:
+                name = self._inner[number] if 0 <= number < len(self._inner) else ""
+                known = self._infos.get(name)
+                info = info_from(text, names[name]) if text and name else known and _renamed(known, names[name])
+                if info is not None:
+                    found.append((place, info))
+            return found
+        return [(-1, _renamed(info, names[name])) for name, info in self._infos.items() if names.get(name)]
+
+
+def refill(field: Any, items: Iterable[Any]) -> None:  # noqa: ANN401 - a repeated field
+    """Replace what a repeated field holds; some of the items may be in it."""
+    kept = list(items)
+    del field[:]
+    field.extend(kept)
+
+
+def _renamed(info: ValueInfoProto, name: str) -> ValueInfoProto:
+    copy = ValueInfoProto()
+    copy.CopyFrom(info)
+    copy.name = name
+    return copy
+
+
+def _complete(node: NodeProto, props: dict[str, str], names: Names) -> None:
+    """Give a node, and those in its bodies, a name of its own, and where they have no scope that of the call."""
+    if node.name:
+        node.name = names.take(node.name)
+    for inner in every_node([node]):
+        if keys.SCOPE in props and keys.SCOPE not in keys.props(inner):
+            for key in (keys.SCOPE, keys.TAG, keys.EVIDENCE):
+                keys.set_prop(inner, key, props.get(key))

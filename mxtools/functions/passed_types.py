@@ -1,0 +1,52 @@
+"""Types that ONNX Runtime does not let a function pass on to another function.
+
+It finds the types that a function takes from the operators that read them. Of what only calls of functions read, it
+takes the types that ONNX began with, and refuses the model where one has another: an int4 weight of a Linear may be
+given to a function of the Linear, but not to one of the layer around that, which gives it to the former.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto, TensorProto, TypeProto
+
+from mxtools.functions.bodies import Body
+from mxtools.graph.operators import function_key, operator_key
+from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
+from mxtools.graph.types import type_of, type_text
+from mxtools.pipeline.working_model import WorkingModel
+
+LAST = TensorProto.BFLOAT16
+"""The last of the element types that a function may pass on."""
+
+
+def refusal(model: WorkingModel, body: Body) -> str:
+    """Return why ONNX Runtime would not take a function of a body; empty where it would."""
+    functions = {function_key(function) for function in model.proto.functions}
+    read = {name for node in body.protos if operator_key(node) not in functions for name in node.input}
+    passed = {name for node in body.protos if operator_key(node) in functions for name in node.input}
+    for name in sorted(passed.intersection(body.inputs) - read):
+        type_ = model.once(_types).get(name) or model.once(_inferred).get(name)
+        if type_ is not None and not _is_passed(type_):
+            return f"it gives {name!r} to another function, and ONNX Runtime passes no {type_text(type_)} on"
+    return ""
+
+
+def _is_passed(type_: TypeProto) -> bool:
+    if type_.HasField("tensor_type"):
+        return bool(type_.tensor_type.elem_type <= LAST)
+    return not type_.HasField("optional_type")
+
+
+def _types(model: WorkingModel) -> dict[str, TypeProto]:
+    """Return the types of values that the file says."""
+    return _known(model.proto) | {t.name: type_of(t) for t in model.proto.graph.initializer}
+
+
+def _inferred(model: WorkingModel) -> dict[str, TypeProto]:
+    """Return the types of values as ONNX infers them."""
+    found = inferred_infos(model.proto, propagating=False)
+    return {name: info.type for name, info in found.items() if is_typed(info)}
+
+
+def _known(model: ModelProto) -> dict[str, TypeProto]:
+    return {name: info.type for name, info in value_infos(model).items() if is_typed(info)}
