@@ -11,6 +11,8 @@ from typer import Option
 from mxtools.errors import UsageError
 from mxtools.runtime.sessions import Level
 
+from .common import say
+
 if TYPE_CHECKING:
     from mxtools.runtime.sessions import Runtime
 
@@ -70,6 +72,14 @@ def runtime_of(
     if provider_options and not providers:
         raise UsageError("options are given for no provider", "give --provider too")
     return OnnxRuntime(level, tuple(providers or ()), _pairs(provider_options), _pairs(session_options))
+
+
+def say_assigned(command: str, runtime: Runtime) -> None:
+    """Say how many nodes other providers ran than the one that was asked for."""
+    assigned = getattr(runtime, "assigned", {})
+    for provider, count in assigned.items():
+        if count and provider != next(iter(assigned)):
+            say(f"mx {command}: {provider} ran {count} of {sum(assigned.values())} nodes, not {next(iter(assigned))}")
 
 
 def _pairs(texts: list[str] | None) -> dict[str, str]:

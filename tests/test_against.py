@@ -197,6 +197,15 @@ def test_another_program_runs_the_model(good: Path, mx: Mx, tmp_path: Path) -> N
     assert b"failed with exit status 1: no licence" in done.stderr
 
 
+def test_nodes_that_fall_back_to_the_cpu_are_counted(good: Path, mx: Mx) -> None:
+    """ONNX Runtime's packages have a provider for services elsewhere, which takes no usual node."""
+    for way in ("--isolate", "--bisect"):
+        done = mx("verify", good, "--against", good, "--provider", "AzureExecutionProvider", way)
+        assert done.returncode == 0, done.stderr
+        said = "CPUExecutionProvider ran 4 of 4 nodes, not AzureExecutionProvider"
+        assert said in done.stderr.decode()
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_values_of_a_run_elsewhere_stand_for_a_run(suffix: str, good: Path, mx: Mx, tmp_path: Path) -> None:
     model = pair()

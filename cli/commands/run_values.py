@@ -20,6 +20,7 @@ from ..runtimes import (
     ProviderOptions,
     SessionOptions,
     runtime_of,
+    say_assigned,
 )
 from ..streams import check_output
 
@@ -52,6 +53,7 @@ def command(
     model = read_model(source, data_dir, trace, inputs)
     with progress("running"):
         count = record_run(model, found, model.inputs(), output)
+    say_assigned("run-values", found)
     if json:
         emit({"runtime": found.name, "tensors": count})
     say(f"mx run-values: {count} tensors of a run in {found.name}: {output}")

@@ -24,6 +24,7 @@ from ..runtimes import (
     ProviderOptions,
     SessionOptions,
     runtime_of,
+    say_assigned,
 )
 from ..streams import is_pipe
 from ..table import drawn, show
@@ -168,6 +169,7 @@ def command(
             return
         reports = [check.report(isolate) for check in checks]
     found = combined(reports)
+    say_assigned("verify", ours)
     _show(found, ours.name, isolate, sort, depth, json)
     if plot and found.furthest:
         _plot(plot, found)
@@ -261,6 +263,7 @@ def _bisected(checks: Sequence[Verification], save_case: Path | None, against: s
     from mxtools.errors import CheckError
 
     results = [check.bisect() for check in checks]
+    say_assigned("verify", checks[0].runtime)
     worst = next((result for result in results if result.scope), results[0])
     parts = sum(result.parts_run for result in results)
     if json:

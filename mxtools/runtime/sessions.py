@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from mxtools.graph.index import bodies
 from mxtools.graph.shapes import Array
 from mxtools.runtime.session_values import Value, element_type, onnx_runtime, run_session
 
+CPU = "CPUExecutionProvider"
 LARGE, LEAST = 1 << 24, 1 << 16
 """Bytes of inline weights from which on a model's are put into a file for ONNX Runtime, and of those that are."""
 BATCH_BYTES = 1 << 29
@@ -60,13 +62,15 @@ class OnnxRuntime:
     """ONNX Runtime in this process, by default on the CPU without optimisations.
 
     `providers` are execution providers, the first one preferred; `provider_options` are those of the first; `entries`
-    are entries of the session's configuration.
+    are entries of the session's configuration. `assigned` counts the nodes of the largest graph that was loaded, by the
+    provider that runs them: ONNX Runtime gives nodes that the first one does not know to the CPU, and says nothing.
     """
 
     level: Level = Level.NONE
     providers: tuple[str, ...] = ()
     provider_options: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)
+    assigned: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def name(self) -> str:
@@ -77,6 +81,14 @@ class OnnxRuntime:
     def load(self, model: ModelProto, weights: WeightStore) -> Run:
         """Load a model into a session."""
         session = load_session(model, weights, self.options(), self.providers or None, self.provider_options)
+        if self._is_watched:
+            parts = session.get_provider_graph_assignment_info()
+            counted = Counter(dict.fromkeys(self.providers, 0))
+            for part in parts:
+                counted[part.ep_name] += len(part.get_nodes())
+            if counted.total() > self.assigned.total():
+                self.assigned.clear()
+                self.assigned.update(counted)
 
         def run(names: Sequence[str], feeds: Mapping[str, Value]) -> Sequence[Value]:
             with one_line_errors():
@@ -89,7 +101,15 @@ class OnnxRuntime:
         options = session_options(self.level)
         for key, value in self.entries.items():
             options.add_session_config_entry(key, value)
+        if self._is_watched:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether other nodes than wanted may run on the CPU, and ONNX Runtime can tell, which it can since 1.24."""
+        can_tell = hasattr(onnx_runtime().InferenceSession, "get_provider_graph_assignment_info")
+        return bool(self.providers) and self.providers[0] != CPU and can_tell
 
 
 REFERENCE = OnnxRuntime()
