@@ -264,3 +264,14 @@ def test_a_declared_shape_that_inference_contradicts_is_not_passed_on(
     assert done.returncode == 0, done.stderr
     type_ = onnx.load(tmp_path / "p.onnx").graph.input[0].type.tensor_type
     assert ([dim.dim_value for dim in type_.shape.dim] if type_.HasField("shape") else None) == passed_on
+
+
+def test_a_field_that_an_attribute_does_not_use_does_not_matter(tmp_path: Path, mx: Mx) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y) { y = Softmax <axis = 0> (x) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.node[0].attribute[0].t.SetInParent()
+    onnx.save(model, tmp_path / "m.onnx")
+    for line in ("tag m.onnx -o t.onnx", "run m.onnx -p carry -o o.onnx", "filter t.onnx --scope . -o p.onnx"):
+        done = mx(*line.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert mxtools.load(tmp_path / "p.onnx").run({"x": np.float32([0, 0])})["y"].tolist() == [0.5, 0.5]

@@ -15,6 +15,7 @@ from mxtools.errors import InputError
 from mxtools.graph.index import Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile import timing as profiling
+from mxtools.profile.alone import distinct_modules, times_alone
 from mxtools.profile.attribution import Attribution, OriginalNames
 from mxtools.profile.report import ProfileReport, schema
 from mxtools.runtime.sessions import Level
@@ -287,3 +288,28 @@ def test_a_graph_without_scopes_is_refused() -> None:
     model = parser.parse_model(HEAD + " g (float[2] x) => (float[2] y) { y = Neg(x) }")
     with pytest.raises(InputError, match=r"model\.tag"):
         profiling.run(WorkingModel(model))
+
+
+@pytest.mark.model
+def test_modules_that_run_alone_are_timed_once_for_all_equal_ones(built: Build, mx: Mx) -> None:
+    done = mx("profile", built("bert") / "tagged.onnx", "--runs", "3", "--isolate", "--json")
+    assert done.returncode == 0, done.stderr
+    alone = {module["scope"]: module.get("alone") for module in json.loads(done.stdout)["modules"]}
+    assert alone["."] > 0
+    assert alone["encoder.layer.0.output.dense"] == alone["encoder.layer.1.output.dense"]
+    assert alone["encoder.layer.0"] > alone["encoder.layer.0.output.dense"] > 0
+    done = mx("profile", built("bert") / "tagged.onnx", "--runs", "1", "--isolate", "--depth", "1")
+    assert "alone µs" in done.stdout.decode().splitlines()[0]
+    assert "innermost modules take" in done.stderr.decode()
+
+
+def test_modules_of_other_shapes_are_not_equal() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[2, 4] x, float[3, 4] z) => (float[2, 4] a, float[3, 4] b) { a = Relu(x) b = Relu(z) }"""
+    model = parser.parse_model(text)
+    for node, scope in zip(model.graph.node, "ab", strict=True):
+        for key, value in (("scope", scope), ("tag", f"/M/{scope}"), ("evidence", "name")):
+            node.metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+    assert distinct_modules(WorkingModel(model)) == 3
+    found = times_alone(WorkingModel(model), runs=1)
+    assert found.keys() == {".", "a", "b"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,11 +13,12 @@ from typer import Option
 from mxtools.runtime.sessions import Level
 from mxtools.views.tree import sorted_by
 
-from ..common import emit, progress, read_model, say
+from ..common import emit, progress, read_model, say, track
 from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
 from ..table import drawn, show
 
 if TYPE_CHECKING:
+    from mxtools.pipeline.working_model import WorkingModel
     from mxtools.profile.kernels import Kernel
     from mxtools.profile.report import ProfileReport
     from mxtools.profile.timing import Timing
@@ -53,6 +54,10 @@ def command(
     against: Annotated[
         Path | None, Option(metavar="REPORT", help="Earlier report of `mx profile --json` to compare with.")
     ] = None,
+    isolate: Annotated[
+        bool,
+        Option("--isolate", help="Also time each module alone, cut out of the model; equal modules are run only once."),
+    ] = False,
     sort: Annotated[
         Sort | None,
         Option(
@@ -69,6 +74,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Runs the model in ONNX Runtime with its profiler. The inputs are recorded (--trace), given (--inputs) or made.
+
+    With --isolate, modules are also cut out and timed alone, which shows what fusion across modules is worth.
 
     A module's time is the time of its own kernels and of the kernels of the modules in it. A fused kernel that does the
     work of several modules counts for the module that holds them all. Kernels that belong to no module have a row of
@@ -92,25 +99,57 @@ def command(
             timing = profiling.read(model, from_profile)
         else:
             timing = profiling.run(model, level, runs, threads, provider or None)
-    found = report(timing, before)
+    alone = _alone(model, level, runs, threads, provider) if isolate else {}
+    found = report(timing, before, alone)
     if plot:
         _plot(plot, timing, before, depth)
     if json:
         emit(found.model_dump(mode="json", by_alias=True, exclude_none=True))
     else:
-        show(_rows(timing, before, depth, sort))
+        show(_rows(timing, before, alone, depth, sort))
         say(f"mx profile: {_summary(found)}")
+        if alone:
+            say(f"mx profile: {_fusion(timing, alone)}")
+
+
+def _alone(model: WorkingModel, level: Level, runs: int, threads: int, provider: list[str] | None) -> dict[str, float]:
+    """Return the time of each module that runs alone, by scope."""
+    from mxtools.profile.alone import distinct_modules, times_alone
+
+    with track("running modules alone", distinct_modules(model)) as step:
+        return times_alone(model, level, runs, threads, provider or None, step)
+
+
+def _fusion(timing: Timing, alone: Mapping[str, float]) -> str:
+    """Return in one line what the whole model takes, and what its innermost modules take when each runs alone."""
+    innermost = [timed for timed in timing.root.every() if not timed.children and timed.scope in alone]
+    parts = sum(alone[timed.scope] for timed in innermost)
+    whole = alone.get(timing.root.scope)
+    beside = f"the model takes {_micro(whole)} µs, and " if whole else ""
+    return f"{beside}its {len(innermost)} innermost modules take {_micro(parts)} µs when each runs alone"
 
 
 def _rows(
-    timing: Timing, before: ProfileReport | None, depth: int | None, sort: Sort | None
+    timing: Timing,
+    before: ProfileReport | None,
+    alone: Mapping[str, float],
+    depth: int | None,
+    sort: Sort | None,
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the table: the head, the tree, the time that is not attributed, and the total."""
     shown = [m for m in before.modules if depth is None or m.tag.count("/") - 1 <= depth] if before else []
     earlier = {module.scope: module.microseconds for module in shown}
     lost = sum(kernel.time for kernel in timing.unknown)
     lines = [
-        _Line(name, class_name, timed.time, timed.own, timed.all_kernels(), earlier.pop(timed.scope, None))
+        _Line(
+            name,
+            class_name,
+            timed.time,
+            timed.own,
+            timed.all_kernels(),
+            earlier.pop(timed.scope, None),
+            alone.get(timed.scope),
+        )
         for name, class_name, timed in drawn(sorted_by(timing.root, sort) if sort else timing.root, depth)
     ]
     lines += [_Line(scope, "(gone)", 0.0, 0.0, (), was) for scope, was in earlier.items()]
@@ -118,9 +157,9 @@ def _rows(
     lines.append(_Line("(unattributed)", "", lost, lost, timing.unknown, was))
     was = before.microseconds if before else None
     lines.append(_Line("(total)", "", timing.total, timing.total, timing.profile.kernels, was))
-    yield *COLUMNS, *(("before µs", "change") if before else ()), "providers"
+    yield *COLUMNS, *(("alone µs",) if alone else ()), *(("before µs", "change") if before else ()), "providers"
     for line in lines:
-        yield line.cells(timing.total, bool(before))
+        yield line.cells(timing.total, bool(before), bool(alone))
 
 
 @dataclass(frozen=True)
@@ -133,14 +172,16 @@ class _Line:
     own: float
     kernels: Sequence[Kernel]
     before: float | None
+    alone: float | None = None
 
-    def cells(self, total: float, comparing: bool) -> tuple[str, ...]:
+    def cells(self, total: float, comparing: bool, isolating: bool) -> tuple[str, ...]:
         share = f"{self.time / total:.1%}" if total else ""
         change = f"{self.time / self.before - 1:+.0%}" if self.before else ""
         compared = (_micro(self.before), change) if comparing else ()
         providers = ", ".join(dict.fromkeys(kernel.provider for kernel in self.kernels))
         figures = _micro(self.time), share, _micro(self.own), str(len(self.kernels))
-        return self.name, self.class_name, *figures, *compared, providers
+        alone = (_micro(self.alone),) if isolating else ()
+        return self.name, self.class_name, *figures, *alone, *compared, providers
 
 
 def _micro(time: float | None) -> str:

@@ -5,6 +5,7 @@ The pydantic models below are the schema; `docs/profile.schema.json` is generate
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -41,6 +42,9 @@ class ModuleTime(_ReportRecord):
     ]
     own: Annotated[float, Field(description="microseconds of its own kernels; the sum over all modules is the total")]
     kernels: tuple[KernelTime, ...]
+    alone: Annotated[
+        float | None, Field(description="microseconds of a run of the module alone, cut out of the model")
+    ] = None
     before: Annotated[float | None, Field(description="its microseconds in the profile that it is compared with")] = (
         None
     )
@@ -61,8 +65,10 @@ class ProfileReport(_ReportRecord):
     unattributed: tuple[KernelTime, ...]
 
 
-def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport:
-    """Return a profile as data, compared with an earlier one."""
+def report(
+    timing: Timing, before: ProfileReport | None = None, alone: Mapping[str, float] | None = None
+) -> ProfileReport:
+    """Return a profile as data, compared with an earlier one, with the times of modules that ran alone, by scope."""
     earlier = {module.scope: module.microseconds for module in before.modules} if before else {}
     profile = timing.profile
     return ProfileReport(
@@ -77,6 +83,7 @@ def report(timing: Timing, before: ProfileReport | None = None) -> ProfileReport
                 tag=timed.tag,
                 microseconds=timed.time,
                 own=timed.own,
+                alone=(alone or {}).get(timed.scope),
                 kernels=tuple(map(_kernel, timed.kernels)),
                 before=earlier.get(timed.scope),
             )
