@@ -1,9 +1,11 @@
-"""Tag and cut the models that the onnx package ships, and the cases that it generates for its operators.
+"""Tag, cut and fold the models that the onnx package ships, and the cases that it generates for its operators.
 
 Each model's outputs must stay bit-equal when it is tagged and when its root is cut out; where ONNX Runtime cannot run
 the raw model, mxtools still must work. Then each node of the main graph is cut out on its own: the part must load if
-the whole model does, and compute what the node computes there. ONNX Runtime's optimiser is off: it treats initializers
-that are inputs as constants in old IR versions only. A model whose outputs differ between two runs only has to load.
+the whole model does, and compute what the node computes there. And the nodes, as one module and as two, become
+functions: the model must load and compute what it did, and unfolded be the same. ONNX Runtime's optimiser is off: it
+treats initializers that are inputs as constants in old IR versions only. A model whose outputs differ between two runs
+only has to load.
 
     python benchmarks/onnx_models.py [GROUP …]
 
@@ -30,9 +32,12 @@ from onnx.backend.test.loader import load_model_tests
 
 from mxtools.errors import AbsentError, MxError
 from mxtools.files.writing import write_model
+from mxtools.functions.definitions import DOMAIN
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import is_shaped
 from mxtools.passes.filter import Filter
+from mxtools.passes.fold import Fold
+from mxtools.passes.unfold import Unfold
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
@@ -250,6 +255,40 @@ def check_nodes(case: Case, count: Count) -> None:
         mark(node, "rest")
 
 
+def check_functions(case: Case, count: Count) -> None:
+    """Fold the nodes of a model as one module, and as two that halve the list, and compare the outputs."""
+    loads, feeds, outputs = expected(case)
+    valid = is_valid(case.model)
+    tagged = ModelProto.FromString(case.model.SerializeToString())
+    tagged.ir_version = max(tagged.ir_version, keys.FIRST_IR_WITH_NODE_METADATA)
+    for place, node in enumerate(tagged.graph.node):
+        mark(node, "part" if 2 * place < len(tagged.graph.node) else "rest")
+    for step in (Fold(each=(".",)), Fold(depth=1), Fold(each=(".",), nested=True)):
+        count.add(f"{case.name} {step}", lambda step=step: check_fold(tagged, step, valid, loads, feeds, outputs))
+
+
+def check_fold(
+    tagged: ModelProto, step: Fold, valid: bool, loads: bool, feeds: dict[str, Value], outputs: dict[str, Value]
+) -> bool:
+    """Fold a model, compare its outputs, and unfold it; return whether there were outputs to compare."""
+    folded = WorkingModel(ModelProto.FromString(tagged.SerializeToString()))
+    with suppress(AbsentError):  # what can be no function is left
+        step.apply(folded)
+    if valid:
+        checker.check_model(folded.proto, full_check=True)
+    if loads:
+        session = session_of(folded.proto.SerializeToString())
+        results = run(session, feeds) if outputs else {}
+        if not all(equal(outputs[name], results[name]) for name in outputs):
+            raise ValueError("the folded model computes something else")
+    ours = tuple(function.name for function in folded.proto.functions if function.domain == DOMAIN)
+    if ours:
+        Unfold(function=ours).apply(folded)
+    if folded.proto != tagged:
+        raise ValueError("the unfolded model is another")
+    return bool(outputs)
+
+
 def mark(node: NodeProto, scope: str) -> None:
     """Give a node a scope."""
     keys.replace_props(node, keys.NODE_KEYS, {keys.SCOPE: scope, keys.TAG: f"/Whole/{scope}", keys.EVIDENCE: "name"})
@@ -291,16 +330,18 @@ def main(groups: Sequence[str]) -> int:
     """Run all groups, or the named ones; return the exit status."""
     failed = False
     for group in groups or (*SHIPPED, "node"):
-        whole, nodes = Count(), Count()
+        whole, nodes, functions = Count(), Count(), Count()
         for number, case in enumerate(generated() if group == "node" else shipped(group)):
             step = by_pipeline if number % STRIDE else by_command
             with tempfile.TemporaryDirectory() as folder:
                 whole.add(case.name, lambda c=case, f=folder, s=step: check_whole(c, Path(f), s))
             check_nodes(case, nodes)
-        print(f"{group}: {whole} models; {nodes} nodes", flush=True)
-        for line in (*whole.failures, *nodes.failures):
+            check_functions(case, functions)
+        print(f"{group}: {whole} models; {nodes} nodes; {functions} folded", flush=True)
+        failures = [*whole.failures, *nodes.failures, *functions.failures]
+        for line in failures:
             print(f"  {line}")
-        failed |= bool(whole.failures or nodes.failures)
+        failed |= bool(failures)
     return int(failed)
 
 

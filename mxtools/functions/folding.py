@@ -22,8 +22,8 @@ from mxtools.errors import AbsentError, UsageError
 from mxtools.functions.bodies import Arranged, Bodies, Body, arranged
 from mxtools.functions.calls import refill
 from mxtools.functions.definitions import DOMAIN, VERSION, Definition, Level
-from mxtools.functions.passed_types import refusal
 from mxtools.functions.record import record_of
+from mxtools.functions.refusals import refusal
 from mxtools.functions.structure import names_made
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.operators import versions

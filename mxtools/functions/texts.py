@@ -7,6 +7,7 @@ as the scopes of the calls do, or by numbers that count on:
     /encoder/layer.0/MatMul        /encoder/layer.1/MatMul        0          what the scopes predict
     val_12                         val_58                         [46]       a number for each number in it
     node_add                       final_add                      "final_add"
+    call(%linear, %view_3)         call(%linear_6, %view_7)       {1: "linear_6", 2: [4]}       words by number
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from mxtools.graph.index import bodies
 from mxtools.scopes.scope import MOST_DIGITS, ROOT
 from mxtools.scopes.tags import align
 
-Code = int | str | list[int]
-"""How a text differs from a predicted one: 0 where it does not, a text where it is another, else its numbers do."""
+WordCode = str | list[int]
+Code = int | WordCode | dict[int, WordCode]
+"""How a text differs from a predicted one: 0 where it does not, a text where it is another, else its numbers or words.
+"""
 Predict = Callable[[str], str]
 _NUMBER = re.compile(rf"\d{{1,{MOST_DIGITS - 1}}}")
+_WORD = re.compile(r"\w+")
 _METADATA = "metadata_props"
 
 
@@ -81,6 +85,16 @@ def coded(text: str, predicted: str) -> Code:
     """Return how a text differs from a predicted one."""
     if text == predicted:
         return 0
+    whole = _word_code(text, predicted)
+    if not isinstance(whole, str) or _WORD.sub("", text) != _WORD.sub("", predicted):
+        return whole
+    words = zip(_WORD.findall(text), _WORD.findall(predicted), strict=False)
+    code = {number: _word_code(word, other) for number, (word, other) in enumerate(words) if word != other}
+    return code if read(code, predicted) == text else text
+
+
+def _word_code(text: str, predicted: str) -> WordCode:
+    """Return how a text differs, taken as one word: by its numbers, else it is another text."""
     if _NUMBER.sub("0", text) == _NUMBER.sub("0", predicted):
         numbers = zip(_NUMBER.findall(text), _NUMBER.findall(predicted), strict=True)
         code = [int(number) - int(other) for number, other in numbers]
@@ -93,6 +107,9 @@ def read(code: Code, predicted: str) -> str:
     """Return the text that differs so from a predicted one; the predicted one where that cannot be."""
     if isinstance(code, str):
         return code
+    if isinstance(code, dict):
+        count = iter(range(len(predicted)))
+        return _WORD.sub(lambda found: read(code.get(next(count), 0), found[0]), predicted)
     if isinstance(code, list) and len(code) == len(_NUMBER.findall(predicted)):
         left = iter(code)
         return _NUMBER.sub(lambda found: str(abs(int(found[0]) + next(left))), predicted)

@@ -1,8 +1,11 @@
-"""Types that ONNX Runtime does not let a function pass on to another function.
+"""What ONNX Runtime refuses in functions, though ONNX allows it.
 
-It finds the types that a function takes from the operators that read them. Of what only calls of functions read, it
-takes the types that ONNX began with, and refuses the model where one has another: an int4 weight of a Linear may be
-given to a function of the Linear, but not to one of the layer around that, which gives it to the former.
+One is types that a function passes on to another. ONNX Runtime finds the types that a function takes from the operators
+that read them. Of what only calls of functions read, it takes the types that ONNX began with: an int4 weight of a
+Linear may be given to a function of the Linear, but not to one of the layer around that, which gives it to the former.
+
+Another is MeanVarianceNormalization without its attribute: ONNX itself defines it by a function, in which ONNX Runtime
+then does not find the default.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from onnx import ModelProto, TensorProto, TypeProto
 
 from mxtools.functions.bodies import Body
+from mxtools.graph.functions import every_node
 from mxtools.graph.operators import function_key, operator_key
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
 from mxtools.graph.types import type_of, type_text
@@ -17,10 +21,13 @@ from mxtools.pipeline.working_model import WorkingModel
 
 LAST = TensorProto.BFLOAT16
 """The last of the element types that a function may pass on."""
+_WITH_DEFAULT = ("", "MeanVarianceNormalization", "")
 
 
 def refusal(model: WorkingModel, body: Body) -> str:
     """Return why ONNX Runtime would not take a function of a body; empty where it would."""
+    if any(operator_key(node) == _WITH_DEFAULT and not node.attribute for node in every_node(body.protos)):
+        return f"it has a {_WITH_DEFAULT[1]} without axes, which ONNX Runtime refuses in functions"
     functions = {function_key(function) for function in model.proto.functions}
     read = {name for node in body.protos if operator_key(node) not in functions for name in node.input}
     passed = {name for node in body.protos if operator_key(node) in functions for name in node.input}
