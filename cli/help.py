@@ -1,15 +1,6 @@
-"""The commands in groups, and how typer shows and reads their options."""
+"""The commands in groups, as help lists them."""
 
 from __future__ import annotations
-
-import os
-from collections.abc import Callable
-from enum import StrEnum
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
-
-from typer.core import TyperCommand
 
 GROUPS = {
     "Make": {
@@ -53,48 +44,3 @@ GROUPS = {
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
-
-
-class Command(TyperCommand):
-    """A command in whose help flags have no type, as they take no value."""
-
-    rest: ClassVar[str] = ""
-    """What the words after `--` are, where a command takes some."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters."""
-        return prepared(super().get_params(ctx))
-
-
-def prepared(parameters: list[Any]) -> list[Any]:
-    """Return typer's parameters, which show no type where they are flags, and read plain values without pydantic."""
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-        if hasattr(parameter, "get_runtime_param"):  # since typer 0.29, which leaves conversion to pydantic
-            parameter.get_runtime_param = partial(_PlainValues, parameter.get_runtime_param)
-    return parameters
-
-
-class _PlainValues:
-    """Reads what needs no conversion, as typer would; all else is left to typer, which imports pydantic for it."""
-
-    def __init__(self, usual: Callable[[], Any]) -> None:
-        """Take what returns typer's own reader."""
-        self._usual = usual
-
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return a value that was given, or that is the default, as one of the parameter's type."""
-        described = param.type_descriptor
-        kind = None if described.parameter_info.parser else described.annotation
-        if value is None:
-            return () if param.multiple or param.nargs == -1 else None
-        if kind is str and isinstance(value, str):
-            return value
-        if isinstance(kind, type) and issubclass(kind, StrEnum) and value in list(kind):
-            return kind(value)
-        if kind == list[str] and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
-            return list(value)
-        if kind is Path and isinstance(value, str) and (os.access(value, os.R_OK) or not os.path.lexists(value)):
-            return Path(value)
-        return self._usual().coerce(value, param=param, ctx=ctx)

@@ -25,7 +25,9 @@ from mxtools.files.regular import one_command
 
 from .common import say
 from .foreign import as_mx_error
-from .help import COMMANDS, GROUPS, Command, prepared
+from .help import COMMANDS, GROUPS
+from .options import OurCommand, prepared
+from .page import ABOUT, EPILOG
 from .terminal import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -76,7 +78,7 @@ def load(name: str) -> Any:
     module = import_module(f".commands.{name.replace('-', '_')}", __package__)
     app = typer.Typer(add_completion=False)
     text = "\n\n".join([COMMANDS[name], *(" ".join(part.split()) for part in module.command.__doc__.split("\n\n"))])
-    app.command(name, cls=getattr(module, "Command", Command), help=text)(_guarded(name, module.command))
+    app.command(name, cls=getattr(module, "Command", OurCommand), help=text)(_guarded(name, module.command))
     return typer.main.get_command(app)
 
 
@@ -89,19 +91,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="Every command takes --debug, which shows the traceback of an error, and --limits N, which lets files "
-    "expand N times as far as usual before they are refused."
-)
+@app.callback(epilog=EPILOG, help=ABOUT)
 def mx(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Give ONNX graphs their PyTorch module hierarchy back.
-
-    mx trace MODEL -o model.trace.json
-
-    mx export MODEL | mx tag --trace model.trace.json | mx filter --scope 'encoder.layer.0' > layer0.onnx
-    """
+    """Read the options of `mx` itself."""
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
-"""Parameters that several commands share, and those that are made from passes and from `load`."""
+"""The class of all commands; parameters that several share, and those that are made from passes and from `load`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from .common import progress, say
 from .completion import SELECTORS, one_of, strategies
 from .foreign import without_torch
+from .page import command_page, plain_width
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
@@ -23,6 +28,8 @@ Command = Callable[..., None]
 
 _SELECTORS = ("scope", "tag", "class_", "op", "exclude")
 """The fields of the pass `filter` that say what is selected."""
+_MARKUP = re.compile(r"\[(?=[a-z#/@])")
+"""What rich takes for markup in a text."""
 _PRIORITIES = "coverage|speed|fidelity|compatibility"
 
 
@@ -290,3 +297,57 @@ def _option(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
 
 def _is_list(hint: object) -> bool:
     return getattr(hint, "__origin__", None) is tuple
+
+
+class OurCommand(TyperCommand):
+    """A command in whose help flags have no type, as they take no value."""
+
+    rest: ClassVar[str] = ""
+    """What the words after `--` are, where a command takes some."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        return prepared(super().get_params(ctx))
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help, or show it in colours and return nothing."""
+        width = plain_width()
+        text = command_page(self, ctx, width) if width else None
+        if text is not None:
+            return text.removesuffix("\n")
+        self.help = _MARKUP.sub(r"\\[", self.help or "")
+        return super().get_help(ctx)
+
+
+def prepared(parameters: list[Any]) -> list[Any]:
+    """Return typer's parameters, which show no type where they are flags, and read plain values without pydantic."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if hasattr(parameter, "get_runtime_param"):  # since typer 0.29, which leaves conversion to pydantic
+            parameter.get_runtime_param = partial(_PlainValues, parameter.get_runtime_param)
+    return parameters
+
+
+class _PlainValues:
+    """Reads what needs no conversion, as typer would; all else is left to typer, which imports pydantic for it."""
+
+    def __init__(self, usual: Callable[[], Any]) -> None:
+        """Take what returns typer's own reader."""
+        self._usual = usual
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return a value that was given, or that is the default, as one of the parameter's type."""
+        described = param.type_descriptor
+        kind = None if described.parameter_info.parser else described.annotation
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        if kind is str and isinstance(value, str):
+            return value
+        if isinstance(kind, type) and issubclass(kind, StrEnum) and value in list(kind):
+            return kind(value)
+        if kind == list[str] and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+            return list(value)
+        if kind is Path and isinstance(value, str) and (os.access(value, os.R_OK) or not os.path.lexists(value)):
+            return Path(value)
+        return self._usual().coerce(value, param=param, ctx=ctx)

@@ -11,13 +11,15 @@ its protobuf classes only. So in this program the package's own code runs when s
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from threading import RLock
 from types import ModuleType
 from typing import Any
 
-from .terminal import end_at_once
+from .page import ASKS, front_page, plain_width
+from .terminal import end_at_once, prepare_streams, write_data
 
 _PACKAGE = "onnx"
 _CLASSES = f"{_PACKAGE}.onnx_ml_pb2"
@@ -66,7 +68,21 @@ def defer_onnx() -> None:
 def main() -> None:
     """Run `mx`."""
     end_at_once()
+    if sys.argv[1:] in ASKS and _shown():
+        return
     defer_onnx()
     from .main import main as run
 
     run()
+
+
+def _shown() -> bool:
+    """Show the front page of help, if that needs no other library; return whether it is shown."""
+    prepare_streams()
+    width = plain_width()
+    text = front_page(width) if width else None
+    with suppress(OSError):
+        if text is not None:
+            write_data(text.encode())
+            return True
+    return False

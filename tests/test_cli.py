@@ -47,8 +47,8 @@ LIGHT = NEVER | {"numpy", "onnx.helper", "onnx.checker", "pydantic", "rich", "im
 @pytest.mark.parametrize(
     ("line", "forbidden"),
     [
-        ("--help", LIGHT - {"rich"} | {"onnx.onnx_ml_pb2"}),
-        ("tag --help", LIGHT - {"rich"}),
+        ("--help", LIGHT | {"onnx.onnx_ml_pb2", "typer"}),
+        ("tag --help", LIGHT),
         ("tag raw.onnx -o OUT", LIGHT),
         ("tag raw.onnx --trace trace.json -o OUT", NEVER),
         ("filter tagged.onnx --scope encoder.layer.0 -o OUT", LIGHT),

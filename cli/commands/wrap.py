@@ -8,12 +8,11 @@ from typing import Any
 from typer import Context as Invocation
 
 from ..common import changed, check_json, emit, read_model, say, size_of, tagged
-from ..help import Command as BaseCommand
-from ..options import DataDir, Inputs, Json, Output, Source, Trace
+from ..options import DataDir, Inputs, Json, OurCommand, Output, Source, Trace
 from ..streams import check_output, is_pipe, write_model
 
 
-class Command(BaseCommand):
+class Command(OurCommand):
     """A command that does not parse what follows `--`, and gives it to its function as `context.obj`."""
 
     rest = "COMMAND {in} {out}"
