@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 
 from mxtools.files import limits
 from mxtools_cli.help import GROUPS
-from mxtools_cli.main import load, mx
+from mxtools_cli.main import load
+from mxtools_cli.page import ABOUT
 
 from .commands import STATUSES, examples, explained, paragraphs, parameters, shown, usage
 
@@ -30,7 +30,7 @@ def manual() -> str:
 
 
 def _page() -> Iterator[str]:
-    summary, *rest = inspect.cleandoc(mx.__doc__ or "").split("\n\n")
+    summary, *rest = ABOUT.split("\n\n")
     yield '.TH MX 1 "" mxtools "User Commands"'
     yield from (".SH NAME", f"mx \\- {_text(summary[0].lower() + summary[1:].rstrip('.'))}")
     yield from (".SH SYNOPSIS", ".B mx", "\\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fIARGUMENTS\\fR]")
