@@ -19,6 +19,11 @@ from typing import IO, overload
 
 from mxtools.errors import InputError, OutputError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 PIECE = 1 << 20
 """Bytes that are read at a time."""
 WINDOW = 1 << 14
@@ -299,11 +304,10 @@ class Comparison(io.RawIOBase):
 
 def _has_places(file: IO[bytes]) -> bool:
     """Return whether bytes can be written to any place of a file: `>> file` writes all of them at its end."""
-    if not (hasattr(os, "copy_file_range") and isinstance(file, io.BufferedWriter | io.BufferedRandom)):
+    if fcntl is None or not hasattr(os, "copy_file_range"):
         return False
-    import fcntl
-
-    return file.seekable() and not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND
+    is_buffered = isinstance(file, io.BufferedWriter | io.BufferedRandom)
+    return is_buffered and file.seekable() and not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND
 
 
 def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int:
@@ -330,9 +334,7 @@ def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
 
 def _widen(pipe: int) -> None:
     """Let a pipe hold more, where the system has room."""
-    if sys.platform == "linux":
-        import fcntl
-
+    if sys.platform == "linux" and fcntl is not None:
         with suppress(OSError):
             if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
