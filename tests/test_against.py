@@ -128,6 +128,23 @@ def test_a_graph_at_other_levels_is_right(built: Build, mx: Mx, exporter: str) -
             assert report(done).get("wrong") is None
 
 
+def test_the_first_module_is_the_first_that_works_on_inputs(mx: Mx, tmp_path: Path) -> None:
+    """Exporters put the constants of later modules before all others."""
+    for name in ("good", "bad"):
+        model = pair()
+        if name == "bad":
+            node_of(model, "a").op_type = "Gemm"
+            node_of(model, "a").attribute.append(helper.make_attribute("alpha", 0.5))
+        node_of(model, "y").op_type = "Mul"
+        node_of(model, "y").input.append("k")
+        constant = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.float32(2)))
+        constant.metadata_props.extend(node_of(model, "y").metadata_props)
+        model.graph.node.insert(0, constant)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    done = mx("verify", tmp_path / "bad.onnx", "--against", tmp_path / "good.onnx", "--json")
+    assert report(done)["first"] == "block.proj"
+
+
 def test_a_model_without_tags_gets_those_of_the_other(good: Path, mx: Mx, tmp_path: Path) -> None:
     model = pair()
     dropped(model)

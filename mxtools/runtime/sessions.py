@@ -27,7 +27,7 @@ from mxtools.runtime.session_values import Value, element_type, onnx_runtime, ru
 CPU = "CPUExecutionProvider"
 LARGE, LEAST = 1 << 24, 1 << 16
 """Bytes of inline weights from which on a model's are put into a file for ONNX Runtime, and of those that are."""
-BATCH_BYTES = 1 << 29
+BATCH_BYTES = 1 << 28
 """Bytes of tensors that are in memory at a time."""
 
 T = TypeVar("T")
@@ -195,6 +195,8 @@ def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's
         Level.ALL: levels.ORT_ENABLE_ALL,
     }[level]
     options.log_severity_level = 4
+    if level is Level.NONE:  # for a few runs, packing the weights takes longer than it saves, and their memory again
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

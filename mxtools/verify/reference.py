@@ -151,10 +151,13 @@ def _taken(model: WorkingModel) -> Iterator[tuple[int, int]]:
 
 
 def _order(model: WorkingModel) -> list[int]:
-    """Return the calls that have nodes, and those around them, in the order in which their nodes begin."""
+    """Return the calls that have nodes, and those around them, in the order in which their nodes begin.
+
+    Constants say nothing, since exporters put them anywhere; so what has only constants comes last.
+    """
     hierarchy, graph = model.annotations.hierarchy, model.graph
     begins: dict[int, int] = {ROOT_CALL: -1}
-    for place, node in enumerate(graph.main):
+    for place, node in enumerate(sorted(graph.main, key=graph.is_constant)):
         for call in hierarchy.lineage(model.annotations.call[node] or ROOT_CALL):
             if call in begins:
                 break
