@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WORDS: dict[str, str] = {
     # options
+    "alias": "--as",
     "any-inputs": "--input or --inputs",
     "by-tag": "--tag",
     "cache": "--cache",
@@ -22,6 +23,7 @@ WORDS: dict[str, str] = {
     "inputs": "--inputs",
     "io-module": "--io module",
     "io-tensors": "--io tensors",
+    "keep": "--keep",
     "keep-modules": "--keep-modules",
     "log-file": "--log FILE",
     "limits": "--limits",

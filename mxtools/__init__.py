@@ -82,6 +82,7 @@ __all__ = [
     "export_model_auto",
     "export_model_with_fallback",
     "from_proto",
+    "join",
     "limits",
     "list_passes",
     "list_strategies",
@@ -163,6 +164,40 @@ def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Compariso
     model.optimize("ort-basic")) >>> all(module.scope for module in found.differing(1e-5)) True
     """
     return one.compare(other, inputs)
+
+
+def join(
+    models: Mapping[str, Model] | Sequence[Model] | str | PathLike[str],
+    connections: Mapping[str, str] | None = None,
+    keep: bool = False,
+) -> Model:
+    """Return several models as one, or the model that was split into a folder.
+
+    `models` is that folder, a sequence of models, or models by name; scopes, inputs and outputs of the latter are put
+    under their names. `connections` say for inputs which output of another model, or which input, gives them. With
+    `keep`, such outputs are outputs of the result too. The models stay as they were.
+
+    Raises UsageError if an input or output is unknown or of several models, InputError if types do not fit or the
+    folder is none of a split.
+
+    >>> both = mxtools.join({"one": model, "two": model}, {"two.input_ids": "one.input_ids"})
+    >>> both.output_names
+    ['one.last_hidden_state', 'one.pooler_output', 'two.last_hidden_state', 'two.pooler_output']
+    >>> manifest = model.split("encoder.layer.*").save("parts")
+    >>> mxtools.join("parts").output_names
+    ['last_hidden_state', 'pooler_output']
+    """
+    from collections.abc import Mapping as Named
+
+    from mxtools.model.model import Model
+    from mxtools.split.connections import join_models, join_parts
+
+    if isinstance(models, str | PathLike):
+        found, _ = join_parts(Path(models))
+    else:
+        pairs = models.items() if isinstance(models, Named) else [("", model) for model in models]
+        found, _ = join_models(list(pairs), connections or {}, keep)
+    return Model(found.proto, found.weights, found.name)
 
 
 def trace(module: nn.Module, inputs: Any, *, record: bool = False) -> Trace:  # noqa: ANN401 - as forward takes them

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 PYTHON: dict[str, str] = {
     # parameters
+    "alias": "`names=`",
     "any-inputs": "inputs=",
     "by-tag": "tag=",
     "cache": "cache=",
@@ -36,6 +37,7 @@ PYTHON: dict[str, str] = {
     "inputs": "inputs=",
     "io-module": 'io="module"',
     "io-tensors": 'io="tensors"',
+    "keep": "keep=True",
     "keep-modules": "keep_modules=True",
     "log-file": "`attempts` of this error",
     "limits": "`mxtools.limits()` of",

@@ -27,6 +27,7 @@ REFUSED = {
     ("wrap", "--output"): "none.onnx -o {missing} -- true {{in}} {{out}}",
     ("filter", "--output"): "none.onnx --scope . -o {missing}",
     ("fold", "--output"): "none.onnx --repeated -o {missing}",
+    ("join", "--output"): "none.onnx none.onnx -o {missing}",
     ("unfold", "--output"): "none.onnx -o {missing}",
     ("split", "--dir"): "none.onnx --depth 1 -d {missing}",
     ("graft", "--output"): "none.onnx none.onnx -o {missing}",

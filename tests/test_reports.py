@@ -28,6 +28,7 @@ LINES = {
     "split": "split tagged.onnx --depth 1 -d {out}/parts --json",
     "graft": "graft tagged.onnx {out}/m.onnx --verify -o {out}/g.onnx --json",
     "fold": "fold tagged.onnx --repeated --verify -o {out}/f.onnx --json",
+    "join": "join {out}/parts -o {out}/j.onnx --json",
     "unfold": "unfold {out}/f.onnx --verify -o {out}/u.onnx --json",
     "verify": "verify tagged.onnx --trace {recorded} --isolate --json",
     "verify another graph": "verify tagged.onnx --against tagged.onnx --bisect --json",

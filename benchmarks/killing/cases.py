@@ -81,6 +81,8 @@ CASES = {
         "split plain.onnx --each enc.* -d parts", "split big.onnx --each enc.* -d parts"
     ),
     "split over a killed one": Case("split big.onnx --each enc.* -d parts", "split big.onnx --each enc.0 -d parts"),
+    "join parts": Case("join parts -o out.onnx", "split big.onnx --each enc.* -d parts"),
+    "join over another": Case("join --as a=big.onnx --as b=plain.onnx -o out.onnx", "tag big.onnx -o out.onnx"),
     "fold": Case("fold big.onnx --repeated -o out.onnx"),
     "fold in place": Case("fold big.onnx --each enc.* --verify -o big.onnx"),
     "unfold over another": Case("unfold out.onnx -o out.onnx", "fold big.onnx --repeated --nested -o out.onnx"),

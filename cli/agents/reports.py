@@ -197,6 +197,19 @@ class UnfoldReport(TypedDict):
 
 
 @_record
+class JoinReport(TypedDict):
+    """What was joined."""
+
+    models: int
+    nodes: int
+    """Nodes of the main graph."""
+    inputs: list[str]
+    outputs: list[str]
+    shared: int
+    """Weights that several models have, and that are stored once."""
+
+
+@_record
 class NamesReport(TypedDict):
     """Which tensors got back their earlier names."""
 
@@ -540,6 +553,7 @@ REPORTS: dict[str, Any] = {
     "view": ViewReport,
     "filter": FilterReport,
     "graft": GraftReport,
+    "join": JoinReport,
     "fold": FoldReport,
     "unfold": UnfoldReport,
     "verify": VerifyReport | BisectReport,

@@ -22,11 +22,11 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from mxtools.cut.operator_sets import reconciled
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, is_external, tensors_of
 from mxtools.graft.changes import GraftSite, PartChanges
 from mxtools.graft.interface import check_interface
-from mxtools.graft.operator_sets import reconciled
 from mxtools.graph.functions import every_node, separate_functions, used_functions
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import function_key

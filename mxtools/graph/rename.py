@@ -48,7 +48,7 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
         done[name] = fresh(name, taken)
         taken.add(done[name])
     if done:
-        _rename(graph, done)
+        replace_values(graph, done)
     return done
 
 
@@ -60,7 +60,8 @@ def rename_in_function(function: FunctionProto, names: Mapping[str, str]) -> Non
         _rename_in_node(node, names)
 
 
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+def replace_values(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Rename values in place, at any depth, by `names` (old to new); two may get one name, and be one value then."""
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         _set(value, "name", names)
     for sparse in graph.sparse_initializer:
@@ -81,7 +82,7 @@ def _rename_in_node(node: NodeProto, names: Mapping[str, str]) -> None:
         for sharding in configuration.sharding_spec:
             _set(sharding, "tensor_name", names)
     for body in bodies(node):
-        _rename(body, names)
+        replace_values(body, names)
 
 
 def _set(proto: Any, field: str, names: Mapping[str, str]) -> None:  # noqa: ANN401 - any message with a name in it

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mxtools.cut.cut import extracted
-from mxtools.errors import OutputError
+from mxtools.errors import InputError, OutputError
 from mxtools.files.atomic import check_folder
 from mxtools.files.json_text import validated
 from mxtools.files.regular import read_regular
@@ -161,6 +161,16 @@ def files_of(folder: Path) -> list[str]:
         raise OutputError(f"{path} is not a manifest of this version of ⟨splitter⟩", "give another folder") from None
     named = [*(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
     return list(dict.fromkeys([FILE, *(name.rpartition("/")[2] for name in named), *manifest.replaced]))
+
+
+def read(source: Path) -> tuple[Manifest, Path]:
+    """Return the manifest in a folder, or in a file, and the folder; InputError where it is none of mxtools."""
+    path = source / FILE if source.is_dir() else source
+    try:
+        found = validated(_PassingManifest, read_regular(path), str(path))
+    except ValidationError:
+        raise InputError(f"{path} is not a manifest of this version of ⟨splitter⟩", "split the model again") from None
+    return found, path.parent
 
 
 def schema() -> dict[str, Any]:
