@@ -141,6 +141,7 @@ def command(
 
     Example: mx verify bert.slim.onnx --against bert.tagged.onnx --level all
     """
+    from mxtools.files.temporary import Scratch
     from mxtools.runtime.cases import check_case
     from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
     from mxtools.verify.report import combined
@@ -159,25 +160,26 @@ def command(
     model = read_model(source, data_dir, trace)
     exact = SAME if against else EXACT
     tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
-    with progress("comparing"):
-        if against:
-            checks = list(_against(model, against, inputs or against_values, tolerance, ours, theirs))
-        else:
-            checks = [Verification(model, tolerance, ours)]
-        if bisect:
-            _bisected(checks, save_case, against, json)
-            return
-        reports = [check.report(isolate) for check in checks]
-    found = combined(reports)
-    say_assigned("verify", ours)
-    _show(found, ours.name, isolate, sort, depth, json)
-    if plot and found.furthest:
-        _plot(plot, found)
-    if save_case:
-        wrong = ((check, [*each.culprits, each.first]) for check, each in zip(checks, reports, strict=True))
-        check, call = next(((check, call) for check, calls in wrong for call in calls if call), (checks[0], None))
-        _save(save_case, check, call.scope if call else None, against)
-    _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
+    with Scratch() as folder:  # for the values of the other model
+        with progress("comparing"):
+            if against:
+                checks = list(_against(model, against, inputs or against_values, tolerance, folder, ours, theirs))
+            else:
+                checks = [Verification(model, tolerance, ours)]
+            if bisect:
+                _bisected(checks, save_case, against, json)
+                return
+            reports = [check.report(isolate) for check in checks]
+        found = combined(reports)
+        say_assigned("verify", ours)
+        _show(found, ours.name, isolate, sort, depth, json)
+        if plot and found.furthest:
+            _plot(plot, found)
+        if save_case:
+            wrong = ((check, [*each.culprits, each.first]) for check, each in zip(checks, reports, strict=True))
+            check, call = next(((check, call) for check, calls in wrong for call in calls if call), (checks[0], None))
+            _save(save_case, check, call.scope if call else None, against)
+        _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
 
 
 def _show(found: Verified, runtime: str, isolate: bool, sort: Sort | None, depth: int | None, json: bool) -> None:
@@ -231,7 +233,13 @@ def _check(source: str, trace: str | None, against: str | None, inputs: Path | N
 
 
 def _against(
-    model: WorkingModel, against: str, inputs: Path | None, tolerance: float, ours: Runtime, theirs: Runtime
+    model: WorkingModel,
+    against: str,
+    inputs: Path | None,
+    tolerance: float,
+    folder: Path,
+    ours: Runtime,
+    theirs: Runtime,
 ) -> Iterator[Verification]:
     """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
     from mxtools.strategies import table
@@ -243,9 +251,11 @@ def _against(
     if not model.is_tagged:
         model.previous = reference
         table.get("previous").passes(False).run(model)
-    for file in _sets(inputs) if inputs else [None]:
+    for number, file in enumerate(_sets(inputs) if inputs else [None]):
         reference.values = Values.open(file) if file else reference.values
-        yield verification.against(model, reference, tolerance, ours, theirs)
+        place = folder / str(number)
+        place.mkdir()
+        yield verification.against(model, reference, tolerance, place, ours, theirs)
 
 
 def _sets(inputs: Path) -> list[Path]:

@@ -209,13 +209,15 @@ class LookingModel(WorkingModel):
         >>> model.verify(against=model).furthest.distance.relative
         0.0
         """
+        from mxtools.files.temporary import Scratch
         from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
         from mxtools.verify import verification
 
         exact = SAME if against else EXACT
         limit = usual_tolerance(self.proto, self.graph, exact) if tolerance is None else tolerance
         if against:
-            return verification.against(self, against, limit).report(isolate)
+            with Scratch() as folder:
+                return verification.against(self, against, limit, folder).report(isolate)
         return verification.verify(self.knowing(trace), limit, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:

@@ -10,6 +10,7 @@ run.py         runs it; needs numpy and onnxruntime only
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -88,11 +89,25 @@ sys.exit(not is_right)
 '''
 
 
+FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "run.py", "README.md"})
+"""The files of a case."""
+
+
 def check_case(folder: Path) -> None:
-    """Raise OutputError if a case cannot be written to a folder, which must be new or empty."""
+    """Raise OutputError if a case cannot be written to a folder: it must be new, empty, or hold the same case."""
     check_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"the folder {folder} is not empty", "give the name of a new one")
+    if folder.is_dir() and not FILES.issuperset(path.name for path in folder.iterdir()):
+        raise _not_empty(folder)
+
+
+def _not_empty(folder: Path) -> OutputError:
+    return OutputError(f"the folder {folder} is not empty", "give the name of a new one")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two folders hold the same files."""
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (one, other)]
+    return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
 
 
 def save_case(
@@ -108,7 +123,7 @@ def save_case(
     """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
 
     `title` is what the readme is about, `source` says where the expected values come from. Raises OutputError if the
-    folder is not empty or cannot be written to, UsageError for values that files of numpy cannot hold.
+    folder holds something else or cannot be written to, UsageError for values that files of numpy cannot hold.
     """
     graph = part.graph
     for value in (*graph.input, *graph.output):
@@ -136,5 +151,9 @@ def save_case(
         np.savez(made / "expected.npz", **expected)
         (made / "run.py").write_text(_RUN.format(**texts))
         (made / "README.md").write_text(_README.format(**texts))
+        if target.is_dir() and any(target.iterdir()):
+            if not _is_same(made, target):
+                raise _not_empty(folder)
+            return
         sync_files(made)
         replace(made, target)

@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
 
 
-def traced_run(model: WorkingModel, runtime: Runtime, given: Mapping[str, Value]) -> tuple[Sidecar, Values]:
+def traced_run(
+    model: WorkingModel, runtime: Runtime, given: Mapping[str, Value], folder: Path
+) -> tuple[Sidecar, Values]:
     """Run a tagged graph on inputs; return its calls as a trace, and the values that left them.
 
-    The values lie in a temporary folder as long as they are used, so that memory does not grow with their number.
-    Raises InputError where no node has a scope or the runtime does not run the graph.
+    The values lie in a folder, which has to stay as long as they are used, so that memory does not grow with their
+    number. Raises InputError where no node has a scope or the runtime does not run the graph.
     """
     model.require_tagged()
     if None in model.annotations.call:
@@ -54,7 +56,7 @@ def traced_run(model: WorkingModel, runtime: Runtime, given: Mapping[str, Value]
     names, left = model.graph.names, _left(model)
     crossing = {*left, *(v for _, v in _taken(model) if model.graph.producer[v] != NOWHERE)}
     sizes = {names[v]: 8 * ((shape.count if (shape := model.shapes[v]) else 0) or 0) for v in sorted(crossing)}
-    store = _Store()
+    store = _Store(folder)
     for name, array in inner_tensors(model.proto, model.weights, given, sizes, runtime):
         store.add(str(model.graph.by_name[name]), array)
     return _sidecar(model, left, store), store.values(given, model.name)
@@ -68,11 +70,11 @@ def record_run(model: WorkingModel, runtime: Runtime, given: Mapping[str, Value]
     """
     if file.suffix not in (".npz", ".safetensors"):
         raise UsageError(f"{file} is no .npz or .safetensors file", "give another ⟨output⟩")
-    sidecar, values = traced_run(model, runtime, given)
-    names = {str(tensor.id): tensor.name for call in sidecar.calls for tensor in call.outputs}
-    arrays = {names[key]: values.get(key) for key in values.names if key in names}
-    arrays |= {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
-    with atomic_output(file) as output:
+    with Scratch() as folder, atomic_output(file) as output:
+        sidecar, values = traced_run(model, runtime, given, folder)
+        names = {str(tensor.id): tensor.name for call in sidecar.calls for tensor in call.outputs}
+        arrays = {names[key]: values.get(key) for key in values.names if key in names}
+        arrays |= {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
         if file.suffix == ".npz":
             np.savez(output, **arrays)  # which reads one array after the other from its file
         else:
@@ -107,14 +109,14 @@ class Recorded:
 class _Store:
     """Arrays by name, in files; attribute `kinds`: the type and the shape of each."""
 
-    def __init__(self) -> None:
-        self._scratch = Scratch()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
     def add(self, name: str, array: Array) -> None:
         """Keep an array of numbers; others are nothing to compare by."""
         if array.dtype.kind in NUMERIC:
-            np.save(self._scratch.folder / f"{name}.npy", array, allow_pickle=False)
+            np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
             self.kinds[name] = array.dtype, array.shape
 
     def values(self, given: Mapping[str, Value], where: str) -> Values:
@@ -123,7 +125,7 @@ class _Store:
         def read(name: str) -> Value:
             if name not in self.kinds:
                 return given[name]
-            return np.load(self._scratch.folder / f"{name}.npy", mmap_mode="r")
+            return np.load(self._folder / f"{name}.npy", mmap_mode="r")
 
         return Values({*self.kinds, *given}, read, f"the values of {where}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -113,16 +114,18 @@ def against(
     model: WorkingModel,
     reference: WorkingModel,
     tolerance: float,
+    folder: Path,
     runtime: Runtime = REFERENCE,
     reference_runtime: Runtime = REFERENCE,
 ) -> Verification:
     """Run a reference, and return what compares a tagged model with what the reference's modules returned.
 
-    The inputs are those that the reference was recorded with or given, else made ones. Raises InputError where the
-    reference does not run or has no scopes.
+    What these returned lies in a folder, which has to stay as long as the result is used. The inputs are those that the
+    reference was recorded with or given, else made ones. Raises InputError where the reference does not run or has no
+    scopes.
     """
     model.write_annotations()
-    sidecar, values = traced_run(reference, reference_runtime, reference.inputs())
+    sidecar, values = traced_run(reference, reference_runtime, reference.inputs(), folder)
     traced = WorkingModel(model.proto, model.weights, model.name, sidecar=sidecar, values=values)
     return Verification(traced, tolerance, runtime, of_graph=True)
 
