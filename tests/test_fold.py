@@ -305,3 +305,11 @@ def test_commands(built: Build, mx: Mx, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["functions"] == ["BertLayer"]
     assert (tmp_path / "u.onnx").read_bytes() == source.read_bytes()
     assert mx("validate", tmp_path / "f.onnx").returncode == 0
+
+
+def test_a_module_with_operators_that_the_model_does_not_import_is_left() -> None:
+    """ONNX Runtime runs such a graph, but refuses such a function."""
+    model = two()
+    model.opset_import[0].domain = "other"
+    with pytest.raises(AbsentError, match="one cannot be a function: the model does not import the domain '' of its"):
+        Fold(each=("*",)).apply(WorkingModel(model))

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, TypeProto
 
 from mxtools.functions.bodies import Body
 from mxtools.graph.functions import every_node
-from mxtools.graph.operators import function_key, operator_key
+from mxtools.graph.operators import function_key, operator_key, plain_domain, versions
 from mxtools.graph.shapes import inferred_infos, is_typed, value_infos
 from mxtools.graph.types import type_of, type_text
 from mxtools.pipeline.working_model import WorkingModel
@@ -28,6 +28,10 @@ def refusal(model: WorkingModel, body: Body) -> str:
     """Return why ONNX Runtime would not take a function of a body; empty where it would."""
     if any(operator_key(node) == _WITH_DEFAULT and not node.attribute for node in every_node(body.protos)):
         return f"it has a {_WITH_DEFAULT[1]} without axes, which ONNX Runtime refuses in functions"
+    imported = versions(model.proto.opset_import)
+    missing = next((n.domain for n in every_node(body.protos) if plain_domain(n.domain) not in imported), None)
+    if missing is not None:  # which is no fault of a graph to ONNX Runtime, but is one of a function
+        return f"the model does not import the domain {missing!r} of its operators"
     functions = {function_key(function) for function in model.proto.functions}
     read = {name for node in body.protos if operator_key(node) not in functions for name in node.input}
     passed = {name for node in body.protos if operator_key(node) in functions for name in node.input}
