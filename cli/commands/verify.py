@@ -337,6 +337,8 @@ def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: 
     wrong = "" if right else "first wrong" if call is found.first else "wrong"
     if wrong and call.own and call.own.relative < PASSED_ON * apart.relative:
         wrong = "passed on"
+    if apart.not_finite:
+        wrong += f", {apart.not_finite} elements are inf or nan"
     figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
     return name, class_name, *figures, *own, wrong or call.reason
 

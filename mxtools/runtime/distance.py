@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.shapes import Array
@@ -18,13 +18,15 @@ class Distance:
 
     Attributes: `max_abs`, the largest absolute difference; `relative`, that divided by the largest absolute value
     wanted; `cosine` of the angle between both arrays as vectors; `sqnr`, the signal to quantisation noise ratio in dB,
-    10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference.
+    10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference; `not_finite`, how
+    many elements are nan or infinite that are wanted to be finite, as where half precision overflows.
     """
 
     max_abs: float
     relative: float
     cosine: float
     sqnr: float
+    not_finite: int = field(default=0, compare=False)
 
     @property
     def relative_l2(self) -> float:
@@ -90,7 +92,7 @@ def distance(found: Array, wanted: Array) -> Distance:
         return EQUAL
     finite = np.isfinite(a) & np.isfinite(b)
     if not (same | finite).all():
-        return UNLIKE
+        return replace(UNLIKE, not_finite=int((np.isfinite(b) & ~np.isfinite(a)).sum()))
     a, b, noise = a[finite], b[finite], a[finite] - b[finite]
     largest, furthest = float(np.abs(b).max()), float(np.abs(noise).max())
     if not largest:

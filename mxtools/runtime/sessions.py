@@ -195,8 +195,6 @@ def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's
         Level.ALL: levels.ORT_ENABLE_ALL,
     }[level]
     options.log_severity_level = 4
-    if level is Level.NONE:  # for a few runs, packing the weights takes longer than it saves, and their memory again
-        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
