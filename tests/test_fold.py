@@ -261,6 +261,26 @@ def test_functions_of_other_versions_are_left() -> None:
     assert report.left == {"f": "the function 'f' uses other operator versions than the model"}
 
 
+def test_a_function_of_another_tool_whose_nodes_have_names_of_ours() -> None:
+    """ONNX Runtime takes no two nodes of one name."""
+    model = two(TWO.replace('["" : 21]', '["" : 21, "own" : 1]').replace("Neg(", "own.f("))
+    model.functions.append(
+        helper.make_function("own", "f", ["p"], ["q"], [helper.make_node("Neg", ["p"], ["q"], name="name")], [])
+    )
+    model.functions[0].opset_import.add(domain="", version=21)
+    model.graph.node[0].name = "name"
+    found, _ = unfolded(folded(model, Fold(repeated=True))[0])
+    assert sorted(node.name for node in found.graph.node if node.name) == ["name", "name_1"]
+    running.session(found)
+
+
+def test_a_domain_that_is_imported_twice() -> None:
+    model = two()
+    model.opset_import.add(domain="ai.onnx", version=1)
+    with pytest.raises(InputError, match="the model imports ONNX's operators 2 times"):
+        Fold(repeated=True).apply(WorkingModel(model))
+
+
 @pytest.mark.parametrize(
     "damage", ['{"level":', "{}", '{"level":1,"count":1,"places":[0],"names":3,"texts":3}', "eNo=", "\ud83d", "[1]"]
 )

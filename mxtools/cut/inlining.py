@@ -14,7 +14,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from mxtools.errors import AbsentError
 from mxtools.graph.functions import every_node
-from mxtools.graph.operators import function_key, operator_key, plain_domain, versions
+from mxtools.graph.operators import function_key, operator_key, plain_domain
 from mxtools.graph.rename import fresh, names_in, rename_in_function
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -87,11 +87,13 @@ def import_of_function(model: ModelProto | FunctionProto, function: FunctionProt
 
     Raises AbsentError where that has another version already.
     """
-    known = versions(model.opset_import)
+    known = {(plain_domain(entry.domain), entry.version) for entry in model.opset_import}  # a domain may stand twice
+    domains = {domain for domain, _ in known}
     for entry in function.opset_import:
-        if plain_domain(entry.domain) not in known:
+        domain = plain_domain(entry.domain)
+        if domain not in domains:
             model.opset_import.add().CopyFrom(entry)
-        elif known[plain_domain(entry.domain)] != entry.version:
+        elif (domain, entry.version) not in known:
             raise AbsentError(
                 f"the function {function.name!r} uses other operator versions than the model",
                 "select the module that calls it",

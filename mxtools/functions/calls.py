@@ -22,6 +22,7 @@ class Names:
     def __init__(self, taken: Iterable[str] = ()) -> None:
         """Begin with some names."""
         self._taken = set(taken)
+        self._given: set[str] = set()
         self._count: dict[str, int] = {}
 
     def take(self, name: str) -> str:
@@ -32,7 +33,15 @@ class Names:
             free = f"{name}_{count}"
         self._count[name] = count
         self._taken.add(free)
+        self._given.add(free)
         return free
+
+    def restore(self, name: str) -> str:
+        """Return a name that a node had: the name itself, also if another node had it too, unless it was taken here."""
+        if name in self._given:
+            return self.take(name)
+        self._taken.add(name)
+        return name
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,10 @@ class Callee:
                 names[name] = values.take(name)
         found = nodes_of_call(self.function, call, names)
         self._set_texts(found[: len(self.function.node)], record, predict)
-        for node in found if record is None else found[len(self.function.node) :]:
+        count = 0 if record is None else len(self.function.node)
+        for node in filter(lambda node: node.name, every_node(found[:count])):
+            node.name = nodes.restore(node.name)
+        for node in found[count:]:
             _complete(node, props, nodes)
         return Inlined(found, self._infos_of(record, names))
 

@@ -12,13 +12,14 @@ equal but for the attributes of a module inside stay equal. Each level takes tim
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from onnx import FunctionProto, ModelProto, NodeProto
 
-from mxtools.errors import AbsentError, UsageError
+from mxtools.errors import AbsentError, InputError, UsageError
 from mxtools.functions.bodies import Arranged, Bodies, Body, arranged
 from mxtools.functions.calls import refill
 from mxtools.functions.definitions import DOMAIN, VERSION, Definition, Level
@@ -26,7 +27,7 @@ from mxtools.functions.record import record_of
 from mxtools.functions.refusals import refusal
 from mxtools.functions.structure import names_made
 from mxtools.graph.functions import model_nodes
-from mxtools.graph.operators import versions
+from mxtools.graph.operators import plain_domain, versions
 from mxtools.graph.order import sort_nodes
 from mxtools.graph.rename import fresh
 from mxtools.pipeline.base import Report
@@ -107,14 +108,15 @@ class _State:
 def fold(model: WorkingModel, request: FoldRequest) -> FoldReport:
     """Fold modules of a model into functions, in place.
 
-    Raises InputError where no node has a scope, UsageError where nothing is selected, AbsentError where none of the
-    modules that are selected can be a function.
+    Raises InputError where no node has a scope, or operators are imported twice, UsageError where nothing is selected,
+    AbsentError where none of the modules that are selected can be a function.
     """
     model.require_tagged()
     model.graph.require_order()
     if model.graph.misplaced is not None:
         with model.changing() as proto:
             sort_nodes(proto)
+    _require_one_version(model.proto)
     before = len(model.proto.graph.node)
     state = _State(level=_levels_before(model.proto))
     for scopes in _by_depth(model.annotations, _chosen(model.annotations, request)):
@@ -124,6 +126,15 @@ def fold(model: WorkingModel, request: FoldRequest) -> FoldReport:
         scope, reason = next(iter(state.left.items()))
         raise AbsentError(f"{scope} cannot be a function: {reason}", "select other modules")
     return FoldReport(state.functions, state.left, (before, len(model.proto.graph.node)))
+
+
+def _require_one_version(model: ModelProto) -> None:
+    """Raise InputError where a model imports operators twice: runtimes disagree which counts, in functions too."""
+    counted = Counter(plain_domain(entry.domain) for entry in model.opset_import)
+    for domain, count in counted.items():
+        if count > 1:
+            what = f"the domain {domain!r}" if domain else "ONNX's operators"
+            raise InputError(f"the model imports {what} {count} times", "keep one entry of its opset_import")
 
 
 def _levels_before(model: ModelProto) -> int:

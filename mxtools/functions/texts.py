@@ -90,7 +90,7 @@ def coded(text: str, predicted: str) -> Code:
         return whole
     words = zip(_WORD.findall(text), _WORD.findall(predicted), strict=False)
     code = {number: _word_code(word, other) for number, (word, other) in enumerate(words) if word != other}
-    return code if read(code, predicted) == text else text
+    return code if len(str(code)) < len(text) and read(code, predicted) == text else text
 
 
 def _word_code(text: str, predicted: str) -> WordCode:
