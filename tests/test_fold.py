@@ -327,9 +327,10 @@ def test_commands(built: Build, mx: Mx, tmp_path: Path) -> None:
     assert mx("validate", tmp_path / "f.onnx").returncode == 0
 
 
-def test_a_module_with_operators_that_the_model_does_not_import_is_left() -> None:
+@pytest.mark.parametrize(("field", "value"), [("domain", "other"), ("version", 0)])
+def test_a_module_with_operators_that_the_model_does_not_import_is_left(field: str, value: object) -> None:
     """ONNX Runtime runs such a graph, but refuses such a function."""
     model = two()
-    model.opset_import[0].domain = "other"
+    setattr(model.opset_import[0], field, value)
     with pytest.raises(AbsentError, match="one cannot be a function: the model does not import the domain '' of its"):
         Fold(each=("*",)).apply(WorkingModel(model))

@@ -28,7 +28,7 @@ def refusal(model: WorkingModel, body: Body) -> str:
     """Return why ONNX Runtime would not take a function of a body; empty where it would."""
     if any(operator_key(node) == _WITH_DEFAULT and not node.attribute for node in every_node(body.protos)):
         return f"it has a {_WITH_DEFAULT[1]} without axes, which ONNX Runtime refuses in functions"
-    imported = versions(model.proto.opset_import)
+    imported = {domain for domain, version in versions(model.proto.opset_import).items() if version > 0}
     missing = next((n.domain for n in every_node(body.protos) if plain_domain(n.domain) not in imported), None)
     if missing is not None:  # which is no fault of a graph to ONNX Runtime, but is one of a function
         return f"the model does not import the domain {missing!r} of its operators"
