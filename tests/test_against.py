@@ -219,10 +219,32 @@ def test_another_program_runs_the_model(good: Path, mx: Mx, tmp_path: Path) -> N
     assert (done.returncode, report(done)["wrong"]) == (1, "act")
     done = mx("verify", good, "--against", good, "--command", command, "--isolate", "--json")
     assert report(done)["culprits"] == ["act"]
+    case = tmp_path / "case"
+    assert mx("verify", good, "--against", good, "--command", command, "--bisect", "--save-case", case).returncode == 1
+    ran = subprocess.run(
+        [sys.executable, case / "run.py", "--outputs", case / "actual.npz"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "expected" in ran.stdout
+    assert subprocess.run([sys.executable, case / "run.py"], check=False).returncode == 0
+    assert subprocess.run([sys.executable, case / "run.py", "--provider", "X"], check=False).returncode == 1
     (tmp_path / "tool.py").write_text("raise SystemExit('no licence')")
-    done = mx("verify", good, "--against", good, "--command", command)
-    assert done.returncode == 3
-    assert b"failed with exit status 1: no licence" in done.stderr
+    for way in ([], ["--bisect"], ["--isolate"]):  # that it does not run at all is the fault of no module
+        done = mx("verify", good, "--against", good, "--command", command, *way)
+        assert done.returncode == 3
+        assert b"failed with exit status 1: no licence" in done.stderr
+
+
+def test_modules_in_functions_are_compared(good: Path, mx: Mx, tmp_path: Path) -> None:
+    """What `mx fold` made of them is unfolded first."""
+    model = pair()
+    dropped(model)
+    onnx.save(model, tmp_path / "bad.onnx")
+    done = mx("fold", tmp_path / "bad.onnx", "--each", "block", "-o", tmp_path / "folded.onnx")
+    assert done.returncode == 0, done.stderr
+    done = mx("verify", tmp_path / "folded.onnx", "--against", good, "--isolate", "--json")
+    assert report(done)["culprits"] == ["act"]
+    assert {module["scope"] for module in report(done)["modules"] if module["outputs"]} == {".", *SCOPES.values()}
 
 
 def test_nodes_that_fall_back_to_the_cpu_are_counted(good: Path, mx: Mx) -> None:

@@ -66,7 +66,7 @@ def command(
         ),
     ] = None,
     isolate: Annotated[
-        bool, Option("--isolate", help="Also run each module alone, on the inputs of PyTorch's module: its own error.")
+        bool, Option("--isolate", help="Also run each module alone, on the inputs that it should have: its own error.")
     ] = False,
     tolerance: Annotated[
         float | None,
@@ -157,7 +157,7 @@ def command(
         check_case(save_case)
     ours = _recorded(values) or runtime_of(runtime, level, provider, provider_option, session_option, run_by)
     theirs = _recorded(against_values) or runtime_of(against_runtime, against_level, against_provider)
-    model = read_model(source, data_dir, trace)
+    model = _unfolded(read_model(source, data_dir, trace))
     exact = SAME if against else EXACT
     tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
     with Scratch() as folder:  # for the values of the other model
@@ -246,7 +246,7 @@ def _against(
     from mxtools.traces.values import Values
     from mxtools.verify import verification
 
-    reference = read_model(against)
+    reference = _unfolded(read_model(against))
     reference.require_tagged(against)
     if not model.is_tagged:
         model.previous = reference
@@ -256,6 +256,16 @@ def _against(
         place = folder / str(number)
         place.mkdir()
         yield verification.against(model, reference, tolerance, place, ours, theirs)
+
+
+def _unfolded(model: WorkingModel) -> WorkingModel:
+    """Return a model after unfolding what `mx fold` folded, since results inside of functions cannot be seen."""
+    from mxtools.passes.unfold import Unfold
+    from mxtools.scopes import keys
+
+    if model.proto.functions and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node):
+        Unfold().apply(model)
+    return model
 
 
 def _sets(inputs: Path) -> list[Path]:
@@ -280,7 +290,7 @@ def _bisected(checks: Sequence[Verification], save_case: Path | None, against: s
         report = {"tolerance": checks[0].tolerance, "runtime": checks[0].runtime.name, "wrong": worst.scope}
         emit(report | ({"own": figures(worst.own)} if worst.own else {}) | {"parts": parts})
     if not worst.scope or not worst.own:
-        say(f"mx verify: the model is right on its own (tolerance {checks[0].tolerance:g})")
+        say(f"mx verify: no module is wrong: the results agree within {checks[0].tolerance:g} of the largest value")
         return
     if save_case:
         _save(save_case, checks[results.index(worst)], worst.scope, against)
@@ -300,9 +310,22 @@ def _save(folder: Path, check: Verification, wrong: str | None, against: str | N
         return
     case = check.case(wrong)
     source = f"what {against} computes there" if against else "what PyTorch's module returned"
-    title = f"{wrong} of {check.model.name}"
-    save_case(folder, case.part, check.model.weights, case.given, case.expected, check.tolerance, title, source)
-    say(f"mx verify: {wrong} is saved in {folder}; check it with `python {folder / 'run.py'}`")
+    ran = f"`actual.npz` holds what it returned in {check.runtime.name}" if case.actual else "It did not run"
+    told = f"{ran}, where it is wrong{'' if case.actual else f': {check.runtime.name}'}."
+    save_case(
+        folder,
+        case.part,
+        check.model.weights,
+        case.given,
+        case.expected,
+        check.tolerance,
+        f"{wrong} of {check.model.name}",
+        source,
+        case.actual,
+        told,
+    )
+    shown = f" --outputs {folder / 'actual.npz'}" if case.actual else ""
+    say(f"mx verify: {wrong} is saved in {folder}; see `python {folder / 'run.py'}{shown}`")
 
 
 def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:

@@ -5,6 +5,7 @@ README.md      what it is, and how to run it
 part.onnx      the part (with part.onnx.data, where its weights are large)
 inputs.npz     what it was given
 expected.npz   what it should return
+actual.npz     what it returned in another runtime, if that is what the case is about
 run.py         runs it; needs numpy and onnxruntime only
 """
 
@@ -31,13 +32,15 @@ from mxtools.runtime.session_values import Value, is_narrow
 PART = "part.onnx"
 _README = """# {title}
 
-`part.onnx` is a part of a larger model: {nodes} nodes. `inputs.npz` holds what it was given, and `expected.npz` what it
-should return: {source}.
+`part.onnx` is a part of a larger model, with {nodes}. `inputs.npz` holds what it was given, and `expected.npz` what it
+should return: {source}.{actual}
 
-Run it with numpy and ONNX Runtime, on the CPU or on another execution provider:
+Run it with numpy and ONNX Runtime, on the CPU or on another execution provider, at a level of optimisation, or compare
+what another program returned, as arrays by the names of the outputs:
 
     python run.py
-    python run.py --provider CUDAExecutionProvider
+    python run.py --provider CUDAExecutionProvider --level basic
+    python run.py --outputs FILE.npz
 
 It prints how far each output is from what is expected, and ends with exit status 1 if the largest difference, divided
 by the largest expected value, is above {tolerance:g}.
@@ -64,12 +67,24 @@ import onnxruntime
 here = Path(__file__).parent
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
+parser.add_argument("--level", default="all", choices=["disable_all", "basic", "extended", "all"], help="optimisation")
+parser.add_argument("--outputs", help="do not run, and compare the arrays in this .npz file")
 parser.add_argument("--tolerance", type=float, default={tolerance:g}, help="largest relative difference that is right")
 given = parser.parse_args()
 
-session = onnxruntime.InferenceSession(here / "part.onnx", providers=[given.provider])
 expected = np.load(here / "expected.npz")
-found = session.run(expected.files, dict(np.load(here / "inputs.npz")))
+if given.outputs:
+    outputs = np.load(given.outputs)
+    found = [outputs[name] for name in expected.files]
+else:
+    known = onnxruntime.get_available_providers()
+    if given.provider not in known:
+        sys.exit(f"ONNX Runtime has no provider {{given.provider}} here: there are {{', '.join(known)}}")
+    options = onnxruntime.SessionOptions()
+    level = "ORT_DISABLE_ALL" if given.level == "disable_all" else f"ORT_ENABLE_{{given.level.upper()}}"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(here / "part.onnx", options, providers=[given.provider])
+    found = session.run(expected.files, dict(np.load(here / "inputs.npz")))
 
 is_right = True
 for name, value in zip(expected.files, found):
@@ -80,16 +95,20 @@ for name, value in zip(expected.files, found):
         continue
     both = np.asarray(value, np.float64), np.asarray(wanted, np.float64)
     apart = np.where(np.isnan(both[0]) & np.isnan(both[1]) | (both[0] == both[1]), 0, np.abs(both[0] - both[1]))
-    apart = float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
+    apart = np.nan_to_num(apart, nan=np.inf)
+    place = np.unravel_index(apart.argmax(), apart.shape) if apart.size else ()
+    apart = float(apart.max(initial=0))
     largest = float(np.abs(both[1][np.isfinite(both[1])]).max(initial=0))
     relative = apart / largest if largest else apart
     print(f"{{name}}: largest difference {{apart:.3g}}, {{relative:.3g}} of the largest value")
+    if apart:
+        print(f"    at {{[int(i) for i in place]}}: expected {{wanted[place]}}, found {{value[place]}}")
     is_right &= relative <= given.tolerance
 sys.exit(not is_right)
 '''
 
 
-FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "run.py", "README.md"})
+FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "actual.npz", "run.py", "README.md"})
 """The files of a case."""
 
 
@@ -119,10 +138,13 @@ def save_case(
     tolerance: float,
     title: str,
     source: str,
+    actual: Mapping[str, Value] | None = None,
+    told: str = "",
 ) -> None:
     """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
 
-    `title` is what the readme is about, `source` says where the expected values come from. Raises OutputError if the
+    `title` is what the readme is about, `source` says where the expected values come from, and `told` what the `actual`
+    ones are, which another runtime returned. Raises OutputError if the
     folder holds something else or cannot be written to, UsageError for values that files of numpy cannot hold.
     """
     graph = part.graph
@@ -136,7 +158,8 @@ def save_case(
         "title": title,
         "source": source,
         "tolerance": tolerance,
-        "nodes": len(graph.node),
+        "nodes": f"{len(graph.node)} node{'' if len(graph.node) == 1 else 's'}",
+        "actual": f"\n\n{told}" if told else "",
         "inputs": "\n".join(f"| `{value.name}` | {type_text(value.type, usual=True)} |" for value in graph.input),
         "outputs": "\n".join(f"| `{value.name}` | {type_text(value.type, usual=True)} |" for value in graph.output),
         "mxtools": VERSION,
@@ -149,6 +172,8 @@ def save_case(
         write_model(part, weights, made / PART)
         np.savez(made / "inputs.npz", **inputs)
         np.savez(made / "expected.npz", **expected)
+        if actual:
+            np.savez(made / "actual.npz", **actual)
         (made / "run.py").write_text(_RUN.format(**texts))
         (made / "README.md").write_text(_README.format(**texts))
         if target.is_dir() and any(target.iterdir()):

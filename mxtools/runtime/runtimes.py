@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class CommandRuntime:
 
     @property
     def name(self) -> str:
-        """The program."""
-        return self.command[0]
+        """The command."""
+        return f"`{shlex.join(self.command)}`"
 
     def __post_init__(self) -> None:
         """Refuse a command without a place for its files."""
@@ -69,7 +70,9 @@ class CommandRuntime:
                 found = self._outputs(Path(files[OUTPUTS]))
             missing = next((name for name in names if name not in found), None)
             if missing is not None:
-                raise InputError(f"{self.name} wrote no array for the output {missing!r}", "write one for each output")
+                raise InputError(
+                    f"{self.command[0]} wrote no array for the output {missing!r}", "write one for each output"
+                )
             return [found[name] for name in names]
 
         return run
@@ -77,7 +80,7 @@ class CommandRuntime:
     def _outputs(self, file: Path) -> dict[str, Value]:
         """Return the arrays that the command wrote."""
         if not file.is_file():
-            raise InputError(f"{self.name} succeeded but did not write {{outputs}}", "check where it writes to")
+            raise InputError(f"{self.command[0]} succeeded but did not write {{outputs}}", "check where it writes to")
         try:
             if read_regular(file)[:2] == b"PK":
                 with np.load(file, allow_pickle=False) as arrays:
@@ -86,7 +89,7 @@ class CommandRuntime:
             return {entry["name"]: _of_trtexec(entry) for entry in entries}
         except (OSError, ValueError, TypeError, KeyError) as error:
             text = " ".join(str(error).split())
-            raise InputError(f"the outputs of {self.name} cannot be read ({text})", "write a .npz file") from None
+            raise InputError(f"the outputs of {self.command[0]} cannot be read ({text})", "write a .npz file") from None
 
 
 def _with_outputs_only(model: ModelProto, names: Sequence[str]) -> ModelProto:

@@ -35,6 +35,7 @@ from mxtools.runtime.sessions import REFERENCE, Runtime, batches, run_model
 from mxtools.scopes.selection import nodes_of
 from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
+from mxtools.verify.report import Case
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
@@ -75,8 +76,10 @@ class Isolation:
     def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> int | None:
         """Return the innermost call that is wrong on its own, of several one that is worst; None if none is.
 
-        Attribute `parts_run` then says how many parts were run.
+        Attribute `parts_run` then says how many parts were run. A part that does not run is wrong, but raises
+        InputError if the whole model does not run either.
         """
+        self.error([0], given, needed=True)
         inside = defaultdict[int | None, list[int]](list)
         for number, call in enumerate(self._calls):
             inside[call.parent].append(number)
@@ -99,25 +102,36 @@ class Isolation:
             group = tuple(inside[group[0]])
         return wrong
 
-    def case(self, number: int, given: Mapping[str, Array]) -> tuple[ModelProto, dict[str, Array], dict[str, Array]]:
-        """Return a call as a model, what it was given, and what it should return; UsageError if it is no part."""
+    def case(self, number: int, given: Mapping[str, Array]) -> Case:
+        """Return a call as a model, with values; UsageError if it cannot be cut out."""
         cut, names = self._cut([number]), self._graph.names
         if cut is None:
             raise UsageError(f"{self._calls[number].scope} cannot be cut out", "choose the module that calls it")
         (part,) = extracted(self._model.proto, [cut], self._weights)
         inputs = self._inputs([cut], given)
         expected = {names[v]: array for v in cut.outputs if (array := self._matches.recorded(v)) is not None}
-        return part, {names[v]: inputs[v] for v in cut.inputs}, expected
+        types = {info.name: info.type for info in part.graph.input}
+        fed = {names[v]: as_type(inputs[v], types[names[v]]) for v in cut.inputs}
+        try:
+            actual = run_model(part, self._weights, fed, self._runtime)
+        except InputError:
+            actual = {}
+        return Case(part, fed, expected, {name: actual[name] for name in expected if name in actual})
 
-    def error(self, calls: Sequence[int], given: Mapping[str, Array]) -> Distance | None:
-        """Return the error of calls that are run as one part; None where they cannot be cut out together."""
+    def error(self, calls: Sequence[int], given: Mapping[str, Array], needed: bool = False) -> Distance | None:
+        """Return the error of calls that are run as one part; None where they cannot be cut out together.
+
+        What does not run is wrong; with `needed` it raises InputError.
+        """
         cut = self._cut(calls)
         if cut is None:
             return None
         (part,) = extracted(self._model.proto, [cut], self._weights)
         try:
             return self._own(calls, cut, part, self._inputs([cut], given))
-        except InputError:  # what does not run is wrong
+        except InputError:
+            if needed:
+                raise
             return UNLIKE
 
     def _inputs(self, cuts: Iterable[Cut], given: Mapping[str, Array]) -> dict[int, Array]:

@@ -117,11 +117,12 @@ class Bisected:
 
 @dataclass(frozen=True)
 class Case:
-    """A module on its own: a model, what it was given, and what it should return."""
+    """A module on its own: a model, what it was given, what it should return, and what it returned, if it ran."""
 
     part: ModelProto
     given: dict[str, Array]
     expected: dict[str, Array]
+    actual: dict[str, Array]
 
 
 def combined(found: Sequence[Verified]) -> Verified:

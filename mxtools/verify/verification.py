@@ -87,9 +87,9 @@ class Verification:
         return Bisected(self._sidecar.calls[number].scope, self._isolation.error([number], self._given), runs)
 
     def case(self, scope: str) -> Case:
-        """Return a module as a model, what it was given, and what it should return; after a report or a bisection."""
+        """Return a module as a model, with values; after a report or a bisection."""
         number = next(number for number, call in enumerate(self._sidecar.calls) if call.scope == scope)
-        return Case(*self._isolation.case(number, self._given))
+        return self._isolation.case(number, self._given)
 
     def _match(self, runtime: Runtime) -> None:
         """Run the graph, and find the values that stand for what the calls returned."""
