@@ -24,10 +24,11 @@ COMMAND_LINE = re.compile(r"--[a-z]|`mx[ `]|\bmx [a-z]+ --|(^| )-[a-z]( |$)")
 
 THEIRS = {
     "profile/kernels.py": {"--exportProfile", "--exportLayerInfo"},
+    "runtime/cases.py": {"run.py", "argparse"},
     "tools/external.py": {"--"},
     "tools/node_lists.py": {"--layerPrecisions", "--precisionConstraints"},
 }
-"""Options of other tools, which have no other name in Python."""
+"""Options of other tools and of scripts that are written, which have no other name in Python."""
 
 
 def messages(file: Path) -> Iterator[tuple[int, str]]:

@@ -32,6 +32,7 @@ REFUSED = {
     ("split", "--dir"): "none.onnx --depth 1 -d {missing}",
     ("graft", "--output"): "none.onnx none.onnx -o {missing}",
     ("verify", "--plot"): "none.onnx --trace none.json --plot {missing}.svg",
+    ("run-values", "--output"): "none.onnx -o {missing}.npz",
     ("profile", "--plot"): "none.onnx --against none.json --plot {missing}.svg",
     ("validate", "--output"): "none.onnx --trace none.json --repair -o {missing}",
     ("view", "--output"): "none.onnx --metric none.json -o {missing}",
