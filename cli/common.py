@@ -216,7 +216,8 @@ def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> t
     reasons = Counter(reason.partition(":")[0] for reason in report.absent.values())
     if reasons:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        parts.append(f"{len(report.absent)} scopes without nodes ({listed})")
+        plural = "" if len(report.absent) == 1 else "s"
+        parts.append(f"{len(report.absent)} scope{plural} without nodes ({listed})")
     if renamed:
         parts.append(f"{len(renamed)} tensors got their names back")
     return report.to_dict() | {"renamed": renamed}, "; ".join(parts)

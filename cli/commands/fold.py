@@ -44,3 +44,5 @@ def command(
     if not report.functions:
         say("mx fold: no module occurs more than once, nothing is changed")
     say_left("fold", report.left)
+    for found in report.check or ():
+        say(f"mx fold: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")

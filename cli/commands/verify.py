@@ -11,6 +11,7 @@ from typer import Option
 
 from mxtools.errors import UsageError
 from mxtools.runtime.sessions import Level
+from mxtools.scopes.scope import ROOT
 from mxtools.views.tree import sorted_by
 
 from ..common import emit, figures, finite, progress, read_model, say
@@ -337,7 +338,10 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     if not call or not apart or not found.furthest or not found.furthest.distance:
         raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
     place = "is the first module that goes wrong" if found.first else "has the largest error"
-    verdict = f"{call.scope} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
+    named = "the whole model" if call.scope == ROOT else call.scope
+    verdict = f"{named} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
+    if not apart.relative:
+        verdict = "all results are equal"
     if found.noisiest and found.noisiest.own:
         verdict += f"; {found.noisiest.scope} adds the most noise of its own: SQNR {found.noisiest.own.sqnr:.1f} dB"
     if found.culprits:

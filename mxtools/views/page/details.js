@@ -78,7 +78,7 @@ function heaviest(place) {
   found.sort((a, b) => size(b[1]) - size(a[1]) || b[0] - a[0]);
   const rows = found.filter(([, number]) => number !== 0).map(([at, number]) => () =>
     make("li", [make("div", [toPlace(at), make("span", amount(number), { class: "number" }), make("span", share(number), { class: "share" })], { class: "ranked" })]));
-  return list(`Most ${state.metric}${nested ? " of their own" : ""}`, shortened(rows));
+  return list(`${totalOf() ? "Most" : "Largest"} ${state.metric}${nested ? " of their own" : ""}`, shortened(rows));
 }
 
 /** Give how a module differs from the one of the other model, and which modules in it do. */
