@@ -274,3 +274,15 @@ def test_a_field_that_an_attribute_does_not_use_does_not_matter(tmp_path: Path, 
     for line in ("tag m.onnx -o t.onnx", "run m.onnx -p carry -o o.onnx", "filter t.onnx --scope . -o p.onnx"):
         done = mx(*line.split(), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+def test_initializers_of_an_old_file_that_are_no_inputs(tmp_path: Path, mx: Mx) -> None:
+    """ONNX Runtime finds them if a node of the main graph reads them, which the part need not have."""
+    text = """<ir_version: 3, opset_import: ["" : 13]> g (float[2] x, bool c) => (float[2] y) <float[2] w = {1, 2}> {
+        h = Add(x, w)
+        y = If (c) <then_branch = t () => (float[2] p) { p = Mul(h, w) },
+                    else_branch = e () => (float[2] q) { q = Neg(h) }>
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    done = mx("filter", "m.onnx", "--from-tensor", "h", "-o", "p.onnx", "--verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

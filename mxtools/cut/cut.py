@@ -36,6 +36,9 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.scopes import keys
 from mxtools.scopes.equal_work import EqualWork
 
+FIRST_IR_WITH_FREE_INITIALIZERS = 4
+"""Before it, initializers had to be inputs too. ONNX Runtime loads files that lack these, but not all parts of them."""
+
 
 class Cut:
     """A cut through the main graph around some of its nodes.
@@ -177,6 +180,8 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
         part.CopyFrom(shell)
         _fill(part.graph, tensors, cut, types)
         part.functions.extend(used_functions(model, part.graph.node))
+        if not {tensor.name for tensor in part.graph.initializer} <= {value.name for value in part.graph.input}:
+            part.ir_version = max(part.ir_version, FIRST_IR_WITH_FREE_INITIALIZERS)
         yield part
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from mxtools.cut.cut import FIRST_IR_WITH_FREE_INITIALIZERS
 from mxtools.cut.operator_sets import reconciled
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, is_external, tensors_of
@@ -33,8 +34,6 @@ from mxtools.graph.operators import function_key
 from mxtools.graph.opsets import import_missing
 from mxtools.graph.rename import fresh, names_in, rename_values
 from mxtools.pipeline.working_model import WorkingModel
-
-FIRST_IR_WITH_FREE_INITIALIZERS = 4
 
 
 @dataclass
