@@ -107,7 +107,7 @@ TELLING = (
     f"graft m.onnx seed.onnx -o {WRITTEN}",
     f"join m.onnx seed.onnx -o {WRITTEN}",
     f"join --as a=m.onnx --as b=seed.onnx --map a.TENSOR=b.x -o {WRITTEN} --json",
-    f"join seed.onnx m.onnx --map x=x --keep -o {WRITTEN}",
+    f"join --as a=seed.onnx --as b=m.onnx --map a.x=b.x --keep -o {WRITTEN}",
     f"graft seed.onnx m.onnx -o {WRITTEN} --verify",
     f"graft seed.onnx m.onnx -o {WRITTEN} --inputs i.npz --verify --json",
     f"run m.onnx -p 'graft{{part=seed.onnx,verify=true}}' -o {WRITTEN}",
