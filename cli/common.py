@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +163,12 @@ def say(text: str) -> None:
     """Print a message for people, on stderr; where that cannot be written to, it is lost, and nothing else."""
     with contextlib.suppress(OSError, ValueError):
         print(printable(text), file=sys.stderr)  # noqa: T201
+
+
+def say_differences(command: str, found: Iterable[Mapping[str, Any]] | None) -> None:
+    """Print how far outputs are apart that were compared."""
+    for each in found or ():
+        say(f"mx {command}: {each['output']}: max difference {each['max_abs']:.3g} ({each['max_rel']:.3g} relative)")
 
 
 def say_left(command: str, left: Mapping[str, str]) -> None:

@@ -310,6 +310,8 @@ def test_modules_of_other_shapes_are_not_equal() -> None:
     for node, scope in zip(model.graph.node, "ab", strict=True):
         for key, value in (("scope", scope), ("tag", f"/M/{scope}"), ("evidence", "name")):
             node.metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
-    assert distinct_modules(WorkingModel(model)) == 3
-    found = times_alone(WorkingModel(model), runs=1)
+    working = WorkingModel(model)
+    modules = distinct_modules(working)
+    assert len(modules) == 3
+    found = times_alone(working, modules, runs=1)
     assert found.keys() == {".", "a", "b"}

@@ -12,7 +12,7 @@ from typer import Option
 from mxtools.errors import UsageError
 from mxtools.passes.filter import Filter
 
-from ..common import check_json, emit, process, say
+from ..common import check_json, emit, process, say, say_differences
 from ..options import DataDir, Inputs, Json, Output, Source, Trace, takes
 from ..streams import is_pipe, source_name
 
@@ -61,8 +61,8 @@ def command(
         write = partial(_save, save_case, source)
     else:
         check_json(json, output)
-    pipeline, command = Pipeline(steps), "" if json else "filter"
-    report = process(pipeline, source, output, data_dir, trace, inputs, command=command, write=write).last(FilterReport)
+    pipeline, name = Pipeline(steps), "" if json else "filter"
+    report = process(pipeline, source, output, data_dir, trace, inputs, command=name, write=write).last(FilterReport)
     if json:
         emit(report.to_dict())
         return
@@ -73,14 +73,13 @@ def command(
             f"mx filter: {', '.join(report.quantised)}: quantised numbers, as the file has them; "
             "the node that makes them has their scale and zero point"
         )
-    for found in report.check.differences if report.check else ():
-        say(f"mx filter: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")
+    say_differences("filter", report.check.differences if report.check else ())
 
 
 def _save(folder: Path, source: str, part: WorkingModel, report: PipelineReport) -> None:
     """Write the part with the values of the check."""
     from mxtools.cut.filtering import FilterReport
-    from mxtools.runtime.cases import save_case
+    from mxtools.runtime.cases import Case, save_case
     from mxtools.runtime.tolerances import usual_tolerance
 
     if check := report.last(FilterReport).check:
@@ -88,5 +87,5 @@ def _save(folder: Path, source: str, part: WorkingModel, report: PipelineReport)
         title = f"{scopes or 'A part'} of {source_name(source)}"
         origin = "what the whole model computes there in ONNX Runtime, on the CPU and without optimisations"
         tolerance = usual_tolerance(part.proto, part.graph)
-        save_case(folder, part.proto, part.weights, check.given, check.expected, tolerance, title, origin)
+        save_case(folder, Case(part.proto, check.given, check.expected), part.weights, tolerance, title, origin)
         say(f"mx filter: saved in {folder}; check it with `python {folder / 'run.py'}`")

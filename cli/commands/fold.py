@@ -6,7 +6,7 @@ from typing import Any
 
 from mxtools.passes.fold import Fold
 
-from ..common import check_json, emit, process, say, say_left
+from ..common import check_json, emit, process, say, say_differences, say_left
 from ..options import DataDir, Inputs, Json, Output, Source, takes
 
 
@@ -44,5 +44,4 @@ def command(
     if not report.functions:
         say("mx fold: no module occurs more than once, nothing is changed")
     say_left("fold", report.left)
-    for found in report.check or ():
-        say(f"mx fold: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")
+    say_differences("fold", report.check)

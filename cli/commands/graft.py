@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..common import check_json, emit, process, read_model, say
+from ..common import check_json, emit, process, read_model, say, say_differences
 from ..options import DataDir, Inputs, Json, Output, Source, Trace
 from ..streams import check_output, is_pipe
 
@@ -64,5 +64,4 @@ def command(
         f"mx graft: {report.removed} nodes removed, {report.added} added, {report.kept} unchanged, "
         f"{len(report.renamed)} values renamed"
     )
-    for found in report.differences or ():
-        say(f"mx graft: {found['output']}: max difference {found['max_abs']:.3g} ({found['max_rel']:.3g} relative)")
+    say_differences("graft", report.differences)

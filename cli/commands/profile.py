@@ -116,8 +116,9 @@ def _alone(model: WorkingModel, level: Level, runs: int, threads: int, provider:
     """Return the time of each module that runs alone, by scope."""
     from mxtools.profile.alone import distinct_modules, times_alone
 
-    with track("running modules alone", distinct_modules(model)) as step:
-        return times_alone(model, level, runs, threads, provider or None, step)
+    modules = distinct_modules(model)
+    with track("running modules alone", len(modules)) as step:
+        return times_alone(model, modules, level, runs, threads, provider or None, step)
 
 
 def _fusion(timing: Timing, alone: Mapping[str, float]) -> str:

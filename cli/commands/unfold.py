@@ -6,7 +6,7 @@ from typing import Any
 
 from mxtools.passes.unfold import Unfold
 
-from ..common import check_json, emit, process, say, say_left
+from ..common import check_json, emit, process, say, say_differences, say_left
 from ..options import DataDir, Inputs, Json, Output, Source, takes
 
 
@@ -40,3 +40,4 @@ def command(
         return
     say(f"mx unfold: calls unfolded: {report.calls}; functions removed: {', '.join(report.functions) or 'none'}")
     say_left("unfold", report.left)
+    say_differences("unfold", report.check)

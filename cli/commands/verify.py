@@ -33,7 +33,7 @@ from ..table import drawn, show
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.runtime.sessions import Runtime
-    from mxtools.verify.report import Checked, Verified
+    from mxtools.verify.report import Bisected, Checked, Verified
     from mxtools.verify.verification import Verification
 
 
@@ -143,6 +143,7 @@ def command(
     Example: mx verify bert.slim.onnx --against bert.tagged.onnx --level all
     """
     from mxtools.files.temporary import Scratch
+    from mxtools.passes.unfold import unfolded
     from mxtools.runtime.cases import check_case
     from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
     from mxtools.verify.report import combined
@@ -158,7 +159,7 @@ def command(
         check_case(save_case)
     ours = _recorded(values) or runtime_of(runtime, level, provider, provider_option, session_option, run_by)
     theirs = _recorded(against_values) or runtime_of(against_runtime, against_level, against_provider)
-    model = _unfolded(read_model(source, data_dir, trace))
+    model = unfolded(read_model(source, data_dir, trace))
     exact = SAME if against else EXACT
     tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
     with Scratch() as folder:  # for the values of the other model
@@ -167,10 +168,11 @@ def command(
                 checks = list(_against(model, against, inputs or against_values, tolerance, folder, ours, theirs))
             else:
                 checks = [Verification(model, tolerance, ours)]
-            if bisect:
-                _bisected(checks, save_case, against, json)
-                return
-            reports = [check.report(isolate) for check in checks]
+            results = [check.bisect() for check in checks] if bisect else []
+            reports = [] if bisect else [check.report(isolate) for check in checks]
+        if bisect:
+            _bisected(checks, results, save_case, against, json)
+            return
         found = combined(reports)
         say_assigned("verify", ours)
         _show(found, ours.name, isolate, sort, depth, json)
@@ -243,11 +245,12 @@ def _against(
     theirs: Runtime,
 ) -> Iterator[Verification]:
     """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
+    from mxtools.passes.unfold import unfolded
     from mxtools.strategies import table
     from mxtools.traces.values import Values
     from mxtools.verify import verification
 
-    reference = _unfolded(read_model(against))
+    reference = unfolded(read_model(against))
     reference.require_tagged(against)
     if not model.is_tagged:
         model.previous = reference
@@ -257,16 +260,6 @@ def _against(
         place = folder / str(number)
         place.mkdir()
         yield verification.against(model, reference, tolerance, place, ours, theirs)
-
-
-def _unfolded(model: WorkingModel) -> WorkingModel:
-    """Return a model after unfolding what `mx fold` folded, since results inside of functions cannot be seen."""
-    from mxtools.passes.unfold import Unfold
-    from mxtools.scopes import keys
-
-    if model.proto.functions and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node):
-        Unfold().apply(model)
-    return model
 
 
 def _sets(inputs: Path) -> list[Path]:
@@ -279,11 +272,16 @@ def _sets(inputs: Path) -> list[Path]:
     return found
 
 
-def _bisected(checks: Sequence[Verification], save_case: Path | None, against: str | None, json: bool) -> None:
+def _bisected(
+    checks: Sequence[Verification],
+    results: Sequence[Bisected],
+    save_case: Path | None,
+    against: str | None,
+    json: bool,
+) -> None:
     """Print which module is the smallest that is wrong; CheckError if there is one."""
     from mxtools.errors import CheckError
 
-    results = [check.bisect() for check in checks]
     say_assigned("verify", checks[0].runtime)
     worst = next((result for result in results if result.scope), results[0])
     parts = sum(result.parts_run for result in results)
@@ -313,18 +311,8 @@ def _save(folder: Path, check: Verification, wrong: str | None, against: str | N
     source = f"what {against} computes there" if against else "what PyTorch's module returned"
     ran = f"`actual.npz` holds what it returned in {check.runtime.name}" if case.actual else "It did not run"
     told = f"{ran}, where it is wrong{'' if case.actual else f': {check.runtime.name}'}."
-    save_case(
-        folder,
-        case.part,
-        check.model.weights,
-        case.given,
-        case.expected,
-        check.tolerance,
-        f"{wrong} of {check.model.name}",
-        source,
-        case.actual,
-        told,
-    )
+    title = f"{wrong} of {check.model.name}"
+    save_case(folder, case, check.model.weights, check.tolerance, title, source, told)
     shown = f" --outputs {folder / 'actual.npz'}" if case.actual else ""
     say(f"mx verify: {wrong} is saved in {folder}; see `python {folder / 'run.py'}{shown}`")
 
@@ -364,7 +352,7 @@ def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: 
     wrong = "" if right else "first wrong" if call is found.first else "wrong"
     if wrong and call.own and call.own.relative < PASSED_ON * apart.relative:
         wrong = "passed on"
-    if apart.not_finite:
+    if wrong and apart.not_finite:
         wrong += f", {apart.not_finite} elements are inf or nan"
     figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
     return name, class_name, *figures, *own, wrong or call.reason

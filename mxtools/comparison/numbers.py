@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from onnx import ModelProto
 
 from mxtools.comparison.comparison import Comparison, Number
-from mxtools.graph.index import NOWHERE, graph_inputs
+from mxtools.graph.index import graph_inputs
 from mxtools.graph.types import as_type
-from mxtools.matching.earlier_model import left_calls
+from mxtools.matching.earlier_model import left_calls_of_main
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.distance import distance_of_values
 from mxtools.runtime.session_values import Value
@@ -30,8 +30,7 @@ def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -
     feeds = one.inputs()
     pairs = _pairs(_leaving(one), _leaving(other))
     wanted, graph = list(dict.fromkeys(pair for of in pairs.values() for pair in of)), one.graph
-    shapes = (one.shapes[graph.by_name[name]] for name, _ in wanted)
-    sizes = [8 * (shape.count or 0) if shape else 0 for shape in shapes]
+    sizes = [one.shapes.bytes_of(graph.by_name[name]) for name, _ in wanted]
     runs = (
         inner_values(model.proto, model.weights, inputs, dict(zip([pair[side] for pair in wanted], sizes, strict=True)))
         for side, (model, inputs) in enumerate(((one, feeds), (other, _fitting(other.proto, one.proto, feeds))))
@@ -46,10 +45,9 @@ def _leaving(model: WorkingModel) -> dict[str, list[str]]:
     graph, annotations = model.graph, model.annotations
     scopes, found = annotations.hierarchy.scopes, defaultdict[str, list[str]](list)
     found[scopes[ROOT_CALL]] = [value.name for value in model.proto.graph.output]
-    for value, calls in sorted(left_calls(graph, annotations).items()):
-        if graph.home[value] == NOWHERE and graph.region[graph.producer[value]] == 0:
-            for call in calls:
-                found[scopes[call]].append(graph.names[value])
+    for value, calls in left_calls_of_main(graph, annotations).items():
+        for call in calls:
+            found[scopes[call]].append(graph.names[value])
     return found
 
 

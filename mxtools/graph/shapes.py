@@ -107,6 +107,11 @@ class Shapes:
             self._known[value] = self._find(self._names[value])
         return self._known[value]
 
+    def bytes_of(self, value: int) -> int:
+        """Return about how many bytes a value takes in a run, 0 if its size is unknown."""
+        shape = self[value]
+        return 8 * (shape.count or 0) if shape else 0
+
     def _find(self, name: str) -> TensorShape | None:
         """Return the shape of a name from the file, else inferred without propagation, else inferred with it."""
         if is_shaped(self._declared.get(name)):

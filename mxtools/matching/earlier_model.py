@@ -152,6 +152,12 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
     return found
 
 
+def left_calls_of_main(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
+    """Return of `left_calls` the values of the main graph, in order."""
+    found = sorted(left_calls(graph, annotations).items())
+    return {v: calls for v, calls in found if graph.home[v] == NOWHERE and not graph.region[graph.producer[v]]}
+
+
 def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
     """Return the values that are equal in a run of both models; what running them takes is imported only here."""
     from mxtools.matching.equal_values import equal_values

@@ -210,6 +210,7 @@ class LookingModel(WorkingModel):
         0.0
         """
         from mxtools.files.temporary import Scratch
+        from mxtools.passes.unfold import unfolded
         from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
         from mxtools.verify import verification
 
@@ -217,8 +218,8 @@ class LookingModel(WorkingModel):
         limit = usual_tolerance(self.proto, self.graph, exact) if tolerance is None else tolerance
         if against:
             with Scratch() as folder:
-                return verification.against(self, against, limit, folder).report(isolate)
-        return verification.verify(self.knowing(trace), limit, isolate)
+                return verification.against(unfolded(self), unfolded(against), limit, folder).report(isolate)
+        return verification.verify(unfolded(self.knowing(trace)), limit, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
         """Check the model, its tags, and whether the trace fits the model; return the findings.

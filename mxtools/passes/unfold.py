@@ -8,6 +8,7 @@ from typing import ClassVar
 from mxtools.functions.unfolding import UnfoldReport, UnfoldRequest, unfold
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes import keys
 from mxtools.scopes.selection import Selection
 
 
@@ -36,3 +37,11 @@ class Unfold(Pass):
         from mxtools.functions.check import same_outputs
 
         return replace(report, check=same_outputs(before, model))
+
+
+def unfolded(model: WorkingModel) -> WorkingModel:
+    """Return a model, or if `fold` folded it, a copy that is unfolded: results inside of functions cannot be seen."""
+    if model.proto.functions and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node):
+        model = model.copy()
+        Unfold().apply(model)
+    return model

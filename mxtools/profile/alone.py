@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import median
+from typing import TypeAlias
 
 from mxtools.cut.cut import Cut, extracted
 from mxtools.cut.surroundings import GivenNodes
@@ -24,80 +25,67 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 
 WARM_UP = 3
 """Runs that are not counted."""
+Alike: TypeAlias = tuple[list[int], list[int]]
+"""Calls of modules that take the same time, and the nodes of the first of them."""
 
 
 def times_alone(
     model: WorkingModel,
+    modules: Sequence[Alike],
     level: Level = Level.ALL,
     runs: int = 20,
     threads: int = 0,
     providers: Sequence[str] | None = None,
     step: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Return the median time of a run of each module of the main graph, by scope, in microseconds.
+    """Return the median time of a run of each of a model's `distinct_modules`, by scope, in microseconds.
 
     A module that cannot be cut out, or does not run alone, has none. `step` is called after each module that ran.
-    Raises InputError if the whole model does not run, or no node has a scope.
+    Raises InputError if the whole model does not run.
     """
-    model.require_tagged()
     given, names = model.inputs(), model.graph.names
-    alike = defaultdict[Hashable, list[int]](list)
-    nodes = _nodes(model)
-    for call, own in nodes.items():
-        alike[_key(model.graph, model.shapes, own)].append(call)
-    cuts = {key: _cut(model, nodes[calls[0]]) for key, calls in alike.items()}
-    parts = dict(zip(cuts, extracted(model.proto, list(cuts.values()), model.weights), strict=True))
-    sizes = {key: sum(_bytes(model.shapes, v) for v in cut.inputs) for key, cut in cuts.items()}
+    cuts = [Cut(model.graph, set(nodes), GivenNodes(model.annotations, set(nodes))) for _, nodes in modules]
+    parts = extracted(model.proto, cuts, model.weights)
+    sizes = {number: sum(map(model.shapes.bytes_of, cut.inputs)) for number, cut in enumerate(cuts)}
     found: dict[str, float] = {}
-    for keys in batches(sizes):
-        wanted = {names[v] for key in keys for v in cuts[key].inputs} - given.keys()
+    for numbers in batches(sizes):
+        wanted = {names[v] for number in numbers for v in cuts[number].inputs} - given.keys()
         inner = inner_values(model.proto, model.weights, given, dict.fromkeys(sorted(wanted), 0)) if wanted else ()
         values = dict(inner)
-        for key in keys:
-            feeds = {names[v]: values.get(names[v], given.get(names[v])) for v in cuts[key].inputs}
+        for number, part in zip(numbers, parts, strict=False):
+            feeds = {names[v]: values.get(names[v], given.get(names[v])) for v in cuts[number].inputs}
             options = session_options(level)
             options.intra_op_num_threads = threads
             try:
-                session = load_session(parts[key], model.weights, options, providers)
+                session = load_session(part, model.weights, options, providers)
                 taken = _time(session, feeds, runs)
             except InputError:  # it may need what only the whole graph has
                 continue
             finally:
                 step()
-            found |= {model.annotations.hierarchy.scopes[call]: taken for call in alike[key]}
+            found |= {model.annotations.hierarchy.scopes[call]: taken for call in modules[number][0]}
     return found
 
 
-def distinct_modules(model: WorkingModel) -> int:
-    """Return how many modules `times_alone` runs."""
-    return len({_key(model.graph, model.shapes, nodes) for nodes in _nodes(model).values()})
-
-
-def _nodes(model: WorkingModel) -> dict[int, list[int]]:
-    """Return the nodes of the main graph in each call, those of calls inside it included."""
-    found = defaultdict[int, list[int]](list)
+def distinct_modules(model: WorkingModel) -> list[Alike]:
+    """Return the modules of the main graph that take different times; InputError where no node has a scope."""
+    model.require_tagged()
+    nodes, keys = defaultdict[int, list[int]](list), dict[int, Hashable]()
     for node in model.graph.main:
+        keys[node] = _key(model.graph, model.shapes, node)
         for call in model.annotations.hierarchy.lineage(model.annotations.call[node] or ROOT_CALL):
-            found[call].append(node)
-    return dict(sorted(found.items()))
+            nodes[call].append(node)
+    alike = defaultdict[Hashable, list[int]](list)
+    for call in sorted(nodes):
+        alike[tuple(keys[node] for node in nodes[call])].append(call)
+    return [(calls, nodes[calls[0]]) for calls in alike.values()]
 
 
-def _cut(model: WorkingModel, nodes: Sequence[int]) -> Cut:
-    chosen = set(nodes)
-    return Cut(model.graph, chosen, GivenNodes(model.annotations, chosen))
-
-
-def _key(graph: Graph, shapes: Shapes, nodes: Sequence[int]) -> Hashable:
-    """Return what modules have in common that take the same time."""
-
-    def of_node(node: int) -> Iterator[Hashable]:
-        proto = graph.nodes[node]
-        yield proto.domain
-        yield proto.op_type
-        yield tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
-        yield tuple(_shape(graph, shapes, value) for value in graph.reads[node])
-
-    return tuple(tuple(of_node(node)) for node in nodes)
+def _key(graph: Graph, shapes: Shapes, node: int) -> Hashable:
+    """Return what nodes have in common that take the same time."""
+    proto = graph.nodes[node]
+    attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
+    return proto.domain, proto.op_type, attributes, tuple(_shape(graph, shapes, value) for value in graph.reads[node])
 
 
 def _shape(graph: Graph, shapes: Shapes, value: int) -> Hashable:
@@ -106,11 +94,6 @@ def _shape(graph: Graph, shapes: Shapes, value: int) -> Hashable:
         return weight.data_type, tuple(weight.dims)
     shape = shapes[value]
     return shape and (shape.kind, shape.dims)
-
-
-def _bytes(shapes: Shapes, value: int) -> int:
-    shape = shapes[value]
-    return 8 * (shape.count or 0) if shape else 0
 
 
 def _time(session: object, feeds: Mapping[str, Value], runs: int) -> float:

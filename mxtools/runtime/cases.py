@@ -14,6 +14,7 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -112,6 +113,16 @@ FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "actual.n
 """The files of a case."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """A module on its own: a model, what it was given, what it should return, and what it returned elsewhere."""
+
+    part: ModelProto
+    given: Mapping[str, Value]
+    expected: Mapping[str, Value]
+    actual: Mapping[str, Value] = field(default_factory=dict)
+
+
 def check_case(folder: Path) -> None:
     """Raise OutputError if a case cannot be written to a folder: it must be new, empty, or hold the same case."""
     check_folder(folder)
@@ -130,24 +141,15 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def save_case(
-    folder: Path,
-    part: ModelProto,
-    weights: WeightStore,
-    inputs: Mapping[str, Value],
-    expected: Mapping[str, Value],
-    tolerance: float,
-    title: str,
-    source: str,
-    actual: Mapping[str, Value] | None = None,
-    told: str = "",
+    folder: Path, case: Case, weights: WeightStore, tolerance: float, title: str, source: str, told: str = ""
 ) -> None:
     """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
 
-    `title` is what the readme is about, `source` says where the expected values come from, and `told` what the `actual`
-    ones are, which another runtime returned. Raises OutputError if the
-    folder holds something else or cannot be written to, UsageError for values that files of numpy cannot hold.
+    `title` is what the readme is about, `source` says where the expected values come from, and `told` what the actual
+    ones are. Raises OutputError if the folder holds something else or cannot be written to, UsageError for values that
+    files of numpy cannot hold.
     """
-    graph = part.graph
+    graph = case.part.graph
     for value in (*graph.input, *graph.output):
         if not value.type.HasField("tensor_type") or is_narrow(value.type.tensor_type.elem_type):
             kind = type_text(value.type, usual=True)
@@ -169,11 +171,10 @@ def save_case(
     with as_output_error(folder), temporary_folder(target) as scratch:
         made = scratch / "case"  # a folder of its own, as `write_model` locks that
         made.mkdir()
-        write_model(part, weights, made / PART)
-        np.savez(made / "inputs.npz", **inputs)
-        np.savez(made / "expected.npz", **expected)
-        if actual:
-            np.savez(made / "actual.npz", **actual)
+        write_model(case.part, weights, made / PART)
+        for name, values in (("inputs", case.given), ("expected", case.expected), ("actual", case.actual)):
+            if values or name != "actual":
+                np.savez(made / f"{name}.npz", **values)
         (made / "run.py").write_text(_RUN.format(**texts))
         (made / "README.md").write_text(_README.format(**texts))
         if target.is_dir() and any(target.iterdir()):

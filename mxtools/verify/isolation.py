@@ -30,12 +30,12 @@ from mxtools.graph.shapes import Array
 from mxtools.graph.types import as_type
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.cases import Case
 from mxtools.runtime.distance import UNLIKE, Distance, worst
 from mxtools.runtime.sessions import REFERENCE, Runtime, batches, run_model
 from mxtools.scopes.selection import nodes_of
 from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
-from mxtools.verify.report import Case
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
@@ -47,7 +47,7 @@ class Isolation:
     def __init__(
         self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches, runtime: Runtime = REFERENCE
     ) -> None:
-        """Cut out every call that has nodes which make what it returned; `runtime` is to run them."""
+        """Take a graph with the values that stand for what its calls returned; `runtime` is to run the parts."""
         self._runtime = runtime
         self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
@@ -64,7 +64,7 @@ class Isolation:
         """
         cuts = {number: cut for number in range(len(self._calls)) if (cut := self._cut([number]))}
         parts = extracted(self._model.proto, list(cuts.values()), self._weights)
-        sizes = {number: sum(map(self._bytes, cut.inputs)) for number, cut in cuts.items()}
+        sizes = {number: sum(map(self._shapes.bytes_of, cut.inputs)) for number, cut in cuts.items()}
         for numbers in batches(sizes):
             inputs = self._inputs([cuts[number] for number in numbers], given)
             for number, part in zip(numbers, parts, strict=False):
@@ -73,32 +73,36 @@ class Isolation:
                 except InputError as error:
                     yield number, error
 
-    def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> int | None:
-        """Return the innermost call that is wrong on its own, of several one that is worst; None if none is.
+    def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> tuple[int, Distance] | None:
+        """Return the innermost call that is wrong on its own, with its error, of several one that is worst.
+
+        Returns None if none is wrong.
 
         Attribute `parts_run` then says how many parts were run. A part that does not run is wrong, but raises
         InputError if the whole model does not run either.
         """
-        self.error([0], given, needed=True)
         inside = defaultdict[int | None, list[int]](list)
         for number, call in enumerate(self._calls):
             inside[call.parent].append(number)
 
         @cache
-        def error_of(calls: tuple[int, ...]) -> float:
-            error = self.error(calls, given)
+        def error_of(calls: tuple[int, ...]) -> Distance | None:
+            return self._error(calls, given, needed=calls == tuple(inside[None]))
+
+        def size_of(calls: tuple[int, ...]) -> float:
+            error = error_of(calls)
             if error is None:  # they cannot be one part
-                return max((error_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
+                return max((size_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
             return inf if isnan(error.relative) else error.relative
 
         wrong, group = None, tuple(inside[None])
         while group:
             while len(group) > 1:
                 first, second = group[: len(group) // 2], group[len(group) // 2 :]
-                is_first = error_of(first) > tolerance or error_of(first) >= error_of(second)
+                is_first = size_of(first) > tolerance or size_of(first) >= size_of(second)
                 group = first if is_first else second
-            if error_of(group) > tolerance:
-                wrong = group[0]
+            if size_of(group) > tolerance and (error := error_of(group)):
+                wrong = group[0], error
             group = tuple(inside[group[0]])
         return wrong
 
@@ -108,17 +112,15 @@ class Isolation:
         if cut is None:
             raise UsageError(f"{self._calls[number].scope} cannot be cut out", "choose the module that calls it")
         (part,) = extracted(self._model.proto, [cut], self._weights)
-        inputs = self._inputs([cut], given)
+        fed = self._fed(cut, part, self._inputs([cut], given))
         expected = {names[v]: array for v in cut.outputs if (array := self._matches.recorded(v)) is not None}
-        types = {info.name: info.type for info in part.graph.input}
-        fed = {names[v]: as_type(inputs[v], types[names[v]]) for v in cut.inputs}
         try:
             actual = run_model(part, self._weights, fed, self._runtime)
         except InputError:
             actual = {}
         return Case(part, fed, expected, {name: actual[name] for name in expected if name in actual})
 
-    def error(self, calls: Sequence[int], given: Mapping[str, Array], needed: bool = False) -> Distance | None:
+    def _error(self, calls: Sequence[int], given: Mapping[str, Array], needed: bool = False) -> Distance | None:
         """Return the error of calls that are run as one part; None where they cannot be cut out together.
 
         What does not run is wrong; with `needed` it raises InputError.
@@ -176,10 +178,6 @@ class Isolation:
     def _is_read_outside(self, value: int, chosen: Collection[int]) -> bool:
         return value in self._graph.outputs or any(reader not in chosen for reader in self._graph.readers[value])
 
-    def _bytes(self, value: int) -> int:
-        shape = self._shapes[value]
-        return 8 * (shape.count or 0) if shape else 0
-
     def _outputs(self, call: Call) -> list[tuple[TracedTensor, OutputMatch]]:
         return [(tensor, match) for tensor in returned_tensors(call) if (match := self._matches[tensor.id])]
 
@@ -200,13 +198,16 @@ class Isolation:
         results = run_model(part, self._weights, inputs)
         return {v: results[names[v]] for v in values}
 
+    def _fed(self, cut: Cut, part: ModelProto, inputs: Mapping[int, Array]) -> dict[str, Array]:
+        """Return the inputs of a part by name, in the types that it takes."""
+        names, types = self._graph.names, {info.name: info.type for info in part.graph.input}
+        return {names[v]: as_type(inputs[v], types[names[v]]) for v in cut.inputs if v in inputs}
+
     def _own(self, calls: Sequence[int], cut: Cut, part: ModelProto, inputs: Mapping[int, Array]) -> Distance:
         """Run a part and return its error; a value that it may share with a module without nodes can be of either."""
         names = self._graph.names
         self.parts_run += 1
-        types = {info.name: info.type for info in part.graph.input}
-        given = {names[v]: as_type(inputs[v], types[names[v]]) for v in cut.inputs if v in inputs}
-        results = run_model(part, self._weights, given, self._runtime)
+        results = run_model(part, self._weights, self._fed(cut, part, inputs), self._runtime)
         found = []
         for tensor, match in (pair for call in calls for pair in self._outputs(self._calls[call])):
             if match.value in cut.outputs:

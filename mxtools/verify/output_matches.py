@@ -100,7 +100,7 @@ class OutputMatches:
     @property
     def wanted(self) -> dict[int, int]:
         """The values to compare, with the bytes that each takes, estimated."""
-        return {value: 8 * ((s.count if (s := self._shapes[value]) else 0) or 0) for value in sorted(self._tensors_for)}
+        return {value: self._shapes.bytes_of(value) for value in sorted(self._tensors_for)}
 
     def __getitem__(self, tensor: int) -> OutputMatch | None:
         """Return what stands for a tensor, by its id, None where nothing does."""

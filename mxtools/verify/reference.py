@@ -13,7 +13,7 @@ the order of their first nodes, those inside a call right behind it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from mxtools.files.weights import WeightStore
 from mxtools.graph.fingerprints import NUMERIC
 from mxtools.graph.index import NOWHERE, graph_inputs
 from mxtools.graph.shapes import Array
-from mxtools.matching.earlier_model import left_calls
+from mxtools.matching.earlier_model import left_calls_of_main
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import Run, Runtime, inner_tensors
@@ -49,17 +49,26 @@ def traced_run(
     The values lie in a folder, which has to stay as long as they are used, so that memory does not grow with their
     number. Raises InputError where no node has a scope or the runtime does not run the graph.
     """
+    model = resolved(model)
+    graph, left, taken = model.graph, _left(model), _taken(model)
+    made = (v for values in taken.values() for v in values if graph.producer[v] != NOWHERE)
+    sizes = {graph.names[v]: model.shapes.bytes_of(v) for v in sorted({*left, *made})}
+    store = _Store(folder)
+    for name, array in inner_tensors(model.proto, model.weights, given, sizes, runtime):
+        store.add(graph.by_name[name], array)
+    return _sidecar(model, left, taken, store), store.values(given, model.name)
+
+
+def resolved(model: WorkingModel) -> WorkingModel:
+    """Return a model in which each node has a call: where some have none, a copy in which they got their neighbours'.
+
+    Raises InputError where no node has one.
+    """
     model.require_tagged()
     if None in model.annotations.call:
         model = model.copy()
         resolve(model.annotations)
-    names, left = model.graph.names, _left(model)
-    crossing = {*left, *(v for _, v in _taken(model) if model.graph.producer[v] != NOWHERE)}
-    sizes = {names[v]: 8 * ((shape.count if (shape := model.shapes[v]) else 0) or 0) for v in sorted(crossing)}
-    store = _Store(folder)
-    for name, array in inner_tensors(model.proto, model.weights, given, sizes, runtime):
-        store.add(str(model.graph.by_name[name]), array)
-    return _sidecar(model, left, store), store.values(given, model.name)
+    return model
 
 
 def record_run(model: WorkingModel, runtime: Runtime, given: Mapping[str, Value], file: Path) -> int:
@@ -107,49 +116,50 @@ class Recorded:
 
 
 class _Store:
-    """Arrays by name, in files; attribute `kinds`: the type and the shape of each."""
+    """Arrays by the number of their value, in files; attribute `kinds`: the type and the shape of each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self.kinds: dict[int, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
-    def add(self, name: str, array: Array) -> None:
+    def add(self, value: int, array: Array) -> None:
         """Keep an array of numbers; others are nothing to compare by."""
         if array.dtype.kind in NUMERIC:
-            np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
-            self.kinds[name] = array.dtype, array.shape
+            np.save(self._folder / f"{value}.npy", array, allow_pickle=False)
+            self.kinds[value] = array.dtype, array.shape
 
     def values(self, given: Mapping[str, Value], where: str) -> Values:
-        """Return the arrays, and the inputs under their names."""
+        """Return the arrays by their numbers as texts, and the inputs by their names."""
+        numbers = set(map(str, self.kinds))
 
         def read(name: str) -> Value:
-            if name not in self.kinds:
-                return given[name]
-            return np.load(self._folder / f"{name}.npy", mmap_mode="r")
+            return np.load(self._folder / f"{name}.npy", mmap_mode="r") if name in numbers else given[name]
 
-        return Values({*self.kinds, *given}, read, f"the values of {where}")
+        return Values(numbers | given.keys(), read, f"the values of {where}")
 
 
 def _left(model: WorkingModel) -> dict[int, list[int]]:
     """Return for each value of the main graph that leaves calls these calls; outputs leave the root too."""
     graph = model.graph
-    found = left_calls(graph, model.annotations)
-    main = {v: calls for v, calls in found.items() if graph.home[v] == NOWHERE and not graph.region[graph.producer[v]]}
+    found = left_calls_of_main(graph, model.annotations)
     for value in graph.outputs:
         if graph.producer[value] != NOWHERE:
-            main[value] = [*main.get(value, ()), ROOT_CALL]
-    return {value: main[value] for value in sorted(main)}
+            found[value] = [*found.get(value, ()), ROOT_CALL]
+    return dict(sorted(found.items()))
 
 
-def _taken(model: WorkingModel) -> Iterator[tuple[int, int]]:
-    """Yield each call with each value that its nodes, or those of calls in it, read from outside."""
+def _taken(model: WorkingModel) -> dict[int, dict[int, None]]:
+    """Return for each call the values that its nodes, or those of calls in it, read from outside."""
+    found = defaultdict[int, dict[int, None]](dict)
     graph, hierarchy, calls = model.graph, model.annotations.hierarchy, model.annotations.call
     for node in graph.main:
         for value in graph.needs[node]:
             source = calls[graph.producer[value]] if graph.producer[value] != NOWHERE else ROOT_CALL
             reader = calls[node] or ROOT_CALL
             common = hierarchy.meet(source or ROOT_CALL, reader)
-            yield from ((call, value) for call in hierarchy.path_below(common, reader))
+            for call in hierarchy.path_below(common, reader):
+                found[call][value] = None
+    return found
 
 
 def _order(model: WorkingModel) -> list[int]:
@@ -175,24 +185,24 @@ def _order(model: WorkingModel) -> list[int]:
     return order
 
 
-def _sidecar(model: WorkingModel, left: Mapping[int, list[int]], store: _Store) -> Sidecar:
+def _sidecar(
+    model: WorkingModel, left: Mapping[int, list[int]], taken: Mapping[int, dict[int, None]], store: _Store
+) -> Sidecar:
     """Return the trace of a run."""
-    from mxtools.traces.sidecar import Sidecar, TracedModel, TracedModule
+    from mxtools.traces.sidecar import Sidecar, TracedModel, TracedModule, TracedTensor
 
     hierarchy, graph = model.annotations.hierarchy, model.graph
-    recorded = (int(number) for number in store.kinds)
-    tensors = {v: tensor for v in recorded if (tensor := _tensor(graph.names[v], v, store))}
-    inputs = {graph.by_name[i.name]: i for i in graph_inputs(model.proto)}
-    tensors |= {v: _of_input(info.name, v) for v, info in inputs.items()}
-    outputs, given = defaultdict[int, list[int]](list), defaultdict[int, dict[int, None]](dict)
+    inputs = [graph.by_name[info.name] for info in graph_inputs(model.proto)]
+    # the values of inputs go by their names, and their shapes matter to nobody
+    tensors = {v: TracedTensor(name=graph.names[v], id=v, shape=(), dtype="float32") for v in inputs}
+    for value, (dtype, shape) in store.kinds.items():
+        tensors[value] = TracedTensor(name=graph.names[value], id=value, shape=shape, dtype=dtype.name)
+    outputs = defaultdict[int, list[int]](list)
     for value, returning in left.items():
         for call in returning:
             outputs[call].append(value)
-    for call, value in _taken(model):
-        given[call][value] = None
-    given[ROOT_CALL] = dict.fromkeys(inputs)
     order = _order(model)
-    calls = _calls(model, order, given, outputs, tensors)
+    calls = _calls(model, order, {**taken, ROOT_CALL: dict.fromkeys(inputs)}, outputs, tensors)
     classes = [class_of(hierarchy.tags[call].rpartition("/")[2]) for call in order]
     modules = [
         TracedModule(path=hierarchy.scopes[call], class_name=name, qualified_class=name)
@@ -224,20 +234,3 @@ def _calls(
         )
         for call in order
     )
-
-
-def _tensor(name: str, value: int, store: _Store) -> TracedTensor | None:
-    """Return a tensor that was recorded."""
-    from mxtools.traces.sidecar import TracedTensor
-
-    if str(value) not in store.kinds:
-        return None
-    dtype, shape = store.kinds[str(value)]
-    return TracedTensor(name=name, id=value, shape=shape, dtype=dtype.name)
-
-
-def _of_input(name: str, value: int) -> TracedTensor:
-    """Return an input of the graph, whose value goes by its name."""
-    from mxtools.traces.sidecar import TracedTensor
-
-    return TracedTensor(name=name, id=value, shape=(), dtype="float32")

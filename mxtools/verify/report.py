@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from onnx import ModelProto
-
-from mxtools.graph.shapes import Array
 from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.verify.output_matches import has_no_effect
@@ -113,16 +110,6 @@ class Bisected:
     scope: str | None
     own: Distance | None
     parts_run: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """A module on its own: a model, what it was given, what it should return, and what it returned, if it ran."""
-
-    part: ModelProto
-    given: dict[str, Array]
-    expected: dict[str, Array]
-    actual: dict[str, Array]
 
 
 def combined(found: Sequence[Verified]) -> Verified:

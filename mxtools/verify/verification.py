@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
-from mxtools.evidence.data_flow import resolve
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.types import as_type
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.cases import Case
 from mxtools.runtime.distance import Distance
 from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import REFERENCE, Runtime, inner_tensors
@@ -20,8 +20,8 @@ from mxtools.traces.traced_calls import returned_tensors
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
 from mxtools.verify.output_matches import OutputMatches
-from mxtools.verify.reference import traced_run
-from mxtools.verify.report import Bisected, Case, Checked, Output, Verified
+from mxtools.verify.reference import resolved, traced_run
+from mxtools.verify.report import Bisected, Checked, Output, Verified
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -49,11 +49,8 @@ class Verification:
             raise UsageError("there is no trace to compare with", "give ⟨trace⟩, with recorded values (⟨record⟩)")
         if not values:
             raise UsageError("the trace has no recorded values", "make it again with ⟨record⟩")
-        model.require_tagged()
         self.untagged = model.annotations.call.count(None)
-        if self.untagged:
-            model = model.copy()
-            resolve(model.annotations)
+        model = resolved(model)
         self.model, self.tolerance, self.runtime = model, tolerance, runtime
         self._sidecar, self._given = sidecar, recorded_inputs(model.proto, sidecar, values)
         self._matches = OutputMatches(model.annotations, model.shapes, sidecar, values, leaving=of_graph)
@@ -80,11 +77,9 @@ class Verification:
         inside a module. What stands for the results of a module is found by a run in ONNX Runtime on the CPU.
         """
         self._match(REFERENCE)
-        number = self._isolation.smallest_wrong(self.tolerance, self._given)
+        wrong = self._isolation.smallest_wrong(self.tolerance, self._given)
         runs = self._isolation.parts_run
-        if number is None:
-            return Bisected(None, None, runs)
-        return Bisected(self._sidecar.calls[number].scope, self._isolation.error([number], self._given), runs)
+        return Bisected(self._sidecar.calls[wrong[0]].scope, wrong[1], runs) if wrong else Bisected(None, None, runs)
 
     def case(self, scope: str) -> Case:
         """Return a module as a model, with values; after a report or a bisection."""
