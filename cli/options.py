@@ -118,7 +118,7 @@ def takes(*passes: type[Pass]) -> Callable[[Command], Command]:
             given[cls][item.name] = tuple(values[item.name] or ()) if _is_list(hint) else values[item.name]
         return tuple(cls(**options) for cls, options in given.items())
 
-    return lambda command: _extended(command, "steps", added, steps)
+    return lambda command: extended_by(command, "steps", added, steps)
 
 
 def takes_selection(command: Command) -> Command:
@@ -137,13 +137,13 @@ def takes_selection(command: Command) -> Command:
         scopes, tags, classes, operators, exclude = (tuple(values[name] or ()) for name in _SELECTORS)
         return (Selection(scopes, tags, classes, exclude), operators) if any(values.values()) else None
 
-    return _extended(command, "selected", added, selected)
+    return extended_by(command, "selected", added, selected)
 
 
 def takes_model(command: Command) -> Command:
     """Add the parameters of `load` to a command, which receives a function that loads the model as `load`."""
     added = inspect.signature(load, eval_str=True).parameters.values()
-    return _extended(command, "load", added, lambda values: functools.partial(load, **values))
+    return extended_by(command, "load", added, lambda values: functools.partial(load, **values))
 
 
 def load(
@@ -252,7 +252,7 @@ def _parse_axes(text: str) -> tuple[str, dict[int, str]]:
     return name, {int(m[1]): m[2] or f"{name}_{m[1]}" for m in found if m}
 
 
-def _extended(
+def extended_by(
     command: Command, name: str, added: Iterable[inspect.Parameter], make: Callable[[dict[str, Any]], Any]
 ) -> Command:
     """Return a command that also takes the parameters `added`.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
 from mxtools.errors import UsageError
-from mxtools.runtime.sessions import Level
+from mxtools.runtime.sessions import Level, OnnxRuntime, Runtime
 
 from .common import say
-
-if TYPE_CHECKING:
-    from mxtools.runtime.sessions import Runtime
+from .options import Command, extended_by
 
 
 class Library(StrEnum):
@@ -24,54 +23,55 @@ class Library(StrEnum):
     OPENVINO = "openvino"
 
 
-LEVELS = "none|basic|extended|all"
-LIBRARIES = "onnxruntime|openvino"
-LevelOption = Annotated[Level, Option(metavar=LEVELS, help="How far ONNX Runtime optimises the graph first.")]
+LevelOption = Annotated[
+    Level, Option(metavar="none|basic|extended|all", help="How far ONNX Runtime optimises the graph first.")
+]
 ProviderOption = Annotated[
     list[str] | None, Option(metavar="NAME", help="Execution provider of ONNX Runtime; the first one is preferred.")
 ]
-ProviderOptions = Annotated[
-    list[str] | None,
-    Option("--provider-option", metavar="KEY=VALUE", help="Option of the first execution provider."),
-]
-SessionOptions = Annotated[
-    list[str] | None,
-    Option("--session-option", metavar="KEY=VALUE", help="Entry of the configuration of ONNX Runtime's session."),
-]
-CommandOption = Annotated[
-    str | None,
-    Option(
-        "--command",
-        metavar="'TOOL {model} {inputs} {outputs}'",
-        help="Run the model by another program, which reads an ONNX file and a .npz file and writes a .npz file.",
-    ),
-]
-LibraryOption = Annotated[Library, Option(metavar=LIBRARIES, help="Library that runs the model.")]
+LibraryOption = Annotated[Library, Option(metavar="onnxruntime|openvino", help="Library that runs the model.")]
+
+
+def takes_runtime(command: Command) -> Command:
+    """Add the options of `runtime_of` to a command, which receives what that returns as its parameter `ours`."""
+    added = inspect.signature(runtime_of, eval_str=True).parameters.values()
+    return extended_by(command, "ours", added, lambda values: runtime_of(**values))
 
 
 def runtime_of(
-    library: Library,
-    level: Level,
-    providers: list[str] | None,
-    provider_options: list[str] | None = None,
-    session_options: list[str] | None = None,
-    command: str | None = None,
+    level: LevelOption = Level.NONE,
+    provider: ProviderOption = None,
+    provider_option: Annotated[
+        list[str] | None, Option(metavar="KEY=VALUE", help="Option of the first execution provider.")
+    ] = None,
+    session_option: Annotated[
+        list[str] | None, Option(metavar="KEY=VALUE", help="Entry of the configuration of ONNX Runtime's session.")
+    ] = None,
+    runtime: LibraryOption = Library.ONNX_RUNTIME,
+    run_by: Annotated[
+        str | None,
+        Option(
+            "--command",
+            metavar="'TOOL {model} {inputs} {outputs}'",
+            help="Run the model by another program, which reads an ONNX file and a .npz file and writes a .npz file.",
+        ),
+    ] = None,
 ) -> Runtime:
     """Return the runtime that options describe; UsageError where they contradict each other, or it is not there."""
     from mxtools.runtime.runtimes import CommandRuntime, OpenVino, check_providers
-    from mxtools.runtime.sessions import OnnxRuntime
 
-    own = bool(providers or provider_options or session_options or level is not Level.NONE)
-    if own and (command or library is not Library.ONNX_RUNTIME):
+    own = bool(provider or provider_option or session_option or level is not Level.NONE)
+    if own and (run_by or runtime is not Library.ONNX_RUNTIME):
         raise UsageError("providers, levels and session options are for ONNX Runtime only", "leave them out")
-    if command:
-        return CommandRuntime(tuple(shlex.split(command)))
-    if library is Library.OPENVINO:
+    if run_by:
+        return CommandRuntime(tuple(shlex.split(run_by)))
+    if runtime is Library.OPENVINO:
         return OpenVino()
-    check_providers(providers or ())
-    if provider_options and not providers:
+    if provider:
+        check_providers(provider)
+    elif provider_option:
         raise UsageError("options are given for no provider", "give --provider too")
-    return OnnxRuntime(level, tuple(providers or ()), _pairs(provider_options), _pairs(session_options))
+    return OnnxRuntime(level, tuple(provider or ()), _pairs(provider_option), _pairs(session_option))
 
 
 def say_assigned(command: str, runtime: Runtime) -> None:

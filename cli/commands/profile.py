@@ -15,6 +15,7 @@ from mxtools.views.tree import sorted_by
 
 from ..common import emit, progress, read_model, say, track
 from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
+from ..runtimes import LevelOption, ProviderOption
 from ..table import drawn, show
 
 if TYPE_CHECKING:
@@ -36,13 +37,9 @@ class Sort(StrEnum):
 def command(
     source: Source = "-",
     runs: Annotated[int, Option(min=1, help="Number of runs; the median time of each kernel counts.")] = 20,
-    level: Annotated[
-        Level, Option(metavar="none|basic|extended|all", help="How far ONNX Runtime optimises the graph first.")
-    ] = Level.ALL,
+    level: LevelOption = Level.ALL,
     threads: Annotated[int, Option(min=0, help="Threads for one operator; 0 is ONNX Runtime's choice.")] = 0,
-    provider: Annotated[
-        list[str] | None, Option(metavar="NAME", help="Execution provider; the first one is preferred.")
-    ] = None,
+    provider: ProviderOption = None,
     from_profile: Annotated[
         list[Path] | None,
         Option(

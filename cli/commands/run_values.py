@@ -7,35 +7,21 @@ from typing import Annotated
 
 from typer import Option
 
-from mxtools.runtime.sessions import Level
+from mxtools.runtime.sessions import Runtime
 
 from ..common import emit, progress, read_model, say
 from ..options import DataDir, Inputs, Json, Source, Trace
-from ..runtimes import (
-    CommandOption,
-    LevelOption,
-    Library,
-    LibraryOption,
-    ProviderOption,
-    ProviderOptions,
-    SessionOptions,
-    runtime_of,
-    say_assigned,
-)
+from ..runtimes import say_assigned, takes_runtime
 from ..streams import check_output
 
 
+@takes_runtime
 def command(
+    ours: Runtime,
     output: Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write: .npz or .safetensors.")],
     source: Source = "-",
     trace: Trace = None,
     inputs: Inputs = None,
-    level: LevelOption = Level.NONE,
-    provider: ProviderOption = None,
-    provider_option: ProviderOptions = None,
-    session_option: SessionOptions = None,
-    runtime: LibraryOption = Library.ONNX_RUNTIME,
-    run_by: CommandOption = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -49,11 +35,10 @@ def command(
     from mxtools.verify.reference import record_run
 
     check_output(str(output))
-    found = runtime_of(runtime, level, provider, provider_option, session_option, run_by)
     model = read_model(source, data_dir, trace, inputs)
     with progress("running"):
-        count = record_run(model, found, model.inputs(), output)
-    say_assigned("run-values", found)
+        count = record_run(model, ours, model.inputs(), output)
+    say_assigned("run-values", ours)
     if json:
-        emit({"runtime": found.name, "tensors": count})
-    say(f"mx run-values: {count} tensors of a run in {found.name}: {output}")
+        emit({"runtime": ours.name, "tensors": count})
+    say(f"mx run-values: {count} tensors of a run in {ours.name}: {output}")

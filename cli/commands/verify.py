@@ -10,29 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from mxtools.errors import UsageError
-from mxtools.runtime.sessions import Level
+from mxtools.runtime.sessions import Level, Runtime
 from mxtools.scopes.scope import ROOT
 from mxtools.views.tree import sorted_by
 
 from ..common import emit, figures, finite, progress, read_model, say
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
 from ..runtimes import (
-    CommandOption,
     LevelOption,
     Library,
     LibraryOption,
     ProviderOption,
-    ProviderOptions,
-    SessionOptions,
     runtime_of,
     say_assigned,
+    takes_runtime,
 )
 from ..streams import is_pipe
 from ..table import drawn, show
 
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
-    from mxtools.runtime.sessions import Runtime
     from mxtools.verify.report import Bisected, Checked, Verified
     from mxtools.verify.verification import Verification
 
@@ -52,7 +49,9 @@ MOST_NAMED = 3
 OWN = ("own relative", "own SQNR dB")
 
 
+@takes_runtime
 def command(
+    ours: Runtime,
     source: Source = "-",
     trace: Trace = None,
     against: Annotated[
@@ -101,12 +100,6 @@ def command(
             help="Write the module that is wrong to a new folder, with inputs, what it should return, and a script.",
         ),
     ] = None,
-    level: LevelOption = Level.NONE,
-    provider: ProviderOption = None,
-    provider_option: ProviderOptions = None,
-    session_option: SessionOptions = None,
-    runtime: LibraryOption = Library.ONNX_RUNTIME,
-    run_by: CommandOption = None,
     values: Annotated[
         Path | None,
         Option(metavar="FILE", help="With --against: values of a run elsewhere (`mx run-values`), in place of a run."),
@@ -157,8 +150,8 @@ def command(
         check_plot(plot)
     if save_case:
         check_case(save_case)
-    ours = _recorded(values) or runtime_of(runtime, level, provider, provider_option, session_option, run_by)
-    theirs = _recorded(against_values) or runtime_of(against_runtime, against_level, against_provider)
+    ours = _recorded(values) or ours
+    theirs = _recorded(against_values) or runtime_of(against_level, against_provider, runtime=against_runtime)
     model = unfolded(read_model(source, data_dir, trace))
     exact = SAME if against else EXACT
     tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
