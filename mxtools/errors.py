@@ -11,7 +11,7 @@ ends in a report, as the failure of one strategy among several does, is in the w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ClassVar
@@ -82,6 +82,15 @@ _words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 def printable(text: str) -> str:
     r"""Return a text as one line, with what is not printable written out: `\x1b`, `\n`."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def listed(texts: Sequence[str], most: int) -> str:
+    """Return texts in one line, of more than `most` only so many and the number of the others.
+
+    >>> listed(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

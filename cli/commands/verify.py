@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from mxtools.errors import UsageError
+from mxtools.errors import UsageError, listed
 from mxtools.runtime.sessions import Level, Runtime
 from mxtools.scopes.scope import ROOT
 from mxtools.views.tree import sorted_by
@@ -326,8 +326,7 @@ def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
     if found.noisiest and found.noisiest.own:
         verdict += f"; {found.noisiest.scope} adds the most noise of its own: SQNR {found.noisiest.own.sqnr:.1f} dB"
     if found.culprits:
-        more = f" and {len(found.culprits) - MOST_NAMED} more" if len(found.culprits) > MOST_NAMED else ""
-        verdict += f"; wrong on their own: {', '.join(call.scope for call in found.culprits[:MOST_NAMED])}{more}"
+        verdict += f"; wrong on their own: {listed([call.scope for call in found.culprits], MOST_NAMED)}"
     if not found.furthest.distance.relative <= fail_over:
         there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
         raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")

@@ -10,6 +10,7 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
+from mxtools.errors import listed
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.operators import plain_domain, versions
@@ -110,10 +111,9 @@ class ComparedModule:
 def _weights_note(changes: list[Change]) -> str:
     """Return the names of the first weights that changed, and how many were removed and added."""
     changed = [change for change in changes if change.before and change.after]
-    types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed[:MOST_NAMED]]
-    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+    types = [c.name + (f" {c.before} → {c.after}" if c.before != c.after else "") for c in changed]
     gone, new = (sum(not which for which in side) for side in zip(*((c.after, c.before) for c in changes), strict=True))
-    parts = [", ".join(types) + more] if types else []
+    parts = [listed(types, MOST_NAMED)] if types else []
     return ", ".join([*parts, *([f"{gone} gone"] if gone else []), *([f"{new} new"] if new else [])])
 
 

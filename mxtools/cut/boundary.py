@@ -69,21 +69,16 @@ def _credible(info: ValueInfoProto, told: ValueInfoProto | None) -> ValueInfoPro
     ONNX Runtime takes no notice of the wrong shape of an inner tensor, but refuses an input of another shape. A size of
     -1 is what some exporters write for an unknown one.
     """
-    dims = info.type.tensor_type.shape.dim
-    others = told.type.tensor_type.shape.dim if told is not None and is_shaped(told) else dims
-    wrong = [
-        number
-        for number, (dim, other) in enumerate(zip(dims, others, strict=False))
-        if dim.dim_value < 0 or (dim.dim_value and other.dim_value and dim.dim_value != other.dim_value)
-    ]
-    if not wrong and len(dims) == len(others):
-        return info
     copy = ValueInfoProto()
     copy.CopyFrom(info)
+    dims = copy.type.tensor_type.shape.dim
+    others = told.type.tensor_type.shape.dim if told is not None and is_shaped(told) else dims
     if len(dims) != len(others):
         copy.type.tensor_type.ClearField("shape")
-    for number in wrong if len(dims) == len(others) else ():
-        copy.type.tensor_type.shape.dim[number].ClearField("dim_value")
+        return copy
+    for dim, other in zip(dims, others, strict=True):
+        if dim.dim_value < 0 or (dim.dim_value and other.dim_value and dim.dim_value != other.dim_value):
+            dim.ClearField("dim_value")
     return copy
 
 

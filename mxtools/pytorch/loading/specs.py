@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from mxtools.errors import InputError, MxError
+from mxtools.errors import InputError, MxError, listed
 from mxtools.files.regular import note_reads
 from mxtools.pytorch.eval_mode import evaluate
 from mxtools.pytorch.subject import by_name
@@ -71,10 +71,8 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
                 f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error
     if missing:
-        more = f" and {len(missing) - MOST_MISSING} more" if len(missing) > MOST_MISSING else ""
-        warnings.warn(
-            f"{spec} has no weights for {', '.join(missing[:MOST_MISSING])}{more}: they are random", stacklevel=2
-        )
+        named = listed(missing, MOST_MISSING)
+        warnings.warn(f"{spec} has no weights for {named}: they are random", stacklevel=2)
     return model
 
 
