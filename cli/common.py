@@ -145,8 +145,12 @@ def figures(distance: Distance) -> dict[str, Any]:
         "cosine": distance.cosine,
         "sqnr_db": distance.sqnr,
     }
-    lost = {"not_finite": distance.not_finite} if distance.not_finite else {}
-    return {name: finite(value) for name, value in figures.items()} | lost
+    report: dict[str, Any] = {name: finite(value) for name, value in figures.items()}
+    if distance.not_finite:
+        report["not_finite"] = distance.not_finite
+    if distance.largest is not None:
+        report["largest"] = distance.largest
+    return report | ({"histogram": list(distance.histogram)} if distance.histogram else {})
 
 
 def finite(value: float) -> float | str:

@@ -35,6 +35,7 @@ WORDS: dict[str, str] = {
     "scope": "--scope",
     "strategy": "`mx auto --primary NAME`",
     "to-tensor": "--to-tensor",
+    "tolerance": "--tolerance",
     "trace": "--trace",
     "type": "--type",
     "with-past": "--with-past",

@@ -49,6 +49,7 @@ PYTHON: dict[str, str] = {
     "scope": "scopes",
     "strategy": "strategy=",
     "to-tensor": "to_tensor=",
+    "tolerance": "tolerance=",
     "trace": "trace=",
     "type": "types=",
     "with-past": "`past`",

@@ -112,7 +112,7 @@ def test_a_change_deep_inside_is_found_with_few_parts_and_saved_as_a_case(built:
     ran = subprocess.run([sys.executable, tmp_path / "case" / "run.py"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, "")
     done = mx(*line, "--isolate")
-    assert f"wrong on their own: {DENSE}: look there" in done.stderr.decode()
+    assert f"wrong on its own: {DENSE}; {DENSE} is the first module that goes wrong" in done.stderr.decode()
 
 
 @pytest.mark.model

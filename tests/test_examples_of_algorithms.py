@@ -26,6 +26,7 @@ from mxtools.matching.surviving_names import SurvivingNames
 from mxtools.matching.weight_matches import WeightMatches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.attribution import Attribution
+from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Evidence
 from mxtools.traces.values import Values
 from mxtools.verify.output_matches import OutputMatches
@@ -379,7 +380,7 @@ def test_the_output_of_a_module_in_a_quantised_graph() -> None:
     matches = OutputMatches(model.annotations, model.shapes, sidecar, values(by_id))
     for name, array in {"m": nearer, "a": nearer, "d": near, "y": np.maximum(near, 0)}.items():
         matches.compare(model.graph.by_name[name], array)
-    matches.conclude(0.1)
+    matches.conclude(Tolerance(0.1))
     of = {t.name: matches[t.id] for c in sidecar.calls for t in c.outputs}
     assert {name: model.graph.names[match.value] for name, match in of.items() if match} == {"a": "d", "y": "y"}
 

@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mxtools.errors import InputError, UsageError
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.tolerances import EXACT, HALF, QUANTISED, usual_tolerance
+from mxtools.runtime.distance import distance
+from mxtools.runtime.tolerances import EXACT, HALF, QUANTISED, Tolerance, usual_tolerance
 from mxtools.traces.sidecar import Sidecar, loads
 from mxtools.traces.values import Values
 from mxtools.verify.report import Verified
@@ -96,7 +99,7 @@ def test_a_raw_export_is_right_everywhere(built: Build, recorded: Record, name: 
 
 def verified(path: Path, trace: Path, tolerance: float = EXACT, isolating: bool = False) -> Verified:
     sidecar, values = loads(trace.read_bytes(), "trace"), Values.open(trace.with_suffix(".safetensors"))
-    return verify(WorkingModel.read(path, sidecar=sidecar, values=values), tolerance, isolating)
+    return verify(WorkingModel.read(path, sidecar=sidecar, values=values), Tolerance(tolerance), isolating)
 
 
 def test_the_noise_of_a_module_is_found_below_the_tolerance(built: Build, recorded: Record, tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def small(text: str, scopes: dict[str, str], trace: str = TRACE, names: str = "x
     """Verify a model from text with scopes by output, on a trace whose tensors have the values of ARRAYS."""
     sidecar = trace_of(trace, arrays=ARRAYS)
     model = WorkingModel(tagged_at(text, scopes), sidecar=sidecar, values=values_of(ARRAYS, names))
-    return verify(model, EXACT, isolating=True)
+    return verify(model, Tolerance(EXACT), isolating=True)
 
 
 def outputs(found: Verified) -> dict[str, str]:
@@ -293,7 +296,7 @@ def test_what_the_caller_computes_between_is_computed_of_recorded_values() -> No
     text = HEAD + " g (float[4] x) => (float[4] d) { a = Sin(x) c = Add(a, x) d = Tanh(c) }"
     sidecar, values = trace_of(trace, arrays=arrays), values_of(arrays, "x d a c")
     model = WorkingModel(tagged_at(text, {"a": "one", "d": "two"}), sidecar=sidecar, values=values)
-    found = verify(model, EXACT, isolating=True)
+    found = verify(model, Tolerance(EXACT), isolating=True)
     assert [call.scope for call in found.culprits] == ["one"]
     two = found.calls[2]
     assert two.distance is not None
@@ -317,7 +320,7 @@ def test_errors(
     sidecar: Sidecar | None, values: Values | None, text: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        verify(WorkingModel(tagged_at(text, FOUR), sidecar=sidecar, values=values), EXACT)
+        verify(WorkingModel(tagged_at(text, FOUR), sidecar=sidecar, values=values), Tolerance(EXACT))
 
 
 def test_a_graph_without_scopes_is_refused(built: Build, recorded: Record, mx: Mx) -> None:
@@ -333,7 +336,7 @@ def test_the_command(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> 
     assert done.returncode == 1
     lines = done.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["module", ".", "├─", "├─", "└─"]
-    assert f"wrong on their own: {QUERY}".encode() in done.stderr
+    assert f"wrong on its own: {QUERY}".encode() in done.stderr
     done = mx("verify", model, "--trace", trace, "--fail-over", 10)
     assert done.returncode == 0
     assert f"{QUERY} is the first module that goes wrong".encode() in done.stderr
@@ -343,6 +346,105 @@ def test_the_command(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> 
     assert b"has the largest error" in done.stderr
     done = mx("verify", built("llama") / "tagged.onnx", "--trace", trace)
     assert done.returncode in (1, 3)
+
+
+NOISY = "encoder.layer.0.intermediate.dense"
+"""A module whose weights are 2 % too large: its results have that relative L2 error, or an SQNR of 34 dB."""
+
+
+@pytest.mark.parametrize(
+    ("metric", "factor", "right", "wrong"),
+    [
+        ("relative", 1.02, 0.025, 0.015),
+        ("relative-l2", 1.02, 0.025, 0.015),
+        ("max-abs", 1.02, 1.0, 1e-4),
+        ("cosine", -1, 0.0, 0.9),  # which no factor above 0 changes
+        ("sqnr", 1.02, 30, 40),
+    ],
+)
+def test_each_metric_has_a_tolerance(
+    built: Build, recorded: Record, mx: Mx, tmp_path: Path, metric: str, factor: float, right: float, wrong: float
+) -> None:
+    model = changed(built("bert") / "tagged.onnx", NOISY, tmp_path / "noisy.onnx", factor)
+    given = ("verify", model, "--trace", recorded("bert"), "--json", "--metric", metric, "--tolerance")
+    done = mx(*given, right)
+    report = json.loads(done.stdout)
+    assert (report["metric"], report["tolerance"]) == (metric, right)
+    if factor > 0:
+        assert (done.returncode, report["first"]) == (0, None)
+    done = mx(*given, wrong)
+    assert (done.returncode, json.loads(done.stdout)["first"]) == (1, NOISY)
+
+
+def test_without_a_tolerance_all_metrics_judge_alike(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    model = changed(built("bert") / "tagged.onnx", NOISY, tmp_path / "noisy.onnx", factor=1.02)
+    for metric in ("relative", "relative-l2", "cosine", "sqnr"):
+        for path, status in ((model, 1), (built("bert") / "tagged.onnx", 0)):
+            done = mx("verify", path, "--trace", recorded("bert"), "--metric", metric)
+            assert done.returncode == status, done.stderr.decode()
+    done = mx("verify", model, "--trace", recorded("bert"), "--metric", "max-abs")
+    assert done.returncode == 2
+    assert b"give --tolerance" in done.stderr
+
+
+def test_classes_have_tolerances_of_their_own(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    model = changed(built("bert") / "tagged.onnx", NOISY, tmp_path / "noisy.onnx", factor=1.02)
+    limits = tmp_path / "limits.toml"
+    given = (
+        "verify",
+        model,
+        "--trace",
+        recorded("bert"),
+        "--metric",
+        "sqnr",
+        "--tolerance",
+        25,
+        "--tolerances",
+        limits,
+    )
+    limits.write_text("Linear = 40\nConv2d = 7")
+    done = mx(*given)
+    assert done.returncode == 1
+    assert f"{NOISY} is the first module that goes wrong".encode() in done.stderr
+    assert b"(tolerance 40 dB)" in done.stderr
+    assert b"the tolerances of Conv2d are of no module here" in done.stderr
+    wrong = [line for line in done.stdout.decode().splitlines() if line.endswith("wrong")]
+    assert wrong
+    assert all(" Linear " in line for line in wrong)
+    done = mx(*given, "--bisect")
+    assert done.returncode == 1
+    assert f"{NOISY} is the smallest module that is wrong".encode() in done.stderr
+    limits.write_text("LayerNorm = 20")
+    assert mx(*given).returncode == 0
+    for text, message in (
+        ("Linear = 'a'", b"the tolerance of 'Linear' is no number from 0 on"),
+        ("Linear", b"cannot be read as TOML"),
+        ("Linear = -1", b"the tolerance of 'Linear' is no number from 0 on"),
+    ):
+        limits.write_text(text)
+        done = mx(*given)
+        assert done.returncode == 3
+        assert message in done.stderr
+    done = mx("verify", model, "--trace", recorded("bert"), "--metric", "cosine", "--tolerance", 2)
+    assert done.returncode == 2
+
+
+def test_a_case_is_judged_by_the_metric_that_found_it(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
+    model = changed(built("bert") / "tagged.onnx", NOISY, tmp_path / "noisy.onnx", factor=1.02)
+    for metric, limit in (("sqnr", 40), ("relative-l2", 1e-3), ("max-abs", 1e-4)):
+        case = tmp_path / metric
+        given = ("--metric", metric, "--tolerance", limit, "--save-case", case)
+        assert mx("verify", model, "--trace", recorded("bert"), *given).returncode == 1
+        for outputs, status in ((case / "actual.npz", 1), (case / "expected.npz", 0)):
+            run = [sys.executable, case / "run.py", "--outputs", outputs]
+            assert subprocess.run(run, check=False, capture_output=True).returncode == status
+
+
+def test_errors_are_counted_by_their_size() -> None:
+    found = distance(np.array([1.0, 0.5, 0.25, 0.0]), np.array([1.0, 0.501, 0.25 + 2e-7, 3e-5]))
+    assert found.largest == 1.0
+    assert found.histogram == (1, 0, 1, 0, 1, 0, 1, 0, 0, 0)
+    assert distance(np.ones(2), np.ones(2)).histogram == ()
 
 
 @pytest.mark.parametrize(("name", "begin"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])

@@ -41,6 +41,10 @@ class Distance(TypedDict):
     """The ratio of signal to noise, in decibels."""
     not_finite: NotRequired[int]
     """How many elements are infinite or not a number, but should be finite."""
+    largest: NotRequired[Figure]
+    """The largest absolute value that is right."""
+    histogram: NotRequired[list[int]]
+    """How many elements differ by less than 1e-8 of that, by less than 1e-7, and so on; the last, by 1 or more."""
 
 
 @_record
@@ -341,7 +345,12 @@ class CheckedCall(TypedDict):
 class VerifyReport(TypedDict):
     """What each module of the graph returns, against what PyTorch's, or another graph's, returned."""
 
+    metric: str
+    """What is an error."""
     tolerance: float
+    """The largest error that counts as right; the smallest cosine, or SQNR in dB."""
+    tolerances: NotRequired[dict[str, float]]
+    """Others, by class."""
     runtime: str
     """What ran the graph."""
     first: str | None
@@ -359,7 +368,12 @@ class VerifyReport(TypedDict):
 class BisectReport(TypedDict):
     """The smallest module that is wrong when it runs alone; with --bisect."""
 
+    metric: str
+    """What is an error."""
     tolerance: float
+    """The largest error that counts as right; the smallest cosine, or SQNR in dB."""
+    tolerances: NotRequired[dict[str, float]]
+    """Others, by class."""
     runtime: str
     """What ran the parts."""
     wrong: str | None

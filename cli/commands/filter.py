@@ -80,12 +80,12 @@ def _save(folder: Path, source: str, part: WorkingModel, report: PipelineReport)
     """Write the part with the values of the check."""
     from mxtools.cut.filtering import FilterReport
     from mxtools.runtime.cases import Case, save_case
-    from mxtools.runtime.tolerances import usual_tolerance
+    from mxtools.runtime.tolerances import tolerance_of
 
     if check := report.last(FilterReport).check:
         scopes = ", ".join(dict.fromkeys(glob for step in report.steps for glob in getattr(step.step, "scope", ())))
         title = f"{scopes or 'A part'} of {source_name(source)}"
         origin = "what the whole model computes there in ONNX Runtime, on the CPU and without optimisations"
-        tolerance = usual_tolerance(part.proto, part.graph)
+        tolerance = tolerance_of(part.proto, part.graph)
         save_case(folder, Case(part.proto, check.given, check.expected), part.weights, tolerance, title, origin)
         say(f"mx filter: saved in {folder}; check it with `python {folder / 'run.py'}`")

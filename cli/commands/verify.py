@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from mxtools.errors import UsageError, listed
+from mxtools.errors import UsageError
 from mxtools.runtime.sessions import Level, Runtime
-from mxtools.scopes.scope import ROOT
-from mxtools.views.tree import sorted_by
+from mxtools.runtime.tolerances import Metric
 
-from ..common import emit, figures, finite, progress, read_model, say
+from ..common import progress, read_model
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
 from ..runtimes import (
     LevelOption,
@@ -26,11 +25,11 @@ from ..runtimes import (
     takes_runtime,
 )
 from ..streams import is_pipe
-from ..table import drawn, show
+from ..verified import conclude, conclude_bisection, plot_errors, save, show_errors
 
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
-    from mxtools.verify.report import Bisected, Checked, Verified
+    from mxtools.runtime.tolerances import Tolerance
     from mxtools.verify.verification import Verification
 
 
@@ -39,14 +38,6 @@ class Sort(StrEnum):
 
     ERROR = "error"
     OWN_ERROR = "own-error"
-
-
-COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
-PASSED_ON = 0.1
-"""A module whose own error is less than this share of the error that it returns got the rest from others."""
-MOST_NAMED = 3
-"""Modules that the summary names."""
-OWN = ("own relative", "own SQNR dB")
 
 
 @takes_runtime
@@ -72,18 +63,30 @@ def command(
         float | None,
         Option(
             min=0,
-            metavar="RELATIVE",
-            help="Largest relative error that still counts as equal; by default 0.001 (--against: 0.0001), for half "
-            "precision 0.02, for int8 and smaller 0.1.",
+            metavar="NUMBER",
+            help="Largest error that still counts as equal, or smallest cosine or SQNR; by default a relative error of "
+            "0.001 (--against: 0.0001), for half precision 0.02, for int8 and smaller 0.1, or what is equal to that.",
             show_default=False,
         ),
+    ] = None,
+    metric: Annotated[
+        Metric,
+        Option(
+            metavar="relative|relative-l2|max-abs|cosine|sqnr",
+            help="What is an error: the largest difference, divided by the largest value; the difference as a vector, "
+            "divided likewise; the largest difference; the cosine; the SQNR in dB.",
+        ),
+    ] = Metric.RELATIVE,
+    tolerances: Annotated[
+        Path | None,
+        Option(metavar="FILE.toml", help="Tolerances for modules of some classes, a line each: LayerNorm = 1e-5."),
     ] = None,
     fail_over: Annotated[
         float | None,
         Option(
             min=0,
-            metavar="RELATIVE",
-            help="End with exit status 1 above this relative error; by default above the tolerance.",
+            metavar="NUMBER",
+            help="End with exit status 1 above this error, or below this cosine or SQNR; by default by the tolerance.",
         ),
     ] = None,
     bisect: Annotated[
@@ -138,7 +141,7 @@ def command(
     from mxtools.files.temporary import Scratch
     from mxtools.passes.unfold import unfolded
     from mxtools.runtime.cases import check_case
-    from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
+    from mxtools.runtime.tolerances import EXACT, SAME, read_limits, tolerance_of
     from mxtools.verify.report import combined
     from mxtools.verify.verification import Verification
     from mxtools.views.plots import check_plot
@@ -154,41 +157,29 @@ def command(
     theirs = _recorded(against_values) or runtime_of(against_level, against_provider, runtime=against_runtime)
     model = unfolded(read_model(source, data_dir, trace))
     exact = SAME if against else EXACT
-    tolerance = usual_tolerance(model.proto, model.graph, exact) if tolerance is None else tolerance
+    by_class = read_limits(tolerances) if tolerances else {}
+    limit = tolerance_of(model.proto, model.graph, tolerance, metric, by_class, exact)
     with Scratch() as folder:  # for the values of the other model
         with progress("comparing"):
             if against:
-                checks = list(_against(model, against, inputs or against_values, tolerance, folder, ours, theirs))
+                checks = list(_against(model, against, inputs or against_values, limit, folder, ours, theirs))
             else:
-                checks = [Verification(model, tolerance, ours)]
+                checks = [Verification(model, limit, ours)]
             results = [check.bisect() for check in checks] if bisect else []
             reports = [] if bisect else [check.report(isolate) for check in checks]
+        say_assigned("verify", ours)
         if bisect:
-            _bisected(checks, results, save_case, against, json)
+            conclude_bisection(checks, results, save_case, against, json)
             return
         found = combined(reports)
-        say_assigned("verify", ours)
-        _show(found, ours.name, isolate, sort, depth, json)
+        show_errors(found, ours.name, isolate, sort, depth, json)
         if plot and found.furthest:
-            _plot(plot, found)
+            plot_errors(plot, found)
         if save_case:
             wrong = ((check, [*each.culprits, each.first]) for check, each in zip(checks, reports, strict=True))
             check, call = next(((check, call) for check, calls in wrong for call in calls if call), (checks[0], None))
-            _save(save_case, check, call.scope if call else None, against)
-        _conclude(found, tolerance if fail_over is None else fail_over, quiet=json)
-
-
-def _show(found: Verified, runtime: str, isolate: bool, sort: Sort | None, depth: int | None, json: bool) -> None:
-    """Print the errors of all calls."""
-    if found.untagged:
-        say(f"mx verify: {found.untagged} nodes had no scope and got that of their neighbours")
-    if json:
-        emit({"tolerance": found.tolerance, "runtime": runtime} | _data(found, isolate))
-        return
-    head = (*COLUMNS, *(OWN if isolate else ()), "")
-    root = sorted_by(found.calls[0], sort) if sort else found.calls[0]
-    rows = (_cells(name, class_, call, found, isolate) for name, class_, call in drawn(root, depth))
-    show([head, *rows])
+            save(save_case, check, call.scope if call else None, against)
+        conclude(found, fail_over, quiet=json)
 
 
 def _check_alone(isolate: bool, bisect: bool, save_case: Path | None, sort: Sort | None, values: Path | None) -> None:
@@ -232,7 +223,7 @@ def _against(
     model: WorkingModel,
     against: str,
     inputs: Path | None,
-    tolerance: float,
+    tolerance: Tolerance,
     folder: Path,
     ours: Runtime,
     theirs: Runtime,
@@ -263,120 +254,3 @@ def _sets(inputs: Path) -> list[Path]:
     if not found:
         raise UsageError(f"the folder {inputs} has no .npz, .safetensors or .json file", "give another folder")
     return found
-
-
-def _bisected(
-    checks: Sequence[Verification],
-    results: Sequence[Bisected],
-    save_case: Path | None,
-    against: str | None,
-    json: bool,
-) -> None:
-    """Print which module is the smallest that is wrong; CheckError if there is one."""
-    from mxtools.errors import CheckError
-
-    say_assigned("verify", checks[0].runtime)
-    worst = next((result for result in results if result.scope), results[0])
-    parts = sum(result.parts_run for result in results)
-    if json:
-        report = {"tolerance": checks[0].tolerance, "runtime": checks[0].runtime.name, "wrong": worst.scope}
-        emit(report | ({"own": figures(worst.own)} if worst.own else {}) | {"parts": parts})
-    if not worst.scope or not worst.own:
-        say(f"mx verify: no module is wrong: the results agree within {checks[0].tolerance:g} of the largest value")
-        return
-    if save_case:
-        _save(save_case, checks[results.index(worst)], worst.scope, against)
-    raise CheckError(
-        f"{worst.scope} is the smallest module that is wrong on its own: {worst.own.relative:.2g} of its largest value "
-        f"(tolerance {checks[0].tolerance:g}; {parts} parts were run)",
-        "cut it out with --save-case" if not save_case else f"see {save_case}",
-    )
-
-
-def _save(folder: Path, check: Verification, wrong: str | None, against: str | None) -> None:
-    """Write the module that is wrong, with what it was given and should return, to a folder."""
-    from mxtools.runtime.cases import save_case
-
-    if wrong is None:
-        say("mx verify: no module is wrong, so no case is saved")
-        return
-    case = check.case(wrong)
-    source = f"what {against} computes there" if against else "what PyTorch's module returned"
-    ran = f"`actual.npz` holds what it returned in {check.runtime.name}" if case.actual else "It did not run"
-    told = f"{ran}, where it is wrong{'' if case.actual else f': {check.runtime.name}'}."
-    title = f"{wrong} of {check.model.name}"
-    save_case(folder, case, check.model.weights, check.tolerance, title, source, told)
-    shown = f" --outputs {folder / 'actual.npz'}" if case.actual else ""
-    say(f"mx verify: {wrong} is saved in {folder}; see `python {folder / 'run.py'}{shown}`")
-
-
-def _conclude(found: Verified, fail_over: float, quiet: bool) -> None:
-    """Print a summary; CheckError if the error is too large, or if nothing could be compared."""
-    from mxtools.errors import CheckError
-
-    call = found.first or found.furthest
-    apart = call.distance if call else None
-    if not call or not apart or not found.furthest or not found.furthest.distance:
-        raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
-    place = "is the first module that goes wrong" if found.first else "has the largest error"
-    named = "the whole model" if call.scope == ROOT else call.scope
-    verdict = f"{named} {place}: {apart.relative:.2g} of its largest value (tolerance {found.tolerance:g})"
-    if not apart.relative:
-        verdict = "all results are equal"
-    if found.noisiest and found.noisiest.own:
-        verdict += f"; {found.noisiest.scope} adds the most noise of its own: SQNR {found.noisiest.own.sqnr:.1f} dB"
-    if found.culprits:
-        verdict += f"; wrong on their own: {listed([call.scope for call in found.culprits], MOST_NAMED)}"
-    if not found.furthest.distance.relative <= fail_over:
-        there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
-        raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
-    if not quiet:
-        say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
-
-
-def _cells(name: str, class_name: str, call: Checked, found: Verified, isolate: bool) -> tuple[str, ...]:
-    apart = call.distance
-    own = [f"{call.own.relative:.2g}", f"{call.own.sqnr:.1f}"] if call.own else [""] * len(OWN)
-    own = own if isolate else []
-    if apart is None:
-        return name, class_name, "", "", "", "", *own, call.reason
-    right = apart.relative <= found.tolerance or all(output.harmless for output in call.outputs)
-    wrong = "" if right else "first wrong" if call is found.first else "wrong"
-    if wrong and call.own and call.own.relative < PASSED_ON * apart.relative:
-        wrong = "passed on"
-    if wrong and apart.not_finite:
-        wrong += f", {apart.not_finite} elements are inf or nan"
-    figures = f"{apart.max_abs:.2g}", f"{apart.relative:.2g}", f"{apart.cosine:.4f}", f"{apart.sqnr:.1f}"
-    return name, class_name, *figures, *own, wrong or call.reason
-
-
-def _data(found: Verified, isolated: bool) -> dict[str, Any]:
-    report: dict[str, Any] = {
-        "first": found.first.scope if found.first else None,
-        "untagged": found.untagged,
-    }
-    if isolated:
-        report["culprits"] = [call.scope for call in found.culprits]
-        report["noisiest"] = found.noisiest.scope if found.noisiest else None
-    return report | {"modules": [_module(call) for call in found.calls]}
-
-
-def _module(call: Checked) -> dict[str, Any]:
-    outputs = [{"name": o.name, "tensor": o.tensor, **figures(o.distance)} for o in call.outputs]
-    own: dict[str, Any] = {"own": figures(call.own)} if call.own else {}
-    if call.mean is not None:
-        own["mean_relative_l2"] = finite(call.mean)
-    reason = {"reason": call.reason} if call.reason else {}
-    return {"scope": call.scope, "tag": call.tag, "outputs": outputs, **own, **reason}
-
-
-def _plot(path: Path, found: Verified) -> None:
-    from mxtools.views.plots import bars
-
-    calls = [call for call in found.calls if call.distance]
-    series = {"in the graph": [call.distance.relative for call in calls if call.distance]}
-    if any(call.own for call in calls):
-        series["on its own"] = [call.own.relative if call.own else 0.0 for call in calls]
-    title = "error by module" + (f", first wrong: {found.first.scope}" if found.first else "")
-    unit = "largest difference over largest value"
-    bars(path, title, [call.scope for call in calls], series, unit, log=True, limit=found.tolerance)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, Any, overload
 
 from mxtools.errors import InputError, OutputError
 
@@ -166,6 +166,16 @@ def read_regular(path: Path, noted: bool = True) -> bytes:
     """Return the bytes of a regular file; raises what `open_regular` raises."""
     with open_regular(path, noted) as file:
         return file.readall() or b""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the table in a TOML file; InputError if it cannot be read as one."""
+    import tomllib
+
+    try:
+        return tomllib.loads(read_regular(path).decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as TOML ({error})", "fix it") from None
 
 
 class FileBytes:

@@ -195,13 +195,19 @@ class LookingModel(WorkingModel):
         tolerance: float | None = None,
         isolate: bool = False,
         against: WorkingModel | None = None,
+        *,
+        metric: str = "relative",
+        tolerances: Mapping[str, float] | None = None,
     ) -> Verified:
         """Compare what each module returns with what PyTorch's module returned, on the recorded inputs.
 
         With `against`, another tagged model, compare with what its modules return, on its inputs. `tolerance` is the
-        largest relative error that still counts as equal; the default depends on the types of the weights. With
-        `isolate`, each module is also run alone, on the inputs that PyTorch's module had. Raises UsageError if there
-        are no recorded values, InputError if a graph does not run.
+        largest error that still counts as equal; the default depends on the types of the weights. `metric` says what is
+        an error: "relative", that is, the largest difference divided by the largest value, "relative-l2", "max-abs",
+        "cosine" or "sqnr" (in dB); for the last two, `tolerance` is the smallest value that counts as equal.
+        `tolerances` has others by class: `{"LayerNorm": 1e-5}`. With `isolate`, each module is also run alone, on the
+        inputs that PyTorch's module had. Raises UsageError if there are no recorded values or an argument is wrong,
+        InputError if a graph does not run.
 
         >>> found = model.verify(mxtools.load_trace("bert.trace.json"))
         >>> found.first is None, found.furthest.distance.relative < 1e-4
@@ -211,11 +217,11 @@ class LookingModel(WorkingModel):
         """
         from mxtools.files.temporary import Scratch
         from mxtools.passes.unfold import unfolded
-        from mxtools.runtime.tolerances import EXACT, SAME, usual_tolerance
+        from mxtools.runtime.tolerances import EXACT, SAME, Metric, tolerance_of
         from mxtools.verify import verification
 
         exact = SAME if against else EXACT
-        limit = usual_tolerance(self.proto, self.graph, exact) if tolerance is None else tolerance
+        limit = tolerance_of(self.proto, self.graph, tolerance, Metric.named(metric), tolerances, exact)
         if against:
             with Scratch() as folder:
                 return verification.against(unfolded(self), unfolded(against), limit, folder).report(isolate)

@@ -29,6 +29,7 @@ from mxtools.files.weights import WeightStore
 from mxtools.files.writing import write_model
 from mxtools.graph.types import type_text
 from mxtools.runtime.session_values import Value, is_narrow
+from mxtools.runtime.tolerances import Metric, Tolerance
 
 PART = "part.onnx"
 _README = """# {title}
@@ -43,8 +44,7 @@ what another program returned, as arrays by the names of the outputs:
     python run.py --provider CUDAExecutionProvider --level basic
     python run.py --outputs FILE.npz
 
-It prints how far each output is from what is expected, and ends with exit status 1 if the largest difference, divided
-by the largest expected value, is above {tolerance:g}.
+It prints how far each output is from what is expected, and ends with exit status 1 if {judged}.
 
 | input | type |
 |---|---|
@@ -70,7 +70,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
 parser.add_argument("--level", default="all", choices=["disable_all", "basic", "extended", "all"], help="optimisation")
 parser.add_argument("--outputs", help="do not run, and compare the arrays in this .npz file")
-parser.add_argument("--tolerance", type=float, default={tolerance:g}, help="largest relative difference that is right")
+parser.add_argument("--tolerance", type=float, default={limit:.6g}, help="what is still right: {judged} is wrong")
 given = parser.parse_args()
 
 expected = np.load(here / "expected.npz")
@@ -101,14 +101,28 @@ for name, value in zip(expected.files, found):
     apart = float(apart.max(initial=0))
     largest = float(np.abs(both[1][np.isfinite(both[1])]).max(initial=0))
     relative = apart / largest if largest else apart
-    print(f"{{name}}: largest difference {{apart:.3g}}, {{relative:.3g}} of the largest value")
+    ours, right = (np.nan_to_num(each, posinf=0, neginf=0).ravel() for each in both)
+    noise, signal = np.linalg.norm(ours - right) if apart < np.inf else np.inf, np.linalg.norm(right)
+    l2 = noise / signal if signal else np.inf if noise else 0.0
+    cosine = ours @ right / (np.linalg.norm(ours) * signal) if ours.any() and right.any() else float(not noise)
+    with np.errstate(divide="ignore"):
+        sqnr = float(-20 * np.log10(l2))
+    figures = {{"max-abs": apart, "relative": relative, "relative-l2": l2, "cosine": cosine, "sqnr": sqnr}}
+    print(f"{{name}}: largest difference {{apart:.3g}}, {{relative:.3g}} of the largest value, SQNR {{sqnr:.1f}} dB")
     if apart:
         print(f"    at {{[int(i) for i in place]}}: expected {{wanted[place]}}, found {{value[place]}}")
-    is_right &= relative <= given.tolerance
+    is_right &= figures["{metric}"] {sign} given.tolerance
 sys.exit(not is_right)
 '''
 
 
+_JUDGED = {
+    Metric.RELATIVE: "the largest difference, divided by the largest expected value, is above {}",
+    Metric.RELATIVE_L2: "the relative L2 error is above {}",
+    Metric.MAX_ABS: "the largest difference is above {}",
+    Metric.COSINE: "the cosine is below {}",
+    Metric.SQNR: "the SQNR is below {}",
+}
 FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "actual.npz", "run.py", "README.md"})
 """The files of a case."""
 
@@ -141,7 +155,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def save_case(
-    folder: Path, case: Case, weights: WeightStore, tolerance: float, title: str, source: str, told: str = ""
+    folder: Path, case: Case, weights: WeightStore, tolerance: Tolerance, title: str, source: str, told: str = ""
 ) -> None:
     """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
 
@@ -159,7 +173,10 @@ def save_case(
     texts = {
         "title": title,
         "source": source,
-        "tolerance": tolerance,
+        "judged": _JUDGED[tolerance.metric].format(tolerance),
+        "limit": tolerance.limit,
+        "metric": tolerance.metric.value,
+        "sign": ">=" if tolerance.is_least else "<=",
         "nodes": f"{len(graph.node)} node{'' if len(graph.node) == 1 else 's'}",
         "actual": f"\n\n{told}" if told else "",
         "inputs": "\n".join(f"| `{value.name}` | {type_text(value.type, usual=True)} |" for value in graph.input),

@@ -19,7 +19,9 @@ class Distance:
     Attributes: `max_abs`, the largest absolute difference; `relative`, that divided by the largest absolute value
     wanted; `cosine` of the angle between both arrays as vectors; `sqnr`, the signal to quantisation noise ratio in dB,
     10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference; `not_finite`, how
-    many elements are nan or infinite that are wanted to be finite, as where half precision overflows.
+    many elements are nan or infinite that are wanted to be finite, as where half precision overflows; `largest`, the
+    largest absolute value wanted; `histogram`, how many elements differ by how much of that: by less than 1e-8, by less
+    than 1e-7, and so on, last by 1 or more. The last two are left out where nothing differs or can be compared.
     """
 
     max_abs: float
@@ -27,6 +29,8 @@ class Distance:
     cosine: float
     sqnr: float
     not_finite: int = field(default=0, compare=False)
+    largest: float | None = field(default=None, compare=False)
+    histogram: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def relative_l2(self) -> float:
@@ -36,6 +40,8 @@ class Distance:
 
 EQUAL = Distance(0.0, 0.0, 1.0, math.inf)
 UNLIKE = Distance(math.inf, math.inf, 0.0, -math.inf)
+DECADES = (0.0, *(10.0**power for power in range(-8, 1)), math.inf)
+"""The edges of the histogram."""
 
 
 def relative_l2(sqnr: float) -> float:
@@ -92,14 +98,17 @@ def distance(found: Array, wanted: Array) -> Distance:
         return EQUAL
     finite = np.isfinite(a) & np.isfinite(b)
     if not (same | finite).all():
-        return replace(UNLIKE, not_finite=int((np.isfinite(b) & ~np.isfinite(a)).sum()))
+        largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+        return replace(UNLIKE, not_finite=int((np.isfinite(b) & ~np.isfinite(a)).sum()), largest=largest)
     a, b, noise = a[finite], b[finite], a[finite] - b[finite]
     largest, furthest = float(np.abs(b).max()), float(np.abs(noise).max())
     if not largest:
         return Distance(furthest, furthest, 0.0, -math.inf)
+    counts, _ = np.histogram(np.abs(noise) / largest, DECADES)
     signal, noise = b / largest, noise / furthest  # squares of tiny numbers would underflow to zero
     ratio = largest / furthest * math.sqrt(float(signal @ signal) / float(noise @ noise))
-    return Distance(furthest, furthest / largest, _cosine(a, signal), 20 * math.log10(ratio))
+    sqnr = 20 * math.log10(ratio)
+    return Distance(furthest, furthest / largest, _cosine(a, signal), sqnr, 0, largest, tuple(counts.tolist()))
 
 
 def _cosine(a: Array, b: Array) -> float:

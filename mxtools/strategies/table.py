@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mxtools.errors import InputError, UsageError, suggestion
-from mxtools.files.regular import read_regular
+from mxtools.files.regular import read_toml
 from mxtools.passes.carry import Carry
 from mxtools.passes.record_absent import RecordAbsent
 from mxtools.pipeline.base import Pass
@@ -167,19 +167,12 @@ def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for place in (folder, *folder.parents):
         own, project = place / "mxtools.toml", place / "pyproject.toml"
         if own.is_file():
-            return own, _toml(own)
+            return own, read_toml(own)
         if project.is_file():
-            tools = _toml(project).get("tool")
+            tools = read_toml(project).get("tool")
             if isinstance(tools, dict) and tools.get("mxtools") is not None:
                 return project, tools["mxtools"]
     return None
-
-
-def _toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_regular(file).decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as TOML ({error})", "fix it") from None
 
 
 def _optimizer(name: str) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from math import inf, isnan
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -31,9 +30,11 @@ from mxtools.graph.types import as_type
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.cases import Case
-from mxtools.runtime.distance import UNLIKE, Distance, worst
+from mxtools.runtime.distance import UNLIKE, Distance
 from mxtools.runtime.sessions import REFERENCE, Runtime, batches, run_model
+from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.selection import nodes_of
+from mxtools.scopes.tags import class_of
 from mxtools.traces.traced_calls import call_ends, returned_tensors
 from mxtools.verify.output_matches import OutputMatch, OutputMatches
 
@@ -45,10 +46,15 @@ class Isolation:
     """Runs the modules of a graph one by one, each on its own."""
 
     def __init__(
-        self, model: WorkingModel, sidecar: Sidecar, matches: OutputMatches, runtime: Runtime = REFERENCE
+        self,
+        model: WorkingModel,
+        sidecar: Sidecar,
+        matches: OutputMatches,
+        tolerance: Tolerance,
+        runtime: Runtime = REFERENCE,
     ) -> None:
         """Take a graph with the values that stand for what its calls returned; `runtime` is to run the parts."""
-        self._runtime = runtime
+        self._tolerance, self._runtime = tolerance, runtime
         self._model, self._weights, self._matches = model, model.weights, matches
         self._annotations, self._shapes = model.annotations, model.shapes
         self._graph, self._calls = model.graph, sidecar.calls
@@ -73,7 +79,7 @@ class Isolation:
                 except InputError as error:
                     yield number, error
 
-    def smallest_wrong(self, tolerance: float, given: Mapping[str, Array]) -> tuple[int, Distance] | None:
+    def smallest_wrong(self, given: Mapping[str, Array]) -> tuple[int, Distance] | None:
         """Return the innermost call that is wrong on its own, with its error, of several one that is worst.
 
         Returns None if none is wrong.
@@ -90,18 +96,19 @@ class Isolation:
             return self._error(calls, given, needed=calls == tuple(inside[None]))
 
         def size_of(calls: tuple[int, ...]) -> float:
+            """Return the error as a multiple of that which is just right; of a single call by its class."""
             error = error_of(calls)
             if error is None:  # they cannot be one part
                 return max((size_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
-            return inf if isnan(error.relative) else error.relative
+            return self._tolerance.excess(error, class_of(self._calls[calls[0]].tag) if len(calls) == 1 else "")
 
         wrong, group = None, tuple(inside[None])
         while group:
             while len(group) > 1:
                 first, second = group[: len(group) // 2], group[len(group) // 2 :]
-                is_first = size_of(first) > tolerance or size_of(first) >= size_of(second)
+                is_first = size_of(first) > 1 or size_of(first) >= size_of(second)
                 group = first if is_first else second
-            if size_of(group) > tolerance and (error := error_of(group)):
+            if size_of(group) > 1 and (error := error_of(group)):
                 wrong = group[0], error
             group = tuple(inside[group[0]])
         return wrong
@@ -214,5 +221,5 @@ class Isolation:
                 array = results[names[match.value]]
                 tensors = self._matches.with_same_end(tensor)
                 errors = [error for t in tensors if (error := self._matches.distance_to(array, t))]
-                found.append(min(errors, key=lambda error: error.relative, default=UNLIKE))
-        return worst(found) or UNLIKE
+                found.append(min(errors, key=self._tolerance.error, default=UNLIKE))
+        return self._tolerance.worst(found) or UNLIKE

@@ -29,7 +29,9 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, Shapes, torch_kind
 from mxtools.graph.walk import values_after
 from mxtools.runtime.distance import Distance, distance
+from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.tags import class_of
 from mxtools.traces.traced_calls import call_ends, call_times, callers, calls_returning, returned_tensors
 from mxtools.traces.values import Values
 
@@ -60,9 +62,9 @@ _Rank = tuple[bool, bool, float, int]
 """How good a match is, the best one last: it is equal; its shape is the same; its error, negative; the value."""
 
 
-def has_no_effect(inner: Distance, outer: Distance, tolerance: float) -> bool:
+def has_no_effect(inner: Distance, outer: Distance, tolerance: Tolerance) -> bool:
     """Return whether nothing is left of a module's error, `inner`, in what its caller returned, `outer`."""
-    return outer.relative <= min(tolerance, HARMLESS_SHARE * max(1.0, inner.relative))
+    return tolerance.is_right(outer) and outer.relative <= HARMLESS_SHARE * max(1.0, inner.relative)
 
 
 class OutputMatches:
@@ -106,6 +108,14 @@ class OutputMatches:
         """Return what stands for a tensor, by its id, None where nothing does."""
         return self._best[tensor][1] if tensor in self._best else None
 
+    def is_right(self, tensor: int, tolerance: Tolerance) -> bool:
+        """Return whether what stands for a tensor is right, by the class of the module that returned it."""
+        match = self[tensor]
+        return match is not None and tolerance.is_right(match.distance, self._class_of(tensor))
+
+    def _class_of(self, tensor: int) -> str:
+        return class_of(self._calls[self.makers[tensor]].tag)
+
     def compare(self, value: int, array: Array) -> None:
         """Compare a value with the tensors that it may stand for, and keep it where it is the best one so far.
 
@@ -122,7 +132,7 @@ class OutputMatches:
                 if number not in self._best or rank > self._best[number][0]:
                     self._best[number] = rank, OutputMatch(value, error, array.shape, array.dtype)
 
-    def conclude(self, tolerance: float) -> None:
+    def conclude(self, tolerance: Tolerance) -> None:
         """Drop the matches that turn out to be none, when all values were compared.
 
         - A value stands for one result of a module only, unless it is equal to several.
@@ -133,7 +143,7 @@ class OutputMatches:
         """
         self._keep_one_result_a_value()
         self._decide_modules_without_nodes(tolerance)
-        wrong = [number for number, (_, match) in self._best.items() if not match.distance.relative <= tolerance]
+        wrong = [number for number in self._best if not self.is_right(number, tolerance)]
         self.harmless = {number for number in wrong if self._is_harmless(number, tolerance)}
         known = [number for number in reversed(self.tensors) if number not in self.harmless]
         self.tensor_at = {match.value: number for number in known if (match := self[number])}
@@ -149,11 +159,11 @@ class OutputMatches:
                     worse, taken[match.value] = sorted((number, other), key=lambda n: self._best[n][0])
                     del self._best[worse]
 
-    def _decide_modules_without_nodes(self, tolerance: float) -> None:
+    def _decide_modules_without_nodes(self, tolerance: Tolerance) -> None:
         """Give a value that may be the result of a module without nodes, or of one before it, to the nearest."""
         for number, sources in self._without_nodes.items():
             mine = self._best.pop(number, None)
-            if mine is None or not mine[1].distance.relative <= tolerance:  # written so that nan is not right
+            if mine is None or not tolerance.is_right(mine[1].distance, self._class_of(number)):
                 continue
             same = [s for s in sources if (other := self[s]) and other.value == mine[1].value]
             nearer = [s for s in same if self._best[s][1].distance.relative <= mine[1].distance.relative]
@@ -162,7 +172,7 @@ class OutputMatches:
                 for source in same:
                     del self._best[source]
 
-    def _is_harmless(self, number: int, tolerance: float) -> bool:
+    def _is_harmless(self, number: int, tolerance: Tolerance) -> bool:
         """Return whether what the caller returned depends on a wrong value, and is right nevertheless.
 
         The caller is the nearest one that returned something else than the tensor of that value itself.

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from mxtools.runtime.distance import EQUAL, UNLIKE, Distance, worst
+from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.tags import class_of
 from mxtools.verify.output_matches import has_no_effect
 
 
@@ -38,10 +40,20 @@ class Checked:
     children: list[Checked] = field(default_factory=list)
 
     @property
-    def distance(self) -> Distance | None:
-        """The largest error of its outputs; harmless ones count only if there are no others. None without outputs."""
+    def class_name(self) -> str:
+        """The class of the module."""
+        return class_of(self.tag)
+
+    @property
+    def distances(self) -> list[Distance]:
+        """How far its outputs are off, without harmless ones if there are others."""
         counted = [output.distance for output in self.outputs if not output.harmless]
-        return worst(counted or [output.distance for output in self.outputs])
+        return counted or [output.distance for output in self.outputs]
+
+    @property
+    def distance(self) -> Distance | None:
+        """The one of these that has the largest relative error, None without outputs."""
+        return worst(self.distances)
 
     @property
     def error(self) -> float:
@@ -65,16 +77,29 @@ class Verified:
     """What became of all calls, in the order of the trace, and the first one that has a wrong output."""
 
     calls: list[Checked]
-    tolerance: float
+    tolerance: Tolerance
     first: Checked | None
     untagged: int
     """The number of nodes that had no scope and got that of their neighbours."""
 
     @property
     def furthest(self) -> Checked | None:
-        """The call with the largest error that is not harmless, None where nothing is compared."""
+        """The call with the largest error that is not harmless, None where nothing is compared.
+
+        Errors are compared as multiples of those that are just right for the class.
+        """
         counted = [call for call in self.calls if call.outputs and not all(output.harmless for output in call.outputs)]
-        return max(counted, key=lambda call: call.distance.relative if call.distance else 0.0, default=None)
+        return max(counted, key=self._excess, default=None)
+
+    def wrong(self, tolerance: Tolerance | None = None) -> list[Checked]:
+        """Return the calls with an output that is wrong, and not harmless, by a tolerance, or else by the own one."""
+        limit = tolerance or self.tolerance
+        counted = ((call, [o.distance for o in call.outputs if not o.harmless]) for call in self.calls)
+        return [call for call, found in counted if not all(limit.is_right(d, call.class_name) for d in found)]
+
+    def worst(self, call: Checked) -> Distance | None:
+        """Return how far the output of a call is off that is furthest in the metric of the tolerance."""
+        return self.tolerance.worst(call.distances)
 
     @property
     def culprits(self) -> list[Checked]:
@@ -95,10 +120,15 @@ class Verified:
         found = min(alone, key=lambda call: call.own.sqnr if call.own else inf, default=None)
         return found if found and found.own and found.own.sqnr < NOISY else None
 
+    def _excess(self, call: Checked) -> float:
+        found = self.worst(call)
+        return self.tolerance.excess(found, call.class_name) if found else 0.0
+
     def _culprits(self, call: Checked, around: Distance) -> Iterator[Checked]:
         own = call.own or EQUAL
         inner = [c for child in call.children for c in self._culprits(child, call.own or around)]
-        if not inner and not own.relative <= self.tolerance and not has_no_effect(own, around, self.tolerance):
+        is_right = self.tolerance.is_right(own, call.class_name)
+        if not inner and not is_right and not has_no_effect(own, around, self.tolerance):
             yield call
         yield from inner
 
@@ -117,17 +147,18 @@ def combined(found: Sequence[Verified]) -> Verified:
 
     The first call that goes wrong is that of the first set in which one does.
     """
-    calls = [_combined(rows) for rows in zip(*(each.calls for each in found), strict=True)]
+    tolerance = found[0].tolerance
+    calls = [_combined(rows, tolerance) for rows in zip(*(each.calls for each in found), strict=True)]
     number = {id(call): place for each in found for place, call in enumerate(each.calls)}
     for call in calls:
         call.children = [calls[number[id(child)]] for child in call.children]
     first = next((calls[number[id(each.first)]] for each in found if each.first), None)
-    return Verified(calls, found[0].tolerance, first, found[0].untagged)
+    return Verified(calls, tolerance, first, found[0].untagged)
 
 
-def _combined(rows: Sequence[Checked]) -> Checked:
+def _combined(rows: Sequence[Checked], tolerance: Tolerance) -> Checked:
     """Return a call with the largest errors of several sets."""
-    largest = max(rows, key=lambda row: row.distance.relative if row.distance else -1.0)
-    own = worst(row.own for row in rows if row.own)
+    largest = max(rows, key=lambda row: max(map(tolerance.error, row.distances), default=-1.0))
+    own = tolerance.worst(row.own for row in rows if row.own)
     errors = [row.distance.relative_l2 for row in rows if row.distance]
     return replace(largest, own=own, mean=sum(errors) / len(errors) if len(errors) > 1 else None)

@@ -15,7 +15,9 @@ from mxtools.runtime.cases import Case
 from mxtools.runtime.distance import Distance
 from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import REFERENCE, Runtime, inner_tensors
+from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.tags import class_of
 from mxtools.traces.traced_calls import returned_tensors
 from mxtools.traces.values import Values, feeds
 from mxtools.verify.isolation import Isolation
@@ -33,12 +35,11 @@ GONE = "no tensor of the graph equals its results"
 class Verification:
     """A tagged graph and a trace of recorded values, to compare what the calls return.
 
-    `tolerance` is the largest difference over the largest value that still counts as right; `runtime` runs the graph
-    and its parts.
+    `tolerance` says what still counts as right; `runtime` runs the graph and its parts.
     """
 
     def __init__(
-        self, model: WorkingModel, tolerance: float, runtime: Runtime = REFERENCE, of_graph: bool = False
+        self, model: WorkingModel, tolerance: Tolerance, runtime: Runtime = REFERENCE, of_graph: bool = False
     ) -> None:
         """Take a model with its trace, which is that of another graph or of PyTorch.
 
@@ -54,7 +55,7 @@ class Verification:
         self.model, self.tolerance, self.runtime = model, tolerance, runtime
         self._sidecar, self._given = sidecar, recorded_inputs(model.proto, sidecar, values)
         self._matches = OutputMatches(model.annotations, model.shapes, sidecar, values, leaving=of_graph)
-        self._isolation = Isolation(model, sidecar, self._matches, runtime)
+        self._isolation = Isolation(model, sidecar, self._matches, tolerance, runtime)
 
     def report(self, isolating: bool = False) -> Verified:
         """Compare every call's outputs with the recorded ones; with `isolating` also of each call that runs alone.
@@ -77,7 +78,7 @@ class Verification:
         inside a module. What stands for the results of a module is found by a run in ONNX Runtime on the CPU.
         """
         self._match(REFERENCE)
-        wrong = self._isolation.smallest_wrong(self.tolerance, self._given)
+        wrong = self._isolation.smallest_wrong(self._given)
         runs = self._isolation.parts_run
         return Bisected(self._sidecar.calls[wrong[0]].scope, wrong[1], runs) if wrong else Bisected(None, None, runs)
 
@@ -85,6 +86,10 @@ class Verification:
         """Return a module as a model, with values; after a report or a bisection."""
         number = next(number for number, call in enumerate(self._sidecar.calls) if call.scope == scope)
         return self._isolation.case(number, self._given)
+
+    def class_of(self, scope: str) -> str:
+        """Return the class of a module; an empty name if the trace has no such module."""
+        return next((class_of(call.tag) for call in self._sidecar.calls if call.scope == scope), "")
 
     def _match(self, runtime: Runtime) -> None:
         """Run the graph, and find the values that stand for what the calls returned."""
@@ -95,12 +100,11 @@ class Verification:
         matches.conclude(self.tolerance)
 
 
-def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Verified:
+def verify(model: WorkingModel, tolerance: Tolerance, isolating: bool = False) -> Verified:
     """Run a tagged graph on the recorded inputs and compare every call's outputs with the recorded ones.
 
-    `tolerance` is the largest difference over the largest value that still counts as right. With `isolating` each call
-    is also cut out and run on the recorded inputs. Raises UsageError without recorded values, InputError where the
-    graph does not run or has no scopes.
+    With `isolating` each call is also cut out and run on the recorded inputs. Raises UsageError without recorded
+    values, InputError where the graph does not run or has no scopes.
     """
     return Verification(model, tolerance).report(isolating)
 
@@ -108,7 +112,7 @@ def verify(model: WorkingModel, tolerance: float, isolating: bool = False) -> Ve
 def against(
     model: WorkingModel,
     reference: WorkingModel,
-    tolerance: float,
+    tolerance: Tolerance,
     folder: Path,
     runtime: Runtime = REFERENCE,
     reference_runtime: Runtime = REFERENCE,
@@ -154,8 +158,8 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
     return found
 
 
-def _first(calls: list[Checked], matches: OutputMatches, tolerance: float) -> Checked | None:
+def _first(calls: list[Checked], matches: OutputMatches, tolerance: Tolerance) -> Checked | None:
     """Return the call that made the first wrong tensor, in the order in which these came to be; None without one."""
     known = (tensor for tensor in matches.tensors if tensor not in matches.harmless)
-    wrong = (tensor for tensor in known if (match := matches[tensor]) and not match.distance.relative <= tolerance)
+    wrong = (tensor for tensor in known if matches[tensor] and not matches.is_right(tensor, tolerance))
     return next((calls[matches.makers[tensor]] for tensor in wrong), None)
