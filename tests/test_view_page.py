@@ -87,6 +87,24 @@ def test_opens_on_the_metric_with_its_unit_and_share_of_the_total(open_page: Ope
     assert page.get_by_role("option", name="dec, Dec, own time 500 µs", exact=True).count() == 1
 
 
+def test_opens_on_the_largest_error(open_page: Open, tmp_path: Path) -> None:
+    """It is selected in the graph around it; the modules around it return the same error."""
+    errors = {"error": {"enc": 0.5, "enc.ffn": 0.5, "enc.ffn.fc": 0.5, "enc.mix": 0.2, "dec": 0.4}}
+    file = write(tmp_path, chain("enc.ffn.fc", "enc.mix", "dec"), errors)
+    page = open_page(file)
+    assert page.inner_text("#crumbs [aria-current]") == "ffn"
+    assert page.locator("#tree .row.picked").get_attribute("title") == "enc.ffn.fc"
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    assert page.inner_text("#crumbs [aria-current]") == "M"
+    page.go_back()
+    assert page.inner_text("#crumbs [aria-current]") == "enc"
+    page.go_forward()
+    assert page.inner_text("#crumbs [aria-current]") == "M", "the address of the whole model is empty"
+    page = open_page(write(tmp_path, chain("enc", "dec"), {"error": {"enc": 0, "dec": 0}}))
+    assert page.inner_text("#crumbs [aria-current]") == "M", "nothing is wrong"
+
+
 def test_zero_is_no_full_bar(open_page: Open, profiled: Path, tmp_path: Path) -> None:
     def bar(scope: str) -> float:
         inner = page.locator(f"#tree .row[title='{scope}'] .bar i")

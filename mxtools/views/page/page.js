@@ -102,15 +102,16 @@ function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
 }
 
-function readAddress() {
+/** Open what the address says; without one, show a module in the graph around it, or the whole model. */
+function readAddress(shown = 0) {
   const [scope, ...parts] = location.hash.slice(1).split("&");
   const given = parts.map((part) => [part.slice(0, part.indexOf("=")), decoded(part.slice(part.indexOf("=") + 1))]);
   const of = (name) => given.filter(([key]) => key === name).map(([, value]) => value);
   state.expanded = new Set(of("in").filter((name) => placed.has(name)).map((name) => placed.get(name)));
   state.metric = of("colour").find((name) => !name || models.some((model) => model.metrics.has(name))) ?? data.metric;
   $("metric").value = state.metric;
-  const place = placed.get(decoded(scope)) ?? 0, [module] = of("module").filter((name) => placed.has(name));
-  let picked = places[module === undefined ? place : placed.get(module)].at;
+  const place = location.hash ? placed.get(decoded(scope)) ?? 0 : Math.max(places[shown].parent, 0), [module] = of("module").filter((name) => placed.has(name));
+  let picked = places[module !== undefined ? placed.get(module) : location.hash ? place : shown].at;
   for (const [side, name] of [...of("node").map((name) => [0, name]), ...of("before").map((name) => [1, name])]) {
     const model = models[side], node = model ? model.nodes.findIndex((n, at) => n.name === name || String(at + model.scopes.length) === name) : -1;
     if (node >= 0) picked = side ? [undefined, node + model.scopes.length] : [node + model.scopes.length, undefined];
@@ -213,7 +214,7 @@ $("zoom").addEventListener("click", (event) => { if (event.target.dataset.zoom) 
 $("panes").addEventListener("click", (event) => { if (event.target.dataset.pane) panes(event.target.dataset.pane); });
 $("tree").addEventListener("click", (event) => { if (event.target.closest(".row")) panes("graphs"); });
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-window.addEventListener("popstate", readAddress);
+window.addEventListener("popstate", () => readAddress());
 let width = window.innerWidth;
 window.addEventListener("resize", () => { if (width !== window.innerWidth) { width = window.innerWidth; zoomAll(0); } });
 
@@ -229,4 +230,4 @@ $("after").hidden = !compared;
 state.metric = data.metric;
 panes("graphs");
 unfoldMost();
-readAddress();
+readAddress(worst());

@@ -111,14 +111,16 @@ function unfold(place, wanted) {
   tree();
 }
 
-/** Unfold what holds most of the model: as far as one module has half of it, or one alone differs; else what has the
- * largest number, such as an error, which is no part of a whole. */
+/** Give the innermost place with the largest number, if numbers are no parts of a whole, such as errors; else the root. */
+function worst() {
+  if (data.changes.length || !state.metric || totalOf()) return 0;
+  const inside = (place, around) => places[place].parent === around || (places[place].parent !== OUTSIDE && inside(places[place].parent, around));
+  const sizes = places.map((_, place) => numberOf(place) || 0);
+  return places.reduce((most, _, place) => sizes[place] > sizes[most] || (sizes[place] && sizes[place] === sizes[most] && inside(place, most)) ? place : most, 0);
+}
+
+/** Unfold what holds most of the model: as far as one module has half of it, or one alone differs. */
 function unfoldMost() {
-  if (!data.changes.length && state.metric && !totalOf()) {
-    const largest = places.reduce((most, _, place) => (numberOf(place) || 0) > (numberOf(most) || 0) ? place : most, 0);
-    for (let place = largest; place !== OUTSIDE; place = places[place].parent) state.unfolded.add(place);
-    return;
-  }
   for (let place = 0; ;) {
     state.unfolded.add(place);
     const numbers = places[place].children.map((child) => numberOf(child) || 0), most = numbers.reduce((a, b) => Math.max(a, b), 0);
