@@ -121,7 +121,7 @@ def main() -> None:
         folder = Path(made)
         run(PREPARE, folder)
         run(MODELS, folder)
-        for page in ("find-the-wrong-module.md", "find-where-two-runs-part.md"):
+        for page in ("find-the-wrong-module.md", "find-where-two-runs-differ.md"):
             with_samples((HERE / "how-to" / page).read_text(), folder)
         onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
         run("mx tag flat.onnx | mx view -o flat.html", folder)

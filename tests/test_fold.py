@@ -316,6 +316,21 @@ def test_nothing_can_be_a_function() -> None:
 
 
 @pytest.mark.model
+def test_modules_of_a_folded_model_are_seen_as_if_it_were_not_folded(built: Build, mx: Mx, tmp_path: Path) -> None:
+    whole, small, part = built("bert") / "tagged.onnx", tmp_path / "folded.onnx", tmp_path / "part.onnx"
+    assert mx("fold", whole, "--repeated", "-o", small).returncode == 0
+    trees = [mx("tree", file, "--json").stdout for file in (whole, small)]
+    assert trees[0] == trees[1]
+    done = mx("compare", whole, small, "--json")
+    assert (done.returncode, json.loads(done.stdout)["differ"]) == (0, False)
+    inner = ("--scope", "encoder.layer.1.attention")
+    assert mx("filter", whole, *inner, "-o", part).returncode == 0
+    done = mx("filter", small, *inner)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == part.read_bytes()
+
+
+@pytest.mark.model
 def test_commands(built: Build, mx: Mx, tmp_path: Path) -> None:
     source = built("bert") / "tagged.onnx"
     done = mx("fold", source, "--repeated", "--verify", "-o", tmp_path / "f.onnx")

@@ -52,6 +52,7 @@ def command(
     from mxtools.comparison.comparison import compare
     from mxtools.errors import UsageError
     from mxtools.files.reading import EmptyError
+    from mxtools.passes.unfold import unfolded
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and is_pipe(other):
@@ -67,6 +68,7 @@ def command(
     if inputs and values:
         require_known(values, one.proto, sidecar, str(inputs))
     with progress("comparing"):
+        one, two = unfolded(one), unfolded(two)
         found = compare(one, two)
         if trace or inputs:
             from mxtools.comparison.numbers import compare_numbers

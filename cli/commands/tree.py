@@ -50,12 +50,14 @@ def command(
     Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
     """
     from mxtools.errors import UsageError
+    from mxtools.passes.unfold import unfolded
     from mxtools.scopes.selection import nodes_anywhere, selected_calls
 
     if csv_ + markdown + json > 1:
         raise UsageError("--csv, --markdown and --json are several formats", "give one")
     model = read_model(source, data_dir)
     model.require_tagged()
+    model = unfolded(model)
     annotations = model.annotations
     chosen = None
     if selected:
@@ -95,7 +97,7 @@ def _shares(counts: Counter[str]) -> Iterator[str]:
     """Return the two most frequent words with their shares."""
     total = counts.total()
     for word, count in counts.most_common(2):
-        yield f"{word} {count / total:.0%}"
+        yield f"{word} <1%" if count < 0.005 * total else f"{word} {count / total:.0%}"
 
 
 def _counted(counts: Iterable[tuple[str, int]]) -> str:

@@ -38,6 +38,9 @@ def command(
     if json:
         emit(report.to_dict())
         return
-    say(f"mx unfold: calls unfolded: {report.calls}; functions removed: {', '.join(report.functions) or 'none'}")
+    if report.calls:
+        say(f"mx unfold: calls unfolded: {report.calls}; functions removed: {', '.join(report.functions) or 'none'}")
+    elif not report.left:
+        say("mx unfold: no function is called, nothing is changed")
     say_left("unfold", report.left)
     say_differences("unfold", report.check)

@@ -130,10 +130,12 @@ class LookingModel(WorkingModel):
         >>> root.class_name, root.nodes, root.parameters
         ('BertModel', 85, 24384)
         """
+        from mxtools.passes.unfold import unfolded
         from mxtools.views.tree import tree
 
         self.require_tagged()
-        return tree(self.annotations, self.multiply_adds)
+        model = unfolded(self)
+        return tree(model.annotations, model.multiply_adds)
 
     def text(self) -> str:
         """Return the model as text, module by module, without names that exporters make up, to compare with another.
@@ -181,12 +183,15 @@ class LookingModel(WorkingModel):
         []
         """
         from mxtools.comparison.comparison import compare
+        from mxtools.passes.unfold import unfolded
 
-        found = compare(self, other)
-        if inputs is not None or trace is not None:
+        known = inputs is not None or trace is not None
+        one, two = unfolded(self.knowing(trace, inputs) if known else self), unfolded(other)
+        found = compare(one, two)
+        if known:
             from mxtools.comparison.numbers import compare_numbers
 
-            compare_numbers(found, self.knowing(trace, inputs), other)
+            compare_numbers(found, one, two)
         return found
 
     def verify(

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from mxtools.cut.declarations import shapes_of, types_of
 from mxtools.cut.filtering import Auxiliary, CutRequest, FilterReport, Io, filter_model
+from mxtools.passes.unfold import Unfold, is_folded
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
@@ -43,11 +44,13 @@ class Filter(Pass):
     verify: bool = option("run the part and the whole model; fail if they differ", False)
 
     def apply(self, model: WorkingModel) -> FilterReport:
-        """Reduce the model to the selected nodes and what they need.
+        """Reduce the model to the selected nodes and what they need; a folded model is unfolded first.
 
         Raises UsageError if nothing is selected, AbsentError if the module is gone, as a whole or in part,
         CheckError if the part computes something else than the whole model.
         """
+        if is_folded(model):
+            Unfold().apply(model)
         selection = Selection(self.scope, self.tag, self.class_, self.exclude)
         ends = self.op, self.from_tensor, self.to_tensor
         declared = shapes_of(self.shape), types_of(self.type_)

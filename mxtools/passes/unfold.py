@@ -40,8 +40,13 @@ class Unfold(Pass):
 
 
 def unfolded(model: WorkingModel) -> WorkingModel:
-    """Return a model, or if `fold` folded it, a copy that is unfolded: results inside of functions cannot be seen."""
-    if model.proto.functions and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node):
+    """Return a model, or if `fold` folded it, a copy that is unfolded, in which each module has its own nodes."""
+    if is_folded(model):
         model = model.copy()
         Unfold().apply(model)
     return model
+
+
+def is_folded(model: WorkingModel) -> bool:
+    """Return whether `fold` made functions of modules of a model."""
+    return bool(model.proto.functions) and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node)
