@@ -52,7 +52,7 @@ def command(
     from mxtools.comparison.comparison import compare
     from mxtools.errors import UsageError
     from mxtools.files.reading import EmptyError
-    from mxtools.passes.unfold import unfolded
+    from mxtools.functions.folded import unfolded
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and is_pipe(other):

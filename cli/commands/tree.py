@@ -50,7 +50,7 @@ def command(
     Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
     """
     from mxtools.errors import UsageError
-    from mxtools.passes.unfold import unfolded
+    from mxtools.functions.folded import unfolded
     from mxtools.scopes.selection import nodes_anywhere, selected_calls
 
     if csv_ + markdown + json > 1:

@@ -139,7 +139,7 @@ def command(
     Example: mx verify bert.slim.onnx --against bert.tagged.onnx --level all
     """
     from mxtools.files.temporary import Scratch
-    from mxtools.passes.unfold import unfolded
+    from mxtools.functions.folded import unfolded
     from mxtools.runtime.cases import check_case
     from mxtools.runtime.tolerances import EXACT, SAME, read_limits, tolerance_of
     from mxtools.verify.report import combined
@@ -229,7 +229,7 @@ def _against(
     theirs: Runtime,
 ) -> Iterator[Verification]:
     """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
-    from mxtools.passes.unfold import unfolded
+    from mxtools.functions.folded import unfolded
     from mxtools.strategies import table
     from mxtools.traces.values import Values
     from mxtools.verify import verification

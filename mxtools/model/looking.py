@@ -130,7 +130,7 @@ class LookingModel(WorkingModel):
         >>> root.class_name, root.nodes, root.parameters
         ('BertModel', 85, 24384)
         """
-        from mxtools.passes.unfold import unfolded
+        from mxtools.functions.folded import unfolded
         from mxtools.views.tree import tree
 
         self.require_tagged()
@@ -183,7 +183,7 @@ class LookingModel(WorkingModel):
         []
         """
         from mxtools.comparison.comparison import compare
-        from mxtools.passes.unfold import unfolded
+        from mxtools.functions.folded import unfolded
 
         known = inputs is not None or trace is not None
         one, two = unfolded(self.knowing(trace, inputs) if known else self), unfolded(other)
@@ -221,7 +221,7 @@ class LookingModel(WorkingModel):
         0.0
         """
         from mxtools.files.temporary import Scratch
-        from mxtools.passes.unfold import unfolded
+        from mxtools.functions.folded import unfolded
         from mxtools.runtime.tolerances import EXACT, SAME, Metric, tolerance_of
         from mxtools.verify import verification
 

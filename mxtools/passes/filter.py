@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mxtools.cut.declarations import shapes_of, types_of
 from mxtools.cut.filtering import Auxiliary, CutRequest, FilterReport, Io, filter_model
-from mxtools.passes.unfold import Unfold, is_folded
+from mxtools.functions.folded import is_folded, unfold_all
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
@@ -50,7 +50,7 @@ class Filter(Pass):
         CheckError if the part computes something else than the whole model.
         """
         if is_folded(model):
-            Unfold().apply(model)
+            unfold_all(model)
         selection = Selection(self.scope, self.tag, self.class_, self.exclude)
         ends = self.op, self.from_tensor, self.to_tensor
         declared = shapes_of(self.shape), types_of(self.type_)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from mxtools.functions.unfolding import UnfoldReport, UnfoldRequest, unfold
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes import keys
 from mxtools.scopes.selection import Selection
 
 
@@ -37,16 +36,3 @@ class Unfold(Pass):
         from mxtools.functions.check import same_outputs
 
         return replace(report, check=same_outputs(before, model))
-
-
-def unfolded(model: WorkingModel) -> WorkingModel:
-    """Return a model, or if `fold` folded it, a copy that is unfolded, in which each module has its own nodes."""
-    if is_folded(model):
-        model = model.copy()
-        Unfold().apply(model)
-    return model
-
-
-def is_folded(model: WorkingModel) -> bool:
-    """Return whether `fold` made functions of modules of a model."""
-    return bool(model.proto.functions) and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node)
