@@ -83,9 +83,12 @@ def foreign_modules(model: WorkingModel) -> dict[str, int]:
     index = model.once(call_index)
     if not index:
         return {}
-    names = [_operation(proto).rpartition("/")[0] for proto in model.graph.nodes if proto.name.startswith("/")]
-    found = Counter(module for name in names if (module := index.foreign_module(name)))
-    return dict(found) if found.total() > FOREIGN_SHARE * len(names) else {}
+    named = (_operation(proto).rpartition("/")[0] for proto in model.graph.nodes if proto.name.startswith("/"))
+    names, found = Counter(named), Counter[str]()
+    for name, nodes in names.items():
+        if module := index.foreign_module(name):
+            found[module] += nodes
+    return dict(found) if found.total() > FOREIGN_SHARE * names.total() else {}
 
 
 def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> None:

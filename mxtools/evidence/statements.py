@@ -40,24 +40,49 @@ def disagreements(model: WorkingModel) -> dict[int, Statement]:
     index = model.once(call_index)
     if not index:
         return {}
-    annotations, found = model.annotations, {}
-    scopes = annotations.hierarchy.scopes
+    exporter, annotations = _Exporter(model, index), model.annotations
+    scopes, found = annotations.hierarchy.scopes, {}
     for node in range(len(annotations.call)):
-        done = {scopes[call] for call in annotations.calls_done(node)}
-        said = next(_exporters(model, index, node), None)
-        if said and done and done.isdisjoint(said.scopes):
+        said = exporter.by_metadata(node) or exporter.by_name(node)
+        done = annotations.calls_done(node) if said else ()
+        if said and done and all(scopes[call] not in said.scopes for call in done):
             found[node] = said
     return found
 
 
-def _exporters(model: WorkingModel, index: CallIndex, node: int) -> Iterator[Statement]:
-    """Yield what the exporter says of a node, in its metadata and in its name."""
-    proto, scopes = model.graph.nodes[node], model.annotations.hierarchy.scopes
-    if paths := model.once(exporter_paths).get(node):
-        yield Statement("metadata", paths[-1], tuple(scopes[call] for call in index.by_paths(paths)))
-    if proto.name.startswith("/"):
-        text = proto.name.rpartition("/")[0]
-        yield Statement("name", text or "/", tuple(scopes[call] for call in index.by_name(text)[0]))
+class _Exporter:
+    """What the exporter says of nodes; that of a module is made once, as it stands on many nodes."""
+
+    def __init__(self, model: WorkingModel, index: CallIndex) -> None:
+        self._index, self._scopes = index, model.annotations.hierarchy.scopes
+        self._nodes, self._paths = model.graph.nodes, model.once(exporter_paths)
+        self._of_paths: dict[tuple[str, ...], Statement] = {}
+        self._of_names: dict[str, Statement] = {}
+
+    def by_metadata(self, node: int) -> Statement | None:
+        """Return what it says in metadata, if there are any."""
+        paths = self._paths.get(node)
+        if paths and paths not in self._of_paths:
+            calls = self._index.by_paths(paths)
+            self._of_paths[paths] = Statement("metadata", paths[-1], tuple(self._scopes[call] for call in calls))
+        return self._of_paths[paths] if paths else None
+
+    def by_name(self, node: int) -> Statement | None:
+        """Return what it says in the name, if that has the form of one with a module."""
+        module, slash, _ = self._nodes[node].name.rpartition("/")
+        if not slash or (module and not module.startswith("/")):
+            return None
+        if module not in self._of_names:
+            calls, _ = self._index.by_name(module)
+            self._of_names[module] = Statement("name", module or "/", tuple(self._scopes[call] for call in calls))
+        return self._of_names[module]
+
+
+def _statements(model: WorkingModel, index: CallIndex, node: int) -> Iterator[Statement]:
+    """Yield what each source says of a node."""
+    exporter = _Exporter(model, index)
+    yield from filter(None, (exporter.by_metadata(node), exporter.by_name(node)))
+    yield from _parameters(model.annotations, index, node)
 
 
 def _parameters(annotations: Annotations, index: CallIndex, node: int) -> Iterator[Statement]:
@@ -120,7 +145,7 @@ class Witness:
         histories = []
         for node, seen in self._seen.items():
             proto = annotations.graph.nodes[node]
-            said = (*_exporters(self.model, index, node), *_parameters(annotations, index, node)) if index else ()
+            said = tuple(_statements(self.model, index, node)) if index else ()
             merged = tuple(scopes[call] for call in annotations.merged.get(node, ()))
             histories.append(NodeHistory(f"{proto.name} ({proto.op_type})", said, tuple(seen), merged))
         return tuple(histories)

@@ -85,11 +85,13 @@ def traced_part(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> str:
 
 def _named_modules(graph: Graph) -> Iterator[str]:
     """Yield the paths of the modules that the nodes or the parameters of a graph name, without that of the root."""
+    names = set()
     for proto in graph.nodes:
         if paths := paths_on(proto):
             yield from paths[-1:] if paths[-1] != ROOT else ()
-        elif proto.name.startswith("/") and (names := name_components(proto.name)[:-1]):
-            yield ".".join(names)
+        elif proto.name.startswith("/"):
+            names.add(proto.name.rstrip("/").rpartition("/")[0])
+    yield from filter(None, (".".join(name_components(name)) for name in names))
     for value in graph.stored:
         if _STATE.fullmatch(name := graph.names[value]):
             yield name.rpartition(".")[0]
