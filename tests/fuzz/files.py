@@ -165,6 +165,7 @@ def files() -> Mapping[str, bytes]:
         DATA: bytes(4096) + np.ones(16, np.float32).tobytes(),
         "parts/manifest.json": _text(_manifest()),
         "mxtools.toml": b'[strategies.own]\npipeline = "untag,project-names"\nhelp = "text"\nexporter = "auto"\n',
+        "limits.toml": b"Linear = 40\nLayerNorm = 0.9\n",
         "pyproject.toml": b'[tool.mxtools.strategies.own]\npipeline = "untag"\n',
         f"{ENTRY}/entry.json": _text({"spec": "net.py:net", "key": None, "used": 1.7e9}),
         f"{ENTRY}/trace.json": _text(_trace()),

@@ -147,6 +147,8 @@ TELLING = (
     "verify m.onnx --against seed.onnx --isolate --json",
     "verify seed.onnx --against m.onnx --bisect --inputs i.npz",
     "verify m.onnx --against m.onnx --level all --bisect --save-case case",
+    "verify m.onnx --against seed.onnx --metric sqnr --tolerances limits.toml --isolate --plot o.svg",
+    "verify m.onnx --trace r.json --metric relative-l2 --tolerances limits.toml --bisect",
     "run-values m.onnx -o o.npz && verify m.onnx --against seed.onnx --against-values o.npz",
     "filter m.onnx --scope SCOPE --save-case case",
     "profile m.onnx --runs 2",
