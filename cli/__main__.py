@@ -1,4 +1,4 @@
-"""`python -m mxtools_cli`, where `mx` is not on the path."""
+"""`python -m mxtools_cli`, if `mx` is not on the path."""
 
 from .start import main
 

@@ -40,8 +40,8 @@ def process(
 ) -> PipelineReport:
     """Read a model, run a pipeline over it and write the result; return what the passes report.
 
-    `witness`, where given, takes the model and returns what is told of each pass that has run. With the name of a
-    `command`, its last line says how the size of the model changed. `write`, where given, writes the result elsewhere
+    `witness`, if given, takes the model and returns what is told of each pass that has run. With the name of a
+    `command`, its last line says how the size of the model changed. `write`, if given, writes the result elsewhere
     than to `output`.
     """
     if not write:
@@ -164,7 +164,7 @@ def json_text(report: object) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message for people, on stderr; where that cannot be written to, it is lost, and nothing else."""
+    """Print a message for people, on stderr; if that cannot be written to, it is lost, and nothing else."""
     with contextlib.suppress(OSError, ValueError):
         print(printable(text), file=sys.stderr)  # noqa: T201
 

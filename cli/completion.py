@@ -1,6 +1,6 @@
 """What a shell may complete: scopes, tags, classes and operators of the files on the command line, passes, strategies.
 
-Functions here are called while somebody types. They never raise and print nothing: where something is broken, there is
+Functions here are called while somebody types. They never raise and print nothing: if something is broken, there is
 nothing to complete.
 """
 
@@ -25,7 +25,7 @@ _ROOT = "."
 
 
 def _quietly(complete: Callable[[str], Iterable[str]]) -> Completer:
-    """Return a completer that finds nothing where it would raise."""
+    """Return a completer that finds nothing if it would raise."""
 
     @functools.wraps(complete)
     def quiet(incomplete: str) -> list[str]:
@@ -111,7 +111,7 @@ def _named() -> NamesInFile:
 
 
 def _files() -> Iterator[Path]:
-    """Yield the files on the command line, also those behind what is being completed, where the shell tells them."""
+    """Yield the files on the command line, also those behind what is being completed, if the shell tells them."""
     line = next((os.environ[name] for name in _LINES if os.environ.get(name)), "")
     for word in re.findall(r"'[^']*'|\"[^\"]*\"|(?:\\.|\S)+", line):
         name = word[1:-1] if word[0] in "'\"" else re.sub(r"\\(.)", r"\1", word)

@@ -47,7 +47,7 @@ def as_mx_error(error: Exception) -> MxError | None:
 
 
 def without_torch() -> UsageError:
-    """Return the error of a command that needs PyTorch where it is not installed."""
+    """Return the error of a command that needs PyTorch if it is not installed."""
     return UsageError("this needs PyTorch and transformers", "pip install 'onnx-mxtools[torch]'")
 
 

@@ -138,7 +138,7 @@ def _without_general_options(arguments: list[str]) -> list[str]:
 
 
 def _check_limits() -> None:
-    """End with a message where the limits are to be raised by what is no number."""
+    """End with a message if the limits are to be raised by what is no number."""
     with speaking(WORDS):
         try:
             limits.factor()
@@ -154,7 +154,7 @@ _OF_PYDANTIC = "Value error, "
 
 
 def _ended_by(error: BaseException) -> int:
-    """Say in one line why the program ends, where that is outside of a command; return the exit status."""
+    """Say in one line why the program ends, if that is outside of a command; return the exit status."""
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort) or was_interrupted():
@@ -193,7 +193,7 @@ def _failed(command: str, error: BaseException) -> int:
 def _say_error(command: str, status: int, problem: str, remedy: str, text: str = "") -> None:
     """Say on stderr why a command ends: in one line, or with --json as an object in one line.
 
-    An object goes to stderr too: stdout has the report, also where the answer is no (status 1), and one JSON document.
+    An object goes to stderr too: stdout has the report, also if the answer is no (status 1), and one JSON document.
     """
     if wants_json(sys.argv[1:]):
         name = command.removeprefix("mx").strip()
@@ -208,7 +208,7 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def _command_named() -> str:
-    """Return the command on the command line, which options of all commands may precede; empty where there is none."""
+    """Return the command on the command line, which options of all commands may precede; empty if there is none."""
     return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
 
 

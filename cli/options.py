@@ -217,7 +217,7 @@ def key(load: functools.partial[Any]) -> str | None:
 def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: bool) -> bool:
     """Return whether axes of batch and sequence are to be dynamic: by default in Hugging Face models.
 
-    Raises UsageError where all axes are to be static, and some dynamic.
+    Raises UsageError if all axes are to be static, and some dynamic.
     """
     from mxtools.errors import UsageError
 
@@ -228,7 +228,7 @@ def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: 
 
 
 def say_axes(command: str, axes: Any, why_static: str) -> None:
-    """Say which axes are dynamic, or why none is; nothing where none was to be."""
+    """Say which axes are dynamic, or why none is; nothing if none was to be."""
     from mxtools.pytorch.exporting.exporters import in_words
 
     if axes:
@@ -303,7 +303,7 @@ class OurCommand(TyperCommand):
     """A command in whose help flags have no type, as they take no value."""
 
     rest: ClassVar[str] = ""
-    """What the words after `--` are, where a command takes some."""
+    """What the words after `--` are, if a command takes some."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
@@ -320,7 +320,7 @@ class OurCommand(TyperCommand):
 
 
 def prepared(parameters: list[Any]) -> list[Any]:
-    """Return typer's parameters, which show no type where they are flags, and read plain values without pydantic."""
+    """Return typer's parameters, which show no type if they are flags, and read plain values without pydantic."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""

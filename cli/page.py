@@ -1,6 +1,6 @@
 """Help as text without colours, for files and pipes: as typer lays it out, without the libraries that it needs.
 
-To import rich takes longer than everything else that help does. Where there are colours, typer shows the help; tests
+To import rich takes longer than everything else that help does. If there are colours, typer shows the help; tests
 hold both against each other.
 """
 
@@ -36,7 +36,7 @@ _USUAL_WIDTH = 80
 class Parameter(NamedTuple):
     """A line of a table of parameters.
 
-    Attributes: `cells`, an asterisk where it is required, its long and its short names, those of its opposite, and its
+    Attributes: `cells`, an asterisk if it is required, its long and its short names, those of its opposite, and its
     type; `help`, its text and what stands in brackets behind or below it.
     """
 
@@ -57,7 +57,7 @@ OPTIONS = (
 
 
 def plain_width() -> int | None:
-    """Return how many characters a line of help has; None where help may have colours, or not all characters."""
+    """Return how many characters a line of help has; None if help may have colours, or not all characters."""
     encoding = getattr(sys.stdout, "encoding", None) or ""
     if any(name in os.environ for name in _SHOWING) or sys.stdout.isatty() or not encoding.lower().startswith("utf"):
         return None
@@ -72,7 +72,7 @@ def plain_width() -> int | None:
 
 
 def front_page(width: int) -> str | None:
-    """Return the help of `mx`; None where lines are too short for its tables."""
+    """Return the help of `mx`; None if lines are too short for its tables."""
     options = parameters("Options", OPTIONS, width)
     if options is None:
         return None
@@ -81,7 +81,7 @@ def front_page(width: int) -> str | None:
 
 
 def command_page(command: Any, context: Any, width: int) -> str | None:
-    """Return the help of one of typer's commands; None where lines are too short for its tables."""
+    """Return the help of one of typer's commands; None if lines are too short for its tables."""
     shown = [parameter for parameter in command.get_params(context) if not parameter.hidden]
     panels = []
     for title, is_argument in (("Arguments", True), ("Options", False)):
@@ -117,7 +117,7 @@ def _row(parameter: Any, context: Any) -> Parameter:
 
 
 def _default(parameter: Any, context: Any) -> list[str]:
-    """Return the default of one of typer's parameters, in brackets, where it is shown."""
+    """Return the default of one of typer's parameters, in brackets, if it is shown."""
     value, is_text = parameter._extract_default_help_str(ctx=context), isinstance(parameter.show_default, str)
     if not is_text and (value is None or not (parameter.show_default or context.show_default)):
         return []
@@ -151,7 +151,7 @@ def commands(listed: dict[str, str], width: int) -> list[str]:
 
 
 def parameters(title: str, rows: Sequence[Parameter], width: int) -> list[str] | None:
-    """Return a table of parameters in a frame; None where a text has less room than another column, or a long word."""
+    """Return a table of parameters in a frame; None if a text has less room than another column, or a long word."""
     columns = list(zip(*(row.cells for row in rows), strict=True))
     if not any(columns[0]):
         del columns[0]

@@ -57,7 +57,7 @@ def runtime_of(
         ),
     ] = None,
 ) -> Runtime:
-    """Return the runtime that options describe; UsageError where they contradict each other, or it is not there."""
+    """Return the runtime that options describe; UsageError if they contradict each other, or it is not there."""
     from mxtools.runtime.runtimes import CommandRuntime, OpenVino, check_providers
 
     own = bool(provider or provider_option or session_option or level is not Level.NONE)

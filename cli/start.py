@@ -49,7 +49,7 @@ class _Deferred(ModuleType):
         self._is_running = True
         try:
             self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
-        except BaseException:  # as where an import fails
+        except BaseException:  # such as a failed import
             sys.modules.pop(_PACKAGE, None)
             raise
         finally:

@@ -95,7 +95,7 @@ def listed(texts: Sequence[str], most: int) -> str:
 
 
 def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return which of some names may have been meant; where none is like it, which there are.
+    """Return which of some names may have been meant; if none is like it, which there are.
 
     >>> suggestion("encoder.layr.0", ["encoder.layer.0", "pooler"])
     'did you mean encoder.layer.0?'
@@ -140,7 +140,7 @@ def in_words(template: str) -> str:
 class MxError(Exception):
     """An error that a user can act on.
 
-    Attributes: `problem`, what is wrong and where; `remedy`, what to do, empty where there is no advice; `status`, the
+    Attributes: `problem`, what is wrong and where; `remedy`, what to do, empty if there is no advice; `status`, the
     exit status of a command.
 
     >>> error = UsageError("no node has a scope", "⟨tag⟩ first")
@@ -163,7 +163,7 @@ class MxError(Exception):
 
     @property
     def remedy(self) -> str:
-        """What to do; empty where there is no advice."""
+        """What to do; empty if there is no advice."""
         return in_words(str(self.args[1]))
 
     def __str__(self) -> str:

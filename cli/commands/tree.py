@@ -42,7 +42,7 @@ def command(
     """Each line is one call of a module, and counts everything in it.
 
     The columns: nodes; parameters and bytes of the weights that they use, each weight once; multiply-adds of
-    convolutions and matrix products ('≥' where some shapes are unknown); the evidence for the scopes, by share of
+    convolutions and matrix products ('≥' if some shapes are unknown); the evidence for the scopes, by share of
     nodes; and the operators.
 
     With selectors, only nodes that `mx filter` would select are counted.

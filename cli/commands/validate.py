@@ -43,7 +43,7 @@ class Checked:
 
     @property
     def remedy(self) -> str:
-        """What to do about the first error; empty where there is none."""
+        """What to do about the first error; empty if there is none."""
         return next((finding.remedy for finding in self.findings if finding.severity == "error"), "")
 
     @property
@@ -118,7 +118,7 @@ def _checked(
     output: str | None,
     ignored: Collection[str],
 ) -> Checked:
-    """Check a model; where there is an `output`, also repair it, and write it there."""
+    """Check a model; if there is an `output`, also repair it, and write it there."""
     from mxtools.carriers.packed import embedded_trace
     from mxtools.errors import InputError
     from mxtools.files.reading import read_model

@@ -183,7 +183,7 @@ def command(
 
 
 def _check_alone(isolate: bool, bisect: bool, save_case: Path | None, sort: Sort | None, values: Path | None) -> None:
-    """Refuse options that need modules that run alone, where none does."""
+    """Refuse options that need modules that run alone, if none does."""
     if sort is Sort.OWN_ERROR and not isolate:
         raise UsageError("modules have an error of their own only when they run alone", "give --isolate too")
     if values and (isolate or bisect or save_case):
@@ -193,7 +193,7 @@ def _check_alone(isolate: bool, bisect: bool, save_case: Path | None, sort: Sort
 
 
 def _check_values(against: str | None, values: Path | None, against_values: Path | None) -> None:
-    """Refuse recorded values where there is no model to compare with."""
+    """Refuse recorded values if there is no model to compare with."""
     if (values or against_values) and not against:
         raise UsageError("recorded values are of a run of an ONNX model", "give --against ONNX too")
 

@@ -150,7 +150,7 @@ def _earlier(model: WorkingModel, title: str, against: str, statistics: bool, da
 
 
 def _page_of(source: str) -> str:
-    """Return the file that a page goes to where none is given; UsageError if it is there already and is no page."""
+    """Return the file that a page goes to if none is given; UsageError if it is there already and is no page."""
     from mxtools.errors import UsageError
     from mxtools.views.html import is_page
 
@@ -163,7 +163,7 @@ def _page_of(source: str) -> str:
 
 
 def _show(page: Path) -> None:
-    """Open a page in the user's browser, or say where there is none."""
+    """Open a page in the user's browser, or say if there is none."""
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):

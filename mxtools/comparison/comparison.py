@@ -57,7 +57,7 @@ class ComparedModule:
     scope: str
     tag: str
     only_in: str = ""
-    """`A` or `B`, where the other model has no node of it."""
+    """`A` or `B`, if the other model has no node of it."""
     reason: str = ""
     """Why the other model has none, as far as that file says."""
     nodes: tuple[int, int] = (0, 0)
@@ -75,7 +75,7 @@ class ComparedModule:
 
     @property
     def distance(self) -> Distance | None:
-        """The largest error at its boundary, None where nothing is compared."""
+        """The largest error at its boundary, None if nothing is compared."""
         return worst(number.distance for number in self.numbers)
 
     def differs(self, tolerance: float) -> list[str]:
@@ -146,7 +146,7 @@ class Comparison:
 
 
 def compare(one: WorkingModel, other: WorkingModel) -> Comparison:
-    """Compare two tagged models in all but their numbers; raise InputError where one of them has no scopes."""
+    """Compare two tagged models in all but their numbers; raise InputError if one of them has no scopes."""
     one.require_tagged("A")
     other.require_tagged("B")
     digests: Digests = {}
@@ -187,7 +187,7 @@ class _BothContents:
         return list(found.values())
 
     def _find_inserted(self, scope: str) -> None:
-        """Find the nodes that a tool put in before a module, where its nodes are the same without them."""
+        """Find the nodes that a tool put in before a module, if its nodes are the same without them."""
         if self.a.content(self.a.nodes(scope)).nodes == self.b.content(self.b.nodes(scope)).nodes:
             return
         new_a, new_b = self.a.inserted(scope, self.b.names), self.b.inserted(scope, self.a.names)
@@ -260,7 +260,7 @@ def _merged(contents: Contents) -> dict[str, str]:
 def _weights(a: ModuleContent, b: ModuleContent) -> list[Change]:
     """Return the weights that only one of two modules has, those of one name together.
 
-    Where both have the same weights and nodes, return those that changed places.
+    If both have the same weights and nodes, return those that changed places.
     """
     before = {name: weight for weight, name in a.weights.items() if weight not in b.weights}
     after = {name: weight for weight, name in b.weights.items() if weight not in a.weights}

@@ -12,7 +12,7 @@ else. To search for a mapping of one graph onto the other takes too long.
 
 So each node gets a digest of its operator, its attributes and what it reads: of a node of its own module that node's
 digest, of a weight its type and shape, of anything else only that it comes from outside. One walk in the order of the
-nodes is enough, and two modules have the same nodes where they have the same digests as often. Weights are compared by
+nodes is enough, and two modules have the same nodes if they have the same digests as often. Weights are compared by
 digests of their elements. O(nodes + edges + bytes of weights); no weight is kept.
 """
 

@@ -23,8 +23,8 @@ Pair = tuple[str, str]
 def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -> None:
     """Run both models and add the distances to a comparison's modules; the first model's numbers are the wanted ones.
 
-    Both run on the first model's inputs, recorded or given ones, or made ones where there are none. Raises InputError
-    where one of them does not run.
+    Both run on the first model's inputs, recorded or given ones, or made ones if there are none. Raises InputError
+    if one of them does not run.
     """
     modules = {module.scope: module for module in found.modules}
     feeds = one.inputs()
@@ -54,7 +54,7 @@ def _leaving(model: WorkingModel) -> dict[str, list[str]]:
 def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
     """Return for each scope the pairs of tensors to compare: those of one name, and the others in their order.
 
-    The others are only paired where both models have as many of them. A tensor is in one pair only.
+    The others are only paired if both models have as many of them. A tensor is in one pair only.
     """
     partner = {name: name for scope in a for name in set(a[scope]).intersection(b.get(scope, ()))}
     taken = set(partner)
@@ -72,7 +72,7 @@ def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, 
 
 
 def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the inputs of one model for another: by name, or in order where its names are others; in its types."""
+    """Return the inputs of one model for another: by name, or in order if its names are others; in its types."""
     asked, had = graph_inputs(other), [value.name for value in graph_inputs(one)]
     names = {value.name: value.name for value in asked}
     if not names.keys() <= feeds.keys() and len(asked) == len(had):

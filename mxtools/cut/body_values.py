@@ -40,7 +40,7 @@ def body_values(
     """Return values in and around a body, all of the last iteration in which it ran, on the model's inputs.
 
     `wanted` says for each value how many steps of the place lead to its graph, and its name there. Raises CheckError
-    where the body does not run, or a value cannot be taken out of it; InputError where ONNX Runtime cannot run it.
+    if the body does not run, or a value cannot be taken out of it; InputError if ONNX Runtime cannot run it.
     """
     proto = model.copy().proto
     outlet = _Outlet(model, proto.graph, place, types)
@@ -174,7 +174,7 @@ class _Outlet:
         body.output.extend([*outputs[:position], *added, *outputs[position:]])
 
     def _either(self, ran: str, one: str | NodeProto, other: str, output: str, type_: TypeProto) -> NodeProto:
-        """Return an If that gives one value, or what a node makes, where a condition holds, and the other elsewhere."""
+        """Return an If that gives one value, or what a node makes, if a condition holds, and the other elsewhere."""
         graphs = []
         for value in (one, other):
             result = self._name(output)

@@ -87,7 +87,7 @@ def _run(
 ) -> dict[str, ValueInfoProto]:
     """Return the infos of some tensors as ONNX Runtime infers them.
 
-    First it gets all of the model; where it cannot load that, for each tensor only the nodes between it and what is
+    First it gets all of the model; if it cannot load that, for each tensor only the nodes between it and what is
     known, so that one node that it lacks leaves no other tensor without a type.
     """
     found = runtime_infos(model, weights, names)

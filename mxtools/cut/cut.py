@@ -14,9 +14,9 @@ by hand. But `u` depends only on `h`, which is an input of the cut anyway, and o
 Constant are copied in, and `h` remains the only input.
 
 To copy everything that leads to `u` is wrong too. If the chain started from `x`, which is outside of the cut, copying
-it would make `x` an input, though the module was never given it. So a chain is copied only where all tensors that it
+it would make `x` an input, though the module was never given it. So a chain is copied only if all tensors that it
 starts from are at hand, and constants that another module computed stay there (`foreign`). For the same reason shapes
-and constants, of which other cuts have copies, are outputs only where a cut has no others.
+and constants, of which other cuts have copies, are outputs only if a cut has no others.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class Cut:
     ) -> None:
         """Find the boundary around the chosen nodes of the main graph.
 
-        Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, where given, are the
+        Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, if given, are the
         values that the cut returns, in this order, instead of those that the rest of the graph reads. `equal` tells
         which readers need no output, since an equal call elsewhere has what they read.
-        Raises InputError where a node reads a value that is computed from its own result.
+        Raises InputError if a node reads a value that is computed from its own result.
         """
         graph.require_order()
         self.graph = graph
@@ -107,7 +107,7 @@ class Cut:
     def _returned(self) -> list[int]:
         """Return the outputs: what the rest of the graph reads, or the model returns.
 
-        Constants and shapes are outputs only where there is nothing else: others have copies of their own. What is
+        Constants and shapes are outputs only if there is nothing else: others have copies of their own. What is
         looked up in weights by a shape, such as a bias for each distance, is no shape; and what a node reads of which
         others have a copy was given to them, whatever it was made of.
         """
@@ -150,7 +150,7 @@ class Cut:
 def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """Reduce a model, in place, to a cut through its main graph.
 
-    Raises AbsentError where the rest of the graph reads nothing of the cut, InputError where the type of a tensor at
+    Raises AbsentError if the rest of the graph reads nothing of the cut, InputError if the type of a tensor at
     the boundary is neither in the file nor can be inferred.
     """
     if not cut.outputs:
@@ -164,7 +164,7 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
 def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> Iterator[ModelProto]:
     """Yield, for each cut through the main graph of a model, a model of just that; each is made when it is asked for.
 
-    Raises InputError where the type of a tensor at a boundary is neither in the file nor can be inferred.
+    Raises InputError if the type of a tensor at a boundary is neither in the file nor can be inferred.
     """
     names = dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs))
     types = boundary_infos(model, cuts[0].graph, weights, names) if cuts else {}

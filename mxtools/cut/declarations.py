@@ -12,7 +12,7 @@ from mxtools.graph.types import ELEMENT_TYPES, type_text, types_fit
 from mxtools.pipeline.working_model import WorkingModel
 
 Dims = Sequence[int | str | None]
-"""Dimensions: sizes, names of symbolic ones, and None where nothing is known."""
+"""Dimensions: sizes, names of symbolic ones, and None if nothing is known."""
 
 UNKNOWN = "?"
 """Stands for a dimension of which nothing is known."""
@@ -44,7 +44,7 @@ def types_of(texts: Iterable[str]) -> dict[str, str]:
 def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str, str]) -> None:
     """Write types and shapes of tensors of the main graph into the graph, in place.
 
-    Raises UsageError where there is no such tensor or type, or the graph says otherwise.
+    Raises UsageError if there is no such tensor or type, or the graph says otherwise.
     """
     declared = {name: _type(name, shapes.get(name), types.get(name)) for name in {**shapes, **types}}
     if not declared:

@@ -75,7 +75,7 @@ class FilterReport(Report):
     """What was cut out: its nodes, inputs and outputs.
 
     `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `check` compares
-    its outputs with the whole model's; None where no check was asked for. `quantised` are the outputs that the whole
+    its outputs with the whole model's; None if no check was asked for. `quantised` are the outputs that the whole
     does not return, and that are numbers of 8 bits or less, which stand for others.
     """
 
@@ -89,7 +89,7 @@ class FilterReport(Report):
     quantised: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON; the last two entries only where there is something to say."""
+        """Return the report as plain data, for JSON; the last two entries only if there is something to say."""
         found = {"nodes": self.nodes, "inputs": self.inputs, "outputs": self.outputs, "pieces": self.pieces}
         found |= {"verify": self.check.differences} if self.check else {}
         return found | ({"quantised": list(self.quantised)} if self.quantised else {})
@@ -98,8 +98,8 @@ class FilterReport(Report):
 def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     """Reduce a model, in place, to the requested nodes and what they need.
 
-    Raises UsageError where nothing is selected, AbsentError where a selected module is no longer in the graph or only
-    in part, CheckError where the part computes something else than the whole model.
+    Raises UsageError if nothing is selected, AbsentError if a selected module is no longer in the graph or only
+    in part, CheckError if the part computes something else than the whole model.
     """
     found = _calls(model, request)
     nodes = nodes_anywhere(model.annotations, found, request.operators) if found is not None else None
@@ -171,7 +171,7 @@ def _own_names(annotations: Annotations, cut: Cut, nodes: Collection[int]) -> di
 
 
 def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inner: bool) -> Signature:
-    """Return the signature of the selected call; UsageError without a trace, or where not just one call is selected.
+    """Return the signature of the selected call; UsageError without a trace, or if not just one call is selected.
 
     An opened body does not run on the recorded inputs, so nothing is matched by value there.
     """
@@ -189,7 +189,7 @@ def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inn
 
 
 def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
-    """Return the selected calls; None where only tensors say what is selected."""
+    """Return the selected calls; None if only tensors say what is selected."""
     if not (request.is_ranged or request.is_selected):
         raise UsageError("nothing is selected", "give ⟨scope⟩, ⟨by-tag⟩, ⟨class⟩, ⟨op⟩, ⟨from-tensor⟩ or ⟨to-tensor⟩")
     if not (request.is_selected or request.selection.exclude):
@@ -199,7 +199,7 @@ def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
 
 
 def _opened(model: WorkingModel, nodes: Collection[int] | None, request: CutRequest) -> Opened | None:
-    """Return the body or function that holds what is requested, opened; None where the main graph holds it."""
+    """Return the body or function that holds what is requested, opened; None if the main graph holds it."""
     annotations = model.annotations
     deciding: set[int] = set()
     if request.is_ranged:
@@ -217,7 +217,7 @@ def _opened(model: WorkingModel, nodes: Collection[int] | None, request: CutRequ
 def _chosen(
     graph: Graph, nodes: Collection[int] | None, inner: Opened | None, request: CutRequest
 ) -> tuple[set[int], set[int]]:
-    """Return the selected nodes, and the values that the request wants as outputs; none where it names no tensors."""
+    """Return the selected nodes, and the values that the request wants as outputs; none if it names no tensors."""
     if nodes is not None:
         nodes = {n for n in graph.main if (inner.origin[n] if inner else n) in nodes}
     outputs = set[int]()

@@ -1,7 +1,7 @@
 """Put the nodes of a model-local function in the place of the node that calls it, so that they can be cut out.
 
 The caller's tensors take the place of what the function calls its inputs and outputs, its attributes that of the
-references to them. Other names of the function get a number where the model has them already.
+references to them. Other names of the function get a number if the model has them already.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Inlined:
 def inlined(model: WorkingModel, site: int) -> Inlined:
     """Return a model with the nodes of a function in the place of a node that calls it, which is in no function.
 
-    Raises AbsentError where the function uses other versions of operators than the model.
+    Raises AbsentError if the function uses other versions of operators than the model.
     """
     index, places = model.graph, model.annotations.places
     proto = model.copy().proto
@@ -85,7 +85,7 @@ def names_of_call(function: FunctionProto, call: NodeProto) -> dict[str, str]:
 def import_of_function(model: ModelProto | FunctionProto, function: FunctionProto) -> None:
     """Import what a function imports into a model or another function.
 
-    Raises AbsentError where that has another version already.
+    Raises AbsentError if that has another version already.
     """
     known = {(plain_domain(entry.domain), entry.version) for entry in model.opset_import}  # a domain may stand twice
     domains = {domain for domain, _ in known}

@@ -63,8 +63,8 @@ class Opened:
 def opened(model: WorkingModel, place: Place) -> Opened:
     """Return the graph at a place of a model as a model; what it reads of the graphs around it comes with it.
 
-    Raises AbsentError where the place leads through a function that uses other versions of operators than the model,
-    InputError where the nodes have no order.
+    Raises AbsentError if the place leads through a function that uses other versions of operators than the model,
+    InputError if the nodes have no order.
     """
     if model.graph.misplaced is not None:  # the index numbers the nodes in order, and the lists have to follow it
         model.graph.require_order()
@@ -94,7 +94,7 @@ def opened(model: WorkingModel, place: Place) -> Opened:
 
 
 def require_whole(inner: Opened, annotations: Annotations, place: Place, nodes: Iterable[int]) -> None:
-    """Raise AbsentError where one of some nodes is not in an opened body, nor only there to prepare what it reads."""
+    """Raise AbsentError if one of some nodes is not in an opened body, nor only there to prepare what it reads."""
     graph, main, kept = annotations.graph, inner.main, set(inner.origin)
     results = set(graph.outputs)
     for node in nodes:

@@ -32,9 +32,9 @@ def _differing(
 
 
 def reconciled(part: WorkingModel, model: ModelProto) -> WorkingModel:
-    """Return a part at the operator sets of a model: the part itself where its nodes mean the same, else converted.
+    """Return a part at the operator sets of a model: the part itself if its nodes mean the same, else converted.
 
-    Raises InputError where it cannot be converted.
+    Raises InputError if it cannot be converted.
     """
     ours, theirs = versions(model.opset_import), versions(part.proto.opset_import)
     functions = {function_key(f): f for f in part.proto.functions}

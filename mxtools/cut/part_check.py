@@ -33,7 +33,7 @@ def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = 
     """Run a model, feed a part of it with tensors of that run, and compare the part's outputs with that run.
 
     `opened` is the body that the part was cut out of, if it was: then one iteration is compared. Raises CheckError
-    where a difference is above TOLERANCE or the body does not run, InputError where ONNX Runtime cannot run one of the
+    if a difference is above TOLERANCE or the body does not run, InputError if ONNX Runtime cannot run one of the
     two.
     """
     part_inputs = graph_inputs(part.proto)

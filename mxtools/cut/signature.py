@@ -11,7 +11,7 @@ and not `t`, whose elements are those of `c` in another order.
 
 Without recorded values the trace still says which calls returned a tensor, and its shape. A result is looked for among
 the values of that shape that the innermost of these calls made; the last one wins, because a call returns what it
-computed last. Where several values fit, this can be wrong; with recorded values it cannot.
+computed last. If several values fit, this can be wrong; with recorded values it cannot.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Signature:
     def outputs(self) -> dict[int, str]:
         """Return the values that the call returned, in its order, and those that left it by the side, with their names.
 
-        Arguments that it returned as they were are left out. Raises AbsentError where the graph lacks a value that it
+        Arguments that it returned as they were are left out. Raises AbsentError if the graph lacks a value that it
         returned.
         """
         found: dict[int, str] = {}

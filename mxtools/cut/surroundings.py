@@ -18,8 +18,8 @@ def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[se
     """Return the nodes on all paths from the tensors `first` to the tensors `last`, and the values of `last`.
 
     Without `first` the paths begin at the model's inputs, without `last` they end at those of its outputs that they
-    reach. Raises UsageError where the graph has no tensor of a name, or no path leads to one of the last, InputError
-    where a node reads a value that is computed from its own result.
+    reach. Raises UsageError if the graph has no tensor of a name, or no path leads to one of the last, InputError
+    if a node reads a value that is computed from its own result.
     """
     graph.require_order()
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
@@ -46,10 +46,10 @@ def _values(graph: Graph, names: Iterable[str]) -> set[int]:
 
 
 def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Place | None]) -> Place:
-    """Return the place from which all of some tensors can be seen, the outermost one where there are several.
+    """Return the place from which all of some tensors can be seen, the outermost one if there are several.
 
-    Of several that are as far inside, the one among those of the selection counts. Raises UsageError where the graph
-    has no tensor of a name, where no place sees them all, and where not just one does.
+    Of several that are as far inside, the one among those of the selection counts. Raises UsageError if the graph
+    has no tensor of a name, if no place sees them all, and if not just one does.
     """
     graph = places.graph
     known: dict[str, list[Place]] = {name: [] for name in names}
@@ -73,7 +73,7 @@ def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Pla
 
 
 def _place_of_value(places: Places, value: int) -> Place | None:
-    """Return the place of a value; None where its graph does not say what it is, or has no place."""
+    """Return the place of a value; None if its graph does not say what it is, or has no place."""
     graph = places.graph
     if graph.producer[value] != NOWHERE:
         return places.of(graph.producer[value])

@@ -1,4 +1,4 @@
-"""Which calls of a trace no node has as its scope, and why."""
+"""Which calls of a trace have no nodes, and why."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def calls_with_nodes(annotations: Annotations) -> set[int]:
-    """Return the calls that nodes have as their scopes, all calls around these, and the root."""
+    """Return the calls that are the scopes of nodes, all calls around them, and the root."""
     with_nodes = {call for call in annotations.call if call is not None}
     return annotations.hierarchy.with_callers({ROOT_CALL, *with_nodes})
 
 
 def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str, str]:
-    """Return the scopes of the trace that no node has, with the reason for each; nothing without a trace.
+    """Return the scopes of the trace that have no node, with the reason for each; nothing without a trace.
 
     The reasons: `merged: SCOPE`, a node of that scope does its work too; `vacuous`, it returned what it was given;
-    `unused`, nobody takes what it returned; else `folded`, what it returned is a constant of the graph.
+    `unused`, nothing uses what it returned; otherwise `folded`, what it returned is a constant of the graph.
     """
     hierarchy = annotations.hierarchy
     if not sidecar:
@@ -52,10 +52,10 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
 def lost_scopes(
     annotations: Annotations, earlier: Annotations, absent: dict[str, str], passing: Collection[int]
 ) -> dict[str, str]:
-    """Return the scopes that an earlier model knew and no node has now, with the reason for each.
+    """Return the scopes that had a place in an earlier model and have no node now, with the reason for each.
 
-    A scope that was `absent` there already keeps its reason. One that had nodes is `merged: SCOPE`, else `vacuous` if
-    its call is among `passing`, the calls that returned just what they were given, else `folded`.
+    A scope that was `absent` in the earlier model keeps its reason. A scope that had nodes is `merged: SCOPE`, else
+    `vacuous` if its call is in `passing` (calls that returned just what they were given), else `folded`.
     """
     scopes = annotations.hierarchy.scopes
     with_nodes = calls_with_nodes(annotations)
@@ -68,7 +68,7 @@ def lost_scopes(
 
 
 def _merged_into(annotations: Annotations) -> dict[int, int]:
-    """Return the calls whose work nodes of other calls do, each with such a call."""
+    """Return the calls whose work nodes of other calls do, each with one of those other calls."""
     merged: dict[int, int] = {}
     for node, together in annotations.merged.items():
         into = annotations.call[node]
@@ -78,14 +78,14 @@ def _merged_into(annotations: Annotations) -> dict[int, int]:
 
 
 def is_vacuous(call: Call) -> bool:
-    """Return whether a call returned just what it was given: fingerprints tell, and where order matters the trace."""
+    """Return whether a call returned just what it was given, by fingerprints and by what the trace says of order."""
     given = {tensor.id for tensor in call.inputs}
     values = {tensor.fingerprint for tensor in call.inputs if tensor.fingerprint}
     return not call.reorders and all(t.id in given or t.fingerprint in values for t in call.outputs)
 
 
 def _taken(annotations: Annotations, sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:
-    """Return the tensors that the graph returns, or that calls with nodes are given, and all that these came from."""
+    """Return the tensors that the graph returns or calls with nodes are given, and all tensors that these came from."""
     root, graph = sidecar.calls[ROOT_CALL], annotations.graph
     returned = known_outputs([graph.names[value] for value in graph.outputs], sidecar)
     known = returned & {tensor.name for tensor in root.outputs}
@@ -106,7 +106,7 @@ def _taken(annotations: Annotations, sidecar: Sidecar, with_nodes: Collection[in
 
 
 def _live(sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:
-    """Return the tensors that depend on the inputs of the graph: calls with nodes returned them, or what follows."""
+    """Return the tensors that depend on the inputs of the graph: results of calls with nodes, and what follows."""
     results: dict[int, set[int]] = defaultdict(set)
     for _, _, inputs, outputs in sidecar.operations:
         for tensor in inputs:
@@ -117,9 +117,10 @@ def _live(sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:
 
 
 def _is_unused(call: Call, passed: Collection[int], live: Collection[int]) -> bool:
-    """Return whether nobody takes what a call returned, although it is no constant: it was computed from live tensors.
+    """Return whether nothing uses what a call returned, although it was computed from live tensors.
 
-    `passed` are the tensors that somebody takes; `live` those that depend on the inputs of the graph.
+    Then it is not a constant either. `passed` are the tensors that something uses; `live` are those that depend on the
+    inputs of the graph.
     """
     returned = {tensor.id for tensor in call.outputs}
     return returned.isdisjoint(passed) and any(tensor.id in live for tensor in call.inputs)

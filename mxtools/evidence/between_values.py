@@ -3,13 +3,14 @@
     x ─ Relu ─a─ Exp ─b─ Neg ─c─ Add ─ Abs ─ y              the trace: `block` was given a and returned c
               └────────────────a─┘
 
-The graph runs once on the recorded inputs. Its values a and c turn out equal to what `block` was given and returned.
+The graph runs once on the recorded inputs. Its values a and c turn out to equal what `block` was given and returned.
 The obvious rule, that a node belongs to the module that returned its value, finds the Neg but not the Exp: no module
-returned b. So this walks backwards from c, through all values that no call knows, and stops at the values that were
-there before `block` began: at a. Exp and Neg lie in `block`; the rest lies between x and y only, in the root.
+returned b. So the search goes backwards from c, through all values that no call knows, and stops at the values that
+existed before `block` began: at a. Exp and Neg lie in `block`; the other nodes lie only between x and y, in the root.
 
-The walk stops at *every* value that is older than the call, not only at its inputs: a module also reads what nobody
-passed to it, such as a mask that another module keeps, and the walk must not run through that into the other module.
+The search stops at *every* value that is older than the call, not only at its inputs. A module also reads values that
+nobody passed to it, such as a mask that another module keeps, and the search must not run through these into the other
+module.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def annotate_by_values(model: WorkingModel) -> None:
     """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-    Does nothing without a trace and values to run on. Raises InputError where the graph does not run.
+    Does nothing without a trace and values to run on. Raises InputError if the graph does not run.
     """
     graph, annotations = model.graph, model.annotations
     sidecar = model.traced
@@ -54,9 +55,9 @@ def annotate_by_values(model: WorkingModel) -> None:
 
 
 def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
-    """Return for each call the nodes of the main graph between what was there when it began and what it returned.
+    """Return for each call the nodes of the main graph between the values that existed when it began and its results.
 
-    `matches` are the values of the graph that equal each traced tensor, by its id.
+    `matches` has the values of the graph that equal each traced tensor, by its id.
     """
     begun, _, born = call_times(sidecar)
     inside: list[set[int]] = []

@@ -1,10 +1,10 @@
 """Evidence from paths of classes that other tools write on nodes, such as winml-cli's `winml.hierarchy.tag`.
 
-    /BertModel/BertEncoder/BertLayer.0/BertAttention        an index follows the class where the module is in a list
+    /BertModel/BertEncoder/BertLayer.0/BertAttention        an index follows the class if the module is in a list
 
-Such a path leaves attribute names out, and mostly the modules of torch.nn, whose nodes then have that of their caller.
-So it counts only for nodes of which nothing else is known, and only where a single call has these classes, in this
-order and the last one at its end. The path of the root alone is what the tool writes where it knows nothing.
+Such a path has no attribute names and mostly leaves out modules of torch.nn, so their nodes have the path of the
+caller. It therefore counts only for nodes without other evidence, and only if exactly one call has these classes, in
+this order and with the last one at its end. A tool that knows nothing of a node writes the path of the root alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Levels = tuple[str, ...]
 
 
 def annotate_by_class_paths(model: WorkingModel) -> None:
-    """Annotate nodes without evidence on which a path of classes is written that is that of a single call.
+    """Annotate nodes without evidence that bear a path of classes, if exactly one call has this path.
 
-    Where nothing is known of any module, the classes stand for the attribute names too.
+    If no module is known at all, the classes serve as attribute names too.
     """
     annotations = model.annotations
     labelled: dict[Levels, list[int]] = defaultdict(list)
@@ -46,7 +46,7 @@ def annotate_by_class_paths(model: WorkingModel) -> None:
 
 
 def _ending_in(hierarchy: Hierarchy) -> dict[str, dict[int, Levels]]:
-    """Return the paths of all calls but the root, by their last levels."""
+    """Return the paths of all calls except the root, by their last levels."""
     paths: list[Levels] = [(class_of(hierarchy.tags[ROOT_CALL]),)]
     found: dict[str, dict[int, Levels]] = defaultdict(dict)
     for call in range(1, len(hierarchy)):
@@ -58,7 +58,7 @@ def _ending_in(hierarchy: Hierarchy) -> dict[str, dict[int, Levels]]:
 
 
 def _only(paths: dict[int, Levels], levels: Levels) -> int | None:
-    """Return the one call whose path is the given one, else the one whose path leads through all its levels."""
+    """Return the one call that has exactly this path, else the one whose path contains all its levels in order."""
     equal = [call for call, path in paths.items() if path == levels]
     fitting = equal or [call for call, path in paths.items() if _leads_through(path, levels)]
     return fitting[0] if len(fitting) == 1 else None

@@ -15,7 +15,7 @@ from mxtools.scopes.annotations import INDIRECT, Evidence
 
 
 def annotate_by_copies(model: WorkingModel) -> None:
-    """Annotate the nodes that have a copy; names count only if the model says that they hold scopes."""
+    """Annotate the nodes that have a copy; names count only if the model's metadata say that they contain scopes."""
     annotations, carriers = model.annotations, carriers_of(model.proto)
     known = scopes_of(model.proto) if carriers & {"rename", "output-names"} else {}
     entries: dict[int, Mapping[str, str]] = {}
@@ -30,8 +30,8 @@ def annotate_by_copies(model: WorkingModel) -> None:
 def _found(node: NodeProto, carriers: frozenset[str], known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
     """Yield the copies of a tag that a node has, the most trusted first.
 
-    Those in its doc string and in its name come first if its operator is the one for which they were written. If it is
-    not, a tool made one node of several, and the names of the node's outputs tell more.
+    The copies in its doc string and name come first if they were written for its operator. Otherwise a tool made one
+    node from several, and the names of the node's outputs say more.
     """
     named = _by_name(node.name, known) if "rename" in carriers else {}
     own = [(read_doc_string(node.doc_string), describes_operator_of(node)), (named, is_named_after_operator(node))]

@@ -1,17 +1,17 @@
-"""Scopes by data flow: the lowest common ancestor of what reads a node, else of what feeds it.
+"""Scopes by data flow: the lowest common ancestor of a node's readers, or else of its sources.
 
     x ─ Shape ─ ConstantOfShape ─┬─ Add ─── Mul ─ Identity ─ y        known: Add is `enc.a`, Mul is `enc.b`
                                  └───────────┘
 
-Auxiliary nodes say nothing of where they belong. The obvious way, to take the scope of what feeds a node, fails for
+Auxiliary nodes do not say where they belong. The obvious way is to take the scope of what feeds a node. It fails for
 most of them: constants and shape chains begin with nothing, or with an input of the graph, and would all end up in the
-root. To take the scope of the first reader fails for what several modules read: here that would be `enc.a`.
+root. Taking the scope of the first reader fails if several modules read the result: here that would be `enc.a`.
 
-So a node gets the lowest common ancestor of *all* that read it: ConstantOfShape is `enc`, and so is the Shape, which
-only ConstantOfShape reads. The nodes are visited against the data flow, so that one round settles whole chains. An
-output of the graph is read by the root, so the Identity is the root's. What nobody reads gets the scope of what feeds
-it, along the data flow. Bodies (of If, Loop, Scan) and functions that hold nothing known get the scope of what holds
-or calls them; and what is still open gets the root, with the evidence `root`.
+So a node gets the lowest common ancestor of *all* its readers: ConstantOfShape goes to `enc`, and so does the Shape,
+which only ConstantOfShape reads. The nodes are visited against the data flow, so one round settles whole chains. The
+root reads the outputs of the graph, so the Identity goes to the root. A node without readers gets the scope of what
+feeds it, along the data flow. Bodies (of If, Loop, Scan) and functions in which nothing is known get the scope of the
+node that holds or calls them. Whatever is still open gets the root, with the evidence `root`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 def resolve(annotations: Annotations, between: bool = False) -> None:
     """Annotate every node that has no annotation yet.
 
-    With `between` what lies between two known scopes first gets their lowest common ancestor. Raises InputError where
-    a node reads a value that is computed from its own result.
+    With `between`, nodes between two known scopes first get the lowest common ancestor of these. Raises InputError if a
+    node reads a value that is computed from its own result.
     """
     graph = annotations.graph
     graph.require_order()
     if between:
         _by_both(graph, annotations)
-    # by readers twice: a constant that only a dead end reads waits until that one has its scope from its sources
+    # _by_readers runs twice: a constant that only a dead end reads must wait until the dead end gets its scope from its
+    # sources
     for fill in (_by_readers, _by_sources, _by_readers, _by_holder, _by_sites):
         fill(graph, annotations, _open(annotations))
     annotations.set_all(_open(annotations), ROOT_CALL, Evidence.ROOT)
 
 
 def _by_both(graph: Graph, annotations: Annotations) -> None:
-    """Give each open node between known ones the lowest common ancestor of the nearest known ones on both sides."""
+    """Give each open node between known ones the lowest common ancestor of the nearest known ones on either side."""
     count, hierarchy = len(graph.nodes), annotations.hierarchy
 
     def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
-        """Return for each node its call, or that of the nearest known nodes in one direction."""
+        """Return for each node its call, or the common ancestor of the nearest known nodes in one direction."""
         found = list(annotations.call)
         for node in nodes:
             if found[node] is None:
@@ -86,7 +87,7 @@ def _by_holder(graph: Graph, annotations: Annotations, nodes: list[int]) -> None
 
 
 def _by_sites(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
-    """Give the open nodes of a function the lowest common ancestor of the nodes that call it; it has one body only."""
+    """Give the open nodes of a function, which has one body, the lowest common ancestor of the nodes that call it."""
     for node in nodes:
         if graph.region[node]:
             _resolve(annotations, node, graph.sites[graph.region[node]])

@@ -22,7 +22,7 @@ def exporter_paths(model: WorkingModel) -> dict[int, tuple[str, ...]]:
 
 
 def annotate_by_metadata(model: WorkingModel) -> None:
-    """Annotate the nodes on which the path of a module is written; a path that the trace does not know is ignored."""
+    """Annotate the nodes that bear the path of a module; a path that the trace does not know is ignored."""
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
     labelled: dict[tuple[str, ...], list[int]] = defaultdict(list)

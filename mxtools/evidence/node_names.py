@@ -1,4 +1,4 @@
-"""Evidence from node names, which most exporters make of the places where operations stand.
+"""Evidence from node names: most exporters write into them where in the model an operation stands.
 
     /encoder/layer.0/attention/MatMul         TorchScript: the modules, then the operation
     model_1/dense_2/BiasAdd                   tf2onnx, Keras: the layers, without a slash before them
@@ -6,15 +6,16 @@
     /model/layers.0/attn/mask/Sub/Cast        onnxruntime-genai: a Cast that belongs to the operation `mask/Sub`
     Reshape__264, Gather.3, p2o/7             names that only count
 
-With a trace the modules are known. Without one the file has to tell whether a name holds modules, since no list of
-exporters' habits is ever complete:
+With a trace, the modules are known. Without one, the file itself has to show whether a name contains modules, because
+no list of exporters' habits is ever complete:
 
-- What is the name of a node itself is an operation and no module: `mask/Sub`, if there is a node of that name.
-- The last level is no module either where it names an operator, and what follows continues that name or counts: of
-  `query/MatMul/MatMulAddFusion`, a Gemm that ONNX Runtime made, `query` is the module. `Relu/Relu` is a Relu in `Relu`.
-- Names that do not begin with a slash count only where the data flow agrees: what has a level in common hangs together.
+- A path that is the name of another node is an operation, not a module: `mask/Sub`, if a node has this name.
+- The last level is not a module if it names an operator and the rest continues this name or only counts. In
+  `query/MatMul/MatMulAddFusion`, a Gemm that ONNX Runtime made, the module is `query`. `Relu/Relu` is a Relu in `Relu`.
+- Names that do not begin with a slash count only if the data flow agrees: nodes that have a level in common are
+  connected.
 
-The last is measured over all levels but those that all names have. Of four nodes
+The last point is measured over all levels except those that all names share. Of four nodes
 
     x ─ a/MatMul ─ a/Relu ─ b/MatMul ─ b/Relu ─ y          a: one piece of two nodes, b: one piece, so all joins
     x ─ op/1 ─ fn/1 ─ op/2 ─ fn/2 ─ y                      op: two pieces, fn: two pieces, so nothing joins
@@ -51,18 +52,18 @@ Path = tuple[str, ...]
 """The levels of a name, outermost first."""
 
 AGREEING = 0.5
-"""The share of what could hang together that has to, so that names without a slash before them hold modules.
+"""The share of possible connections that must exist, so that names without a leading slash count as modules.
 
-In a tree of modules nearly all of it does; where names only count, what has a level in common lies all over the graph.
+In a tree of modules nearly all of them exist. If names only count, nodes with a common level lie all over the graph.
 Half lies far from both.
 """
 
 _COUNTER = re.compile(r"_*\d*$")
-"""What exporters put behind a name that was there before."""
+"""What exporters append to a name that exists already."""
 
 
 def annotate_by_names(model: WorkingModel) -> None:
-    """Annotate the nodes whose names hold modules; nodes that have metadata evidence keep it."""
+    """Annotate the nodes whose names contain modules; nodes with evidence from metadata keep it."""
     annotations = model.annotations
     open_ = [n for n, call in enumerate(annotations.call) if call is None and "/" in annotations.graph.nodes[n].name]
     index = model.once(call_index)
@@ -76,9 +77,9 @@ def annotate_by_names(model: WorkingModel) -> None:
 
 
 def foreign_modules(model: WorkingModel) -> dict[str, int]:
-    """Return the modules that nodes name and the trace lacks, each with the number of nodes.
+    """Return the modules that nodes name but the trace lacks, each with its number of nodes.
 
-    None where these are few, or there is no trace: then the names are those of the code that was traced.
+    Returns nothing if these are few, because then the names come from the code that was traced; nor without a trace.
     """
     index = model.once(call_index)
     if not index:
@@ -92,7 +93,7 @@ def foreign_modules(model: WorkingModel) -> dict[str, int]:
 
 
 def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> None:
-    """Annotate nodes by the modules of the trace that their names name."""
+    """Annotate nodes with the modules of the trace that their names give."""
     graph = model.graph
     named: dict[str, list[int]] = defaultdict(list)
     for node in nodes:
@@ -108,7 +109,7 @@ def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> No
 
 
 def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:
-    """Return the nodes whose names hold a module, by its path; of the root where the name says that it is there."""
+    """Return the nodes whose names contain a module, by its path; the root's are those whose names say so."""
     operations = {tuple(name_components(_operation(proto))) for proto in graph.nodes if proto.name}
     rooted: dict[Path, list[int]] = defaultdict(list)
     loose: dict[int, Path] = {}
@@ -126,7 +127,7 @@ def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:
 
 
 def _operation(node: NodeProto) -> str:
-    """Return the name of a node's operation; where it has those of several (`a/Relu;a/BiasAdd`), of the first."""
+    """Return the name of a node's operation; the first one, if the name has several (`a/Relu;a/BiasAdd`)."""
     return node.name.partition(";")[0]
 
 
@@ -142,15 +143,15 @@ def _module(node: NodeProto, operations: set[Path]) -> Path:
 
 
 def _names(text: str, operator: str) -> bool:
-    """Return whether a text is the name of an operator, perhaps with a counter behind it, in whatever case."""
+    """Return whether a text is the name of an operator, in any case and perhaps followed by a counter."""
     return _COUNTER.sub("", text).casefold() == operator.casefold()
 
 
 def _agree(graph: Graph, paths: Mapping[int, Path]) -> bool:
-    """Return whether nodes that have a level in common hang together, as the nodes of a module do.
+    """Return whether nodes that have a level in common are connected, as the nodes of a module are.
 
-    Where no two nodes have one that others do not have, nothing can be seen of the flow; then most names have to end
-    with the operators of their nodes, as names of places do.
+    If no two nodes share a level that others lack, the flow shows nothing. Then most names have to end with the
+    operators of their nodes, as names of places do.
     """
     live = {node: path for node, path in paths.items() if not graph.is_constant(node)}
     if not live:
@@ -166,10 +167,11 @@ def _agree(graph: Graph, paths: Mapping[int, Path]) -> bool:
 
 
 def _joined(graph: Graph, paths: Mapping[int, Path], shared: int) -> int:
-    """Return how many fewer pieces than nodes the levels of nodes fall into, over all levels below the `shared` ones.
+    """Return how many nodes the links join to others on their level, summed over all levels below the `shared` ones.
 
-    The pieces of a level are those that its links make, links between nodes that have the level in common. Taken by
-    what they have in common, the deepest first, a link that joins two pieces joins them on all levels above, too.
+    On a level, links between nodes that have this level in common join them to pieces: n nodes in p pieces count n - p.
+    The links with the most levels in common come first: a link that joins two pieces joins them on all levels above
+    too.
     """
     leader = {node: node for node in paths}
 
@@ -189,14 +191,14 @@ def _joined(graph: Graph, paths: Mapping[int, Path], shared: int) -> int:
 
 
 def _links(graph: Graph, paths: Mapping[int, Path]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of named nodes that are joined, by a value or by nodes without names that hang together.
+    """Yield the pairs of named nodes that are connected, by a value or by a connected group of nodes without names.
 
-    Of the nodes around such a group only those that follow each other by path are paired: all that have a level in
-    common do follow each other.
+    Around such a group, only nodes that follow each other in the order of their paths are paired. This is enough, since
+    all nodes that share a level follow each other in this order.
     """
 
     def neighbours(node: int) -> Iterator[int]:
-        """Yield the nodes beside a node, without constants, which connect nothing."""
+        """Yield the nodes beside a node, except for constants, which connect nothing."""
         for other in (*graph.sources(node), *graph.targets(node)):
             if not graph.is_constant(other):
                 yield other

@@ -31,19 +31,19 @@ _CODES: dict[int, Literal["f", "d", "i", "q"]] = {
     TensorProto.INT32: "i",
     TensorProto.INT64: "q",
 }
-"""Element types whose numbers Python itself can read in bytes, and how."""
+"""Element types whose numbers Python itself can read from bytes, with the codes for it."""
 _FEW = 64
-"""Numbers that are looked at one by one: those of a weight are hardly ever equal by chance."""
+"""Numbers that are compared one by one first: those of a weight are hardly ever equal by chance."""
 
 
 def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone: bool = False) -> None:
-    """Annotate nodes without evidence that read an initializer which is named like a weight of a module.
+    """Annotate nodes without evidence that read an initializer with the name of a module's weight.
 
-    With a trace these are the weights of the traced modules; where a module is called several times, the order of the
-    nodes tells its calls apart. Without a trace the names themselves are the hierarchy, and all calls of a module
-    are one scope. Then those count with which the rest of the file agrees (`state_names`); `alone`, all that look like
-    names of weights; or those in the file `names`. Raises InputError where an initializer does not have the shape of
-    the traced weight, or the file cannot be read.
+    With a trace, these are the weights of the traced modules; if a module is called several times, the order of the
+    nodes tells its calls apart. Without a trace, the names themselves form the hierarchy, and all calls of a module are
+    one scope. Then a name counts if the rest of the file agrees with it (`state_names`); with `alone`, if it looks like
+    the name of a weight; with `names`, if it is in that file. Raises InputError if an initializer does not have the
+    shape of the traced weight, or the file cannot be read.
     """
     graph, annotations = model.graph, model.annotations
     index = model.once(call_index)
@@ -54,7 +54,7 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
-    """Return for each node that reads a weight of the trace the calls of its module."""
+    """Return the nodes that read a weight of the trace, each with the calls of the weight's module."""
     found: dict[int, Candidates] = {}
     for value, name, dims in _stored(graph):
         if name not in index.weights:
@@ -71,13 +71,14 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
 
 
 def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> dict[int, Candidates]:
-    """Return for each node that reads what is named like a module's weight, or is one of `names`, that module.
+    """Return the nodes that read a weight whose name names a module, or is in `names`, each with that module.
 
-    Exporters leave one of all biases that are zero. If several nodes read it, nothing is known of them; but TorchScript
-    makes copies with the names of the others, and what reads no copy reads the one that is left:
+    If several biases are all zeros, exporters keep only one of them. If several nodes read it, nothing is known of
+    them. But TorchScript makes copies with the names of the others, and a node that reads no copy belongs to the one
+    that is left:
 
-        enc.norm.bias ─┬─ Add                                       of enc.norm
-                       └─ Identity ─ head.norm.bias ─ Add           the second one is of head.norm
+        enc.norm.bias ─┬─ Add                                       in enc.norm
+                       └─ Identity ─ head.norm.bias ─ Add           the second Add is in head.norm
     """
     graph, hierarchy = model.graph, model.annotations.hierarchy
     stored = {value: name for value, name, _ in _stored(graph)}
@@ -96,7 +97,7 @@ def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> d
 
 
 def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
-    """Return whether a stored value has one number only; mostly without numpy, and without all of it in memory."""
+    """Return whether all elements of a stored value are one number; mostly without numpy, and piece by piece."""
     tensor = graph.initializers.get(value)
     if tensor is None or not prod(tensor.dims):
         return False
@@ -117,7 +118,7 @@ def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
 
 
 def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
-    """Return value, name and shape of every initializer, and of its copies, which exporters leave of equal weights."""
+    """Return the value, name and shape of every initializer, and of the copies that exporters make of equal weights."""
     shapes: dict[int, Collection[int]] = {value: tensor.dims for value, tensor in graph.initializers.items()}
     shapes.update((value, tensor.dims) for value, tensor in graph.sparse.items())
 
@@ -132,12 +133,12 @@ def _stored(graph: Graph) -> list[tuple[int, str, Collection[int]]]:
 
 
 def _copies(graph: Graph, node: int) -> Sequence[int]:
-    """Return what a node makes if it only copies."""
+    """Return the results of a node if it only copies."""
     return graph.writes[node] if graph.operators[node].is_named("Identity") else ()
 
 
 def _read(file: Path) -> Collection[str]:
-    """Read the names of a state dict; InputError where that cannot be done."""
+    """Read the names of a state dict; InputError if that cannot be done."""
     if file.suffix == ".safetensors":
         return Values.open(file).names
     try:

@@ -1,15 +1,15 @@
-"""Whether the names of initializers name modules, as those of a state dict do, in a file without a trace.
+"""Whether the names of initializers contain modules, like those of a state dict, in a file without a trace.
 
     encoder.layer.0.query.weight      PyTorch: the parameter `weight` of the module `encoder.layer.0.query`
     linear_0.w_0, helper.constant.0   Paddle, which counts: there is no module `linear_0`, and none called `helper`
     const.5                           another exporter, which counts too
 
-The form does not tell: `linear_0.w_0` is of the form of `head.weight`. A list of such names would fail with the next
-exporter. So a name counts only where the rest of the file agrees with it:
+The form does not show it: `linear_0.w_0` has the same form as `head.weight`. A list of such names would fail with the
+next exporter. So a name counts only if the rest of the file agrees with it:
 
-- Where node names or metadata tell of modules, the name has to be of one of them, or of a module inside one.
-- Where they tell of none, the file has to have repeated modules: two that differ in one number of their path, own
-  parameters of the same names, and whose parameters are read by the same operators. Five nodes:
+- If node names or metadata contain modules, the name has to name one of them, or a module inside one.
+- If they contain none, the file must have repeated modules: two whose paths differ in one number, which own parameters
+  of the same names, and whose parameters are read by the same operators. Five nodes:
 
         layer.0.query.weight ─ MatMul      layer.1.query.weight ─ MatMul      head.weight ─ MatMul
         const.5 ─ Add                      const.7 ─ Mul
@@ -45,7 +45,7 @@ def module_path(name: str) -> ModulePath:
 
 
 def agreeing(graph: Graph, hierarchy: Hierarchy, names: Mapping[int, str]) -> set[str]:
-    """Return those of some values' names, of the form `a.b.weight`, with which the rest of the file agrees."""
+    """Return those of the names, all of the form `a.b.weight`, with which the rest of the file agrees."""
     found = {name for value, name in names.items() if any(_lost_module(graph, n) for n in graph.readers[value])}
     if len(hierarchy) > 1:
         return found | {name for name in names.values() if _is_known(hierarchy, module_path(name))}
@@ -55,7 +55,7 @@ def agreeing(graph: Graph, hierarchy: Hierarchy, names: Mapping[int, str]) -> se
 
 
 def _lost_module(graph: Graph, node: int) -> bool:
-    """Return whether a node is in a body, and torch.export's metadata on it lists nothing but an operation."""
+    """Return whether a node is in a body and torch.export's metadata on it list only an operation."""
     written = keys.props(graph.nodes[node]).get(keys.TORCH_NAME_SCOPES, "") if graph.owner[node] != NOWHERE else ""
     return written.startswith("[") and "," not in written
 
@@ -67,7 +67,7 @@ def _is_known(hierarchy: Hierarchy, path: ModulePath) -> bool:
 
 
 def _has_repeated(graph: Graph, names: Mapping[int, str]) -> bool:
-    """Return whether two modules differ in a number only, and have parameters of the same names and the same uses."""
+    """Return whether two modules differ only in a number, and have parameters with the same names and the same uses."""
     modules: dict[ModulePath, set[tuple[str, frozenset[OperatorKey]]]] = defaultdict(set)
     for value, name in names.items():
         readers = frozenset(operator_key(graph.nodes[node]) for node in graph.readers[value])
@@ -84,7 +84,7 @@ def _has_repeated(graph: Graph, names: Mapping[int, str]) -> bool:
 
 
 def _patterns(path: ModulePath) -> Iterator[ModulePath]:
-    """Yield a path with each of its numbers in turn left open; none for one that is made of numbers only."""
+    """Yield a path once for each of its numbers, with that number left open; nothing for a path of numbers only."""
     if not all(part.isdecimal() for part in path):
         for at, part in enumerate(path):
             if part.isdecimal():

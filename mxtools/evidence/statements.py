@@ -1,8 +1,8 @@
-"""What the exporter says of a node, beside what the node's scope became, and how it became that.
+"""What the exporter says about a node, which scope the node got instead, and how it got it.
 
-An exporter writes the module of a node into its metadata or its name, and can be wrong there: it computes what several
-modules share once, under the first one's name, takes hooks for their caller's work, and folds modules together. Where
-the trace overrules it, this tells.
+An exporter writes the module of a node into its metadata or its name, and can be wrong: it computes once what several
+modules share, under the first one's name; it names the work of hooks after the caller; and it folds modules together.
+This file reports where the trace overrules it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mxtools.scopes.annotations import Annotations
 
 @dataclass(frozen=True)
 class Statement:
-    """What one source says of a node.
+    """What one source says about a node.
 
-    Attributes: `source`, `metadata`, `name` or `parameters`; `text`, as it stands in the file; `scopes`, those that it
-    leads to, none where the trace knows no such module.
+    Attributes: `source`, one of `metadata`, `name` and `parameters`; `text`, as it stands in the file; `scopes`, to
+    which it leads, none if the trace knows no such module.
     """
 
     source: str
@@ -32,10 +32,10 @@ class Statement:
 
 
 def disagreements(model: WorkingModel) -> dict[int, Statement]:
-    """Return the nodes whose scope is none of those that the exporter says, each with what it says.
+    """Return the nodes whose scope the exporter does not name, each with what the exporter says.
 
-    A node that does the work of several modules agrees with what names one of them. Without a trace there is nothing
-    that could overrule the exporter, and nothing is returned.
+    A node that does the work of several modules agrees with a statement that names one of them. Without a trace,
+    nothing can overrule the exporter, so nothing is returned.
     """
     index = model.once(call_index)
     if not index:
@@ -96,10 +96,11 @@ def _parameters(annotations: Annotations, index: CallIndex, node: int) -> Iterat
 
 @dataclass(frozen=True)
 class NodeHistory:
-    """How a node came to its scope.
+    """How a node got its scope.
 
-    Attributes: `node`, its name and operator; `said`, what each source says; `passes`, each that gave it a scope, with
-    that scope and the evidence, the last of which decided; `merged`, the scopes whose work it does, if there are more.
+    Attributes: `node`, its name and operator; `said`, what each source says; `passes`, each pass that gave it a scope,
+    with that scope and the evidence (the last one decided); `merged`, the scopes whose work it does, if there are
+    several.
     """
 
     node: str
@@ -110,14 +111,14 @@ class NodeHistory:
 
 @dataclass
 class Witness:
-    """Watches what the passes of a pipeline make of some nodes, given by their names or by those of their outputs."""
+    """Watches what the passes of a pipeline do with some nodes; their names, or those of their outputs, select them."""
 
     model: WorkingModel
     names: Collection[str]
     _seen: dict[int, list[tuple[str, str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Find the nodes; raise UsageError for a name that none has."""
+        """Find the nodes; raise UsageError if no node has one of the names."""
         if not self.names:
             return
         graph = self.model.graph
@@ -139,7 +140,7 @@ class Witness:
                 seen.append((step.step.name, scope, str(evidence)))
 
     def histories(self) -> tuple[NodeHistory, ...]:
-        """Return how the nodes came to their scopes."""
+        """Return how the nodes got their scopes."""
         annotations, index = self.model.annotations, self.model.once(call_index)
         scopes = annotations.hierarchy.scopes
         histories = []

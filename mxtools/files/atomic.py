@@ -3,7 +3,7 @@
 What is written goes to a temporary file beside the output (`files/temporary.py`), which the next run removes if this
 one is killed.
 
-Two files cannot be renamed in one step, and a model names the file that its weights lie in. So where a model and its
+Two files cannot be renamed in one step, and a model names the file that its weights lie in. So if a model and its
 data are written over older ones (`write_pair`; `docs/decisions/0015-model-and-data-change-together.md`), the new model
 first names its data by another name:
 
@@ -145,7 +145,7 @@ def _write_alone(
 
 
 def _rename_both(target: Path, data: Path, new: Path, new_data: Path, write: Write, ours: bool) -> None:
-    """Rename a new file and its data to their places, where there are both already as the head of this file shows."""
+    """Rename a new file and its data to their places, if there are both already as the head of this file shows."""
     if ours and not (target.exists() and data.exists()):
         replace(new_data, data)
         replace(new, target)

@@ -11,7 +11,7 @@ ELEMENTS = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 """The element types that ONNX has."""
 
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "STRING": 0, "UNDEFINED": 0}
-"""Bits of an element, by the name of its type, where that does not say them as `BFLOAT16` and `FLOAT8E4M3FN` do.
+"""Bits of an element, by the name of its type, if that does not say them as `BFLOAT16` and `FLOAT8E4M3FN` do.
 
 A tensor without a type has no elements: it lies in a field of an attribute that its type does not use.
 """

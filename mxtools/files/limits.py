@@ -1,6 +1,6 @@
 """What a file may expand to: limits for all that grows while it is read, and the one way to raise them.
 
-A file of some kilobytes can unpack to gigabytes, or describe them. Where something grows beyond what files that people
+A file of some kilobytes can unpack to gigabytes, or describe them. If something grows beyond what files that people
 work with ever need, it is refused, and the message says how far the limits would have to be raised: `--limits 20`, or
 `with mxtools.limits(20)`, makes all of them twenty times as large. Docs: docs/limits.md.
 """
@@ -27,7 +27,7 @@ _DATA = 5
 """Where in Linux' `statm` the pages stand that a process can write to."""
 
 VARIABLE = "MX_LIMITS"
-"""The environment variable that holds the factor where no block says another."""
+"""The environment variable that holds the factor if no block says another."""
 
 
 class LimitError(InputError):
@@ -36,9 +36,9 @@ class LimitError(InputError):
 
 @dataclass(frozen=True)
 class Limit:
-    """How much of something there may be: `least` in any case, and more where the file is large.
+    """How much of something there may be: `least` in any case, and more if the file is large.
 
-    `ratio` is how many times as much as the file has in bytes; 0 where that does not matter.
+    `ratio` is how many times as much as the file has in bytes; 0 if that does not matter.
     """
 
     unit: str
@@ -60,7 +60,7 @@ class Limit:
 
     @contextmanager
     def of_memory(self, what: str, size: int) -> Iterator[None]:
-        """Raise LimitError where a library takes more memory inside the block than is allowed for `size` bytes.
+        """Raise LimitError if a library takes more memory inside the block than is allowed for `size` bytes.
 
         That is known on Linux only. The limit is one of the whole process, and lies above what that has already.
         """
@@ -86,7 +86,7 @@ def _beyond(problem: str, needed: float) -> LimitError:
 
 
 def _limit_memory(allowed: int) -> tuple[int, int] | None:
-    """Limit what the process may take from now on; return the limits before, None where the system has none."""
+    """Limit what the process may take from now on; return the limits before, None if the system has none."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[_DATA]
         soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -31,7 +31,7 @@ WINDOW = 1 << 14
 CHUNK = 1 << 24
 """Bytes that the system copies at a time. Several threads are no faster: one waits while another writes to its file."""
 PIPE_BYTES = 1 << 20
-"""What a pipe is to hold, where the system lets us: with the usual 64 KB each end mostly waits for the other."""
+"""What a pipe is to hold, if the system lets us: with the usual 64 KB each end mostly waits for the other."""
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Opening a pipe that nobody writes to would wait for ever."""
 
@@ -121,7 +121,7 @@ def overwritten(output: Path, file: Path) -> OutputError:
 
 
 def status_of(path: Path | int) -> os.stat_result | None:
-    """Return the status of a file, links followed; None where there is none."""
+    """Return the status of a file, links followed; None if there is none."""
     try:
         return os.stat(path)  # noqa: PTH116 - a file descriptor has no Path
     except (OSError, ValueError):
@@ -204,7 +204,7 @@ class FileBytes:
     @overload
     def __getitem__(self, at: slice) -> bytes: ...
     def __getitem__(self, at: int | slice) -> int | bytes:
-        """Return a byte, or the bytes of a slice without a step; InputError where the file ends before it does."""
+        """Return a byte, or the bytes of a slice without a step; InputError if the file ends before it does."""
         if isinstance(at, slice):
             start, stop = at.start or 0, self._size if at.stop is None else at.stop
             return b"".join(self.pieces(start, stop - start))
@@ -219,7 +219,7 @@ class FileBytes:
             yield self._read(at, min(PIECE, start + length - at))
 
     def write_to(self, file: IO[bytes], start: int, length: int) -> None:
-        """Write so many bytes from a place on to a file; where the system can, it copies them itself."""
+        """Write so many bytes from a place on to a file; if the system can, it copies them itself."""
         if isinstance(file, Comparison) and file.passed(self, start, length):
             return
         done = 0
@@ -323,7 +323,7 @@ def _has_places(file: IO[bytes]) -> bool:
 def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int:
     """Let the system put the pages of a file into a pipe, as far as it can; return how many bytes it put there."""
     done = 0
-    with suppress(OSError, AttributeError):  # AttributeError where there is no splice, or no file behind the stream
+    with suppress(OSError, AttributeError):  # AttributeError if there is no splice, or no file behind the stream
         if stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode):
             pipe.flush()
             _widen(pipe.fileno())
@@ -339,11 +339,11 @@ def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
         while os.splice(pipe.fileno(), file.fileno(), PIPE_BYTES):
             pass
     file.seek(0, os.SEEK_END)
-    shutil.copyfileobj(pipe, file, PIECE)  # the rest, where the system could not
+    shutil.copyfileobj(pipe, file, PIECE)  # the rest, if the system could not
 
 
 def _widen(pipe: int) -> None:
-    """Let a pipe hold more, where the system has room."""
+    """Let a pipe hold more, if the system has room."""
     if sys.platform == "linux" and fcntl is not None:
         with suppress(OSError):
             if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:

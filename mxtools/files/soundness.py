@@ -181,7 +181,7 @@ def _given(attribute: AttributeProto, field: str) -> tuple[Any, ...]:
 
 
 def _holds_message(attribute: AttributeProto) -> bool:
-    """Return whether an attribute holds a tensor or graph, which nobody finds where no type says so."""
+    """Return whether an attribute holds a tensor or graph, which nobody finds if no type says so."""
     lists = (attribute.tensors, attribute.graphs, attribute.sparse_tensors)
     return any(map(attribute.HasField, ("t", "g", "sparse_tensor"))) or any(map(len, lists))
 
@@ -231,7 +231,7 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         reference = tensor.external_data[0].value if len(tensor.external_data) == 1 else ""
         if not reference.endswith(wire.REFERENCE.decode()):
-            return  # it is in a file beside the model, and looked at where its place is asked for
+            return  # it is in a file beside the model, and looked at if its place is asked for
         fits = wire.parse_reference(reference)[1] == size_of_elements(element, count)
     elif tensor.HasField("raw_data"):
         fits = element != TensorProto.STRING and len(tensor.raw_data) == size_of_elements(element, count)

@@ -62,7 +62,7 @@ class Scratch:
 
 
 def _locked_folder() -> tuple[Path, int | None]:
-    """Make a temporary folder; return it and the handle that it is locked by, None where folders cannot be locked."""
+    """Make a temporary folder; return it and the handle that it is locked by, None if folders cannot be locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix="mxtools-", suffix=".tmp"))
         if fcntl is None:
@@ -109,7 +109,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO]]:
     """Yield the name of a temporary file beside `target` and the file, open to write; both are gone after the block.
 
-    What an earlier run left of the same target is removed. `locks` is false where the folder is locked already.
+    What an earlier run left of the same target is removed. `locks` is false if the folder is locked already.
     """
     with locked(target.parent) if locks else nullcontext():
         if locks:
@@ -162,7 +162,7 @@ def _remove(place: Path) -> None:
 def moved(source: Path, place: Path, early: Path) -> Iterator[None]:
     """Rename a file or folder for a block in which `early`, a temporary file that names it so, gets its own name.
 
-    Where that fails, nobody names `place`, and it is removed. Where only what follows fails, as bringing the new name
+    If that fails, nobody names `place`, and it is removed. If only what follows fails, as bringing the new name
     to the disk, `early` has its name, and what it needs stays.
     """
     replace(source, place)
@@ -175,7 +175,7 @@ def moved(source: Path, place: Path, early: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock an open file or folder; return False where another has it locked, None where there are no locks."""
+    """Lock an open file or folder; return False if another has it locked, None if there are no locks."""
     if fcntl is None:
         return None
     try:
@@ -191,7 +191,7 @@ def _lock(handle: int) -> bool | None:
 def locked(folder: Path) -> Iterator[None]:
     """Let no other process rename files of ours in a folder meanwhile; a folder that cannot be locked is left so.
 
-    Raises OutputError where another process does not come to an end.
+    Raises OutputError if another process does not come to an end.
     """
     handle = None
     with suppress(OSError):
@@ -221,13 +221,13 @@ def seal(file: BinaryIO, target: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a file, over another one where there is one, and bring that to the disk."""
+    """Rename a file, over another one if there is one, and bring that to the disk."""
     source.replace(target)
     sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
+    """Bring the names in a folder to the disk, if the system can."""
     with suppress(PermissionError):  # on Windows, and in folders that cannot be read
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -237,7 +237,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_over(source: Path, target: Path) -> None:
-    """Let a name stand for the same file as another name, in place of an older file; where there are no links, copy."""
+    """Let a name stand for the same file as another name, in place of an older file; if there are no links, copy."""
     linked = temporary_name(target)
     try:
         os.link(source, linked)

@@ -1,7 +1,7 @@
 """Writing models, with the bytes of just the weights that they use.
 
 Weights that were inline are written inline. External weights stay external: beside a file in one `NAME.onnx.data`, on a
-pipe as locations relative to a folder, where no bytes are written at all.
+pipe as locations relative to a folder, if no bytes are written at all.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class PartChanges:
     """
 
     def __init__(self, graph: Graph, part: WorkingModel, weights: WeightStore) -> None:
-        """Compare a part with the model that `graph` is the index of; InputError where the part is not complete."""
+        """Compare a part with the model that `graph` is the index of; InputError if the part is not complete."""
         self.graph = graph
         self.index = index = Graph(part.proto)
         stored = {index.names[v]: v for v in index.stored if index.home[v] == NOWHERE}
@@ -91,7 +91,7 @@ class GraftSite:
     """
 
     def __init__(self, graph: Graph, new: PartChanges) -> None:
-        """Find the site; InputError where the region begins at an input of the model that is none of the part's."""
+        """Find the site; InputError if the region begins at an input of the model that is none of the part's."""
         self.graph = graph
         self.replaced = {graph.by_name[name] for name in new.outputs}
         self.region = self._behind({graph.by_name[name] for name in new.inputs})

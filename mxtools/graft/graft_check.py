@@ -16,7 +16,7 @@ def check_graft(
 ) -> list[dict[str, Any]]:
     """Run a model without and with a part; return how far the model's outputs, and other tensors of it, differ.
 
-    Raises CheckError where a difference is above the tolerance, InputError where ONNX Runtime cannot run one of them.
+    Raises CheckError if a difference is above the tolerance, InputError if ONNX Runtime cannot run one of them.
     """
     inputs = before.inputs()
     wanted = dict.fromkeys([*names, *(value.name for value in before.proto.graph.output)], 0)

@@ -55,7 +55,7 @@ class Grafted:
 def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingModel) -> Grafted:
     """Put a part into a model, in place; `graph` is the model's index, which is out of date afterwards.
 
-    The part must not be used afterwards: its messages are changed and moved. Raises InputError where it does not fit.
+    The part must not be used afterwards: its messages are changed and moved. Raises InputError if it does not fit.
     """
     check_interface(model, graph, part.proto)
     part = reconciled(part, model)

@@ -13,7 +13,7 @@ from mxtools.scopes.scope import ROOT
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
-    """Raise InputError where an input or output of a part is no tensor of the model, or has another type there."""
+    """Raise InputError if an input or output of a part is no tensor of the model, or has another type there."""
     given = {info.name: info for info in graph_inputs(part)}
     made = {info.name: info for info in part.graph.output if info.name not in given}
     for what, infos in (("input", given), ("output", made)):
@@ -62,7 +62,7 @@ def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
 
 
 def _require_same_maker(graph: Graph, what: str, name: str, info: ValueInfoProto) -> None:
-    """Raise InputError where a tensor of the model is made elsewhere than the one that a part was cut out at.
+    """Raise InputError if a tensor of the model is made elsewhere than the one that a part was cut out at.
 
     So it is where a tool used a name again: a quantiser gives a convolution's result the name of what Relu made. A node
     that has moved out, to a caller, is the same.

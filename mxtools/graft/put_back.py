@@ -21,7 +21,7 @@ class GraftReport(Report):
     """How many nodes were removed, added and kept, and which values of the part were renamed.
 
     `differences` says how far the outputs of the part and of the model are from what they were without the part; None
-    where no check was asked for.
+    if no check was asked for.
     """
 
     kind: ClassVar[str] = "graft"
@@ -42,8 +42,8 @@ class GraftReport(Report):
 def put_back(model: WorkingModel, part: WorkingModel, verify: bool = False) -> GraftReport:
     """Replace what a part was cut from by the part, in place; the part must not be used afterwards.
 
-    With `verify` the model is run without and with the part. Raises InputError where the inputs and outputs of the part
-    do not fit the model, CheckError where the model computes something else with it.
+    With `verify` the model is run without and with the part. Raises InputError if the inputs and outputs of the part
+    do not fit the model, CheckError if the model computes something else with it.
     """
     whole = model.copy() if verify else None
     made = [value.name for value in part.proto.graph.output]

@@ -1,7 +1,7 @@
 """The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
 
 Nodes and values are numbered. Nodes are numbered in list order, but the nodes of a body (of If, Loop, Scan …) before
-the node that holds it; so the numbers are in topological order, as the list is. Where it is not, which ONNX forbids and
+the node that holds it; so the numbers are in topological order, as the list is. If it is not, which ONNX forbids and
 tools that append their nodes write nevertheless, the nodes are numbered as if it were sorted. A value is one name in
 one graph: the same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
 """
@@ -66,7 +66,7 @@ class Graph:
     Others: `inputs` and `outputs`, values of the main graph; `by_name`, its values by name; `initializers` and
     `sparse`, the tensors of all graphs by value; `stored`, the values of both; `sites`, for each region of a function
     the nodes that call it; `misplaced`, the first node that in the file's list comes before one that makes what it
-    reads, None where there is none.
+    reads, None if there is none.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -86,7 +86,7 @@ class Graph:
             self.misplaced = next(number for number, proto in enumerate(self.nodes) if proto is node)
 
     def _read(self, model: ModelProto) -> None:
-        """Index a model, its nodes in list order, or where `_ordered` is set after those that make what they read."""
+        """Index a model, its nodes in list order, or if `_ordered` is set after those that make what they read."""
         self.nodes: list[NodeProto] = []
         self.reads: list[tuple[int, ...]] = []
         self.writes: list[tuple[int, ...]] = []
@@ -142,7 +142,7 @@ class Graph:
         return readers
 
     def require_order(self) -> None:
-        """Raise InputError where the nodes have no order: one reads a value that is computed from its own result."""
+        """Raise InputError if the nodes have no order: one reads a value that is computed from its own result."""
         if self.misplaced is not None and not self._ordered:
             node = self.nodes[self.misplaced]
             raise InputError(
@@ -237,7 +237,7 @@ class Graph:
         return found
 
     def _first_late(self) -> int | None:
-        """Return the first node that reads what a later node makes, None where the nodes are in order."""
+        """Return the first node that reads what a later node makes, None if the nodes are in order."""
         made = {self.names[value] for value in self._late}
         # What a body captures before it is made was not found when the body was read: it is a value of nobody.
         lost = [v for v, home in self._homes.items() if home == NOWHERE and self.producer[v] == NOWHERE]

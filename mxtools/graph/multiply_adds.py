@@ -15,7 +15,7 @@ def multiply_adds(graph: Graph, shapes: Shapes) -> dict[int, int]:
     stored = {graph.names[value]: tuple(tensor.dims) for value, tensor in graph.initializers.items()}
 
     def dims(name: str) -> Dims:
-        """Return the dimensions of a value; LookupError where not all are known."""
+        """Return the dimensions of a value; LookupError if not all are known."""
         if name in stored:
             return stored[name]
         known = shapes[graph.by_name[name]]

@@ -2,7 +2,7 @@
 
 A node names its operator by a domain, a name and an overload, and the version of the domain is the one that its model
 or function imports. ONNX's own operators have the domain `""`, or `"ai.onnx"`, which means the same. So a node that is
-called `Shape` reads only a shape where ONNX has that operator; it need not where a function of the model or another
+called `Shape` reads only a shape if ONNX has that operator; it need not if a function of the model or another
 domain is called:
 
     Shape(x)        ONNX's own, it looks at the dimensions of x
@@ -25,7 +25,7 @@ OperatorKey = tuple[str, str, str]
 
 Dims = tuple[int, ...]
 DimsOf = Callable[[str], Dims]
-"""The dimensions of a value by name; LookupError where not all are known."""
+"""The dimensions of a value by name; LookupError if not all are known."""
 
 FIRST_VERSION = 1
 """The version of a domain that a model uses without importing it, as files before IR version 3 do."""
@@ -33,10 +33,10 @@ FIRST_VERSION = 1
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator; of most that are not ONNX's own, nothing but the schema where there is one.
+    """What is known of an operator; of most that are not ONNX's own, nothing but the schema if there is one.
 
-    Attributes: `asked`, the domain, name and version that were looked up, None where the model defines it; `since`, the
-    version of ONNX that brought it, 0 where the table does not have it; `reads_only_shape`, it looks at nothing of its
+    Attributes: `asked`, the domain, name and version that were looked up, None if the model defines it; `since`, the
+    version of ONNX that brought it, 0 if the table does not have it; `reads_only_shape`, it looks at nothing of its
     inputs but their shapes; `is_random`, its results differ from run to run, so that a copy is not the same;
     `keeps_elements`, its first output has the elements of its first input in the same order; `clamps`, it limits the
     elements of its first input to a range and changes nothing else; `quantises`, it makes numbers of a small type, with
@@ -130,13 +130,13 @@ def function_key(function: FunctionProto) -> OperatorKey:
 
 
 def operator_title(node: NodeProto) -> str:
-    """Return the operator of a node for people: its name, with the domain before it where that is not ONNX's own."""
+    """Return the operator of a node for people: its name, with the domain before it if that is not ONNX's own."""
     domain = plain_domain(node.domain)
     return f"{domain}.{node.op_type}" if domain else str(node.op_type)
 
 
 def plain_domain(domain: str) -> str:
-    """Return the domain, by one name where it is ONNX's own, which has two."""
+    """Return the domain, by one name if it is ONNX's own, which has two."""
     return "" if domain == "ai.onnx" else domain
 
 
@@ -147,7 +147,7 @@ def versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
 
 @cache
 def schema(domain: str, name: str, version: int) -> onnx.defs.OpSchema | None:
-    """Return the definition of an operator in a version of its domain, None where the onnx package has none."""
+    """Return the definition of an operator in a version of its domain, None if the onnx package has none."""
     try:
         return onnx.defs.get_schema(name, version, plain_domain(domain))
     except (onnx.defs.SchemaError, TypeError):  # TypeError: a version too large for a C integer

@@ -26,7 +26,7 @@ def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
 def in_order_of_flow(nodes: Sequence[NodeProto]) -> list[int]:
     """Return the places of a graph's nodes, each after those that make what it and its bodies read.
 
-    Those that are in order stay so. Raises CycleError where a node needs its own result.
+    Those that are in order stay so. Raises CycleError if a node needs its own result.
     """
     maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
 

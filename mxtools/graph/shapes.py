@@ -1,4 +1,4 @@
-"""Types and shapes of the tensors of a graph, from the file where it has them, else inferred."""
+"""Types and shapes of the tensors of a graph, from the file if it has them, else inferred."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, Val
 
 
 def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | None:
-    """Return a copy of a model with the types that ONNX infers, also in bodies; None where it refuses the model."""
+    """Return a copy of a model with the types that ONNX infers, also in bodies; None if it refuses the model."""
     try:
         return infer_types(_prepared(model), propagating=propagating)
     except refused():
@@ -151,14 +151,14 @@ def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | 
 
 
 def refused() -> tuple[type[Exception], ...]:
-    """Return what ONNX's inference raises where it takes a model for invalid."""
+    """Return what ONNX's inference raises if it takes a model for invalid."""
     return (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
 
 
 def infer_types(model: bytes, checking: bool = False, propagating: bool = False) -> ModelProto:
-    """Return a model after ONNX's inference; raises what that raises, LimitError where it takes too much memory.
+    """Return a model after ONNX's inference; raises what that raises, LimitError if it takes too much memory.
 
-    With `checking` it also raises where types of values contradict each other.
+    With `checking` it also raises if types of values contradict each other.
     """
     with INFERENCE.of_memory("inferring the shapes of the model", len(model)):
         # `onnx.shape_inference.infer_shapes` does no more, but imports most of the package
@@ -202,7 +202,7 @@ def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInf
     nodes = [node for node in nodes if plain_domain(node.domain) in imported]
 
     def infer(count: int) -> dict[str, ValueInfoProto] | None:
-        """Return what is inferred of the first nodes, None where inference refuses them."""
+        """Return what is inferred of the first nodes, None if inference refuses them."""
         del model.graph.node[:]
         model.graph.node.extend(nodes[:count])
         try:

@@ -62,7 +62,7 @@ def is_quantised(type_: TypeProto) -> bool:
 
 
 def size_of(dim: TensorShapeProto.Dimension) -> int | None:
-    """Return the size of a dimension, None where it is unknown; some exporters write -1 for that."""
+    """Return the size of a dimension, None if it is unknown; some exporters write -1 for that."""
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
 
 

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 NOWHERE = -1
-"""In the place of a node where there is none."""
+"""In the place of a node if there is none."""
 
 
 class Wired(Protocol):
@@ -32,7 +32,7 @@ class Wired(Protocol):
 
     @property
     def producer(self) -> Sequence[int]:
-        """The node that makes each value, NOWHERE where none does."""
+        """The node that makes each value, NOWHERE if none does."""
 
     @property
     def readers(self) -> Sequence[Sequence[int]]:
@@ -89,7 +89,7 @@ def components(things: Collection[T], neighbours: Callable[[T], Iterable[T]]) ->
 def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]:
     """Return things, each after all that `before` gives of it; what is in order stays as it is.
 
-    Of E, D, A, B, C it makes A, B, C, D, E: on the way to E it goes to D, then to B, then to A. Raises CycleError where
+    Of E, D, A, B, C it makes A, B, C, D, E: on the way to E it goes to D, then to B, then to A. Raises CycleError if
     a thing comes before itself.
     """
     placed: dict[T, None] = {}
@@ -113,7 +113,7 @@ def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]
 def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], bool]) -> set[int]:
     """Return the nodes that make some values, and what these are made of, back to the values where `until` is true.
 
-    Of a value where it is true, the maker is not walked through. The walk ends at what no node makes as well.
+    Of a value if it is true, the maker is not walked through. The walk ends at what no node makes as well.
     """
     found: set[int] = set()
     left = list(values)

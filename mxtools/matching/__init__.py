@@ -1,7 +1,7 @@
-"""What of a trace or of an earlier model is where in a graph.
+"""Where the tensors of a trace, or the nodes and values of an earlier model, are in a graph.
 
-`traced_values` finds the tensors of a trace. All the other files find an earlier, tagged model in the one that a tool
-made from it: `surviving_names`, `weight_matches`, `equal_values` and `weight_users` find values that are known by
-themselves, `correspondence` follows them up, `node_matches` says which node does the work of which earlier one,
-`earlier_model` does all of that in order, and `after_tool` annotates nodes with what came of it.
+`traced_values` finds the tensors of a trace. All other files compare a model with the earlier, tagged one from which a
+tool made it. `surviving_names`, `weight_matches`, `equal_values` and `weight_users` find values that can be recognised
+by themselves, `correspondence` follows them through the graph, and `node_matches` says which node does the work of
+which earlier one. `earlier_model` does all of this in order, and `after_tool` annotates nodes with the results.
 """

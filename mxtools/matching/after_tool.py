@@ -1,4 +1,4 @@
-"""Tags after a tool: what nodes of an earlier, tagged model say of the nodes that do their work now.
+"""Tags after a tool: what the nodes of an earlier, tagged model say about the nodes that do their work now.
 
     earlier   x ─ MatMul ─m─ Add ─a─ Relu ─r─ MatMul ─n─ Add ─ y
                   one        one     act      two        two
@@ -6,13 +6,14 @@
                        act                    two        two
                        merged: one, act
 
-The obvious way, to give the FusedGemm the scope of the node whose name or weights it has, makes it `one`: and then no
-node makes what `act` returned, and `act` cannot be cut out any more. A node goes to the module whose *output* it makes.
-The FusedGemm makes r, which left `act` before, so it is `act`. What left `one` was a, made by the Add. Nothing makes a
-now, and the FusedGemm does the work of the Add: so `one` ends inside the FusedGemm, which `merged` says.
+The obvious way is to give the FusedGemm the scope of the earlier node with the same name or weights, which makes it
+`one`. But then no node makes what `act` returned, and `act` cannot be cut out any more. So a node goes to the module
+whose *output* it makes. The FusedGemm makes r, which left `act` before, so it goes to `act`. The value that left `one`
+was a, which the Add made. Nothing makes a now, and the FusedGemm does the work of the Add: so `one` ends inside the
+FusedGemm, and `merged` says so.
 
-A tool also shares what modules computed each for themselves. Then a value leaves a module that it did not leave in the
-earlier model, and its node moves out, to the lowest common ancestor of those who read it.
+A tool also shares work that several modules did separately. Then a value leaves a module that it did not leave in the
+earlier model, and its node moves out, to the lowest common ancestor of its readers.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 
 
 def annotate_by_previous(model: WorkingModel) -> None:
-    """Annotate the nodes that make the same tensors, or use the same weights, as a node of the earlier model.
+    """Annotate the nodes that make the same tensors, or use the same weights, as nodes of the earlier model.
 
-    A node goes to the module whose output it makes. Does nothing without an earlier model; raises InputError where that
+    A node goes to the module whose output it makes. Does nothing without an earlier model; raises InputError if that
     has no tags.
     """
     match = model.once(match_earlier)
@@ -47,7 +48,7 @@ def annotate_by_previous(model: WorkingModel) -> None:
 
 
 def _makers(match: EarlierModelMatch, node: int) -> set[int]:
-    """Return the earlier nodes that made what a node makes; of equal values only the first if it was returned."""
+    """Return the earlier nodes that made a node's results; of equal values only the first, if a call returned it."""
     found = set[int]()
     for value in match.graph.writes[node]:
         made = [v for v in match.earlier_values.get(value, ()) if v in match.values_made[node]]
@@ -61,8 +62,8 @@ def _makers(match: EarlierModelMatch, node: int) -> set[int]:
 def _call(match: EarlierModelMatch, twins: list[int]) -> int:
     """Return the call of a node that does the work of some earlier nodes.
 
-    It is that of the last one if they are a chain, each reading what the one before made; else the lowest common
-    ancestor of all.
+    If these are a chain, each reading what the one before made, it is the call of the last one; otherwise the lowest
+    common ancestor of all.
     """
     earlier, annotations = match.earlier, match.earlier_annotations
     calls = [call for twin in twins if (call := annotations.call[twin]) is not None]
@@ -72,7 +73,7 @@ def _call(match: EarlierModelMatch, twins: list[int]) -> int:
 
 
 def _evidence(match: EarlierModelMatch, node: int) -> Evidence:
-    """Return the evidence for what a node makes: that of the first of its values that is known by itself."""
+    """Return the evidence for a node's results: that of the first one that is known by itself."""
     found = (match.direct_evidence.get(value) for value in match.graph.writes[node])
     return next((word for word in found if word), Evidence.PREVIOUS)
 
@@ -80,7 +81,7 @@ def _evidence(match: EarlierModelMatch, node: int) -> Evidence:
 def assign_fused_previous(model: WorkingModel) -> None:
     """Compare the values that leave modules with those that left them in the earlier model, if there is one.
 
-    Nodes that modules share now are moved out of them, and nodes in which modules end are annotated as merged.
+    Nodes that several modules share now move out of them, and nodes inside which modules end are annotated as merged.
     """
     match = model.once(match_earlier)
     if match:
@@ -92,8 +93,8 @@ def assign_fused_previous(model: WorkingModel) -> None:
 def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
     """Move nodes out of the calls that their values leave now and did not leave in the earlier model.
 
-    The nodes are visited against the data flow. A reader that does work of a call, or that reads another result of it,
-    is no reason: it had something of that call before.
+    The nodes are visited against the data flow. A reader does not count if it does work of a call, or reads another
+    result of it, because then it read something of that call before, too.
     """
     graph, hierarchy, outputs = match.graph, annotations.hierarchy, set(match.graph.outputs)
     for node in range(len(graph.nodes) - 1, -1, -1):
@@ -115,7 +116,7 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
 
 
 def _merge(annotations: Annotations, match: EarlierModelMatch) -> None:
-    """Annotate the nodes in which modules end with these modules."""
+    """Annotate the nodes inside which modules end with these modules."""
     merged: dict[int, set[int]] = {}
     for call, node in (_ending(annotations, match) | _merged_before(match)).items():
         at = annotations.call[node]
@@ -125,9 +126,9 @@ def _merge(annotations: Annotations, match: EarlierModelMatch) -> None:
 
 
 def _equal_before(annotations: Annotations, match: EarlierModelMatch) -> None:
-    """Annotate the nodes that still do, in the call that they were in, what others did too in the earlier model.
+    """Annotate the nodes that did the work of other calls too in the earlier model, and still are in their call.
 
-    What a tool put between such a node and those others, as a Reshape or a quantisation, is equal there too.
+    What a tool put between such a node and those calls, such as a Reshape or a quantisation, counts as equal there too.
     """
     earlier, graph = match.earlier_annotations, match.graph
     for before, calls in earlier.equal_at.items():
@@ -145,7 +146,7 @@ def _equal_before(annotations: Annotations, match: EarlierModelMatch) -> None:
 
 
 def _led_to(annotations: Annotations) -> dict[int, set[int]]:
-    """Return for nodes without direct evidence the calls that what they lead to is known to be in."""
+    """Return the nodes without direct evidence, each with the known calls of the nodes that it leads to."""
     graph, found = annotations.graph, dict[int, set[int]]()
     for node in reversed(graph.main):
         if annotations.evidence[node] in (None, Evidence.DATAFLOW):
@@ -155,7 +156,7 @@ def _led_to(annotations: Annotations) -> dict[int, set[int]]:
 
 
 def _ending(annotations: Annotations, match: EarlierModelMatch) -> dict[int, int]:
-    """Return the calls whose results no node of theirs makes any more, with the node that does that work."""
+    """Return the calls whose own nodes no longer make their results, each with the node that does this work."""
     hierarchy, earlier = annotations.hierarchy, match.earlier
     made, ending = set[int](), dict[int, int]()
     for value, calls in match.calls_left.items():
@@ -171,7 +172,7 @@ def _ending(annotations: Annotations, match: EarlierModelMatch) -> dict[int, int
 
 
 def _merged_before(match: EarlierModelMatch) -> dict[int, int]:
-    """Return the calls that ended inside nodes of others in the earlier model, with the nodes that do that work now."""
+    """Return the calls that ended inside nodes of others in the earlier model, with the nodes that do it now."""
     earlier = match.earlier_annotations
     merged = ((node, call) for node, calls in earlier.merged.items() for call in calls if match.node_now[node] >= 0)
     return {

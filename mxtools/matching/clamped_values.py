@@ -1,15 +1,15 @@
-"""Names that lie: what a quantiser calls by the name of a Relu's result is what the Relu was given.
+"""Names that lie: a quantiser gives the name of a Relu's result to what the Relu was given.
 
     earlier   x ─ Conv ─c─ Relu ─r─ MaxPool ─ y
     now       x ─ Conv ─r─ QuantizeLinear ─q─ DequantizeLinear ─d─ MaxPool ─ y
 
-The quantised numbers begin at zero, so quantising does the Relu's work: a quantiser takes it away and gives the Conv's
-result its name. Whoever believes that name says that the Conv does the work of the Relu, cuts out a convolution that
-returns numbers below zero, and puts parts back behind the wrong value.
+The quantised numbers begin at zero, so the quantisation does the Relu's work. The quantiser therefore removes the Relu
+and gives its name to the Conv's result. Whoever trusts this name takes the Conv for the Relu, cuts out a convolution
+that returns numbers below zero, and puts parts back behind the wrong value.
 
-So a name, or whatever else says that a value is what a Relu or a Clip made, is believed only if the node that makes it
-can have done that. A Conv cannot, nor can a node that is still what stood before the Relu. Then the value is what the
-Relu was given: r is c. And what the Relu made is what comes out of the quantisation: d is r.
+So a name, or any other evidence that a value is the result of a Relu or a Clip, is trusted only if the node that makes
+the value can have done that. A Conv cannot, nor can a node that is still the one before the Relu. Then the value is
+what the Relu was given: r is c. And the result of the Relu is what comes out of the quantisation: d is r.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mxtools.graph.operators import is_same_operator
 
 
 class ClampedValues:
-    """Tells what a clamp made from what it was given, where a tool left the clamp's work to a quantisation.
+    """Tells the result of a clamp from its input, if a tool left the clamp's work to a quantisation.
 
-    Attributes: `quantised`, for each value that is quantised and dequantised again the values that come out of that;
-    `source`, for each of these the value that went in.
+    Attributes: `quantised`, for each value that is quantised and dequantised again, the values that come out; `source`,
+    for each of these, the value that went in.
     """
 
     def __init__(self, graph: Graph, earlier: Graph) -> None:
@@ -38,7 +38,7 @@ class ClampedValues:
                 self.quantised[graph.reads[node][0]] = [*self.quantised.get(graph.reads[node][0], ()), value]
 
     def meant(self, value: int, other: int) -> int:
-        """Return the earlier value that a value stands for if something says that this is `other`."""
+        """Return the earlier value that a value stands for, given evidence that it is `other`."""
         earlier, clamp = self._earlier, self._earlier.producer[other]
         while clamp != NOWHERE and earlier.operators[clamp].clamps and earlier.reads[clamp]:
             given = earlier.reads[clamp][0]
@@ -48,7 +48,7 @@ class ClampedValues:
         return other
 
     def _quantised(self, node: int) -> Iterator[int]:
-        """Yield what comes out of a node that quantises a value, and of one that dequantises it."""
+        """Yield what the nodes make that dequantise a node's result; nothing if the node does not quantise."""
         graph = self._graph
         if graph.operators[node].quantises and not graph.operators[node].is_product and graph.reads[node]:
             for reader in dict.fromkeys(graph.readers[graph.writes[node][0]]):
@@ -56,7 +56,7 @@ class ClampedValues:
                     yield graph.writes[reader][0]
 
     def _is_before(self, value: int, clamp: int, given: int) -> bool:
-        """Return whether what makes a value cannot have done the work of an earlier clamp, which was given another."""
+        """Return whether the maker of a value cannot have done the work of an earlier clamp with the input `given`."""
         graph, earlier = self._graph, self._earlier
         node, maker = self._maker(graph, value), self._maker(earlier, given)
         if node == NOWHERE or is_same_operator(graph.nodes[node], earlier.nodes[clamp]):
@@ -69,7 +69,7 @@ class ClampedValues:
         return is_maker and not any(n != NOWHERE and graph.operators[n].clamps for n in sources)
 
     def _maker(self, graph: Graph, value: int) -> int:
-        """Return the node that makes the elements of a value, which others only reshape, and quantise before that."""
+        """Return the node that makes a value's elements; nodes that only reshape or quantise them are skipped."""
         node = graph.producer[value]
         while node != NOWHERE and graph.operators[node].keeps_elements and graph.reads[node]:
             value = graph.reads[node][0]

@@ -3,17 +3,17 @@
     earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
     now       x ─ MatMul(w1) ─1─ Add(b1) ─2─ Relu ─3─ MatMul(w2) ─4─ Add(b2) ─ y
 
-Here x, y and the weights are known by themselves, from their names. The values between were named anew. To compare the
-k-th node with the k-th fails as soon as a tool removes one; to search for the largest common subgraph takes too long,
-and says nothing where layers repeat.
+Here x, y and the weights can be recognised by themselves, from their names. The values between them were renamed.
+Comparing the k-th node with the k-th fails as soon as a tool removes one. Searching for the largest common subgraph
+takes too long, and says nothing if layers repeat.
 
-So what is known is followed up, in two ways. *Forwards*: nodes of one operator that read the same make the same; the
-first MatMul reads x and w1 in both graphs, so 1 is m, then 2 is a, and so on. *Backwards*: nodes of one operator that
-make the same read the same; y is made by an Add with b2 in both, so 4 is n. Each step starts from what the one before
-found, so that nothing is searched: O(nodes + edges).
+So what is known is followed through the graph, in two ways. *Forwards*: nodes of the same operator that read the same
+make the same. The first MatMul reads x and w1 in both graphs, so 1 is m, then 2 is a, and so on. *Backwards*: nodes of
+the same operator that make the same read the same. An Add with b2 makes y in both, so 4 is n. Each step starts from
+what the one before found, so nothing is searched: O(nodes + edges).
 
-A value can stand for several earlier ones, because a tool removes what does nothing: if there was an Identity behind
-the Relu, 3 stands for what it read and for what it made.
+A value can stand for several earlier ones, because a tool removes nodes that do nothing: if there was an Identity
+behind the Relu, 3 stands for the Identity's input and for its result.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ValueMatches = Mapping[int, Sequence[int]]
 
 
 class Correspondence:
-    """The values of an earlier graph that each value of a graph stands for.
+    """Which values of an earlier graph each value of a graph stands for.
 
-    Attributes: `graph` and `earlier`; `same_elements` and `earlier_same_elements`, for each value of these the first
+    Attributes: `graph` and `earlier`; `same_elements` and `earlier_same_elements`, for each of their values the first
     value that has the same elements in the same order; `earlier_values`, for a value the earlier values that it stands
     for, the most trusted first; `values_now`, for an earlier value the values that stand for it; `direct_evidence`, for
-    each value that is known by itself why it is; `misunderstood`, for a value the earlier one that something, such as
-    its name, said that it is, and it is not.
+    each value that is known by itself the reason; `misunderstood`, for a value the earlier one that it is not, although
+    something, such as its name, said so.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Correspondence:
         self._open: list[int] = []
 
     def learn(self, found: ValueMatches, word: Evidence = Evidence.PREVIOUS, copies: bool = False) -> None:
-        """Take in what values stand for, with the evidence `word`, and follow it up.
+        """Note what values stand for, with the evidence `word`, and follow it through the graph.
 
-        A value that stands for something already is left as it is, and so is, without `copies`, an earlier value for
-        which another one stands.
+        A value that already stands for something stays as it is. Without `copies`, so does an earlier value that
+        already has a value standing for it.
         """
         for value, others in found.items():
             if value in self.earlier_values:
@@ -79,7 +79,7 @@ class Correspondence:
         self._follow()
 
     def learn_quantised(self) -> None:
-        """Take what comes out of a quantisation of which nothing else is known to be what went in; follow it up."""
+        """Let what comes out of a quantisation stand for what went in, unless something else is known; follow it up."""
         for value, source in self._clamped.source.items():
             if value not in self.earlier_values:
                 for other in self.earlier_values.get(source, ())[:]:
@@ -87,7 +87,7 @@ class Correspondence:
         self._follow()
 
     def _meet(self, value: int, other: int) -> None:
-        """Note that a value stands for an earlier one, or for what a clamp was given to make that."""
+        """Note that a value stands for an earlier one or, if that is a clamp's result, maybe for its input."""
         meant = self._clamped.meant(value, other)
         if meant != other:
             self.misunderstood.setdefault(value, other)
@@ -102,9 +102,10 @@ class Correspondence:
             self._open.append(value)
 
     def _follow(self) -> None:
-        """Follow from each value that was found to the node that makes it, and to those that read it.
+        """Go from each newly found value to the node that makes it, and to the nodes that read it.
 
-        No walk of `graph.walk`: a value is followed again whenever another earlier value is found for it.
+        This is not a walk of `graph.walk`, because a value is visited again whenever it turns out to be another earlier
+        value.
         """
         while self._open:
             value = self._open.pop()
@@ -119,7 +120,7 @@ class Correspondence:
                 self._forward(reader)
 
     def _backward(self, node: int) -> None:
-        """Match what a node reads, and its further results, with those of the earlier node that makes the same."""
+        """Match a node's inputs, and its other results, with those of the earlier node that makes the same."""
         twin = self._twin(node)
         if twin is not None:
             self._zip(self.graph.writes[node], self.earlier.writes[twin])
@@ -127,7 +128,7 @@ class Correspondence:
                 self._zip(*self._unknown(node, twin))
 
     def _twin(self, node: int) -> int | None:
-        """Return the earlier node of the same operator that makes what a node makes, None without one."""
+        """Return the earlier node of the same operator that makes what a node makes, None if there is none."""
         makers = (
             self.earlier.producer[other] for v in self.graph.writes[node] for other in self.earlier_values.get(v, ())
         )
@@ -135,9 +136,9 @@ class Correspondence:
         return next((n for n in makers if n != NOWHERE and is_same_operator(mine[node], its[n])), None)
 
     def _has_other_numbers(self, node: int, twin: int) -> bool:
-        """Return whether a node uses other integers than an earlier one, as one Slice does that is now made of two.
+        """Return whether a node uses other integers than an earlier one, such as a Slice that a tool made into two.
 
-        To reshape to other numbers is the same work, where a tool computed a `-1`.
+        A reshape to other numbers does the same work: a tool may have computed a `-1`.
         """
         if self.graph.operators[node].keeps_elements:
             return False
@@ -151,7 +152,7 @@ class Correspondence:
         return stored_shape(mine).kind == stored_shape(its).kind == "i" and not self._is_equal(value, other)
 
     def _forward(self, node: int) -> None:
-        """Match what a node makes with what an earlier node of the same operator makes that reads the same."""
+        """Match a node's results with those of an earlier node of the same operator that reads the same."""
         graph, earlier = self.graph, self.earlier
         if not graph.writes[node] or graph.writes[node][0] in self.earlier_values:
             return
@@ -162,7 +163,7 @@ class Correspondence:
                 return
 
     def _reads_same(self, node: int, twin: int) -> bool:
-        """Return whether two nodes are of the same operator and read the same."""
+        """Return whether two nodes have the same operator and read the same."""
         mine, its = self.graph.reads[node], self.earlier.reads[twin]
         if len(mine) != len(its) or not is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
             return False
@@ -173,10 +174,10 @@ class Correspondence:
         )
 
     def _unknown(self, node: int, twin: int) -> tuple[Sequence[int], Sequence[int]]:
-        """Return what is left of the inputs of two nodes when those that stand for each other are taken away.
+        """Return the inputs of two nodes that are left without those that stand for each other.
 
-        Return nothing where these stand at different places, unless just one input is left: the order of the others is
-        not known then.
+        Return nothing if these stand at different places and several inputs are left, because the order of the others
+        is unknown then.
         """
         mine, its = list(self.graph.reads[node]), list(self.earlier.reads[twin])
         if len(mine) != len(its):
@@ -191,7 +192,7 @@ class Correspondence:
         return ((), ()) if moved and len(mine) > 1 else (mine, its)
 
     def _zip(self, mine: Sequence[int], its: Sequence[int]) -> None:
-        """Match values with earlier ones, in order; not those of which both have a match already."""
+        """Match values with earlier ones, in order, except for pairs in which both have a match already."""
         if len(mine) == len(its):
             for value, other in zip(mine, its, strict=True):
                 if value not in self.earlier_values or other not in self.values_now:

@@ -1,17 +1,17 @@
-"""What of an earlier model is where in one that a tool made from it.
+"""Where the nodes and values of an earlier model are in the model that a tool made from it.
 
     earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
     now       x ──────── FusedGemm(w1, b1) ───────2── MatMul(w2) ─3─ Add(b2) ─ y
 
 No single kind of evidence is enough. Names are gone, or are used again for something else; weights are transposed or
-quantised, or several are equal; values of a run agree only up to rounding; and positions shift with every node that
-a tool removes. Each is right most of the time, but one wrong match makes its neighbours wrong too.
+quantised, or several are equal; values of a run agree only up to rounding; and positions shift with every node that a
+tool removes. Each kind is right most of the time, but one wrong match makes its neighbours wrong too.
 
-So the kinds of evidence are used one after the other, the most trusted first, and each only for what the ones before
-left open: names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless too many of them are
-contradicted by sizes; the content of weights; values of a run. After each, what is known is followed along the graph.
-Here x leads nowhere, because no earlier node is a FusedGemm. But y is made by an Add with b2 in both graphs, so 3 is n;
-and n is made by a MatMul with w2, so 2 is r.
+So the kinds of evidence are used one after the other, the most trusted first, and each only for what is still open:
+names of inputs, outputs and weights (x, y, w1 …); names of values and of nodes, unless sizes contradict too many of
+them; the content of weights; values of a run. After each kind, what is known is followed along the graph. Here x leads
+nowhere, because no earlier node is a FusedGemm. But in both graphs an Add with b2 makes y, so 3 is n, and a MatMul with
+w2 makes n, so 2 is r.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from mxtools.traces.values import Values
 
 
 def match_earlier(model: WorkingModel) -> EarlierModelMatch | None:
-    """Return what of the earlier model is where in a model, None without an earlier one; for `WorkingModel.once`."""
+    """Compare a model with its earlier model, None if it has none; for `WorkingModel.once`."""
     return EarlierModelMatch(model, model.previous) if model.previous else None
 
 
 class EarlierModelMatch:
-    """Which nodes and values of an earlier model those of a model correspond to.
+    """Which nodes and values of an earlier model correspond to those of a model.
 
-    Attributes of both: `graph`; `earlier`, the earlier graph; `earlier_annotations`.
+    Attributes of the whole: `graph`; `earlier`, the earlier graph; `earlier_annotations`.
 
-    Attributes by value: `earlier_values`, the earlier values that it stands for; `direct_evidence`, the evidence of a
-    value that is known by itself, not by its neighbours; `misunderstood`, the earlier value that it seemed to be.
+    Attributes by value: `earlier_values`, the earlier values that it stands for; `direct_evidence`, the evidence if the
+    value is known by itself and not by its neighbours; `misunderstood`, the earlier value that it seemed to be.
 
     Attributes by node: `values_made`, the earlier values that it makes; `same_name`, the earlier node of the same name;
     `same_weights`, the earlier nodes that used the same weights.
@@ -62,7 +62,7 @@ class EarlierModelMatch:
         names = SurvivingNames(model, previous)
         for known in (names.fixed, names.values, names.made):
             found.learn(known())
-        # several weights of a model may be one earlier weight, as where a tool quantises only some of its uses
+        # several weights of a model may be one earlier weight, as when a tool quantises only some of its uses
         found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
         found.learn(names.quantised())
         if model.values:
@@ -79,13 +79,13 @@ class EarlierModelMatch:
         return tensor is not None and self._weight_matches.is_equal(tensor, self._stored, other)
 
     def _weights(self, found: Correspondence) -> ValueMatches:
-        """Return the weights that are not known yet, with the earlier weights that they are made of."""
+        """Return the weights that are not known yet, with the earlier weights that they equal or consist of."""
         weights, known = self.graph.initializers.items(), found.earlier_values
         return {v: self._weight_matches.find(tensor, self._stored) for v, tensor in weights if v not in known}
 
     @cached_property
     def calls_left(self) -> dict[int, list[int]]:
-        """For each earlier value that left calls these calls, innermost first."""
+        """The calls that each earlier value left, innermost first; only for values that left calls."""
         return left_calls(self.earlier, self.earlier_annotations)
 
     @cached_property
@@ -102,7 +102,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_left_by_elements(self) -> dict[int, set[int]]:
-        """For each earlier value the calls that it left, or that a value of the same elements left."""
+        """The calls that each earlier value left, or that a value with the same elements left."""
         found: dict[int, set[int]] = {}
         for value, calls in self.calls_left.items():
             for same in {value, self.earlier_same_elements[value]}:
@@ -111,7 +111,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_done(self) -> dict[int, set[int]]:
-        """For each node the calls whose work it does: those of the earlier nodes that it stands for, and all around."""
+        """The calls whose work each node does: those of the earlier nodes it stands for, and all around them."""
         found: dict[int, set[int]] = {}
         for twin, node in enumerate(self.node_now):
             call = self.earlier_annotations.call[twin]
@@ -121,7 +121,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_led_to(self) -> dict[int, set[int]]:
-        """The same, and for a node that does no work of its own, as a Reshape that a tool put in, what it leads to."""
+        """As `calls_done`; a node without own work, such as a Reshape of a tool, gets its readers' calls."""
         found = dict(self.calls_done)
         for node in range(len(self.graph.nodes) - 1, -1, -1):
             if node not in found:
@@ -130,7 +130,7 @@ class EarlierModelMatch:
 
     @cached_property
     def calls_read_from(self) -> dict[int, set[int]]:
-        """For each node the calls whose results it reads, or that are around these: the earlier nodes read them."""
+        """The calls whose results each node reads, and the calls around them that these results left too."""
         found: dict[int, set[int]] = {}
         for value, calls in self.calls_left.items():
             for twin in self.earlier.readers[value]:
@@ -139,7 +139,7 @@ class EarlierModelMatch:
 
 
 def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
-    """Return for each value that leaves calls these calls, innermost first: a node outside reads it."""
+    """Return the values that leave calls, each with these calls, innermost first; a node outside of them reads it."""
     hierarchy, outputs, found = annotations.hierarchy, set(graph.outputs), dict[int, list[int]]()
     for node, call in enumerate(annotations.call):
         if call is None:
@@ -153,13 +153,13 @@ def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
 
 
 def left_calls_of_main(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
-    """Return of `left_calls` the values of the main graph, in order."""
+    """Return those of `left_calls` that are values of the main graph, in order."""
     found = sorted(left_calls(graph, annotations).items())
     return {v: calls for v, calls in found if graph.home[v] == NOWHERE and not graph.region[graph.producer[v]]}
 
 
 def _equal(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
-    """Return the values that are equal in a run of both models; what running them takes is imported only here."""
+    """Return the values that are equal in a run of both models; the imports for a run happen only here."""
     from mxtools.matching.equal_values import equal_values
 
     return equal_values(model, previous, values)

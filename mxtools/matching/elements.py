@@ -1,4 +1,4 @@
-"""Values of a graph that have the same elements in the same order: reshaped, or transposed where that moves nothing."""
+"""Values of a graph with the same elements in the same order: reshaped, or transposed if that moves nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mxtools.graph.shapes import Shapes
 
 
 def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
-    """Return for each value the first one that has the same elements in the same order; mostly itself."""
+    """Return for each value the first one that has the same elements in the same order; mostly the value itself."""
     found = list(range(len(graph.names)))
     for node, proto in enumerate(graph.nodes):
         reads, writes = graph.reads[node], graph.writes[node]
@@ -20,7 +20,7 @@ def same_elements(graph: Graph, shapes: Shapes) -> list[int]:
 
 
 def _keeps_elements(operator: Operator, node: NodeProto, shapes: Shapes, value: int) -> bool:
-    """Return whether what a node makes has the elements of its first input in the same order."""
+    """Return whether a node's result has the elements of its first input in the same order."""
     return operator.keeps_elements or (operator.is_named("Transpose") and _moves_nothing(node, shapes, value))
 
 

@@ -3,12 +3,13 @@
     earlier   x ─ Neg ─a─ Exp ─b─ Relu ─c─ Sqrt ─d─ Abs ─ y
     now       x ─ Neg ─1─ Exp ─2─ Sqrt ─────────────────── y
 
-Both run on one input; 1 is equal to a, 2 to b and to c, y to d and to y: the Relu and the Abs did nothing.
+Both run on the same input. 1 equals a; 2 equals b and c; y equals d and the earlier y. So the Relu and the Abs did
+nothing.
 
-To compare all pairs of values takes the memory of all of them. To compare hashes fails, because a tool reorders sums
-and so changes the last bits. To compare minimum, maximum and mean fails too: a transposed value has the same, but is
-another one. So each value is summed up in a few numbers that change little where the elements change little, but much
-where these change places: its root mean square, and its products with some waves.
+Comparing all pairs of values takes the memory of all of them. Comparing hashes fails, because a tool reorders sums and
+so changes the last bits. Comparing minimum, maximum and mean fails too, because a transposed value has the same ones.
+So each value is summed up in a few numbers that change little if the elements change little, but much if elements
+change places: its root mean square, and its products with some waves.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from mxtools.runtime.sessions import inner_tensors
 from mxtools.traces.values import Values, feeds
 
 TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
-"""Difference of summaries, relative to the root mean square, up to which values of a type are equal.
+"""Largest difference of summaries, relative to the root mean square, at which values of a type are equal.
 
-One result is rounded by 1 in 2048 and by 1 in 256, and the errors of all layers before add up.
+One result is rounded by 1 in 2048 (float16) or 1 in 256 (bfloat16), and the errors of all layers before it add up.
 """
 TOLERANCE_ELSE = 5e-3
-"""The same for all other types. Unlike values differ by about 1."""
+"""The same for all other types. Values that are not equal differ by about 1."""
 WAVE_COUNT = 8
-"""Waves that a value is multiplied with: unlike values do not agree in all of them by chance."""
+"""Waves by which a value is multiplied: unequal values do not agree in all of them by chance."""
 WAVE_FREQUENCY = 0.7548776662
-"""The step of the first wave, in radians an element; the others are its odd multiples.
+"""The step of the first wave, in radians per element; the steps of the others are its odd multiples.
 
-It is irrational (the inverse of the plastic number), so that no wave repeats itself from row to row.
+It is irrational (the inverse of the plastic number), so no wave repeats itself from row to row.
 """
 
 
 def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) -> ValueMatches:
-    """Run a model and the earlier one, and return each value with the earlier values that it is equal to.
+    """Run a model and the earlier one, and return each value with the earlier values that it equals.
 
-    Values are equal if they have the same elements in the same order, up to rounding. Those whose elements are all the
-    same number are left out. Raises InputError where one of the models does not run on the inputs.
+    Values are equal if they have the same elements in the same order, up to rounding. Values whose elements are all the
+    same number are left out. Raises InputError if one of the models does not run on the inputs.
     """
     import numpy as np
 
@@ -65,7 +66,7 @@ def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) ->
 
 
 def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, Array]]:
-    """Yield the values that nodes of the main graph make, each with its array, as a run computes them."""
+    """Run a model; yield the values that nodes of the main graph make, each with its array."""
     graph = model.graph
     given = feeds(model.sidecar, values, [info.name for info in graph_inputs(model.proto)])
     wanted = {graph.names[value]: 0 for node in graph.main for value in graph.writes[node]}
@@ -74,9 +75,9 @@ def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, 
 
 
 def summary_of(array: Array) -> Array | None:
-    """Return the root mean square of a value's elements and the products with waves, which depend on their order.
+    """Return a value's root mean square and its products with waves, which depend on the order of the elements.
 
-    Return None where the elements are no finite numbers, or are all the same.
+    Return None if an element is not a finite number, or if all elements are the same.
     """
     import numpy as np
 

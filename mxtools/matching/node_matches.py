@@ -1,19 +1,20 @@
-"""Which nodes of a changed graph do the work of the nodes of the graph that it was made from.
+"""Which nodes of a changed graph do the work of which nodes of the graph before the change.
 
     earlier   x ─ MatMul(w1) ─m─ Add(b1) ─a─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
     now       x ──────── FusedGemm(w1, b1) ───────r── MatMul(w2) ─n─ Add(b2) ─ y
 
     node_now: MatMul, Add, Relu → FusedGemm; MatMul → MatMul; Add → Add
 
-The obvious way, node by node of the same operator, fails: there is no Relu any more, and which MatMul is which? What is
-known is which *values* are which (r, n, y). The node that makes r does the work of the earlier node that made r, the
-Relu. Nothing makes m and a any more; so that work is done where it is needed, by the node that does the work of their
-readers: a was read by the Relu, so the Add is in the FusedGemm, and then so is the MatMul. Weights come before readers:
-a node that uses w1 does the work of the earlier one that used w1, even if the readers of that went elsewhere.
+The obvious way, node by node of the same operator, fails: there is no Relu any more, and which MatMul is which? It is
+known, however, which *values* are which (r, n, y). The node that makes r does the work of the earlier node that made r,
+the Relu. Nothing makes m and a any more, so their work is done in the node that does the work of their readers: the
+Relu read a, so the FusedGemm also does the work of the Add, and hence that of the MatMul. Weights come before readers:
+a node that uses w1 does the work of the earlier node that used w1, even if the work of that node's readers went
+elsewhere.
 
-Two things look like work and are none. A node whose result stands for the same earlier value as what it reads only
-converts it, such as a Cast that a tool put in. And where a value stands for several earlier ones, some of these were
-mere copies of the others, which nothing computes any more.
+Two things look like work but are not. If a node's result stands for the same earlier value as its input, the node only
+converts it, such as a Cast that a tool put in. And if a value stands for several earlier ones, some of these were mere
+copies of the others, which nothing computes any more.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from mxtools.matching.weight_matches import LEAST_ELEMENTS
 from mxtools.matching.weight_users import users
 
 SHARED = -2
-"""In the place of the node that does the work of an earlier one: several nodes do."""
+"""Stands in the place of the node that does the work of an earlier one, if several nodes do."""
 
 
 class NodeMatches:
-    """The nodes that do the work of the nodes of an earlier graph.
+    """Which nodes do the work of the nodes of an earlier graph.
 
-    Attributes: `values_made`, by node, the earlier values that it makes, and does not merely convert; `same_weights`,
-    for a node the earlier nodes that used the same weights; `node_now`, by earlier node, the node that does its work,
-    NOWHERE where none does, SHARED where several do.
+    Attributes: `values_made`, for each node the earlier values that it makes and does not merely convert;
+    `same_weights`, for a node the earlier nodes that used the same weights; `node_now`, for each earlier node the node
+    that does its work, NOWHERE if none does, SHARED if several do.
     """
 
     def __init__(self, found: Correspondence) -> None:
-        """Find the nodes, from which values stand for which."""
+        """Find the nodes, given which values stand for which."""
         self._found, self._graph, self._earlier = found, found.graph, found.earlier
         after, before = (
             _origins(self._graph, found.earlier_values.keys()),
@@ -54,11 +55,11 @@ class NodeMatches:
     def _makes(self, node: int, after: list[int], before: list[int]) -> list[int]:
         """Return the earlier values that a node makes.
 
-        A node only converts what it reads if its result stands for the same earlier values, and is not known by itself.
+        A node only converts its input if its result stands for the same earlier values and is not known by itself.
 
-        Where the result stands for several earlier values, one that depends on nothing but another of them is a copy of
-        that one. It is not counted, unless a weight was folded in between the two: then the earlier one of the two is
-        no longer there, even if its name is, and only the copy counts.
+        If the result stands for several earlier values, one that depends on nothing but another of them is a copy of
+        it. A copy does not count, unless a weight was folded in between the two. In that case the original no longer
+        exists, even if its name does, and only the copy counts.
         """
         earlier_values, earlier = self._found.earlier_values, self._earlier
         read = set(earlier_values.get(_origin(self._graph, node, after), ()))
@@ -78,8 +79,8 @@ class NodeMatches:
     def _nodes_now(self, by_weights: Mapping[int, int]) -> list[int]:
         """Return for each earlier node the one that does its work.
 
-        It makes the values of the earlier node, or else uses its weights (`by_weights`), or else does the work of all
-        that read it.
+        This node makes the values of the earlier node, or else uses its weights (`by_weights`), or else does the work
+        of all nodes that read its results.
         """
         found = [self._maker.get(node, NOWHERE) for node in range(len(self._earlier.nodes))]
         for node in range(len(found) - 1, -1, -1):
@@ -88,9 +89,9 @@ class NodeMatches:
         return found
 
     def _by_weights(self) -> dict[int, list[int]]:
-        """Return for nodes the earlier nodes that used the weights which they use.
+        """Return nodes with the earlier nodes that used the same weights.
 
-        Where several nodes use the same weights, or equal ones, those are matched that lead to the same known value.
+        If several nodes use the same weights, or equal ones, those are matched that lead to the same known value.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
         for value, others in self._found.earlier_values.items():
@@ -106,7 +107,7 @@ class NodeMatches:
         return found
 
     def _goals(self) -> list[int]:
-        """Return for each node the next one it leads to that makes known values; SHARED where these are several."""
+        """Return for each node the next one behind it, or itself, that makes known values; SHARED if several do."""
         goal = [node if made else NOWHERE for node, made in enumerate(self.values_made)]
         for node in range(len(goal) - 1, -1, -1):
             if goal[node] == NOWHERE:
@@ -115,9 +116,9 @@ class NodeMatches:
 
 
 def _origins(graph: Graph, known: Collection[int]) -> list[int]:
-    """Return for each value the one known value on which it depends by way of unknown ones, maybe itself.
+    """Return for each value the one known value on which it depends through unknown ones only; a known one is its own.
 
-    NOWHERE where it depends on several, or on none.
+    NOWHERE if there are several, or none.
     """
     origins = [value if value in known else NOWHERE for value in range(len(graph.names))]
     for node, writes in enumerate(graph.writes):
@@ -129,18 +130,18 @@ def _origins(graph: Graph, known: Collection[int]) -> list[int]:
 
 
 def _origin(graph: Graph, node: int, origins: list[int]) -> int:
-    """Return the one known value on which a node depends by way of unknown ones, constants aside, else NOWHERE."""
+    """Return the one known value on which a node's inputs depend, constants aside; NOWHERE if there is not just one."""
     found = {origins[v] for v in graph.live_reads(node)}
     return found.pop() if len(found) == 1 else NOWHERE
 
 
 def _uses_unknown(graph: Graph, node: int, known: Collection[int]) -> bool:
-    """Return whether a node uses a weight that nothing in the other graph is known to be."""
+    """Return whether a node uses a weight that has no counterpart in the other graph."""
     weights = (graph.initializers.get(value) for value in graph.reads[node] if value not in known)
     return any(w is not None and prod(w.dims) >= LEAST_ELEMENTS and stored_shape(w).kind == "f" for w in weights)
 
 
 def _one(nodes: Iterable[int]) -> int:
-    """Return the one node among some; SHARED where there are several, NOWHERE where there is none."""
+    """Return the only node, SHARED if there are several, NOWHERE if there is none."""
     found = set(nodes) - {NOWHERE}
     return SHARED if len(found) > 1 else found.pop() if found else NOWHERE

@@ -1,11 +1,11 @@
-"""Which values a tool gave the name of another one, and what they were called before.
+"""Which values a tool gave the names of others, and which names they had before.
 
     earlier   x ─ Conv ─c─ Relu ─r─ MaxPool ─ y
     now       x ─ Conv ─r─ QuantizeLinear ─q─ DequantizeLinear ─d─ MaxPool ─ y
     renamed   x ─ Conv ─c─ QuantizeLinear ─q─ DequantizeLinear ─r─ MaxPool ─ y
 
-Whoever reads r by name, such as a part that was cut out of the earlier model and is to be put back, means what the Relu
-made. So each name goes back to what stands for the value that bore it.
+Anything that reads r by name means the result of the Relu, such as a part that was cut out of the earlier model and is
+to be put back. So each name goes back to the value that stands for the one that had it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mxtools.matching.earlier_model import EarlierModelMatch
 
 
 def restored_names(match: EarlierModelMatch) -> dict[str, str]:
-    """Return new names of values whose names a tool gave to something else, by the names that they have."""
+    """Return new names for the values whose names a tool took from others, by their present names."""
     graph, earlier = match.graph, match.earlier
     fixed = {*graph.inputs, *graph.outputs, *graph.stored}
     own = {value: earlier.names[match.earlier_values[value][0]] for value in match.misunderstood if value not in fixed}

@@ -1,15 +1,15 @@
-"""What the names of values and nodes that survived a tool say of which values are which.
+"""Which values are which, by the names of values and nodes that survived a tool.
 
     earlier   x ─ MatMul(w1) ─1─ Identity ─2─ MatMul(w2) ─3─ MatMul(w3) ─4─ Neg ─ y
     now       x ─ MatMul(w1) ─1───────────────MatMul(w2) ─2─ MatMul(w3) ─3─ Neg ─ y
 
     sizes     before: 1 and 2 are 2x4, 3 is 2x6, 4 is 2x3; now: 1 is 2x4, 2 is 2x6, 3 is 2x3
 
-The obvious way, that values of one name are the same, fails here: a tool removed the Identity and numbered the values
-anew. What is 2 now was 3. But sizes contradict such names: 2 and 3 now have others than before. Where a quarter of the
-names that both graphs have are contradicted, no name of a value is believed at all, because among numbers that moved
-there are always some that fit by chance. Names of inputs, outputs and weights are believed one by one (`fixed`): no
-tool gives these to something else. Names of nodes are believed where the operator is the same (`made`).
+The obvious way, that values of the same name are the same, fails here: a tool removed the Identity and renumbered the
+values, so what is 2 now was 3. But sizes contradict such names: 2 and 3 now have other sizes than before. If a quarter
+of the names that both graphs have are contradicted, no name of a value is trusted at all, because among renumbered
+names some always fit by chance. The names of inputs, outputs and weights are trusted one by one (`fixed`), since no
+tool gives these to something else. The names of nodes are trusted if the operator is the same (`made`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
 
 MOST_CONTRADICTED = 0.25
-"""The share of contradicted names from which on all names are taken to be numbered anew.
+"""The share of contradicted names from which on all names count as renumbered.
 
-Where a tool keeps names only a few are contradicted, such as those of values whose type it changed. Where it numbers
-anew, nearly all names behind the first node that it removed mean something else, and many of these are of another size.
+If a tool keeps names, only a few are contradicted, such as those of values whose type it changed. If it renumbers,
+nearly all names behind the first node that it removed mean something else, and many of their values have another size.
 """
 
 
 QUANTISED = "_quantized"
-"""What ONNX Runtime puts behind the name of a value that it quantises, where operators work on quantised numbers."""
+"""What ONNX Runtime appends to the name of a value that it quantises, if operators work on quantised numbers."""
 
 
 class SurvivingNames:
@@ -51,18 +51,18 @@ class SurvivingNames:
         self.nodes = _same_names((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
 
     def fixed(self) -> ValueMatches:
-        """Return the inputs, outputs and weights of the same name: no tool gives such a name to something else."""
+        """Return the inputs, outputs and weights with the same name: no tool gives such a name to something else."""
         mine = {*self.graph.inputs, *self.graph.outputs, *self.graph.stored}
         return {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
 
     def values(self) -> ValueMatches:
-        """Return the values of the same name that can be the same; none at all where they were numbered anew."""
+        """Return the values with the same name that can be the same; none at all if the names were renumbered."""
         found = {v: (other,) for v, other in self.named.items() if not self._contradicts(v, other)}
         contradicted = len(self.named) - len(found)
         return found if contradicted < MOST_CONTRADICTED * len(self.named) else {}
 
     def made(self) -> ValueMatches:
-        """Return what nodes of the same name and operator make, in order, where they make as many values."""
+        """Return the results of nodes with the same name and operator, in order, if they make equally many values."""
         found = {}
         for node, twin in self.nodes.items():
             mine, its = self.graph.writes[node], self.earlier.writes[twin]
@@ -73,8 +73,8 @@ class SurvivingNames:
     def quantised(self) -> ValueMatches:
         """Return the values that are quantised now: ONNX Runtime names them after the earlier ones, `x_quantized`.
 
-        Where a Relu behind one is gone its work is done too, since the numbers begin at zero, so the value stands for
-        what the Relu made.
+        If there was a Relu behind the earlier value and it is gone, the quantisation does its work too, because the
+        numbers begin at zero. The value then stands for what the Relu made.
         """
         found = {}
         kept = {self.graph.nodes[node].name for node in self.nodes}
@@ -85,7 +85,7 @@ class SurvivingNames:
         return found
 
     def _through_clamps(self, other: int, kept: Container[str]) -> int:
-        """Return what clamps of which no node is left made of an earlier value, or the value itself."""
+        """Return what clamps that are gone made of an earlier value, or the value itself."""
         earlier = self.earlier
         while len(readers := earlier.readers[other]) == 1 and earlier.operators[readers[0]].clamps:
             if earlier.nodes[readers[0]].name in kept:
@@ -94,9 +94,9 @@ class SurvivingNames:
         return other
 
     def _contradicts(self, value: int, other: int) -> bool:
-        """Return whether values of one name cannot be the same: their sizes differ, or weights that they are made of.
+        """Return whether values with one name cannot be the same: their sizes differ, or the weights they are made of.
 
-        Only nodes of one operator are compared by their weights: where it is another, a tool may have fused them.
+        The weights are compared only if the operator is the same; otherwise a tool may have fused nodes.
         """
         if not self.fits(value, other):
             return True
@@ -113,7 +113,7 @@ class SurvivingNames:
         return not is_same(mine, self.weights, its, self.earlier_weights)
 
     def fits(self, value: int, other: int) -> bool:
-        """Return whether values can be the same: of the same kind and number of elements, as far as both are known."""
+        """Return whether values can be the same: they have the same kind and number of elements, if both are known."""
         mine, its = _shape(self.graph, self.shapes, value), _shape(self.earlier, self.earlier_shapes, other)
         if mine is None or its is None:
             return True
@@ -121,13 +121,13 @@ class SurvivingNames:
 
 
 def _shape(graph: Graph, shapes: Shapes, value: int) -> TensorShape | None:
-    """Return what is known of the shape of a value, a weight or one that is computed."""
+    """Return the known shape of a value, which can be a weight or computed."""
     tensor = graph.initializers.get(value)
     return stored_shape(tensor) if tensor is not None else shapes[value]
 
 
 def _same_names(mine: Iterable[str], its: Iterable[str]) -> dict[int, int]:
-    """Return the names that stand exactly once in both lists: the place in the first with that in the second."""
+    """Return the names that are in both lists exactly once: their places in the first and in the second."""
     mine, its = list(mine), list(its)
     once, there = Counter(mine), Counter(its)
     places = {name: place for place, name in enumerate(its) if there[name] == 1}

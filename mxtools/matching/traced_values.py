@@ -1,4 +1,4 @@
-"""Which tensors of a trace the values of a graph are, by running it on the traced inputs."""
+"""Which tensors of a trace a graph's values are; found by running the graph on the traced inputs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 VALUE_TOLERANCE = 1e-3
-"""Relative difference up to which two values are equal: exporters reorder sums, which changes the last of 7 digits."""
+"""Largest relative difference of equal values: exporters reorder sums, which changes the last of 7 digits."""
 ABSOLUTE_SHARE = 0.2
-"""The part of that tolerance that an element near 0 gets, of the largest one: it is what is left of large summands."""
+"""The part of it, of the largest element, that elements near 0 get: they may be rests of large summands."""
 ABSOLUTE_FLOOR = 1e-6
-"""The difference that any element may have: where all are tiny, nothing but rounding is left of them."""
+"""The difference that any element may have: if all elements are tiny, they are nothing but rounding."""
 MOST_DIMENSIONS = 5
-"""Dimensions up to which an array is compared with a tensor in all their orders: of 5 there are 120."""
+"""Dimensions up to which an array is compared with a tensor in all orders of them: 5 dimensions have 120 orders."""
 
 
 @dataclass(frozen=True)
 class TensorMatch:
-    """Ids of the tensors of a trace that an array is.
+    """Ids of the tensors of a trace that an array matches.
 
-    Attributes: `equal`, those of the same elements in the same order; `transposed`, those of the same elements with the
-    dimensions in another order; `alike`, those of the same shape where all elements are one and the same number.
+    Attributes: `equal`, those with the same elements in the same order; `transposed`, those with the same elements and
+    the dimensions in another order; `alike`, those of the same shape whose elements are all the same number, as the
+    array's are.
     """
 
     equal: Collection[int] = ()
@@ -44,12 +45,12 @@ class TensorMatch:
 class TensorMatcher:
     """Finds the tensors of a trace that have an array's elements; the shape does not matter.
 
-    Where all elements are the same number the shape has to be the same too, and tensors of one element are left out:
-    too many values look like these.
+    If all elements are the same number, the shape must be the same too. Tensors of one element are left out. In both
+    cases, too many values look the same.
     """
 
     def __init__(self, sidecar: Sidecar, values: Values | None) -> None:
-        """Index the tensors of all calls by size and kind; without values their fingerprints have to do."""
+        """Index the tensors of all calls by size and kind; without values, their fingerprints must do."""
         self._values = values
         self._known: dict[tuple[int, str], list[TracedTensor]] = defaultdict(list)
         unique = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs, *call.leaves)}
@@ -62,7 +63,7 @@ class TensorMatcher:
         return {size for size, _ in self._known}
 
     def find(self, array: Array) -> TensorMatch:
-        """Return the ids of the tensors that an array is."""
+        """Return the ids of the tensors that an array matches."""
         kind = "i" if array.dtype.kind == "u" else array.dtype.kind
         candidates = self._known.get((array.size, kind), [])
         summary = fingerprint(array) if candidates else None
@@ -106,7 +107,7 @@ def same_values(array: Array, wanted: Array) -> bool:
 def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
     """Run the graph on the traced inputs; return for each tensor of the trace, by id, the values that are this tensor.
 
-    The values of a tensor are in the order in which they are made. Raises InputError where the graph does not run.
+    The values of a tensor are in the order in which they are made. Raises InputError if the graph does not run.
     """
     from mxtools.runtime.sessions import inner_tensors
 
@@ -136,6 +137,6 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
 
 
 def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
-    """Return those matches of tensors with values where both have no other: looks alone say too little."""
+    """Return the matches whose tensor and value match nothing else: looking alike alone says too little."""
     times_ = Counter(value for values in found.values() for value in values)
     return {tensor: values for tensor, values in found.items() if len(values) == 1 == times_[values[0]]}

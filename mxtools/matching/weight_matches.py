@@ -1,16 +1,16 @@
-"""Which weights of an earlier model the weights of a model are, by content.
+"""Which weights of an earlier model a model's weights are, by their content.
 
     earlier   x ─┬─ MatMul(q)           now   x ─ MatMul(qkv) ─ Split
                  ├─ MatMul(k)
                  └─ MatMul(v)           qkv is [q | k | v], 4x12, and no name or hash of the three is left
 
-A tool that gives a weight another name keeps its elements: as they are, in another type, transposed, side by side with
-others, quantised, or packed two to a byte. The obvious way, to compare the bytes or their hash, only finds the first
-case. So elements are compared, up to rounding, at the same places of both: as the places are after a transposition, or
-within each slice along each axis. For quantised weights, which lost their scale, it is the correlation that counts.
+A tool that renames a weight keeps its elements: unchanged, in another type, transposed, side by side with others,
+quantised, or packed two to a byte. The obvious way is to compare the bytes or their hash, but this finds only the first
+case. So elements are compared, up to rounding, at corresponding places: as the places are after a transposition, or
+within each slice along each axis. Quantised weights have lost their scale, so the correlation counts instead.
 
-Of large weights only some elements are compared (`SAMPLE_SIZE`), the same of all weights of one shape, so that the time
-does not grow with their size.
+Of a large weight, only some elements are compared (`SAMPLE_SIZE`), the same ones for all weights of one shape, so the
+time does not grow with the size.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array, stored_shape
 
 LEAST_ELEMENTS = 8
-"""Elements that a weight must have to be told from others by its content: of fewer, such as scales, many are alike."""
+"""Elements that a weight needs to be recognised by its content: many smaller ones, such as scales, are alike."""
 LEAST_QUANTISED_ELEMENTS = 64
 """The same for a quantised weight: the correlation of few numbers is high by chance."""
 SAMPLE_SIZE = 4096
-"""Elements of one weight that are compared: by chance so many are never equal."""
+"""Elements of one weight that are compared: so many are never equal by chance."""
 LARGEST_ROUNDING = 0.02
-"""Largest difference of an element, in standard deviations of all, of a weight in another type.
+"""Largest difference of an element that still counts as rounding to another type, in standard deviations of the weight.
 
-bfloat16 rounds by 1 in 256, so it changes an element of 5 deviations by at most 5 / 256 of one.
+bfloat16 rounds by 1 in 256, so it changes an element of 5 deviations by at most 5 / 256 of a deviation.
 """
 LEAST_CORRELATION = 0.8
-"""Correlation with a weight from which on numbers are this weight, quantised.
+"""Least correlation of numbers with a weight at which they count as this weight, quantised.
 
 For normally distributed weights in 4 bits it is 0.94 and more with one scale for all, and 0.84 with a scale for each
-row where the rows differ by half; for unrelated weights it is near 0.
+row if the rows differ by half; for unrelated weights it is near 0.
 """
 MOST_ELEMENTS_OF_CONSTANTS = 64
 """Elements up to which constants are compared one by one."""
 CONSTANT_TOLERANCE = 5e-3
-"""Relative difference up to which a number of a constant is one in another type: bfloat16 rounds by 1 in 256."""
+"""Relative difference at which a constant can still be the same number in another type: bfloat16 rounds by 1 in 256."""
 EQUAL_CORRELATION = 1e-6
-"""Difference of correlations up to which several weights are as good: they are equal, so the rest is rounding."""
+"""Difference of correlations that is only rounding: several weights that match so nearly as well are equal."""
 
 _Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The weights of one shape, with some elements of each: where these are, and a row for each weight."""
+    """The weights of one shape, with some elements of each: the places of these elements, and a row for each weight."""
 
     dims: _Dims
     values: list[int]
@@ -65,17 +65,17 @@ class _Group:
     rows: Array
 
     def equal(self, elements: Array) -> list[int]:
-        """Return the weights that have these elements at the places, up to rounding."""
+        """Return the weights whose elements at the places equal these, up to rounding."""
         import numpy as np
 
-        with np.errstate(all="ignore"):  # masks hold infinities, and numbers near them
+        with np.errstate(all="ignore"):  # masks contain infinities, or numbers near them
             deviation = self.rows.std(axis=1)
             farthest = np.abs(self.rows - elements.astype(np.float32)).max(axis=1)
         apart = zip(self.values, farthest, deviation, strict=True)
         return [value for value, far, unit in apart if unit > 0 and far < LARGEST_ROUNDING * unit]
 
     def correlating(self, elements: Array) -> list[tuple[float, int]]:
-        """Return the weights that correlate with these elements at the places, each behind its correlation."""
+        """Return the weights whose elements at the places correlate with these, as (correlation, weight)."""
         import numpy as np
 
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (self.rows, elements))
@@ -84,7 +84,7 @@ class _Group:
         return [(float(r), v) for v, r in zip(self.values, found, strict=True) if r > LEAST_CORRELATION]
 
     def places_in(self, shape: Sequence[int]) -> Iterator[Array]:
-        """Yield the places in a flat array of a shape that has the elements reshaped or transposed, for each way."""
+        """Yield the places in a flat array of this shape, for each way to reshape or transpose the weight."""
         import numpy as np
 
         wanted = [d for d in shape if d != 1]
@@ -95,10 +95,10 @@ class _Group:
 
 
 class WeightMatches:
-    """Finds the weights of an earlier graph that a weight is, or that it is made of."""
+    """Finds the earlier weights that a weight equals or consists of."""
 
     def __init__(self, earlier: Graph, weights: WeightStore) -> None:
-        """Take the earlier graph's weights; their elements are read when a weight may be one of them."""
+        """Take the earlier graph's weights; their elements are read when they are needed for a comparison."""
         self._earlier, self._weights = earlier, weights
         self._by_dims: dict[_Dims, list[int]] = defaultdict(list)
         for value, tensor in earlier.initializers.items():
@@ -107,7 +107,7 @@ class WeightMatches:
         self._groups: dict[_Dims, _Group] = {}
 
     def find(self, tensor: TensorProto, weights: WeightStore) -> list[int]:
-        """Return the earlier weights that a tensor is, several where they are equal, or those that it is made of."""
+        """Return the earlier weights that a tensor equals (several if they are equal themselves), or consists of."""
         if prod(tensor.dims) < LEAST_ELEMENTS or stored_shape(tensor).kind not in "fi":
             return []
         array = _elements(weights, tensor)
@@ -116,7 +116,7 @@ class WeightMatches:
         return self._quantised(array) or self._quantised(_unpacked(array))
 
     def is_equal(self, tensor: TensorProto, weights: WeightStore, value: int) -> bool:
-        """Return whether a tensor is a certain earlier one, of few elements, maybe in another type."""
+        """Return whether a tensor equals a certain earlier one with few elements, perhaps in another type."""
         import numpy as np
 
         other = self._earlier.initializers.get(value)
@@ -143,7 +143,7 @@ class WeightMatches:
         return [value for correlation, value in found if correlation > max(found)[0] - EQUAL_CORRELATION]
 
     def _concatenated(self, array: Array) -> list[int]:
-        """Return the weights of which an array consists, side by side along one axis; none where a piece is unknown."""
+        """Return the weights of which an array consists, side by side along one axis; none if a piece is unknown."""
         for axis in range(array.ndim):
             groups = [g for g in map(self._group, self._by_dims) if _is_slice(g.dims, array.shape, axis)]
             found, at = list[int](), 0
@@ -178,21 +178,21 @@ class WeightMatches:
 
 
 def _at(group: _Group, array: Array, axis: int, start: int) -> list[int]:
-    """Return the weights of a group that stand in an array from a place on an axis on."""
+    """Return the weights of a group that begin at a place on an axis of an array."""
     if start + group.dims[axis] > array.shape[axis]:
         return []
     return group.equal(array[tuple(p + start if i == axis else p for i, p in enumerate(group.places))])
 
 
 def _is_slice(dims: _Dims, shape: _Dims, axis: int) -> bool:
-    """Return whether arrays of these dimensions can be parts of an array of a shape, side by side along an axis."""
+    """Return whether arrays with these dimensions can lie side by side along an axis in an array of a shape."""
     return len(dims) == len(shape) and all(
         a == b or (i == axis and a < b) for i, (a, b) in enumerate(zip(dims, shape, strict=True))
     )
 
 
 def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
-    """Return a tensor's elements, without a copy where that is possible."""
+    """Return a tensor's elements, without a copy if that is possible."""
     import numpy as np
 
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
@@ -203,7 +203,7 @@ def _elements(weights: WeightStore, tensor: TensorProto) -> Array:
 
 
 def _unpacked(array: Array) -> Array:
-    """Return the numbers of 4 bits that bytes hold, the lower one first; other arrays as they are."""
+    """Return the numbers of 4 bits in an array of bytes, the lower one first; other arrays unchanged."""
     import numpy as np
 
     if array.dtype != np.uint8:

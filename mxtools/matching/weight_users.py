@@ -10,19 +10,19 @@ from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
-    """Return the nodes that read some constants, as they are or made into other constants; in the graph's order."""
+    """Return the nodes that use some constants, directly or made into other constants, in the graph's order."""
 
     def made(value: int) -> Iterator[int]:
-        """Yield the constants that are made of a constant."""
+        """Yield the constants that are made from a constant."""
         return (v for node in graph.readers[value] if graph.is_constant(node) for v in graph.writes[node])
 
     return sorted({n for value in reached(values, made) for n in graph.readers[value] if not graph.is_constant(n)})
 
 
 def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
-    """Match what a node makes of weights that it alone uses with what the last earlier node that used these made.
+    """Match the results of a weight's only user with those of the weight's last user in the earlier graph.
 
-    `fits` says whether a value can be an earlier one.
+    `fits` says whether a value can be a given earlier one.
     """
     graph, earlier = found.graph, found.earlier
     twins: dict[int, set[int]] = {}

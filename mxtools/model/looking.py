@@ -124,7 +124,7 @@ class LookingModel(WorkingModel):
     def tree(self) -> Branch:
         """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, operators, and children.
 
-        Raises InputError where no node has a scope.
+        Raises InputError if no node has a scope.
 
         >>> root = model.tree()
         >>> root.class_name, root.nodes, root.parameters
@@ -346,7 +346,7 @@ class LookingModel(WorkingModel):
         return self.once(_module_index)
 
     def __repr__(self) -> str:
-        """Return name, nodes, and, where it is tagged, module calls, in one line."""
+        """Return name, nodes, and, if it is tagged, module calls, in one line."""
         nodes = f"{len(self.graph.nodes)} nodes"
         if not self.is_tagged:
             return f"<Model {self.name}: {nodes}, not tagged>"

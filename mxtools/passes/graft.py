@@ -25,8 +25,8 @@ class Graft(Pass):
     def apply(self, model: WorkingModel) -> GraftReport:
         """Replace the nodes that the part was cut from.
 
-        Raises InputError where the part cannot be read, or its inputs and outputs do not fit the model, CheckError
-        where the model computes something else with it.
+        Raises InputError if the part cannot be read, or its inputs and outputs do not fit the model, CheckError
+        if the model computes something else with it.
         """
         part = self.part
         if isinstance(part, str):

@@ -36,7 +36,7 @@ class TagReport(Report):
     explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON; a part and explanations only where there are any."""
+        """Return the report as plain data, for JSON; a part and explanations only if there are any."""
         left_out = {name for name in ("explained", "part") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 

@@ -183,7 +183,7 @@ class WorkingModel:
         self._computed.clear()
 
     def write_annotations(self) -> None:
-        """Write the annotations to the metadata of the nodes where they changed, and drop what was computed of them."""
+        """Write the annotations to the metadata of the nodes if they changed, and drop what was computed of them."""
         if self._annotations is not None and self._annotations.save():
             self._computed.clear()
 

@@ -68,7 +68,7 @@ def times_alone(
 
 
 def distinct_modules(model: WorkingModel) -> list[Alike]:
-    """Return the modules of the main graph that take different times; InputError where no node has a scope."""
+    """Return the modules of the main graph that take different times; InputError if no node has a scope."""
     model.require_tagged()
     nodes, keys = defaultdict[int, list[int]](list), dict[int, Hashable]()
     for node in model.graph.main:

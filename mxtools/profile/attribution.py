@@ -14,7 +14,7 @@ nodes and tensors. An optimised node does the work of:
 
 - the original nodes that made its outputs (Relu, which made r), or else of the one from which its name is derived;
 - the original nodes that used its weights, if both use them alone (MatMul and Add, which used w1 and b1);
-- where all that it reads is in the original too, whatever lies between and is no other optimised node's.
+- if all that it reads is in the original too, whatever lies between and is no other optimised node's.
 
 What is left, such as a reshape before a product, belongs to what reads it.
 """
@@ -45,7 +45,7 @@ class OriginalNames:
     def derived(self, name: str) -> int | None:
         """Return the node whose name, or whose tensor's name, a name is, or begins with up to a separator.
 
-        Return the one with the longest such name, None where there is none.
+        Return the one with the longest such name, None if there is none.
         """
         for end in range(len(name), 0, -1):
             is_whole = end == len(name) or not (name[end].isalnum() and name[end - 1].isalnum())
@@ -63,11 +63,11 @@ class OriginalNames:
 class Attribution:
     """Attributes nodes of an optimised graph, or kernels by their names alone, to the calls of the original graph.
 
-    Attributes: `names`, those of the original; `calls`, by node of the optimised graph, None where nothing is known.
+    Attributes: `names`, those of the original; `calls`, by node of the optimised graph, None if nothing is known.
     """
 
     def __init__(self, annotations: Annotations, optimised: Graph | None = None) -> None:
-        """Attribute all nodes of an optimised graph, or of the original where there is none. O(nodes + edges)."""
+        """Attribute all nodes of an optimised graph, or of the original if there is none. O(nodes + edges)."""
         self._annotations, self._graph = annotations, annotations.graph
         self._optimised = optimised = optimised or annotations.graph
         self.hierarchy = annotations.hierarchy
@@ -132,7 +132,7 @@ class Attribution:
     def _calls_of_unclaimed(self, claimed: Collection[int]) -> list[int | None]:
         """Return for each original node the common call of those that lead to it and that no optimised node claims.
 
-        Auxiliary nodes do not count; None where there is none else.
+        Auxiliary nodes do not count; None if there is none else.
         """
         graph = self._graph
         still = graph.data_independent
@@ -147,7 +147,7 @@ class Attribution:
     def _fill(self, nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> None:
         """Give the open nodes the common call of their neighbours.
 
-        Where that is the root only because the neighbours lie far apart, the node stays open.
+        If that is the root only because the neighbours lie far apart, the node stays open.
         """
         for node in nodes:
             if self.calls[node] is None:
@@ -156,7 +156,7 @@ class Attribution:
                 self.calls[node] = common if common != ROOT_CALL or known == {ROOT_CALL} else None
 
     def _call(self, node: int) -> int | None:
-        """Return the call of an original node, None where nothing is known."""
+        """Return the call of an original node, None if nothing is known."""
         known = self._annotations.evidence[node] not in (None, Evidence.ROOT)
         return self._annotations.call[node] if known else None
 

@@ -51,7 +51,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Profile:
-    """The kernels of a profile, and the microseconds of each whole run, where they are known."""
+    """The kernels of a profile, and the microseconds of each whole run, if they are known."""
 
     runtime: str
     kernels: tuple[Kernel, ...]
@@ -61,7 +61,7 @@ class Profile:
 def read_profile(files: Sequence[Path]) -> Profile:
     """Read a profile, of TensorRT together with its layer information in another file.
 
-    Raises InputError where a file is of no known kind, or where the files do not hold exactly one profile.
+    Raises InputError if a file is of no known kind, or if the files do not hold exactly one profile.
     """
     profiles, layers = list[Profile](), dict[str, dict[str, Any]]()
     for file in files:

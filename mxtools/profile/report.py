@@ -94,7 +94,7 @@ def report(
 
 
 def read_report(file: Path) -> ProfileReport:
-    """Read a report; InputError where it is none."""
+    """Read a report; InputError if it is none."""
     try:
         return validated(ProfileReport, read_regular(file), str(file))
     except OSError as error:

@@ -86,7 +86,7 @@ def run(
 ) -> Timing:
     """Run a tagged model in ONNX Runtime, optimised, with its profiler; with 0 `threads` ONNX Runtime chooses.
 
-    Raises InputError where it does not run, or no node has a scope.
+    Raises InputError if it does not run, or no node has a scope.
     """
     model = _named(model)
     annotations = model.annotations
@@ -108,7 +108,7 @@ def run(
 
 
 def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
-    """Read a profile that a runtime made of a tagged model; InputError where it is none, or no node has a scope.
+    """Read a profile that a runtime made of a tagged model; InputError if it is none, or no node has a scope.
 
     Kernels of ONNX Runtime have the names of nodes that its optimiser made. So the model is optimised again, at the
     level that explains most of the names.
@@ -161,7 +161,7 @@ def _optimised(folder: Path) -> Graph:
 
 
 def _optimise(model: WorkingModel, level: Level) -> Graph | None:
-    """Return the graph that ONNX Runtime makes of a model, None where it cannot load it."""
+    """Return the graph that ONNX Runtime makes of a model, None if it cannot load it."""
     with Scratch() as folder:
         try:
             load_session(model.proto, model.weights, _options(level, folder))

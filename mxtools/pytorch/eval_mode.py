@@ -60,7 +60,7 @@ def _switch(module: nn.Module, mode: Literal["eval", "train"]) -> None:
 def _uncompiled(model: nn.Module) -> Iterator[None]:
     """Let modules that torch.compile compiled run as they are inside the block, because TorchScript refuses them.
 
-    They were compiled by a wrapper, or in place by their method `compile`; nothing is where torch's compiler was not
+    They were compiled by a wrapper, or in place by their method `compile`; nothing is if torch's compiler was not
     even imported, which takes a second.
     """
     modules = list(model.modules())

@@ -63,7 +63,7 @@ class Sources:
         return self._load()
 
     def trace(self, values: bool = False) -> tuple[Sidecar, Values | None]:
-        """Return the trace, and the recorded values or None; InputError where the forward pass raises."""
+        """Return the trace, and the recorded values or None; InputError if the forward pass raises."""
         file = self.folder / "trace.json"
         known = sidecar.loads(read_regular(file, noted=False), str(file)) if file.is_file() else None
         killed = known is not None and known.record not in (None, values_beside(file).name)
@@ -92,8 +92,8 @@ class Sources:
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
         """Let exporters try in turn; return the attempts, of which the last succeeded.
 
-        `choice` is dynamo, torchscript, auto or cheapest. Where `keep_modules` is set here or in the options, nothing
-        is folded across modules. Raises ExportError, with the attempts, where no exporter succeeds.
+        `choice` is dynamo, torchscript, auto or cheapest. If `keep_modules` is set here or in the options, nothing
+        is folded across modules. Raises ExportError, with the attempts, if no exporter succeeds.
         """
         options = replace(self._options, keep_modules=keep_modules or self._options.keep_modules)
         attempts = []
@@ -162,9 +162,9 @@ def sources_of(
     meter: Meter | None = None,
     key: str | None = None,
 ) -> Iterator[Sources]:
-    """Yield a subject's sources; they are kept in a cache, where one is given, else in a temporary folder.
+    """Yield a subject's sources; they are kept in a cache, if one is given, else in a temporary folder.
 
-    `key` stands for everything that `load` depends on: where the cache knows it, the subject is not loaded to look its
+    `key` stands for everything that `load` depends on: if the cache knows it, the subject is not loaded to look its
     folder up.
     """
     if not cache:

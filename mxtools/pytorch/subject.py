@@ -22,7 +22,7 @@ class Interface:
     steps: Mapping[str, int] = MappingProxyType({})
 
     def axes(self) -> Mapping[str, Mapping[int, str]]:
-        """Return the symbols of the inputs' dynamic axes, where they are not the usual ones."""
+        """Return the symbols of the inputs' dynamic axes, if they are not the usual ones."""
         return {}
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ though `encoder` made the second one, and gives both calls of the layer one name
 the caller: a tied module has several (`named_modules(remove_duplicate=False)` lists `embed` and `encoder.embed`), and
 the first one below the caller's own name is the one by which the caller knows it. So the scope of a call is the scope
 of its caller and that name, without the caller's. A caller that does not own the module at all adds the module's whole
-name. Where a scope is taken, because the caller calls the module again or reaches into a module that it also calls,
+name. If a scope is taken, because the caller calls the module again or reaches into a module that it also calls,
 the later call gets `@1`, `@2` ….
 
 What a module was given is what its last pre-hook made of it, and what it returned is what came out of its last hook,
@@ -51,8 +51,8 @@ from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModule, Trace
 def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Sidecar:
     """Run the model once on its inputs and return the sidecar.
 
-    `values`, where given, gets a copy of every tensor that went into a call or came out of one, under `str(tensor.id)`,
-    and of the model's inputs under their own names. Raises InputError where the forward pass raises.
+    `values`, if given, gets a copy of every tensor that went into a call or came out of one, under `str(tensor.id)`,
+    and of the model's inputs under their own names. Raises InputError if the forward pass raises.
     """
     is_compiling = _DYNAMO in sys.modules
     try:
@@ -98,7 +98,7 @@ def _traced(subject: Subject, values: dict[str, torch.Tensor] | None) -> Sidecar
 
 
 def _run(model: nn.Module, inputs: dict[str, Any], recorder: _Recorder) -> None:
-    """Run the forward pass; raise InputError where it raises, or leaves the process as a script does."""
+    """Run the forward pass; raise InputError if it raises, or leaves the process as a script does."""
     with ExitStack() as hooks:
         recorder.hook(hooks)
         try:
@@ -194,7 +194,7 @@ class _Recorder:
         return state.record if state.record.name == name else state.record.model_copy(update={"name": name})
 
     def _record(self, name: str, tensor: torch.Tensor, number: int) -> TracedTensor:
-        """Return the record of a tensor under a number, and keep its value where values are wanted."""
+        """Return the record of a tensor under a number, and keep its value if values are wanted."""
         record = TracedTensor(name=name, id=number, fingerprint=fingerprint(tensor), **_type(tensor))
         plain = elements(tensor) if self._values is not None and record.fingerprint else None
         if self._values is not None and plain is not None:

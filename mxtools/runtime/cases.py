@@ -2,7 +2,7 @@
 
 case/
 README.md      what it is, and how to run it
-part.onnx      the part (with part.onnx.data, where its weights are large)
+part.onnx      the part (with part.onnx.data, if its weights are large)
 inputs.npz     what it was given
 expected.npz   what it should return
 actual.npz     what it returned in another runtime, if that is what the case is about

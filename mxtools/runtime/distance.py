@@ -21,7 +21,7 @@ class Distance:
     10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference; `not_finite`, how
     many elements are nan or infinite that are wanted to be finite, as where half precision overflows; `largest`, the
     largest absolute value wanted; `histogram`, how many elements differ by how much of that: by less than 1e-8, by less
-    than 1e-7, and so on, last by 1 or more. The last two are left out where nothing differs or can be compared.
+    than 1e-7, and so on, last by 1 or more. The last two are left out if nothing differs or can be compared.
     """
 
     max_abs: float
@@ -65,7 +65,7 @@ def distance_of_values(found: Value, wanted: Value) -> Distance:
 
 
 def arrays_in(value: Value) -> Iterator[Array]:
-    """Yield the arrays in a value: of a sequence its elements, of a map its keys and values; none where it is absent.
+    """Yield the arrays in a value: of a sequence its elements, of a map its keys and values; none if it is absent.
 
     >>> [array.tolist() for array in arrays_in([np.ones(2), {"a": 3}])]
     [[1.0, 1.0], 'a', 3]

@@ -23,7 +23,7 @@ SIZE = 10_000
 
 
 def pieces(model: ModelProto, graph: Graph, infos: Mapping[str, ValueInfoProto]) -> Iterator[ModelProto]:
-    """Yield the pieces of a sorted model; the model itself where it is small, or the type of a boundary is unknown.
+    """Yield the pieces of a sorted model; the model itself if it is small, or the type of a boundary is unknown.
 
     `graph` is the model's index; `infos` gives the types of its values by name.
     """

@@ -32,10 +32,10 @@ def filled(command: Sequence[str], files: Mapping[str, str]) -> list[str]:
 
 
 def run_command(command: Sequence[str], messages: BinaryIO) -> None:
-    """Run a command to its end, without a shell; where an exception comes first, stop it.
+    """Run a command to its end, without a shell; if an exception comes first, stop it.
 
-    What it prints, on stdout too, goes to `messages`, which must have a file descriptor. Raises UsageError where there
-    is no such command, InputError where it fails.
+    What it prints, on stdout too, goes to `messages`, which must have a file descriptor. Raises UsageError if there
+    is no such command, InputError if it fails.
     """
     messages.flush()
     try:

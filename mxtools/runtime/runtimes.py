@@ -120,7 +120,7 @@ class OpenVino:
         return f"OpenVINO ({self.device})"
 
     def load(self, model: ModelProto, weights: WeightStore) -> Run:
-        """Compile a model; UsageError where OpenVINO is not installed."""
+        """Compile a model; UsageError if OpenVINO is not installed."""
         try:
             import openvino
         except ImportError:

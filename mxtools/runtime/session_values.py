@@ -49,7 +49,7 @@ def element_type(type_: str) -> int | None:
 def run_session(session: Any, names: Sequence[str], given: Mapping[str, Value]) -> list[Value]:  # noqa: ANN401 - untyped
     """Run a session of ONNX Runtime on a model's inputs, by name; return some outputs, in the order of their names.
 
-    Raises InputError where an input is missing, other than an optional one, or is no value of its type.
+    Raises InputError if an input is missing, other than an optional one, or is no value of its type.
     """
     wanted = {value.name: value.type for value in session.get_inputs()}
     wanted |= {v.name: v.type for v in session.get_overridable_initializers() if v.name in given}
@@ -73,7 +73,7 @@ def is_narrow(element: int | None) -> bool:
 
 
 def _fed(name: str, value: Value, element: int | None) -> Value:
-    """Return an input as ONNX Runtime takes it: arrays, or values of its own where numpy lacks the element type."""
+    """Return an input as ONNX Runtime takes it: arrays, or values of its own if numpy lacks the element type."""
     import ctypes
 
     import numpy as np

@@ -266,7 +266,7 @@ def _session(
 def _unsafe_optimizers(model: ModelProto) -> list[str]:
     """Return the optimisers of ONNX Runtime that end the process on a graph, without an error that could be caught.
 
-    Seen in 1.32: where a body reads what a DequantizeLinear made, moving that along takes the body's number of the
+    Seen in 1.32: if a body reads what a DequantizeLinear made, moving that along takes the body's number of the
     input for one of the node's inputs, of which there are fewer.
     """
     nodes = [*model_nodes(model)]
@@ -275,7 +275,7 @@ def _unsafe_optimizers(model: ModelProto) -> list[str]:
 
 
 def refusal(model: ModelProto, weights: WeightStore, providers: Sequence[str] | None = None) -> str:
-    """Return why ONNX Runtime does not load a model as it is, "" where it does."""
+    """Return why ONNX Runtime does not load a model as it is, "" if it does."""
     options = session_options(Level.NONE)
     options.enable_mem_pattern = False  # nothing is run, and planning its memory takes a tenth of the time
     try:

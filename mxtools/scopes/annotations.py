@@ -44,7 +44,7 @@ UNUSED = "unused"
 FOLDED = "folded"
 """Why a scope has no node: the results of its call are constants of the graph."""
 MERGED_INTO = "merged: "
-"""Begins the reason why a scope has no node where one of another scope does its work; that scope follows."""
+"""Begins the reason why a scope has no node if one of another scope does its work; that scope follows."""
 
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
@@ -208,7 +208,7 @@ class Annotations:
     def save(self) -> bool:
         """Write the annotations to the nodes' metadata, and raise an older file to the IR version that has it.
 
-        Return whether they had changed. Nothing is written where nothing changed since they were read: then a file
+        Return whether they had changed. Nothing is written if nothing changed since they were read: then a file
         whose entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
 
         A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of

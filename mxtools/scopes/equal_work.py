@@ -30,7 +30,7 @@ class EqualWork:
     def takes(self, reader: int, node: int) -> bool:
         """Return whether a reader elsewhere, or the copy of one, takes the result of a node in the calls.
 
-        It does not where an equal call that is nearer to it has that result too.
+        It does not if an equal call that is nearer to it has that result too.
         """
         call = self._annotations.call[node]
         if call is None or not self._calls:

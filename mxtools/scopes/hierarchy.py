@@ -144,7 +144,7 @@ class Hierarchy:
     def expect(self, scopes: Mapping[str, str]) -> None:
         """Learn the scopes of a file by their tags, before they are entered: they tell where levels end.
 
-        Where a model calls `model.decoder` and never `model`, only the decoder's own nodes say that it is one level.
+        If a model calls `model.decoder` and never `model`, only the decoder's own nodes say that it is one level.
         """
         self._expected = scopes
 

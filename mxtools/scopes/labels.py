@@ -47,7 +47,7 @@ def classes_on(node: NodeProto) -> list[str]:
 
 
 def _listed(text: str) -> list[str]:
-    """Return the list of strings whose `repr` a text is; an empty list where it is something else."""
+    """Return the list of strings whose `repr` a text is; an empty list if it is something else."""
     if "\\" not in text and '"' not in text and text[:2] == "['" and text[-2:] == "']":
         return text[2:-2].split("', '")
     try:

@@ -6,9 +6,9 @@ Four nodes, RMSNorm as an exporter writes it, with a weight `w` of 64 elements:
 
 All four constants are stored alike, as initializers or in Constant nodes. `w` is a parameter. An axis, a shape or an
 index is none: these are integers of 64 bits, or bools, of which PyTorch has no parameters. A single number, as the
-exponent and eps, is hardly ever one; it is where its name says so, `encoder.norm.bias` read by a node of
-`encoder.norm`, or where an operator takes nothing else but weights, as a Conv its bias. Integers of 32 bits are weights
-only where an operator on quantised values reads them, or one of which nothing is known. What an operator takes as a
+exponent and eps, is hardly ever one; it is if its name says so, `encoder.norm.bias` read by a node of
+`encoder.norm`, or if an operator takes nothing else but weights, as a Conv its bias. Integers of 32 bits are weights
+only if an operator on quantised values reads them, or one of which nothing is known. What an operator takes as a
 setting, such as the scales of a Resize, is none.
 """
 

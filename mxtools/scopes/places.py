@@ -72,7 +72,7 @@ class Places:
         return not any(True for _ in bodies(self.graph.nodes[step[0]]))
 
     def text(self, place: Place) -> str:
-        """Return a place for people: the innermost holder and, where it has several bodies, which one it is."""
+        """Return a place for people: the innermost holder and, if it has several bodies, which one it is."""
         if not place:
             return "the main graph"
         holder, number = place[-1]

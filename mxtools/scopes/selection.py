@@ -109,7 +109,7 @@ def separate_calls(
 
 
 def _without_equal(annotations: Annotations, calls: list[int]) -> list[int]:
-    """Return calls without those whose work is done elsewhere; AbsentError where no others are left."""
+    """Return calls without those whose work is done elsewhere; AbsentError if no others are left."""
     kept = [call for call in calls if call not in annotations.equal]
     if calls and not kept:
         scope = annotations.hierarchy.scopes[calls[0]]
@@ -150,7 +150,7 @@ def nodes_of_each(annotations: Annotations, groups: Mapping[int, Collection[int]
 
 
 def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
-    """Return those of some nodes that are in the main graph, where they are to be cut out; raise as `nodes_of`."""
+    """Return those of some nodes that are in the main graph, if they are to be cut out; raise as `nodes_of`."""
     if not nodes:
         raise UsageError("no node is selected", "see ⟨tree⟩")
     graph = annotations.graph
@@ -183,9 +183,9 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
 def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, set[int]]:
     """Return the place where some nodes can be cut out, and those of them that say so; nodes that these hold do not.
 
-    It is the innermost graph of any of them, if those of the others are around it. What says least does not count where
+    It is the innermost graph of any of them, if those of the others are around it. What says least does not count if
     anything else is selected: constants, which are copied to wherever they are read, and nodes that have their scope
-    from data flow alone. Raises AbsentError where the nodes are in several bodies, or in a function that several nodes
+    from data flow alone. Raises AbsentError if the nodes are in several bodies, or in a function that several nodes
     call.
     """
     graph, places = annotations.graph, annotations.places
@@ -219,7 +219,7 @@ def _outermost(places: Places, nodes: Collection[int]) -> dict[int, Place | None
     outermost: dict[int, Place | None] = {}
     outermost |= {n: p for n, p in found.items() if p is not None and not any(holder in found for holder, _ in p)}
     loose = {n for n, place in found.items() if place is None}
-    if loose:  # they come along where a selected node calls their function, or where nobody else does
+    if loose:  # they come along if a selected node calls their function, or if nobody else does
         callers = {site for sites in graph.sites.values() for site in sites if not graph.region[site]}
         inside = {s for s in callers if s in found or any(holder in found for holder, _ in places.of(s) or ())}
         here, elsewhere = _called(graph, inside), _called(graph, callers - inside)
@@ -336,7 +336,7 @@ def _exact_matcher(pattern: str, separator: str) -> Callable[[str], object]:
 def _expression(pattern: str, separator: str) -> str:
     r"""Return a glob as the text of a regular expression.
 
-    Python's `fnmatch` knows no levels: its `*` would match `layer.1.attention` where one level is meant. Instead, with
+    Python's `fnmatch` knows no levels: its `*` would match `layer.1.attention` if one level is meant. Instead, with
     the separator `.`, each piece of the glob is translated by itself:
 
         encoder.*.attn  ->  encoder\.[^\.]*\.attn

@@ -49,7 +49,7 @@ class Cache:
         self.place = place
 
     def folder(self, digest: str, spec: str, key: str | None = None) -> Path:
-        """Return the folder of a subject, created where it is missing; note the time of use and the key.
+        """Return the folder of a subject, created if it is missing; note the time of use and the key.
 
         What killed runs left in it is removed.
         """
@@ -66,7 +66,7 @@ class Cache:
         return folder
 
     def find(self, key: str) -> Path | None:
-        """Return the folder of the subject with a key, None where there is none."""
+        """Return the folder of the subject with a key, None if there is none."""
         for folder, note in self._notes():
             if note.get("key") == key:
                 return self.folder(folder.name, str(note["spec"]), key)

@@ -100,7 +100,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Return the highest resident size in bytes since the last reset; 0 where the system does not tell it: Windows."""
+    """Return the highest resident size in bytes since the last reset; 0 if the system does not tell it: Windows."""
     try:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -161,7 +161,7 @@ def measured(
 
 
 def direct_share(annotations: Annotations) -> float:
-    """Return the share of nodes with evidence of their own; 1 where there are no nodes."""
+    """Return the share of nodes with evidence of their own; 1 if there are no nodes."""
     nodes = len(annotations.evidence)
     return sum(word not in INDIRECT for word in annotations.evidence) / nodes if nodes else 1.0
 

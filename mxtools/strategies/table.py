@@ -51,7 +51,7 @@ class Strategy:
     optimize: str | None = None
 
     def optimized(self, optimizer: str | None) -> Strategy:
-        """Return the strategy with another optimiser, where one is given; UsageError where no such one exists."""
+        """Return the strategy with another optimiser, if one is given; UsageError if no such one exists."""
         return self if optimizer is None else replace(self, optimize=_optimizer(optimizer))
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class _Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """For a priority: the strategy to take where some facts of a model hold, and how often that was found right.
+    """For a priority: the strategy to take if some facts of a model hold, and how often that was found right.
 
     Attributes: `taken`, the models of the measurement for which it was taken; `right`, those for which it was right.
     """
@@ -97,7 +97,7 @@ class Decision:
     reason: str
 
     def __post_init__(self) -> None:
-        """Raise ValueError where it was not measured."""
+        """Raise ValueError if it was not measured."""
         if not 0 <= self.right <= self.taken or not self.taken:
             raise ValueError(f"right for {self.right} of {self.taken} models")
 
@@ -133,7 +133,7 @@ def shipped() -> Shipped:
 def known(folder: Path | None = None) -> dict[str, Strategy]:
     """Return all strategies by name: the shipped ones, and the user's as seen from a folder (the working directory).
 
-    Raises InputError where the user's file is wrong, or defines a shipped name: a command that names no strategy must
+    Raises InputError if the user's file is wrong, or defines a shipped name: a command that names no strategy must
     not run what some folder says.
     """
     own = shipped().strategies
@@ -150,7 +150,7 @@ def known(folder: Path | None = None) -> dict[str, Strategy]:
 
 
 def get(name: str) -> Strategy:
-    """Return the strategy of a name; UsageError, with the nearest names, where there is none.
+    """Return the strategy of a name; UsageError, with the nearest names, if there is none.
 
     The user's files are read only for names that are not shipped.
     """
@@ -163,7 +163,7 @@ def get(name: str) -> Strategy:
 
 
 def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the nearest file with a user's settings, and the settings; None where there is none."""
+    """Return the nearest file with a user's settings, and the settings; None if there is none."""
     for place in (folder, *folder.parents):
         own, project = place / "mxtools.toml", place / "pyproject.toml"
         if own.is_file():
@@ -176,7 +176,7 @@ def _users(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _optimizer(name: str) -> str:
-    """Return the name of an optimiser; UsageError where there is none of that name."""
+    """Return the name of an optimiser; UsageError if there is none of that name."""
     from mxtools.tools.optimizers import check_optimizer
 
     check_optimizer(name)
@@ -192,14 +192,14 @@ def _read(table: dict[str, Any], place: Path) -> dict[str, Strategy]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        # pydantic speaks of arguments where a key is unknown, as a dataclass has its fields for them
+        # pydantic speaks of arguments if a key is unknown, as a dataclass has its fields for them
         said = "Extra inputs are not permitted" if first["type"] == "unexpected_keyword_argument" else first["msg"]
         raise InputError(f"{place}: {where}: {said}", "see ⟨strategies⟩") from None
     return {name: _sound(strategy, f"{place}: strategies.{name}") for name, strategy in found.strategies.items()}
 
 
 def _sound(strategy: Strategy, where: str) -> Strategy:
-    """Return a strategy with its pipeline as pipelines are written; InputError where that or its optimiser is wrong."""
+    """Return a strategy with its pipeline as pipelines are written; InputError if that or its optimiser is wrong."""
     key = "pipeline"
     try:
         pipeline, key = str(Pipeline.parse(strategy.pipeline)), "optimize"

@@ -21,7 +21,7 @@ def wrap(
     """Run a command on a tagged model, in a folder; return what it makes, tagged, and what the passes report.
 
     `messages` gets what the tool prints. The result needs the folder as long as it is used, unless its weights are
-    taken `inline`. Raises InputError where no node has a scope or the tool fails, UsageError where there is no such
+    taken `inline`. Raises InputError if no node has a scope or the tool fails, UsageError if there is no such
     command.
     """
     made = run_tool(command, model, folder, messages)

@@ -19,7 +19,7 @@ from mxtools.surgeon.three_way_merge import merged
 def edit(model: WorkingModel, script: str) -> None:
     """Run the function that a script names on a model's graph, in place.
 
-    Raises UsageError where the script names no function, InputError where the function raises, returns something else
+    Raises UsageError if the script names no function, InputError if the function raises, returns something else
     than a graph, or leaves a graph that cannot be written or whose nodes are out of order.
     """
     if ":" not in script:
@@ -54,7 +54,7 @@ def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # n
 
 
 def _check_order(model: ModelProto, spec: str) -> None:
-    """Raise InputError where a node reads a tensor that nothing makes, or that a later node makes."""
+    """Raise InputError if a node reads a tensor that nothing makes, or that a later node makes."""
     graph = Graph(model)
     given = {*graph.inputs, *graph.stored}
     for node in graph.main:

@@ -11,7 +11,7 @@ another name now, and for a new node that took an old name.
 
 So there are three versions of each message: the original, what graphsurgeon made of it (`before`), and what the script
 left (`after`). Graphsurgeon edits objects in place, so the object says which original it came from, whatever its name
-is now. For every field, where `before` and `after` agree, the original's bytes stay; where they differ, `after` is
+is now. For every field, if `before` and `after` agree, the original's bytes stay; if they differ, `after` is
 written. Here that is the name of Relu and nothing else. An object of the script's own making has no original and is
 written as it is. A graph that the script copied consists of new objects; its nodes are recognised by their operator and
 the tensors that they make.
@@ -48,7 +48,7 @@ from mxtools.surgeon.value_infos import TypeMerge
 
 
 def merged(surgery: Surgery, after: gs.Graph) -> ModelProto:
-    """Return the model with the edits; raises what graphsurgeon raises where it cannot write them."""
+    """Return the model with the edits; raises what graphsurgeon raises if it cannot write them."""
     model, before = ModelProto(), surgery.before
     model.CopyFrom(surgery.model)
     for field in ("ir_version", "producer_name", "producer_version"):

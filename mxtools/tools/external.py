@@ -18,7 +18,7 @@ IN, OUT = "{in}", "{out}"
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Raise UsageError where a command is empty or lacks a placeholder."""
+    """Raise UsageError if a command is empty or lacks a placeholder."""
     if not command:
         raise UsageError("no command is given", "write ⟨wrap-command⟩")
     for placeholder in (IN, OUT):
@@ -32,8 +32,8 @@ def run_tool(command: Sequence[str], model: M, folder: Path, messages: BinaryIO)
     """Run a command, without a shell, on a model, and return the model that it writes.
 
     Both files lie in `folder`, which has to stay as long as the result is used. What the command prints, on stdout too,
-    goes to `messages`, which must have a file descriptor. Raises UsageError where there is no such command, InputError
-    where it fails or writes no model.
+    goes to `messages`, which must have a file descriptor. Raises UsageError if there is no such command, InputError
+    if it fails or writes no model.
     """
     source, target = folder / "in.onnx", folder / "out.onnx"
     write_model(model.proto, model.weights, source)

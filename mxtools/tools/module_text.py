@@ -5,7 +5,7 @@
         Add(bias float32[32] 77ab01cd, MatMul)
 
 An exporter makes up names and numbers for nodes and tensors, and another export has others. So none stands here: what a
-node reads is told by the operator that makes it, with its module if that is another one, and where a module has several
+node reads is told by the operator that makes it, with its module if that is another one, and if a module has several
 nodes of an operator by its number there. A weight is told by its type and a digest of its elements. Headings stand at
 the beginning of a line and have the whole scope, so that `git diff` shows them with what changed below them.
 """
@@ -118,7 +118,7 @@ class _Sections:
 
     @cached_property
     def _labels(self) -> dict[int, str]:
-        """What each node is called: its operator, with a number where its module has several of that."""
+        """What each node is called: its operator, with a number if its module has several of that."""
         nodes, found = self.graph.nodes, {}
         for own in self._own.values():
             counts = Counter(operator_title(nodes[node]) for node in own)

@@ -53,7 +53,7 @@ class Selected:
 
     @cached_property
     def names(self) -> list[str]:
-        """The names of the nodes; InputError where one has no name, or shares it with a node that is not selected."""
+        """The names of the nodes; InputError if one has no name, or shares it with a node that is not selected."""
         protos, chosen = self.annotations.graph.nodes, set(self.nodes)
         others = {proto.name for node, proto in enumerate(protos) if node not in chosen}
         for node in self.nodes:
@@ -104,7 +104,7 @@ class Selected:
 def select(model: WorkingModel, selection: Selection, operators: tuple[str, ...] = (), device: str = "cpu") -> Selected:
     """Select nodes of a tagged model, also those in bodies and functions.
 
-    Raises InputError where no node has a scope, UsageError where a selector matches nothing, AbsentError where a
+    Raises InputError if no node has a scope, UsageError if a selector matches nothing, AbsentError if a
     selected module is no longer in the graph, or only in part.
     """
     annotations = model.annotations
@@ -131,7 +131,7 @@ def _layer_annotation(selected: Selected) -> dict[str, Any]:
 def _rules(selected: Selected) -> dict[str, None]:
     """Return the rules of ONNX Runtime's option that match the scopes of the selected nodes and no others.
 
-    `=a` matches the scope `a` itself, `a.` every scope that begins so. Where all nodes of a module are selected, one
+    `=a` matches the scope `a` itself, `a.` every scope that begins so. If all nodes of a module are selected, one
     rule for the module stands for all scopes below it. Source: onnxruntime.ai/docs, partitioning with annotations.
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
@@ -183,7 +183,7 @@ class _LeadingParts:
         self._is_free: dict[str, bool] = {}
 
     def shortest(self, name: str) -> str | None:
-        """Return the part of a name, None where even all of it is in another name."""
+        """Return the part of a name, None if even all of it is in another name."""
         ends = [place + 1 for place, letter in enumerate(name) if letter == "/" and place] + [len(name)]
         return next((name[:end] for end in ends if self._is_in_no_other(name[:end])), None)
 

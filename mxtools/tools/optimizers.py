@@ -27,7 +27,7 @@ _PROVIDERS = ("CPUExecutionProvider",)
 
 
 def check_optimizer(name: str) -> None:
-    """Raise UsageError where no optimiser has this name."""
+    """Raise UsageError if no optimiser has this name."""
     if name not in OPTIMIZERS:
         raise UsageError(f"there is no optimiser {name!r}", f"there are {', '.join(OPTIMIZERS)}")
 
@@ -36,12 +36,12 @@ def optimize(model: WorkingModel, tool: str) -> None:
     """Optimise a model in place; the graph before becomes its earlier model, from which tags can be carried over.
 
     Inputs, outputs and the model's own fields stay. Weights in other files that the tool left as they are stay there.
-    Raises UsageError where there is no such tool, or it is not installed, InputError where it fails, or makes of a
+    Raises UsageError if there is no such tool, or it is not installed, InputError if it fails, or makes of a
     graph that ONNX Runtime loads one that it does not.
     """
     check_optimizer(tool)
     before = model.copy()
-    inferred_infos(model.proto)  # raises here where that takes too much memory; tools try it again and again
+    inferred_infos(model.proto)  # raises here if that takes too much memory; tools try it again and again
     try:
         with quiet(), SESSION.of_memory(f"{tool} on the graph", sum(map(bytes_of, tensors_of(model.proto)))):
             made = OPTIMIZERS[tool](before)

@@ -5,9 +5,9 @@ Encoders and decoders are often exported one by one. What the file of one names 
     /block.0/layer.0/SelfAttention/q/MatMul      encoder.block.0.layer.0.SelfAttention.q of the whole, a T5
     final_layer_norm.weight                      encoder.final_layer_norm
 
-The graph is of the whole where most names fit that. Otherwise it is of the module which most names fit. Several can be
+The graph is of the whole if most names fit that. Otherwise it is of the module which most names fit. Several can be
 alike, as an encoder and a decoder that have the same layers. Then it is the module with the fewest others inside that
-nothing in the file names; and where that is still the same, as of two towers, the one with the file's weights. Where
+nothing in the file names; and if that is still the same, as of two towers, the one with the file's weights. If
 nothing of this tells, nothing is clear, and what the file names is not in the trace.
 """
 
@@ -40,7 +40,7 @@ def fitted(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> Sidecar:
     """Return the trace of what a graph is an export of: that of a part has the scopes of the whole.
 
     Of the calls around the part only the part's own work is left: they are given what it is given, and return what it
-    returns. Where the part is called several times, it is the first call.
+    returns. If the part is called several times, it is the first call.
     """
     if sidecar.model.part or (part := traced_part(graph, weights, sidecar)) == ROOT:
         return sidecar
@@ -67,7 +67,7 @@ def fitted(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> Sidecar:
 
 
 def traced_part(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> str:
-    """Return the path of the traced module that a graph is an export of; the root where nothing else is clear."""
+    """Return the path of the traced module that a graph is an export of; the root if nothing else is clear."""
     named = set(_named_modules(graph))
     known = {name: module.path for module in sidecar.modules for name in (*module.aliases, module.path)}
     if not named or len(named - known.keys()) <= MOST * len(named):
@@ -98,7 +98,7 @@ def _named_modules(graph: Graph) -> Iterator[str]:
 
 
 def _parts(named: Collection[str], known: Iterable[str]) -> Iterator[str]:
-    """Yield for each named module of a part the path of that part: `a.b` for `c.d` where `a.b.c.d` is known."""
+    """Yield for each named module of a part the path of that part: `a.b` for `c.d` if `a.b.c.d` is known."""
     for path in known:
         dot = path.find(".")
         while dot >= 0:

@@ -23,7 +23,7 @@ def values_beside(file: Path) -> Path:
 
 
 def write_trace(sidecar: Sidecar, file: Path, write_values: Callable[[BinaryIO], object] | None = None) -> None:
-    """Write a sidecar, and the values beside it if they were recorded; both or none. OutputError where that fails."""
+    """Write a sidecar, and the values beside it if they were recorded; both or none. OutputError if that fails."""
     beside = values_beside(file).name
 
     def write(out: BinaryIO, record: str | None) -> None:

@@ -116,7 +116,7 @@ def _reader(data: FileBytes) -> Callable[[str], Array]:
     header = decoded(data[8 : 8 + size])
 
     def read(name: str) -> Array:
-        """Read one tensor; TypeError where numpy knows no such type."""
+        """Read one tensor; TypeError if numpy knows no such type."""
         entry = header[name]
         first, end = (8 + size + offset for offset in entry["data_offsets"])
         raw, dtype = data[first:end], entry["dtype"]
@@ -132,7 +132,7 @@ def _reader(data: FileBytes) -> Callable[[str], Array]:
 
 
 def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
-    """Return the names in a .npz file, and a function that reads one; InputError where one would be too large."""
+    """Return the names in a .npz file, and a function that reads one; InputError if one would be too large."""
     import numpy as np
 
     arrays = np.load(open_regular(file), allow_pickle=False)
@@ -186,7 +186,7 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
 
 
 def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, where: str) -> None:
-    """Raise UsageError where a user gives a value of a name that neither the graph nor the trace has as an input.
+    """Raise UsageError if a user gives a value of a name that neither the graph nor the trace has as an input.
 
     `where` is what the message calls the values. Those that a trace recorded of its calls have numbers for names, and
     may be among them.
@@ -235,10 +235,10 @@ def _traced_input(sidecar: Sidecar, values: Values, tensor: TracedTensor) -> Arr
 
 
 def inner_inputs(sidecar: Sidecar, names: Sequence[str]) -> dict[str, int]:
-    """Return the ids of the tensors that a graph's inputs are, where these are no inputs of the traced model.
+    """Return the ids of the tensors that a graph's inputs are, if these are no inputs of the traced model.
 
-    They are what the outermost call was given that was given tensors of all these names. Returns nothing where there is
-    none, or where the inputs are the model's: all of them by name, or as many with no name in common.
+    They are what the outermost call was given that was given tensors of all these names. Returns nothing if there is
+    none, or if the inputs are the model's: all of them by name, or as many with no name in common.
     """
     own = [tensor.name for tensor in sidecar.model.inputs]
     if set(own) >= set(names) or (len(own) == len(names) and not set(own) & set(names)):

@@ -23,7 +23,7 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that a rule found; `node`, `operator` and `scope` are '' where it is not about a single node or scope."""
+    """A fault that a rule found; `node`, `operator` and `scope` are '' if it is not about a single node or scope."""
 
     rule: str
     severity: Severity
@@ -65,7 +65,7 @@ def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
 
     @cache
     def check(name: str) -> list[Finding]:
-        """Return the findings of a rule, none where one of the rules it depends on has found something."""
+        """Return the findings of a rule, none if one of the rules it depends on has found something."""
         rule = RULES[name]
         if any(map(check, rule.unless)):
             return []
@@ -88,7 +88,7 @@ def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], li
 
 
 def require_rules(names: Iterable[str]) -> None:
-    """Raise UsageError where a name is that of no rule."""
+    """Raise UsageError if a name is that of no rule."""
     for name in names:
         if name not in RULES:
             raise UsageError(f"there is no rule {name!r}", suggestion(name, RULES))

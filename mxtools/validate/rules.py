@@ -41,7 +41,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """What a rule finds: the reason, the node or scope, and a function that mends it, where that is mechanical."""
+    """What a rule finds: the reason, the node or scope, and a function that mends it, if that is mechanical."""
 
     reason: str
     node: int | None = None
@@ -51,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that is checked; skipped where one of the rules in `unless` has found something.
+    """One thing that is checked; skipped if one of the rules in `unless` has found something.
 
     `remedy` is a template of `mxtools.errors`, in which `⟨tag⟩` and the like stand for words of whoever asks.
     """
@@ -112,7 +112,7 @@ class CheckedModel:
 
     @cached_property
     def entries(self) -> list[dict[str, str]]:
-        """The metadata of each node; where a key stands there twice, the last value."""
+        """The metadata of each node; if a key stands there twice, the last value."""
         return [keys.props(node) if node.metadata_props else {} for node in self.graph.nodes]
 
     @cached_property
@@ -137,7 +137,7 @@ class CheckedModel:
 
     @cached_property
     def scopes(self) -> dict[int, str]:
-        """The scopes of nodes, by node, that are well formed and, where there is a trace, in it."""
+        """The scopes of nodes, by node, that are well formed and, if there is a trace, in it."""
         found = ((node, props[keys.SCOPE]) for node, props in enumerate(self.entries) if keys.SCOPE in props)
         return {n: s for n, s in found if is_scope(s) and (not self.has_trace or s in self.traced)}
 
@@ -211,7 +211,7 @@ def prefixes(scope: str) -> Iterator[str]:
 
 
 def levels(scope: str, tag: str) -> list[tuple[str, str]]:
-    """Return a scope and those around it, root first, each with its part of the tag; empty where they do not fit."""
+    """Return a scope and those around it, root first, each with its part of the tag; empty if they do not fit."""
     outside, *names = tag.split("/")
     steps = align(scope, tag)
     if outside or not names or not names[0] or len(steps) != len(names) - 1:

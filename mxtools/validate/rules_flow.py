@@ -66,7 +66,7 @@ def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] | None:
-    """Return the calls of a reader and of its maker where the maker's call is later; else None.
+    """Return the calls of a reader and of its maker if the maker's call is later; else None.
 
     Both are the calls just below the innermost call that holds both nodes. Without a trace only the calls of one module
     have an order.

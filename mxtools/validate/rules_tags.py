@@ -194,7 +194,7 @@ def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
 
 
 def _wrong_list(text: str) -> str:
-    """Return why a text is no list of merged scopes; '' where it is one."""
+    """Return why a text is no list of merged scopes; '' if it is one."""
     found = decoded_or_none(text)
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         return f"{text[:80]!r} is not a JSON list of scopes"

@@ -24,7 +24,7 @@ LONGEST = 120
 
 
 def structure(model: WorkingModel, title: str, statistics: bool = False) -> Structure:
-    """Return what views show of a tagged model; InputError where no node has a scope.
+    """Return what views show of a tagged model; InputError if no node has a scope.
 
     With `statistics` the weights are read, one piece at a time, and what is known of their elements is shown too.
     """
@@ -115,7 +115,7 @@ def _type(info: ValueInfoProto | None) -> str:
 
 
 def _attribute(attribute: AttributeProto) -> str:
-    """Return an attribute as text, cut off where it is long: a tensor by its type, a graph by its number of nodes."""
+    """Return an attribute as text, cut off if it is long: a tensor by its type, a graph by its number of nodes."""
     if attribute.ref_attr_name:
         return f"@{attribute.ref_attr_name}"
     kind = attribute.type

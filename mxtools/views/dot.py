@@ -16,7 +16,7 @@ HEAD = """digraph {
 
 
 def dot(structure: Structure, depth: int | None) -> str:
-    """Return the text of a directed graph that shows so many levels of modules; all of them where `depth` is None."""
+    """Return the text of a directed graph that shows so many levels of modules; all of them if `depth` is None."""
     nested = Nesting(structure, depth)
     lines = [*_lines(structure, nested, 0, "  ")]
     lines += [f"  {_quoted(str(source))} -> {_quoted(str(target))}" for source, target in nested.edges]

@@ -39,7 +39,7 @@ class Earlier:
 
 
 def html(structure: Structure, metric: str = "", earlier: Earlier | None = None) -> str:
-    """Return the page; it opens in the colours of `metric`, where one is given, and beside an `earlier` model."""
+    """Return the page; it opens in the colours of `metric`, if one is given, and beside an `earlier` model."""
     style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
     return Template(_file("page.html")).substitute(
         version=VERSION,

@@ -9,7 +9,7 @@ from mxtools.views.structure import OUTSIDE, Structure
 
 
 def mermaid(structure: Structure, depth: int | None) -> str:
-    """Return the text of a flowchart that shows so many levels of modules; all of them where `depth` is None."""
+    """Return the text of a flowchart that shows so many levels of modules; all of them if `depth` is None."""
     nested = Nesting(structure, depth)
     lines = ["flowchart TD", *_lines(structure, nested, 0, "  ")]
     lines += [f"  {_name(source)} --> {_name(target)}" for source, target in nested.edges]

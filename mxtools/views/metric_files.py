@@ -19,7 +19,7 @@ TIME, OWN_TIME = "time", "own time"
 """What the page calls `microseconds` and `own` of a profile."""
 PROFILED = {"microseconds": TIME, "own": OWN_TIME}
 ROUNDING = 1.001
-"""How many times as much as a module the modules in it may have together, where the numbers of a file were rounded."""
+"""How many times as much as a module the modules in it may have together, if the numbers of a file were rounded."""
 EXAMPLE = '{"metric": {"scope": number}}'
 
 Numbers = dict[str, dict[str, float]]
@@ -40,7 +40,7 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> Added:
     `text` holds metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`; or a report with such an object under
     `metrics`, one by node name under `node_metrics`, and units under `units`; or a report with rows of `modules`, like
     those of `mx profile` and `mx verify`. Numbers that JSON does not have are the strings `Infinity`, `-Infinity` and
-    `NaN`. Raises InputError where the text is something else, or none of its numbers belongs to the model.
+    `NaN`. Raises InputError if the text is something else, or none of its numbers belongs to the model.
     """
     try:
         report = decoded(text)
@@ -71,7 +71,7 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> Added:
 
 
 def _total(structure: Structure, name: str, metric: Metric) -> float | None:
-    """Return what the numbers of a metric are parts of: the model's number where each module's holds those in it.
+    """Return what the numbers of a metric are parts of: the model's number if each module's holds those in it.
 
     Times do, errors do not. Of its own time a module has what no module in it has, so that all of them make the whole.
     """
@@ -132,7 +132,7 @@ def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def as_json(number: float) -> float | str:
-    """Return a number as JSON can hold it, a string where it is infinite or no number; the sidecar has the same."""
+    """Return a number as JSON can hold it, a string if it is infinite or no number; the sidecar has the same."""
     if math.isfinite(number):
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

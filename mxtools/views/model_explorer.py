@@ -55,7 +55,7 @@ def graph(structure: Structure, name: str) -> dict[str, Any]:
 
 
 def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
-    """Return a metric as node data of a graph: each node's own number or, where no node has one, its module's.
+    """Return a metric as node data of a graph: each node's own number or, if no node has one, its module's.
 
     A node's module is the innermost one with a number; the number of the whole model says nothing about a node.
     """

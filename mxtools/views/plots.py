@@ -20,7 +20,7 @@ _INCHES = 0.22
 
 
 def check_plot(path: Path) -> None:
-    """Raise UsageError where a picture cannot be made, OutputError where it cannot be written, before any work."""
+    """Raise UsageError if a picture cannot be made, OutputError if it cannot be written, before any work."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} is no {' or '.join(FORMATS)} file", "pictures are one of these")
     if importlib.util.find_spec("matplotlib") is None:

@@ -27,7 +27,7 @@ class Statistics:
     """What the elements of a weight are: of those that are finite the least, the most, mean and standard deviation."""
 
     least: float | None
-    """None where no element is finite."""
+    """None if no element is finite."""
     most: float | None
     mean: float
     deviation: float
@@ -42,7 +42,7 @@ class Statistics:
 
 
 def statistics_of(weight: TensorProto | SparseTensorProto, weights: WeightStore) -> Statistics | None:
-    """Return the statistics of a weight, of a sparse one those of its values; None where it has no numbers."""
+    """Return the statistics of a weight, of a sparse one those of its values; None if it has no numbers."""
     import numpy as np
 
     tensor = weight if isinstance(weight, TensorProto) else weight.values

@@ -58,18 +58,18 @@ class Node:
     """Whether it depends on no input of the model."""
     attributes: dict[str, str]
     merged: tuple[str, ...]
-    """The scopes that it stands for, where these are several."""
+    """The scopes that it stands for, if these are several."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor: its name, its type as text (`float32[1, seq, 8]`, or '' where unknown), and whether it is a weight."""
+    """A tensor: its name, its type as text (`float32[1, seq, 8]`, or '' if unknown), and whether it is a weight."""
 
     name: str
     type: str
     weight: bool
     statistics: Statistics | None = None
-    """What is known of the elements of a weight, where that was asked for."""
+    """What is known of the elements of a weight, if that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Edge:
 
 @dataclass
 class Metric:
-    """Numbers of scopes, and of nodes where each has its own, by item."""
+    """Numbers of scopes, and of nodes if each has its own, by item."""
 
     scopes: dict[int, float] = field(default_factory=dict)
     nodes: dict[int, float] = field(default_factory=dict)
     unit: str = ""
     total: float | None = None
-    """What the numbers are parts of; None where they do not add up to anything, as errors do not."""
+    """What the numbers are parts of; None if they do not add up to anything, as errors do not."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Structure:
 
     @cached_property
     def ids(self) -> list[str]:
-        """A name for each node that no other node has: its own where that is unique."""
+        """A name for each node that no other node has: its own if that is unique."""
         counts = Counter(node.name for node in self.nodes)
         taken = {name for name in counts if name}
         found: list[str] = []
@@ -150,7 +150,7 @@ class Structure:
     def levels(self) -> list[dict[tuple[int, int], list[int]]]:
         """Return the edges within each scope's own graph: for each (source, target) the values that lead there.
 
-        Source and target are children of the scope, or OUTSIDE where an edge crosses the scope's boundary. Takes time
+        Source and target are children of the scope, or OUTSIDE if an edge crosses the scope's boundary. Takes time
         in the number of edges times the depth of the tree.
         """
         found: list[dict[tuple[int, int], dict[int, None]]] = [{} for _ in self.scopes]

@@ -21,7 +21,7 @@ def view_text(
     metric: str = "parameters",
     earlier: Earlier | None = None,
 ) -> str:
-    """Return a structure in one of FORMATS; UsageError where there is none of that name.
+    """Return a structure in one of FORMATS; UsageError if there is none of that name.
 
     `depth` is how many levels mermaid and dot open, else 2. `metric` is what the page colours by when it opens, and
     `earlier` the model that it shows beside; other formats have no use for them.

@@ -103,7 +103,7 @@ def tree(
 ) -> Branch:
     """Return the tree of the calls that have nodes; siblings are in the order of their first nodes besides constants.
 
-    `products` are the multiply-adds of nodes, where they are known; without `chosen` all nodes count.
+    `products` are the multiply-adds of nodes, if they are known; without `chosen` all nodes count.
     """
     graph, hierarchy = annotations.graph, annotations.hierarchy
     stored = stored_tensors(graph)

@@ -1,11 +1,11 @@
 """Which calls of a trace an exporter means by what it writes on a node.
 
-Exporters name modules, not calls: what they write leads to *candidates*, the calls of that module, as far as they lie
-under the modules that are named above it. `placement` tells which of them a node belongs to.
+Exporters name modules, not calls. What they write on a node leads to *candidates*: the calls of the named module that
+lie below the other modules on the path. `placement` says which candidate a node belongs to.
 
-The graph can be an export of a part (`mxtools.traces.part`): then what it names lies in that module. Of modules that
-hold the very same weights a library makes one object in one version, and several in the next: what was `shared`, in
-the decoder too, is `decoder.embed_tokens` now. Where a name leads to no call, it stands for such a twin.
+The graph can be an export of a part (`mxtools.traces.part`); then its names are relative to the module of that part.
+Modules that hold the very same weights are one object in one version of a library, and several in the next: `shared`,
+which the decoder used too, is `decoder.embed_tokens` now. If a name leads to no call, it stands for such a twin.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
 Candidates = tuple[int, ...]
 """The calls that a node can belong to."""
 Label = TypeVar("Label")
-"""What an exporter writes on a node to say its module, as it writes it: a node name's path, or a list of paths."""
+"""What an exporter writes on a node to name its module: the path in a node's name, or a list of paths."""
 
 OTHER_MODEL_SHARE = 0.5
 """The share of unknown modules, or scopes, above which a trace counts as that of another model.
 
-Of the right model, also of a part of it or of another version, a trace knows most; of another model nearly nothing.
-Half lies far from both.
+If the model is the right one, or a part or another version of it, the trace knows most; of another model it knows
+nearly nothing. Half lies far from both.
 """
 
 FOREIGN_SHARE = 0.1
-"""The share of nodes that name modules which the trace lacks, above which the names are those of other code.
+"""The share of nodes with modules that the trace lacks, above which the names come from other code than was traced.
 
-Of the code that was traced only a stray node does so; another code base, which calls its attention `attn` and not
-`self_attn`, names a third of a decoder's nodes otherwise.
+Names from the traced code contain such a module only now and then. Another code base, which calls its attention `attn`
+and not `self_attn`, gives other names to a third of a decoder's nodes.
 """
 
 _COUNT = re.compile(r"_\d+$")
-"""What TorchScript puts behind a module's name at its second, third … call: `_1`, `_2` …"""
+"""What TorchScript appends to a module's name in its second, third … call: `_1`, `_2` …"""
 
 
 class CallIndex:
-    """Finds the calls of a trace by what exporters write; the first names stand at `start`, the call of the part."""
+    """Finds the calls of a trace by what exporters write; names begin at `start`, the call of the exported part."""
 
     def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
         """Index a trace's calls by module, and by the names that TorchScript gives to their nodes.
 
-        The names are a tree: `_next` has for each of its places the places below by name, `_calls_at` the calls there.
+        The names form a tree: for each place, `_next` has the places below it by name, and `_calls_at` the calls at it.
         """
         self.hierarchy = hierarchy
         self.sidecar = sidecar
@@ -83,7 +83,7 @@ class CallIndex:
         self.by_name = cache(self._by_name)
 
     def _enter_twins(self) -> None:
-        """Let further names lead to calls, where they lead to none: of the called module, and of its twins."""
+        """Give calls further names that lead to no call yet: the other names of the called module, and its twins'."""
         found: dict[tuple[str, tuple[str, ...]], list[TracedModule]] = defaultdict(list)
         for module in self.sidecar.modules:
             if module.weights:
@@ -103,14 +103,14 @@ class CallIndex:
     def _interned(self, calls: Candidates) -> Candidates:
         """Return the one tuple of these calls, so that candidates can be compared by identity.
 
-        Calls that did nothing have no nodes; they are left out where there are others.
+        Calls that did nothing have no nodes; they are left out if there are others.
         """
         working = tuple(call for call in calls if call not in self._idle) or calls
         return self._unique.setdefault(working, working)
 
     @cached_property
     def origins(self) -> dict[int, set[int]]:
-        """The calls that made what each call was given: the innermost that returned it, or that ran its operation.
+        """The calls that made each call's inputs: the innermost one that returned a tensor, or ran its operation.
 
         NOWHERE stands for the inputs of the graph.
         """
@@ -123,7 +123,7 @@ class CallIndex:
         }
 
     def _step(self, place: int, name: str) -> int:
-        """Return the place of a name below a place in the tree of names, which is entered if it is new."""
+        """Return the place of a name below another place in the tree of names; enter it if it is new."""
         if name not in self._next[place]:
             self._next[place][name] = len(self._next)
             self._next.append({})
@@ -131,13 +131,13 @@ class CallIndex:
         return self._next[place][name]
 
     def _in_whole(self, path: str) -> str:
-        """Return the path in the traced model of a module of the graph, of which the path there is given."""
+        """Return a module's path in the traced model, given its path in the graph."""
         return self.part if path == ROOT else join(self.part, path)
 
     def _called(self, paths: tuple[str, ...]) -> Candidates:
-        """Return the calls of the last of some module paths that lie under the others; none where it is no module.
+        """Return the calls of the last module path that lie below the others; nothing if the path is not a module.
 
-        A module that was not called in the trace is left out: its work counts as its caller's.
+        A module that was not called in the trace is skipped: its work counts as its caller's.
         """
         if any(path not in self.canonical for path in paths[-1:]):
             return ()
@@ -155,9 +155,10 @@ class CallIndex:
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
     def _by_name(self, text: str) -> tuple[Candidates, str]:
-        """Return the calls that a TorchScript node name, given without its last part, leads to, and the part that does.
+        """Return the calls that a TorchScript node name leads to, and the part of the name that leads there.
 
-        The part ends before the first component that is no module. There are no calls if that is the first one.
+        The name comes without its last component. The part ends before the first component that is not a module. If
+        that is the very first one, there are no calls.
         """
         names, known, place = name_components(text), list[str](), self._places[self.start]
         for name in names:
@@ -170,9 +171,9 @@ class CallIndex:
         return self._interned(tuple(calls)), "/".join(known)
 
     def foreign_module(self, text: str) -> str:
-        """Return the module that a node name, given without its last part, names and the trace lacks; '' without one.
+        """Return the module that a node name, without its last component, has and the trace lacks; '' for none.
 
-        A module that was not called, or is a ScriptModule, has no calls here, and is none that the trace lacks.
+        A module that was not called, or a ScriptModule, has no calls here, but the trace does not lack it.
         """
         names, (_, known) = name_components(text), self.by_name(text)
         count = len(name_components(known))
@@ -190,7 +191,7 @@ class CallIndex:
 
     @cached_property
     def _components(self) -> set[str]:
-        """What stands for a module in node names, of all modules."""
+        """What stands for a module in node names: the component of each module."""
         return {name_component(path) for path in self.canonical}
 
 
@@ -206,10 +207,10 @@ def require_same_model(
     known: Container[Label],
     text: Callable[[Label], str],
 ) -> None:
-    """Raise InputError where a trace is of another model: it does not have most of the modules that nodes name.
+    """Raise InputError if a trace belongs to another model: it lacks most of the modules that nodes name.
 
-    `name` is the graph's; `labelled` are the nodes by what they name, `known` the names that the trace has; `text`
-    writes one for the message.
+    `name` is the graph's; `labelled` has the nodes by what they name, `known` the names that the trace has; `text`
+    writes a label for the message.
     """
     unknown = [label for label in labelled if label not in known]
     if sum(len(labelled[label]) for label in unknown) > OTHER_MODEL_SHARE * sum(map(len, labelled.values())):
@@ -221,9 +222,9 @@ def require_same_model(
 
 
 def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the levels of a scope as (attribute name, ''), from a node name's components; for models without a trace.
+    """Return the levels of a scope, from a node name's components, as (attribute name, ''); for models without a trace.
 
-    In such names a module repeats its container's name: `layers/layers.0`. The class, '', is not known.
+    In such names a module repeats its container's name: `layers/layers.0`. Its class is not known, hence ''.
     """
     steps: list[tuple[str, str]] = []
     before = ""

@@ -1,4 +1,4 @@
-"""Which of its candidates, the calls of one module, a node belongs to.
+"""Which of its candidates (the calls of one module) a node belongs to.
 
     x ─ Neg ─── Abs ──── Relu ──── Abs ──── Relu ─ y
         pre  block.abs  block   block.abs  block             what the exporter wrote
@@ -6,25 +6,26 @@
 
     calls: 0 the root, 1 `pre`, 2 `block`, 3 `block.abs`, 4 `block@1`, 5 `block@1.abs`
 
-The candidates are (2, 4) for each Relu, (3, 5) for each Abs. What tells the calls of one module apart is the order of
-the nodes, which is that of the program.
+The candidates are (2, 4) for each Relu and (3, 5) for each Abs. The order of the nodes tells the calls of one module
+apart, because it is the order of the program.
 
-It is decided from the root downwards: nodes whose candidates lie below the same children of a call (here `block` and
-`block@1`) are divided among these children together. Calls of one module do the same work: Abs, Relu, Abs, Relu
-repeats itself twice, so each of the two calls gets one repetition.
+The decision goes from the root downwards. Nodes whose candidates lie below the same children of a call (here `block`
+and `block@1`) are divided among these children together. Calls of one module do the same work: Abs, Relu, Abs, Relu is
+one pattern twice, so each of the two calls gets one repetition.
 
-The n-th node of a module is not always of its n-th call: an exporter splits, merges and drops nodes. A module `act` is
-called on a, on t and on b; another one was called on t before, so that the exporter dropped the second call:
+The n-th node of a module does not always belong to its n-th call, because exporters split, merge and drop nodes. In the
+next example the module `act` is called on a, on t and on b. Another module was called on t before, so the exporter
+dropped the second call:
 
     a ─ Norm ─ Relu ─ Conv ─ Norm ─ Relu ─ y                 calls: 1 `norm1`, 2 `act`, 3 `conv`, 4 `act@1`,
         norm1  act    conv   norm2  act                             5 `norm2`, 6 `act@2`
 
-Two Relus and three calls repeat nothing. Then the other nodes tell the time. A node that can be in one call only, and
-in one that made no calls, is an *anchor*. The second Relu comes after the anchor of `norm2`, so `act` and `act@1` are
-over by then. Each node gets the call that can run first, from the node before it on, and that was given what the node
-reads, as far as it is known which call made that. Anchors that are not in the order of the program
-(`timeline.in_order`) do not count. Where the exporter numbers the calls of a module, nodes with another number are in
-another call.
+Two Relus for three calls are no repetition. Then the other nodes tell the time. A node that can be in one call only,
+and in a call that made no calls itself, is an *anchor*. The second Relu comes after the anchor of `norm2`, so `act` and
+`act@1` have ended by then. Each node gets the call that can run first after the node before it; calls that were given
+what the node reads come first, as far as it is known which call made that. Anchors that contradict the order of the
+program (`timeline.in_order`) do not count. If the exporter numbers the calls of a module, nodes with different numbers
+are in different calls.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.scopes.parameters import parameter_sizes
 
 LOOK_AHEAD = 16
-"""So many calls of a module are considered for a node: no more in a row lose all their nodes, and time stays linear."""
+"""How many calls of a module are considered for a node.
+
+Hardly ever do more calls in a row lose all their nodes, and the limit keeps the time linear.
+"""
 
 UNNUMBERED = -1
-"""The label of nodes of which the exporter does not say to which call of their module they belong."""
+"""The label of a node if the exporter does not say to which call of the module it belongs."""
 
 
 class Item(NamedTuple):
-    """A node with its candidates, and the number of what the exporter wrote; equal candidates are one object."""
+    """A node, its candidates, and the number of what the exporter wrote; equal candidates are one object."""
 
     node: int
     calls: Candidates
@@ -58,7 +62,7 @@ class Item(NamedTuple):
 
 
 Groups = Mapping[Candidates, list[Item]]
-"""Items by the children of a call that they are to be divided among."""
+"""Items by the children of a call among which they are divided."""
 
 
 def assign(
@@ -70,9 +74,9 @@ def assign(
 ) -> None:
     """Annotate each node with one of its candidates.
 
-    `found` are pairs of candidates and the nodes that have these. `origins` are the calls that made what each call was
-    given, NOWHERE for the inputs of the model. If pairs are `numbered`, nodes of different pairs with the same
-    candidates are of different calls.
+    `found` has pairs of candidates and the nodes that have them. `origins` has, for each call, the calls that made its
+    inputs; NOWHERE stands for the inputs of the model. If the pairs are `numbered`, nodes of different pairs with the
+    same candidates are in different calls.
     """
     several: list[Item] = []
     for number, (calls, nodes) in enumerate(found):
@@ -86,7 +90,7 @@ def assign(
 
 
 class _Placement:
-    """Chooses calls for nodes; `_chosen` are those that were chosen, `_anchors` the anchors by time, then by node."""
+    """Chooses calls for nodes; `_chosen` has the results, `_anchors` the anchors by time, then by node."""
 
     def __init__(self, annotations: Annotations, origins: Mapping[int, Collection[int]]) -> None:
         self._graph, self._hierarchy = annotations.graph, annotations.hierarchy
@@ -102,9 +106,9 @@ class _Placement:
         return self._chosen
 
     def _place(self, at: int, items: Sequence[Item]) -> None:
-        """Choose the call of each node, where all candidates lie within the call `at`.
+        """Choose a call for each node; all candidates lie within the call `at`.
 
-        A node of which `at` itself is a candidate gets it. The others are divided among the direct children of `at`,
+        If `at` itself is a candidate, the node gets it. The other nodes are divided among the direct children of `at`,
         and then placed within their child.
         """
         children: dict[int, Candidates] = {}
@@ -132,7 +136,7 @@ class _Placement:
             self._place(child, _narrowed(self._hierarchy, child, share))
 
     def _place_by_time(self, at: int, groups: Groups, placed: Collection[int]) -> None:
-        """Divide the nodes of several groups among children of the call `at`, by the time at which they can run."""
+        """Divide the nodes of several groups among the children of the call `at`, by the time at which they can run."""
         items = sorted(item for group in groups.values() for item in group)
         begin, anchors = self._timeline.begun[at], self._anchors_within(at, placed)
         walk = _Walk(self._graph, self._timeline, begin, anchors, self._parameters)
@@ -146,7 +150,7 @@ class _Placement:
             self._place_shares(children, shares.values())
 
     def _makers(self, item: Item, taken: Mapping[int, int]) -> set[int]:
-        """Return the calls that made what a node reads, as far as they are known; NOWHERE for inputs of the model."""
+        """Return the known calls that made what a node reads; NOWHERE stands for inputs of the model."""
         graph, makers = self._graph, set[int]()
         for value in graph.reads[item.node]:
             node = graph.producer[value]
@@ -158,14 +162,14 @@ class _Placement:
         return makers
 
     def _can_read(self, makers: Collection[int], call: int) -> bool:
-        """Return whether a call was given what one of some calls made, or is around one of these."""
+        """Return whether a call contains one of the makers, or was given what one of them made."""
         origins, within = self._origins.get(call, ()), self._hierarchy.within
         return any(maker in origins or (maker != NOWHERE and within(maker, call)) for maker in makers)
 
     def _anchors_within(self, at: int, placed: Collection[int]) -> list[tuple[int, int]]:
-        """Return the anchors in a call, as node and time, in the order of the nodes, which is that of time too.
+        """Return the anchors within a call, as (node, time), in the order of the nodes; their times are in order too.
 
-        `placed` are the nodes that were placed in the call before the others.
+        `placed` has the nodes of the call that got their place before the others.
         """
         times = [self._timeline.begun[at], self._timeline.ended[at]]
         first, end = (bisect_left(self._anchors, (time, NOWHERE)) for time in times)
@@ -174,7 +178,7 @@ class _Placement:
         return in_order(sorted(found.items()))
 
     def _as_anchors(self, called: Iterable[tuple[int, int | None]]) -> Iterable[tuple[int, int]]:
-        """Yield time and node of the nodes that tell the time: in a call that made no calls, and no constants."""
+        """Yield (time, node) for the nodes that tell the time: not constants, and in a call that made no calls."""
         graph, timeline = self._graph, self._timeline
         for node, call in called:
             if call and timeline.is_leaf(call) and graph.owner[node] == NOWHERE and not graph.is_constant(node):
@@ -182,7 +186,7 @@ class _Placement:
 
 
 class _Walk:
-    """A walk along nodes and time: `call_of` is asked for one node after the other."""
+    """A walk along nodes and time; it must be asked for one node after the other, in order."""
 
     def __init__(
         self,
@@ -200,10 +204,10 @@ class _Walk:
         self._read: dict[int, set[int]] = defaultdict(set)
 
     def call_of(self, item: Item, can_read: Callable[[int], bool]) -> int:
-        """Return the candidate that can run first, from the node before on, and before the next anchor is reached.
+        """Return the candidate that can run first, between the node before and the next anchor.
 
-        Those of which `can_read` says that they can read what the node reads come before others. If all are over by
-        then, it is the last one.
+        Candidates for which `can_read` returns True, because they can read what the node reads, come before the others.
+        If all candidates have ended by then, the last one is returned.
         """
         next_ = bisect_left(self._nodes, item.node)
         if next_:
@@ -219,7 +223,7 @@ class _Walk:
         return call
 
     def _near(self, calls: Candidates, limit: int | None) -> Candidates:
-        """Return the calls that are not over yet and begin up to a time; where there is none, the nearest one."""
+        """Return the calls that have not ended yet and begin before a time; if there is none, the nearest one."""
         if id(calls) not in self._ended:
             self._ended[id(calls)] = [self._timeline.ended[call] for call in calls]
         first = min(bisect_right(self._ended[id(calls)], self._now), len(calls) - 1)
@@ -230,20 +234,20 @@ class _Walk:
         )
 
     def _is_free(self, item: Item, call: int) -> bool:
-        """Return whether a call can have a node: no node of another number has it, and none with the same parameter."""
+        """Return whether a call can have a node: no node with another number has it, none with the same parameter."""
         if item.label != UNNUMBERED:
             return self._labels.get((id(item.calls), call), item.label) == item.label
         return self._read[call].isdisjoint(self._used(item.node))
 
     def _used(self, node: int) -> list[int]:
-        """Return the parameters that a node uses; axes, shapes and other settings can be used twice in a call."""
+        """Return the parameters that a node uses, but no axes, shapes or other settings: a call can use these twice."""
         return [value for value in self._graph.reads[node] if value in self._parameters]
 
 
 def _repetitions(graph: Graph, children: Candidates, items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Return the nodes of each child, where they repeat themselves as often as there are children: a, b, a, b for two.
+    """Return the nodes of each child, if they repeat themselves as often as there are children: a, b, a, b for two.
 
-    Return nothing where there is but one child, or where they do not.
+    A single child gets all nodes. Return nothing if the nodes do not repeat themselves.
     """
     if len(children) == 1:
         return [items]
@@ -255,7 +259,7 @@ def _repetitions(graph: Graph, children: Candidates, items: Sequence[Item]) -> l
 
 
 def _narrowed(hierarchy: Hierarchy, child: int, items: Sequence[Item]) -> list[Item]:
-    """Return nodes with only those of their candidates that lie within a call."""
+    """Return the nodes, each with only those of its candidates that lie within a call."""
     within: dict[int, Candidates] = {}
     one: dict[Candidates, Candidates] = {}
     for item in items:

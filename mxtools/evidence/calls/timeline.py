@@ -6,7 +6,7 @@
            root    norm      root     act     root     conv     root     act@1     root
            begins  begins    again    begins  again    begins   again    begins    again  is over
 
-The clock ticks when a call begins and when one ends, so between two ticks there is one innermost running call.
+The clock ticks when a call begins and when one ends, so between two ticks exactly one call is the innermost that runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Timeline:
             self._running.append(open_[-1] if open_ else ROOT_CALL)
 
     def runs_next(self, call: int, time: int) -> int | None:
-        """Return the first time from `time` on at which a call is the innermost running one, None if it is over."""
+        """Return the first time from `time` on at which a call is the innermost running one, None if it has ended."""
         time = max(time, self.begun[call])
         if time >= self.ended[call]:
             return None
@@ -56,9 +56,9 @@ class Timeline:
 
 
 def in_order(anchors: Sequence[Anchor]) -> list[Anchor]:
-    """Return most of some anchors, given by node: a longest sequence of them in which time does not run backwards.
+    """Return a longest sequence of some anchors, sorted by node, in which time does not run backwards.
 
-    What an exporter moved to another place, as it does with what many modules share, is left out:
+    This leaves out nodes that an exporter moved to another place, as it does with work that many modules share:
 
         (node 0, time 2), (node 1, time 9), (node 2, time 4), (node 3, time 6)    without node 1
     """

@@ -1,1 +1,1 @@
-"""What exporters get wrong, and how the trace puts it right: each module is what a pass of the same purpose runs."""
+"""What exporters get wrong, and how the trace corrects it; a pass of the same purpose runs each module."""

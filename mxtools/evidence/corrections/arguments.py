@@ -3,13 +3,13 @@
     x ─ Neg ─ Tanh ─h─ Transpose ─t─ Relu ─ Exp ─ y         x, h: 2x8    t, y: 8x2
         enc   enc         ?          dec    dec
 
-Nothing says directly whose the Transpose is. Data flow alone gives an auxiliary node to what reads it (`dec`), which is
-right for most constants and shape chains, but wrong here: the trace says that `dec` was given a tensor of 8x2, so the
-Transpose ran before `dec` began; its caller did it, the root.
+Nothing says directly where the Transpose belongs. Data flow alone gives an auxiliary node to its reader (`dec`). This
+is right for most constants and shape chains, but wrong here: the trace says that `dec` was given a tensor of 8x2. So
+the Transpose ran before `dec` began, in the caller of `dec`, the root.
 
-The shapes tell: what the node makes is one of the arguments of `dec`, and what it reads is none. Then the node moves
-out, to the innermost call that returned such a tensor, or else to the lowest common ancestor of the node's sources and
-of the caller.
+The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads has not. Then the node
+moves out, to the innermost call that returned such a tensor, or else to the lowest common ancestor of the node's
+sources and the caller.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def move_arguments_out(model: WorkingModel) -> None:
     """Move each node that computes an argument of its module out of that module.
 
-    The nodes are visited along the data flow, so that a chain moves from its beginning on. Does nothing without a
-    trace, which says what each call was given.
+    The nodes are visited along the data flow, so a chain moves from its beginning on. Does nothing without a trace,
+    since the trace says what each call was given.
     """
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
@@ -58,6 +58,6 @@ def move_arguments_out(model: WorkingModel) -> None:
 
 
 def _fitting(given: Iterable[TracedTensor], shapes: Iterable[TensorShape | None]) -> list[TracedTensor]:
-    """Return those of the tensors of a call that have one of some shapes."""
+    """Return those tensors of a call that have one of the shapes."""
     known = [shape for shape in shapes if shape and shape.dims is not None]
     return [tensor for tensor in given if any(shape.fits(tensor) for shape in known)]

@@ -1,4 +1,4 @@
-"""Calls of which the exporter computed only one, since they do the same work on the same tensors.
+"""Calls that do the same work on the same tensors, so that the exporter computed only one of them.
 
     t ─ Sigmoid ─ Mul ─s─┬─ Gemm ─        blocks.0.time
         ───────────────  └─ Gemm ─        blocks.1.time
@@ -6,12 +6,12 @@
 
     PyTorch ran: blocks.0.act on t, blocks.0.time on s; blocks.1.act on t, blocks.1.time on an equal s
 
-The exporter sees that Sigmoid and Mul are there already. So `blocks.1.act` has no node, though its work is done, by the
-nodes of `blocks.0.act`. The obvious rule, that a module without nodes was folded into its neighbour, would make it a
-part of `blocks.1.time`, and whoever cuts `blocks.1` out would find that it begins in its middle.
+The exporter sees that Sigmoid and Mul exist already. So `blocks.1.act` has no node, although the nodes of
+`blocks.0.act` do its work. The obvious rule, that a module without nodes was folded into its neighbour, would make it a
+part of `blocks.1.time`, and a cut of `blocks.1` would begin in the middle.
 
-A call without nodes is equal to one with nodes if both are of modules of one class with equal weights, were given the
-same tensors and returned equal ones. Then the calls that they made are equal too, one by one.
+A call without nodes is equal to one with nodes if both modules have the same class and equal weights, and both calls
+were given the same tensors and returned equal ones. Then the calls inside them are equal too, one by one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def find_equal_calls(model: WorkingModel) -> None:
-    """Note for the calls without nodes which equal call has the nodes that do their work.
+    """Note for each call without nodes the equal call whose nodes do its work.
 
-    Does nothing without a trace, which says what each call was given and returned.
+    Does nothing without a trace, since the trace says what each call was given and returned.
     """
     annotations, sidecar = model.annotations, model.traced
     if not sidecar:
@@ -64,13 +64,13 @@ class _Work:
                     self._weights.setdefault(around, []).append(own)
 
     def of(self, number: int) -> Hashable:
-        """Return a description of the work of a call: class, weights, what it was given and what it returned."""
+        """Return a description of a call's work: class, weights, what it was given and what it returned."""
         call = self._calls[number]
         weights = tuple(self._weights.get(call.module, ()))
         return self._class[call.module], weights, _values(call.inputs), _values(call.outputs)
 
     def pairs(self, call: int, equal: int) -> Iterator[tuple[int, int]]:
-        """Yield an equal pair of calls, and those of the calls inside; none if they did not call the same classes."""
+        """Yield an equal pair of calls and the pairs of calls inside; nothing if they called different classes."""
         inner = list(zip(range(call, self._ends[call]), range(equal, self._ends[equal]), strict=False))
         is_same = self._ends[call] - call == self._ends[equal] - equal
         if is_same and all(self._class_of(one) == self._class_of(other) for one, other in inner):
@@ -82,7 +82,7 @@ class _Work:
 
 
 def _values(tensors: tuple[TracedTensor, ...]) -> tuple[Hashable, ...]:
-    """Return what makes tensors equal: their elements, as far as fingerprints tell, else that they are one object."""
+    """Return what makes tensors equal: their fingerprints if they have any, else their identity."""
     return tuple((t.shape, t.dtype, t.fingerprint or t.id) for t in tensors)
 
 

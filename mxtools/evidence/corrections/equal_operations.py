@@ -1,17 +1,16 @@
-"""Nodes that the exporter computed once though several calls ran their operation.
+"""Nodes that the exporter computed once, although several calls ran the same operation.
 
     m ──────┐
     a ─ p ─ Where ─w─┬─ MatMul       block 0: linear(0) -> 1, where(9, 1) -> 2, matmul(2) -> 3; it returned 1 and 3
                      └─ MatMul       block 1: was given 1; where(9, 1) -> 5, matmul(5) -> 6
 
-The exporter saw that the second Where reads what the first one does, and left it out. So the graph says that block 0
-hands out `w`, and nobody reads `p`, which it did return. The obvious way to tell who does what, the names of the
-nodes, shows nothing: the Where is of block 0, and rightly so. But in the trace `where` ran twice on the same tensors,
-and what it made never left block 0, tensor 2 being neither returned nor left by the side. So the Where does the work of
-block 1 too, and is noted as equal there.
+The second Where reads what the first one reads, so the exporter left it out. In the graph, block 0 now hands out `w`,
+and nobody reads `p`, which block 0 did return. The names of the nodes do not show who does what: the Where is in block
+0, and rightly so. But in the trace `where` ran twice on the same tensors, and the first result, tensor 2, never left
+block 0. So the Where does the work of block 1 too, and is noted as equal there.
 
-What such a node reads can have been left out in the same way; then operations that made other tensors stand behind
-those of equal name, and their nodes are equal too.
+The operations before such a node can have been left out in the same way. Then in the two calls, operations of the same
+name made different tensors, and their nodes are equal too.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def find_equal_operations(model: WorkingModel) -> None:
-    """Note for nodes in which other calls too their operation ran on the same tensors, and has no node of its own.
+    """Note for each node the other calls that ran its operation on the same tensors and have no node for it.
 
-    Does nothing without a trace, or with one that holds no operations.
+    Does nothing without a trace, or if the trace has no operations.
     """
     if model.traced and model.traced.operations:
         _EqualOperations(model, model.traced).find()
@@ -63,7 +62,7 @@ class _EqualOperations:
         self._same = same
 
     def find(self) -> None:
-        """Go backwards through the main graph, and note the nodes whose results others read that were never given."""
+        """Go backwards through the main graph, and note the nodes whose results calls read without being given."""
         for node in reversed(self._graph.main):
             for reader in self._readers_elsewhere(node):
                 pairs = {pair for pair in self._pairs(node, reader) if pair[1].call not in self._equal_at(node)}
@@ -73,7 +72,7 @@ class _EqualOperations:
                     self._add(node, passing)
 
     def _readers_elsewhere(self, node: int) -> list[int]:
-        """Return the calls outside of a node's own in which its results are read."""
+        """Return the calls outside of a node's own call that read its results."""
         call, within = self._annotations.call[node], self._hierarchy.within
         if call is None:
             return []
@@ -82,9 +81,9 @@ class _EqualOperations:
         return sorted(at for at in places if not within(at, call))
 
     def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
-        """Yield the operations of a node's call that it can stand for, each with the equal one nearest to a reader.
+        """Yield the operations that a node can stand for in its call, each with the equal one nearest to a reader.
 
-        Nothing is yielded where the node can be what made a tensor that the reader was given.
+        Yields nothing if the node can have made a tensor that the reader was given.
         """
         call, within = self._annotations.call[node], self._hierarchy.within
         assert call is not None
@@ -102,9 +101,10 @@ class _EqualOperations:
                     yield operation, equal
 
     def _passing_on(self, node: int, reader: int) -> int | None:
-        """Return the call that passes on to a reader what an equal call made there, and a node in another call does.
+        """Return the call that passes on to a reader what an equal call made, if a node does the same in another call.
 
-        Such a node changes no element: a cast to the same type is no operation in PyTorch, and no pair is found for it.
+        Such a node changes no element, such as a cast to the same type. PyTorch runs no operation for it, so no pair is
+        found.
         """
         operator, values = self._graph.operators[node], self._graph.live_reads(node)
         if len(values) != 1 or not (operator.keeps_elements or operator.is_named("Cast")):
@@ -132,7 +132,7 @@ class _EqualOperations:
         return self._annotations.equal_at.get(node, ())
 
     def _note(self, node: int, operation: Operation, equal: Operation) -> None:
-        """Note that a node is equal in a call, and so are those before it whose operations ran there again."""
+        """Note that a node is equal in a call, and so are the nodes before it whose operations ran again there."""
         left = [(node, operation, equal)]
         while left:
             node, operation, equal = left.pop()
@@ -152,7 +152,7 @@ class _EqualOperations:
                         left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
 
     def _add_all(self, values: list[int], call: int, equal: int) -> None:
-        """Note what leads to values in a call as equal too: of an operation of several nodes, those before the last."""
+        """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation."""
         call_of, producer, is_live = self._annotations.call, self._graph.producer, self._graph.is_live
         for node in nodes_behind(self._graph, values, lambda v: not is_live(v) or call_of[producer[v]] != call):
             self._add(node, equal)

@@ -6,18 +6,19 @@
 
     PyTorch ran: conv1, bn1, act1, bn2, conv2, act2, pool; no node has `bn1` or `bn2`
 
-Both BatchNorms are folded into the Conv beside them. The obvious rule, that a module without nodes is merged into the
-node before it, fails: before `bn2` there is a Relu, which did not take it up. And many a module without nodes did
-nothing at all, such as a Dropout; `is_vacuous` tells these from the trace.
+Both BatchNorms are folded into a neighbouring Conv. The obvious rule, that a module without nodes is merged into the
+node before it, fails: before `bn2` there is a Relu, which did not take it up. And many modules without nodes, such as a
+Dropout, did nothing at all; `is_vacuous` recognises these from the trace.
 
-A node belongs to the module whose *output* it makes, because a cut ends where the module's results are. `bn1` took what
-`conv1` made, so its work is at the end of that Conv: the node goes to `bn1`. `bn2` ran first, so its work is at the
-beginning of the second Conv: that node stays with `conv2`. Both say in `merged` for whom they work.
+A node belongs to the module whose *output* it makes, because a cut ends at the module's results. `bn1` took what
+`conv1` made, so its work is at the end of that Conv, and the node goes to `bn1`. `bn2` ran before `conv2`, so its work
+is at the beginning of the second Conv, and that node stays in `conv2`. In both nodes, `merged` lists the modules whose
+work they do.
 
-A Conv shows that it took a BatchNorm up by a weight that its own module does not account for: here a bias of 4
-elements, where `conv1` owns just a kernel of 4x3x1x1, and `bn1` weights of 4. The node before must also make a tensor
-of the right shape and no longer use its module's weights as they are; where no node has such a further weight, that
-alone is enough.
+How can one tell that a Conv took up a BatchNorm? It has a weight that its own module does not account for: here a bias
+of 4 elements, although `conv1` has only a kernel of 4x3x1x1, and `bn1` has weights of 4. The node before must also make
+a tensor of the right shape, and must no longer use its module's weights unchanged. If no node has such a further
+weight, these two conditions are enough.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 
 
 def assign_fused(model: WorkingModel) -> None:
-    """Find the nodes that do the work of calls without nodes, and annotate them with the calls whose outputs they make.
+    """Find the nodes that do the work of calls without nodes, and annotate each with the call whose output it makes.
 
-    A call without nodes can be in the node of a call whose result it took, or of one that took its result. Does nothing
-    without a trace.
+    The work of a call without nodes can be in a node of the call whose result it took, or of the call that took its
+    result. Does nothing without a trace.
     """
     annotations = model.annotations
     sidecar = model.traced
@@ -61,9 +62,9 @@ def assign_fused(model: WorkingModel) -> None:
 
 
 def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
-    """Return the calls that ran operations and own weights, but have nodes only in the calls that they made.
+    """Return the calls that ran operations and own weights, but only calls inside them have nodes.
 
-    Such is a BatchNorm that calls an activation, and that was folded into the convolution before it.
+    One example is a BatchNorm that calls an activation, and that was folded into the convolution before it.
     """
     own = {call for call in annotations.call if call is not None}
     owning = {module.path for module in sidecar.modules if module.weights}
@@ -74,11 +75,11 @@ def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: s
 class _FusedCalls:
     """Calls without nodes, and the nodes that do their work.
 
-    Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name that of the first weight that is
-    the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost call that
-    returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors that
-    a call's own operations made; `ends`, as of `call_ends`; `nodes`, the nodes of the main graph that are no constants,
-    by call.
+    Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name the name of the first weight
+    that is the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost
+    call that returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors
+    that a call's own operations made; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for
+    constants, by call.
     """
 
     def __init__(
@@ -104,10 +105,11 @@ class _FusedCalls:
                 self.nodes.setdefault(at, []).append(node)
 
     def assign(self, call: int) -> None:
-        """Find the node that does the work of a call without nodes: that of the call before it, or of the one after.
+        """Find the node that does the work of a call without nodes: one of the call before it, or of the call after it.
 
-        It is the one with a weight of the shape of the call's largest for which no other module accounts. Where neither
-        has such a weight it is the node before, which no longer uses its own module's weights as they are.
+        It is the node with a weight that no other module accounts for and that has the shape of the call's largest
+        weight. If neither has such a weight, it is the node before, which no longer uses its own module's weights
+        unchanged.
         """
         before, after = self._node_before(call), self._node_after(call)
         if before is not None and (
@@ -118,9 +120,9 @@ class _FusedCalls:
             self.annotations.merged[after] = (call, *self.annotations.calls_done(after))
 
     def assign_before(self, call: int) -> None:
-        """Give a call that lacks nodes of its own the node before it, if that no longer uses its weights as they are.
+        """Give the node before to a call without nodes of its own, if that node no longer uses its weights unchanged.
 
-        Neither may any node use the call's own weights: they are in that node too.
+        Nor may any node use the call's own weights: they are in that node too.
         """
         node = self._node_before(call)
         used = {self.tied.get(tensor.name) for tensor in self.graph.initializers.values()}
@@ -128,9 +130,10 @@ class _FusedCalls:
             self._move(node, call)
 
     def _node_before(self, call: int) -> int | None:
-        """Return the last node of the one call that made all that a call was given, None where no such node fits.
+        """Return the last node of the one call that made everything that a call was given, None if no such node fits.
 
-        It fits if its call's weights are altered, and if it makes a tensor of the shape of one that the call returned.
+        It fits if its call's weights are altered, and if it makes a tensor with the shape of one that the call
+        returned.
         """
         record = self.sidecar.calls[call]
         makers = {self.maker[t.id] for t in record.inputs if t.id in self.maker}
@@ -143,13 +146,13 @@ class _FusedCalls:
         return node if any(shape.fits(t) for t in self._results(call) for shape in shapes) else None
 
     def _results(self, call: int) -> list[TracedTensor]:
-        """Return what a call returned, and what it made itself and gave to the calls that it made."""
+        """Return what a call returned, and what it made itself and gave to the calls inside it."""
         inner = range(call + 1, self.ends[call])
         given = (t for c in inner if self.sidecar.calls[c].parent == call for t in self.sidecar.calls[c].inputs)
         return [*self.sidecar.calls[call].outputs, *(t for t in given if t.id in self.made[call])]
 
     def _node_after(self, call: int) -> int | None:
-        """Return the only node of the only call that took what a call returned, None where there are more."""
+        """Return the only node of the only call that took what a call returned, None if there are more of either."""
         hierarchy, returned = self.annotations.hierarchy, self.sidecar.calls[call].outputs
         takers = {taker for tensor in returned for taker in self.takers.get(tensor.id, ())} & self.with_nodes
         innermost = [t for t in takers if not any(u != t and hierarchy.within(u, t) for u in takers)]
@@ -157,7 +160,7 @@ class _FusedCalls:
         return nodes[0] if len(nodes) == 1 else None
 
     def _has_weight_of(self, node: int, call: int) -> bool:
-        """Return whether a node has a weight of the shape of a call's largest, besides those of its own modules."""
+        """Return whether a node has a weight in the shape of a call's largest, besides its own modules' weights."""
         tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
         left.subtract(shape for done in self.annotations.calls_done(node) for shape in self._weight_shapes_of(done))
@@ -168,7 +171,7 @@ class _FusedCalls:
         return self.weight_shapes[self.sidecar.calls[call].module]
 
     def _has_altered_weights(self, call: int) -> bool:
-        """Return whether a call's module has weights, and its nodes no longer use any of them as it is."""
+        """Return whether a call's module has weights, and its nodes use none of them unchanged."""
         used = {self.tied.get(self.graph.names[v]) for n in self.nodes[call] for v in self.graph.reads[n]}
         weights = self.weights[self.sidecar.calls[call].module]
         return bool(weights) and not weights & used

@@ -1,4 +1,4 @@
-"""Nodes of operations that ran in a call of which the exporter's names do not tell.
+"""Nodes whose operations ran in another call than the exporter's names say.
 
     x ─ Gemm ─ Mul ─ Add ─ Tanh ─ Gemm ─ y
         a      .     .     .      b            what TorchScript wrote
@@ -6,15 +6,15 @@
 
     PyTorch ran: in a linear(0) -> 1, mul(1) -> 2, add(2) -> 3; then tanh(3) -> 4; in b linear(4) -> 5
 
-The module `a` has a hook that changes what it returns. TorchScript takes what hooks do for the work of the caller, here
-the root, so a part that is cut out for `a` would return what it never returned.
+The module `a` has a hook that changes what it returns. TorchScript names the work of hooks after the caller, here the
+root. So a part that is cut out for `a` would return something that `a` never returned.
 
-The trace knows in which call each operation ran. What `b` was given, tensor 4, is the only value that its nodes read
-from outside; so the Tanh is the operation that made 4, and the Add, which the Tanh reads, the one that made 3. That ran
-in `a`. The walk goes on backwards while node and operation read as many values. Where they do not, because a function
-takes several nodes, all nodes back to the first that is known to be of `a` are taken for its. A node moves down into
-the call of its operation only if all that it reads was made there, or moves there too: what an exporter computes once
-for several calls stays where it is.
+The trace knows in which call each operation ran. The nodes of `b` read only one value from outside, so this value is
+tensor 4, which `b` was given. Hence the Tanh is the operation that made 4, and the Add, which the Tanh reads, is the
+operation that made 3, which ran in `a`. The walk goes on backwards as long as node and operation read the same number
+of values. If they do not, because one function became several nodes, all nodes back to the first one that is known to
+be in `a` belong to the function. A node moves down into the call of its operation only if everything that it reads was
+made there or moves there too. So what an exporter computes once for several calls stays in its place.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 def move_to_operations(model: WorkingModel) -> None:
-    """Move nodes down into the calls in which their operations ran, where the exporter's names say the caller's.
+    """Move nodes down into the calls in which their operations ran, if the exporter's names say the caller.
 
-    Does nothing without a trace, or with one that holds no operations.
+    Does nothing without a trace, or if the trace has no operations.
     """
     if not model.traced or not model.traced.operations or Evidence.NAME not in model.annotations.evidence:
         return
@@ -53,14 +53,14 @@ def move_to_operations(model: WorkingModel) -> None:
 
 
 def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
-    """Return whether the name of a node says that it is in a call around a call."""
+    """Return whether the name of a node puts it into a call that contains the given one."""
     at = annotations.call[node]
     is_around = at is not None and at != call and annotations.hierarchy.within(call, at)
     return is_around and annotations.evidence[node] is Evidence.NAME
 
 
 class _Operations:
-    """Finds the operations whose tensors the values of a graph are, from the inputs of calls backwards."""
+    """Finds the operations that made the values of a graph, going backwards from the inputs of calls."""
 
     def __init__(self, graph: Graph, annotations: Annotations, sidecar: Sidecar) -> None:
         self._graph, self._annotations, self._sidecar = graph, annotations, sidecar
@@ -68,7 +68,7 @@ class _Operations:
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
 
     def calls_by_node(self) -> dict[int, int]:
-        """Return for nodes the calls in which their operations ran, as far as they are found."""
+        """Return the nodes whose operations are found, each with the call in which its operation ran."""
         found: dict[int, int] = {}
         known = self._given()
         left: list[tuple[int, int, int | None]] = [(value, tensor, None) for value, tensor in known.items()]
@@ -92,13 +92,14 @@ class _Operations:
         return found
 
     def _whole(self, value: int, operation: Operation, reader: int | None) -> tuple[int, set[int]]:
-        """Return the call that ran an operation of several nodes, of which a node that makes a value is one, and these.
+        """Return the call that ran an operation of several nodes, and these nodes, given the value that it makes.
 
-        They go back to what is known of the call in which the operation ran. An exporter names all nodes of one
-        operation alike. So if the operation itself is what is known there, because it reads nothing that was made in
-        that call, the nodes are what is left of the operation that reads its result, which ran in the call `reader`:
+        The nodes reach back to what is known of the call in which the operation ran. An exporter gives all nodes of one
+        operation the same name. So if the operation reads nothing that was made in that call, what is known there is
+        the operation itself. Then the nodes are the rest of the operation that reads its result, which ran in the call
+        `reader`:
 
-            linear ─ Gemm ─┬─ Erf ─ Mul ─       gelu: its last Mul reads one value, as gelu does, but another
+            linear ─ Gemm ─┬─ Erf ─ Mul ─       gelu: its last Mul reads one value, as gelu does, but another one
                            └───────┘
         """
         nodes, call = self._nodes_of_call(value, operation.call), operation.call
@@ -110,19 +111,19 @@ class _Operations:
         return call, nodes
 
     def _is_made_by(self, value: int, operation: Operation) -> bool:
-        """Return whether the node that makes a value is named like an operation.
+        """Return whether the node that makes a value has the name of an operation.
 
-        Then a node behind it that is not is something that did nothing in PyTorch, such as a Cast to the same type.
+        If so, a node behind it with another name did nothing in PyTorch, such as a Cast to the same type.
         """
         maker = self._graph.producer[value]
         return maker != NOWHERE and self._is_like(maker, operation)
 
     def _is_like(self, node: int, operation: Operation) -> bool:
-        """Return whether operator and function bear one name, as `MatMul` and `matmul`, so that they read alike."""
+        """Return whether operator and function have one name (`MatMul`, `matmul`) and so read the same inputs."""
         return plain_name(self._graph.nodes[node].op_type) == plain_name(operation.name)
 
     def _nodes_of_call(self, value: int, call: int) -> set[int]:
-        """Return the nodes between what a call is known to have made and a value that one of its operations made."""
+        """Return the nodes between what a call is known to have made and the result of one of its operations."""
         return nodes_behind(self._graph, [value], lambda v: not self._graph.is_live(v) or self._is_known(v, call))
 
     def _is_known(self, value: int, call: int) -> bool:
@@ -132,7 +133,7 @@ class _Operations:
         return at is not None and self._annotations.hierarchy.within(at, call)
 
     def _given(self) -> dict[int, int]:
-        """Return the values that are the inputs of calls: those that read one value, and were given one tensor."""
+        """Return the values that are a call's input, with their tensors; only for calls with a single input."""
         graph, call_of = self._graph, self._annotations.call
         within = self._annotations.hierarchy.within
         read: dict[int, set[int]] = defaultdict(set)
@@ -152,5 +153,5 @@ class _Operations:
 
 
 def plain_name(name: str) -> str:
-    """Return what the names of an operator and of a function of the same kind have in common: `add` of `__add__`."""
+    """Return the form that the names of an operator and of its function have in common: `add` for `__add__`."""
     return name.strip("_").lower()

@@ -7,15 +7,15 @@
 
     PyTorch ran: `one`, given x and m, returned h; `two`, given h and m, returned y
 
-In PyTorch `one` and `two` each compute sqrt(abs(m)) for themselves. The exporter sees the same expression twice, keeps
-the first, and names it after `one`; `two` then reads k out of the middle of `one`, and no part that is cut out for
-`two` is the module that it was.
+In PyTorch, `one` and `two` each compute sqrt(abs(m)) for themselves. The exporter sees the same expression twice, keeps
+the first, and names it after `one`. Then `two` reads k out of the middle of `one`, and whatever is cut out for `two` is
+not the module that it was.
 
-The obvious rule, to hoist whatever is read in several modules, fails: `two` reads h as well, and h is rightly made in
-`one`, whose result it is. So what matters is which tensors a call *returned*. k and h both leave `one`, but `one`
+The obvious rule is to hoist everything that several modules read. It fails: `two` reads h as well, but h is the result
+of `one` and rightly made there. So what matters is which tensors a call *returned*. k and h both leave `one`, but `one`
 returned only one tensor, h of 2x4. The nodes are visited against the data flow: Mul comes first, and h claims the
-tensor that `one` returned. For k none is left, so Sqrt moves out to the root, the lowest common ancestor of what reads
-k; then u, which only Sqrt read, leaves `one` too, and Abs follows.
+tensor that `one` returned. None is left for k, so Sqrt moves out to the root, the lowest common ancestor of the nodes
+that read k. Then u, which only Sqrt reads, leaves `one` too, and Abs follows.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
 
 
 def hoist_shared(model: WorkingModel) -> None:
-    """Move nodes out of modules: those that make a value which leaves the module, but which the module did not return.
+    """Move nodes out of a module if a value that they make leaves it, but the module did not return this value.
 
-    The nodes are visited against the data flow, so that the readers of a node have their place before it. Does nothing
-    without a trace, which says what each call returned.
+    The nodes are visited against the data flow, so the readers of a node get their places before it does. Does nothing
+    without a trace, since the trace says what each call returned.
     """
     graph, annotations = model.graph, model.annotations
     if not model.traced:
@@ -55,7 +55,7 @@ def hoist_shared(model: WorkingModel) -> None:
     unclaimed = _UnclaimedResults(model, model.traced)
     calls, producer = annotations.call, graph.producer
     leaving = unclaimed.outputs | _crossing(graph, calls)
-    # a heap of negative numbers, which gives the last node first; it grows by the makers of what a moved node reads
+    # a heap of negative numbers, so the last node comes first; moved nodes add the makers of what they read
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
     done = NOWHERE
     while waiting:
@@ -66,7 +66,7 @@ def hoist_shared(model: WorkingModel) -> None:
         for value in graph.writes[node]:
             if value in leaving or calls[node] != before:
                 unclaimed.hoist_or_claim(node, value)
-        # a moved node now reads from outside what its old module made; that leaves the module from now on
+        # a moved node now reads its inputs from outside of its old module, so they leave that module from now on
         for value in graph.reads[node] if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
@@ -75,7 +75,7 @@ def hoist_shared(model: WorkingModel) -> None:
 
 
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
-    """Return the values that a node of one call makes and a node of another reads."""
+    """Return the values that a node of one call makes and a node of another call reads."""
     import numpy as np
 
     count = len(graph.nodes)
@@ -87,13 +87,14 @@ def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
 
 
 class _UnclaimedResults:
-    """The tensors that calls returned, and which of these no value of the graph claims yet.
+    """The tensors that calls returned, and which of them no value of the graph has claimed yet.
 
-    Attributes: `former_calls`, for each node that was moved the call that it was in, and those that use it; `calls`, of
-    the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the tensors
-    that operations of each call read; `returned`, the tensors by which its work leaves each call, and `unclaimed`,
-    those that are no constants of the graph and that no value claims yet; `outputs`, those of the graph that the traced
-    model returned: of others, as caches, the trace does not say that they leave a call.
+    Attributes: `former_calls`, for each moved node the call that it was in, and the calls that use its result; `calls`,
+    of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
+    tensors that the operations of each call read; `returned`, the tensors by which its work leaves each call;
+    `unclaimed`, those of them that are not constants of the graph and that no value has claimed yet; `outputs`, the
+    graph's outputs that the traced model returned. The trace does not say that other outputs, such as caches, leave a
+    call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
@@ -113,11 +114,11 @@ class _UnclaimedResults:
         self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
 
     def hoist_or_claim(self, node: int, value: int) -> None:
-        """Let a value claim a tensor that its call returned; where there is none, move its node out of the call.
+        """Let a value claim a tensor that its call returned; if none is left, move its node out of the call.
 
-        A value that leaves several calls claims one of each. It stays in its own call if that returned it, even if it
-        leaves calls further out that did not. A constant claims nothing: it stays if its call returned a tensor of its
-        shape, and if a node computes it from something.
+        A value that leaves several calls claims one tensor of each. It stays in its own call if that call returned it,
+        even if it leaves calls further out that did not. A constant claims nothing: it stays if its call returned a
+        tensor of its shape, and if its node reads something.
         """
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
         call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
@@ -143,7 +144,7 @@ class _UnclaimedResults:
     def _users(self, value: int) -> set[int]:
         """Return the calls that read a value.
 
-        A moved node counts for the call that it was in and for its users, a merged one for all its calls.
+        A moved node counts for its former call and its users, a merged node for all its calls.
         """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
         for node in self.graph.readers[value]:
@@ -151,10 +152,10 @@ class _UnclaimedResults:
         return users
 
     def _claim(self, call: int, shape: TensorShape, users: set[int]) -> bool:
-        """Claim a tensor that a call returned for a value, and return whether there is one that fits.
+        """Claim for a value a tensor that a call returned, and return whether one fits.
 
-        One of the same shape is preferred to one that only has as many elements, and among those one that operations
-        of the value's readers read.
+        A tensor of the same shape comes before one that only has as many elements; among those, one that the operations
+        of the value's readers read comes first.
         """
         unclaimed = self.unclaimed[call]
         candidates = [t for t in unclaimed if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
@@ -164,14 +165,14 @@ class _UnclaimedResults:
         return fitting is not None
 
     def _is_read_by(self, tensor: TracedTensor, users: set[int]) -> bool:
-        """Return whether an operation that ran in one of some calls itself read a tensor."""
+        """Return whether an operation that ran in one of some calls read a tensor."""
         return any(tensor.id in self.read[at] for at in users)
 
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
-        """Return whether a tensor that a call returned can have come to a reader outside of it.
+        """Return whether a tensor that a call returned can have reached a reader outside of the call.
 
-        Their common caller passed it on, as it is, or made into a later tensor of the value's shape. A call whose
-        inputs were not seen can have got anything.
+        It can if their common caller passed it on, unchanged or made into a later tensor of the value's shape. If the
+        inputs of a call were not seen, it can have been given anything.
         """
         hierarchy = self.annotations.hierarchy
         meet = hierarchy.meet(call, reader)
@@ -184,7 +185,7 @@ class _UnclaimedResults:
     def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
         """Claim a returned tensor that is the value transposed, and return whether there is one.
 
-        The readers of the value do the transposition: the call ends inside them, so they are merged nodes.
+        The readers of the value do the transposition, so the call ends inside them: they are merged nodes.
         """
         unclaimed = self.unclaimed[call]
         fitting = next((t for t in unclaimed if shape.is_transposed(t)), None)

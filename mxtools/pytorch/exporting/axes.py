@@ -34,7 +34,7 @@ def _length(name: str) -> str:
 
 
 def check_axes(subject: Subject, axes: Axes) -> None:
-    """Raise UsageError where a name is no input of the subject."""
+    """Raise UsageError if a name is no input of the subject."""
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
@@ -44,7 +44,7 @@ def check_axes(subject: Subject, axes: Axes) -> None:
 def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dict[str, Any]:
     """Return the structure that torch.export wants: for each tensor its dynamic axes.
 
-    Axes that need not vary stay static where the model's code needs their size; the others make the export fail there.
+    Axes that need not vary stay static if the model's code needs their size; the others make the export fail there.
     """
 
     def shapes(value: Any, name: str) -> Any:  # noqa: ANN401

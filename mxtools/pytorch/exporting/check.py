@@ -41,7 +41,7 @@ class Agreement:
 def agreement(subject: Subject, model: WorkingModel) -> Agreement:
     """Run an export and PyTorch on the subject's inputs and on others, until they differ.
 
-    Others that PyTorch refuses are left out; a model that is random is compared with nothing. Raises InputError where
+    Others that PyTorch refuses are left out; a model that is random is compared with nothing. Raises InputError if
     ONNX Runtime cannot run the export.
     """
     kinds: list[str] = []
@@ -60,9 +60,9 @@ def agreement(subject: Subject, model: WorkingModel) -> Agreement:
 
 
 def returned(subject: Subject, inputs: dict[str, Any], seed: int = 0) -> list[Array] | None:
-    """Return what the model returns for inputs, in the order of a graph's outputs; None where it raises.
+    """Return what the model returns for inputs, in the order of a graph's outputs; None if it raises.
 
-    Where nothing is finite, it says nothing, and counts as refused too.
+    If nothing is finite, it says nothing, and counts as refused too.
     """
     with quiet(), settled(subject.model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

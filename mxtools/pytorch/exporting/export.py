@@ -34,8 +34,8 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
     """Let an exporter write raw ONNX to `path`; return whether it could, and its messages.
 
-    With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError where an axis is
-    none of an input, OSError where the disk is full or broken.
+    With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError if an axis is
+    none of an input, OSError if the disk is full or broken.
     """
     options = options or Options()
     check_axes(subject, options.dynamic)
@@ -120,7 +120,7 @@ EXPORTERS: dict[str, Callable[[Subject, Path, Options, Watcher], None]] = {
 
 
 def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
-    """Raise InputError where the exporter wrote another operator set than it was asked for."""
+    """Raise InputError if the exporter wrote another operator set than it was asked for."""
     version = {entry.domain: entry.version for entry in written.opset_import}.get("")
     if options.opset is not None and version not in (None, options.opset):
         raise InputError(f"{exporter} wrote operator set {version} instead of {options.opset}")

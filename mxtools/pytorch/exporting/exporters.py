@@ -23,7 +23,7 @@ Dynamo writes 18 and later ones by itself; earlier ones it makes by conversion, 
 """
 
 CHEAPEST = "cheapest"
-"""The choice of the exporter that takes the least time, and of the other one where its graph is not accepted."""
+"""The choice of the exporter that takes the least time, and of the other one if its graph is not accepted."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def in_turn(choice: str) -> tuple[str, ...]:
 
 
 def check_opset(choice: str, opset: int | None) -> None:
-    """Raise UsageError where no exporter of a choice writes an operator set."""
+    """Raise UsageError if no exporter of a choice writes an operator set."""
     ranges = [OPSETS[name] for name in in_turn(choice)]
     if opset is not None and not any(opset in known for known in ranges):
         known = " or ".join(

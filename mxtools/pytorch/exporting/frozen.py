@@ -3,7 +3,7 @@
 While TorchScript's exporter runs a model, every tensor that Python asks for its value is looked at. The graph that the
 exporter has recorded so far says what it was computed from. Take `if x.shape[1] > 4 and x.sum() > 0`, `x` an input:
 
-    aten::size(x, 1) -> aten::gt -> bool      only sizes: says nothing new where these are static
+    aten::size(x, 1) -> aten::gt -> bool      only sizes: says nothing new if these are static
     aten::sum(x) -> aten::gt -> bool          data: another input may decide otherwise
 
 Torch warns of both alike, and of the many checks of shapes in libraries, so its warnings are not what is shown.
@@ -74,7 +74,7 @@ class Watcher:
     def found(self) -> tuple[str, ...]:
         """Return in words what is fixed in the graph although other inputs may decide otherwise, each place once.
 
-        Decisions by size count in the user's own code only, and where sizes vary: libraries check many shapes.
+        Decisions by size count in the user's own code only, and if sizes vary: libraries check many shapes.
         """
         sizes_count = {False: self._sizes_vary, True: False}
         return tuple(str(f) for f in self._found.values() if f.by is _By.VALUES or sizes_count[f.in_library])

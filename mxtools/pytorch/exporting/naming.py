@@ -27,7 +27,7 @@ def output_names(result: Any, model: nn.Module, inputs: Iterable[str]) -> list[s
 def rename_interface(graph: Any, inputs: list[str], outputs: list[str]) -> None:  # noqa: ANN401 - onnx_ir's Graph
     """Give the inputs and outputs of an onnx_ir graph names; inner values that have one of these get others.
 
-    Where the graph has another number of inputs, as torch.export leaves some kinds of arguments out, these keep theirs.
+    If the graph has another number of inputs, as torch.export leaves some kinds of arguments out, these keep theirs.
     """
     named = list(zip(graph.outputs, outputs, strict=len(graph.outputs) == len(outputs)))
     if len(graph.inputs) == len(inputs):

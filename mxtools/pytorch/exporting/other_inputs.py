@@ -1,4 +1,4 @@
-"""Inputs that the model was not exported with: other values, and where axes are dynamic other sizes.
+"""Inputs that the model was not exported with: other values, and if axes are dynamic other sizes.
 
 They are made of the given ones, deterministically, so that they suit any model: ids are ids that were there, floats are
 of the same magnitude, a mask of ones gets a zero at its end, as padding. A model need not take them all; those that it
@@ -32,7 +32,7 @@ class Trial:
 
 
 def trials(inputs: dict[str, Any], axes: Axes, steps: Mapping[str, int] | None = None) -> Iterator[Trial]:
-    """Yield the given inputs, others of the same sizes, and others of other sizes where the axes let them vary.
+    """Yield the given inputs, others of the same sizes, and others of other sizes if the axes let them vary.
 
     `steps` are further sizes to try, by symbol: a decoder with a cache takes one token at a time.
     """

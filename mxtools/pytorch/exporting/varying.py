@@ -1,4 +1,4 @@
-"""Export with axes that vary by custom, and without them where the exporter does not manage that."""
+"""Export with axes that vary by custom, and without them if the exporter does not manage that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mxtools.pytorch.subject import Subject
 def export_varying(subject: Subject, path: Path, exporter: str, options: Options) -> ExportAttempt:
     """Let an exporter write raw ONNX to a path in a folder of its own, with axes of batch and sequence dynamic.
 
-    Where that fails, or the file does not return what PyTorch returns for inputs of these and of other sizes, all axes
+    If that fails, or the file does not return what PyTorch returns for inputs of these and of other sizes, all axes
     are static, and `static` of the result says why. Without `options.varying` it exports as the options say.
     """
     if not options.varying or options.dynamic:
@@ -32,7 +32,7 @@ def export_varying(subject: Subject, path: Path, exporter: str, options: Options
 
 
 def _difference(subject: Subject, attempt: ExportAttempt) -> str:
-    """Return how an export differs from PyTorch, or why it does not run; empty where it does not differ."""
+    """Return how an export differs from PyTorch, or why it does not run; empty if it does not differ."""
     try:
         return agreement(subject, attempt.read()).wrong
     except InputError as error:

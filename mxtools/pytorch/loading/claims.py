@@ -38,7 +38,7 @@ def check_counts(config: Any, size: int, key: str = "") -> None:  # noqa: ANN401
 def counted(folder: Path, size: int) -> Iterator[None]:
     """Inside the block, let modules be made only as many and as large as weights of `size` bytes may have.
 
-    Raises LimitError where there are more. What is set once more, as when weights are loaded, is counted once.
+    Raises LimitError if there are more. What is set once more, as when weights are loaded, is counted once.
     """
     modules, owned = 0, set[tuple[int, str]]()
     total = 0

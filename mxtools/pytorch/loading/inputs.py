@@ -42,7 +42,7 @@ def load_subject(
 
     Given shapes replace inputs of their names in any of these. With `past` the inputs are those of a decoder's next
     step, with a cache; with `module` it is that part of the model, with what the whole calls it with. Raises InputError
-    where the model or a file cannot be loaded, UsageError where an input is missing or `forward` does not take it.
+    if the model or a file cannot be loaded, UsageError if an input is missing or `forward` does not take it.
     """
     subject = _whole(spec, given, file, task, trust_remote_code)
     subject = with_past(subject) if past else subject
@@ -102,7 +102,7 @@ def _check_names(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def _names_of(annotation: Any) -> Collection[str] | None:  # noqa: ANN401 - any annotation
-    """Return the names that a `**kwargs: Unpack[SomeTypedDict]` takes; None where the annotation names none."""
+    """Return the names that a `**kwargs: Unpack[SomeTypedDict]` takes; None if the annotation names none."""
     arguments = get_args(annotation) if get_origin(annotation) is Unpack else ()
     return get_annotations(arguments[0]) if arguments and is_typeddict(arguments[0]) else None
 
@@ -214,7 +214,7 @@ def _spectrum(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa:
 
 
 def _values(config: Any, generator: torch.Generator) -> torch.Tensor:  # noqa: ANN401
-    """Return a wave, or a spectrum of frames by bins where the configuration has bins."""
+    """Return a wave, or a spectrum of frames by bins if the configuration has bins."""
     bins, length = _field(config, "num_mel_bins"), _field(config, "max_length")
     return torch.randn((1, length, bins), generator=generator) if bins and length else _wave(config, generator)
 

@@ -23,7 +23,7 @@ _VARYING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def part_of(subject: Subject, path: str) -> Subject:
     """Return a module of the subject's model, with the arguments of its first call when the whole model runs.
 
-    Raises UsageError where there is no such module, or the forward pass does not call it.
+    Raises UsageError if there is no such module, or the forward pass does not call it.
     """
     modules = dict(subject.model.named_modules(remove_duplicate=False))
     if not path or path not in modules:
@@ -64,7 +64,7 @@ def _axes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str
 
 
 def _shapes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a part is given when the whole runs on some inputs; nothing where it refuses these."""
+    """Return the shapes of what a part is given when the whole runs on some inputs; nothing if it refuses these."""
     try:
         arguments = _first_call(Subject(whole.model, inputs, whole.spec, whole.interface), module) or {}
     except InputError:
@@ -74,7 +74,7 @@ def _shapes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[s
 
 
 def _first_call(subject: Subject, module: nn.Module) -> dict[str, Any] | None:
-    """Run the whole model, and return the arguments of the first call of a module by name; None where there is none."""
+    """Run the whole model, and return the arguments of the first call of a module by name; None if there is none."""
     found: list[dict[str, Any]] = []
 
     def record(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def _kept(value: Any) -> Any:  # noqa: ANN401 - any argument
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by the names of `forward`'s parameters; InputError where they have none."""
+    """Return the arguments of a call by the names of `forward`'s parameters; InputError if they have none."""
     signature = inspect.signature(module.forward)
     bound = signature.bind(*args, **kwargs).arguments
     for parameter in signature.parameters.values():

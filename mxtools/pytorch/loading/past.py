@@ -24,7 +24,7 @@ _BATCH, _LENGTH, _PAST_LENGTH = "batch", "sequence", "past_sequence"
 def with_past(subject: Subject) -> Subject:
     """Return a decoder's next step after the subject's inputs, with what these left in the cache as further inputs.
 
-    The names are those of Optimum. Raises UsageError where the model takes no cache, or leaves nothing in one.
+    The names are those of Optimum. Raises UsageError if the model takes no cache, or leaves nothing in one.
     """
     model, name = subject.model, type(subject.model).__name__
     taken = forward_parameters(model)

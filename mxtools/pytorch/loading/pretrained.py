@@ -28,7 +28,7 @@ Loaded = tuple[nn.Module, list[str]]
 def load(spec: str, task: str | None, trust_remote_code: bool) -> Loaded:
     """Load a model in evaluation mode, of the task's class or, without a task, of the config's architecture.
 
-    Raises InputError where the hub is needed and cannot be reached.
+    Raises InputError if the hub is needed and cannot be reached.
     """
     is_cut_off = not Path(spec).is_dir() and not _is_hub_reachable()
     try:

@@ -12,7 +12,7 @@ from mxtools.runtime.quiet import error_line, quiet, where_raised
 
 
 def run(model: nn.Module, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever it returns
-    """Return what a model returns; InputError where its forward pass raises."""
+    """Return what a model returns; InputError if its forward pass raises."""
     try:
         with settled(model), quiet():
             return model(**arguments)

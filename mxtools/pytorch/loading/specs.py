@@ -42,9 +42,9 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def load_model(
     spec: str, task: str | None = None, trust_remote_code: bool = False
 ) -> tuple[nn.Module, dict[str, Any] | None]:
-    """Return the module that a spec names, and its inputs, None where the spec's code returns none.
+    """Return the module that a spec names, and its inputs, None if the spec's code returns none.
 
-    Raises InputError where there is no such model, or where its code raises.
+    Raises InputError if there is no such model, or if its code raises.
     """
     if Path(spec).is_dir() or ":" not in spec:
         return _pretrained(spec, task, trust_remote_code), None

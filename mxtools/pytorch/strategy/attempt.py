@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StrategyAttempt:
-    """A strategy that was tried, and why it failed; None where it succeeded."""
+    """A strategy that was tried, and why it failed; None if it succeeded."""
 
     strategy: str
     error: str | None
@@ -65,7 +65,7 @@ class ExportResult(FieldMapping):
     static_because: str = ""
     """Why no axis is dynamic, although axes of batch and sequence were to be."""
     reasons: tuple[str, ...] = ()
-    """Why this strategy was selected; empty where the caller named it."""
+    """Why this strategy was selected; empty if the caller named it."""
     performance_metrics: Metrics | None = None
 
 
@@ -87,7 +87,7 @@ class Tagged:
 
     @property
     def quality(self) -> float:
-        """The rate of the round trip, where one was made, else the share of nodes with evidence of their own."""
+        """The rate of the round trip, if one was made, else the share of nodes with evidence of their own."""
         if self.round_trip:
             return self.round_trip.rate
         return direct_share(self.model.annotations)
@@ -103,7 +103,7 @@ def export_by(
 ) -> ExportResult:
     """Try strategies in turn and write the model of the first that succeeds; nothing is written before.
 
-    Raises InputError, with all causes, where none succeeds, UsageError where a strategy is unknown, OutputError where
+    Raises InputError, with all causes, if none succeeds, UsageError if a strategy is unknown, OutputError if
     a file cannot be written.
     """
     permitted(output)
@@ -127,7 +127,7 @@ def export_by(
 def checked(
     name: str, sources: Sources, demands: Demands, meter: Meter, checks: Meter, optimizer: str | None = None
 ) -> Tagged:
-    """Return what `tagged_by` returns, after `accepted` accepted it; raises an MxError where one of these fails.
+    """Return what `tagged_by` returns, after `accepted` accepted it; raises an MxError if one of these fails.
 
     The stages of checking are measured by `checks`. If the graph of the cheapest exporter is wrong, the next one tries.
     """
@@ -153,9 +153,9 @@ def checked(
 def tagged_by(
     name: str, sources: Sources, meter: Meter, optimizer: str | None = None, exporter: str | None = None
 ) -> Tagged:
-    """Trace, export, tag and optimise a model by a strategy; raises an MxError where one of these fails.
+    """Trace, export, tag and optimise a model by a strategy; raises an MxError if one of these fails.
 
-    `optimizer` and `exporter`, where given, replace the strategy's own.
+    `optimizer` and `exporter`, if given, replace the strategy's own.
     """
     strategy = table.get(name).optimized(optimizer)
     export = sources.export(exporter or strategy.exporter, strategy.keep_modules)[-1]
@@ -169,7 +169,7 @@ def tagged_by(
 
 
 def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -> Tagged:
-    """Check a tagged model and return it with the results; raises an MxError where it does not meet the demands."""
+    """Check a tagged model and return it with the results; raises an MxError if it does not meet the demands."""
     with meter.stage("check"):
         found = agreement(sources.subject, tagged.model)
     made = f"{tagged.export.exporter} export" + (f", optimised by {tagged.optimizer}" if tagged.optimizer else "")

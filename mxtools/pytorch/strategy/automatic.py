@@ -32,7 +32,7 @@ class StrategySelector:
         """Recommend a strategy for coverage, speed, fidelity or compatibility.
 
         `inputs` are a tensor, a sequence of positional ones, or a mapping by the names of `forward`. Raises InputError
-        where the forward pass raises or no exporter can.
+        if the forward pass raises or no exporter can.
         """
         with sources_of(lambda: subject_of(model, inputs)) as sources:
             return select(Probe(sources, self.limit), priority)
@@ -51,7 +51,7 @@ def export_subject(
     """Export and tag a model by the first of some strategies that succeeds; without any, by those that suit the model.
 
     `optimizer` is onnxscript, onnxslim or ort-basic, and replaces the strategy's own. The model stays as it was. Raises
-    InputError, with all causes, where no strategy succeeds; then nothing is written.
+    InputError, with all causes, if no strategy succeeds; then nothing is written.
     """
     meter = Meter()
     with sources_of(lambda: subject, options, cache, meter) as sources:

@@ -37,13 +37,13 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """The seconds of tracing, exporting and tagging; None where the strategy failed."""
+        """The seconds of tracing, exporting and tagging; None if the strategy failed."""
         stages = self.metrics.stages if self.metrics else {}
         return sum(stages[name].seconds for name in COSTS if name in stages) if stages else None
 
     @property
     def peak_memory(self) -> int | None:
-        """The highest memory of the process in these stages, in bytes; None where the strategy failed."""
+        """The highest memory of the process in these stages, in bytes; None if the strategy failed."""
         stages = self.metrics.stages if self.metrics else {}
         return max((stages[name].peak_memory for name in COSTS if name in stages), default=None)
 
@@ -57,11 +57,11 @@ class Agreement:
     agreed: int
     compared: int
     differing: tuple[tuple[str, str], ...]
-    """The two scopes of a tensor, where they differ; each pair once."""
+    """The two scopes of a tensor, if they differ; each pair once."""
 
     @property
     def share(self) -> float:
-        """The share of tensors with the same scope; 1 where there is nothing to compare."""
+        """The share of tensors with the same scope; 1 if there is nothing to compare."""
         return self.agreed / self.compared if self.compared else 1.0
 
 

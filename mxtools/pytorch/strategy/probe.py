@@ -60,7 +60,7 @@ class Probe:
         return dict(self._known)
 
     def holds(self, fact: str) -> bool:
-        """Return whether a fact holds; it does not where it cannot be found out, or not in time."""
+        """Return whether a fact holds; it does not if it cannot be found out, or not in time."""
         if fact not in self._known:
             try:
                 with within(self._end - perf_counter()):
@@ -74,7 +74,7 @@ class Probe:
 
     @cached_property
     def sidecar(self) -> Sidecar:
-        """The trace; InputError where the forward pass raises."""
+        """The trace; InputError if the forward pass raises."""
         return self.sources.trace()[0]
 
     def properties(self) -> dict[str, Any]:
@@ -107,14 +107,14 @@ class Probe:
 
 
 def _explained(text: str) -> str:
-    """Return a failure's message, with its kind before it where the message shows one."""
+    """Return a failure's message, with its kind before it if the message shows one."""
     kind = next((kind for kind, signs in _CAUSES.items() if any(sign in text for sign in signs)), None)
     return f"{kind}: {text}" if kind else text
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise TimeOverError in a block after some seconds, or before it where no time is left.
+    """Raise TimeOverError in a block after some seconds, or before it if no time is left.
 
     The block is interrupted by a signal, so only in the main thread of a system that has them, and native code runs to
     its end first.

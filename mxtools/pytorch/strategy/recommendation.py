@@ -22,7 +22,7 @@ class Recommendation(FieldMapping):
     """The share, 0 to 1, of models on which this decision was right when it was measured: docs/strategies.md."""
     reasons: tuple[str, ...]
     fallbacks: tuple[str, ...]
-    """The strategies to try, in order, where this one fails."""
+    """The strategies to try, in order, if this one fails."""
     facts: dict[str, bool] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
 
@@ -30,12 +30,12 @@ class Recommendation(FieldMapping):
 def select(probe: Probe, priority: str) -> Recommendation:
     """Return the strategy of the first decision whose facts hold.
 
-    Raises UsageError where there is no such priority, InputError where the forward pass raises or no exporter succeeds.
+    Raises UsageError if there is no such priority, InputError if the forward pass raises or no exporter succeeds.
     """
     if priority not in get_args(Priority):
         raise UsageError(f"there is no priority {priority!r}", f"there are {', '.join(get_args(Priority))}")
     decisions = [d for d in table.shipped().decisions if d.priority == priority]
-    sidecar = probe.sidecar  # raises where nothing can be done
+    sidecar = probe.sidecar  # raises if nothing can be done
     for decision in decisions:
         if all(map(probe.holds, decision.when)):
             properties = probe.properties()
