@@ -1,4 +1,4 @@
-"""Tags under the keys of node metadata that others read: Model Explorer's `namespace`, ONNX Runtime's `layer_ann`."""
+"""Tags under metadata keys that other tools read: Model Explorer's `namespace`, ONNX Runtime's `layer_ann`."""
 
 from __future__ import annotations
 

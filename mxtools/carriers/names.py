@@ -1,7 +1,7 @@
 """Tags in names: `/encoder/layer.0/MatMul` for a node, and `/encoder/layer.0/MatMul_output_0` for its first output.
 
-Quantisers, TensorRT and OpenVINO select by node names. Names of values survive more tools than any name, doc string or
-metadata of a node, since a tool that replaces a node has to keep the name of the value that others read.
+Quantisers, TensorRT and OpenVINO select by node names. Names of values survive more tools than the name, doc string or
+metadata of any node, because a tool that replaces a node has to keep the name of the value that others read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mxtools.scopes.scope import ROOT
 
 
 def node_names(annotations: Annotations) -> list[str]:
-    """Return a name for each node that holds its scope and is unique; a node without a scope keeps its name."""
+    """Return a unique name with its scope for each node; a node without a scope keeps its name."""
     paths = _paths(annotations.hierarchy)
     taken = {proto.name for proto, call in zip(annotations.graph.nodes, annotations.call, strict=True) if call is None}
     names, counts = [], Counter[str]()
@@ -38,7 +38,7 @@ def node_names(annotations: Annotations) -> list[str]:
 
 
 def scope_in(name: str, known: Collection[str]) -> str | None:
-    """Return the scope that a name holds, None if it is not one of our names.
+    """Return the scope in a name, None if it is not one of our names.
 
     `known` are the scopes of the model. Levels that a tool appended are cut off until a known scope is left.
     """
@@ -53,7 +53,7 @@ def scope_in(name: str, known: Collection[str]) -> str | None:
 
 
 def is_named_after_operator(node: NodeProto) -> bool:
-    """Return whether a node's name ends with its operator, as our names do: if not, a tool made another node of it."""
+    """Return whether a node's name ends with its operator, as our names do; if not, a tool made it another node."""
     last, operator = node.name.rpartition("/")[2], node.op_type
     return last == operator or last.removeprefix(f"{operator}_").isdecimal()
 
@@ -66,14 +66,13 @@ def rename_nodes(graph: Graph, names: list[str]) -> None:
 
 
 def rename_outputs(model: ModelProto, graph: Graph, names: list[str]) -> None:
-    """Name the outputs of nodes after the nodes, whose new names are given in `names`.
+    """Name the outputs of nodes after the nodes; `names` has the nodes' new names.
 
-    Inputs and outputs of the model and weights keep their names, and so do the outputs of nodes without a name, and
-    names that two values have (in different bodies). A value computed from weights alone counts as a weight: an
-    exporter that stores equal weights once makes the others `Identity` nodes, whose outputs have the names of these
-    weights.
+    Inputs and outputs of the model and weights keep their names. So do the outputs of nodes without a name, and names
+    that two values have (in different bodies). A value computed from weights alone counts as a weight: an exporter that
+    stores equal weights once makes the others results of `Identity` nodes, which have the names of these weights.
     """
-    # Names are known within one graph or function only, so each is renamed by itself.
+    # A name is known within one graph or function only, so each of these is renamed by itself.
     nodes_of: list[list[int]] = [[] for _ in range(1 + len(model.functions))]
     for node, region in enumerate(graph.region):
         nodes_of[region].append(node)

@@ -1,6 +1,6 @@
-"""Entries of a model's metadata: which carriers it has, its trace, and its scopes with their tags.
+"""Entries of a model's metadata: its carriers, its trace, and its scopes with their tags.
 
-The latter two are JSON, compressed and in base64, since metadata values are text.
+The trace and the scopes are JSON, compressed and in base64, because metadata values are text.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def embedded_trace(model: ModelProto) -> Sidecar | None:
 
 
 def write_scopes(model: ModelProto, tags: Mapping[str, str]) -> None:
-    """Write all scopes with their tags: names of nodes and values hold scopes, and are read back by this list."""
+    """Write all scopes with their tags, so that scopes in names of nodes and values can be read back by this list."""
     keys.set_prop(model, keys.SCOPES, packed(json.dumps(tags, ensure_ascii=False)))
 
 
@@ -75,14 +75,14 @@ def packed(text: str) -> str:
 
 
 def unpacked(text: str, what: str, remedy: str) -> bytes:
-    """Return what `packed` packed; InputError, with a name for it and a remedy, if it is damaged or too large."""
+    """Return what `packed` packed; InputError, with `what` it is and a remedy, if it is damaged or too large."""
     unpacker = zlib.decompressobj()
     content = data = b""
     try:
         content = base64.b64decode(text, validate=True)
         data = unpacker.decompress(content, UNPACKED.allowed(len(content)) + 1)
     except (ValueError, zlib.error):
-        pass  # and there are no data, which is said below
+        pass  # so there are no data, and the error below says this
     UNPACKED.check(len(data), what, len(content))
     if not data or not unpacker.eof:
         raise InputError(f"{what} cannot be read", remedy)

@@ -21,12 +21,12 @@ from mxtools.scopes.annotations import MERGED_INTO
 from mxtools.scopes.scope import ROOT
 
 MOST_NAMED = 3
-"""Names of weights that a note has of one module."""
+"""How many names of weights a note on one module has."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something of the first model (`before`) and what is in its place in the second (`after`); None is nothing."""
+    """Something of the first model (`before`) and its counterpart in the second (`after`); None is nothing."""
 
     name: str
     before: str | None
@@ -52,22 +52,22 @@ class Number:
 
 @dataclass
 class ComparedModule:
-    """One call of a module in both models. What it holds is its own, without what the calls in it hold."""
+    """One call of a module in both models; it has only what is its own, without the calls inside."""
 
     scope: str
     tag: str
     only_in: str = ""
-    """`A` or `B`, if the other model has no node of it."""
+    """`A` or `B`, if the other model has no node of the module."""
     reason: str = ""
-    """Why the other model has none, as far as that file says."""
+    """Why the other model has none, if that file says it."""
     nodes: tuple[int, int] = (0, 0)
     operators: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """The operators that the models have in different numbers, with both numbers."""
+    """The operators whose numbers differ between the models, with both numbers."""
     rewired: bool = False
-    """The nodes differ although the numbers of operators are the same: in attributes, or in how they are joined."""
+    """Whether nodes differ, in attributes or connections, although the numbers of operators are the same."""
     weights: list[Change] = field(default_factory=list)
     inputs: list[Change] = field(default_factory=list)
-    """The modules, or inputs of the graph, that it reads in one model and not in the other."""
+    """The modules, or inputs of the graph, that it reads in one model but not in the other."""
     numbers: list[Number] = field(default_factory=list)
     children: list[ComparedModule] = field(default_factory=list)
     equal: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class ComparedModule:
         return [word for word, is_so in found.items() if is_so]
 
     def notes(self, tolerance: float, one: str = "A", other: str = "B") -> list[str]:
-        """Return what differs and how, in words for people; `one` and `other` are what the models are called."""
+        """Return what differs and how, in words for people; `one` and `other` name the models."""
         found = []
         if self.only_in:
             found.append(
@@ -126,7 +126,7 @@ class Comparison:
 
     @property
     def is_of_strangers(self) -> bool:
-        """Whether there are modules besides the root, and none is in both models."""
+        """Whether there are modules besides the root, but none is in both models."""
         inner = self.modules[1:]
         return bool(inner) and all(module.only_in for module in inner)
 
@@ -135,7 +135,7 @@ class Comparison:
         return [module for module in self.modules if module.differs(tolerance)]
 
     def notes(self, one: str, other: str, tolerance: float = 0) -> dict[str, list[str]]:
-        """Return by scope how the modules differ that do; nodes without a scope count for the root."""
+        """Return by scope how the modules that differ do so; nodes without a scope count for the root."""
         found: dict[str, list[str]] = {}
         for module in self.differing(tolerance):
             scope, notes = module.scope, module.notes(tolerance, one, other)
@@ -146,7 +146,7 @@ class Comparison:
 
 
 def compare(one: WorkingModel, other: WorkingModel) -> Comparison:
-    """Compare two tagged models in all but their numbers; raise InputError if one of them has no scopes."""
+    """Compare everything but the numbers of two tagged models; raise InputError if one of them has no scopes."""
     one.require_tagged("A")
     other.require_tagged("B")
     digests: Digests = {}
@@ -159,7 +159,7 @@ class _BothContents:
     """The contents of two models, `a` and `b`.
 
     Attributes: `scopes`, those of either; `inserted_a` and `inserted_b`, the nodes that a tool put in before modules
-    that are the same without them; `moved_a` and `moved_b`, these nodes by the scope that they are counted for.
+    that are the same without them; `moved_a` and `moved_b`, these nodes by the scope for which they count.
     """
 
     def __init__(self, a: Contents, b: Contents) -> None:
@@ -173,7 +173,7 @@ class _BothContents:
         )
 
     def modules(self, absent_a: dict[str, str], absent_b: dict[str, str]) -> list[ComparedModule]:
-        """Return all modules compared; `absent_a` and `absent_b` are the reasons of scopes without nodes."""
+        """Compare all modules; `absent_a` and `absent_b` have the reasons of scopes without nodes."""
         merged_a, merged_b = _merged(self.a), _merged(self.b)
         found: dict[str, ComparedModule] = {}
         for scope, (tag, caller) in self.scopes.items():
@@ -187,7 +187,7 @@ class _BothContents:
         return list(found.values())
 
     def _find_inserted(self, scope: str) -> None:
-        """Find the nodes that a tool put in before a module, if its nodes are the same without them."""
+        """Find the nodes that a tool put in before a module, if the module has the same nodes without them."""
         if self.a.content(self.a.nodes(scope)).nodes == self.b.content(self.b.nodes(scope)).nodes:
             return
         new_a, new_b = self.a.inserted(scope, self.b.names), self.b.inserted(scope, self.a.names)
@@ -249,7 +249,7 @@ class _BothContents:
 
 
 def _merged(contents: Contents) -> dict[str, str]:
-    """Return the scopes whose work nodes of other scopes do, with the reason for being absent that this is."""
+    """Return the scopes whose work nodes of other scopes do, with the reason why they are absent."""
     annotations = contents.annotations
     scopes = annotations.hierarchy.scopes
     return {
@@ -258,9 +258,9 @@ def _merged(contents: Contents) -> dict[str, str]:
 
 
 def _weights(a: ModuleContent, b: ModuleContent) -> list[Change]:
-    """Return the weights that only one of two modules has, those of one name together.
+    """Return the weights that only one of two modules has, with weights of the same name as one change.
 
-    If both have the same weights and nodes, return those that changed places.
+    If both modules have the same weights and nodes, return those that changed places.
     """
     before = {name: weight for weight, name in a.weights.items() if weight not in b.weights}
     after = {name: weight for weight, name in b.weights.items() if weight not in a.weights}
@@ -285,7 +285,7 @@ def interface_changes(one: ModelProto, other: ModelProto) -> list[Change]:
 
 
 def _opsets(model: ModelProto) -> dict[str, str]:
-    """Return the versions of the operator sets that nodes use; optimisers import all that they know of."""
+    """Return the versions of the operator sets that nodes use; optimisers import every set that they know."""
     used = {plain_domain(node.domain) for node in model_nodes(model)}
     found = versions(model.opset_import)
     return {domain or "ai.onnx": str(version) for domain, version in found.items() if domain in used}

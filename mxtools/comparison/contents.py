@@ -1,4 +1,4 @@
-"""What the modules of a graph hold, without names: their own nodes, how these are joined, and their weights.
+"""What a graph's modules contain, without names: their own nodes, how these are connected, and their weights.
 
     x ─┬─ Neg ─a─ Sub(a, x) ─b─┬─ Neg ─c─ Sub(c, b) ─d─ Sub(b, d) ─ y
        └──────────┘            └─────────────┘
@@ -6,14 +6,14 @@
 
     `one` and `two` have the same nodes: a Neg of something from outside, a Sub of that Neg and something from outside
 
-Which modules are the same in two models? Names do not tell: every export numbers them anew. The operators and their
-numbers do not tell either: a module with Sub(x, a) in the place of Sub(a, x) has the same ones, and computes something
-else. To search for a mapping of one graph onto the other takes too long.
+Which modules are the same in two models? Names do not show it: every export numbers them anew. The numbers of each
+operator do not show it either: a module with Sub(x, a) instead of Sub(a, x) has the same ones, and computes something
+else. Searching for a mapping of one graph onto the other takes too long.
 
-So each node gets a digest of its operator, its attributes and what it reads: of a node of its own module that node's
-digest, of a weight its type and shape, of anything else only that it comes from outside. One walk in the order of the
-nodes is enough, and two modules have the same nodes if they have the same digests as often. Weights are compared by
-digests of their elements. O(nodes + edges + bytes of weights); no weight is kept.
+So each node gets a digest of its operator, its attributes and what it reads. For a node of the same module, this is
+that node's digest; for a weight, its type and shape; for anything else, only that it comes from outside. One walk in
+the order of the nodes is enough. Two modules have the same nodes if each digest occurs equally often in both. Weights
+are compared by digests of their elements. O(nodes + edges + bytes of weights); no weight stays in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mxtools.scopes.annotations import INDIRECT
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 UNTAGGED = "(untagged)"
-"""In the place of the scope of nodes that have none."""
+"""Stands in the place of the scope of nodes that have none."""
 _GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 _TENSORS = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
 
@@ -46,16 +46,16 @@ Weight = tuple[str, bytes]
 """Type and shape of a tensor, and the digest of its elements."""
 
 Digests = dict[DataPlace | str, bytes]
-"""Digests of elements by the place where these lie: beside a model, or in its own file."""
+"""Digests of elements by the place of the elements: beside a model, or in the model's own file."""
 
 
 @dataclass
 class ModuleContent:
-    """What some nodes of one module hold.
+    """What some nodes of one module contain.
 
-    Attributes: `nodes`, their digests; `operators`, of each how many; `weights`, each with a name that it has; `uses`,
-    which node (by its digest) has which weight in which place; `reads`, which node reads which value from outside in
-    which place.
+    Attributes: `nodes`, their digests; `operators`, how many there are of each; `weights`, each with one of its names;
+    `uses`, which node (by its digest) has which weight in which place; `reads`, which node reads which value from
+    outside in which place.
     """
 
     nodes: Counter[bytes] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Contents:
     """
 
     def __init__(self, model: WorkingModel, digests: Digests) -> None:
-        """Take a model; in `digests` those of weights in files are kept, for other models that use the same files."""
+        """Take a model; `digests` keeps those of weights in files, for other models that use the same files."""
         self.annotations, self.graph = model.annotations, model.graph
         self._weights, self._digests = model.weights, digests
         self.names = {*self.graph.names, *(node.name for node in self.graph.nodes)} - {""}
@@ -83,7 +83,7 @@ class Contents:
 
     @cached_property
     def scopes(self) -> dict[str, tuple[str, str]]:
-        """The scopes that nodes have, and those around them, with tag and caller's scope, in the order of the work."""
+        """The scopes of nodes and those around them, each with its tag and its caller's scope, in order of work."""
         hierarchy = self.annotations.hierarchy
         calls = {ROOT_CALL: None}
         for node in sorted(range(len(self.graph.nodes)), key=self.graph.is_constant):
@@ -99,11 +99,11 @@ class Contents:
         return UNTAGGED if call is None else self.annotations.hierarchy.scopes[call]
 
     def nodes(self, scope: str) -> list[int]:
-        """Return the own nodes of a call, without those of the calls inside it."""
+        """Return the own nodes of a call, without those of calls inside it."""
         return self._nodes.get(scope, [])
 
     def content(self, nodes: Iterable[int]) -> ModuleContent:
-        """Return what some nodes of one module hold, found once; the nodes are given in their order."""
+        """Return what some nodes of one module contain; it is computed once, and the nodes must be in order."""
         key = tuple(nodes)
         if key not in self._found:
             self._found[key] = self._content(key)
@@ -126,7 +126,7 @@ class Contents:
         return found
 
     def inserted(self, scope: str, known: AbstractSet[str]) -> set[int]:
-        """Return the own nodes of a call that a tool put in: auxiliary ones none of whose names were known before.
+        """Return the own nodes of a call that a tool put in: auxiliary ones whose names were all unknown before.
 
         `known` are the names in the model that the tool was given.
         """
@@ -135,7 +135,7 @@ class Contents:
         return {node for node in own if known.isdisjoint((nodes[node].name, *nodes[node].output))}
 
     def scope_around(self, node: int, inserted: Collection[int]) -> str:
-        """Return the scope of the module that holds both an inserted node and what feeds it through inserted ones."""
+        """Return the scope of the module that contains an inserted node and what feeds it through inserted nodes."""
         annotations, calls = self.annotations, [call for call in [self.annotations.call[node]] if call is not None]
         for value in self.behind(self.graph.reads[node], inserted):
             call = annotations.call[self.graph.producer[value]] if self.graph.producer[value] != NOWHERE else ROOT_CALL
@@ -143,18 +143,18 @@ class Contents:
         return annotations.hierarchy.scopes[annotations.hierarchy.common(calls)]
 
     def source(self, value: int, inserted: Collection[int]) -> str:
-        """Return the scope of what makes a value, looking through inserted nodes; of an input of the graph its name."""
+        """Return the scope that makes a value, looking through inserted nodes; for an input of the graph, its name."""
         behind = self.behind([value], inserted)
         value = behind[0] if len(behind) == 1 else value
         node = self.graph.producer[value]
         return self.graph.names[value] if node == NOWHERE else self.scope(node)
 
     def behind(self, values: Iterable[int], inserted: Collection[int]) -> list[int]:
-        """Return the values from which inserted nodes make some values, or these values themselves; no weights."""
+        """Return the values from which inserted nodes make some values, without weights; or these values themselves."""
         graph = self.graph
 
         def sources(value: int) -> Sequence[int]:
-            """Return what an inserted node reads; nothing for what no inserted node makes."""
+            """Return what an inserted node reads; nothing if another node, or none, makes the value."""
             return graph.reads[graph.producer[value]] if graph.producer[value] in inserted else ()
 
         found = reached(values, sources)
@@ -174,7 +174,7 @@ class Contents:
         return state.digest()
 
     def _tensors(self, node: int) -> Iterator[tuple[str, TensorProto]]:
-        """Yield the weights that a node reads or holds, with their names."""
+        """Yield the weights that a node reads or contains, with their names."""
         graph = self.graph
         for value in graph.reads[node]:
             if value in graph.initializers:
@@ -203,14 +203,14 @@ class Contents:
 
 @cache
 def _defaults(schema: OpSchema | None) -> frozenset[bytes]:
-    """Return the attributes that change nothing about an operator, because they have its default values."""
+    """Return the attributes that make no difference to an operator, because they have its default values."""
     if schema is None:
         return frozenset()
     return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
 
 
 def _attribute(attribute: AttributeProto) -> bytes:
-    """Return an attribute as bytes; of tensors only the types, of graphs nothing, as their nodes are looked at too."""
+    """Return an attribute as bytes; of a tensor only the type, of a graph nothing, since its nodes are compared too."""
     if attribute.type in _GRAPHS:
         return f"{attribute.name} graph".encode()
     if attribute.type in _TENSORS:

@@ -1,4 +1,4 @@
-"""Comparing the numbers of two tagged models: those of the tensors that leave the same modules in both."""
+"""Comparing the numbers of two tagged models: the tensors that leave the same modules in both."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Pair = tuple[str, str]
 def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -> None:
     """Run both models and add the distances to a comparison's modules; the first model's numbers are the wanted ones.
 
-    Both run on the first model's inputs, recorded or given ones, or made ones if there are none. Raises InputError
-    if one of them does not run.
+    Both run on the first model's inputs: recorded or given ones, or made ones if there are none. Raises InputError if
+    one of the models does not run.
     """
     modules = {module.scope: module for module in found.modules}
     feeds = one.inputs()
@@ -41,7 +41,7 @@ def compare_numbers(found: Comparison, one: WorkingModel, other: WorkingModel) -
 
 
 def _leaving(model: WorkingModel) -> dict[str, list[str]]:
-    """Return the tensors of the main graph that leave each call, by scope, in order; the root's are the outputs."""
+    """Return the tensors of the main graph that leave each call, by scope and in order; for the root, the outputs."""
     graph, annotations = model.graph, model.annotations
     scopes, found = annotations.hierarchy.scopes, defaultdict[str, list[str]](list)
     found[scopes[ROOT_CALL]] = [value.name for value in model.proto.graph.output]
@@ -52,9 +52,9 @@ def _leaving(model: WorkingModel) -> dict[str, list[str]]:
 
 
 def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, list[Pair]]:
-    """Return for each scope the pairs of tensors to compare: those of one name, and the others in their order.
+    """Return for each scope the pairs of tensors to compare: those with the same name, and the others in order.
 
-    The others are only paired if both models have as many of them. A tensor is in one pair only.
+    The others are paired only if both models have equally many of them. A tensor is in one pair only.
     """
     partner = {name: name for scope in a for name in set(a[scope]).intersection(b.get(scope, ()))}
     taken = set(partner)
@@ -72,7 +72,7 @@ def _pairs(a: Mapping[str, list[str]], b: Mapping[str, list[str]]) -> dict[str, 
 
 
 def _fitting(other: ModelProto, one: ModelProto, feeds: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the inputs of one model for another: by name, or in order if its names are others; in its types."""
+    """Return the inputs of one model for another: by name, or in order if its names differ; in its types."""
     asked, had = graph_inputs(other), [value.name for value in graph_inputs(one)]
     names = {value.name: value.name for value in asked}
     if not names.keys() <= feeds.keys() and len(asked) == len(had):

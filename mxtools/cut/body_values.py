@@ -1,15 +1,15 @@
-"""Read values inside of bodies: the whole model is changed so that it returns them, and run.
+"""Read values inside of bodies: the whole model is changed to return them, and run.
 
-ONNX Runtime returns only values of the main graph. So each value that is wanted becomes a result of the body that it is
-in, and of each holder on the way out. What that means differs:
+ONNX Runtime returns only values of the main graph. So each wanted value becomes a result of the body that it is in, and
+of each holder on the way out. How this works depends on the holder:
 
-- a branch of If: the other branch returns an empty tensor in its place;
-- a Loop carries the value from iteration to iteration, from an empty tensor on, so that its last one is left;
-- a Scan or SequenceMap stacks the values of all iterations, and the last is taken.
+- If: the other branch returns an empty tensor instead;
+- Loop: carries the value from iteration to iteration, beginning with an empty tensor, so the last value is left;
+- Scan or SequenceMap: stacks the values of all iterations, and the last one is taken.
 
-The values must be those of *one* iteration. A branch in a Loop need not run in the last one, and an iteration that
-others than its branch were part of says nothing about the branch. So each body also returns whether it ran, and a Loop
-carries values on where it did not:
+The values must be those of *one* iteration. A branch in a Loop need not run in the last iteration, and an iteration in
+which another branch ran says nothing about this one. So each body also returns whether it ran, and a Loop carries the
+values on if it did not:
 
     Loop body: ran, v = If(c) <then: true, v · else: false, []>
                carried_ran = Or(ran, carried_ran)
@@ -39,8 +39,8 @@ def body_values(
 ) -> dict[str, Array]:
     """Return values in and around a body, all of the last iteration in which it ran, on the model's inputs.
 
-    `wanted` says for each value how many steps of the place lead to its graph, and its name there. Raises CheckError
-    if the body does not run, or a value cannot be taken out of it; InputError if ONNX Runtime cannot run it.
+    `wanted` says for each value how many steps of the place lead to its graph, and its name there. Raises CheckError if
+    the body does not run, or a value cannot be taken out of it; InputError if ONNX Runtime cannot run it.
     """
     proto = model.copy().proto
     outlet = _Outlet(model, proto.graph, place, types)
@@ -59,7 +59,7 @@ def body_values(
 
 @dataclass
 class _Found:
-    """Where the wanted values are in a graph, and its name for whether they are valid: the body that made them ran."""
+    """The names of the wanted values in a graph, and of the flag that says whether they are valid: their body ran."""
 
     values: dict[str, str]
     ran: str
@@ -69,7 +69,7 @@ class _Outlet:
     """Leads values out of a body, through the holders around it."""
 
     def __init__(self, model: WorkingModel, graph: GraphProto, place: Place, types: Mapping[str, TypeProto]) -> None:
-        """Take a model, a copy of its main graph, which is changed, and the types of the values."""
+        """Take a model, a copy of its main graph, which gets changed, and the types of the values."""
         import numpy as np
 
         self._operators, self._places = model.graph.operators, model.annotations.places
@@ -86,7 +86,7 @@ class _Outlet:
         self._empty = {name: self._nothing(name, type_) for name, type_ in self._types.items()}
 
     def through(self, graph: GraphProto, level: int, wanted: Mapping[str, tuple[int, str]]) -> _Found:
-        """Make the wanted values of a graph and of the bodies in it values of this graph."""
+        """Turn the wanted values of a graph and of the bodies in it into values of this graph."""
         own = {name: at for name, (depth, at) in wanted.items() if depth == level}
         if level == len(self._place):
             return _Found(own, self._true)
@@ -131,7 +131,7 @@ class _Outlet:
         return outputs
 
     def _from_stacks(self, graph: GraphProto, node: NodeProto, body: GraphProto, inner: _Found) -> _Found:
-        """Take the last of what a Scan stacks to a tensor, or a SequenceMap to a sequence."""
+        """Take the last item of what a Scan stacks to a tensor, or a SequenceMap to a sequence."""
         stacks, outputs = self._fresh(inner), self._fresh(inner)
         node.output[:] = [*_padded(node.output, len(body.output)), *stacks.values.values(), stacks.ran]
         self._return(body, inner, len(body.output))
@@ -155,7 +155,7 @@ class _Outlet:
         return outputs
 
     def finish(self, model: ModelProto) -> None:
-        """Put what makes empty values in front of all, and let the model say what it has become."""
+        """Put the nodes that make empty values in front of all others, and adapt the model's inputs and IR version."""
         nodes = [*self._first, *self._graph.node]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
@@ -163,7 +163,7 @@ class _Outlet:
         model.ir_version = max(model.ir_version, FIRST_IR_WITH_FREE_INITIALIZERS)
 
     def _return(self, body: GraphProto, given: _Found, position: int) -> None:
-        """Make values outputs of a body, from a position on; an Identity makes each, whatever it is in the body."""
+        """Make values outputs of a body, from a position on, each through an Identity, whatever it is in the body."""
         outputs = list(body.output)
         added = []
         for name, value in (*given.values.items(), ("", given.ran)):
@@ -174,7 +174,7 @@ class _Outlet:
         body.output.extend([*outputs[:position], *added, *outputs[position:]])
 
     def _either(self, ran: str, one: str | NodeProto, other: str, output: str, type_: TypeProto) -> NodeProto:
-        """Return an If that gives one value, or what a node makes, if a condition holds, and the other elsewhere."""
+        """Return an If that gives the value `one`, or what that node makes, if `ran` is true, and `other` if not."""
         graphs = []
         for value in (one, other):
             result = self._name(output)
@@ -191,9 +191,10 @@ class _Outlet:
         return new
 
     def _nothing(self, name: str, type_: TypeProto) -> str:
-        """Return the name of an empty value of a type; of a tensor, even the rank is known to nobody who infers types.
+        """Return the name of an empty value of a type; type inference does not even learn the rank of a tensor.
 
-        Otherwise ONNX Runtime would refuse an If whose branches have this and a tensor of another shape.
+        Otherwise ONNX Runtime would refuse an If that returns this in one branch and a tensor of another shape in the
+        other.
         """
         result = self._name("nothing")
         if type_.HasField("tensor_type"):
@@ -239,5 +240,5 @@ def _unreadable(what: str) -> CheckError:
 
 
 def _padded(names: Sequence[str], count: int) -> list[str]:
-    """Return names of outputs, with empty ones for those that are left out at the end."""
+    """Return names of outputs, filled up with empty names for outputs that are omitted at the end."""
     return [*names, *("" for _ in range(count - len(names)))]

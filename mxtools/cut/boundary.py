@@ -1,14 +1,15 @@
-"""The types and shapes of the tensors at the boundary of a cut: from the file, else from ONNX, else from ONNX Runtime.
+"""The types and shapes of tensors at the boundary of a cut: from the file, else from ONNX, else from ONNX Runtime.
 
-The last step, folding, finds shapes that are themselves computed. Five nodes of a model whose inputs are fixed:
+The last step, folding, finds shapes that the model computes itself. Five nodes of a model with fixed inputs:
 
     x[2, 128] -> Relu -> r            Reshape(r, u) -> y
     x -> Shape -> s -> Slice -> t -> Concat(t, 16) -> u
 
 The shape of `y` is the value of `u`. ONNX's inference evaluates few operators, so it often knows only the rank of `y`.
 The obvious way, to let ONNX Runtime fold the whole model, loads all weights and takes long. `_folded` gives it only
-what can decide a shape: it goes back from `y` and stops at each tensor of known shape with too many elements to be a
-shape (`r`, `x`). These become inputs, and ONNX Runtime folds Shape, Slice and Concat and says that `y` is [2, 8, 16].
+what can decide a shape: it goes back from `y` and stops at each tensor of known shape that has too many elements to be
+a shape itself (`r`, `x`). These become inputs, and ONNX Runtime folds Shape, Slice and Concat and finds that `y` is [2,
+8, 16].
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ LONGEST = 64
 def boundary_infos(
     model: ModelProto, graph: Graph, weights: WeightStore, names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Return value infos of the main graph by tensor name; those of `names` are there, and typed.
+    """Return value infos of the main graph by tensor name; those of `names` are all there, with types.
 
-    ONNX Runtime comes last because it loads the weights; it knows operators that ONNX does not. Raises InputError for a
-    tensor of `names` whose type is neither in the file nor can be inferred.
+    ONNX Runtime comes last because it loads the weights; it knows operators that ONNX does not. Raises InputError if
+    the type of a tensor of `names` is not in the file and cannot be inferred.
     """
     known = declared = value_infos(model)
     if not all(is_shaped(declared.get(name)) for name in names):
@@ -58,16 +59,16 @@ def boundary_infos(
 def _told_by_nodes(
     model: ModelProto, graph: Graph, known: Mapping[str, ValueInfoProto], names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Return what inference says of some tensors by the nodes that make them, whatever the file declares of these."""
+    """Return what inference says about some tensors from the nodes that make them, whatever the file declares."""
     made = {name for name in names if name in graph.by_name and graph.producer[graph.by_name[name]] != NOWHERE}
     return inferred_infos(_part(model, graph, known, made, lambda v: graph.names[v] not in made)) if made else {}
 
 
 def _credible(info: ValueInfoProto, told: ValueInfoProto | None) -> ValueInfoProto:
-    """Return an info without what cannot be true, or what inference contradicts, which may be wrong itself.
+    """Return an info without what cannot be true, or what inference contradicts (which may be wrong itself).
 
-    ONNX Runtime takes no notice of the wrong shape of an inner tensor, but refuses an input of another shape. A size of
-    -1 is what some exporters write for an unknown one.
+    ONNX Runtime ignores a wrong shape of an inner tensor, but refuses an input of another shape. Some exporters write a
+    size of -1 for an unknown one.
     """
     copy = ValueInfoProto()
     copy.CopyFrom(info)
@@ -87,8 +88,8 @@ def _run(
 ) -> dict[str, ValueInfoProto]:
     """Return the infos of some tensors as ONNX Runtime infers them.
 
-    First it gets all of the model; if it cannot load that, for each tensor only the nodes between it and what is
-    known, so that one node that it lacks leaves no other tensor without a type.
+    First it gets the whole model. If it cannot load that, it gets for each tensor only the nodes between the tensor and
+    what is known, so one node that it does not know leaves no other tensor without a type.
     """
     found = runtime_infos(model, weights, names)
     for name in names:
@@ -101,13 +102,13 @@ def _run(
 def _folded(
     model: ModelProto, graph: Graph, weights: WeightStore, known: Mapping[str, ValueInfoProto], names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Return the infos of those of some tensors whose shapes ONNX Runtime knows once it has folded constants.
+    """Return the infos of the tensors whose shapes ONNX Runtime knows after it has folded constants.
 
-    It gets only the nodes that these shapes depend on, with inputs in the place of large tensors of known shape.
+    It gets only the nodes on which these shapes depend, with inputs in the place of large tensors of known shape.
     """
 
     def is_given(value: int) -> bool:
-        """Return whether a value is given as an input: its shape is known, and it is no shape itself."""
+        """Return whether a value becomes an input: its shape is known, and it cannot be a shape itself."""
         info = known.get(graph.names[value])
         return _is_fixed(info) and not _is_short(info)
 
@@ -122,9 +123,9 @@ def _part(
     names: Collection[str],
     is_given: Callable[[int], bool],
 ) -> ModelProto:
-    """Return a model of the nodes behind some tensors, with inputs in the place of those that are given.
+    """Return a model of the nodes behind some tensors, with inputs in the place of the given ones.
 
-    Short initializers stay, since shapes can depend on their values; the others become inputs.
+    Short initializers stay, because shapes can depend on their values; the others become inputs.
     """
     wanted = [graph.by_name[name] for name in names if name in graph.by_name]  # else nobody makes it
     nodes = nodes_behind(graph, wanted, until=is_given)

@@ -1,8 +1,8 @@
-"""What a cut may have copies of: constants, and what is computed from shapes, apart from what others computed.
+"""What a cut may have copies of: constants and shape computations, except for those of other modules.
 
-A graph knows its constants as a whole. A cut leaves out those that other modules computed, which are other nodes for
-each cut; so here a value is looked at when somebody asks for it, back to what is known, and no further. Cutting a graph
-into n parts then takes time in the parts, not n times that of the graph.
+A graph knows all its constants. A cut leaves out those that other modules computed, and these are different nodes for
+each cut. So a value is only looked at when somebody asks for it, back to what is known and no further. Cutting a graph
+into n parts then takes time in proportion to the parts, not n times the time for the graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Copied:
         self._shape: dict[int, bool] = {}
 
     def is_constant(self, value: int) -> bool:
-        """Return whether a value is made by nodes, none of them foreign, that depend on no input."""
+        """Return whether a value is made by nodes that depend on no input, none of them foreign."""
         if value not in self._graph.constant:
             return False
         made, known = self._made_or_given, self._constant
@@ -34,7 +34,7 @@ class Copied:
         return self._decided(value, known, lambda node: map(self._maker, made(node)), is_constant)
 
     def is_shape(self, value: int) -> bool:
-        """Return whether a value of the main graph depends on inputs, or foreign constants, through shapes alone."""
+        """Return whether a value of the main graph depends on inputs, or foreign constants, only through shapes."""
         graph, known = self._graph, self._shape
         if value not in graph.data_independent or self.is_constant(value):
             return False
@@ -56,7 +56,7 @@ class Copied:
         return self._decided(value, known, before, is_shape)
 
     def from_hand(self, values: Iterable[int], at_hand: Container[int]) -> set[int]:
-        """Return the nodes of the shape chains that make some values of what is at hand and of constants alone."""
+        """Return the nodes of the shape chains that make some values from values at hand and constants alone."""
         graph, known = self._graph, dict[int, bool]()
 
         def before(node: int) -> Iterator[int]:
@@ -81,13 +81,13 @@ class Copied:
         return self._graph.producer[value]
 
     def _made_or_given(self, node: int) -> list[int]:
-        """Return what a node needs but stored tensors."""
+        """Return what a node needs, except for stored tensors."""
         return [v for v in self._graph.needs[node] if v not in self._graph.stored]
 
     def _decided(
         self, value: int, known: dict[int, bool], before: Callable[[int], Iterable[int]], decide: Callable[[int], bool]
     ) -> bool:
-        """Return what is decided of the node that makes a value, after those that `before` gives of it."""
+        """Return the decision on the node that makes a value; the nodes that `before` gives are decided first."""
         node = self._maker(value)
         if node == NOWHERE:
             return False

@@ -2,21 +2,21 @@
 
 A cut keeps the chosen nodes, and copies of two kinds of nodes that they need: *constants*, which depend on no input of
 the model, and *shape chains*, which compute a shape from tensors that the cut has anyway. All other tensors that the
-kept nodes read become inputs; the tensors that the rest of the graph reads become outputs. O(nodes + edges).
+kept nodes read become inputs; tensors that the rest of the graph reads become outputs. O(nodes + edges).
 
-Five nodes, of which the module `attention` owns MatMul and Reshape:
+Five nodes, of which MatMul and Reshape belong to the module `attention`:
 
     x -> LayerNorm -> h -> MatMul(h, w) -> m -> Reshape(m, u) -> y
                       h -> Shape -> s -> Concat(s, c) -> u            c = Constant
 
-The obvious cut, the chosen nodes and nothing else, has the inputs `h` and `u`: its user would have to compute a shape
-by hand. But `u` depends only on `h`, which is an input of the cut anyway, and on the constant `c`. So Shape, Concat and
-Constant are copied in, and `h` remains the only input.
+The obvious cut, just the chosen nodes, has the inputs `h` and `u`: its user would have to compute a shape by hand. But
+`u` depends only on `h`, which is an input of the cut anyway, and on the constant `c`. So Shape, Concat and Constant are
+copied in, and `h` remains the only input.
 
-To copy everything that leads to `u` is wrong too. If the chain started from `x`, which is outside of the cut, copying
-it would make `x` an input, though the module was never given it. So a chain is copied only if all tensors that it
-starts from are at hand, and constants that another module computed stay there (`foreign`). For the same reason shapes
-and constants, of which other cuts have copies, are outputs only if a cut has no others.
+Copying everything that leads to `u` would be wrong too. If the chain began at `x`, which is outside of the cut, `x`
+would become an input, although the module was never given it. So a chain is copied only if the cut has all tensors at
+which the chain begins, and constants that another module computed are not copied (`foreign`). Other cuts, in turn, have
+their own copies of shapes and constants. So these are outputs only if a cut has no other outputs.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from mxtools.scopes import keys
 from mxtools.scopes.equal_work import EqualWork
 
 FIRST_IR_WITH_FREE_INITIALIZERS = 4
-"""Before it, initializers had to be inputs too. ONNX Runtime loads files that lack these, but not all parts of them."""
+"""Before it, initializers had to be inputs too. Without these, ONNX Runtime loads whole files, but not all parts."""
 
 
 class Cut:
     """A cut through the main graph around some of its nodes.
 
-    Attributes: `chosen`, the nodes that were asked for; `nodes`, all that are kept, in list order; `inputs`, `outputs`
-    and `initializers`, values of the index.
+    Attributes: `chosen`, the nodes that were asked for; `nodes`, all nodes that are kept, in list order; `inputs`,
+    `outputs` and `initializers`, values of the index.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Cut:
     ) -> None:
         """Find the boundary around the chosen nodes of the main graph.
 
-        Results of `foreign` nodes are not copied in; without `copying` nothing is. `outputs`, if given, are the
-        values that the cut returns, in this order, instead of those that the rest of the graph reads. `equal` tells
-        which readers need no output, since an equal call elsewhere has what they read.
-        Raises InputError if a node reads a value that is computed from its own result.
+        Results of `foreign` nodes are not copied in; without `copying`, nothing is. `outputs`, if given, are the values
+        that the cut returns, in this order, instead of those that the rest of the graph reads. `equal` tells which
+        readers need no output, because an equal call elsewhere makes what they read. Raises InputError if a node reads
+        a value that is computed from its own result.
         """
         graph.require_order()
         self.graph = graph
@@ -87,14 +87,15 @@ class Cut:
         self.initializers |= graph.stored.intersection(self.outputs + self.inputs)
 
     def _constants_for(self, nodes: Iterable[int]) -> set[int]:
-        """Return the nodes that make the constants which some nodes need."""
+        """Return the nodes that make the constants that some nodes need."""
         needed = {v for n in nodes for v in self._needs[n]}
         return nodes_behind(self.graph, needed, until=lambda value: not self._copied.is_constant(value))
 
     def _shape_chains(self, kept: set[int]) -> set[int]:
-        """Return the nodes of the shape chains that the kept nodes read and that start from tensors at hand.
+        """Return the nodes of the shape chains that the kept nodes read and that begin at tensors at hand.
 
-        At hand is what the kept nodes make, and what they read and is no shape itself: it will be an input.
+        Tensors at hand are those that the kept nodes make, and those that they read and that are not shapes themselves:
+        these become inputs.
         """
         graph, copied = self.graph, self._copied
         made = {v for n in kept for v in graph.writes[n]}
@@ -107,9 +108,9 @@ class Cut:
     def _returned(self) -> list[int]:
         """Return the outputs: what the rest of the graph reads, or the model returns.
 
-        Constants and shapes are outputs only if there is nothing else: others have copies of their own. What is
-        looked up in weights by a shape, such as a bias for each distance, is no shape; and what a node reads of which
-        others have a copy was given to them, whatever it was made of.
+        Constants and shapes are outputs only if there is nothing else, because others have copies of their own. A
+        lookup in weights by a shape, such as a bias for each distance, is not a shape. If others have a copy of a node
+        that reads a value, the value was given to them, whatever it was made of.
         """
         graph = self.graph
         results = set(graph.outputs)
@@ -132,17 +133,17 @@ class Cut:
         return self.ordered(graph.outputs, live or [v for v in outside if not is_constant(v)] or outside)
 
     def _is_wanted(self, value: int, readers: Iterable[int]) -> bool:
-        """Return whether one of a value's readers outside of the cut needs it, and not what an equal call made."""
+        """Return whether a reader of a value outside of the cut needs it, and does not read what an equal call made."""
         equal = self._equal
         return equal is None or any(equal.takes(reader, self.graph.producer[value]) for reader in readers)
 
     def _is_copied(self, node: int) -> bool:
-        """Return whether a chosen node is outside of the cut too, since an equal call has its own copy of it."""
+        """Return whether a chosen node is outside of the cut too, because an equal call has its own copy of it."""
         return self._equal is not None and self._equal.is_copied(node)
 
     @staticmethod
     def ordered(first: Iterable[int], values: Iterable[int]) -> list[int]:
-        """Return some values, each once: in the order of `first` those that it has, then the others."""
+        """Return each value once: first those in `first`, in that order, then the others."""
         known = dict.fromkeys(values)
         return list(dict.fromkeys([*(v for v in first if v in known), *known]))
 
@@ -150,8 +151,8 @@ class Cut:
 def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
     """Reduce a model, in place, to a cut through its main graph.
 
-    Raises AbsentError if the rest of the graph reads nothing of the cut, InputError if the type of a tensor at
-    the boundary is neither in the file nor can be inferred.
+    Raises AbsentError if the rest of the graph reads nothing of the cut, InputError if the type of a tensor at the
+    boundary is not in the file and cannot be inferred.
     """
     if not cut.outputs:
         raise AbsentError(
@@ -162,9 +163,9 @@ def extract(model: ModelProto, cut: Cut, weights: WeightStore) -> None:
 
 
 def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> Iterator[ModelProto]:
-    """Yield, for each cut through the main graph of a model, a model of just that; each is made when it is asked for.
+    """Yield a model for each cut through the main graph of a model; each is made when it is asked for.
 
-    Raises InputError if the type of a tensor at a boundary is neither in the file nor can be inferred.
+    Raises InputError if the type of a tensor at a boundary is not in the file and cannot be inferred.
     """
     names = dict.fromkeys(c.graph.names[v] for c in cuts for v in (*c.inputs, *c.outputs))
     types = boundary_infos(model, cuts[0].graph, weights, names) if cuts else {}
@@ -186,7 +187,7 @@ def extracted(model: ModelProto, cuts: Sequence[Cut], weights: WeightStore) -> I
 
 
 class _Tensors:
-    """What a graph says of its values, by their names: a part takes what it needs without going through all of it."""
+    """What a graph says about its values, by name, so that no part has to go through all of it."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.notes = _by_name(graph.quantization_annotation, lambda note: note.tensor_name)
@@ -213,7 +214,7 @@ def _of(items: _ByName, names: Iterable[str]) -> list[Any]:
 
 
 def _fill(part: GraphProto, whole: _Tensors, cut: Cut, types: dict[str, ValueInfoProto]) -> None:
-    """Copy what a cut keeps of a graph, byte for byte and in its order, into a graph without nodes and tensors."""
+    """Copy what a cut keeps of a graph, byte for byte and in order, into a graph without nodes and tensors."""
     index = cut.graph
     inputs, outputs = ([index.names[v] for v in values] for values in (cut.inputs, cut.outputs))
     weights = {index.names[v] for v in cut.initializers}
@@ -233,9 +234,9 @@ def _fill(part: GraphProto, whole: _Tensors, cut: Cut, types: dict[str, ValueInf
 
 
 def _note_maker(info: ValueInfoProto, index: Graph, value: int) -> None:
-    """Note on an input or output of a part the scope of the node that makes it in the whole: names do not always tell.
+    """Note the scope of the node that makes an input or output in the whole model, since names do not always tell it.
 
-    Inputs and outputs of the whole need no such note, because no tool gives their names to something else.
+    Inputs and outputs of the whole model need no such note, because no tool gives their names to something else.
     """
     if index.producer[value] != NOWHERE and value not in index.outputs:
         keys.set_prop(info, keys.SCOPE, keys.props(index.nodes[index.producer[value]]).get(keys.SCOPE))

@@ -1,4 +1,4 @@
-"""Types and shapes of tensors that a user declares, because neither the file nor any inference tells them."""
+"""Types and shapes of tensors that a user declares, because neither the file nor any inference knows them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Dims = Sequence[int | str | None]
 """Dimensions: sizes, names of symbolic ones, and None if nothing is known."""
 
 UNKNOWN = "?"
-"""Stands for a dimension of which nothing is known."""
+"""Stands for an unknown dimension."""
 
 
 def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
-    """Return dimensions by tensor, of texts such as `hidden=1,sequence,?`; of a scalar `scale=`."""
+    """Return dimensions by tensor, from texts such as `hidden=1,sequence,?`; a scalar is `scale=`."""
     found: dict[str, Dims] = {}
     for text in texts:
         name, equals, listed = text.rpartition("=")
@@ -31,7 +31,7 @@ def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
 
 
 def types_of(texts: Iterable[str]) -> dict[str, str]:
-    """Return element types by tensor, of texts such as `hidden=float32`."""
+    """Return element types by tensor, from texts such as `hidden=float32`."""
     found = {}
     for text in texts:
         name, equals, element = text.rpartition("=")
@@ -42,7 +42,7 @@ def types_of(texts: Iterable[str]) -> dict[str, str]:
 
 
 def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str, str]) -> None:
-    """Write types and shapes of tensors of the main graph into the graph, in place.
+    """Write types and shapes of main graph's tensors into the graph, in place.
 
     Raises UsageError if there is no such tensor or type, or the graph says otherwise.
     """
@@ -65,14 +65,14 @@ def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str,
 
 
 def _at_run_time(model: WorkingModel, names: Sequence[str]) -> dict[str, ValueInfoProto]:
-    """Return what ONNX Runtime, which is imported only here, says of tensors of which ONNX knows nothing."""
+    """Return what ONNX Runtime, which is imported only here, says about tensors of which ONNX knows nothing."""
     from mxtools.runtime.sessions import runtime_infos
 
     return runtime_infos(model.proto, model.weights, names)
 
 
 def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
-    """Return the type that is declared of a tensor, as far as it is."""
+    """Return the declared type of a tensor; it may lack the element type or the shape."""
     type_ = TypeProto()
     type_.tensor_type.elem_type = TensorProto.UNDEFINED
     if element is not None:
@@ -93,7 +93,7 @@ def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
 
 
 def _enter(graph: GraphProto, name: str, known: TypeProto, declared: TypeProto) -> None:
-    """Say the type of a tensor in a graph: what is known of it, and in its place what is declared."""
+    """Write the type of a tensor into a graph: what is declared, and otherwise what is known."""
     merged = TypeProto()
     merged.CopyFrom(known)
     if declared.tensor_type.elem_type:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Auxiliary(StrEnum):
-    """How many of the nodes that lead to a selection come along."""
+    """Which of the nodes that lead to a selection come along."""
 
     CONTEXT = "context"
     ALL = "all"
@@ -36,7 +36,7 @@ class Auxiliary(StrEnum):
 
 
 class Io(StrEnum):
-    """What the inputs and outputs of a part are: those of its tensors, or those of the module's `forward`."""
+    """What the inputs and outputs of a part are: tensors at its boundary, or those of the module's `forward`."""
 
     TENSORS = "tensors"
     MODULE = "module"
@@ -44,9 +44,9 @@ class Io(StrEnum):
 
 @dataclass(frozen=True)
 class CutRequest:
-    """What to cut out (by selectors, by operators, by the tensors that it begins and ends at), and how.
+    """What to cut out (by selectors, by operators, by the tensors at which it begins and ends), and how.
 
-    `shapes` and `types` are those of tensors of which they cannot be inferred.
+    `shapes` and `types` are those of tensors for which inference finds none.
     """
 
     selection: Selection
@@ -74,9 +74,9 @@ class CutRequest:
 class FilterReport(Report):
     """What was cut out: its nodes, inputs and outputs.
 
-    `pieces` is the number of pieces that the selection falls into, because no tensor connects them. `check` compares
-    its outputs with the whole model's; None if no check was asked for. `quantised` are the outputs that the whole
-    does not return, and that are numbers of 8 bits or less, which stand for others.
+    `pieces` is the number of pieces into which the selection falls because no tensor connects them. `check` compares
+    the part's outputs with the whole model's; None if no check was asked for. `quantised` are the outputs that the
+    whole model does not return and that are numbers of 8 bits or less, which stand for others.
     """
 
     kind: ClassVar[str] = "filter"
@@ -98,8 +98,8 @@ class FilterReport(Report):
 def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     """Reduce a model, in place, to the requested nodes and what they need.
 
-    Raises UsageError if nothing is selected, AbsentError if a selected module is no longer in the graph or only
-    in part, CheckError if the part computes something else than the whole model.
+    Raises UsageError if nothing is selected, AbsentError if the graph no longer has a selected module, or only a part
+    of it, CheckError if the part computes something else than the whole model.
     """
     found = _calls(model, request)
     nodes = nodes_anywhere(model.annotations, found, request.operators) if found is not None else None
@@ -137,9 +137,9 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
 
 
 def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collection[int]) -> list[int]:
-    """Give the chosen nodes of calls that are not selected the scopes of the equal calls that are; return these nodes.
+    """Give chosen nodes in calls that are not selected the scopes of equal calls that are selected; return these nodes.
 
-    So the part has nodes for the call that it was cut out for, though the whole has them for another.
+    So the part has nodes for the call for which it was cut out, although the whole model has them for another call.
     """
     stands_for = {equal: call for call, equal in annotations.equal.items() if call in calls and equal not in calls}
     taken = []
@@ -171,7 +171,7 @@ def _own_names(annotations: Annotations, cut: Cut, nodes: Collection[int]) -> di
 
 
 def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inner: bool) -> Signature:
-    """Return the signature of the selected call; UsageError without a trace, or if not just one call is selected.
+    """Return the signature of the selected call; UsageError without a trace, or if not exactly one call is selected.
 
     An opened body does not run on the recorded inputs, so nothing is matched by value there.
     """
@@ -199,7 +199,7 @@ def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:
 
 
 def _opened(model: WorkingModel, nodes: Collection[int] | None, request: CutRequest) -> Opened | None:
-    """Return the body or function that holds what is requested, opened; None if the main graph holds it."""
+    """Return the opened body or function that contains what is requested; None if it is in the main graph."""
     annotations = model.annotations
     deciding: set[int] = set()
     if request.is_ranged:

@@ -1,7 +1,7 @@
-"""Put the nodes of a model-local function in the place of the node that calls it, so that they can be cut out.
+"""Put the nodes of a model-local function in the place of a node that calls it, so that they can be cut out.
 
-The caller's tensors take the place of what the function calls its inputs and outputs, its attributes that of the
-references to them. Other names of the function get a number if the model has them already.
+The inputs and outputs of the function become the caller's tensors, and references to its attributes become the caller's
+attributes. Other names of the function get a number if the model has them already.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mxtools.pipeline.working_model import WorkingModel
 class Inlined:
     """A model with the nodes of a function in the place of one call.
 
-    Attributes: `model`; `origin`, by node number of it, the number of the node before; `renamed`, what values of the
-    function are called now, by their name in it.
+    Attributes: `model`; `origin`, by node number in this model, the number that the node had before; `renamed`, the new
+    names of the function's values, by their names in the function.
     """
 
     model: WorkingModel
@@ -33,7 +33,7 @@ class Inlined:
 
 
 def inlined(model: WorkingModel, site: int) -> Inlined:
-    """Return a model with the nodes of a function in the place of a node that calls it, which is in no function.
+    """Return a model with the nodes of a function in the place of a node that calls it; this node is in no function.
 
     Raises AbsentError if the function uses other versions of operators than the model.
     """
@@ -58,9 +58,9 @@ def inlined(model: WorkingModel, site: int) -> Inlined:
 
 
 def nodes_of_call(function: FunctionProto, call: NodeProto, names: Mapping[str, str]) -> list[NodeProto]:
-    """Return the nodes of a function as they stand in the place of a call, by what its values are called there.
+    """Return the nodes of a function as they stand in the place of a call, given the new names of its values.
 
-    Of outputs that are inputs too, or that the function returns twice, nodes at the end make copies.
+    If an output is an input too, or is returned twice, a node at the end makes a copy of it.
     """
     copy = FunctionProto()
     copy.CopyFrom(function)
@@ -73,7 +73,7 @@ def nodes_of_call(function: FunctionProto, call: NodeProto, names: Mapping[str, 
 
 
 def names_of_call(function: FunctionProto, call: NodeProto) -> dict[str, str]:
-    """Return what a call calls the inputs and outputs of its function; an input that it omits gets the empty name."""
+    """Return a call's names for the inputs and outputs of its function; the empty name for inputs that it omits."""
     given = [*call.input, *("" for _ in function.input[len(call.input) :])]
     names: dict[str, str] = {}
     for name, result in zip(function.output, call.output, strict=False):
@@ -83,9 +83,9 @@ def names_of_call(function: FunctionProto, call: NodeProto) -> dict[str, str]:
 
 
 def import_of_function(model: ModelProto | FunctionProto, function: FunctionProto) -> None:
-    """Import what a function imports into a model or another function.
+    """Import the domains of a function into a model or another function.
 
-    Raises AbsentError if that has another version already.
+    Raises AbsentError if that imports another version of one of them already.
     """
     known = {(plain_domain(entry.domain), entry.version) for entry in model.opset_import}  # a domain may stand twice
     domains = {domain for domain, _ in known}
@@ -112,7 +112,7 @@ def _renamed(function: FunctionProto, call: NodeProto, taken: Collection[str]) -
 
 
 def _bind(node: NodeProto, call: NodeProto, function: FunctionProto) -> None:
-    """Replace the references of a node to attributes of its function by what the call gives for them."""
+    """Replace the references of a node to attributes of its function by the attributes that the call gives."""
     given = {a.name: a for a in (*function.attribute_proto, *call.attribute)}
     attributes = list(_bound(node, given))
     del node.attribute[:]
@@ -120,7 +120,7 @@ def _bind(node: NodeProto, call: NodeProto, function: FunctionProto) -> None:
 
 
 def _bound(node: NodeProto, given: dict[str, AttributeProto]) -> Iterator[AttributeProto]:
-    """Yield the attributes of a node; one that refers to an attribute that nobody gives is left out."""
+    """Yield the attributes of a node, without those that refer to an attribute that the call does not give."""
     for attribute in node.attribute:
         if not attribute.ref_attr_name:
             yield attribute

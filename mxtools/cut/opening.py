@@ -1,18 +1,18 @@
-"""Open a body of If, Loop, Scan …, so that what is in it can be cut out like anything else.
+"""Open a body of If, Loop, Scan …, so that nodes in it can be cut out like any others.
 
-A body is no model: it reads tensors of the graphs around it, and its holder gives it its inputs. Four nodes:
+A body is not a model: it reads tensors of the graphs around it, and its holder gives it its inputs. Four nodes:
 
     x -> Relu -> h -> Loop(n, go, h) -> y          body: (i, c, s) -> Add(s, h) -> t -> Tanh -> u          (c, u)
 
-The obvious way, to make the body a graph of its own with `h` as an input, has to decide for every tensor from outside
-whether it is a weight, a constant, a shape or a result, and all that is decided for the main graph already. So the
-holder is replaced by the nodes of one of its bodies, and what this does not need is left out:
+The obvious way is to make the body a graph of its own, with `h` as an input. It would have to decide for every tensor
+from outside whether it is a weight, a constant, a shape or a result, and for the main graph all this is decided
+already. So the nodes of one of its bodies replace the holder, and nodes that this body does not need are left out:
 
     x -> Relu -> h          (i, c, s, h) -> Add(s, h) -> t -> Tanh -> u          inputs: x, s; outputs: c, u
 
-That is a model that computes one iteration. A cut through it copies constants and shape chains of all the graphs
-around, finds the types of its tensors, and has the inputs `s` and `h`, where Relu is no part of it. Bodies in bodies
-are opened from the outside to the inside. O(nodes + edges) for each.
+The result is a model that computes one iteration. A cut through it copies constants and shape chains of all the graphs
+around, finds the types of its tensors, and has the inputs `s` and `h` if Relu is not part of it. Bodies in bodies are
+opened from the outside to the inside. O(nodes + edges) for each.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from mxtools.scopes.places import Place
 class Opened:
     """A graph of a model as the main graph of another model.
 
-    Attributes: `model`, that other model; `origin`, by node number of it, the number of the node in the original;
-    `whole`, the original with the functions inlined that the place leads through, and `place`, the rest of the place,
-    in numbers of that; `renamed`, what values of these functions are called now; `outer`, by name, the values that had
-    to be renamed, because the place has others of their name: how many steps of the place lead to their graph, and
+    Attributes: `model`, that other model; `origin`, by node number in it, the number of the node in the original;
+    `whole`, the original with those functions inlined through which the place leads; `place`, the rest of the place, in
+    the numbers of `whole`; `renamed`, the new names of values of these functions; `outer`, by name, the values that had
+    to be renamed because the place has others of the same name: how many steps of the place lead to their graph, and
     their name there.
     """
 
@@ -56,17 +56,17 @@ class Opened:
 
     @property
     def main(self) -> dict[int, int]:
-        """The nodes of its main graph, by their number in the original."""
+        """The nodes of the main graph, by their numbers in the original."""
         return {self.origin[node]: node for node in reversed(self.model.graph.main)}
 
 
 def opened(model: WorkingModel, place: Place) -> Opened:
-    """Return the graph at a place of a model as a model; what it reads of the graphs around it comes with it.
+    """Return the graph at a place of a model as a model, with what it reads from the graphs around it.
 
     Raises AbsentError if the place leads through a function that uses other versions of operators than the model,
     InputError if the nodes have no order.
     """
-    if model.graph.misplaced is not None:  # the index numbers the nodes in order, and the lists have to follow it
+    if model.graph.misplaced is not None:  # the index numbers the nodes in order, so the lists must be in order too
         model.graph.require_order()
         model = model.copy()
         with model.changing() as proto:
@@ -94,7 +94,7 @@ def opened(model: WorkingModel, place: Place) -> Opened:
 
 
 def require_whole(inner: Opened, annotations: Annotations, place: Place, nodes: Iterable[int]) -> None:
-    """Raise AbsentError if one of some nodes is not in an opened body, nor only there to prepare what it reads."""
+    """Raise AbsentError if a node is neither in an opened body nor only there to prepare what it reads."""
     graph, main, kept = annotations.graph, inner.main, set(inner.origin)
     results = set(graph.outputs)
     for node in nodes:
@@ -109,9 +109,9 @@ def require_whole(inner: Opened, annotations: Annotations, place: Place, nodes: 
 
 
 def _straightened(model: WorkingModel, holder: int, number: int) -> tuple[ModelProto, list[int], dict[str, str]]:
-    """Return a model with one body of a node of the main graph instead of that node, and what that body needs.
+    """Return a model in which one body of a main graph's node, and what that body needs, replaces the node.
 
-    Also return, by node number of it, the number of the node before, and how values around the body were renamed.
+    Also return, by node number in this model, the number before, and how values around the body were renamed.
     """
     model.write_annotations()
     graph, body = model.graph, list(bodies(model.graph.nodes[holder]))[number]
@@ -136,7 +136,7 @@ def _straightened(model: WorkingModel, holder: int, number: int) -> tuple[ModelP
 
 
 def _inside(graph: Graph, holder: int, number: int) -> range:
-    """Return the nodes in a body of a node of the main graph, at any depth; their numbers follow each other."""
+    """Return the nodes in a body of a node of the main graph, at any depth; their numbers are consecutive."""
     place = graph.main.index(holder)
     start = graph.main[place - 1] + 1 if place else 0
     held = iter([n for n in range(start, holder) if graph.owner[n] == holder])
@@ -147,7 +147,7 @@ def _inside(graph: Graph, holder: int, number: int) -> range:
 
 
 def _around(whole: GraphProto, names: set[str]) -> GraphProto:
-    """Return what a graph says of some of its values, without nodes."""
+    """Return what a graph says about some of its values, without nodes."""
     around = GraphProto()
     around.input.extend(info for info in whole.input if info.name in names)
     around.initializer.extend(tensor for tensor in whole.initializer if tensor.name in names)
@@ -158,7 +158,7 @@ def _around(whole: GraphProto, names: set[str]) -> GraphProto:
 
 
 def _joined(model: WorkingModel, around: GraphProto, body: GraphProto, given: Iterable[ValueInfoProto]) -> ModelProto:
-    """Return a model of a body and of what is around it; of what is given to the body, what somebody reads is input."""
+    """Return a model of a body and the graph around it; what the body is given is an input if anything reads it."""
     joined = ModelProto()
     joined.CopyFrom(model.proto)
     joined.ClearField("training_info")
@@ -182,9 +182,9 @@ _LISTS = ("node", "initializer", "sparse_initializer", "value_info", "quantizati
 
 
 def _given(model: WorkingModel, holder: int, number: int) -> list[ValueInfoProto]:
-    """Return the inputs of a body with their types: as it declares them, else inferred, else by what its holder does.
+    """Return the inputs of a body with their types: as declared, else as inferred, else as the holder implies.
 
-    Whoever says a shape comes first. An input may have no type in the end; a cut that needs it is refused.
+    A source that knows the shape comes first. An input may have no type in the end; a cut that needs it is refused.
     """
     body = list(bodies(model.graph.nodes[holder]))[number]
     if all(map(is_shaped, body.input)):
@@ -199,9 +199,9 @@ def _given(model: WorkingModel, holder: int, number: int) -> list[ValueInfoProto
 
 
 def _handed(model: WorkingModel, holder: int, body: GraphProto) -> list[ValueInfoProto]:
-    """Return what a holder says of the inputs of its body: a Loop counts, and carries its inputs, as a Scan does.
+    """Return what a holder implies about the inputs of its body: a Loop counts, and both Loop and Scan carry inputs.
 
-    A Loop may change the shapes of what it carries, and a Scan hands slices over: only the types of elements stay.
+    A Loop may change the shapes of what it carries, and a Scan hands over slices, so only the element types stay.
     """
     operator, node = model.graph.operators[holder], model.graph.nodes[holder]
     if operator.is_named("Loop"):
@@ -217,7 +217,7 @@ def _handed(model: WorkingModel, holder: int, body: GraphProto) -> list[ValueInf
 
 
 def _without_shape(model: WorkingModel, name: str) -> ValueInfoProto:
-    """Return the type of a value of the main graph; of a tensor, that of its elements. It may be unknown."""
+    """Return the type of a value of the main graph, which may be unknown; for a tensor, only its element type."""
     tensor = model.graph.initializers.get(model.graph.by_name.get(name, NOWHERE))
     if tensor is not None:
         return onnx.helper.make_tensor_value_info(name, tensor.data_type, None)

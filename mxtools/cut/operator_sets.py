@@ -18,7 +18,7 @@ from mxtools.pipeline.working_model import WorkingModel
 def _differing(
     nodes: Iterable[NodeProto], functions: Collection[OperatorKey], ours: Mapping[str, int], theirs: Mapping[str, int]
 ) -> dict[str, str]:
-    """Return the domains in which an operator can differ between two sets of versions, each with such an operator."""
+    """Return the domains in which an operator can differ between two sets of versions, each with one such operator."""
     found: dict[str, str] = {}
     operators = (key for node in nodes if (key := operator_key(node)) not in functions)
     for domain, op in dict.fromkeys((domain, op) for domain, op, _ in operators):
@@ -56,7 +56,7 @@ def reconciled(part: WorkingModel, model: ModelProto) -> WorkingModel:
 
 
 def _converted(part: ModelProto, version: int) -> ModelProto:
-    """Return a part, which holds its weights, at another version of ONNX's operators; node metadata are lost."""
+    """Return a part, which contains its weights, at another version of ONNX's operators; node metadata get lost."""
     found = onnx.version_converter.convert_version(part, version)
     del found.graph.value_info[:]  # the converter declares its own values wrongly
     del found.functions[:]
@@ -65,7 +65,7 @@ def _converted(part: ModelProto, version: int) -> ModelProto:
 
 
 def _since(domain: str, op: str, version: int) -> int | None:
-    """Return since which version an operator has meant what it means in `version`; None for an unknown operator."""
+    """Return the version since which an operator means what it means in `version`; None for an unknown operator."""
     found = schema(domain, op, version)
     return None if found is None else found.since_version
 

@@ -17,14 +17,14 @@ from mxtools.runtime.sessions import inner_values, run_model
 
 @dataclass(frozen=True)
 class PartCheck:
-    """How far each output of a part is from the whole model's, the values that the part was given, and the whole's."""
+    """How far each output of a part is from the whole model's; the inputs of the part, and the whole's values."""
 
     differences: list[dict[str, Any]]
     given: dict[str, Value]
     expected: dict[str, Value]
 
     def renamed(self, names: Mapping[str, str]) -> PartCheck:
-        """Return the same for a part whose tensors have other names, by the old ones."""
+        """Return the same for a part whose tensors have other names; `names` has these by the old ones."""
         given, expected = ({names.get(n, n): v for n, v in side.items()} for side in (self.given, self.expected))
         return PartCheck(self.differences, given, expected)
 
@@ -32,9 +32,8 @@ class PartCheck:
 def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = None) -> PartCheck:
     """Run a model, feed a part of it with tensors of that run, and compare the part's outputs with that run.
 
-    `opened` is the body that the part was cut out of, if it was: then one iteration is compared. Raises CheckError
-    if a difference is above TOLERANCE or the body does not run, InputError if ONNX Runtime cannot run one of the
-    two.
+    `opened` is the body that the part was cut out of, if it was; then one iteration is compared. Raises CheckError if a
+    difference is above TOLERANCE or the body does not run, InputError if ONNX Runtime cannot run one of the two.
     """
     part_inputs = graph_inputs(part.proto)
     types = {value.name: value.type for value in (*part_inputs, *part.proto.graph.output)}

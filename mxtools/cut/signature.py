@@ -1,17 +1,18 @@
 """The signature of a module call: which values of a graph are the arguments and results of its `forward`, by name.
 
-Five nodes, of which the call `attention` owns the first four; `forward(hidden_states)` returned (`context`, `scores`):
+Five nodes, of which the first four belong to the call `attention`; `forward(hidden_states)` returned (`context`,
+`scores`):
 
     h -> MatMul -> m -> Softmax -> p -> MatMul(p, h) -> c -> Transpose -> t -> Reshape -> z
 
-The obvious way, to take the call's boundary tensors in order, gives `t`, the only one that the rest of the graph reads:
-`scores`, which the model threw away, is missing, and exporters do not keep the order either. With recorded values
-each traced tensor is looked up among the values of the graph: `scores` is `p`, whoever reads it, and `context` is `c`
-and not `t`, whose elements are those of `c` in another order.
+The obvious way is to take the call's boundary tensors in order. This gives only `t`, which the rest of the graph reads:
+`scores`, which the model threw away, is missing, and exporters do not keep the order either. With recorded values, each
+traced tensor is looked up among the values of the graph: `scores` is `p`, whoever reads it, and `context` is `c` and
+not `t`, which has the elements of `c` in another order.
 
-Without recorded values the trace still says which calls returned a tensor, and its shape. A result is looked for among
-the values of that shape that the innermost of these calls made; the last one wins, because a call returns what it
-computed last. If several values fit, this can be wrong; with recorded values it cannot.
+Without recorded values, the trace still says which calls returned a tensor, and its shape. The result is then one of
+the values of this shape that the innermost of these calls made: the last one, because a call returns what it computed
+last. If several values fit, this can be wrong; with recorded values it cannot.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Signature:
         self._makers = {tensor: [call] for tensor, call in calls_making(sidecar).items()} | calls_returning(sidecar)
 
     def outputs(self) -> dict[int, str]:
-        """Return the values that the call returned, in its order, and those that left it by the side, with their names.
+        """Return the values that the call returned, in order, and those that left it in other ways, with names.
 
-        Arguments that it returned as they were are left out. Raises AbsentError if the graph lacks a value that it
+        Arguments that it returned unchanged are left out. Raises AbsentError if the graph lacks a value that it
         returned.
         """
         found: dict[int, str] = {}
@@ -75,7 +76,7 @@ class Signature:
         return found
 
     def inputs(self, values: Iterable[int]) -> dict[int, str]:
-        """Return the argument names of those of some values that the call was given; each argument has one value."""
+        """Return those of the values that are the call's arguments, with their names; each argument has one value."""
         left = dict(self._given)
         found: dict[int, str] = {}
         for value in values:
@@ -85,7 +86,7 @@ class Signature:
         return found
 
     def _made(self, tensor: TracedTensor, taken: Collection[int]) -> int | None:
-        """Return the value, made within the call, that is a returned tensor: of those that fit best, the last."""
+        """Return the value, made within the call, that is a returned tensor; the last one of those that fit best."""
         if self._matches is not None:
             made = [v for v in self._matches.get(tensor.id, ()) if v not in taken and self._is_inside(v)]
             return next((v for v in made if not ((s := self._shapes[v]) and s.is_transposed(tensor))), None)
@@ -105,7 +106,7 @@ class Signature:
         )
 
     def _taken(self, value: int, left: Mapping[int, TracedTensor]) -> TracedTensor | None:
-        """Return which of the arguments left a value is: told by its elements, by its name, or by who made it."""
+        """Return which of the remaining arguments a value is, by its elements, its name, or the call that made it."""
         if self._matches is not None:
             return next((t for t in left.values() if value in self._matches.get(t.id, ())), None)
         name = self._graph.names[value]

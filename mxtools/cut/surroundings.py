@@ -1,4 +1,4 @@
-"""What lies around the nodes of a cut: what they were given, what leads to them, and whether they hang together."""
+"""What lies around the nodes of a cut: what they were given, what leads to them, and whether they are connected."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mxtools.scopes.places import MAIN, Place, Places
 def between(graph: Graph, first: Iterable[str], last: Iterable[str]) -> tuple[set[int], set[int]]:
     """Return the nodes on all paths from the tensors `first` to the tensors `last`, and the values of `last`.
 
-    Without `first` the paths begin at the model's inputs, without `last` they end at those of its outputs that they
-    reach. Raises UsageError if the graph has no tensor of a name, or no path leads to one of the last, InputError
-    if a node reads a value that is computed from its own result.
+    Without `first`, the paths begin at the model's inputs; without `last`, they end at those of its outputs that they
+    reach. Raises UsageError if the graph has no tensor of a name, or no path leads to one of the last, InputError if a
+    node reads a value that is computed from its own result.
     """
     graph.require_order()
     begin = _values(graph, first) or set(graph.inputs) - graph.stored
@@ -48,8 +48,8 @@ def _values(graph: Graph, names: Iterable[str]) -> set[int]:
 def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Place | None]) -> Place:
     """Return the place from which all of some tensors can be seen, the outermost one if there are several.
 
-    Of several that are as far inside, the one among those of the selection counts. Raises UsageError if the graph
-    has no tensor of a name, if no place sees them all, and if not just one does.
+    If several places are equally far inside, the one of the selection counts. Raises UsageError if the graph has no
+    tensor of a name, if no place sees them all, or if it is not clear which one.
     """
     graph = places.graph
     known: dict[str, list[Place]] = {name: [] for name in names}
@@ -73,7 +73,7 @@ def place_of_tensors(places: Places, names: Sequence[str], among: Collection[Pla
 
 
 def _place_of_value(places: Places, value: int) -> Place | None:
-    """Return the place of a value; None if its graph does not say what it is, or has no place."""
+    """Return the place of a value; None if its graph does not define the value, or has no place."""
     graph = places.graph
     if graph.producer[value] != NOWHERE:
         return places.of(graph.producer[value])
@@ -97,19 +97,19 @@ def _unknown(name: str, known: Collection[str]) -> UsageError:
 class GivenNodes:
     """The nodes whose results some chosen modules were given: nodes of calls beside them, and of their callers.
 
-    A caller's node counts only with direct evidence: without it the node may be a constant that the exporter shared
-    among the modules that use it, and no result of the caller.
+    A caller's node counts only with direct evidence. Without it, the node may be a constant that the exporter shared
+    among the modules that use it, and not a result of the caller.
     """
 
     def __init__(self, annotations: Annotations, chosen: Collection[int]) -> None:
-        """Take the nodes of the chosen modules; others are looked at when somebody asks for one."""
+        """Take the nodes of the chosen modules; each other node is looked at only when somebody asks for it."""
         self._annotations = annotations
         self._inside = {call for n in chosen if (call := annotations.call[n]) is not None}
         lineages = map(annotations.hierarchy.lineage, self._inside)
         self._callers = {ancestor for lineage in lineages for ancestor in lineage} - self._inside
 
     def __contains__(self, node: object) -> bool:
-        """Return whether a node is one of these."""
+        """Return whether a node is one of them."""
         if not isinstance(node, int):
             return False
         call, evidence = self._annotations.call[node], self._annotations.evidence[node]
@@ -123,7 +123,7 @@ def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[i
     graph = annotations.graph
 
     def is_end(value: int) -> bool:
-        """Return whether the walk ends at a value: its maker is chosen, or is no auxiliary node."""
+        """Return whether the walk ends at a value, because its maker is chosen or not auxiliary."""
         maker = graph.producer[value]
         return maker in chosen or annotations.evidence[maker] not in INDIRECT
 
@@ -131,7 +131,7 @@ def auxiliary_behind(annotations: Annotations, chosen: Collection[int]) -> set[i
 
 
 def pieces(graph: Graph, chosen: Collection[int]) -> int:
-    """Return the number of pieces that a selection falls into; tensors between its nodes connect, constants do not."""
+    """Return into how many pieces a selection falls; tensors between its nodes connect, constants do not."""
 
     def neighbours(node: int) -> Iterator[int]:
         """Yield the nodes that a node reads from, and those that read from it."""

@@ -1,18 +1,19 @@
-"""Find what is new in a part that was cut out of a model and changed since, and where in the model it goes.
+"""Find what is new in a part that was cut out of a model and changed since, and where in the model it belongs.
 
-Five nodes of a model, of which a part with the input `x` and the output `r` was cut out:
+Five nodes of a model, and a part with the input `x` and the output `r` that was cut out of it
 
     x -> MatMul(x, w) -> m -> Add(m, b) -> a -> Relu -> r -> Gemm -> y          m -> Softmax -> z
 
-and changed: Gelu is in the place of Relu. The obvious way deletes everything between the part's inputs and outputs and
-inserts the part. Here it deletes MatMul, whose result `m` Softmax still reads. It also renames and moves nodes that
-nobody touched, and adds a second copy of the constants and shape chains that the cutter had copied into the part.
+and then changed: Gelu replaces Relu. The obvious way deletes everything between the part's inputs and outputs and
+inserts the part. Here this would delete MatMul, although Softmax still reads its result `m`. It would also rename and
+move nodes that nobody touched, and add second copies of the constants and shape chains that the cut had copied into the
+part.
 
-So the part is compared with the model first, in the order of its nodes (`PartChanges`). A node is *kept* if the model
-has the same node, byte for byte, and everything it reads is the *same* too: the inputs, equal weights, results of
-kept nodes. MatMul and Add are kept, Gelu is new, and of the outputs `r` is not the same. Then the model is searched
-backwards from `r` to the part's inputs (`GraftSite`): of the nodes found, those are *dead* whose results the part makes
-now, or that nothing reads any more, neither the rest of the model nor the new nodes. That is Relu alone.
+So first the part is compared with the model, in the order of its nodes (`PartChanges`). A node is *kept* if the model
+has the same node, byte for byte, and everything it reads is the *same* too: the inputs, equal weights, results of kept
+nodes. MatMul and Add are kept, Gelu is new, and of the outputs, `r` is not the same. Then the model is searched
+backwards from `r` to the part's inputs (`GraftSite`). A node on this way is *dead* if the part makes its results now,
+or if neither the rest of the model nor a new node reads them any more. That is Relu alone.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from mxtools.pipeline.working_model import WorkingModel
 class PartChanges:
     """What is new in a part.
 
-    Attributes: `index`, the part's; `inputs`, the names of its inputs; `nodes`, the new ones of its main graph; `same`,
-    the names of the values that the model computes as the part does, inputs included; `weights`, the names of the new
-    initializers that are needed; `outputs`, the names of the outputs that are not the same; `reads`, the names of what
-    the new nodes read, and of these outputs.
+    Attributes: `index`, the part's; `inputs`, the names of its inputs; `nodes`, the new nodes of its main graph;
+    `same`, the names of the values that the model computes as the part does, inputs included; `weights`, the names of
+    the new initializers that are needed; `outputs`, the names of the outputs that are not the same; `reads`, the names
+    of these outputs and of everything that the new nodes read.
     """
 
     def __init__(self, graph: Graph, part: WorkingModel, weights: WeightStore) -> None:
-        """Compare a part with the model that `graph` is the index of; InputError if the part is not complete."""
+        """Compare a part with a model, given the model's index `graph`; InputError if the part is not complete."""
         self.graph = graph
         self.index = index = Graph(part.proto)
         stored = {index.names[v]: v for v in index.stored if index.home[v] == NOWHERE}
@@ -73,7 +74,7 @@ class PartChanges:
         return tensor is not None and is_same(tensor, weights, index.initializers[value], others)
 
     def _is_kept(self, node: int) -> bool:
-        """Return whether the model has a node of the part as it is, and the node reads the same values there."""
+        """Return whether the model has the same node as the part, and the node reads the same values there."""
         index, graph = self.index, self.graph
         if not index.writes[node] or not all(index.names[v] in self.same for v in index.needs[node]):
             return False
@@ -91,7 +92,7 @@ class GraftSite:
     """
 
     def __init__(self, graph: Graph, new: PartChanges) -> None:
-        """Find the site; InputError if the region begins at an input of the model that is none of the part's."""
+        """Find the site; InputError if the region begins at an input of the model that is not an input of the part."""
         self.graph = graph
         self.replaced = {graph.by_name[name] for name in new.outputs}
         self.region = self._behind({graph.by_name[name] for name in new.inputs})

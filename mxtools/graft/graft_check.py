@@ -1,4 +1,4 @@
-"""Check that a model computes with a part what it computed without, in ONNX Runtime."""
+"""Check in ONNX Runtime that a model with a part computes the same as without it."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Put a part, which was cut out of a model and changed since, back in its place.
+"""Put a part that was cut out of a model, and changed since, back in its place.
 
-The names of the part's inputs and outputs say where that is; `mxtools.graft.changes` finds what is new and what it
-replaces. Here the model is changed, in four steps: take out what is dead; leave in the part what is new, under names
+The names of the part's inputs and outputs show the place; `mxtools.graft.changes` finds what is new and what it
+replaces. This file changes the model, in four steps: take out what is dead; reduce the part to what is new, under names
 that the model does not use; insert the new nodes; add their weights, types, functions and operator sets.
 
-Inserting is not just putting the new nodes where the old ones were. Four nodes, with the part's node N replacing B:
+It is not enough to put the new nodes where the old ones were. Four nodes, and the part's node N replaces B:
 
     A -> a -> B -> b -> D          x -> C -> c          N reads c (the user added an input), makes b
 
-B stood before C in the list, so at B's place N would read `c` before it exists. The nodes are therefore sorted by what
-they read, and among those that can come next the one that came first in the old list comes first: C moves before N,
-nothing else moves, and an unchanged model keeps its order. O(nodes + edges), and O(n log n) for that order.
+B stood before C in the list, so in B's place N would read `c` before it exists. The nodes are therefore sorted by what
+they read. If several can come next, the one that came first in the old list is first: C moves before N, nothing else
+moves, and an unchanged model keeps its order. O(nodes + edges), and O(n log n) for that order.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass
 class Grafted:
-    """What was done.
+    """What a graft did.
 
     Attributes: `kept`, how many of the part's nodes the model had already; `removed`, nodes, and `replaced`, the nodes
-    whose results the part makes now, both of the model's index before the graft; `added`, places of the new nodes in
-    the list of nodes; `renamed`, values of the part, old name to new.
+    whose results the part makes now, both as numbers in the model's index before the graft; `added`, the places of the
+    new nodes in the list of nodes; `renamed`, values of the part, old name to new.
     """
 
     kept: int
@@ -78,7 +78,7 @@ def graft(model: ModelProto, graph: Graph, weights: WeightStore, part: WorkingMo
 
 
 def _take_out(graph: GraphProto, site: GraftSite, others: Collection[str]) -> None:
-    """Take out of a graph what a part replaces; a node that stays gives its replaced outputs names unlike `others`."""
+    """Take out of a graph what a part replaces; if a node stays, its replaced outputs get names unlike `others`."""
     index = site.graph
     taken = names_in(graph).union(others)
     replaced = {index.names[v] for v in site.replaced}
@@ -101,7 +101,7 @@ def _take_out(graph: GraphProto, site: GraftSite, others: Collection[str]) -> No
 
 
 def _reduce(part: GraphProto, new: PartChanges, graph: GraphProto) -> dict[str, str]:
-    """Leave in a part what is new, under names that the graph does not use; return the renamed values."""
+    """Reduce a part to what is new, under names that the graph does not use; return the renamed values."""
     nodes = {id(new.index.nodes[n]) for n in new.nodes}
     own = {new.index.names[v] for n in new.nodes for v in new.index.writes[n]} | new.weights
     inner = own.difference(new.outputs)
@@ -131,7 +131,7 @@ def _rename_nodes(part: GraphProto, graph: GraphProto) -> None:
 
 
 def _insert(graph: GraphProto, site: GraftSite, new: PartChanges, renamed: dict[str, str]) -> list[int]:
-    """Insert the new nodes where the first node was that they replace, and sort all; return their places."""
+    """Insert the new nodes in the place of the first node that they replace, and sort all; return their places."""
     index, inner = site.graph, new.index
     first = min([*site.dead, *site.makers], default=NOWHERE)
     added = [(inner.nodes[n], [renamed.get(inner.names[v], inner.names[v]) for v in inner.needs[n]]) for n in new.nodes]
@@ -148,8 +148,8 @@ def _insert(graph: GraphProto, site: GraftSite, new: PartChanges, renamed: dict[
 def _ordered(needs: Sequence[Collection[str]], nodes: Sequence[NodeProto]) -> list[int]:
     """Return an order in which nodes can be computed, as near to the present one as possible; InputError on a cycle.
 
-    This is Kahn's algorithm: a node is ready when its last source is done, and the first of those ready comes next. A
-    walk (`graph.walk`) would find the same nodes, but in no such order.
+    This is Kahn's algorithm: a node is ready when its last source is done, and the first of the ready nodes comes next.
+    A walk (`graph.walk`) would find the same nodes, but not in this order.
     """
     maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     sources = [{maker[name] for name in names if name in maker} for names in needs]
@@ -208,7 +208,7 @@ def _merge(model: ModelProto, part: ModelProto, removed: Sequence[NodeProto]) ->
 
 
 def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:  # noqa: ANN401 - protobuf's container
-    """Delete all messages of a repeated field but the wanted ones, which stay untouched."""
+    """Delete all messages of a repeated field except for the wanted ones, which stay untouched."""
     for index in range(len(container) - 1, -1, -1):
         if not wanted(container[index]):
             del container[index]

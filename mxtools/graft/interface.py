@@ -1,4 +1,4 @@
-"""Check that a part fits into a model: its inputs and outputs are tensors of the model, of the same types."""
+"""Check that a part fits into a model: its inputs and outputs are tensors of the model, with the same types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mxtools.scopes.scope import ROOT
 
 
 def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
-    """Raise InputError if an input or output of a part is no tensor of the model, or has another type there."""
+    """Raise InputError if an input or output of a part is not a tensor of the model, or has another type there."""
     given = {info.name: info for info in graph_inputs(part)}
     made = {info.name: info for info in part.graph.output if info.name not in given}
     for what, infos in (("input", given), ("output", made)):
@@ -39,7 +39,7 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
 
 
 def _is_swapped(graph: Graph, part: ModelProto) -> bool:
-    """Return whether what was given as the part has all ends of the model, and may be the model itself."""
+    """Return whether the given part has all inputs and outputs of the model, and so may be the model itself."""
     made = {name for node in part.graph.node for name in node.output}
     return made.issuperset(graph.names[value] for value in graph.outputs)
 
@@ -62,10 +62,10 @@ def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
 
 
 def _require_same_maker(graph: Graph, what: str, name: str, info: ValueInfoProto) -> None:
-    """Raise InputError if a tensor of the model is made elsewhere than the one that a part was cut out at.
+    """Raise InputError if another module makes a tensor in the model than made it where the part was cut out.
 
-    So it is where a tool used a name again: a quantiser gives a convolution's result the name of what Relu made. A node
-    that has moved out, to a caller, is the same.
+    This happens when a tool reuses a name: a quantiser gives the name of a Relu's result to the result of the
+    convolution. A node that has moved out, to a caller, still counts as the same.
     """
     node = graph.producer[graph.by_name[name]]
     cut_at = keys.props(info).get(keys.SCOPE)

@@ -42,8 +42,8 @@ class GraftReport(Report):
 def put_back(model: WorkingModel, part: WorkingModel, verify: bool = False) -> GraftReport:
     """Replace what a part was cut from by the part, in place; the part must not be used afterwards.
 
-    With `verify` the model is run without and with the part. Raises InputError if the inputs and outputs of the part
-    do not fit the model, CheckError if the model computes something else with it.
+    With `verify`, the model is run without and with the part. Raises InputError if the inputs and outputs of the part
+    do not fit the model, CheckError if the model computes something else with the part.
     """
     whole = model.copy() if verify else None
     made = [value.name for value in part.proto.graph.output]
@@ -76,7 +76,7 @@ def _differences(
 
 
 def _place(before: Annotations, done: Grafted) -> tuple[str, str]:
-    """Return scope and tag of what a part replaced: the lowest call around all nodes whose place was known."""
+    """Return scope and tag of what a part replaced: the lowest call around all replaced nodes with a known scope."""
     nodes = done.removed or done.replaced
     calls = [c for n in nodes if (c := before.call[n]) is not None and before.evidence[n] is not Evidence.ROOT]
     call = before.hierarchy.common(calls) if calls else ROOT_CALL
@@ -84,7 +84,7 @@ def _place(before: Annotations, done: Grafted) -> tuple[str, str]:
 
 
 def _new_nodes(model: WorkingModel, after: Annotations, done: Grafted, functions: Collection[OperatorKey]) -> list[int]:
-    """Return the nodes that came with a part, also those in its bodies and functions."""
+    """Return the nodes that came with a part, including those in its bodies and functions."""
     graph = after.graph
     tops = {graph.main[place] for place in done.added}
     regions = {n for n, function in enumerate(model.proto.functions, 1) if function_key(function) not in functions}
@@ -102,7 +102,7 @@ def _tag(after: Annotations, scope: str, tag: str, nodes: list[int]) -> None:
 
 
 def _update_absent(model: WorkingModel, before: Annotations, after: Annotations, scope: str) -> None:
-    """List the scopes that lost all their nodes to the part as absent, and no longer those that have nodes again."""
+    """List scopes as absent that lost all their nodes to the part; remove those that have nodes again."""
     had, has = ({a.hierarchy.scopes[call] for call in calls_with_nodes(a)} for a in (before, after))
     was = model.absent
     absent = {name: reason for name, reason in was.items() if name not in has}

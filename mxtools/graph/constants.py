@@ -18,16 +18,17 @@ from mxtools.graph.shapes import Array, Shapes
 from mxtools.graph.walk import nodes_behind
 
 LARGEST = 1 << 22
-"""Constants of more elements are left out: what is looked for are shapes, indices and small weights."""
+"""Constants with more elements are left out: those that callers look for are shapes, indices and small weights."""
 
 
 def constant_arrays(
     model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes, wanted: Collection[int]
 ) -> dict[int, Array]:
-    """Return the arrays of `wanted` constants of the main graph, by value, as far as little work computes them.
+    """Return the arrays of those `wanted` constants of the main graph that take little work, by value.
 
-    Nodes that compute a wanted constant are run by ONNX's reference evaluator, if all of them are ONNX's own operators
-    without bodies, on tensors of known and small sizes. So no graph can make this run long or take much memory.
+    ONNX's reference evaluator runs the nodes that compute a wanted constant, if all of them are ONNX's own operators
+    without bodies, and their tensors have known and small sizes. So no graph can make this run long or take much
+    memory.
     """
     found = {v: weights.array(t) for v in wanted if (t := graph.initializers.get(v)) is not None and _is_small(t)}
     simple = _simple_constants(graph, shapes) if len(found) < len(wanted) else set[int]()
@@ -39,7 +40,7 @@ def constant_arrays(
 
 
 def _simple_constants(graph: Graph, shapes: Shapes) -> set[int]:
-    """Return the values that ONNX's own operators compute from small initializers alone, every result being small."""
+    """Return the values that ONNX's own operators compute from small initializers alone, with small results only."""
     stored = {v for v, tensor in graph.initializers.items() if _is_small(tensor)}
     simple: set[int] = set()
     for node, proto in enumerate(graph.nodes):
@@ -63,7 +64,7 @@ def _evaluated(
     nodes: list[int],
     wanted: list[int],
 ) -> dict[int, Array]:
-    """Return the `wanted` values as a run of some nodes computes them; none if the evaluator cannot run them."""
+    """Return the `wanted` values as a run of some nodes computes them; none if the evaluator cannot run the nodes."""
     import numpy as np
 
     needed = {v: graph.initializers[v] for n in nodes for v in graph.reads[n] if v in graph.initializers}
@@ -83,7 +84,7 @@ def _evaluated(
             warnings.simplefilter("ignore")
             part.graph.output.extend(ValueInfoProto(name=name) for name in names)
             return dict(zip(wanted, map(np.asarray, ReferenceEvaluator(part).run(names, {})), strict=True))
-    except Exception:  # the evaluator runs numpy on whatever a file holds, and can raise anything
+    except Exception:  # the evaluator runs numpy on whatever is in a file, and can raise anything
         return {}
 
 
@@ -102,7 +103,7 @@ def densified(tensor: SparseTensorProto, weights: WeightStore) -> Array:
 
 
 def make_dense(model: ModelProto, weights: WeightStore) -> None:
-    """Put dense initializers in the place of the sparse ones of a model's graphs, in place."""
+    """Replace the sparse initializers of a model's graphs by dense ones, in place."""
     for graph in (model.graph, *(body for node in model_nodes(model) for body in bodies(node))):
         for sparse in graph.sparse_initializer:
             graph.initializer.append(onnx.numpy_helper.from_array(densified(sparse, weights), sparse.values.name))

@@ -10,11 +10,11 @@ from mxtools.graph.types import plain
 NUMERIC = "fiub"
 """Kinds of elements (numpy's `dtype.kind`) that are numbers: floats, integers, unsigned integers, bools."""
 Fingerprint = tuple[int, float, float, float, float]
-"""The number of elements, then minimum, maximum, sum and sum of squares of the finite ones in float64."""
+"""The number of elements; then the minimum, maximum, sum and sum of squares of the finite ones, in float64."""
 
 
 def fingerprint(array: Array) -> Fingerprint | None:
-    """Return the fingerprint of an array, None if its elements are no numbers."""
+    """Return the fingerprint of an array, None if its elements are not numbers."""
     import numpy as np
 
     array = plain(array)
@@ -28,10 +28,10 @@ def fingerprint(array: Array) -> Fingerprint | None:
 
 
 def same_fingerprint(a: Fingerprint, b: Fingerprint, tolerance: float = 1e-4) -> bool:
-    """Return whether two fingerprints can be of the same values, up to rounding.
+    """Return whether two fingerprints can be those of the same values, up to rounding.
 
-    `tolerance` is relative to the largest absolute value. Sums may differ by more than extremes: rounding errors of `n`
-    elements add up to about the square root of `n` times one.
+    `tolerance` is relative to the largest absolute value. Sums may differ by more than extremes, because the rounding
+    errors of `n` elements add up to about the square root of `n` times one.
     """
     if a[0] != b[0]:
         return False

@@ -1,4 +1,4 @@
-"""The functions of a model: which are used, and how the functions of two models get along in one."""
+"""The functions of a model: which ones are used, and how the functions of two models fit into one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def function_nodes(function: FunctionProto) -> Iterator[NodeProto]:
-    """Yield the nodes of a function, also those in bodies and in graphs that are defaults of its attributes."""
+    """Yield the nodes of a function, including those in bodies and in graphs that are default values of attributes."""
     yield from every_node(function.node)
     for default in graphs_in(function.attribute_proto):
         yield from every_node(default.node)
@@ -42,7 +42,7 @@ def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[Functi
         return []
 
     def called(key: OperatorKey) -> Iterator[OperatorKey]:
-        """Yield what the nodes of a function call."""
+        """Yield the operators and functions that a function's nodes name."""
         return map(operator_key, function_nodes(functions[key]) if key in functions else ())
 
     used = reached(map(operator_key, every_node(nodes)), called)
@@ -50,9 +50,9 @@ def used_functions(model: ModelProto, nodes: Iterable[NodeProto]) -> list[Functi
 
 
 def separate_functions(part: ModelProto, model: ModelProto) -> None:
-    """Rename functions of a part that have the name of one of the model's and differ from it, or call one that differs.
+    """Rename functions of a part that differ from the model's of the same name, or call one that differs.
 
-    A function that only calls a renamed one differs too, though its own nodes are equal. ONNX has overloads for this
+    A function that calls a renamed one differs too, even if its own nodes are equal. ONNX has overloads for this
     purpose, but ONNX Runtime ignores them in the nodes of functions.
     """
     known = {function_key(f): f for f in model.functions}

@@ -1,9 +1,10 @@
-"""The graph index: who makes and who reads each value, over the main graph, nested bodies and functions, in one pass.
+"""The graph index: which node makes and which nodes read each value, in the main graph, bodies and functions.
 
-Nodes and values are numbered. Nodes are numbered in list order, but the nodes of a body (of If, Loop, Scan …) before
-the node that holds it; so the numbers are in topological order, as the list is. If it is not, which ONNX forbids and
-tools that append their nodes write nevertheless, the nodes are numbered as if it were sorted. A value is one name in
-one graph: the same name in two bodies is two values. O(nodes + edges) in time and memory; weights are not touched.
+Nodes and values have numbers. Nodes are numbered in list order, except that the nodes of a body (of If, Loop, Scan …)
+come before the node that holds it. So the numbers are in topological order, as the list is. ONNX forbids a list that is
+not in this order, but tools that append their nodes write some; then the nodes are numbered as if the list were sorted.
+A value is one name in one graph: the same name in two bodies is two values. Building the index is one pass, O(nodes +
+edges) in time and memory; it does not touch weights.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mxtools.graph.operators import Operator, OperatorKey, Operators, function_k
 from mxtools.graph.order import bodies as bodies
 from mxtools.graph.order import graphs_in as graphs_in
 from mxtools.graph.order import in_order_of_flow
-from mxtools.graph.walk import NOWHERE as NOWHERE  # the graph's modules take it from here
+from mxtools.graph.walk import NOWHERE as NOWHERE  # modules of this room and others import it from here
 from mxtools.graph.walk import reached
 
 _FRACTIONS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -38,7 +39,7 @@ _WITH_BODY = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
 class ValueNames(dict[str, int]):
-    """The numbers of the values of one graph, by name; `outer` are those of the graph around it, for a body."""
+    """The numbers of the values of one graph, by name; for a body, `outer` has those of the graph around it."""
 
     def __init__(self, outer: ValueNames | None = None) -> None:
         """Begin without any values."""
@@ -47,7 +48,7 @@ class ValueNames(dict[str, int]):
 
 
 def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """Return the inputs that a model needs to run; an input that is also an initializer has a value already."""
+    """Return the inputs that a model needs to run; not those that are also initializers and so have a value already."""
     stored = {tensor.name for tensor in model.graph.initializer}
     stored.update(sparse.values.name for sparse in model.graph.sparse_initializer)
     return [value for value in model.graph.input if value.name not in stored]
@@ -57,16 +58,16 @@ class Graph:
     """The index of one model. It does not follow later changes of the model.
 
     Attributes by node: `nodes`, the protos; `reads` and `writes`, the values of its inputs and outputs without omitted
-    ones (a node with bodies also reads what these return); `owner`, the node whose body it is in, or NOWHERE;
-    `region`, 0 in the main graph, i + 1 in the i-th function.
+    ones (a node with bodies also reads what these return); `owner`, the node whose body it is in, or NOWHERE; `region`,
+    0 in the main graph, i + 1 in the i-th function.
 
     Attributes by value: `names`; `producer`, the node that makes it, or NOWHERE; `readers`, the nodes that read it,
     once for each reading; `home`, the node whose body it belongs to, or NOWHERE.
 
     Others: `inputs` and `outputs`, values of the main graph; `by_name`, its values by name; `initializers` and
     `sparse`, the tensors of all graphs by value; `stored`, the values of both; `sites`, for each region of a function
-    the nodes that call it; `misplaced`, the first node that in the file's list comes before one that makes what it
-    reads, None if there is none.
+    the nodes that call it; `misplaced`, the first node in the file's list that comes before the maker of something that
+    it reads, None if there is none.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -86,7 +87,7 @@ class Graph:
             self.misplaced = next(number for number, proto in enumerate(self.nodes) if proto is node)
 
     def _read(self, model: ModelProto) -> None:
-        """Index a model, its nodes in list order, or if `_ordered` is set after those that make what they read."""
+        """Index a model, its nodes in list order or, if `_ordered` is set, each after the makers of what it reads."""
         self.nodes: list[NodeProto] = []
         self.reads: list[tuple[int, ...]] = []
         self.writes: list[tuple[int, ...]] = []
@@ -127,7 +128,7 @@ class Graph:
             yield from self.readers[value]
 
     def top(self, node: int) -> int:
-        """Return a node itself, or if it is in a body, the node outside of all bodies that holds it."""
+        """Return the node itself; if it is in a body, the node outside of all bodies that holds it."""
         while self.owner[node] != NOWHERE:
             node = self.owner[node]
         return node
@@ -157,12 +158,12 @@ class Graph:
 
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
-        """The values that each node needs, each once; a node with bodies also needs what these capture from outside."""
+        """The values that each node needs, each once; a node with bodies also needs what these read from outside."""
         if not self._owners:
             return self.reads
         needs = [dict.fromkeys(reads) for reads in self.reads]
-        # A body may read values of any graph around it, so what its nodes read counts for the outermost holder too;
-        # values that belong to bodies themselves are no needs of the holder.
+        # A body may read values of any graph around it, so what its nodes read counts for the outermost holder too.
+        # Values that belong to bodies do not count as needs of the holder.
         for node in self._owners:
             needs[self.top(node)].update(dict.fromkeys(self.reads[node]))
         inner = {v for v, home in enumerate(self.home) if home != NOWHERE}
@@ -178,7 +179,7 @@ class Graph:
 
     @cached_property
     def varying(self) -> set[int]:
-        """The nodes outside of bodies that are random, hold a random node, or call a function with one."""
+        """The nodes outside of bodies that are random, contain a random node, or call a function that has one."""
         random = [self.top(node) for node, operator in enumerate(self.operators) if operator.is_random]
         return set(reached(random, lambda node: map(self.top, self.sites.get(self.region[node], ()))))
 
@@ -188,20 +189,20 @@ class Graph:
         return self.constants(())
 
     def is_live(self, value: int) -> bool:
-        """Return whether a value is neither stored nor computed from what is stored alone."""
+        """Return whether a value is neither stored nor computed from stored values alone."""
         return value not in self.constant and value not in self.stored
 
     def live_reads(self, node: int) -> list[int]:
-        """Return the values that a node reads itself and that depend on inputs, in order."""
+        """Return the values that a node itself reads and that depend on inputs, in order."""
         return [value for value in self.reads[node] if self.is_live(value)]
 
     @cached_property
     def data_independent(self) -> set[int]:
-        """The constant values, and those that depend on inputs only through shapes: no data flows along them."""
+        """The constant values, and values that depend on inputs only through shapes: no data flow along them."""
         return self.constant | self.shape_derived(self.constant)
 
     def is_constant(self, node: int) -> bool:
-        """Return whether no value that a node makes depends on an input."""
+        """Return whether no result of a node depends on an input."""
         return self.constant.issuperset(self.writes[node])
 
     def constants(self, without: Collection[int]) -> set[int]:
@@ -218,7 +219,7 @@ class Graph:
         return constant
 
     def shape_derived(self, constant: Collection[int]) -> set[int]:
-        """Return the values of the main graph that depend on inputs only through shapes; `constant` depend on none."""
+        """Return the main graph's values that depend on inputs only through shapes, given the `constant` values."""
         derived: set[int] = set()
         for node in self.main:
             reads_shape = self.operators[node].reads_only_shape
@@ -229,7 +230,7 @@ class Graph:
 
     @cached_property
     def weighted(self) -> set[int]:
-        """The values of the main graph that are computed from weights: from stored numbers with a fraction, several."""
+        """The values of the main graph that are computed from weights: stored tensors of several fractional numbers."""
         found = {v for v, t in self.initializers.items() if t.data_type in _FRACTIONS and prod(t.dims) > 1}
         for node in self.main:
             if any(value in found for value in self.needs[node]):
@@ -237,9 +238,10 @@ class Graph:
         return found
 
     def _first_late(self) -> int | None:
-        """Return the first node that reads what a later node makes, None if the nodes are in order."""
+        """Return the first node that reads the result of a later node, None if the nodes are in order."""
         made = {self.names[value] for value in self._late}
-        # What a body captures before it is made was not found when the body was read: it is a value of nobody.
+        # A value that a body reads before it is made was not found when the body was indexed, so it belongs to no
+        # graph.
         lost = [v for v, home in self._homes.items() if home == NOWHERE and self.producer[v] == NOWHERE]
         made.update(name for v in lost if self.by_name.get(name := self.names[v], v) != v)
         if not made:
@@ -268,11 +270,11 @@ class Graph:
         self._add_nodes(self._in_order(function.node), names, region)
 
     def _in_order(self, nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
-        """Return the nodes of one graph as they are to be numbered."""
+        """Return the nodes of one graph in the order in which they are numbered."""
         return [nodes[place] for place in in_order_of_flow(nodes)] if self._ordered else nodes
 
     def _add_nodes(self, nodes: Sequence[NodeProto], names: ValueNames, region: int) -> None:
-        """Index the nodes of one graph; written for speed, since most of the time of a small command passes here."""
+        """Index the nodes of one graph; written for speed, because small commands spend most of their time here."""
         known, number_of = names.get, names.setdefault
         all_nodes, add_reads, add_writes = self.nodes, self.reads.append, self.writes.append
         add_name, add_producer, count = self.names.append, self.producer.append, len(self.names)
@@ -303,11 +305,11 @@ class Graph:
         self.region += [region] * (len(all_nodes) - len(self.region))
 
     def _add_bodies(self, node: NodeProto, names: ValueNames, region: int) -> tuple[int, ...]:
-        """Index the bodies of a node, which gets the next number after their nodes; return the values they return."""
+        """Index the bodies of a node, which gets the next number after their nodes; return the bodies' results."""
         first_node, first_value = len(self.nodes), len(self.names)
         returned = [value for body in bodies(node) for value in self._add_graph(body, ValueNames(names), region)]
         owner = len(self.nodes)
-        # Inner bodies come first and have set the owners of their nodes already, hence `setdefault`.
+        # Inner bodies come first and have already set the owners of their nodes, hence `setdefault`.
         for inner in range(first_node, owner):
             self._owners.setdefault(inner, owner)
         for value in range(first_value, len(self.names)):
@@ -327,7 +329,7 @@ class Graph:
         return value
 
     def _add_value(self, names: ValueNames, name: str, producer: int = NOWHERE) -> int:
-        """Return the value of a name that is defined here, by a node or without one; defined twice it is two values."""
+        """Return the value of a name that is defined here, by a node or not; a second definition is another value."""
         value = names.get(name)
         if value is None or self.producer[value] != NOWHERE:
             value = names[name] = len(self.names)

@@ -1,4 +1,4 @@
-"""Multiply-adds of nodes, from shapes: each product that is added up counts as one, as papers count them."""
+"""Multiply-adds of nodes, from shapes: each product that is added up counts once, as in papers."""
 
 from __future__ import annotations
 

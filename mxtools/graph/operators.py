@@ -1,9 +1,8 @@
-"""What operators do: the one table, asked by domain, name and version.
+"""What operators do: the one table, which is asked by domain, name and version.
 
-A node names its operator by a domain, a name and an overload, and the version of the domain is the one that its model
-or function imports. ONNX's own operators have the domain `""`, or `"ai.onnx"`, which means the same. So a node that is
-called `Shape` reads only a shape if ONNX has that operator; it need not if a function of the model or another
-domain is called:
+A node names its operator by a domain, a name and an overload; the model or function imports a version of the domain.
+ONNX's own operators have the domain `""`, or `"ai.onnx"`, which means the same. So a node with the name `Shape` reads
+only a shape if it is ONNX's operator, but not necessarily if a function of the model or another domain is meant:
 
     Shape(x)        ONNX's own, it looks at the dimensions of x
     my.Shape(x)     a function of the model or a custom operator, of which nothing is known
@@ -28,21 +27,21 @@ DimsOf = Callable[[str], Dims]
 """The dimensions of a value by name; LookupError if not all are known."""
 
 FIRST_VERSION = 1
-"""The version of a domain that a model uses without importing it, as files before IR version 3 do."""
+"""The version of a domain that a model uses without importing it, as in files before IR version 3."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator; of most that are not ONNX's own, nothing but the schema if there is one.
+    """What is known of an operator; for most that are not ONNX's own, this is only the schema, if there is one.
 
     Attributes: `asked`, the domain, name and version that were looked up, None if the model defines it; `since`, the
-    version of ONNX that brought it, 0 if the table does not have it; `reads_only_shape`, it looks at nothing of its
-    inputs but their shapes; `is_random`, its results differ from run to run, so that a copy is not the same;
+    version of ONNX that introduced it, 0 if the table does not have it; `reads_only_shape`, it looks at nothing of its
+    inputs but their shapes; `is_random`, its results differ from run to run, so a copy is not the same;
     `keeps_elements`, its first output has the elements of its first input in the same order; `clamps`, it limits the
     elements of its first input to a range and changes nothing else; `quantises`, it makes numbers of a small type, with
-    a range of its own; `dequantises`, it makes the numbers again that such ones stand for; `settings`, the places of
-    inputs of floats that only say how it works, and `weights`, of those that are parameters in all models;
-    `multiply_adds`, what counts those of a node, for convolutions and matrix products.
+    a range of its own; `dequantises`, it turns such numbers back into those that they stand for; `settings`, the places
+    of inputs of floats that only say how it works; `weights`, the places of inputs that are parameters in all models;
+    `multiply_adds`, which counts those of a node, for convolutions and matrix products.
     """
 
     asked: tuple[str, str, int] | None = field(default=None, compare=False)
@@ -59,7 +58,7 @@ class Operator:
 
     @property
     def schema(self) -> onnx.defs.OpSchema | None:
-        """Its definition in the onnx package, which takes 10 ms or more to set up its registry when first asked."""
+        """Its definition in the onnx package, whose registry takes 10 ms or more to set up when it is first asked."""
         return schema(*self.asked) if self.asked else None
 
     @property
@@ -80,7 +79,7 @@ class Operator:
 class Operators(dict[tuple[int, str, str, str], Operator]):
     """The operators that a model's nodes can name, by region, domain, name and overload; each is looked up once.
 
-    Region 0 is the main graph with its bodies, i + 1 the i-th function, which imports versions of its own.
+    Region 0 is the main graph with its bodies, i + 1 is the i-th function, which has imports of its own.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -112,7 +111,7 @@ class Operators(dict[tuple[int, str, str, str], Operator]):
 
 
 def operator_key(node: NodeProto) -> OperatorKey:
-    """Return what names the operator of a node, or the function that it calls."""
+    """Return the key of a node's operator, or of the function that it calls."""
     return plain_domain(node.domain), node.op_type, node.overload
 
 
@@ -125,18 +124,18 @@ def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
 
 
 def function_key(function: FunctionProto) -> OperatorKey:
-    """Return what names a function in a model."""
+    """Return the key of a function in a model."""
     return plain_domain(function.domain), function.name, function.overload
 
 
 def operator_title(node: NodeProto) -> str:
-    """Return the operator of a node for people: its name, with the domain before it if that is not ONNX's own."""
+    """Return a node's operator for people: its name, with the domain before it if that is not ONNX's own."""
     domain = plain_domain(node.domain)
     return f"{domain}.{node.op_type}" if domain else str(node.op_type)
 
 
 def plain_domain(domain: str) -> str:
-    """Return the domain, by one name if it is ONNX's own, which has two."""
+    """Return the domain, with `""` for both names of ONNX's own."""
     return "" if domain == "ai.onnx" else domain
 
 
@@ -214,13 +213,13 @@ _KNOWN: dict[str, Operator] = {
     "QLinearMatMul": Operator(since=10, quantises=True, multiply_adds=_matmul),
     "Gemm": Operator(since=1, weights=frozenset({1, 2}), multiply_adds=_gemm),
 }
-"""What is known of ONNX's own operators, from their specification; of all others nothing is asked but their name.
+"""What is known of ONNX's own operators, from their specification; for all others only the name is known.
 
-It says since when each exists, so that most models are indexed without the schemas of the onnx package.
+It says since when each exists, so most models can be indexed without the schemas of the onnx package.
 """
 
 _KNOWN_ELSEWHERE: dict[tuple[str, str], Operator] = {
     ("com.microsoft", "QuantizeLinear"): Operator(since=1, quantises=True),
     ("com.microsoft", "DequantizeLinear"): Operator(since=1, dequantises=True),
 }
-"""What is known of operators by domain and name that quantisers take from others: ONNX Runtime's, for more types."""
+"""Other operators that quantisers use, by domain and name: ONNX Runtime's, which take more types."""

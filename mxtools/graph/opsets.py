@@ -1,4 +1,4 @@
-"""Operator sets of two models, made to agree so that nodes of one can be put into the other."""
+"""The operator sets of two models, made to agree so that nodes of one can be put into the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mxtools.graph.operators import plain_domain, versions
 
 
 def import_missing(model: ModelProto, part: ModelProto) -> None:
-    """Import the domains that a part's nodes or the model's functions use into the model, in the part's versions."""
+    """Import into a model the domains that a part's nodes or the model's functions use, in the part's versions."""
     used = {plain_domain(node.domain) for node in every_node(part.graph.node)}
     used |= {domain for function in model.functions for domain in versions(function.opset_import)}
     for entry in part.opset_import:

@@ -1,4 +1,4 @@
-"""The order of nodes: in a valid graph each comes after those that make what it reads."""
+"""The order of nodes: in a valid graph, each node comes after the nodes that make what it reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mxtools.graph.walk import in_order
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node holds in its attributes."""
+    """Yield the graphs in the attributes of a node."""
     yield from graphs_in(node.attribute)
 
 
@@ -26,7 +26,7 @@ def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
 def in_order_of_flow(nodes: Sequence[NodeProto]) -> list[int]:
     """Return the places of a graph's nodes, each after those that make what it and its bodies read.
 
-    Those that are in order stay so. Raises CycleError if a node needs its own result.
+    Nodes that are in order stay in their order. Raises CycleError if a node needs its own result.
     """
     maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
 

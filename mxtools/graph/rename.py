@@ -1,4 +1,4 @@
-"""Renaming values: through nodes, bodies, types and quantization annotations at once."""
+"""Renaming values: in nodes, bodies, types and quantization annotations at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fresh(name: str, taken: Collection[str]) -> str:
 
 
 def names_in(graph: GraphProto) -> set[str]:
-    """Return the names of all values in a graph and in the bodies of its nodes, also of values that are only read."""
+    """Return the names of all values in a graph and in the bodies of its nodes, even of values that are only read."""
     found = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     found.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
@@ -43,7 +43,7 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
     if len(set(done.values())) < len(done):
         raise ValueError("two values cannot have one name")
     taken = present | set(done.values())
-    # Values whose name is wanted by another and which do not get a new name anyway make room.
+    # Values make room if another value gets their name and they do not get a new one anyway.
     for name in sorted(set(done.values()) & present - done.keys()):
         done[name] = fresh(name, taken)
         taken.add(done[name])
@@ -53,7 +53,7 @@ def rename_values(graph: GraphProto, names: Mapping[str, str]) -> dict[str, str]
 
 
 def rename_in_function(function: FunctionProto, names: Mapping[str, str]) -> None:
-    """Rename values inside a function in place, at any depth, by `names` (old to new), none of which may be taken."""
+    """Rename values inside a function in place, at any depth, by `names` (old to new); no new name may be taken."""
     for value in function.value_info:
         _set(value, "name", names)
     for node in function.node:
@@ -61,7 +61,7 @@ def rename_in_function(function: FunctionProto, names: Mapping[str, str]) -> Non
 
 
 def replace_values(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Rename values in place, at any depth, by `names` (old to new); two may get one name, and be one value then."""
+    """Rename values in place, at any depth, by `names` (old to new); two that get the same name become one value."""
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         _set(value, "name", names)
     for sparse in graph.sparse_initializer:

@@ -1,4 +1,4 @@
-"""Types and shapes of the tensors of a graph, from the file if it has them, else inferred."""
+"""Types and shapes of the tensors of a graph: from the file if it has them, else inferred."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Array: TypeAlias = "npt.NDArray[Any]"
 
 MOST_REFUSED = 16
-"""So many nodes that stop inference are looked for; a file with more is beyond help, and each takes a few runs."""
+"""How many nodes that stop inference are looked for: a file with more is beyond help, and each takes a few runs."""
 
 
 class TorchTensor(Protocol):
-    """What is compared of a traced tensor."""
+    """The attributes of a traced tensor that are compared."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,8 +42,8 @@ class TorchTensor(Protocol):
 class TensorShape:
     """What is known of a tensor's shape.
 
-    Attributes: `kind` of its elements, 'f', 'i', 'b' or 'c', unsigned integers being 'i' too; `dims`, its dimensions,
-    None if not even their number is known, and with None in the place of each unknown one.
+    Attributes: `kind`, that of its elements, 'f', 'i' (unsigned integers too), 'b' or 'c'; `dims`, its dimensions, with
+    None for each unknown one, or None if not even their number is known.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class TensorShape:
     def fits(self, tensor: TorchTensor) -> bool:
         """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.
 
-        A transposed one cannot: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`.
+        A transposed tensor does not fit: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`.
         """
         if self.kind != torch_kind(tensor.dtype):
             return False
@@ -68,7 +68,7 @@ class TensorShape:
             return True
         if self.is_transposed(tensor):
             return False
-        # The unknown dimensions can be anything, so the known ones must divide the number of elements.
+        # Unknown dimensions can be anything, so the known ones must divide the number of elements.
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0
 
@@ -89,8 +89,8 @@ class TensorShape:
 class Shapes:
     """The known shapes of a graph's values, by number.
 
-    The file is looked at first. Inference takes long, so it is run only when a shape is asked for that the file lacks,
-    and its slower kind, which follows computed shapes, only when the faster one does not find the shape.
+    The file comes first. Inference takes long, so it runs only when a shape is asked for that the file lacks. Its
+    slower kind, which follows computed shapes, runs only if the faster kind does not find the shape.
     """
 
     def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
@@ -98,22 +98,22 @@ class Shapes:
         self._model, self._names = model, names
         self._declared = value_infos(model)
         self._inferred: dict[str, ValueInfoProto] = {}
-        self._propagating_left = [True, False]  # the inferences that are left to try, the last one first
+        self._propagating_left = [True, False]  # the inferences that are left to try, the first one last
         self._known: dict[int, TensorShape | None] = {}
 
     def __getitem__(self, value: int) -> TensorShape | None:
-        """Return the shape of a value, None if it is no tensor or unknown."""
+        """Return the shape of a value, None if it is unknown or the value is not a tensor."""
         if value not in self._known:
             self._known[value] = self._find(self._names[value])
         return self._known[value]
 
     def bytes_of(self, value: int) -> int:
-        """Return about how many bytes a value takes in a run, 0 if its size is unknown."""
+        """Return roughly how many bytes a value takes in a run, 0 if its size is unknown."""
         shape = self[value]
         return 8 * (shape.count or 0) if shape else 0
 
     def _find(self, name: str) -> TensorShape | None:
-        """Return the shape of a name from the file, else inferred without propagation, else inferred with it."""
+        """Return the shape of a name from the file, else as inferred without propagation, else as inferred with it."""
         if is_shaped(self._declared.get(name)):
             return known_shape(self._declared[name])
         found = known_shape(self._inferred.get(name))
@@ -131,9 +131,9 @@ def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
 def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, ValueInfoProto]:
     """Return the types of the main graph's values by name, as the file declares them, else as ONNX infers them.
 
-    With `propagating`, shapes that the graph computes are followed, which takes half as long again. A type may lack a
-    shape, if the rank can be inferred by nobody. Nodes that inference cannot take tell nothing of what they make, and
-    stop it for no others.
+    With `propagating`, inference follows shapes that the graph computes, which takes half as long again. A type may
+    lack a shape, if nothing can infer the rank. A node that inference cannot handle leaves its own results unknown, but
+    does not stop the inference of others.
     """
     declared, inferred = value_infos(model), inferred_model(model, propagating)
     found = (
@@ -151,25 +151,25 @@ def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | 
 
 
 def refused() -> tuple[type[Exception], ...]:
-    """Return what ONNX's inference raises if it takes a model for invalid."""
+    """Return the exceptions that ONNX's inference raises if it considers a model invalid."""
     return (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
 
 
 def infer_types(model: bytes, checking: bool = False, propagating: bool = False) -> ModelProto:
     """Return a model after ONNX's inference; raises what that raises, LimitError if it takes too much memory.
 
-    With `checking` it also raises if types of values contradict each other.
+    With `checking`, it also raises if the types of values contradict each other.
     """
     with INFERENCE.of_memory("inferring the shapes of the model", len(model)):
-        # `onnx.shape_inference.infer_shapes` does no more, but imports most of the package
+        # `onnx.shape_inference.infer_shapes` does nothing else, but imports most of the package
         infer = onnx.onnx_cpp2py_export.shape_inference.infer_shapes
         return cast(ModelProto, ModelProto.FromString(infer(model, checking, checking, propagating)))
 
 
 def _prepared(model: ModelProto) -> bytes:
-    """Return a model as ONNX's inference can take it, serialised."""
+    """Return a model, serialised, in a form that ONNX's inference can handle."""
     declared, data = value_infos(model), model.SerializeToString()
-    # The name is in the bytes of a model that has a Loop, and looking there costs nothing.
+    # If a model has a Loop, the name is in its bytes, and looking there costs nothing.
     added = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
     if added or model.graph.sparse_initializer:
         copy = ModelProto.FromString(data)
@@ -180,9 +180,9 @@ def _prepared(model: ModelProto) -> bytes:
 
 
 def make_sparse_inputs(graph: GraphProto) -> None:
-    """Put inputs in the place of a graph's sparse initializers, in place.
+    """Replace a graph's sparse initializers by inputs, in place.
 
-    A node reads these as dense tensors, but ONNX's inference takes them for values of another kind.
+    A node reads them as dense tensors, but ONNX's inference considers them values of another kind.
     """
     known = {info.name for info in graph.input}
     for sparse in graph.sparse_initializer:
@@ -192,17 +192,17 @@ def make_sparse_inputs(graph: GraphProto) -> None:
 
 
 def _inferred_around(model: ModelProto, propagating: bool) -> dict[str, ValueInfoProto]:
-    """Return what is inferred of a model without the nodes for which inference stops altogether.
+    """Return what is inferred for a model without the nodes that stop inference altogether.
 
-    A node of a domain that the model does not import is one. Of each other the place is found by halving: it is the
-    last node of the shortest beginning of the graph that inference refuses.
+    Such nodes are those of a domain that the model does not import. Others are found one by one, by halving: such a
+    node is the last node of the shortest beginning of the graph that inference refuses.
     """
     model = ModelProto.FromString(_prepared(model))
     imported, nodes = versions(model.opset_import), list(model.graph.node)
     nodes = [node for node in nodes if plain_domain(node.domain) in imported]
 
     def infer(count: int) -> dict[str, ValueInfoProto] | None:
-        """Return what is inferred of the first nodes, None if inference refuses them."""
+        """Return what is inferred for the first nodes, None if inference refuses them."""
         del model.graph.node[:]
         model.graph.node.extend(nodes[:count])
         try:
@@ -223,7 +223,7 @@ def _loop_carried(model: ModelProto) -> Iterator[ValueInfoProto]:
     """Yield the types of the values that Loops carry, if the type stays the same in each step.
 
     The body of a Loop declares the types of its inputs and outputs. ONNX's inference merges them to a type without
-    rank, since a step could change the shape; if both are declared equal, it does not.
+    rank, since a step could change the shape. If both are declared equal, this is not needed.
     """
     operators = Operators(model)
     for node in model.graph.node:
@@ -235,14 +235,14 @@ def _loop_carried(model: ModelProto) -> Iterator[ValueInfoProto]:
 
 
 def is_typed(info: ValueInfoProto | None) -> bool:
-    """Return whether a value has a type; of a tensor, whether the type of its elements is known."""
+    """Return whether a value has a type; a tensor must also have an element type."""
     if info is None or info.type.WhichOneof("value") is None:
         return False
     return not info.type.HasField("tensor_type") or info.type.tensor_type.elem_type != TensorProto.UNDEFINED
 
 
 def is_shaped(info: ValueInfoProto | None) -> bool:
-    """Return whether a value has a type; of a tensor, whether it has a shape too."""
+    """Return whether a value has a type; a tensor must also have a shape."""
     return (
         info is not None
         and is_typed(info)
@@ -251,13 +251,13 @@ def is_shaped(info: ValueInfoProto | None) -> bool:
 
 
 def known_shape(info: ValueInfoProto | None) -> TensorShape | None:
-    """Return the shape in a value's type, None if it is no tensor or unknown."""
+    """Return the shape in a value's type, None if it is unknown or the value is not a tensor."""
     return None if info is None else _shape_of_type(info.type.SerializeToString())
 
 
 @lru_cache(1024)
 def _shape_of_type(type_: bytes) -> TensorShape | None:
-    """Return the shape in a serialised type; a model has few different ones, so each is read once."""
+    """Return the shape in a serialised type; a model has few different types, so each is read once."""
     tensor = TypeProto.FromString(type_).tensor_type
     if not tensor.elem_type:
         return None
@@ -278,7 +278,7 @@ def _kind(element: int) -> str:
 
 @cache
 def torch_kind(dtype: str) -> str:
-    """Return the kind of elements of a torch dtype, given by name: 'f', 'i', 'b' or 'c'."""
+    """Return the kind of a torch dtype's elements, given the dtype's name: 'f', 'i', 'b' or 'c'."""
     return (
         "b"
         if dtype == "bool"

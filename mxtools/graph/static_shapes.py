@@ -1,8 +1,8 @@
 """Shapes of a graph whose inputs have fixed shapes, followed through values that the graph computes from shapes.
 
-ONNX's own inference follows computed shapes through a few operators only, and TorchScript's exporter makes others: it
-compares and selects dimensions. So it is done in rounds, in each of which what is known becomes a constant. With an
-input x of shape [2, 8]:
+ONNX's own inference follows computed shapes through a few operators only, but TorchScript's exporter also compares and
+selects dimensions. So this goes in rounds: in each round, what is known becomes a constant. With an input x of shape
+[2, 8]:
 
     s = Shape(x); n = Gather(s, 0); m = Max(n, 1); t = Concat(m, [4, 2]); y = Reshape(x, t); z = Shape(y)
 
@@ -22,15 +22,15 @@ from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array, Shapes
 
 ROUNDS = 8
-"""Most rounds; one is needed for each computed shape that hangs on another shape computed before it."""
+"""Most rounds; each computed shape that depends on another computed shape takes one."""
 LONGEST = 64
-"""Integer tensors of more elements cannot be a shape, or a part of one, and are not computed."""
+"""The most elements of an integer tensor that is computed: larger ones are no shapes, nor parts of one."""
 
 
 def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> Shapes:
-    """Return the shapes of a model, with values that the main graph computes from known shapes taken as constants.
+    """Return the shapes of a model; values that the main graph computes from known shapes count as constants.
 
-    Values have the numbers of `graph`. Every round that finds something new infers all shapes again.
+    Values have their numbers in `graph`. After every round that finds something new, all shapes are inferred again.
     """
     for _ in range(ROUNDS):
         copy = ModelProto()
@@ -44,7 +44,7 @@ def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
 
 
 def _fix_shape_nodes(graph: Graph, shapes: Shapes) -> bool:
-    """Turn the Shape nodes of tensors of known shapes into constants; return whether there were any."""
+    """Turn Shape nodes into constants if the shape of their input is known; return whether there were any."""
     found = False
     for node in graph.main:
         proto = graph.nodes[node]
@@ -59,7 +59,7 @@ def _fix_shape_nodes(graph: Graph, shapes: Shapes) -> bool:
 
 
 def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> bool:
-    """Turn the nodes that compute what can be a shape from constants into constants; return whether there were any."""
+    """Turn nodes into constants that compute a possible shape from constants; return whether there were any."""
     wanted = {}
     for node in graph.main:
         made = graph.writes[node]

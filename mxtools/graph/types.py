@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _ADDED_BY_OTHERS = 2
-"""What numpy's `dtype.isbuiltin` says of a type that another library registered: bfloat16, int4 …"""
+"""What numpy's `dtype.isbuiltin` says about a type that another library registered: bfloat16, int4 …"""
 
 _USUAL = {"float": "float32", "double": "float64"}
-"""What everybody but ONNX calls two of the element types."""
+"""What everybody except ONNX calls these two element types."""
 ELEMENT_TYPES = {_USUAL.get(name.lower(), name.lower()): value for name, value in TensorProto.DataType.items() if value}
 """The element types by the names that people use: `float32`, `bfloat16`, `int4` …"""
 
@@ -33,10 +33,10 @@ def type_of(tensor: TensorProto | SparseTensorProto) -> TypeProto:
 
 
 def type_text(type_: TypeProto, usual: bool = False) -> str:
-    """Return a type as ONNX's text format writes it, `float[N,4]`; of types other than tensors, just the kind.
+    """Return a type as ONNX's text format writes it, `float[N,4]`; for other types than tensors, just the kind.
 
-    With `usual` it is as people write it, `float32[N, 4]`, and names of dimensions that ONNX's inference made up are
-    unknown ones, `?`.
+    With `usual`, it is as people write it, `float32[N, 4]`, and a name that ONNX's inference made up for a dimension
+    becomes `?`.
     """
     if not type_.HasField("tensor_type"):
         return str(type_.WhichOneof("value") or "of no type").removesuffix("_type")
@@ -56,18 +56,18 @@ def _dimension_text(dim: TensorShapeProto.Dimension, usual: bool) -> str:
 
 
 def is_quantised(type_: TypeProto) -> bool:
-    """Return whether a type is one of integers of 8 bits or less, which stand for the numbers of a quantised model."""
+    """Return whether a type has integers of 8 bits or less, which stand for the numbers of a quantised model."""
     name = TensorProto.DataType.Name(type_.tensor_type.elem_type)
     return name.removeprefix("U") in ("INT8", "INT4", "INT2")
 
 
 def size_of(dim: TensorShapeProto.Dimension) -> int | None:
-    """Return the size of a dimension, None if it is unknown; some exporters write -1 for that."""
+    """Return the size of a dimension, None if it is unknown (some exporters write -1 for that)."""
     return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
 
 
 def types_fit(one: TypeProto, other: TypeProto) -> bool:
-    """Return whether a value can have both types: what both say of kind, elements, rank and dimensions is the same."""
+    """Return whether a value can have both types: neither contradicts the other's kind, elements or dimensions."""
     kinds = {kind for kind in (one.WhichOneof("value"), other.WhichOneof("value")) if kind}
     if kinds != {"tensor_type"}:
         return len(kinds) < 2
@@ -84,7 +84,7 @@ def types_fit(one: TypeProto, other: TypeProto) -> bool:
 
 
 def plain_dtype(element: int) -> np.dtype[Any]:
-    """Return the type of numpy's own that holds all values of an element type: float32 for bfloat16, int8 for int4."""
+    """Return numpy's own type that can hold all values of an element type: float32 for bfloat16, int8 for int4."""
     import numpy as np
 
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
@@ -92,12 +92,12 @@ def plain_dtype(element: int) -> np.dtype[Any]:
 
 
 def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array as one of a type of numpy's own: float32 of bfloat16, int8 of int4."""
+    """Return an array in a type of numpy's own: bfloat16 becomes float32, int4 becomes int8."""
     return array if _is_own(array.dtype) else array.astype(_wider(array.dtype))
 
 
 def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph can take: arrays, lists, dicts
-    """Return a value as one of a graph's type: an array of its element type; of a sequence, a list of the items."""
+    """Return a value in a graph's type: an array with its element type; a sequence as a list of such items."""
     import numpy as np
 
     kind = type_.WhichOneof("value")
@@ -108,7 +108,7 @@ def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph
     if kind != "tensor_type" or type_.tensor_type.elem_type == TensorProto.UNDEFINED:
         return value
     array = plain(np.asarray(value))
-    # numpy's own kind V are bytes of an unknown type, as a .npz file has them of bfloat16
+    # numpy's own kind V is bytes of an unknown type; a .npz file has bfloat16 in this form
     dtype = plain_dtype(type_.tensor_type.elem_type)
     try:
         return array if array.dtype.kind == "V" else array.astype(dtype, copy=False)
@@ -119,7 +119,7 @@ def as_type(value: Any, type_: TypeProto) -> Any:  # noqa: ANN401 - what a graph
 
 
 def _is_own(dtype: np.dtype[Any]) -> bool:
-    """Return whether numpy itself has a type; those that others add to it have names of their own."""
+    """Return whether a type is numpy's own; types that others add to numpy have other names."""
     return dtype.isbuiltin != _ADDED_BY_OTHERS
 
 

@@ -1,7 +1,7 @@
-"""Walks: what can be reached from somewhere, forwards or backwards, until something stops it.
+"""Walks: what can be reached from somewhere, forwards or backwards, until something stops the walk.
 
-Each thing is visited once, so a walk takes time in what it reaches and in the connections of that. Five nodes as an
-example, named like the values that they make; x is an input of the graph:
+Each thing is visited once, so a walk takes time in proportion to what it reaches and to the connections of that. An
+example with five nodes, which have the names of the values that they make; x is an input of the graph:
 
     x -> A -> B -> D -> E        A reads x, B and C read A, D reads B and C, E reads D
          A -> C -> D
@@ -24,11 +24,11 @@ from typing import Protocol, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 NOWHERE = -1
-"""In the place of a node if there is none."""
+"""Stands in the place of a node if there is none."""
 
 
 class Wired(Protocol):
-    """What a walk follows: who makes and who reads each value, what each node needs and writes; a `Graph` has it."""
+    """What a walk follows: which nodes make and read each value, what each node needs and writes; see `Graph`."""
 
     @property
     def producer(self) -> Sequence[int]:
@@ -48,9 +48,9 @@ class Wired(Protocol):
 
 
 def reached(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> dict[T, None]:
-    """Return what can be reached from some things, these included, in the order in which it is found.
+    """Return what can be reached from some things, including these, in the order in which it is found.
 
-    `following` gives what comes directly after a thing. What was found last is followed first.
+    `following` gives what comes directly after a thing. The walk follows first what it found last.
     """
     found = dict.fromkeys(starts)
     left = list(found)
@@ -63,7 +63,7 @@ def reached(starts: Iterable[T], following: Callable[[T], Iterable[T]]) -> dict[
 
 
 def nearest(starts: Iterable[T], following: Callable[[T], Iterable[T]], wanted: Callable[[T], bool]) -> T | None:
-    """Return the first thing that is wanted on a walk that goes step by step in all directions, None without any."""
+    """Return the first wanted thing on a walk that goes step by step in all directions, None if there is none."""
     found = dict.fromkeys(starts)
     left = deque(found)
     while left:
@@ -77,7 +77,7 @@ def nearest(starts: Iterable[T], following: Callable[[T], Iterable[T]], wanted: 
 
 
 def components(things: Collection[T], neighbours: Callable[[T], Iterable[T]]) -> Iterator[set[T]]:
-    """Yield the groups of things that hang together; `neighbours` that are not among the things connect nothing."""
+    """Yield the groups of connected things; `neighbours` that are not among the things connect nothing."""
     known = set(things)
     left = set(things)
     while left:
@@ -87,10 +87,10 @@ def components(things: Collection[T], neighbours: Callable[[T], Iterable[T]]) ->
 
 
 def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]:
-    """Return things, each after all that `before` gives of it; what is in order stays as it is.
+    """Return the things, each after all that `before` gives for it; things that are in order stay in their order.
 
-    Of E, D, A, B, C it makes A, B, C, D, E: on the way to E it goes to D, then to B, then to A. Raises CycleError if
-    a thing comes before itself.
+    E, D, A, B, C become A, B, C, D, E: on the way to E the walk goes to D, then to B, then to A. Raises CycleError if a
+    thing comes before itself.
     """
     placed: dict[T, None] = {}
     entered: set[T] = set()
@@ -111,9 +111,9 @@ def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]
 
 
 def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], bool]) -> set[int]:
-    """Return the nodes that make some values, and what these are made of, back to the values where `until` is true.
+    """Return the nodes that make some values, the nodes that make what these read, and so on.
 
-    Of a value if it is true, the maker is not walked through. The walk ends at what no node makes as well.
+    The walk stops at values for which `until` is true, and at values that no node makes.
     """
     found: set[int] = set()
     left = list(values)
@@ -127,5 +127,5 @@ def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], boo
 
 
 def values_after(graph: Wired, value: int) -> set[int]:
-    """Return the values that depend on a value, itself included."""
+    """Return the values that depend on a value, including itself."""
     return set(reached([value], lambda v: (made for node in graph.readers[v] for made in graph.writes[node])))

@@ -30,7 +30,7 @@ class Pass(ABC):
 
     name: ClassVar[str]
     then: ClassVar[str] = ""
-    """A pipeline of passes that run right after it, such as those that find the scopes of nodes that it made."""
+    """A pipeline that runs right after the pass, such as one that finds the scopes of nodes that the pass made."""
 
     @abstractmethod
     def apply(self, model: WorkingModel) -> Report | None:

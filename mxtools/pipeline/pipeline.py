@@ -49,7 +49,7 @@ class PipelineReport(Report):
         return [step.report for step in self.steps if isinstance(step.report, report_class)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the reports by kind; as in scopes, the second of a kind has the suffix `@1`, the third `@2`."""
+        """Return the reports by kind; as in scopes, the second one of a kind has the suffix `@1`, the third `@2`."""
         seen: Counter[str] = Counter()
         reports = {}
         for report in (step.report for step in self.steps if step.report):
@@ -100,7 +100,7 @@ class Pipeline(Pass):
         return PipelineReport(tuple(done))
 
     def _all(self) -> Iterator[Pass]:
-        """Yield the passes, those of inner pipelines too, and after each pass those that have to follow it."""
+        """Yield the passes, including those of inner pipelines, and after each pass those that have to follow it."""
         for step in self.passes:
             if isinstance(step, Pipeline):
                 yield from step._all()

@@ -28,7 +28,7 @@ RENAMED = {
     "settle-merged": "assign-fused",
     "settle-previous": "assign-fused-previous",
 }
-"""Old names of passes and their new ones; the old ones are understood for one more release."""
+"""Old names of passes and their new ones; the old ones still work for one more release."""
 
 
 def names() -> list[str]:
@@ -81,7 +81,7 @@ def _of_entry_point(entry: EntryPoint) -> type[Pass]:
 
 @cache
 def _files() -> tuple[str, ...]:
-    folder = importlib.import_module(_FOLDER)  # by its name: the passes import this file, and not the other way round
+    folder = importlib.import_module(_FOLDER)  # by its name: passes import this file, and not the other way round
     return tuple(module.name for module in pkgutil.iter_modules(folder.__path__))
 
 

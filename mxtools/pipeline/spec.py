@@ -64,7 +64,7 @@ class _Parser:
         )
 
     def take(self, *allowed: str) -> str:
-        """Return the next token; `allowed` are the kinds that it may have, word or string, or marks that it may be."""
+        """Return the next token; `allowed` are its possible kinds (word or string), or the marks that it may be."""
         token_kind, value, position = (
             self.tokens[self.position] if self.position < len(self.tokens) else ("end", "", len(self.text))
         )
@@ -106,7 +106,7 @@ class _Parser:
 
 
 def _build(name: str, options: list[tuple[str, str]]) -> Pass:
-    """Return the pass of a name with its options; UsageError for unknown, repeated or missing ones."""
+    """Return the pass of a name with its options; UsageError for unknown, repeated or missing options."""
     cls = load(name)
     known, hints = {key_of(item): item for item in fields(cls)}, types_of(cls)
     values: dict[str, Any] = {}
@@ -128,7 +128,7 @@ def _build(name: str, options: list[tuple[str, str]]) -> Pass:
 
 
 def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401 - the type that `hint` says
-    """Return the value of an option from its text; UsageError, which calls the option `what`, if it is none."""
+    """Return the value of an option from its text; UsageError, which names the option as `what`, if it has none."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
@@ -142,6 +142,6 @@ def _convert(hint: Any, text: str, what: str) -> Any:  # noqa: ANN401 - the type
 
 
 def _text(value: object) -> str:
-    """Return the text of an option's value, quoted if it is no bare word; the inverse of `_convert`."""
+    """Return the text of an option's value, quoted if it is not a bare word; the inverse of `_convert`."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The model that passes work on: a graph without its weights, what else is known of it, and what was computed."""
+"""The model that passes work on: a graph without its weights, other knowledge of it, and computed values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class WorkingModel:
-    """An ONNX model without its weights, with all that passes and products need to know of it.
+    """An ONNX model without its weights, with everything that passes and products need to know of it.
 
-    Attributes: `proto`, the graph, whose large weights are references into `weights`; `name`, what messages call it;
-    `sidecar`, its trace, and `values`, the values that were recorded with it, or inputs to run on; `previous`, the
+    Attributes: `proto`, the graph, whose large weights are references into `weights`; `name`, which messages call it;
+    `sidecar`, its trace; `values`, the values that were recorded with the trace, or inputs to run on; `previous`, the
     tagged model from which a tool made this one; `version`, a number that grows when the graph changes.
 
     `graph`, `annotations`, `shapes` and whatever `once` computes are computed when they are first asked for, and
@@ -53,7 +53,7 @@ class WorkingModel:
         values: Values | None = None,
         previous: WorkingModel | None = None,
     ) -> None:
-        """Wrap a proto and the store of its weights; without a store the proto holds them itself."""
+        """Take a proto and the store of its weights; without a store, the proto has its weights itself."""
         self.proto = proto
         self.weights = weights or WeightStore()
         self.name = name
@@ -77,7 +77,7 @@ class WorkingModel:
     ) -> Self:
         """Read a model from a file or a pipe; its weights stay in their files until they are needed.
 
-        `data_dir` is the folder of external data, if it is not the model's own. Without a `sidecar` the one in the
+        `data_dir` is the folder of external data, if it is not the model's own. Without a `sidecar`, the one in the
         model's metadata is used. Raises InputError if there is no model or only a part of one, or if its external data
         are missing.
         """
@@ -100,14 +100,14 @@ class WorkingModel:
 
     @property
     def annotations(self) -> Annotations:
-        """The annotations of the nodes; their call tree is this model's own and no other model's."""
+        """The annotations of the nodes; their call tree belongs to this model only."""
         if self._annotations is None:
             self._annotations = Annotations(self.proto, self.graph, self._tree())
         return self._annotations
 
     @property
     def sidecar(self) -> Sidecar | None:
-        """The trace; if the graph is an export of a part of the traced model, that of the part."""
+        """The trace; if the graph is an export of a part of the traced model, the trace of that part."""
         if self._sidecar and not self._fits:
             from mxtools.traces.part import fitted
 
@@ -120,7 +120,7 @@ class WorkingModel:
 
     @property
     def traced(self) -> Sidecar | None:
-        """The trace whose calls the annotations are numbered by: if there is an earlier model, the trace of that."""
+        """The trace whose call numbers the annotations use: that of the earlier model, if there is one."""
         return self.previous.traced if self.previous else self.sidecar
 
     @property
@@ -158,16 +158,16 @@ class WorkingModel:
         return read_absent(self.proto)
 
     def once(self, compute: Callable[[Any], T]) -> T:
-        """Return `compute(self)`, which is kept until the graph changes, or annotations that changed are written."""
+        """Return `compute(self)`; it is kept until the graph changes, or changed annotations are written."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         return cast(T, self._computed[compute])
 
     @contextmanager
     def changing(self) -> Iterator[ModelProto]:
-        """Yield the proto, to be changed inside the block; at its end everything that was computed is dropped.
+        """Yield the proto, to be changed inside the block; at its end, everything that was computed is dropped.
 
-        Annotations are written to the nodes at its beginning, so that nodes which are copied or moved keep theirs.
+        At its beginning, annotations are written to the nodes, so nodes that are copied or moved keep theirs.
         """
         self.write_annotations()
         try:
@@ -183,7 +183,7 @@ class WorkingModel:
         self._computed.clear()
 
     def write_annotations(self) -> None:
-        """Write the annotations to the metadata of the nodes if they changed, and drop what was computed of them."""
+        """Write annotations that changed to the nodes' metadata, and drop what was computed from them."""
         if self._annotations is not None and self._annotations.save():
             self._computed.clear()
 

@@ -1,7 +1,7 @@
 """What is known of each node: its call in the hierarchy, the evidence for that, and the calls merged into the node.
 
-Annotations live in lists by node number while passes work, and in the nodes' metadata in a file; `Annotations` reads
-and writes these.
+Annotations lie in lists by node number while passes work, and in the nodes' metadata in a file; `Annotations` reads and
+writes the metadata.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class Evidence(StrEnum):
     DATAFLOW = "dataflow"
     ROOT = "root"
 
-    __hash__ = str.__hash__  # Enum's own is a Python function, which every node would call
+    __hash__ = str.__hash__  # Enum's own is a Python function, which would be called for every node
 
 
 VACUOUS = "vacuous"
 """Why a scope has no node: its call returned what it was given."""
 UNUSED = "unused"
-"""Why a scope has no node: nobody used the results of its call."""
+"""Why a scope has no node: nothing used the results of its call."""
 FOLDED = "folded"
 """Why a scope has no node: the results of its call are constants of the graph."""
 MERGED_INTO = "merged: "
-"""Begins the reason why a scope has no node if one of another scope does its work; that scope follows."""
+"""Begins the reason why a scope has no node, if a node of another scope does its work; that scope follows."""
 
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
 
 _Entry = tuple[str, str, str, str, str]
-"""Scope, tag, evidence, merged and equal scopes of a node, as its metadata say them."""
+"""Scope, tag, evidence, merged and equal scopes of a node, as they are in its metadata."""
 
 _Calls = dict[int, tuple[int, ...]]
 """Some calls for some nodes."""
@@ -59,7 +59,7 @@ _State = tuple[list[int | None], list[Evidence | None], _Calls, _Calls]
 """What `call`, `evidence`, `merged` and `equal_at` were when they were read or last saved."""
 
 _TO_REMOVE: _Entry = ("", "", "", "", "")
-"""Stands for the saved entry of a node whose annotations are to be removed, unless it gets new ones."""
+"""Stands for the saved entry of a node whose annotations are removed, unless it gets new ones."""
 
 _EVIDENCE_BY_WORD = {str(word): word for word in Evidence}
 
@@ -68,15 +68,15 @@ class Annotations:
     """The annotations of a model's nodes; `save` writes those that changed to the nodes.
 
     Attributes, by node number of `graph`: `call`, the number in `hierarchy` of the node's call, None if unknown;
-    `evidence`, why; `merged`, for merged nodes only, the calls that the node does the work of; `equal_at`, for nodes
-    that the exporter computed once for several calls, the others of these. `nodes_with_metadata` are the nodes that had
-    any metadata when they were read, ours or another's.
+    `evidence`, the reason for that; `merged`, the calls whose work the node does, for merged nodes only; `equal_at`,
+    for nodes that the exporter computed once for several calls, the other calls. `nodes_with_metadata` are the nodes
+    that had any metadata when they were read, ours or another's.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
-        """Read the annotations that the nodes have; scopes that the trace of `hierarchy` does not know are dropped.
+        """Read the nodes' annotations; scopes that the trace of `hierarchy` does not know are dropped.
 
-        With `blank` none are read, and `save` removes them from the nodes that get no new ones.
+        With `blank`, none are read, and `save` removes them from the nodes that get no new ones.
         """
         self.graph = graph
         self.hierarchy = hierarchy
@@ -101,32 +101,32 @@ class Annotations:
 
     @cached_property
     def places(self) -> Places:
-        """The places of the nodes: in which body or function each is."""
+        """The places of the nodes: the body or function in which each one is."""
         return Places(self.graph)
 
     @property
     def absent(self) -> dict[str, str]:
-        """The scopes that a trace knew and no node has, each with its reason, as the model's metadata say them."""
+        """The scopes that a trace knew and no node has, each with its reason, as they are in the model's metadata."""
         return read_absent(self._model)
 
     @cached_property
     def equal(self) -> dict[int, int]:
         """The calls without nodes whose work the nodes of an equal call do, each with that call.
 
-        Each of these scopes is absent too, as merged into that of the equal call.
+        Each of these scopes is also absent: it is merged into the scope of the equal call.
         """
         text = "{}" if self._is_blank else keys.props(self._model).get(keys.EQUAL, "{}")
         known = ((scope, self.hierarchy.find(equal)) for scope, equal in texts_by_name(text).items())
         return {self.hierarchy.enter_equal(scope, call): call for scope, call in known if call}
 
     def calls_with_work_of(self, calls: Iterable[int]) -> set[int]:
-        """Return the calls whose nodes do the work of some calls: these, or the equal ones that have nodes."""
+        """Return the calls whose nodes do the work of some calls: these themselves, or equal calls with nodes."""
         return {self.equal.get(call, call) for call in calls}
 
     def serving(self, node: int, call: int, reader: int) -> int:
-        """Return which call makes for a reader what a node in a call makes for that and for equal calls.
+        """Return the call that makes for a reader what a node in `call` makes for several equal calls.
 
-        It is the one that is nearest to the reader in the call tree; of equally near ones the outermost.
+        It is the one that is nearest to the reader in the call tree; if several are equally near, the outermost.
         """
         others = (*self._equal_to.get(call, ()), *self.equal_at.get(node, ()))
         if not others:
@@ -137,7 +137,7 @@ class Annotations:
 
     @cached_property
     def _equal_to(self) -> dict[int, list[int]]:
-        """The calls that have no nodes, by the equal call that has."""
+        """The calls without nodes, by the equal call that has nodes."""
         found: dict[int, list[int]] = {}
         for other, call in self.equal.items():
             found.setdefault(call, []).append(other)
@@ -156,7 +156,7 @@ class Annotations:
     def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
         """Annotate nodes from metadata, given by node number; entries with an unknown scope are left out.
 
-        An unknown word of evidence becomes `previous`: the node had its scope before, for whatever reason.
+        An unknown word of evidence becomes `previous`: the node had its scope already, for whatever reason.
         """
         merged, equal = {}, {}
         self.hierarchy.expect({props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
@@ -169,12 +169,12 @@ class Annotations:
             found.update({node: self._calls(text) for node, text in texts.items() if text})
 
     def calls_done(self, node: int) -> tuple[int, ...]:
-        """Return the calls whose work a node does: those merged into it, else its own, if that is known."""
+        """Return the calls whose work a node does: those merged into it, else its own if that is known."""
         call = self.call[node]
         return self.merged.get(node, () if call is None else (call,))
 
     def merged_away(self) -> set[int]:
-        """Return the calls that end inside a merged node of another call, so that no value is theirs alone."""
+        """Return the calls that end inside a merged node of another call, so no value belongs to them alone."""
         within = self.hierarchy.within
         return {
             merged
@@ -195,7 +195,7 @@ class Annotations:
             self.evidence[node] = evidence
 
     def is_read_outside(self, value: int, call: int) -> bool:
-        """Return whether a value is read by a node outside of a call, or is an output of the graph."""
+        """Return whether a node outside of a call reads a value, or the value is an output of the graph."""
         readers = (self.call[node] for node in self.graph.readers[value])
         is_read = any(reader is None or not self.hierarchy.within(reader, call) for reader in readers)
         return is_read or value in self.graph.outputs
@@ -206,15 +206,15 @@ class Annotations:
         return {str(word): counted[word] for word in Evidence if counted[word]}
 
     def save(self) -> bool:
-        """Write the annotations to the nodes' metadata, and raise an older file to the IR version that has it.
+        """Write the annotations to the nodes' metadata, and raise the IR version of a file that is too old for these.
 
-        Return whether they had changed. Nothing is written if nothing changed since they were read: then a file
-        whose entries read otherwise than we would write them, such as a scope without a tag, stays as it is.
+        Return whether they had changed. Nothing is written if nothing changed since they were read. So a file keeps
+        entries that we would write in another way, such as a scope without a tag.
 
-        A model has many nodes and few different annotations, and protobuf's Python objects are slow. So the bytes of
-        each (call, evidence, merged and equal calls) are made once, and merging bytes into a node appends its entries;
-        of 10,000 nodes of `encoder.layer.0` each costs one call of `MergeFromString`. Appending is also why old entries
-        are first removed: merged in, ours would stand there twice. A node whose entry is the saved one is not touched.
+        A model has many nodes but few different annotations, and protobuf's Python objects are slow. So the bytes of
+        each (call, evidence, merged and equal calls) are made once, and one call of `MergeFromString` appends them to a
+        node, for example to each of 10,000 nodes of `encoder.layer.0`. Appending is also why old entries are removed
+        first: otherwise ours would be there twice. A node whose entry equals the saved one is not touched.
         """
         if self._state() == self._unchanged:
             return False
@@ -237,7 +237,7 @@ class Annotations:
             if saved is not None:
                 if saved == entry:
                     continue
-                keys.replace_props(proto, keys.NODE_KEYS, {})  # merging appends, and would leave the old entries
+                keys.replace_props(proto, keys.NODE_KEYS, {})  # merging appends, and would keep the old entries
             self._saved[node] = entry
             proto.MergeFromString(data)
         if any(call is not None for call in self.call):
@@ -258,7 +258,7 @@ class Annotations:
         if not scope or scope.count(".") >= DEEPEST:
             return None
         call = self.hierarchy.find(scope)
-        if not call and not self.hierarchy.is_traced:  # also for the root, 0: the tag says its class
+        if not call and not self.hierarchy.is_traced:  # also for the root, 0: its tag says its class
             call = self.hierarchy.adopt(scope, tag or "")
         return call
 

@@ -1,12 +1,13 @@
-"""Work that several calls did and an exporter computed once, as seen from those of the calls that are to be cut out.
+"""Work that several calls did and an exporter computed once, as seen from the calls that are cut out.
 
     a ─ Gemm ─p─ Where ─w─┬─ MatMul     block 0 has Gemm, Where and the first MatMul
                           └─ MatMul     block 1 has the second
 
     PyTorch ran: block 0 returned p; block 1 was given p, and ran the same Where on it
 
-A cut through the readers of each value would let block 0 return `w`, which it never returned, instead of `p`. What is
-cut out for block 1 has its own copy of the Where. So block 1 needs `p` from block 0, and nobody needs `w`.
+A cut that looks only at the readers of each value would let block 0 return `w`, which it never returned, instead of
+`p`. But what is cut out for block 1 has its own copy of the Where. So block 1 needs `p` from block 0, and nothing needs
+`w`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from mxtools.scopes.annotations import Annotations
 
 
 class EqualWork:
-    """Tells who takes what nodes make in some calls, and who has a copy of its own."""
+    """Tells which readers take the results of nodes in some calls, and which calls have copies of the nodes."""
 
     def __init__(self, annotations: Annotations, calls: Collection[int]) -> None:
-        """Take the calls that are to be cut out; without any, nobody has copies."""
+        """Take the calls that are cut out; without any, there are no copies."""
         self._annotations, self._calls = annotations, calls
 
     def is_copied(self, node: int) -> bool:
@@ -28,9 +29,9 @@ class EqualWork:
         return any(True for _ in self._copies(node))
 
     def takes(self, reader: int, node: int) -> bool:
-        """Return whether a reader elsewhere, or the copy of one, takes the result of a node in the calls.
+        """Return whether a reader elsewhere, or a copy of it, takes the result of a node in the calls.
 
-        It does not if an equal call that is nearer to it has that result too.
+        It does not if an equal call that is nearer to it has this result too.
         """
         call = self._annotations.call[node]
         if call is None or not self._calls:

@@ -1,6 +1,6 @@
-"""The call tree that nodes are projected onto: scopes by number, with their tags and common ancestors.
+"""The call tree onto which nodes are projected: scopes by number, with their tags and common ancestors.
 
-Whatever handles many nodes works with the numbers of calls; scopes and tags are looked up only to be written or shown.
+Code that handles many nodes works with the numbers of calls; it looks scopes and tags up only to write or show them.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class CallRecord(Protocol):
 class Hierarchy:
     """A tree of calls, numbered, parents before children; 0 is the root.
 
-    Made from a trace, it holds exactly the traced calls (`is_traced`). Otherwise it grows as scopes are met in a file:
-    `add` enters one, with its class if the file tells it, else with its attribute name in the place of the class.
+    A tree that is made from a trace has exactly the traced calls (`is_traced`). Other trees grow with the scopes of a
+    file: `add` enters one, with its class if the file tells it, else with its attribute name in the place of the class.
 
     Attributes, by call: `scopes`; `parent`, the number of the calling call, -1 for the root; `depth`, levels below the
     root; `tags`.
     """
 
     def __init__(self, calls: Sequence[CallRecord] = (), root_class: str = "Model") -> None:
-        """Build the tree of traced calls, or without these one with just a root, which grows."""
+        """Build the tree of traced calls; without any, a tree that has only a root and grows."""
         self.is_traced = bool(calls)
         self.scopes: list[str] = [call.scope for call in calls] or [ROOT]
         self.parent: list[int] = [-1 if call.parent is None else call.parent for call in calls] or [-1]
@@ -68,7 +68,7 @@ class Hierarchy:
         return len(self.scopes)
 
     def find(self, scope: str) -> int | None:
-        """Return the number of a scope, None if it is no scope of this tree."""
+        """Return the number of a scope, None if it is not in this tree."""
         return self._number.get(scope)
 
     def local(self, call: int) -> str:
@@ -78,7 +78,7 @@ class Hierarchy:
     def add(self, steps: Iterable[tuple[str, str]]) -> int:
         """Enter a path below the root, as (attribute name in a scope, class name or ''); return the number of its end.
 
-        Steps that are known already only learn their class.
+        A step that exists already is only given its class.
         """
         call = ROOT_CALL
         for local, class_name in steps:
@@ -107,7 +107,7 @@ class Hierarchy:
         self.__dict__.pop("tags", None)
 
     def _nearest(self, scope: str) -> int:
-        """Return the known call that a scope lies below, the innermost one."""
+        """Return the innermost known call that a scope lies below."""
         while "." in scope:
             scope = scope.rpartition(".")[0]
             if scope in self._number:
@@ -117,15 +117,15 @@ class Hierarchy:
     def adopt(self, scope: str, tag: str) -> int:
         """Enter a scope and its tag, read from a tagged file, with all calls around it; return its number.
 
-        A tagged file does not list its call tree, and a call that no node has is met only as a part of others' scopes.
-        The tag tells what the scope alone does not, where one level ends and the next begins:
+        A tagged file does not list its call tree: a call without nodes appears in it only as a part of others' scopes.
+        The tag says what the scope alone does not, namely where one level ends and the next begins:
 
             scope  encoder.layer.0.attention  with tag  /BertModel/BertEncoder/BertLayer.0/BertAttention
             enters encoder (BertEncoder), encoder.layer.0 (BertLayer), encoder.layer.0.attention (BertAttention)
 
         If the tag does not fit the scope (a user changed one of them), the scope is entered in one step below the
-        nearest known one. The tags of a file are kept to the letter: computed anew they could differ, since the tree
-        may lack the siblings for whose sake a tag says an attribute name.
+        nearest known one. The tags of a file are kept literally. If they were computed anew, they could differ: a tag
+        contains an attribute name if a sibling has the same class, and the tree may lack this sibling.
         """
         known = self._number.get(scope)
         levels = tag.split("/")[1:]
@@ -142,14 +142,14 @@ class Hierarchy:
         return known
 
     def expect(self, scopes: Mapping[str, str]) -> None:
-        """Learn the scopes of a file by their tags, before they are entered: they tell where levels end.
+        """Take the scopes of a file, with their tags, before they are entered: they show where levels end.
 
-        If a model calls `model.decoder` and never `model`, only the decoder's own nodes say that it is one level.
+        If a model calls `model.decoder` and never `model`, only the decoder's own nodes show that this is one level.
         """
         self._expected = scopes
 
     def _steps(self, scope: str, tag: str) -> list[tuple[str, str]]:
-        """Return the levels of a tag below the root, each with its part of the scope, by the tags that are expected."""
+        """Return the levels of a tag below the root, each with its part of the scope, by the expected tags."""
         end = tag.rfind("/")
         while end > tag.find("/", 1) > 0:
             around = self._expected.get(tag[:end], ROOT)
@@ -161,7 +161,7 @@ class Hierarchy:
         return align(scope, tag)
 
     def enter_equal(self, scope: str, equal: int) -> int:
-        """Enter a scope without a tag, of a call of the same class as another; return its number."""
+        """Enter a scope without a tag; its call has the same class as another call. Return its number."""
         known = self._number.get(scope)
         if known is not None:
             return known
@@ -209,7 +209,7 @@ class Hierarchy:
         return call == ancestor
 
     def outermost(self, calls: Collection[int]) -> list[int]:
-        """Return those of some calls whose callers are not among them."""
+        """Return those of some calls that have no caller among them."""
         return [call for call in calls if self.parent[call] not in calls]
 
     def lineage(self, call: int) -> Iterator[int]:
@@ -229,7 +229,7 @@ class Hierarchy:
         return found
 
     def path_below(self, ancestor: int, call: int) -> list[int]:
-        """Return the calls from a call up to an ancestor of it, without the ancestor: the innermost call first."""
+        """Return the calls from a call up to an ancestor, without the ancestor, the innermost call first."""
         path = []
         while call != ancestor:
             path.append(call)

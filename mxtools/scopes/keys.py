@@ -14,12 +14,12 @@ TAG = "pkg.mxtools.tag"
 EVIDENCE = "pkg.mxtools.evidence"
 MERGED = "pkg.mxtools.merged"
 EQUAL = "pkg.mxtools.equal"
-"""On a node the other scopes that did the same work, on a model those that have no node, each with the equal one."""
+"""On a node: the other scopes that did the same work. On a model: the scopes without nodes, each with its equal."""
 TAG_KEYS = (SCOPE, TAG, EVIDENCE, MERGED, EQUAL)
 NODE_KEYS = frozenset(TAG_KEYS)
 
 FOLDED = "pkg.mxtools.folded"
-"""On a node that calls a function that was folded: what names and tags the nodes had that it stands for."""
+"""On a node that calls a function made by folding: names and tags of the nodes that the call stands for."""
 
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"

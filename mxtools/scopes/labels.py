@@ -1,4 +1,4 @@
-"""What exporters write on nodes to say their modules: names, and metadata.
+"""What exporters write on nodes to name their modules: node names and metadata.
 
 /encoder/layer.0/attention/MatMul                       TorchScript, in the name: a component for each module
 pkg.torch.onnx.name_scopes: ['', 'encoder', …, 'mm']    torch.export, in the metadata: paths, and the FX node
@@ -15,22 +15,22 @@ from mxtools.scopes.scope import ROOT
 
 
 def name_component(path: str) -> str:
-    """Return a module's part of a TorchScript node name: its path from the last part on that is no number, or all."""
+    """Return a module's part of a TorchScript node name: its path from the last part that is no number on, or all."""
     parts = path.split(".")
     start = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isnumeric()), 0)
     return ".".join(parts[start:])
 
 
 def name_components(name: str) -> list[str]:
-    """Return the components of a node name: of `/encoder/layer.0`, and without the first slash too, two."""
+    """Return the components of a node name: two for `/encoder/layer.0`, and also without the first slash."""
     return [component for component in name.split("/") if component]
 
 
 def paths_on(node: NodeProto) -> tuple[str, ...]:
-    """Return the module paths that are written on a node, outermost first; the last item, its FX node, is left out.
+    """Return the module paths that are written on a node, the outermost first, without the last item, its FX node.
 
-    The class of a module is written with it. What has its own name for a class is a note of the exporter's and no
-    module: of sizes of inputs it says `_empty_nn_module_stack_from_metadata_hook`, twice.
+    The classes of the modules are written beside them. If an item's class is its own name, it is not a module but a
+    note of the exporter: for sizes of inputs it writes `_empty_nn_module_stack_from_metadata_hook`, twice.
     """
     for entry in node.metadata_props:
         if entry.key == keys.TORCH_NAME_SCOPES:
@@ -42,7 +42,7 @@ def paths_on(node: NodeProto) -> tuple[str, ...]:
 
 
 def classes_on(node: NodeProto) -> list[str]:
-    """Return the classes that are written on a node, one for each module path, and that of its FX node."""
+    """Return the classes that are written on a node, one for each module path, then that of its FX node."""
     return _listed(keys.props(node).get(keys.TORCH_CLASS_HIERARCHY, ""))
 
 

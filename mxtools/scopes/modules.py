@@ -1,4 +1,4 @@
-"""Module calls as objects: what a tagged graph holds of each, looked up when it is asked for."""
+"""Module calls as objects, which show the parts of a tagged graph; each is looked up when it is asked for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mxtools.scopes.tags import class_of
 
 
 class ModuleIndex:
-    """The calls of a tagged graph with the nodes of each, its own and those of the calls below it. O(nodes * depth)."""
+    """The calls of a tagged graph, each with its own nodes and those of the calls below it. O(nodes * depth)."""
 
     def __init__(self, annotations: Annotations) -> None:
-        """Look at the calls of all nodes, those of bodies and functions too."""
+        """Look at the calls of all nodes, including those of bodies and functions."""
         self.annotations = annotations
         self.nodes: dict[int, list[int]] = defaultdict(list)
         for node, call in enumerate(annotations.call):

@@ -1,7 +1,7 @@
-"""The scopes, tags, classes and operators that a file names, found without making a model of it: for completion.
+"""The scopes, tags, classes and operators in a file, found without making a model of it; for completion.
 
-A shell asks at every press of a key, so this is quick, and takes what it finds: a file that is broken or still being
-written names fewer or none.
+A shell asks at every press of a key, so this is quick and takes what it finds: a file that is broken or still being
+written has fewer names, or none.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mxtools.scopes.tags import align
 _MODEL_FUNCTION, _GRAPH_NODE, _NODE_OPERATOR, _ENTRY_VALUE = 25, 1, 4, 2
 """Numbers of fields in onnx.proto."""
 _LARGEST_SIDECAR = 1 << 26
-"""Bytes of a sidecar that is read while somebody waits for a key."""
+"""Bytes of the largest sidecar that is read while somebody waits for a key."""
 
 
 @dataclass
 class NamesInFile:
-    """What a file names: the tag of each scope, and its operators; each once."""
+    """The names in a file: the tag of each scope, and the operators; each once."""
 
     tags: dict[str, str] = field(default_factory=dict)
     operators: dict[str, None] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class NamesInFile:
 
 
 def names_in_file(path: Path) -> NamesInFile:
-    """Return what a model or a sidecar names; what is neither names nothing. OSError if it cannot be read."""
+    """Return the names in a model or a sidecar; nothing for any other file. OSError if it cannot be read."""
     found = NamesInFile()
     with open_regular(path, noted=False) as file:
         data = FileBytes(file, str(path))
@@ -73,7 +73,7 @@ def _add_sidecar(found: NamesInFile, text: bytes) -> None:
 
 
 def _add_model(found: NamesInFile, data: FileBytes) -> None:
-    """Add what the nodes of a model name, in bodies and functions too; operators only of the main graph."""
+    """Add what the nodes of a model name, including those in bodies and functions; operators only of the main graph."""
     for part in wire.fields(data, 0, len(data)):
         if part.number == wire.MODEL_GRAPH:
             for node in wire.fields(data, part.value, part.end):
@@ -86,7 +86,7 @@ def _add_model(found: NamesInFile, data: FileBytes) -> None:
 
 
 def _add_nodes(found: NamesInFile, held: bytes) -> None:
-    """Add what is written on a node, or on those of a function, and on the nodes inside."""
+    """Add what is written on a node, or on the nodes of a function, and on the nodes inside."""
     for scope, tag in zip(_values(SCOPE, held), _values(TAG, held), strict=False):
         found.add(scope, tag)
 

@@ -1,15 +1,15 @@
-"""Which of the tensors that a graph holds are parameters of modules, and which only say how to compute.
+"""Which tensors in a graph are parameters of modules, and which only say how to compute.
 
-Four nodes, RMSNorm as an exporter writes it, with a weight `w` of 64 elements:
+Four nodes: RMSNorm as an exporter writes it, with a weight `w` of 64 elements:
 
     x ─ Pow(2.0) ─ ReduceMean([-1]) ─ … Div ─ Mul(w)        and eps, 1e-6
 
-All four constants are stored alike, as initializers or in Constant nodes. `w` is a parameter. An axis, a shape or an
-index is none: these are integers of 64 bits, or bools, of which PyTorch has no parameters. A single number, as the
-exponent and eps, is hardly ever one; it is if its name says so, `encoder.norm.bias` read by a node of
-`encoder.norm`, or if an operator takes nothing else but weights, as a Conv its bias. Integers of 32 bits are weights
-only if an operator on quantised values reads them, or one of which nothing is known. What an operator takes as a
-setting, such as the scales of a Resize, is none.
+All four constants are stored in the same way, as initializers or in Constant nodes. `w` is a parameter. An axis, a
+shape or an index is not: these are integers of 64 bits, or bools, and PyTorch has no parameters of these types. A
+single number, such as the exponent and eps, is hardly ever a parameter. It is one if its name says so (a node of
+`encoder.norm` reads `encoder.norm.bias`), or if the operator takes nothing but weights there, such as the bias of a
+Conv. Integers of 32 bits are weights only if an operator on quantised values, or an unknown operator, reads them. What
+an operator takes as a setting, such as the scales of a Resize, is not a parameter.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mxtools.scopes.scope import contains, escape
 Stored = TensorProto | SparseTensorProto
 
 _NEVER = frozenset({TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL, TensorProto.STRING})
-"""Types of elements of which PyTorch has no parameters."""
+"""Element types that no parameter of PyTorch has."""
 _WIDE = frozenset({TensorProto.INT32, TensorProto.UINT32})
-"""Types of elements that are mostly indices, and otherwise biases of quantised operators, or packed weights."""
+"""Element types of indices mostly, and otherwise of biases of quantised operators or of packed weights."""
 _CALL = re.compile(r"@\d+")
 
 
 def stored_tensors(graph: Graph) -> dict[int, Stored]:
-    """Return the tensors that a graph holds, by value: initializers, and those of Constant nodes."""
+    """Return the tensors in a graph by value: initializers, and those of Constant nodes."""
     found: dict[int, Stored] = {**graph.initializers, **graph.sparse}
     for node, proto in enumerate(graph.nodes):
         if graph.operators[node].is_named("Constant"):
@@ -49,13 +49,13 @@ def stored_tensors(graph: Graph) -> dict[int, Stored]:
 
 
 def stored_bytes(tensor: Stored) -> int:
-    """Return the bytes that a tensor takes in the file; those of a sparse one are of its values and their places."""
+    """Return the bytes that a tensor takes in the file; a sparse one takes those of its values and their places."""
     parts = (tensor,) if isinstance(tensor, TensorProto) else (tensor.values, tensor.indices)
     return sum(map(bytes_of, parts))
 
 
 def parameter_sizes(annotations: Annotations, stored: Mapping[int, Stored]) -> dict[int, int]:
-    """Return the number of elements of those stored tensors that are parameters, by value."""
+    """Return by value the number of elements of those stored tensors that are parameters."""
     graph = annotations.graph
     sizes = {value: math.prod(tensor.dims) for value, tensor in stored.items()}
     return {v: size for v, size in sizes.items() if _is_parameter(annotations, graph, v, stored[v], size)}
@@ -76,7 +76,7 @@ def _is_parameter(annotations: Annotations, graph: Graph, value: int, tensor: St
 
 
 def _is_named_after(annotations: Annotations, name: str, node: int) -> bool:
-    """Return whether a name, as of a state dict, is that of a tensor of a node's module, or of one around or in it."""
+    """Return whether a name, like those of a state dict, belongs to a node's module, or to one around or inside it."""
     module, dot, own = name.rpartition(".")
     call = annotations.call[node]
     if not dot or own.isdecimal() or call in (None, ROOT_CALL):
@@ -91,5 +91,5 @@ def _scope(path: str) -> str:
 
 
 def _places(graph: Graph, value: int, node: int) -> list[int]:
-    """Return the places at which a node reads a value among its inputs."""
+    """Return the places at which a value is among a node's inputs."""
     return [place for place, read in enumerate(graph.nodes[node].input) if read == graph.names[value]]

@@ -1,7 +1,7 @@
-"""Places: which graph of a model a node lies in, by which modules in bodies are found and cut out.
+"""Places: which graph of a model a node lies in, so that modules in bodies can be found and cut out.
 
-A place is the way from the main graph to a graph: the nodes that hold the graphs on it, from the outermost, each with
-the number of its body. Three nodes and their places:
+A place is the way from the main graph to another graph: the nodes that contain the graphs on this way, the outermost
+first, each with the number of its body. Three nodes and their places:
 
     0  Abs     in the second branch of the If     ((2, 0), (1, 1))
     1  If      in the body of the Loop            ((2, 0),)
@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto
 from mxtools.graph.index import NOWHERE, Graph, bodies, graphs_in
 
 Place = tuple[tuple[int, int], ...]
-"""The nodes that hold the graphs around a graph, from the outermost, each with the number of its body."""
+"""The nodes that contain the graphs around a graph, the outermost first, each with the number of its body."""
 
 MAIN: Place = ()
 """The place of the main graph."""
@@ -57,14 +57,14 @@ class Places:
         return tuple(reversed(steps))
 
     def graph_at(self, model: ModelProto, place: Place) -> GraphProto:
-        """Return the graph at a place, which leads through no function, in this model or in a copy of it."""
+        """Return the graph at a place, in this model or a copy of it; the place must not lead through a function."""
         found = model.graph
         for holder, number in place:
             found = list(bodies(found.node[self.position(holder)]))[number]
         return found
 
     def position(self, node: int) -> int:
-        """Return the position of a node in the list of its graph; not for the nodes of functions."""
+        """Return the position of a node in the list of its graph; not for nodes of functions."""
         return self._seat[node][1]
 
     def is_call(self, step: tuple[int, int]) -> bool:

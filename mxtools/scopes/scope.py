@@ -1,4 +1,4 @@
-"""Scopes: the path of one module call along the call tree, as text, and what can be asked of that text.
+"""Scopes: the path of one module call along the call tree, as text, and what this text tells.
 
 A scope is written with attribute names joined by dots; the root is `.`. The second, third … call of a module inside
 the same call of its parent gets `@1`, `@2` …: `encoder.groups.0@2.attention`.
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 ROOT = "."
 
 DEEPEST = 200
-"""Most names in a scope. No real model comes near it, but a file can hold any text, and work grows with depth."""
+"""Most names in a scope. No real model comes near it, but a file can have any text, and work grows with depth."""
 
 MOST_DIGITS = 19
-"""No list is longer than a number with fewer digits; a file can hold any text, and Python refuses endless numbers."""
+"""A number with so many digits is no list index. A file can have any text, and Python refuses endless numbers."""
 
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
 _ESCAPES = {character: f"%{ord(character):02X}" for character in ("%", "@", "/", *map(chr, _CONTROLS))}
@@ -34,7 +34,7 @@ def is_scope(text: str) -> bool:
 
 
 def enclosing_scopes(scope: str) -> Iterator[str]:
-    """Yield the scopes that a scope lies in, without the root, the outermost first: of `a.b.c`, `a` and `a.b`."""
+    """Yield the scopes that a scope lies in, without the root, the outermost first: `a` and `a.b` for `a.b.c`."""
     dot = scope.find(".", 1)
     while dot > 0:
         yield scope[:dot]
@@ -47,7 +47,7 @@ def join(parent: str, local: str) -> str:
 
 
 def local_name(scope: str, parent: str) -> str:
-    """Return the name of a scope below that of its parent: `layer.0` of `encoder.layer.0` below `encoder`."""
+    """Return the name of a scope below its parent: `layer.0` for `encoder.layer.0` below `encoder`."""
     return scope if parent == ROOT else scope.removeprefix(parent + ".")
 
 
@@ -71,7 +71,7 @@ def call_number(scope: str) -> tuple[str, int]:
 
 
 def list_index(name: str) -> int | None:
-    """Return the number that a name is, as those of a list's modules are; None for any other, and for endless ones."""
+    """Return a name as the number of a module in a list; None if it is not a number, or an endless one."""
     return int(name) if name.isdecimal() and len(name) < MOST_DIGITS else None
 
 

@@ -1,7 +1,7 @@
 """Selectors, from text to nodes: globs over scopes and tags, class names and operators, the same in every command.
 
-A scope selects itself and all below it. `*`, `?` and `[…]` match within one level, `**` across levels. A `Selection`
-holds the selectors, `calls_of` returns the calls that they select, and `nodes_of` the nodes of calls.
+A scope selects itself and everything below it. `*`, `?` and `[…]` match within one level, `**` across levels. A
+`Selection` has the selectors, `calls_of` returns the calls that they select, and `nodes_of` the nodes of calls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mxtools.scopes.tags import class_of
 
 @dataclass(frozen=True)
 class Selection:
-    """What to select: whatever any of the scopes, tags and classes selects, without the excluded scopes."""
+    """What to select: everything that any of the scopes, tags or classes selects, without the excluded scopes."""
 
     scopes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Selection:
 
     @property
     def is_positive(self) -> bool:
-        """Whether there is a selector at all, and not only what to exclude; without one everything is selected."""
+        """Whether there is a selector, and not only an exclusion; without a selector, everything is selected."""
         return bool(self.scopes or self.tags or self.classes)
 
     def matching_scopes(self, known: dict[str, str], absent: dict[str, str]) -> set[str]:
@@ -57,8 +57,8 @@ class Selection:
 def calls_of(annotations: Annotations, selection: Selection) -> set[int]:
     """Return the selected calls, each with all calls below it that have nodes.
 
-    Raises UsageError if a selector matches nothing, AbsentError if it names an absent module, or one that ends inside a
-    merged node, which does the work of modules that are not selected too.
+    Raises UsageError if a selector matches nothing. Raises AbsentError if it names an absent module, or a module that
+    ends inside a merged node which also does the work of modules that are not selected.
     """
     calls = selected_calls(annotations, selection)
     _refuse_merged(annotations, calls)
@@ -66,7 +66,7 @@ def calls_of(annotations: Annotations, selection: Selection) -> set[int]:
 
 
 def selected_calls(annotations: Annotations, selection: Selection) -> set[int]:
-    """Return the selected calls, also those that end inside a merged node; otherwise raises what `calls_of` raises."""
+    """Return the selected calls, even those that end inside a merged node; otherwise raises what `calls_of` raises."""
     hierarchy, absent = annotations.hierarchy, annotations.absent
     with_nodes = {call for call in annotations.call if call is not None}
     known = hierarchy.with_callers(with_nodes)
@@ -84,8 +84,8 @@ def separate_calls(
 ) -> dict[int, set[int]]:
     """Return the outermost calls of all selections, each with the calls in it that are not excluded.
 
-    `depth` adds the calls so many levels below the root, and calls above that level that have none below them. Raises
-    UsageError if one of them lies in another, AbsentError if one ends inside a merged node.
+    `depth` adds the calls on that level below the root, and calls above it that have none inside. Raises UsageError if
+    one of the calls lies in another, AbsentError if one ends inside a merged node.
     """
     hierarchy = annotations.hierarchy
     chosen = calls_at_depth(annotations, depth) if depth is not None else set[int]()
@@ -109,7 +109,7 @@ def separate_calls(
 
 
 def _without_equal(annotations: Annotations, calls: list[int]) -> list[int]:
-    """Return calls without those whose work is done elsewhere; AbsentError if no others are left."""
+    """Return the calls except for those whose work is done elsewhere; AbsentError if no others are left."""
     kept = [call for call in calls if call not in annotations.equal]
     if calls and not kept:
         scope = annotations.hierarchy.scopes[calls[0]]
@@ -118,7 +118,7 @@ def _without_equal(annotations: Annotations, calls: list[int]) -> list[int]:
 
 
 def calls_at_depth(annotations: Annotations, depth: int) -> set[int]:
-    """Return the calls `depth` levels below the root and childless ones above, if the main graph has nodes of them."""
+    """Return the calls on a level below the root, and childless ones above, that have nodes in the main graph."""
     hierarchy, graph = annotations.hierarchy, annotations.graph
     with_nodes = {call for n in graph.main if (call := annotations.call[n]) is not None}
     known = hierarchy.with_callers(with_nodes)
@@ -129,13 +129,13 @@ def calls_at_depth(annotations: Annotations, depth: int) -> set[int]:
 def nodes_of(annotations: Annotations, calls: Collection[int]) -> set[int]:
     """Return the nodes of the main graph in some calls.
 
-    Raises UsageError if there is none, AbsentError if they are in a body or a function that is not selected as a whole.
+    Raises UsageError if there are none, AbsentError if they are in a body or function that is not selected as a whole.
     """
     return nodes_of_each(annotations, {0: calls})[0]
 
 
 def nodes_of_each(annotations: Annotations, groups: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
-    """Return for each of several groups of calls what `nodes_of` returns, which goes through all nodes only once."""
+    """Return for each group of calls what `nodes_of` returns, but going through all nodes only once."""
     by_call: dict[int | None, list[int]] = {}
     for node, call in enumerate(annotations.call):
         by_call.setdefault(call, []).append(node)
@@ -150,7 +150,7 @@ def nodes_of_each(annotations: Annotations, groups: Mapping[int, Collection[int]
 
 
 def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
-    """Return those of some nodes that are in the main graph, if they are to be cut out; raise as `nodes_of`."""
+    """Return those of the nodes that are in the main graph, to be cut out; raises what `nodes_of` raises."""
     if not nodes:
         raise UsageError("no node is selected", "see ⟨tree⟩")
     graph = annotations.graph
@@ -164,10 +164,10 @@ def _in_main(annotations: Annotations, nodes: set[int]) -> set[int]:
 
 
 def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: Collection[str] = ()) -> set[int]:
-    """Return the nodes that do the work of some calls, also those in bodies and functions; UsageError if none does."""
+    """Return the nodes that do the work of some calls, even in bodies and functions; UsageError if there are none."""
     nodes = annotations.graph.nodes
     doing: set[int | None] = {*annotations.calls_with_work_of(calls)}
-    if ROOT_CALL in doing:  # the whole model also has what nobody gave a scope
+    if ROOT_CALL in doing:  # the whole model also has the nodes without a scope
         doing.add(None)
     found = {
         n
@@ -181,15 +181,15 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
 
 
 def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, set[int]]:
-    """Return the place where some nodes can be cut out, and those of them that say so; nodes that these hold do not.
+    """Return the place where some nodes can be cut out, and the nodes that decide it.
 
-    It is the innermost graph of any of them, if those of the others are around it. What says least does not count if
-    anything else is selected: constants, which are copied to wherever they are read, and nodes that have their scope
-    from data flow alone. Raises AbsentError if the nodes are in several bodies, or in a function that several nodes
-    call.
+    It is the innermost graph of any of the nodes; the graphs of the others must be around it. Nodes inside other
+    selected nodes do not count. If anything else is selected, two kinds of nodes that say least do not count either:
+    constants, which are copied to where they are read, and nodes whose scope comes from data flow alone. Raises
+    AbsentError if the nodes are in several bodies, or in a function that several nodes call.
     """
     graph, places = annotations.graph, annotations.places
-    found = _outermost(places, nodes) or dict.fromkeys(nodes)  # if all are in functions that nobody calls
+    found = _outermost(places, nodes) or dict.fromkeys(nodes)  # if all are in functions that nothing calls
     counted = {n for n in found if annotations.evidence[n] not in INDIRECT and not graph.is_constant(n)}
     counted = counted or {n for n, place in found.items() if place == MAIN} or set(found)
     innermost: Place = MAIN
@@ -213,13 +213,13 @@ def place_of(annotations: Annotations, nodes: Collection[int]) -> tuple[Place, s
 
 
 def _outermost(places: Places, nodes: Collection[int]) -> dict[int, Place | None]:
-    """Return the places of those of some nodes that none of the others holds or calls."""
+    """Return the places of those nodes that none of the other nodes contains or calls."""
     graph = places.graph
     found = {node: places.of(node) for node in nodes}
     outermost: dict[int, Place | None] = {}
     outermost |= {n: p for n, p in found.items() if p is not None and not any(holder in found for holder, _ in p)}
     loose = {n for n, place in found.items() if place is None}
-    if loose:  # they come along if a selected node calls their function, or if nobody else does
+    if loose:  # they come along if a selected node calls their function, or if nothing else does
         callers = {site for sites in graph.sites.values() for site in sites if not graph.region[site]}
         inside = {s for s in callers if s in found or any(holder in found for holder, _ in places.of(s) or ())}
         here, elsewhere = _called(graph, inside), _called(graph, callers - inside)
@@ -238,7 +238,7 @@ def _called(graph: Graph, callers: set[int]) -> set[int]:
 
 
 def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
-    """Raise AbsentError if a selected call ends inside a merged node of a call outside of the selection."""
+    """Raise AbsentError if a selected call ends inside a merged node of a call that is not selected."""
     hierarchy = annotations.hierarchy
     doing = annotations.calls_with_work_of(calls)
     outermost = annotations.calls_with_work_of(hierarchy.outermost(calls))
@@ -268,10 +268,11 @@ def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> se
 
 
 def _is_below(scope: str, pattern: str, known: dict[str, str]) -> bool:
-    """Return whether a scope matches a glob, or one around it in its text does that is no call from elsewhere.
+    """Return whether a glob matches a scope or one around it in its text, unless that one did not make the call.
 
-    Three calls: `block` calls `block.norm`; the root then calls that too, as `block.norm@1`. The glob `block` matches
-    the beginning of both, but only the first is below `block`: the tags tell, `/Net/Block/Norm` and `/Net/Norm.norm@1`.
+    Three calls: `block` calls `block.norm`; then the root calls it too, as `block.norm@1`. The glob `block` matches the
+    beginning of both, but only the first is below `block`. The tags show this: `/Net/Block/Norm` and
+    `/Net/Norm.norm@1`.
     """
     matches = _exact_matcher(pattern, ".")
     return any(
@@ -297,7 +298,7 @@ def _by_class(name: str, known: dict[str, str]) -> set[str]:
 
 
 def _removed(scope: str, reason: str) -> AbsentError:
-    """Return the error for a module that the exporter removed; `reason` is as in `pkg.mxtools.absent`."""
+    """Return the error for a module that the exporter removed; `reason` has the form of `pkg.mxtools.absent`."""
     word, _, into = reason.partition(": ")
     caller = "select the module that calls it"
     why, remedy = {
@@ -310,25 +311,25 @@ def _removed(scope: str, reason: str) -> AbsentError:
 
 
 def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:
-    """Return the error for a selector that matches nothing; `what` it selects by, and the texts that there are."""
+    """Return the error for a selector that matches nothing: by `what` it selects, and which texts exist."""
     near = suggestion(wanted.replace("*", ""), sorted(set(known)), 0.5)
     return UsageError(f"no node has a {what} that matches {wanted!r}", f"{near} (see ⟨tree⟩)")
 
 
 def _with_ancestors(scopes: Iterable[str]) -> set[str]:
-    """Return scopes with all scopes that they lie in; the root only if it is among them."""
+    """Return scopes with all scopes that they lie in; the root only if it is one of them."""
     return {around for scope in scopes for around in (scope, *enclosing_scopes(scope))}
 
 
 @cache
 def _matcher(pattern: str, separator: str) -> Callable[[str], object]:
-    """Return a test whether a path matches a glob, or lies below one that does."""
+    """Return a function that tests whether a path matches a glob, or lies below one that does."""
     return re.compile(f"(?:{_expression(pattern, separator)})(?:{re.escape(separator)}.*)?\\Z", re.DOTALL).match
 
 
 @cache
 def _exact_matcher(pattern: str, separator: str) -> Callable[[str], object]:
-    """Return a test whether a path matches a glob."""
+    """Return a function that tests whether a path matches a glob."""
     return re.compile(f"(?:{_expression(pattern, separator)})\\Z", re.DOTALL).match
 
 
@@ -359,9 +360,9 @@ def _expression(pattern: str, separator: str) -> str:
 
 
 _SET = re.compile(r"\[(!?)(\]?[^\]]*)\]")
-"""A set of characters in a glob: `[ab]`, `[!ab]`, and `[]]`, since a bracket that comes first is one of the set."""
+"""A set of characters in a glob: `[ab]`, `[!ab]`, and `[]]`, since a bracket that comes first belongs to the set."""
 
 
 def _escaped_set(characters: str) -> str:
-    """Return the characters of a set with those escaped that mean something else in a regular expression's set."""
+    """Return the characters of a set; those with another meaning in a regular expression's set are escaped."""
     return re.sub(r"([\\\[\]^&~|])", r"\\\1", characters)

@@ -38,8 +38,8 @@ def class_of(tag: str) -> str:
 def align(scope: str, tag: str) -> list[tuple[str, str]]:
     """Return the levels of a tag below the root, each with its part of the scope; empty if they do not fit together.
 
-    A level of a tag can stand for several attribute names, since a ModuleList or a Sequential that is only indexed is
-    never called and so has no level. Dots alone therefore do not say where a level ends:
+    A level of a tag can stand for several attribute names, because a ModuleList or a Sequential that is only indexed is
+    never called and so has no level. So dots alone do not say where a level ends:
 
         encoder.layer.0.attention  and  /BertModel/BertEncoder/BertLayer.0/BertAttention
         give  encoder: BertEncoder,  layer.0: BertLayer.0,  attention: BertAttention
@@ -67,7 +67,7 @@ def align(scope: str, tag: str) -> list[tuple[str, str]]:
 
 
 def _fits(names: list[str], level: str) -> bool:
-    """Return whether a level of a tag can be that of a call with these attribute names."""
+    """Return whether a call with these attribute names can have this level of a tag."""
     base, call = split_call(level)
     suffix = base.partition(".")[2]
     local, local_call = split_call(".".join(names))
@@ -77,7 +77,7 @@ def _fits(names: list[str], level: str) -> bool:
 
 
 def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return the tag level of each of some siblings, given their attribute names and their classes."""
+    """Return the tag levels of some siblings, given their attribute names and their classes."""
     names: dict[str, set[str]] = defaultdict(set)
     for local, class_name in zip(locals_, classes, strict=True):
         names[class_name].add(split_call(local)[0])
@@ -93,12 +93,12 @@ def _levels(locals_: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 
 def _shortest(local: str, siblings: Mapping[str, int]) -> str:
-    """Return the last parts of a local name, as many as it takes to differ from those of its siblings."""
+    """Return as many last parts of a local name as it takes to differ from its siblings."""
     return next((tail for tail in _tails(local) if siblings[tail] == 1), local)
 
 
 def _tails(local: str) -> list[str]:
-    """Return the last part of a local name, the last two, and so on to all: of `a.b`, `b` and `a.b`."""
+    """Return the last part of a local name, the last two, and so on: `b` and `a.b` for `a.b`."""
     parts = local.split(".")
     return [".".join(parts[first:]) for first in range(len(parts) - 1, -1, -1)]
 

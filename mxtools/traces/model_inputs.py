@@ -28,9 +28,9 @@ ITEMS = 2
 def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | None) -> dict[str, Value]:
     """Return inputs for a model by name: the given or recorded ones, and made ones for the others.
 
-    `values` are recorded ones of the trace `sidecar`, or without a trace what a user gave: of a sequence `NAME` as one
-    array of all its items, or item by item as `NAME.0`, `NAME.1` … Raises InputError if an input is missing and of a
-    type that cannot be made.
+    `values` are those that the trace `sidecar` recorded or, without a trace, what a user gave. A sequence `NAME` is one
+    array of all its items, or item by item `NAME.0`, `NAME.1` … Raises InputError if an input is missing and its type
+    cannot be made.
     """
     wanted = {value.name: value.type for value in graph_inputs(proto)}
     given: dict[str, Value] = dict(feeds(sidecar, values, list(wanted))) if values else {}
@@ -42,15 +42,15 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
 
 
 def _items(values: Values, name: str) -> list[Array]:
-    """Return the items of a sequence that are given one by one."""
+    """Return the items of a sequence that were given one by one."""
     names = takewhile(values.names.__contains__, (f"{name}.{i}" for i in count()))
     return [item for item in map(values.get, names) if item is not None]
 
 
 def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
-    """Return an input of the right type: normally distributed floats, zeros and ones for integers; of a sequence two.
+    """Return an input of the right type: normally distributed floats, zeros and ones for integers; two in a sequence.
 
-    It has the shape that was traced, if any. The generator is seeded with the name, so every run makes the same input.
+    It has the shape that was traced, if any. The name is the seed of the generator, so every run makes the same input.
     """
     import numpy as np
 

@@ -1,14 +1,14 @@
-"""Which part of the traced model a graph is an export of: all of it, or one of its modules.
+"""Which part of the traced model a graph was exported from: all of it, or one of its modules.
 
-Encoders and decoders are often exported one by one. What the file of one names begins at the part, not at the root:
+Encoders and decoders are often exported one by one. The names in such a file begin at the part, not at the root:
 
     /block.0/layer.0/SelfAttention/q/MatMul      encoder.block.0.layer.0.SelfAttention.q of the whole, a T5
     final_layer_norm.weight                      encoder.final_layer_norm
 
-The graph is of the whole if most names fit that. Otherwise it is of the module which most names fit. Several can be
-alike, as an encoder and a decoder that have the same layers. Then it is the module with the fewest others inside that
-nothing in the file names; and if that is still the same, as of two towers, the one with the file's weights. If
-nothing of this tells, nothing is clear, and what the file names is not in the trace.
+If most names fit the whole model, the graph is the whole model. Otherwise it is the module that most names fit. Several
+modules can fit equally well, such as an encoder and a decoder with the same layers. Then it is the one with the fewest
+modules that the file does not name. If there are still several, such as two towers, it is the one with the file's
+weights. If even this does not decide, the part is unknown, and the trace lacks what the file names.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
 MOST = 0.5
-"""The share of the names that have to be of modules inside a part, for the same reason as `OTHER_MODEL_SHARE`."""
+"""The share of the names that must be modules inside a part, for the same reason as `OTHER_MODEL_SHARE`."""
 
 _STATE = re.compile(r"\w+(\.\w+)+")
 """The name of a parameter, as state dicts have them."""
 
 
 def fitted(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> Sidecar:
-    """Return the trace of what a graph is an export of: that of a part has the scopes of the whole.
+    """Return the trace of what a graph was exported from; the trace of a part has the scopes of the whole model.
 
-    Of the calls around the part only the part's own work is left: they are given what it is given, and return what it
-    returns. If the part is called several times, it is the first call.
+    The calls around the part stay, but with the part's work only: their inputs and outputs become those of the part. If
+    the part is called several times, the first call counts.
     """
     if sidecar.model.part or (part := traced_part(graph, weights, sidecar)) == ROOT:
         return sidecar
@@ -67,7 +67,7 @@ def fitted(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> Sidecar:
 
 
 def traced_part(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> str:
-    """Return the path of the traced module that a graph is an export of; the root if nothing else is clear."""
+    """Return the path of the traced module that a graph was exported from; the root unless another one is clear."""
     named = set(_named_modules(graph))
     known = {name: module.path for module in sidecar.modules for name in (*module.aliases, module.path)}
     if not named or len(named - known.keys()) <= MOST * len(named):
@@ -84,7 +84,7 @@ def traced_part(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> str:
 
 
 def _named_modules(graph: Graph) -> Iterator[str]:
-    """Yield the paths of the modules that the nodes or the parameters of a graph name, without that of the root."""
+    """Yield the paths of the modules that a graph's nodes or parameters name, except for the root."""
     names = set()
     for proto in graph.nodes:
         if paths := paths_on(proto):
@@ -98,7 +98,7 @@ def _named_modules(graph: Graph) -> Iterator[str]:
 
 
 def _parts(named: Collection[str], known: Iterable[str]) -> Iterator[str]:
-    """Yield for each named module of a part the path of that part: `a.b` for `c.d` if `a.b.c.d` is known."""
+    """Yield the part that each module named in it suggests: `a.b` for `c.d`, if `a.b.c.d` is known."""
     for path in known:
         dot = path.find(".")
         while dot >= 0:
@@ -108,7 +108,7 @@ def _parts(named: Collection[str], known: Iterable[str]) -> Iterator[str]:
 
 
 def _by_weights(graph: Graph, weights: WeightStore, sidecar: Sidecar, parts: Iterable[str]) -> str:
-    """Return the one of some parts that has the most weights of a graph, by name and value; the root for several."""
+    """Return the part that has the most of a graph's weights, by name and value; the root if several do."""
     traced: Mapping[str, Fingerprint | None] = {
         join(name, weight.name): weight.fingerprint
         for module in sidecar.modules

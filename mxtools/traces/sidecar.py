@@ -1,7 +1,7 @@
 """The sidecar `*.trace.json`: one forward pass of the PyTorch model, module call by module call.
 
-The pydantic models below are the schema; `docs/trace.schema.json` is generated from them. Tensors have ids, so that the
-way of a value can be followed: what one call returned (in its outputs) is what another was given (in its inputs).
+The pydantic models below are the schema; `docs/trace.schema.json` is generated from them. Tensors have ids, which show
+the way of a value: what one call returned (in its outputs) is what another was given (in its inputs).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Sidecar(_TraceRecord):
 
 
 def opaque_modules(sidecar: Sidecar) -> list[str]:
-    """Return the paths of the modules of which no calls can be recorded, without those inside of others."""
+    """Return the paths of the modules whose inner calls cannot be recorded, without those inside of others."""
     paths = {module.path for module in sidecar.modules if module.opaque}
     return sorted(p for p in paths if p == ROOT or not {ROOT, *enclosing_scopes(p)} & paths)
 
@@ -147,7 +147,7 @@ def dumps(sidecar: Sidecar) -> str:
 def loads(text: str | bytes, where: str) -> Sidecar:
     """Return the sidecar in JSON text; `where` names it in errors.
 
-    Raises InputError if the text is no JSON, has another schema version, or contradicts itself.
+    Raises InputError if the text is not JSON, has another schema version, or contradicts itself.
     """
     try:
         sidecar = validated(Sidecar, text, where)
@@ -167,7 +167,7 @@ def _compact(value: object) -> str:
 
 
 def _not_a_sidecar(error: ValidationError, text: str | bytes, where: str) -> InputError:
-    """Return the error for a text that pydantic refused, with what a user can understand of it."""
+    """Return the error for a text that pydantic refused, with the part of its message that helps a user."""
     first = error.errors()[0]
     other_file = "give the file that ⟨tracer⟩ wrote"
     if first["type"] == "json_invalid":
@@ -185,7 +185,7 @@ def _not_a_sidecar(error: ValidationError, text: str | bytes, where: str) -> Inp
 
 
 def _check(sidecar: Sidecar, where: str) -> None:
-    """Check what the schema cannot say: modules are listed, parents come first, scopes are scopes and unique."""
+    """Check what the schema cannot express: modules are listed, parents come first, scopes are valid and unique."""
     if not sidecar.calls:
         raise InputError(f"{where} is not a valid sidecar: it has no calls", _AGAIN)
     paths = {module.path for module in sidecar.modules}

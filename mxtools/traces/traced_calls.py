@@ -1,6 +1,6 @@
 """What follows from the calls of a trace: who returned which tensor, when a call begins and ends, who called it.
 
-Apart from the sidecar's schema, because that takes long to import and most of what asks has no sidecar.
+It is not in `sidecar`, because the sidecar's schema takes long to import, and most code that asks has no sidecar.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def returned_tensors(call: Call) -> list[TracedTensor]:
 
 
 def does_nothing(call: Call) -> bool:
-    """Return whether a call returned nothing but objects that it was given, as a Dropout does in evaluation mode."""
+    """Return whether a call returned only objects that it was given, such as a Dropout in evaluation mode."""
     return bool(call.outputs) and not returned_tensors(call)
 
 
 def leaving_tensors(call: Call) -> list[TracedTensor]:
-    """Return the tensors by which what a call made leaves it: those that it returned, then those that left by the side.
+    """Return the tensors by which a call's work leaves it: those that it returned, then those that left in other ways.
 
-    A call can make a tensor that others use without returning it: it wrote it to a cache, or kept it as an attribute.
+    A call can make a tensor that others use although it does not return it: it writes it to a cache, or keeps it as an
+    attribute.
     """
     return [*returned_tensors(call), *call.leaves]
 
@@ -41,8 +42,9 @@ def leaving_tensors(call: Call) -> list[TracedTensor]:
 def known_outputs(outputs: Collection[str], sidecar: Sidecar) -> set[str]:
     """Return those of a graph's outputs that the traced model returned too.
 
-    As many as the trace has are these, whatever they are called. Otherwise it is those of the same names, if there are
-    any: an exporter can leave results out, or return caches that the traced run did not keep.
+    If the graph has as many outputs as the trace, it is all of them, whatever their names are. Otherwise it is those
+    with the same names: an exporter can leave results out, or return caches that the traced run did not keep. If no
+    name is the same, it is all outputs again.
     """
     traced = {tensor.name for tensor in sidecar.calls[0].outputs}
     same = traced.intersection(outputs) if len(outputs) != len(traced) else set[str]()
@@ -52,7 +54,7 @@ def known_outputs(outputs: Collection[str], sidecar: Sidecar) -> set[str]:
 def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
     """Return for each tensor, by its id, the calls that returned it without being given it, the outermost first.
 
-    The last of them is the module that computed it; those before only pass on what a module inside returned.
+    The last of them computed it; those before only pass on what a module inside them returned.
     """
     calls: dict[int, list[int]] = {}
     for number, call in enumerate(sidecar.calls):
@@ -67,7 +69,7 @@ def calls_making(sidecar: Sidecar) -> dict[int, int]:
 
 
 def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
-    """Return for each tensor that an operation made, by its id, that operation; of several the last."""
+    """Return for each tensor that an operation made, by its id, that operation; the last one if there are several."""
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
 
@@ -92,9 +94,9 @@ def call_ends(sidecar: Sidecar) -> list[int]:
 
 
 def ticks(parents: Sequence[int | None]) -> Iterator[tuple[int, bool]]:
-    """Yield each call as it begins, with True, and as it ends, with False.
+    """Yield each call twice: with True as it begins, and with False as it ends.
 
-    `parents` gives by call the one that made it; calls are numbered in the order in which they began.
+    `parents` has the caller of each call; calls are numbered in the order in which they began.
     """
     running: list[int] = []
     for call, parent in enumerate(parents):
@@ -108,12 +110,12 @@ def ticks(parents: Sequence[int | None]) -> Iterator[tuple[int, bool]]:
 def call_times(sidecar: Sidecar) -> tuple[list[int], list[int], dict[int, int]]:
     """Return when each call began, when each ended, and by id when each tensor was first seen.
 
-    The clock ticks once for each beginning and once for each end of a call. For a root that calls `a` and then `b`:
+    The clock ticks once for each beginning and each end of a call. For a root that calls `a` and then `b`:
 
         root begins 1, a begins 2, a ends 3, b begins 4, b ends 5, root ends 6
 
-    A tensor is first seen when a call that is given it begins, or when one that returns it ends. So a result of `a`
-    has the time 3, and what the root computed between the two calls and gave to `b` has the time 4.
+    A tensor is first seen when a call that is given it begins, or when one that returns it ends. So a result of `a` has
+    the time 3, and what the root computed between the two calls and gave to `b` has the time 4.
     """
     calls = sidecar.calls
     begun, ended = [0] * len(calls), [0] * len(calls)

@@ -34,16 +34,16 @@ _NARROW = {
     "F8_E4M3": TensorProto.FLOAT8E4M3FN,
     "F8_E5M2": TensorProto.FLOAT8E5M2,
 }
-"""Types of numbers in .safetensors files that numpy lacks, as ONNX calls them."""
+"""Types of numbers in .safetensors files that numpy lacks, by ONNX's names."""
 _OWN = {
     "BOOL": "?",
     **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     "C64": "<c8",
 }
-"""The types that numpy has, as it calls them."""
+"""Types of numbers in .safetensors files that numpy has, by numpy's names."""
 KEPT = 16
-"""So many arrays stay in memory after they were read."""
+"""How many arrays stay in memory after they were read."""
 
 
 class Values:
@@ -67,7 +67,7 @@ class Values:
             return None
         except InputError:
             raise
-        except Exception as error:  # of numpy, zipfile, zlib and safetensors, which have no class in common
+        except Exception as error:  # numpy, zipfile, zlib and safetensors have no exception class in common
             text = " ".join(str(error).split())
             raise InputError(f"{name!r} of {self.where} cannot be read ({text})", "record or save it again") from None
 
@@ -81,8 +81,8 @@ class Values:
 def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callable[[str], Any]]:
     """Return the names in a `.safetensors`, `.npz` or `.json` file, and a function that reads the array of one.
 
-    With the framework `pt` those of a `.safetensors` file are read as torch's tensors: numpy lacks some element types.
-    Raises InputError if there is no such file or it cannot be read, UsageError if it is of another kind.
+    With the framework `pt`, the arrays of a `.safetensors` file are tensors of torch, because numpy lacks some element
+    types. Raises InputError if there is no such file or it cannot be read, UsageError if it is of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -105,10 +105,10 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
 
 
 def _reader(data: FileBytes) -> Callable[[str], Array]:
-    """Return what reads a tensor of a .safetensors file, those of types that numpy lacks as one of numpy's own.
+    """Return a function that reads a tensor of a .safetensors file; types that numpy lacks become types of numpy.
 
-    The file begins with the length of its header in 8 bytes; then comes the header, JSON, and the data. The library
-    maps the file, which would end the process if another made it shorter meanwhile.
+    The file begins with the length of its header in 8 bytes; then come the header, in JSON, and the data. The library
+    would map the file, which would end the process if another process made the file shorter in the meantime.
     """
     import numpy as np
 
@@ -139,7 +139,7 @@ def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
     sizes = {member.filename.removesuffix(".npy"): member for member in arrays.zip.infolist()}
 
     def read(name: str) -> Array:
-        """Read one array, whose header is looked at first: it can claim any shape, and numpy makes room for that."""
+        """Read one array; its header is checked first, because numpy makes room for any shape that it claims."""
         member = sizes[name]
         MEMBER.check(member.file_size, f"{name!r} of {file}", member.compress_size)
         with arrays.zip.open(member) as opened:
@@ -152,7 +152,7 @@ def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
 
 
 def _npy_header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and the element type that the header of a .npy file says."""
+    """Return the shape and the element type in the header of a .npy file."""
     import numpy as np
 
     version = np.lib.format.read_magic(opened)
@@ -162,7 +162,7 @@ def _npy_header(opened: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _array(numbers: object) -> Array:
-    """Return nested lists of numbers as an array; floats become float32, as models expect; ValueError of others."""
+    """Return nested lists of numbers as an array, floats as float32, as models expect; ValueError for anything else."""
     import numpy as np
 
     array = np.asarray(numbers)
@@ -186,9 +186,9 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
 
 
 def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, where: str) -> None:
-    """Raise UsageError if a user gives a value of a name that neither the graph nor the trace has as an input.
+    """Raise UsageError if a user gives a value whose name is no input of the graph or of the trace.
 
-    `where` is what the message calls the values. Those that a trace recorded of its calls have numbers for names, and
+    `where` is what the message calls the values. Values that a trace recorded of its calls have numbers as names, and
     may be among them.
     """
     names = [value.name for value in graph_inputs(proto)]
@@ -202,7 +202,7 @@ def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, wh
 
 
 def _input_of(name: str) -> str:
-    """Return the name of the input that a value is of: `past` of `past.0`, the first item of a sequence."""
+    """Return the name of the input that a value belongs to: `past` for `past.0`, the first item of a sequence."""
     sequence, _, item = name.rpartition(".")
     return sequence if item.isdecimal() else name
 
@@ -210,9 +210,9 @@ def _input_of(name: str) -> str:
 def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str, Array]:
     """Return the recorded or given values of a graph's inputs, by name.
 
-    If the graph has other names than the trace, its inputs are taken to come in the same order. But if some are in both
-    and all together are the arguments of a call inside, they are what that call was given: an exported decoder takes
-    what the whole model gives it.
+    If the graph has other names than the trace, its inputs are assumed to be in the same order. But if some names are
+    in both, and all together are the arguments of a call inside the model, the values are what that call was given: an
+    exported decoder takes what the whole model gives to it.
     """
     by_name = {name: array for name in names if (array := values.get(name)) is not None}
     if not sidecar:
@@ -228,17 +228,17 @@ def feeds(sidecar: Sidecar | None, values: Values, names: list[str]) -> dict[str
 
 
 def _traced_input(sidecar: Sidecar, values: Values, tensor: TracedTensor) -> Array | None:
-    """Return the value of a traced input; those of a part are recorded as what its call was given."""
+    """Return the value of a traced input; an input of a part is recorded as an argument of the part's call."""
     recorded: Array | None = values.get(str(tensor.id)) if sidecar.model.part else None
     named: Array | None = values.get(tensor.name) if recorded is None else recorded
     return named
 
 
 def inner_inputs(sidecar: Sidecar, names: Sequence[str]) -> dict[str, int]:
-    """Return the ids of the tensors that a graph's inputs are, if these are no inputs of the traced model.
+    """Return the ids of the tensors that are a graph's inputs, if these are not the inputs of the traced model.
 
-    They are what the outermost call was given that was given tensors of all these names. Returns nothing if there is
-    none, or if the inputs are the model's: all of them by name, or as many with no name in common.
+    They are the arguments of the outermost call whose arguments have all these names. Returns nothing if there is none,
+    or if the inputs are the model's: all of them by name, or equally many with no name in common.
     """
     own = [tensor.name for tensor in sidecar.model.inputs]
     if set(own) >= set(names) or (len(own) == len(names) and not set(own) & set(names)):
