@@ -1,11 +1,11 @@
 """Outputs that appear whole or not at all: one file, or two that belong together.
 
-What is written goes to a temporary file beside the output (`files/temporary.py`), which the next run removes if this
-one is killed.
+Everything is written to a temporary file beside the output first (`files/temporary.py`). If the process is killed, the
+next run removes that file.
 
-Two files cannot be renamed in one step, and a model names the file that its weights lie in. So if a model and its
-data are written over older ones (`write_pair`; `docs/decisions/0015-model-and-data-change-together.md`), the new model
-first names its data by another name:
+Two files cannot be renamed in one step, and a model names the file of its weights. So if a model and its data are
+written over older ones (`write_pair`; `docs/decisions/0015-model-and-data-change-together.md`), the new model first
+gives its data another name:
 
     m.onnx (old, names m.onnx.data)          m.onnx.data (old)
     m.onnx (old, names m.onnx.data)          m.onnx.data (old)    m.onnx.mx-5c0f.data (new)
@@ -13,9 +13,10 @@ first names its data by another name:
     m.onnx (new, names m.onnx.mx-5c0f.data)  m.onnx.data (new)    m.onnx.mx-5c0f.data (new)
     m.onnx (new, names m.onnx.data)          m.onnx.data (new)
 
-In each line a model and what it names belong together, and each step is one renaming. The data are copied, since onnx
-refuses data that several names stand for; data that are there already, as after the same command, stay. The name
-`m.onnx.mx-5c0f.data` also tells the next run, if this one is killed, that `m.onnx.data` is ours to replace or remove:
+In each line, a model and the data that it names belong together, and each step is one renaming. The data are copied,
+because onnx refuses data that have several names. Data that are there already, as when the same command runs again,
+stay. If this process is killed, the name `m.onnx.mx-5c0f.data` also tells the next run that `m.onnx.data` is ours to
+replace or remove:
 
     m.onnx (old, names m.onnx.data)  m.onnx.data (old)
     m.onnx (old, names m.onnx.data)  m.onnx.data (old)  m.onnx.mx-5c0f.data (empty)
@@ -49,20 +50,20 @@ from mxtools.files.temporary import (
 )
 
 Write = Callable[[BinaryIO, str], object]
-"""Writes a file, with a name for the one beside it."""
+"""Writes a file; the text is the name of the file beside it."""
 _PASSING = re.compile(rf"{re.escape(MARK)}[0-9a-f]{{8}}(?=\.[^.]*$|$)")
-"""What makes the name of a file beside another one a name that does not stay."""
+"""The part of a name beside another file by which it is a passing name, one that does not stay."""
 
 
 @contextmanager
 def atomic_output(path: Path, beside: str = "") -> Iterator[BinaryIO]:
     """Yield a file to write, which becomes `path` when the block ends; if the block fails, the old file stays.
 
-    `beside` is the name of a file that the old one may have had beside it, and the new one has not (`write_pair`).
+    `beside` is the name of a file that the old file may have had beside it, and that the new one lacks (`write_pair`).
 
-    Readers see the old file or the whole new one, also when the process is killed or the power fails. A link within its
-    folder stays a link. Devices and pipes are written to directly. Raises OutputError as `outputs.permitted`, and if
-    the file cannot be written.
+    Readers see the old file or the whole new one, even if the process is killed or the power fails. A link within its
+    folder stays a link. Devices and pipes are written to directly. Raises OutputError as `outputs.permitted` does, and
+    if the file cannot be written.
     """
     target = permitted(path)
     if is_device(target):
@@ -77,7 +78,7 @@ def atomic_output(path: Path, beside: str = "") -> Iterator[BinaryIO]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write text to a file, in UTF-8; OutputError as for `atomic_output`."""
+    """Write text to a file, in UTF-8; raises OutputError as `atomic_output` does."""
     with atomic_output(path) as file:
         file.write(text.encode())
 
@@ -89,12 +90,12 @@ def write_pair(
     write_beside: Callable[[BinaryIO], object],
     ours: bool = True,
 ) -> None:
-    """Write a file and one beside it that it names; at any moment there are both old ones, or both new ones.
+    """Write a file and another one beside it that it names; at any moment both are old, or both are new.
 
-    `write` takes the file and the name that it is to give to the other one. Both functions may be called more than
-    once, and write the same each time. A file of the name `beside` that is another's too is left to that, and a number
-    is put into the name; if the name is not `ours`, so that anybody may have given it to a file, also one that is
-    nobody's. Raises OutputError as `atomic_output`.
+    `write` gets the file and the name that it must give to the other one. Both functions may be called more than once,
+    and must write the same each time. If another file also needs the file `beside`, that file stays, and a number goes
+    into our name. The same happens if the name is not `ours` and the file is nobody's: then anybody may have put it
+    there. Raises OutputError as `atomic_output` does.
     """
     target = permitted(path)
     if is_device(target):
@@ -122,10 +123,10 @@ def write_pair(
 def _write_alone(
     target: Path, data: Path, beside: str, write: Write, write_beside: Callable[[BinaryIO], object]
 ) -> bool:
-    """Write a file whose data are there already, as when a command is run again; return whether they are."""
+    """Write a file whose data are there already, as when a command runs again; return whether they are."""
     try:
         opened = data.open("rb")
-    except FileNotFoundError:  # it was not there, or another process has just taken it away
+    except FileNotFoundError:  # it was not there, or another process has just removed it
         return False
     with opened as there, temporary(target) as (new, main):
         status = os.fstat(there.fileno())
@@ -145,7 +146,7 @@ def _write_alone(
 
 
 def _rename_both(target: Path, data: Path, new: Path, new_data: Path, write: Write, ours: bool) -> None:
-    """Rename a new file and its data to their places, if there are both already as the head of this file shows."""
+    """Rename a new file and its data to their places; if both exist already, in the steps shown above."""
     if ours and not (target.exists() and data.exists()):
         replace(new_data, data)
         replace(new, target)
@@ -162,12 +163,12 @@ def _rename_both(target: Path, data: Path, new: Path, new_data: Path, write: Wri
 
 
 def _passing(data: Path) -> Path:
-    """Return a new name beside a file's data, by which they are known until they have theirs, or that they go."""
+    """Return a new passing name for a file's data: until they get their name, or as a sign that they are removed."""
     return data.with_name(f"{data.stem}{MARK}{secrets.token_hex(4)}{data.suffix}")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OutputError if a folder cannot be made or written to; called before the work that would be lost."""
+    """Raise OutputError if a folder cannot be made or written to; called before work that would be lost."""
     target = Path(os.path.realpath(folder))
     if target.exists() and not target.is_dir():
         raise OutputError(f"{folder} is a file", "give the name of a folder")
@@ -181,7 +182,7 @@ def check_folder(folder: Path) -> None:
 
 
 def slot(target: Path, name: str, ours: bool = True) -> Path:
-    """Return the place of a file's data: its name, or with the first number that no other file's data have."""
+    """Return the place of a file's data: its name, with the first free number in it if other files need the name."""
     number, place = 1, target.with_name(name)
     while not _is_free(place, target, ours):
         number += 1
@@ -190,7 +191,7 @@ def slot(target: Path, name: str, ours: bool = True) -> Path:
 
 
 def _is_free(place: Path, target: Path, ours: bool) -> bool:
-    """Return whether data may be written to a place: nothing is there, or what only the old file needs."""
+    """Return whether data may be written to a place: nothing is there, or something that only the old file needs."""
     if not os.path.lexists(place):
         return True
     if place.is_symlink() or not place.is_file():
@@ -202,7 +203,7 @@ def _is_free(place: Path, target: Path, ours: bool) -> bool:
 
 
 def _replaced(folder: Path) -> set[str]:
-    """Return the names of data that a killed run was about to replace or remove: passing names lie beside them."""
+    """Return the names of data that a killed run was about to replace or remove, as passing names beside them show."""
     with os.scandir(folder) as entries:
         return {_PASSING.sub("", entry.name) for entry in entries if _is_passing(entry.name)}
 
@@ -213,10 +214,10 @@ def _is_passing(name: str) -> bool:
 
 @contextmanager
 def without_old_data(target: Path, beside: str, data: Path | None = None) -> Iterator[None]:
-    """Remove after the block, in which a file is replaced, what only the old one named, and what a killed run left.
+    """Remove data that only the old file named, and leftovers, after the block, which replaces the file.
 
-    That is of the names that `write_pair` gives; `data` is the new one. What other files name stays. What goes has an
-    empty file of a passing name beside it meanwhile, by which the next run knows it if this one is killed.
+    Only names that `write_pair` gives are removed; `data` are the new data. Data that other files name stay. Meanwhile
+    an empty file with a passing name lies beside them. By this the next run knows them, if this process is killed.
     """
     found = _old_data(target, beside)
     marks = [_passing(place) for place in found if MARK not in place.name and place != data]
@@ -236,7 +237,7 @@ def without_old_data(target: Path, beside: str, data: Path | None = None) -> Ite
 
 
 def _old_data(target: Path, beside: str) -> list[Path]:
-    """Return the data that an old file names, and what a killed run left of it, that last."""
+    """Return the data that an old file names, then what killed runs left of them."""
     stem, suffix = re.escape(Path(beside).stem), re.escape(Path(beside).suffix)
     ours = re.compile(rf"{stem}(\.\d+)?({re.escape(MARK)}[0-9a-f]{{8}})?{suffix}")
     with os.scandir(target.parent) as entries:
@@ -254,7 +255,7 @@ def _remove_unnamed(places: Iterable[Path]) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed runs left in a folder that only we write to."""
+    """Remove what killed runs left in a folder to which only we write."""
     with locked(folder):
         remove_leftovers(folder)
         _remove_unnamed([place for place in folder.iterdir() if _is_passing(place.name)])
@@ -262,7 +263,7 @@ def tidy(folder: Path) -> None:
 
 @contextmanager
 def as_output_error(path: Path, remedy: str = "give another ⟨output⟩") -> Iterator[None]:
-    """Raise what the system says against writing in the block as OutputError."""
+    """Raise system errors about writing in the block as OutputError."""
     try:
         yield
     except BrokenPipeError:

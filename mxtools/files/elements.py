@@ -1,4 +1,4 @@
-"""The element types of tensors: which there are, how many bytes their elements take, and in which field they lie."""
+"""The element types of tensors: which exist, how many bytes their elements take, and which field has them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ELEMENTS = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 """The element types that ONNX has."""
 
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "STRING": 0, "UNDEFINED": 0}
-"""Bits of an element, by the name of its type, if that does not say them as `BFLOAT16` and `FLOAT8E4M3FN` do.
+"""Bits of an element, by the name of its type, if the name does not contain them as `BFLOAT16` and `FLOAT8E4M3FN` do.
 
 A tensor without a type has no elements: it lies in a field of an attribute that its type does not use.
 """
@@ -26,12 +26,12 @@ _FIELDS: dict[int, tuple[str, int]] = {
     TensorProto.UINT64: ("uint64_data", 1),
     TensorProto.STRING: ("string_data", 1),
 }
-"""The field that holds the elements of a type, and how many entries each takes; those of others are in int32_data."""
+"""The field with the elements of a type, and how many entries each takes; for other types it is int32_data."""
 
 
 @cache
 def bits_of(element: int) -> int:
-    """Return how many bits an element of a type takes in raw data; 0 of texts, which have no fixed size."""
+    """Return how many bits an element of a type takes in raw data; 0 for texts, which have no fixed size."""
     name = TensorProto.DataType.Name(element)
     return _BITS[name] if name in _BITS else int(re.findall(r"\d+", name)[0])
 

@@ -1,4 +1,4 @@
-"""Reading JSON that anybody may have written: whatever is wrong with it is a ValueError, or counts as nothing."""
+"""Reading JSON that anybody may have written: every fault in it is a ValueError, or counts as nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Record = TypeVar("Record", bound="BaseModel")
 
 
 def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Return the data of JSON text; ValueError if it is not JSON, or nested too deep for Python's parser.
+    """Return the data in JSON text; ValueError if it is not JSON, or nested too deep for Python's parser.
 
-    Raises InputError if it has more items than there may be.
+    Raises InputError if it has more items than the limit allows.
     """
     require_few_items(text, "a JSON text")
     try:
@@ -26,14 +26,14 @@ def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def require_few_items(text: str | bytes, what: str) -> None:
-    """Raise InputError if JSON text has more items than there may be: `[[],[],…` takes forty times its size."""
-    if len(text) > JSON_ITEMS.allowed():  # each item has a character of its own
+    """Raise InputError if JSON text has more items than allowed: in memory, `[[],[],…` takes forty times its size."""
+    if len(text) > JSON_ITEMS.allowed():  # each item takes a character
         marks: tuple[Any, ...] = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
         JSON_ITEMS.check(sum(map(text.count, marks)), what)
 
 
 def validated(model: type[Record], text: str | bytes, what: str) -> Record:
-    """Return JSON text as an object of a pydantic model; its ValidationError if it is none, InputError as `decoded`."""
+    """Return JSON text as an object of a pydantic model; raises its ValidationError, InputError as `decoded` does."""
     require_few_items(text, what)
     return model.model_validate_json(text)
 
@@ -47,12 +47,12 @@ def decoded_or_none(text: str | bytes) -> Any:  # noqa: ANN401
 
 
 def list_of_texts(text: str) -> list[str]:
-    """Return the strings in a JSON list; an empty list if the text is no JSON list."""
+    """Return the strings in a JSON list; an empty list if the text is something else."""
     items = decoded_or_none(text)
     return [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
 
 
 def texts_by_name(text: str | bytes) -> dict[str, str]:
-    """Return the entries of a JSON object, values as strings; an empty dictionary if the text is no JSON object."""
+    """Return the entries of a JSON object, with values as strings; an empty dictionary for any other text."""
     entries = decoded_or_none(text)
     return {name: str(value) for name, value in entries.items()} if isinstance(entries, dict) else {}

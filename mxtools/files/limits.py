@@ -1,8 +1,8 @@
-"""What a file may expand to: limits for all that grows while it is read, and the one way to raise them.
+"""What a file may expand to: limits for everything that grows while it is read, and the one way to raise them.
 
-A file of some kilobytes can unpack to gigabytes, or describe them. If something grows beyond what files that people
-work with ever need, it is refused, and the message says how far the limits would have to be raised: `--limits 20`, or
-`with mxtools.limits(20)`, makes all of them twenty times as large. Docs: docs/limits.md.
+A file of some kilobytes can unpack to gigabytes, or describe them. If something grows beyond what real files ever need,
+it is refused. The message says how far the limits would have to be raised: `--limits 20`, or `with mxtools.limits(20)`,
+makes all of them twenty times as large. Docs: docs/limits.md.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ except ImportError:  # on Windows
 MIB = 1 << 20
 
 _DATA = 5
-"""Where in Linux' `statm` the pages stand that a process can write to."""
+"""The place in Linux' `statm` of the number of pages that a process can write to."""
 
 VARIABLE = "MX_LIMITS"
-"""The environment variable that holds the factor if no block says another."""
+"""The environment variable with the factor by which limits are raised, unless a block gives another one."""
 
 
 class LimitError(InputError):
@@ -36,9 +36,9 @@ class LimitError(InputError):
 
 @dataclass(frozen=True)
 class Limit:
-    """How much of something there may be: `least` in any case, and more if the file is large.
+    """How much of something may be there: at least `least`, and more if the file is large.
 
-    `ratio` is how many times as much as the file has in bytes; 0 if that does not matter.
+    `ratio` times the size of the file in bytes is allowed too; it is 0 if the size does not matter.
     """
 
     unit: str
@@ -48,7 +48,7 @@ class Limit:
     """How many of what is counted make one unit in messages."""
 
     def check(self, amount: int, what: str, size: int = 0) -> None:
-        """Raise LimitError if `what`, read from `size` bytes, comes to more than is allowed."""
+        """Raise LimitError if `amount` is more than allowed for `size` bytes; messages call it `what`."""
         allowed = self.allowed(size)
         if amount > allowed:
             needed = max(-(-amount * factor() // allowed), 2 * factor())  # rounded up
@@ -62,7 +62,7 @@ class Limit:
     def of_memory(self, what: str, size: int) -> Iterator[None]:
         """Raise LimitError if a library takes more memory inside the block than is allowed for `size` bytes.
 
-        That is known on Linux only. The limit is one of the whole process, and lies above what that has already.
+        This works on Linux only. The limit is one of the whole process: it is added to what the process has already.
         """
         allowed = self.allowed(size)
         before = _limit_memory(allowed)
@@ -81,12 +81,12 @@ class Limit:
 
 
 def _beyond(problem: str, needed: float) -> LimitError:
-    """Return the error of something that would be allowed if the limits were raised by `needed`."""
+    """Return the error for something that would be allowed if the limits were raised by `needed`."""
     return LimitError(problem, f"if the file is yours, raise all limits: ⟨limits⟩ {needed:.0f}")
 
 
 def _limit_memory(allowed: int) -> tuple[int, int] | None:
-    """Limit what the process may take from now on; return the limits before, None if the system has none."""
+    """Limit the memory that the process may take from now on; return the old limits, None if the system has none."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[_DATA]
         soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -99,26 +99,26 @@ def _limit_memory(allowed: int) -> tuple[int, int] | None:
 
 
 UNPACKED = Limit("MiB", 32 * MIB, ratio=64, scale=MIB)
-"""Compressed metadata. Traces shrink to a tenth or twentieth; what shrinks a thousandfold is none."""
+"""Compressed metadata. Traces shrink to a tenth or twentieth; nothing real shrinks a thousandfold."""
 MEMBER = Limit("MiB", 256 * MIB, ratio=100, scale=MIB)
 """An array in a .npz file; a mask of ones shrinks a thousandfold, so the first 256 MiB are free."""
 JSON_ITEMS = Limit("items", 5_000_000)
 """Values in a JSON text, at 100 to 300 bytes each in memory. The trace of a model with 1000 calls has 100 000."""
 EXPANDED_NODES = Limit("nodes", 1_000_000)
-"""Nodes that the calls of functions stand for: twenty functions, each of which calls the next twice, are a million."""
+"""Nodes for which the calls of functions stand: twenty functions that each call the next one twice are a million."""
 MADE_INPUT = Limit("MiB", 1024 * MIB, scale=MIB)
-"""An input that is made up since none is given; its dimensions are only claimed by the file."""
+"""An input that is made up because none is given; the file only claims its dimensions."""
 DENSE = Limit("MiB", 1024 * MIB, scale=MIB)
-"""A sparse tensor that becomes a dense one; its dimensions are only claimed by the file."""
+"""A sparse tensor that becomes a dense one; the file only claims its dimensions."""
 MODULES = Limit("modules", 10_000, ratio=0.001)
-"""Modules of a Hugging Face model: its configuration only claims its layers. A model of 600 layers is within it."""
+"""Modules of a Hugging Face model, whose configuration only claims its layers. 600 layers are within the limit."""
 PARAMETERS = Limit("MiB", 512 * MIB, ratio=16, scale=MIB)
 """Parameters and buffers of a Hugging Face model, which its configuration claims, against the files of its weights;
 weights of 4 bits grow eightfold."""
 INFERENCE = Limit("MiB", 512 * MIB, ratio=64, scale=MIB)
-"""Memory to infer types and shapes: the rank of an Expand is what the file claims to be the length of its shape."""
+"""Memory to infer types and shapes: a file can claim any length for a shape, which is the rank of an Expand."""
 SESSION = Limit("MiB", 1024 * MIB, ratio=16, scale=MIB)
-"""Memory in which ONNX Runtime loads a model, where it infers shapes and computes constants too."""
+"""Memory in which ONNX Runtime loads a model; it also infers shapes and computes constants then."""
 ALL = {
     "compressed metadata of a model, such as its trace": UNPACKED,
     "an array in a `.npz` file": MEMBER,
@@ -136,7 +136,7 @@ _factor: ContextVar[float | None] = ContextVar("limits", default=None)
 
 
 def factor() -> float:
-    """Return by how much the limits are raised; UsageError if the environment says what is no number."""
+    """Return the factor by which the limits are raised; UsageError if the environment's is not a number."""
     given = _factor.get()
     return _parsed(os.environ[VARIABLE]) if given is None and os.environ.get(VARIABLE) else given or 1.0
 

@@ -1,7 +1,8 @@
-"""What may be written where: nothing that a command reads, nothing that another model needs, nothing behind a link.
+"""What may be written where: nothing that a command reads or another model needs, and nothing behind a link.
 
-Every output passes `claim`: those of a command when it begins, before it reads or runs anything, and all of them when
-they are written. Within a command, files that are read are noted, so that it does not matter which of both comes first.
+Every output passes `claim`. The outputs of a command pass it when the command begins, before it reads or runs anything,
+and all outputs pass it again when they are written. Files that a command reads are noted, so it does not matter which
+comes first, reading or claiming.
 
     mx graft model.onnx part.onnx -o part.onnx      claim(part.onnx, replacing=model.onnx), then note_read(part.onnx):
                                                     refused, since the part is no model that is replaced by the result
@@ -24,19 +25,19 @@ from mxtools.files.regular import FileBytes, identity, is_device, note_output, r
 from mxtools.files.weights import is_external, tensors_of
 
 MARK = ".mx-"
-"""Part of the names that we give to files that do not stay."""
+"""A part of the names that we give to files that do not stay."""
 _MODEL = 0x08
 """The first byte of a model: the field `ir_version`, which writers put first."""
 _OBJECT = ord("{")
 _LONGEST = 1 << 28
-"""Bytes of the largest sidecar that is looked into."""
+"""The size of the largest sidecar that is searched, in bytes."""
 
 
 def claim(path: Path, replacing: Path | int | None = None) -> Path:
-    """Return the file that an output of a command is, links resolved, if it may be written, and note it.
+    """Return the file that a command's output is, with links resolved, if it may be written, and note it.
 
-    `replacing` is the model (or its file descriptor) that the output may be, and replace. Raises what `permitted`
-    raises, and OutputError for a file that the command reads.
+    `replacing` is the model (or its file descriptor) that the output may replace. Raises what `permitted` raises, and
+    OutputError for a file that the command reads.
     """
     target, command = permitted(path), running.get()
     if command is None:
@@ -48,14 +49,14 @@ def claim(path: Path, replacing: Path | int | None = None) -> Path:
 
 
 def claim_beside(path: Path) -> None:
-    """Note an output of a command that `write_pair` gives another name to if it is another's; raises as `claim`."""
+    """Note an output that `write_pair` renames if the file is another's; raises what `claim` raises."""
     note_output(path, _writable(path))
 
 
 def permitted(path: Path) -> Path:
-    """Return the file that an output is, links resolved, if it may be written.
+    """Return the file that an output is, with links resolved, if it may be written.
 
-    Raises OutputError for a folder, a place that cannot be written to, a link out of its folder, and a file that holds
+    Raises OutputError for a folder, a place that cannot be written to, a link out of its folder, and a file with
     weights of a model or values of a trace.
     """
     target, command = _writable(path), running.get()
@@ -66,7 +67,7 @@ def permitted(path: Path) -> Path:
 
 
 def _writable(path: Path) -> Path:
-    """Return the file that an output is, links resolved; OutputError if it cannot be written, or a link leads away."""
+    """Return an output's file, with links resolved; OutputError if it cannot be written, or a link leads away."""
     if is_device(path):
         return path
     target, folder = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
@@ -87,11 +88,11 @@ def _writable(path: Path) -> Path:
 
 
 def owners(file: Path, by_name: bool = False) -> Iterator[Path]:
-    """Yield the files of a file's folder that keep weights or values in it, in the order of their names.
+    """Yield the files in a file's folder that keep weights or values in the file, in the order of their names.
 
-    The file may have several names, of which each counts, or `by_name` only this one and links to it. Temporary files
-    of ours are no owners, and neither is what cannot be read, nor a link to a file of the folder, which is an owner
-    itself. A file that is a model itself holds no other's weights, and nothing is searched for.
+    If the file has several names, each counts; with `by_name`, only this one and links to it count. These are not
+    owners: our temporary files, files that cannot be read, and links to a file in the folder, which is an owner itself.
+    A file that is a model has no weights of others, so nothing is searched.
     """
     if _is_model(file):
         return
@@ -112,9 +113,9 @@ def _may_own(entry: os.DirEntry[str], names: set[str]) -> bool:
 
 
 def named_in(file: Path, names: set[str] | None = None) -> set[str]:
-    """Return the locations of external data in a model, or the recorded values' name in a sidecar.
+    """Return the locations of external data in a model, or the name of the recorded values in a sidecar.
 
-    With `names` a file in whose bytes none of them occurs is not parsed.
+    With `names`, a file is parsed only if one of them occurs in its bytes.
     """
     try:
         with file.open("rb", buffering=0) as opened:
@@ -147,7 +148,7 @@ def _mentions(data: bytes, names: set[str] | None) -> bool:
 
 
 def _is_model(file: Path) -> bool:
-    """Return whether a file is a model, by its fields; those of weights by chance do not end where the file does."""
+    """Return whether a file is a model, by its fields; bytes that only look like a model do not end with the file."""
     try:
         with file.open("rb", buffering=0) as opened:
             data = FileBytes(opened, file.name)
@@ -159,7 +160,7 @@ def _is_model(file: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the regular files of a folder, also those behind links."""
+    """Yield the regular files of a folder, including those behind links."""
     with os.scandir(folder) as entries:
         for entry in entries:
             try:

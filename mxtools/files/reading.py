@@ -22,14 +22,14 @@ Source = Path | IO[bytes]
 _ARCHIVE = b"PK\x03\x04"
 """How a zip archive begins."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the text begins that Git LFS leaves in the place of a file that it did not fetch."""
+"""How the text begins that Git LFS puts in the place of a file that it did not fetch."""
 _BEGINNING = 64
-"""Bytes by which a text is told."""
+"""How many bytes are looked at to recognise a text."""
 _SPACES = dict.fromkeys(map(ord, "\t\n\r"), " ")
 
 
 class EmptyError(InputError):
-    """A file or a pipe without a byte."""
+    """A file or a pipe without any bytes."""
 
 
 def read_model(
@@ -37,9 +37,9 @@ def read_model(
 ) -> tuple[ModelProto, WeightStore]:
     """Read a model from a path or an open file, such as a pipe; return its graph and the store of its weights.
 
-    `name` stands for the source in messages. Locations of external data are relative to `data_dir`, else to the file's
-    folder, for a pipe to the working directory. Raises InputError if there is no file, or it holds no model, only
-    a part of one, or one that is not sound (`files/soundness.py`); with `placing` also if external data are missing.
+    `name` is what messages call the source. Locations of external data are relative to `data_dir`, else to the file's
+    folder, or for a pipe to the working directory. Raises InputError if there is no file, or no model in it, only a
+    part of one, or one that is not sound (`files/soundness.py`); with `placing`, also if external data are missing.
     """
     data = _bytes(source, name)
     if not len(data):
@@ -54,14 +54,14 @@ def read_model(
         for tensor in tensors_of(proto):
             if is_external(tensor):
                 weights.place(tensor)
-        # If the file is another one by now, these data may be those of the new model.
+        # If the file is another one by now, these data may belong to the new model.
         if isinstance(source, Path) and source.is_file() and data.is_replaced(source):
             raise InputError(f"{name} was replaced while the command read it", "read it again")
     return proto, weights
 
 
 def _no_model(data: Bytes, name: str) -> tuple[str, str]:
-    """Return what a file is that is no whole ONNX model, by how it begins, and what to do."""
+    """Return what a file is that is not a whole ONNX model, judging by its beginning, and what to do."""
     first = bytes(data[: min(_BEGINNING, len(data))])
     if first.startswith(_ARCHIVE):
         return (
@@ -92,9 +92,9 @@ def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
 
 
 def _bytes(source: Source, name: str) -> FileBytes:
-    """Return the bytes of a file, which are read only when they are used.
+    """Return the bytes of a file; they are read only when they are used.
 
-    What has no places, such as a pipe, is first copied to an unnamed temporary file.
+    A source without positions, such as a pipe, is first copied to an unnamed temporary file.
     """
     try:
         if not isinstance(source, Path):
@@ -113,7 +113,7 @@ def _kept_or_spooled(file: IO[bytes], name: str) -> FileBytes:
     if stat.S_ISREG(status.st_mode):
         note_read(Path("/dev/stdin"), status)
         return FileBytes(file, name)
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - is closed with the model
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the model
     receive(file, spool)
     spool.flush()
     return FileBytes(spool, name)

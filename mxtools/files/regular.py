@@ -1,6 +1,7 @@
-"""Regular files, opened once and checked on the handle, and their bytes, which are read when they are asked for.
+"""Regular files, which are opened once and checked on the handle, and their bytes, which are read when needed.
 
-Within a command, what is read and what is written (`files/outputs.py`) are noted, so that neither may be the other.
+Within a command, files that are read and files that are written (`files/outputs.py`) are noted, so that no file is
+both.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ except ImportError:  # on Windows
 PIECE = 1 << 20
 """Bytes that are read at a time."""
 WINDOW = 1 << 14
-"""Bytes that are kept around the one that was asked for: those of many nodes, and not much of a weight."""
+"""Bytes that are kept around the one that was asked for: enough for many nodes, and not much of a weight."""
 CHUNK = 1 << 24
 """Bytes that the system copies at a time. Several threads are no faster: one waits while another writes to its file."""
 PIPE_BYTES = 1 << 20
-"""What a pipe is to hold, if the system lets us: with the usual 64 KB each end mostly waits for the other."""
+"""The size that a pipe gets, if the system allows it: with the usual 64 KB, each end mostly waits for the other."""
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-"""Opening a pipe that nobody writes to would wait for ever."""
+"""Without these, opening a pipe to which nobody writes would wait for ever."""
 
 Identity = tuple[int, int]
 """Device and inode of a file."""
@@ -41,7 +42,7 @@ Identity = tuple[int, int]
 
 @dataclass
 class Command:
-    """What one command writes and reads: files by identity, and outputs also by path, as they need not exist yet."""
+    """What one command writes and reads: files by identity, and outputs also by path, since they need not exist yet."""
 
     outputs: dict[str, tuple[Path, Identity | None]] = field(default_factory=dict)
     """By resolved path: the output as it was given, and the file that is there."""
@@ -50,7 +51,7 @@ class Command:
     read: dict[Identity, Path] = field(default_factory=dict)
 
     def reads(self, found: Identity | None) -> Path | None:
-        """Return the path by which a file is read, None if it is not read, or is gone from that path."""
+        """Return the path by which a file is read, None if it is not read, or no longer at that path."""
         path = self.read.get(found) if found else None
         return path if path and found and stands_for(path, found) else None
 
@@ -60,7 +61,7 @@ running: ContextVar[Command | None] = ContextVar("command", default=None)
 
 @contextmanager
 def one_command() -> Iterator[None]:
-    """Inside the block, what is read must not be written, and what is written must not be read."""
+    """Inside the block, no file may be both read and written."""
     token = running.set(Command())
     try:
         yield
@@ -69,12 +70,12 @@ def one_command() -> Iterator[None]:
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Return which file it is whose status this is."""
+    """Return the identity of the file with a status."""
     return status.st_dev, status.st_ino
 
 
 def note_read(path: Path, status: os.stat_result) -> None:
-    """Note that a file is read; OutputError if the command writes it, unless it is the model that is replaced."""
+    """Note that a file is read; OutputError if the command writes it, unless it is the model to be replaced."""
     if (command := running.get()) is None:
         return
     found = identity(status)
@@ -86,7 +87,7 @@ def note_read(path: Path, status: os.stat_result) -> None:
 
 
 def note_output(path: Path, target: Path) -> None:
-    """Note that a file, `path` with links resolved, is written; OutputError if the command reads it."""
+    """Note that the file `target`, which `path` leads to, is written; OutputError if the command reads it."""
     if (command := running.get()) is None:
         return
     status = status_of(target)
@@ -97,13 +98,13 @@ def note_output(path: Path, target: Path) -> None:
 
 
 def stands_for(path: Path, found: Identity) -> bool:
-    """Return whether a path still stands for a file; if that is gone, a new file may have its inode by now."""
+    """Return whether a path still leads to a file; if the file is gone, a new one may have its inode by now."""
     status = status_of(path)
     return status is not None and identity(status) == found
 
 
 def note_reads(paths: Iterable[Path]) -> None:
-    """Note files that a library will read; those that do not exist are none."""
+    """Note files that a library will read; those that do not exist are skipped."""
     for path in paths:
         if (status := status_of(path)) and stat.S_ISREG(status.st_mode):
             note_read(path, status)
@@ -116,7 +117,7 @@ def is_read(path: Path) -> bool:
 
 
 def overwritten(output: Path, file: Path) -> OutputError:
-    """Return the error of an output that would overwrite what is read."""
+    """Return the error for an output that would overwrite a file that is read."""
     return OutputError(f"{output} would overwrite {file}, which the command reads", "give another ⟨output⟩")
 
 
@@ -129,17 +130,16 @@ def status_of(path: Path | int) -> os.stat_result | None:
 
 
 def is_device(path: Path) -> bool:
-    """Return whether a path is a pipe or a device, such as /dev/null, which is written to as it is."""
+    """Return whether a path is a pipe or a device, such as /dev/null, which is written to directly."""
     status = status_of(path)
     return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
 
 
 def open_regular(path: Path, noted: bool = True) -> io.FileIO:
-    """Open a regular file to read; InputError for anything else, OutputError for what this command writes.
+    """Open a regular file to read; InputError for anything else, OutputError for a file that this command writes.
 
-    Raises OSError as `open` does. `noted` is false for files that the command keeps for itself, which it reads and
-    writes. A name can come to mean another file between a check and the opening, so it is the open file that is
-    checked.
+    Raises OSError as `open` does. `noted` is false for the command's own files, which it both reads and writes. Between
+    a check and the opening, a name can come to mean another file, so the open file is checked.
     """
     file = io.FileIO(os.open(path, os.O_RDONLY | _NO_WAITING), "rb")
     try:
@@ -181,7 +181,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 class FileBytes:
     """The bytes of an open file, read when they are asked for, never mapped.
 
-    Touching a map of a file that became shorter kills the process. Here that is an InputError.
+    If the file becomes shorter, touching a map of it kills the process. Here it is an InputError.
     """
 
     def __init__(self, file: IO[bytes] | io.FileIO, name: str) -> None:
@@ -191,11 +191,11 @@ class FileBytes:
         self._base, self._window = 0, b""
 
     def __len__(self) -> int:
-        """Return the size of the file in bytes, when it was opened."""
+        """Return the size of the file in bytes at the time when it was opened."""
         return self._size
 
     def is_replaced(self, path: Path) -> bool:
-        """Return whether a path stands for another file by now."""
+        """Return whether a path leads to another file by now."""
         status = status_of(path)
         return status is not None and identity(status) != identity(os.fstat(self._file.fileno()))
 
@@ -214,12 +214,12 @@ class FileBytes:
         return self._window[at - self._base]
 
     def pieces(self, start: int, length: int) -> Iterator[bytes]:
-        """Yield so many bytes from a place on, piece by piece; memory holds one piece."""
+        """Yield a number of bytes, from a place on, piece by piece; only one piece is in memory at a time."""
         for at in range(start, start + length, PIECE):
             yield self._read(at, min(PIECE, start + length - at))
 
     def write_to(self, file: IO[bytes], start: int, length: int) -> None:
-        """Write so many bytes from a place on to a file; if the system can, it copies them itself."""
+        """Write a number of bytes, from a place on, to a file; if the system can, it copies them itself."""
         if isinstance(file, Comparison) and file.passed(self, start, length):
             return
         done = 0
@@ -259,16 +259,16 @@ def _read_at(file: IO[bytes] | io.FileIO, at: int, length: int) -> bytes:
 def _copied(source: FileBytes, start: int, length: int, file: IO[bytes]) -> int:
     """Let the system copy bytes from one file to another, as far as it can; return how many it copied.
 
-    None of them comes into this process, and file systems that let files share blocks copy nothing at all. Who brings
-    the file to the disk then (`temporary.seal`) waits for less, since the system begins with each chunk when it is
-    told that the pages are not needed; those that are not written yet stay.
+    The bytes do not pass through this process, and file systems in which files can share blocks copy nothing at all.
+    After each chunk, the system is told that its pages are no longer needed, so it begins to write them to disk.
+    Flushing the file later (`temporary.seal`) then takes less time. Pages that are not written yet stay.
     """
     done, target = 0, file.fileno()
     file.flush()
     at = file.tell()
-    with suppress(OSError):  # the system finds blocks faster for all bytes at once
+    with suppress(OSError):  # the system finds blocks faster if it gets all bytes at once
         os.posix_fallocate(target, at, length)
-    with suppress(OSError):  # the usual way says why it fails, if it does
+    with suppress(OSError):  # if it fails, the usual way will say why
         while done < length:
             wanted = min(length, (done // CHUNK + 1) * CHUNK) - done
             count = os.copy_file_range(source.fileno(), target, wanted, start + done, at + done)
@@ -282,11 +282,11 @@ def _copied(source: FileBytes, start: int, length: int, file: IO[bytes]) -> int:
 
 
 class DifferentError(Exception):
-    """Other bytes are in the file than would be written to it."""
+    """The file has other bytes than would be written to it."""
 
 
 class Comparison(io.RawIOBase):
-    """A file to write that compares what is written with what is in another file, and raises DifferentError."""
+    """A file to write that compares the bytes with those of another file; raises DifferentError if they differ."""
 
     def __init__(self, there: IO[bytes]) -> None:
         """Take the other file, open to read."""
@@ -299,7 +299,7 @@ class Comparison(io.RawIOBase):
         return len(data)
 
     def passed(self, source: FileBytes, start: int, length: int) -> bool:
-        """Go on behind bytes that lie in the other file itself, where that stands; return whether they do."""
+        """Move on behind bytes that lie in the other file itself, at its position; return whether they do."""
         there = os.fstat(self._there.fileno())
         is_itself = identity(os.fstat(source.fileno())) == identity(there) and self._there.tell() == start
         if is_itself and start + length <= there.st_size:
@@ -308,12 +308,12 @@ class Comparison(io.RawIOBase):
         return False
 
     def tell(self) -> int:
-        """Return where the other file stands."""
+        """Return the position in the other file."""
         return self._there.tell()
 
 
 def _has_places(file: IO[bytes]) -> bool:
-    """Return whether bytes can be written to any place of a file: `>> file` writes all of them at its end."""
+    """Return whether bytes can be written to any place of a file; not with `>> file`, which appends all of them."""
     if fcntl is None or not hasattr(os, "copy_file_range"):
         return False
     is_buffered = isinstance(file, io.BufferedWriter | io.BufferedRandom)
@@ -333,7 +333,7 @@ def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int
 
 
 def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
-    """Copy what comes out of a pipe, or another stream that has no places, to a file that is empty."""
+    """Copy everything from a pipe, or another stream without positions, to an empty file."""
     with suppress(OSError, AttributeError):
         _widen(pipe.fileno())
         while os.splice(pipe.fileno(), file.fileno(), PIPE_BYTES):
@@ -343,7 +343,7 @@ def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
 
 
 def _widen(pipe: int) -> None:
-    """Let a pipe hold more, if the system has room."""
+    """Enlarge a pipe, if the system has room."""
     if sys.platform == "linux" and fcntl is not None:
         with suppress(OSError):
             if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:

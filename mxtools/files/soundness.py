@@ -1,12 +1,13 @@
-"""The line that every model crosses once, where it is parsed: behind it code may rely on what is checked here.
+"""The line that every model crosses once, where it is parsed: code behind it may rely on what is checked here.
 
-Protobuf takes whatever has the form of a message. These things it takes too, and they are refused here, with what and
-where: text that is no UTF-8, element types that ONNX does not have, data that do not match dimensions, negative
-dimensions of stored tensors, versions that are none, attributes without the tensor or graph that their type promises,
-nodes without an operator, functions that call themselves, and functions that would expand without measure.
+Protobuf accepts anything that has the form of a message. The following faults pass it too, and are refused here, with a
+message that says what is wrong and where: text that is not UTF-8, element types that ONNX does not have, data that do
+not match the dimensions, negative dimensions of stored tensors, impossible versions, attributes without the tensor or
+graph that their type promises, nodes without an operator, functions that call themselves, and functions that would
+expand without limit.
 
-What is not checked, since commands are there to find and mend it: operators that do not exist, names that nobody makes,
-types that do not agree, the order of nodes.
+Some faults are not checked, because commands are there to find and mend them: operators that do not exist, names that
+nothing makes, types that do not agree, the order of nodes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mxtools.files.limits import EXPANDED_NODES
 
 _MEND = "fix the program that made the file, or export again"
 _LAST_VERSION = 2**31 - 1
-"""ONNX and ONNX Runtime hold versions as 32 bits."""
+"""ONNX and ONNX Runtime store versions in 32 bits."""
 
 _PROMISED = {
     AttributeProto.TENSOR: "t",
@@ -47,7 +48,7 @@ _PROMISED = {
     AttributeProto.SPARSE_TENSOR: "sparse_tensor",
     AttributeProto.TYPE_PROTO: "tp",
 }
-"""The field that an attribute of a type needs; those of numbers and texts have a value without being there."""
+"""The field that an attribute of a type needs; numbers and texts have a value even if their field is missing."""
 _SPECIAL = frozenset({*_PROMISED, AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSORS})
 _SPECIAL |= {AttributeProto.TYPE_PROTOS, AttributeProto.UNDEFINED}
 
@@ -57,7 +58,7 @@ class UnsoundError(ValueError):
 
 
 def require_sound(proto: ModelProto, name: str, skeleton: bytes | None = None) -> None:
-    """Raise InputError if a model is not as the rest of the code expects it; `skeleton` are the bytes that it is of."""
+    """Raise InputError if a model is not as the rest of the code expects; `skeleton` has the message's bytes."""
     try:
         _check_text(proto, skeleton)
         _check_versions(proto)
@@ -74,15 +75,15 @@ def require_sound(proto: ModelProto, name: str, skeleton: bytes | None = None) -
 
 
 _THIRD_SYNTAX = b"\x62\x06proto3"
-"""The field `syntax` of a serialised description of messages; of a field that occurs twice the last counts."""
+"""The field `syntax` in a serialised description of messages; if a field occurs twice, the last one counts."""
 
 
 @cache
 def _strict() -> Any:  # noqa: ANN401 - a class that protobuf makes
-    """Return a class of messages like ModelProto whose parser refuses text that is no UTF-8.
+    """Return a class of messages like ModelProto, but with a parser that refuses text that is not UTF-8.
 
-    ONNX's own is of protobuf's second syntax, in which texts are not looked at: what is no UTF-8 comes out as bytes,
-    field by field, wherever somebody reads it. The third syntax has the same bytes on the wire, and looks.
+    ONNX's own class uses protobuf's syntax `proto2`, which does not check texts: text that is not UTF-8 comes out as
+    bytes, in whichever field somebody reads. The syntax `proto3` has the same bytes on the wire, and checks them.
     """
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(ModelProto.DESCRIPTOR.file.serialized_pb + _THIRD_SYNTAX)
@@ -100,7 +101,7 @@ def _check_text(proto: ModelProto, skeleton: bytes | None) -> None:
 
 
 def _first_no_text(message: Message) -> str | None:
-    """Return the place of the first text in a message that is no UTF-8, as `graph.node[3].name`."""
+    """Return the place of the first text in a message that is not UTF-8, as `graph.node[3].name`."""
     for field, content in message.ListFields():
         is_text = field.type == field.TYPE_STRING
         if not is_text and field.type != field.TYPE_MESSAGE:
@@ -145,7 +146,7 @@ def _check_function(function: FunctionProto) -> None:
 
 
 def _check_nodes(nodes: Iterable[NodeProto], where: str) -> None:
-    """Check the nodes of one graph; written for speed, since it is run for every node of every command."""
+    """Check the nodes of one graph; written for speed, since every command runs it for every node."""
     special = _SPECIAL
     for node in nodes:
         if not node.op_type:
@@ -156,7 +157,7 @@ def _check_nodes(nodes: Iterable[NodeProto], where: str) -> None:
 
 
 def _check_attribute(attribute: AttributeProto, where: str) -> None:
-    """Check that what an attribute's type promises is there, and what it holds."""
+    """Check that an attribute has what its type promises, and that this is sound."""
     where = f"attribute {attribute.name!r} of {where}"
     promised = _PROMISED.get(attribute.type)
     if promised and not attribute.HasField(promised) and not attribute.ref_attr_name:
@@ -181,7 +182,7 @@ def _given(attribute: AttributeProto, field: str) -> tuple[Any, ...]:
 
 
 def _holds_message(attribute: AttributeProto) -> bool:
-    """Return whether an attribute holds a tensor or graph, which nobody finds if no type says so."""
+    """Return whether an attribute has a tensor or graph; nobody would find it if the type does not say so."""
     lists = (attribute.tensors, attribute.graphs, attribute.sparse_tensors)
     return any(map(attribute.HasField, ("t", "g", "sparse_tensor"))) or any(map(len, lists))
 
@@ -195,7 +196,7 @@ def _check_infos(infos: Iterable[ValueInfoProto], where: str) -> None:
 
 
 def _check_type(type_: TypeProto, where: str) -> None:
-    """Check the element types in a type, and in those that it is made of; 0 is one that is not known."""
+    """Check the element types in a type, and in the types that it consists of; 0 is an unknown one."""
     for kind, content in type_.ListFields():
         if kind.name in ("tensor_type", "sparse_tensor_type") and content.elem_type:
             _require_element(content.elem_type, where)
@@ -219,7 +220,7 @@ def _check_sparse(sparse: SparseTensorProto, where: str) -> None:
 
 
 def _check_tensor(tensor: TensorProto, where: str) -> None:
-    """Check that a tensor has an element type, dimensions, and data for just as many elements."""
+    """Check that a tensor has an element type, dimensions, and data for exactly as many elements."""
     element, dims = tensor.data_type, tensor.dims[:]
     if element not in ELEMENTS:
         _require_element(element, f"tensor {tensor.name!r} of {where}")
@@ -231,7 +232,7 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         reference = tensor.external_data[0].value if len(tensor.external_data) == 1 else ""
         if not reference.endswith(wire.REFERENCE.decode()):
-            return  # it is in a file beside the model, and looked at if its place is asked for
+            return  # it is in a file beside the model, which is checked when its place is asked for
         fits = wire.parse_reference(reference)[1] == size_of_elements(element, count)
     elif tensor.HasField("raw_data"):
         fits = element != TensorProto.STRING and len(tensor.raw_data) == size_of_elements(element, count)
@@ -245,10 +246,10 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
 
 
 def _check_calls(proto: ModelProto) -> None:
-    """Check that no function calls itself, and that their calls stand for no more nodes than there may be.
+    """Check that no function calls itself, and that calls stand for no more nodes than the limit allows.
 
-    Each function is gone through once. Its nodes are counted with those of the functions that they call: of f, which
-    calls g twice and has 2 nodes, and g, which has 10, f comes to 22.
+    Each function is visited once. Its nodes count together with those of the functions that they call. For example, f
+    has 2 nodes and calls g twice, and g has 10 nodes: f counts 22.
     """
     calls = {_key(f.domain, f.name, f.overload): _called(f.node) for f in proto.functions}
     if len(calls) < len(proto.functions):
@@ -271,7 +272,7 @@ def _key(domain: str, name: str, overload: str) -> _Key:
 
 
 def _called(nodes: Iterable[NodeProto]) -> Counter[_Key]:
-    """Return how often each operator is used by nodes and by those in their bodies."""
+    """Return how often nodes, and the nodes in their bodies, use each operator."""
     found: Counter[_Key] = Counter()
     for node in nodes:
         found[_key(node.domain, node.op_type, node.overload)] += 1

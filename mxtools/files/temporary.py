@@ -1,7 +1,7 @@
-"""Temporary files and folders: locked while their process lives, so that the next run removes what a killed one left.
+"""Temporary files and folders, locked while their process lives, so that the next run can remove what others left.
 
-Those of an output lie beside it, and their names tell of what they are; it is brought to the disk before it is renamed,
-and the names in its folder after. `Scratch` is for files that are no output.
+Temporary files of an output lie beside it, and their names show its name. They are flushed to disk before they are
+renamed, and their folder is flushed afterwards. `Scratch` is for files that are not outputs.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ except ImportError:  # on Windows, which does not remove files that are open
     fcntl = None  # type: ignore[assignment]
 
 LONGEST = 100
-"""Bytes of a file's name that the name of a temporary file shows."""
+"""How many bytes of a file's name its temporary file shows."""
 _TEMPORARY = re.compile(rf"\.(.*){re.escape(MARK)}[0-9a-f]{{8}}\.tmp", re.DOTALL)
 _SCRATCH = re.compile(r"mxtools-[a-z0-9_]{8}\.tmp")
 PATIENCE = 60
-"""Seconds to wait for another process that renames files in the same folder, which takes milliseconds."""
+"""Seconds to wait for another process that renames files in the same folder; renaming takes milliseconds."""
 PAUSE = 0.01
 """Seconds between two attempts to lock."""
 
 
 class Scratch:
-    """A folder for files that only this process and its children read, gone after the block, or with the object."""
+    """A folder for files that only this process and its children read; it is removed with the block, or the object."""
 
     def __init__(self) -> None:
-        """Make the folder, and remove those of processes of the same user that were killed."""
+        """Make the folder, and remove the folders of this user's processes that were killed."""
         place = Path(tempfile.gettempdir())
         _remove_unlocked(_own(place))
         outer, handle = _locked_folder()
         self._remove = weakref.finalize(self, _remove_locked, outer, handle)
-        self.folder = outer / "files"  # a folder of its own, as `locked` locks that
+        self.folder = outer / "files"  # inside another folder, which `locked` locks
         self.folder.mkdir()
 
     def __enter__(self) -> Path:
@@ -62,12 +62,12 @@ class Scratch:
 
 
 def _locked_folder() -> tuple[Path, int | None]:
-    """Make a temporary folder; return it and the handle that it is locked by, None if folders cannot be locked."""
+    """Make a temporary folder and lock it; return it and the lock's handle, None if folders cannot be locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix="mxtools-", suffix=".tmp"))
         if fcntl is None:
             return folder, None
-        with suppress(FileNotFoundError):  # another process took it for a left one
+        with suppress(FileNotFoundError):  # another process took it for a leftover
             handle = os.open(folder, os.O_RDONLY)
             if _lock(handle) is not False and folder.exists():
                 return folder, handle
@@ -75,7 +75,7 @@ def _locked_folder() -> tuple[Path, int | None]:
 
 
 def _own(place: Path) -> Iterator[Path]:
-    """Yield the scratch folders of this user in a folder that may be everybody's."""
+    """Yield this user's scratch folders in a folder that everybody may use."""
     if fcntl is not None:
         with suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
@@ -91,7 +91,7 @@ def _remove_locked(folder: Path, handle: int | None) -> None:
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside a target, which is gone after the block, if it was not renamed."""
+    """Yield a new temporary folder beside a target; it is removed after the block, unless it was renamed."""
     with locked(target.parent):
         remove_leftovers(target.parent, {shown(target.name)})
         place = temporary_name(target)
@@ -107,9 +107,9 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO]]:
-    """Yield the name of a temporary file beside `target` and the file, open to write; both are gone after the block.
+    """Yield a temporary file beside `target`, as name and file open to write; it is gone after the block.
 
-    What an earlier run left of the same target is removed. `locks` is false if the folder is locked already.
+    Leftovers of earlier runs for the same target are removed. `locks` is false if the folder is locked already.
     """
     with locked(target.parent) if locks else nullcontext():
         if locks:
@@ -131,12 +131,12 @@ def temporary_name(target: Path) -> Path:
 
 
 def shown(name: str) -> str:
-    """Return what the names of temporary files show of a file's name."""
+    """Return the part of a file's name that its temporary files show."""
     return os.fsdecode(os.fsencode(name)[:LONGEST])
 
 
 def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
-    """Remove temporary files and folders, of targets of some names or all in a folder, whose process is dead."""
+    """Remove temporary files and folders of dead processes: those for targets with some names, or all in a folder."""
     with os.scandir(folder) as entries:
         temporaries = ((Path(entry.path), _TEMPORARY.fullmatch(entry.name)) for entry in entries)
         found = [path for path, match in temporaries if match and (names is None or match[1] in names)]
@@ -160,10 +160,10 @@ def _remove(place: Path) -> None:
 
 @contextmanager
 def moved(source: Path, place: Path, early: Path) -> Iterator[None]:
-    """Rename a file or folder for a block in which `early`, a temporary file that names it so, gets its own name.
+    """Rename a file or folder; inside the block, `early`, a temporary file that names it, gets its own name.
 
-    If that fails, nobody names `place`, and it is removed. If only what follows fails, as bringing the new name
-    to the disk, `early` has its name, and what it needs stays.
+    If this fails, nothing names `place`, and it is removed. If only a later step fails, such as flushing the new name
+    to disk, `early` has its name, and what it needs stays.
     """
     replace(source, place)
     try:
@@ -182,16 +182,16 @@ def _lock(handle: int) -> bool | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without them
+    except OSError:  # a file system without locks
         return None
     return True
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let no other process rename files of ours in a folder meanwhile; a folder that cannot be locked is left so.
+    """Keep other processes from renaming our files in a folder inside the block, if the folder can be locked.
 
-    Raises OutputError if another process does not come to an end.
+    Raises OutputError if another process takes too long.
     """
     handle = None
     with suppress(OSError):
@@ -209,7 +209,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def seal(file: BinaryIO, target: Path) -> None:
-    """Bring a temporary file to the disk, with the permissions of the file that it replaces, or of any new file."""
+    """Flush a temporary file to disk, with the permissions of the file that it replaces, or of any new file."""
     file.flush()
     try:
         mode = stat.S_IMODE(target.stat().st_mode)
@@ -221,13 +221,13 @@ def seal(file: BinaryIO, target: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a file, over another one if there is one, and bring that to the disk."""
+    """Rename a file, over another one if there is one, and flush the new name to disk."""
     source.replace(target)
     sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, if the system can."""
+    """Flush the names in a folder to disk, if the system can."""
     with suppress(PermissionError):  # on Windows, and in folders that cannot be read
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -237,7 +237,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_over(source: Path, target: Path) -> None:
-    """Let a name stand for the same file as another name, in place of an older file; if there are no links, copy."""
+    """Give a file another name, in place of an older file of that name; if there are no links, copy it."""
     linked = temporary_name(target)
     try:
         os.link(source, linked)
@@ -251,7 +251,7 @@ def link_over(source: Path, target: Path) -> None:
 
 
 def copy_over(source: Path, target: Path) -> None:
-    """Put a copy of a file in place of an older file, in a folder that is locked."""
+    """Put a copy of a file in the place of an older file, in a locked folder."""
     with temporary(target, locks=False) as (name, file):
         shutil.copyfile(source, name)
         seal(file, source)
@@ -265,7 +265,7 @@ def _umask() -> int:
 
 
 def sync_files(folder: Path) -> None:
-    """Bring the files of a folder to the disk."""
+    """Flush the files of a folder to disk."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         with path.open("rb+") as file:
             os.fsync(file.fileno())

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MOST_OPEN = 32
-"""Files of external data that are kept open: some models have one for each tensor, and a process may open 256."""
+"""Files of external data that are kept open: some models have one for each tensor, and a process may open only 256."""
 
 _ADOPTED = "\0"
-"""Begins the location of an adopted tensor. No file name can hold it, and `place` refuses files that do."""
+"""Begins the location of an adopted tensor. No file name can contain it, and `place` refuses files that do."""
 
 _REFERENCE = wire.REFERENCE.decode()
 
@@ -49,29 +49,29 @@ class DataPlace:
 
 @dataclass
 class WeightStore:
-    """Reads the bytes of a model's tensors when they are asked for, and no more of them."""
+    """Reads the bytes of a model's tensors when they are asked for, and no others."""
 
     source: Bytes = field(default_factory=lambda: memoryview(b""))
     """The bytes of the file that the model was read from; references in deferred tensors point into them."""
     folder: Path = Path()
-    """What the locations of external data are relative to."""
+    """The folder to which the locations of external data are relative."""
     kept: list[Any] = field(default_factory=list)
-    """What has to live as long as the store does, such as a temporary folder that its files lie in."""
+    """What has to live as long as the store does, such as a temporary folder with its files."""
     _opened: dict[Path, FileBytes] = field(default_factory=dict)
-    """Files of external data that are open: those last used, and those that were replaced since."""
+    """Files of external data that are open: the ones last used, and those that were replaced since."""
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """Path and size in bytes of files of external data, by location."""
     _identities: dict[Path, Identity] = field(default_factory=dict)
-    """Which files they were when their tensors were placed."""
+    """The identity of each file at the time when its tensors were placed."""
     _kept_open: set[Path] = field(default_factory=set)
 
     def adopt(self, tensor: TensorProto, other: WeightStore) -> None:
         """Let this store read a tensor of another store's model, in place; the other store can still read it.
 
-        Bytes inline in the other model's file are copied into the tensor. Bytes in a file beside the other model stay
-        there, however many they are. Their location, such as `w.data`, is relative to the other store's folder and
-        would mean another file here. So it becomes the absolute path behind a NUL, `NUL/models/w.data`, and both stores
-        know that as the file. Writing a model moves adopted bytes into its own file of external data.
+        Bytes that are inline in the other model's file are copied into the tensor. Bytes in a file beside the other
+        model stay there, however many they are. Their location, such as `w.data`, is relative to the other store's
+        folder and would mean another file here. So it becomes the absolute path behind a NUL, `NUL/models/w.data`, and
+        both stores know that this is the file. Writing a model moves adopted bytes into its own file of external data.
         Raises InputError as `place` does.
         """
         if is_deferred(tensor):
@@ -85,24 +85,24 @@ class WeightStore:
             self._identities[path] = other._identities[path]
 
     def files(self) -> set[Path]:
-        """Return the files of external data that tensors were placed in."""
+        """Return the files of external data that have tensors."""
         return set(self._identities)
 
     def keep_open(self, file: Path) -> None:
-        """Let the bytes of a file that is about to be replaced be read still."""
+        """Keep the bytes of a file readable that is about to be replaced."""
         if file in self._identities:
             self._open(file)
             self._kept_open.add(file)
 
     def is_found(self, tensor: TensorProto) -> bool:
-        """Return whether who looks for a tensor where its location says, in the store's folder, finds its bytes."""
+        """Return whether a tensor's bytes are where its location says, in the store's folder."""
         if is_adopted(tensor):
             return False
         file = self.place(tensor).file
         return stands_for(file, self._identities[file])
 
     def data(self, tensor: TensorProto) -> memoryview:
-        """Return the bytes of a tensor, little-endian; those in a file are read."""
+        """Return the bytes of a tensor, little-endian; they are read if they are in a file."""
         if is_deferred(tensor):
             offset, length, _ = wire.parse_reference(tensor.external_data[0].value)
             return memoryview(self.source[offset : offset + length])
@@ -118,7 +118,7 @@ class WeightStore:
         return onnx.numpy_helper.to_array(self.inline(tensor))
 
     def inline(self, tensor: TensorProto) -> TensorProto:
-        """Return a tensor that holds its bytes itself: the same object, or a copy if its bytes lie in a file."""
+        """Return a tensor that has its bytes itself: the same object, or a copy if its bytes are in a file."""
         if tensor.data_location != TensorProto.EXTERNAL:
             return tensor
         copy = TensorProto()
@@ -137,7 +137,7 @@ class WeightStore:
         return wire.Stretch(self._open(place.file), place.offset, place.length)
 
     def streamed(self, tensor: TensorProto) -> Iterator[bytes | memoryview]:
-        """Yield the bytes of a tensor piece by piece; of a tensor in a file, memory holds one piece at a time."""
+        """Yield the bytes of a tensor piece by piece; if they are in a file, one piece at a time is in memory."""
         if is_external(tensor):
             yield from self.pieces(self.place(tensor))
         elif is_deferred(tensor):
@@ -147,7 +147,7 @@ class WeightStore:
             yield self.data(tensor)
 
     def digest(self, tensor: TensorProto) -> bytes:
-        """Return a digest of a tensor's elements, the same wherever and however they are stored."""
+        """Return a digest of a tensor's elements; it does not depend on where and how they are stored."""
         state = blake2b(digest_size=16)
         is_text = tensor.data_type == TensorProto.STRING
         parts = (b"%d:%s" % (len(text), text) for text in tensor.string_data) if is_text else self.streamed(tensor)
@@ -158,7 +158,8 @@ class WeightStore:
     def place(self, tensor: TensorProto) -> DataPlace:
         """Return the file and the range of bytes of an external tensor.
 
-        Raises InputError if the location leaves the folder or is no file, or if the file ends before the tensor does.
+        Raises InputError if the location leaves the folder or is not a file, or if the file ends before the tensor
+        does.
         """
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -181,13 +182,13 @@ class WeightStore:
         return DataPlace(file, offset, length)
 
     def _file(self, location: str, name: str) -> tuple[Path, int]:
-        """Return path and size of the file at a location; `name` is that of the tensor, for messages."""
+        """Return path and size of the file at a location; `name` is the tensor's, for messages."""
         if not location or "\0" in location or Path(location).is_absolute():
             raise InputError(
                 f"external data of {name!r} are at {location!r}, which is not a path relative to the model", "refused"
             )
-        # A location comes from a file that anybody may have made: `../../etc/passwd`, or a link that leads there, must
-        # not be read into a model that is passed on.
+        # Anybody may have made the file with the location: `../../etc/passwd`, or a link to it, must not be read into a
+        # model that is passed on.
         base = self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
@@ -210,7 +211,7 @@ class WeightStore:
         return file, status.st_size
 
     def _open(self, file: Path) -> FileBytes:
-        """Return the bytes of a file of external data; InputError if it is another file than when it was placed."""
+        """Return the bytes of a file of external data; InputError if another file has taken its place."""
         if file not in self._opened:
             try:
                 opened = open_regular(file)
@@ -233,7 +234,7 @@ def bytes_of(tensor: TensorProto) -> int:
 
 
 def is_deferred(tensor: TensorProto) -> bool:
-    """Return whether a tensor's bytes were left in the file that the model came from."""
+    """Return whether a tensor's bytes are still in the file that the model came from."""
     return (
         tensor.data_location == TensorProto.EXTERNAL
         and len(tensor.external_data) == 1
@@ -268,9 +269,9 @@ def is_same(one: TensorProto, weights: WeightStore, other: TensorProto, others: 
 
 
 def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, others: WeightStore) -> None:
-    """Let initializers lie again in the file beside an earlier model where they lay, if their bytes are still the same.
+    """Move initializers back into the file beside an earlier model that they were in, if their bytes are the same.
 
-    Tools take external data into the model; without this, every run of one would copy all weights.
+    Tools take external data into the model; without this, every run of a tool would copy all weights.
     """
     known = {tensor.name: tensor for tensor in earlier.graph.initializer if is_external(tensor)}
     for tensor in model.graph.initializer:
@@ -282,7 +283,7 @@ def keep_external(model: ModelProto, weights: WeightStore, earlier: ModelProto, 
 
 
 def inline_within(model: ModelProto, weights: WeightStore, folder: Path) -> None:
-    """Read the tensors that lie in files of a folder into the model, as before the folder is removed."""
+    """Read the tensors in files of a folder into the model, for example before the folder is removed."""
     base = Path(os.path.realpath(folder))
     for tensor in tensors_of(model):
         if is_external(tensor) and weights.place(tensor).file.is_relative_to(base):
@@ -328,7 +329,7 @@ def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
 
 
 def _number(text: str | None, name: str, key: str) -> int | None:
-    """Return the number in an entry of external data, None if there is no entry; InputError if it is no number."""
+    """Return the number in an entry of external data, None without an entry; InputError if it is not a number."""
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()):

@@ -1,15 +1,15 @@
-"""Protobuf's wire format, as far as it takes to read and write a model without touching its weights.
+"""Protobuf's wire format, as far as needed to read and write a model without touching its weights.
 
 `split` takes a model's bytes apart: into a *skeleton*, a small message that protobuf can parse, and the large
-`raw_data` of initializers, which stay where they are. `joined` is the exact inverse. With a model of 1 GB:
+`raw_data` of initializers, which stay in their place. `joined` is the exact inverse. With a model of 1 GB:
 
     bytes:      graph { node … initializer { dims: 16384 name: "w" raw_data: <64 KB from byte 812 on> } … }
     skeleton:   graph { node … initializer { dims: 16384 name: "w" external_data { location: "812:65536 …" }
                                              data_location: EXTERNAL } … }
 
-The obvious way, `ModelProto.FromString(bytes)`, copies every weight and refuses more than 2 GiB. Here a message is a
-run of fields (number, wire type, value), and a field that is not needed is stepped over by its length.
-Source: https://protobuf.dev/programming-guides/encoding and onnx.proto.
+The obvious way, `ModelProto.FromString(bytes)`, copies every weight and refuses more than 2 GiB. Here, a message is a
+sequence of fields (number, wire type, value), and the length of a field shows where the next one begins. Source:
+https://protobuf.dev/programming-guides/encoding and onnx.proto.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TENSOR_EXTERNAL_DATA = 13
 TENSOR_DATA_LOCATION = 14
 
 DEFERRED_BYTES = 1024
-"""Raw data of at most so many bytes stays in the skeleton, where shape inference can see it."""
+"""Raw data of up to so many bytes stay in the skeleton, because shape inference needs them."""
 
 REFERENCE = b"this proto lacks its weights, model.to_proto() of mxtools gives one with them"
 """Ends the location of every reference, `offset:length REFERENCE`: a library that looks for a file of that name quotes
@@ -37,7 +37,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class WireError(ValueError):
-    """Bytes that are no protobuf message, or not all of one."""
+    """Bytes that are not a protobuf message, or only a part of one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Bytes of a file, which are read when they are written."""
+    """Bytes of a file; they are read when they are written elsewhere."""
 
     source: Bytes
     start: int
@@ -75,7 +75,7 @@ Part = bytes | memoryview | Stretch
 
 
 def pieces(source: Bytes, start: int, length: int) -> Iterator[bytes | memoryview]:
-    """Yield so many bytes from a place on, piece by piece."""
+    """Yield a number of bytes, from a place on, piece by piece."""
     if isinstance(source, FileBytes):
         yield from source.pieces(start, length)
     else:
@@ -130,15 +130,16 @@ P = TypeVar("P", bound=Part)
 
 
 def _message(number: int, parts: list[P]) -> list[bytes | P]:
-    """Return a field that holds a message or bytes, from the parts of its value."""
+    """Return a field with a message or bytes, from the parts of its value."""
     return [varint(number << 3 | _BYTES) + varint(sum(map(len, parts))), *parts]
 
 
 def split(data: Bytes) -> tuple[bytes, int]:
-    """Return the skeleton of a model, and how many tensors are references in it; WireError if `data` is no message.
+    """Return the skeleton of a model, and how many tensors are references in it; WireError if `data` is not a message.
 
-    Only the fields of the graph and of its large initializers are looked at, so the time depends on their number, not
-    on their bytes. The lengths of the graph and of the changed initializers are written anew; all else is copied.
+    Only the fields of the graph and of its large initializers are looked at, so the time depends on their number and
+    not on their bytes. The lengths of the graph and of the changed initializers are written anew; everything else is
+    copied.
     """
     graph = _graph(data)
     if graph is None:
@@ -159,8 +160,8 @@ def split(data: Bytes) -> tuple[bytes, int]:
 def joined(skeleton: bytes, source: Bytes) -> list[Part]:
     """Return the bytes of a model, in parts to be written one after the other.
 
-    `source` are the bytes that the references in the skeleton point into; stretches of it are among the parts, so
-    that no weight is in memory. A skeleton that was changed meanwhile (renamed, cut, tagged) is joined just as well.
+    `source` has the bytes that the references in the skeleton point into. Stretches of it are among the parts, so no
+    weight is in memory. This works even if the skeleton was changed in the meantime (renamed, cut, tagged).
     """
     data = memoryview(skeleton)
     graph = _graph(data)
@@ -177,7 +178,7 @@ def joined(skeleton: bytes, source: Bytes) -> list[Part]:
 
 
 def _graph(data: Bytes) -> Field | None:
-    """Return the graph of a model; None if it comes in several pieces, which protobuf allows and nobody writes."""
+    """Return the graph of a model; None if it comes in several pieces, which protobuf allows but nobody writes."""
     pieces = [
         field for field in fields(data, 0, len(data)) if field.number == MODEL_GRAPH and field.wire_type == _BYTES
     ]
@@ -185,7 +186,7 @@ def _graph(data: Bytes) -> Field | None:
 
 
 def _deferred(data: Bytes, tensor: Field) -> list[bytes | memoryview] | None:
-    """Return a tensor with a reference in place of its raw data, in parts; None if it has to stay as it is."""
+    """Return a tensor with a reference in place of its raw data, in parts; None if it must stay as it is."""
     parts: list[bytes | memoryview] = []
     raw: list[Field] = []
     explicit = b""
@@ -198,7 +199,7 @@ def _deferred(data: Bytes, tensor: Field) -> list[bytes | memoryview] | None:
             explicit = b":0"
         else:
             parts.append(data[field.start : field.end])
-    # Of a field that occurs twice protobuf keeps the last; such tensors are left to protobuf, as are small ones.
+    # If a field occurs twice, protobuf keeps the last; such tensors, and small ones, are left to protobuf.
     if len(raw) != 1 or raw[0].wire_type != _BYTES or raw[0].end - raw[0].value <= DEFERRED_BYTES:
         return None
     reference = b"%d:%d%s %s" % (raw[0].value, raw[0].end - raw[0].value, explicit, REFERENCE)
@@ -209,7 +210,7 @@ def _deferred(data: Bytes, tensor: Field) -> list[bytes | memoryview] | None:
 def _restored(data: memoryview, tensor: Field, source: Bytes) -> list[Part]:
     """Return a tensor with its raw data in place of the reference, in parts.
 
-    Writers put the fields in the order of their numbers, so the raw data come before the first field with a larger one.
+    Writers order fields by their numbers, so the raw data come before the first field with a larger number.
     """
     before: list[Part] = []
     after: list[Part] = []

@@ -1,7 +1,7 @@
-"""Writing models, with the bytes of just the weights that they use.
+"""Writing models, with the bytes of only those weights that they use.
 
-Weights that were inline are written inline. External weights stay external: beside a file in one `NAME.onnx.data`, on a
-pipe as locations relative to a folder, if no bytes are written at all.
+Weights that were inline are written inline. External weights stay external. Beside a file, they are in one file
+`NAME.onnx.data`. On a pipe, no bytes of them are written; their locations are relative to a folder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mxtools.files.regular import one_command
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
-"""External tensors of fewer bytes are written inline."""
+"""External tensors with fewer bytes are written inline."""
 ALIGNMENT = 64
-"""The offset of an external tensor is a multiple of so many bytes."""
+"""The offset of an external tensor is a multiple of this."""
 PAGE = 4096
-"""As ALIGNMENT, for tensors of 1 MiB and more: runtimes can map these page by page."""
+"""Replaces ALIGNMENT for tensors of 1 MiB and more: runtimes can map these page by page."""
 PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -47,25 +47,25 @@ def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
         return
     for file in weights.files():
         if file.parent == Path(os.path.realpath(path)).parent and file.name.startswith(Path(beside).stem):
-            weights.keep_open(file)  # for who goes on working with the model
+            weights.keep_open(file)  # for anybody who goes on working with the model
     write_pair(path, beside, lambda file, name: _write_parts(file, _relocated(copy, name), weights), data.write)
 
 
 def _write_alone(proto: ModelProto, weights: WeightStore, path: Path, beside: str) -> None:
-    """Write a model that needs no other file, in place of one that may have had data beside it."""
+    """Write a model that needs no other file, over one that may have had data beside it."""
     with atomic_output(path, beside) as file:
         _write_parts(file, proto, weights)
 
 
 def write_moved(source: Path, file: BinaryIO, location: str) -> None:
-    """Write the model of another file, with its external data at another location beside it."""
-    with one_command():  # the file is one of this command's own, and none that it is given
+    """Write the model in another file, with another location for its external data."""
+    with one_command():  # the file is this command's own, not one that it was given
         proto, weights = read_model(source, source.name, placing=False)
         _write_parts(file, _relocated(proto, location), weights)
 
 
 def _relocated(proto: ModelProto, location: str) -> ModelProto:
-    """Return a model after giving all its external data another location."""
+    """Give all external data of a model another location; return the model."""
     for tensor in tensors_of(proto):
         if is_external(tensor):
             _set_external(tensor, location=location)
@@ -73,7 +73,7 @@ def _relocated(proto: ModelProto, location: str) -> ModelProto:
 
 
 def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], folder: Path = Path()) -> None:
-    """Write a model to a pipe; external data stay where they are, and their locations become relative to `folder`.
+    """Write a model to a pipe; external data stay in their files, and their locations become relative to `folder`.
 
     Raises UsageError if the model exceeds 2 GiB, or if its external data lie outside of the folder.
     """
@@ -85,10 +85,10 @@ def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], fol
 def write_models(
     models: Iterable[tuple[str, ModelProto]], weights: WeightStore, folder: Path, location: str, shared: Container[str]
 ) -> bool:
-    """Write models, given with their file names, into a new folder; return whether a file of external data was needed.
+    """Write models, with their file names, into a new folder; return whether a file of external data was needed.
 
-    That one file, `location`, holds the external weights of all models, and of the inline weights those whose names
-    are in `shared`; the same bytes lie in it once. Raises OSError if a file cannot be written, UsageError if a model
+    This one file, `location`, has the external weights of all models, and the inline weights whose names are in
+    `shared`; the same bytes are in it only once. Raises OSError if a file cannot be written, UsageError if a model
     exceeds 2 GiB.
     """
     data = _DataFile(weights, location, shared)
@@ -102,7 +102,7 @@ def write_models(
 
 
 def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
-    """Return a copy of a model that holds its weights itself; UsageError if that exceeds 2 GiB."""
+    """Return a copy of a model with its weights in it; UsageError if it exceeds 2 GiB."""
     copy = ModelProto()
     copy.ParseFromString(serialised(proto, weights))
     for tensor in tensors_of(copy):
@@ -112,7 +112,7 @@ def materialise(proto: ModelProto, weights: WeightStore) -> ModelProto:
 
 
 def with_data_in(proto: ModelProto, weights: WeightStore, folder: Path, least: int) -> ModelProto:
-    """Return a copy of a model whose inline weights of at least so many bytes lie in a new file in a folder."""
+    """Return a copy of a model; its inline weights of at least `least` bytes are in a new file in a folder."""
     references = {t.name: t.external_data[0].value for t in tensors_of(proto) if is_deferred(t)}
     large = {name for name, reference in references.items() if wire.parse_reference(reference)[1] >= least}
     data = _DataFile(weights, "weights.data", large)
@@ -123,14 +123,14 @@ def with_data_in(proto: ModelProto, weights: WeightStore, folder: Path, least: i
 
 
 def serialised(proto: ModelProto, weights: WeightStore) -> bytes:
-    """Return the bytes of a model, with the weights that were inline in its file; UsageError if that exceeds 2 GiB."""
+    """Return the bytes of a model, with the weights that were inline in its file; UsageError if they exceed 2 GiB."""
     buffer = io.BytesIO()
     _write_parts(buffer, proto, weights)
     return buffer.getvalue()
 
 
 def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> None:
-    """Write a model with its deferred weights; UsageError if that is more than protobuf can read."""
+    """Write a model with its deferred weights; UsageError if it is larger than protobuf can read."""
     try:
         parts = wire.joined(proto.SerializeToString(), weights.source)
     except (ValueError, DecodeError) as error:
@@ -215,7 +215,7 @@ class _DataFile:
 
 
 def _set_external(tensor: TensorProto, **values: str) -> None:
-    """Change entries of a tensor's external data, and drop its checksum, which is of the file that it lay in."""
+    """Change entries of a tensor's external data, and drop its checksum, which belongs to the old file."""
     entries = {entry.key: entry.value for entry in tensor.external_data if entry.key != "checksum"} | values
     del tensor.external_data[:]
     tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in entries.items())

@@ -1,1 +1,1 @@
-"""The passes: one a file; a file `some_name.py` with one subclass of `Pass` is the pass `some-name`."""
+"""The passes, one in each file: `some_name.py`, with one subclass of `Pass`, is the pass `some-name`."""

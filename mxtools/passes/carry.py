@@ -21,7 +21,7 @@ from mxtools.scopes.annotations import Annotations
 
 @dataclass(frozen=True)
 class Carry(Pass):
-    """Copy tags to other places, which tools keep or read, and update the copies that the model already has."""
+    """Copy tags to other places, which tools keep or read, and update copies that the model already has."""
 
     name: ClassVar[str] = "carry"
 
@@ -33,7 +33,7 @@ class Carry(Pass):
     layer_annotation: bool = option("write the scopes to layer_ann, where ONNX Runtime reads them", False)
 
     def apply(self, model: WorkingModel) -> None:
-        """Write the chosen copies, and those that the model, or the model that it was made from, already has.
+        """Write the chosen copies, and those that the model, or the model from which it was made, already has.
 
         Scopes and tags do not change. Raises UsageError if there is no trace to embed.
         """

@@ -46,8 +46,8 @@ class Filter(Pass):
     def apply(self, model: WorkingModel) -> FilterReport:
         """Reduce the model to the selected nodes and what they need; a folded model is unfolded first.
 
-        Raises UsageError if nothing is selected, AbsentError if the module is gone, as a whole or in part,
-        CheckError if the part computes something else than the whole model.
+        Raises UsageError if nothing is selected, AbsentError if the module is gone, as a whole or in part, CheckError
+        if the part computes something else than the whole model.
         """
         if is_folded(model):
             unfold_all(model)

@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class HoistShared(Pass):
-    """Move common subexpressions from the first module that uses them to the lowest common ancestor of all that do."""
+    """Move common subexpressions from the first module that uses them to the lowest common ancestor of all users."""
 
     name: ClassVar[str] = "hoist-shared"
 

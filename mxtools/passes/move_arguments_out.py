@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class MoveArgumentsOut(Pass):
-    """Move auxiliary nodes that only prepare an argument of a module out of that module, to its caller."""
+    """Move auxiliary nodes that only prepare an argument of a module out of the module, to its caller."""
 
     name: ClassVar[str] = "move-arguments-out"
 

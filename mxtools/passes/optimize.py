@@ -12,7 +12,7 @@ from mxtools.tools.optimizers import optimize
 
 @dataclass(frozen=True)
 class Optimize(Pass):
-    """Optimise the graph with a tool, and project the tags of the model before onto the result."""
+    """Optimise the graph with a tool, and project the tags that the model had onto the result."""
 
     name: ClassVar[str] = "optimize"
     then: ClassVar[str] = (

@@ -17,5 +17,5 @@ class ProjectCarried(Pass):
     name: ClassVar[str] = "project-carried"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes that have a copy; names count only if the model says that they hold scopes."""
+        """Annotate the nodes that have a copy; names count only if the model says that they contain scopes."""
         annotate_by_copies(model)

@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectClassPaths(Pass):
-    """Scopes from paths of classes that another tool wrote on nodes (`winml.hierarchy.tag`), if one call fits."""
+    """Read scopes from paths of classes that another tool wrote on nodes (`winml.hierarchy.tag`), if one call fits."""
 
     name: ClassVar[str] = "project-class-paths"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate nodes without evidence whose path of classes is that of a single call."""
+        """Annotate nodes without evidence, if exactly one call has their path of classes."""
         annotate_by_class_paths(model)

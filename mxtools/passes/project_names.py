@@ -12,10 +12,10 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectNames(Pass):
-    """Read scopes from node names as TorchScript writes them (`/encoder/layer.0/attention/MatMul`)."""
+    """Read scopes from node names that contain modules, such as TorchScript's (`/encoder/layer.0/attention/MatMul`)."""
 
     name: ClassVar[str] = "project-names"
 
     def apply(self, model: WorkingModel) -> None:
-        """Annotate the nodes whose names begin with `/`; nodes that have metadata evidence keep it."""
+        """Annotate the nodes whose names contain modules; nodes with evidence from metadata keep it."""
         annotate_by_names(model)

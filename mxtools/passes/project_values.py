@@ -12,7 +12,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class ProjectValues(Pass):
-    """Place nodes by values: between tensors that equal a module's inputs and outputs, nodes belong to that module."""
+    """Place nodes by values: nodes between tensors that equal a module's inputs and outputs belong to this module."""
 
     name: ClassVar[str] = "project-values"
 

@@ -20,7 +20,7 @@ class TagReport(Report):
 
     `absent` has the traced scopes without nodes, each with the reason. `disagreements` is the number of nodes whose
     scope differs from what the exporter says. `part` is the module that was exported, empty for the whole model.
-    `foreign` has the modules that nodes name and the trace lacks, each with the number of nodes, if these are many.
+    `foreign` has the modules that nodes name but the trace lacks, each with its number of nodes, if there are many.
     `explained` says how the nodes that the user named got their scopes.
     """
 
@@ -52,7 +52,7 @@ class RecordAbsent(Pass):
     def apply(self, model: WorkingModel) -> TagReport:
         """Write the model's metadata and return the report.
 
-        Raises CheckError under `strict` if there is no evidence for a node, so that it is in the root.
+        With `strict`, raises CheckError if there is no evidence for a node, so that it is in the root.
         """
         annotations = model.annotations
         unknown = [node for node, word in enumerate(annotations.evidence) if word is Evidence.ROOT]
@@ -72,7 +72,7 @@ class RecordAbsent(Pass):
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:
-    """Return the scopes that the earlier model had and no node has, each with the reason."""
+    """Return the scopes of the earlier model that no node has now, each with the reason."""
     from mxtools.matching.earlier_model import EarlierModelMatch, match_earlier  # long to import, and seldom needed
 
     match = model.once(match_earlier)

@@ -27,7 +27,7 @@ class NamesReport(Report):
 
 @dataclass(frozen=True)
 class RestoreNames(Pass):
-    """Restore the names of tensors whose names a tool gave to other tensors, as the earlier model has them."""
+    """Restore the names of tensors, as in the earlier model, if a tool gave these names to other tensors."""
 
     name: ClassVar[str] = "restore-names"
 

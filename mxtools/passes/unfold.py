@@ -13,7 +13,7 @@ from mxtools.scopes.selection import Selection
 
 @dataclass(frozen=True)
 class Unfold(Pass):
-    """Put the nodes of functions in the place of their calls."""
+    """Replace calls of functions by the functions' nodes."""
 
     name: ClassVar[str] = "unfold"
 
@@ -24,7 +24,7 @@ class Unfold(Pass):
     verify: bool = option("run the model before and after; fail if outputs differ", False)
 
     def apply(self, model: WorkingModel) -> UnfoldReport:
-        """Unfold the selected calls, without a selection all.
+        """Unfold the selected calls; without a selection, all.
 
         Raises UsageError if a selector matches nothing, CheckError if the outputs differ.
         """

@@ -25,13 +25,13 @@ _ENTRY = re.compile(r"[0-9a-f]{32}")
 _NOTE = "entry.json"
 DAY = 86_400
 _LAST = 1e11
-"""Seconds since the epoch, in the year 5138: what is later is no time, and no date can be made of it."""
+"""Seconds since the epoch, in the year 5138: no later number is a time, and no date can be made of it."""
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the cache holds of one subject, a model with its inputs."""
+    """What the cache has of one subject, a model with its inputs."""
 
     digest: str
     spec: str
@@ -49,9 +49,9 @@ class Cache:
         self.place = place
 
     def folder(self, digest: str, spec: str, key: str | None = None) -> Path:
-        """Return the folder of a subject, created if it is missing; note the time of use and the key.
+        """Return the folder of a subject, which is created if it is missing; note the time of use and the key.
 
-        What killed runs left in it is removed.
+        Leftovers of killed runs in it are removed.
         """
         folder = self.place / digest
         try:
@@ -73,7 +73,7 @@ class Cache:
         return None
 
     def entries(self) -> list[Entry]:
-        """Return all entries, the one used last first; folders that are no entries are left out."""
+        """Return all entries, the most recently used first; folders that are not entries are left out."""
         return sorted(self._entries(), key=lambda entry: -entry.used)
 
     def _entries(self) -> Iterator[Entry]:
@@ -91,9 +91,9 @@ class Cache:
                         yield folder, note
 
     def prune(self, days: float | None = None, size: int | None = None) -> list[Entry]:
-        """Remove entries not used for so many days, then those used longest ago until the rest is within `size` bytes.
+        """Remove entries unused for so many days, then the longest unused ones until the rest is within `size` bytes.
 
-        Without either remove everything. Returns the removed entries.
+        Without either, remove everything. Returns the removed entries.
         """
         kept, removed = 0, []
         if self.place.is_dir():
@@ -103,7 +103,7 @@ class Cache:
             large = size is not None and kept + entry.size > size
             if old or large or (days is None and size is None):
                 removed.append(entry)
-                # One that is half removed must not be found.
+                # A half-removed entry must not be found.
                 shutil.rmtree((self.place / entry.digest).rename(temporary_name(self.place / entry.digest)))
             else:
                 kept += entry.size
@@ -111,7 +111,7 @@ class Cache:
 
 
 def _is_time(used: object) -> bool:
-    """Return whether a note says when an entry was used; anybody may have written it."""
+    """Return whether a note has a valid time of use; anybody may have written it."""
     return isinstance(used, int | float) and 0 <= used < _LAST
 
 
@@ -127,7 +127,7 @@ def key_of_folder(folder: Path, *settings: object) -> str:
 
 
 def versions() -> list[str]:
-    """Return the versions of the packages that a trace and an export depend on."""
+    """Return the versions of the packages on which a trace and an export depend."""
     return [f"mxtools {VERSION}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
 
 

@@ -39,7 +39,7 @@ class Stage(_MetricsRecord):
 
 
 class TagQuality(_MetricsRecord):
-    """How well the tags of a model's nodes are founded."""
+    """How well-founded the tags of a model's nodes are."""
 
     direct: Annotated[float, Field(ge=0, le=1, description="share of nodes with direct evidence")]
     merged: Annotated[int, Field(description="nodes that do the work of several modules")]
@@ -92,7 +92,7 @@ class Meter:
 
 
 def _reset_peak() -> None:
-    """Reset the peak, which only Linux can (see proc(5)); elsewhere the peak is that of the whole process."""
+    """Reset the peak; only Linux can (see proc(5)), so elsewhere it is the peak of the whole process."""
     try:
         _CLEAR.write_text(_RESET_PEAK)
     except OSError:
@@ -100,7 +100,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Return the highest resident size in bytes since the last reset; 0 if the system does not tell it: Windows."""
+    """Return the highest resident size in bytes since the last reset; 0 if the system does not tell it (Windows)."""
     try:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -118,7 +118,7 @@ def _peak_of_process() -> int:
 
 
 class Tally:
-    """Counts, while a pipeline runs, the nodes that each pass was the first to give a scope."""
+    """Counts, while a pipeline runs, the nodes that got their first scope from each pass."""
 
     def __init__(self, model: WorkingModel) -> None:
         """Begin with a model of which nothing is known."""
@@ -127,7 +127,7 @@ class Tally:
         self._known = 0
 
     def observe(self, step: Step) -> None:
-        """Count after a pass that changed nothing but annotations."""
+        """Count after a pass that changed only annotations."""
         if not step.changed:
             known = sum(call is not None for call in self._model.annotations.call)
             if known > self._known:
@@ -178,7 +178,7 @@ TRACE_CASES: dict[str, Callable[[Sidecar], bool]] = {
     "tied weights": lambda sidecar: any(weight.tied for module in sidecar.modules for weight in module.weights),
     "shared modules": lambda sidecar: any(module.aliases for module in sidecar.modules),
 }
-"""The edge cases that a trace shows: name, and a function that says whether it does."""
+"""The edge cases that a trace shows: the name, and a function that says whether the trace shows it."""
 
 GRAPH_CASES: dict[str, Callable[[WorkingModel], bool]] = {
     "merged nodes": lambda model: bool(model.annotations.merged),
@@ -187,7 +187,7 @@ GRAPH_CASES: dict[str, Callable[[WorkingModel], bool]] = {
     "functions": lambda model: any(model.graph.region),
     "only auxiliary operators": lambda model: all(word in INDIRECT for word in model.annotations.evidence),
 }
-"""The edge cases that a tagged graph shows: name, and a function that says whether it does."""
+"""The edge cases that a tagged graph shows: the name, and a function that says whether the graph shows it."""
 
 
 def schema() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The table of strategies: an exporter and a pipeline each, as data; the shipped ones and the user's.
+"""The table of strategies, each an exporter and a pipeline, as data: the shipped ones and the user's.
 
-The user's are in `mxtools.toml` (`[strategies.NAME]`) or in a `pyproject.toml` with a table `[tool.mxtools]`
-(`[tool.mxtools.strategies.NAME]`), in the working directory or the nearest folder above it that has one of these.
+The user's are in a `mxtools.toml` (`[strategies.NAME]`) or in a `pyproject.toml` with a table `[tool.mxtools]`
+(`[tool.mxtools.strategies.NAME]`), in the working directory or the nearest folder above it that has such a file.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Priority = Literal["coverage", "speed", "fidelity", "compatibility"]
 
 
 def _key(name: str) -> str:
-    """Return the key in files of a field."""
+    """Return the key that a field has in files."""
     return name.replace("_", "-")
 
 
 _AS_IN_FILES: dict[str, Any] = {"extra": "forbid", "alias_generator": _key, "use_attribute_docstrings": True}
-"""How pydantic validates the users' strategies and describes all of them. It is imported for these two only."""
+"""How pydantic validates the user's strategies and describes all of them. It is imported only for these two tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """An exporter, what is traced of the model, the passes that tag the export, and what optimises the result."""
+    """An exporter, what is traced, the passes that tag the export, and what optimises the result."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _AS_IN_FILES
 
@@ -51,7 +51,7 @@ class Strategy:
     optimize: str | None = None
 
     def optimized(self, optimizer: str | None) -> Strategy:
-        """Return the strategy with another optimiser, if one is given; UsageError if no such one exists."""
+        """Return the strategy with another optimiser, if one is given; UsageError if it does not exist."""
         return self if optimizer is None else replace(self, optimize=_optimizer(optimizer))
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Strategy:
     def passes(self, strict: bool = False, carry: Carry | None = None) -> Pipeline:
         """Return the pipeline, with the optimiser; its last passes record the result and copy tags elsewhere.
 
-        With `strict` a node of which nothing is known is an error.
+        With `strict`, a node of which nothing is known is an error.
         """
         ends = (RecordAbsent, Carry)
         steps: list[Pass] = [step for step in Pipeline.parse(self.pipeline).passes if not isinstance(step, ends)]
@@ -84,9 +84,9 @@ class _Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """For a priority: the strategy to take if some facts of a model hold, and how often that was found right.
+    """For a priority: the strategy to take if some facts of a model hold, and how often that was right.
 
-    Attributes: `taken`, the models of the measurement for which it was taken; `right`, those for which it was right.
+    Attributes: `taken`, the number of measured models for which it was taken; `right`, for how many it was right.
     """
 
     priority: Priority
@@ -103,7 +103,7 @@ class Decision:
 
     @property
     def confidence(self) -> float:
-        """The share of the measured models on which the decision was right, 0 to 1."""
+        """The share of the measured models, 0 to 1, for which the decision was right."""
         return self.right / self.taken
 
 
@@ -133,8 +133,8 @@ def shipped() -> Shipped:
 def known(folder: Path | None = None) -> dict[str, Strategy]:
     """Return all strategies by name: the shipped ones, and the user's as seen from a folder (the working directory).
 
-    Raises InputError if the user's file is wrong, or defines a shipped name: a command that names no strategy must
-    not run what some folder says.
+    Raises InputError if the user's file is wrong, or defines a shipped name: a command that names no strategy must not
+    run what some folder defines.
     """
     own = shipped().strategies
     found = _users((folder or Path()).absolute())
@@ -192,14 +192,14 @@ def _read(table: dict[str, Any], place: Path) -> dict[str, Strategy]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        # pydantic speaks of arguments if a key is unknown, as a dataclass has its fields for them
+        # for an unknown key, pydantic's message is about an argument, because the fields are a dataclass's arguments
         said = "Extra inputs are not permitted" if first["type"] == "unexpected_keyword_argument" else first["msg"]
         raise InputError(f"{place}: {where}: {said}", "see ⟨strategies⟩") from None
     return {name: _sound(strategy, f"{place}: strategies.{name}") for name, strategy in found.strategies.items()}
 
 
 def _sound(strategy: Strategy, where: str) -> Strategy:
-    """Return a strategy with its pipeline as pipelines are written; InputError if that or its optimiser is wrong."""
+    """Return a strategy with its pipeline in the usual form; InputError if the pipeline or the optimiser is wrong."""
     key = "pipeline"
     try:
         pipeline, key = str(Pipeline.parse(strategy.pipeline)), "optimize"

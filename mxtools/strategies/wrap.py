@@ -1,4 +1,4 @@
-"""Run another tool on a tagged model, and carry the tags over to the model that it makes."""
+"""Run another tool on a tagged model, and carry the tags over to its result."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ M = TypeVar("M", bound=WorkingModel)
 def wrap(
     model: M, command: Sequence[str], folder: Path, messages: BinaryIO, inline: bool = False
 ) -> tuple[M, PipelineReport]:
-    """Run a command on a tagged model, in a folder; return what it makes, tagged, and what the passes report.
+    """Run a command on a tagged model, in a folder; return its result, tagged, and the reports of the passes.
 
     `messages` gets what the tool prints. The result needs the folder as long as it is used, unless its weights are
-    taken `inline`. Raises InputError if no node has a scope or the tool fails, UsageError if there is no such
-    command.
+    taken `inline`. Raises InputError if no node has a scope or the tool fails, UsageError if there is no such command.
     """
     made = run_tool(command, model, folder, messages)
     keep_external(made.proto, made.weights, model.proto, model.weights)

@@ -1,1 +1,1 @@
-"""Editing a graph with a user's function on onnx-graphsurgeon, without losing what that drops."""
+"""Editing a graph with a user's function on onnx-graphsurgeon, without losing what graphsurgeon drops."""

@@ -1,4 +1,4 @@
-"""Run a user's function on a model as an onnx-graphsurgeon graph, and take over what the function changed."""
+"""Run a user's function on a model as an onnx-graphsurgeon graph, and take over the function's changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mxtools.surgeon.three_way_merge import merged
 def edit(model: WorkingModel, script: str) -> None:
     """Run the function that a script names on a model's graph, in place.
 
-    Raises UsageError if the script names no function, InputError if the function raises, returns something else
+    Raises UsageError if the script names no function. Raises InputError if the function raises, returns something other
     than a graph, or leaves a graph that cannot be written or whose nodes are out of order.
     """
     if ":" not in script:

@@ -1,7 +1,7 @@
-"""Import a model into onnx-graphsurgeon, and remember which message each of its objects came from.
+"""Import a model into onnx-graphsurgeon, and remember from which message each object came.
 
-The model is imported twice: one graph is edited, its twin stays as it was, so that a comparison of the two later shows
-what was edited. What graphsurgeon cannot hold is left out of both; `mxtools.surgeon.three_way_merge` puts it back.
+The model is imported twice: one graph is edited, and its twin stays as it was, so comparing the two later shows the
+edits. What graphsurgeon cannot represent is left out of both; `mxtools.surgeon.three_way_merge` puts it back.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HELD = frozenset(
 
 @dataclass(frozen=True)
 class Tie:
-    """A graph, function or node that can be edited, its twin that cannot, and the message that both came from."""
+    """A graph, function or node that can be edited, its unedited twin, and the message from which both came."""
 
     edited: Any
     before: Any
@@ -55,7 +55,7 @@ class Stored(LazyValues):  # type: ignore[misc]
 
     @property
     def tensor(self) -> TensorProto:
-        """A copy that holds its bytes, for graphsurgeon's exporter, which renames what it gets."""
+        """A copy with its bytes, for graphsurgeon's exporter, which renames what it gets."""
         copy = TensorProto()
         copy.CopyFrom(self._weights.inline(self.origin))
         return copy
@@ -66,7 +66,7 @@ class Stored(LazyValues):  # type: ignore[misc]
 
 
 class StoredSparse(SparseValues):  # type: ignore[misc]
-    """The values of a sparse tensor, whichever field holds them; graphsurgeon's own class reads raw data as zeros."""
+    """The values of a sparse tensor, in whichever field they are; graphsurgeon's own class reads raw data as zeros."""
 
     def __init__(self, lazy: SparseValues, weights: WeightStore) -> None:
         """Take over what graphsurgeon imported."""

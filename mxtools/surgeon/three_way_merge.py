@@ -4,17 +4,17 @@ Five nodes, of which a script renamed the third:
 
     x -> Conv -> c -> BatchNormalization -> b -> Relu -> r -> Gemm -> g -> Softmax -> y
 
-The obvious way, to export the edited graph, loses what graphsurgeon does not hold: the metadata of all five nodes, with
-their scopes, doc strings, overloads, attributes of types that it does not import, initializers that nothing reads,
-quantisation annotations. To copy metadata from old nodes to new ones of the same name fails for Relu, which has
-another name now, and for a new node that took an old name.
+The obvious way, exporting the edited graph, loses everything that graphsurgeon cannot represent: the metadata of all
+five nodes, with their scopes, doc strings, overloads, attributes of types that it does not import, initializers that
+nothing reads, quantisation annotations. Copying metadata from old nodes to new ones of the same name fails for Relu,
+which has another name now, and for a new node that took an old name.
 
 So there are three versions of each message: the original, what graphsurgeon made of it (`before`), and what the script
-left (`after`). Graphsurgeon edits objects in place, so the object says which original it came from, whatever its name
-is now. For every field, if `before` and `after` agree, the original's bytes stay; if they differ, `after` is
-written. Here that is the name of Relu and nothing else. An object of the script's own making has no original and is
-written as it is. A graph that the script copied consists of new objects; its nodes are recognised by their operator and
-the tensors that they make.
+left (`after`). Graphsurgeon edits objects in place, so the object shows from which original it came, whatever its name
+is now. For every field in which `before` and `after` agree, the original's bytes stay; if they differ, `after` is
+written. Here this is only the name of Relu. An object that the script made has no original and is written as it is. A
+graph that the script copied consists of new objects; its nodes are recognised by their operator and the tensors that
+they make.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Merge:
     def graph(
         self, after: gs.Graph, tie: Tie | None, around: Collection[str] = frozenset(), main: bool = False
     ) -> GraphProto:
-        """Merge a graph; `around` names constants of the graphs around it, which the graph does not hold itself."""
+        """Merge a graph; `around` names constants of the graphs around it, which the graph does not contain itself."""
         before, original = (tie.before, tie.proto) if tie else (gs.Graph(name=""), GraphProto())
         result = GraphProto()
         result.CopyFrom(original)
@@ -91,7 +91,7 @@ class _Merge:
         return result
 
     def functions(self, after: Sequence[gs.Function]) -> list[FunctionProto]:
-        """Merge functions. Graphsurgeon's sorting drops overloads as duplicates: each comes back with its namesake."""
+        """Merge functions. Graphsurgeon's sorting drops overloads as duplicates; each comes back with its namesake."""
         namesakes: dict[object, list[gs.Function]] = defaultdict(list)
         for function in self.surgery.functions:
             namesakes[function.unique_id].append(function)
@@ -225,7 +225,7 @@ class _Merge:
         return dense, sparse
 
     def _tensor(self, constant: gs.Constant, original: TensorProto | None, inline: bool) -> TensorProto:
-        """Return a constant's tensor; `inline` with its bytes, because only initializers can be references."""
+        """Return a constant's tensor, `inline` with its bytes, because only initializers can be references."""
         values = constant._values
         if isinstance(values, Stored):
             result = TensorProto()

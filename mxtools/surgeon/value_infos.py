@@ -1,4 +1,4 @@
-"""Merge the declared types of a graph's tensors: the file's own if an edit left type and shape as they were."""
+"""Merge the declared types of a graph's tensors: the file's own stay if an edit changed neither type nor shape."""
 
 from __future__ import annotations
 

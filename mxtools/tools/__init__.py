@@ -1,1 +1,1 @@
-"""Work with other tools: run their commands, run their optimisers, write the lists of node names that they read."""
+"""Work with other tools: run their commands and optimisers, and write the lists of node names that they read."""

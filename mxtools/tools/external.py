@@ -1,4 +1,4 @@
-"""Run another tool, which reads a model file and writes one, on a model."""
+"""Run another tool on a model; the tool reads a model file and writes one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mxtools.runtime.processes import filled, run_command
 M = TypeVar("M", bound=WorkingModel)
 
 IN, OUT = "{in}", "{out}"
-"""What stands in a command's arguments for the file that it reads and the file that it writes."""
+"""What stands in a command's arguments for the file that it reads, and for the file that it writes."""
 
 
 def check_command(command: Sequence[str]) -> None:
@@ -31,9 +31,9 @@ def check_command(command: Sequence[str]) -> None:
 def run_tool(command: Sequence[str], model: M, folder: Path, messages: BinaryIO) -> M:
     """Run a command, without a shell, on a model, and return the model that it writes.
 
-    Both files lie in `folder`, which has to stay as long as the result is used. What the command prints, on stdout too,
-    goes to `messages`, which must have a file descriptor. Raises UsageError if there is no such command, InputError
-    if it fails or writes no model.
+    Both files lie in `folder`, which has to stay as long as the result is used. What the command prints, even on
+    stdout, goes to `messages`, which must have a file descriptor. Raises UsageError if there is no such command,
+    InputError if it fails or writes no model.
     """
     source, target = folder / "in.onnx", folder / "out.onnx"
     write_model(model.proto, model.weights, source)

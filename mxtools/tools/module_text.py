@@ -4,10 +4,11 @@
         MatMul(embeddings.LayerNorm/LayerNormalization, weight float32[32, 32] 9f2c01ab)
         Add(bias float32[32] 77ab01cd, MatMul)
 
-An exporter makes up names and numbers for nodes and tensors, and another export has others. So none stands here: what a
-node reads is told by the operator that makes it, with its module if that is another one, and if a module has several
-nodes of an operator by its number there. A weight is told by its type and a digest of its elements. Headings stand at
-the beginning of a line and have the whole scope, so that `git diff` shows them with what changed below them.
+An exporter makes up names and numbers for nodes and tensors, and the next export has others. So the text has none of
+them. What a node reads is described by the operator that makes it: with its module, if that is another one, and with a
+number, if the module has several nodes of that operator. A weight is described by its type and a digest of its
+elements. Headings stand at the beginning of a line and have the whole scope, so `git diff` shows them with the changes
+below them.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ from mxtools.scopes.parameters import Stored, stored_tensors
 from mxtools.scopes.tags import class_of
 
 MOST_NUMBERS = 8
-"""Elements of a constant that are written out; of a larger one a line would tell people less than its type does."""
+"""Elements of a constant that are written out; with more, the line would tell people less than the type does."""
 MOST_LETTERS = 60
 """Letters of a text that are written out."""
 _DIGITS = 8
-"""Hexadecimal digits of a digest: two that differ look the same once in four billion."""
+"""Hexadecimal digits of a digest: two different digests look the same once in four billion."""
 _NUMBERS = frozenset({AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.FLOATS, AttributeProto.INTS})
 _INDENT = "    "
 
 
 def module_text(model: WorkingModel) -> str:
-    """Return a model as text: a section of what it is as a whole, then one for each call of a module that has nodes.
+    """Return a model as text: a section on the whole model, then one for each call of a module that has nodes.
 
-    Two models that differ in anything but weights in other files have different texts: the first section has a digest
-    of names, metadata and order, which the others leave out.
+    Two models have the same text only if they differ in nothing but weights in other files: the first section has a
+    digest of names, metadata and order, which the other sections leave out.
     """
     return heading(model.proto) + sections(model)
 
 
 def heading(proto: ModelProto) -> str:
-    """Return the section of what a model is as a whole."""
+    """Return the section on the model as a whole."""
     facts = [f"IR version {proto.ir_version}", f"made by {proto.producer_name} {proto.producer_version}"]
     facts += [f"operators of {entry.domain or 'ai.onnx'} {entry.version}" for entry in proto.opset_import]
     facts += [f"input {value.name} {type_text(value.type, usual=True)}" for value in proto.graph.input]
@@ -70,7 +71,7 @@ def sections(model: WorkingModel) -> str:
 
 
 def unreadable(data: bytes, reason: str) -> str:
-    """Return the text of a file that is no model: why, and a digest of its bytes."""
+    """Return the text for a file that is not a model: the reason, and a digest of its bytes."""
     return f"no model\n{_INDENT}{reason}\n{_INDENT}{len(data)} bytes, {_digest(data)}\n"
 
 
@@ -93,7 +94,7 @@ class _Sections:
 
     @cached_property
     def _own(self) -> dict[int | None, list[int]]:
-        """The nodes of each call itself; those that lie in no module come under None."""
+        """The own nodes of each call; None stands for nodes in no module."""
         found: dict[int | None, list[int]] = defaultdict(list)
         for node in self.shown:
             found[self.annotations.call[node]].append(node)
@@ -118,7 +119,7 @@ class _Sections:
 
     @cached_property
     def _labels(self) -> dict[int, str]:
-        """What each node is called: its operator, with a number if its module has several of that."""
+        """What the text calls each node: its operator, with a number if its module has several of that operator."""
         nodes, found = self.graph.nodes, {}
         for own in self._own.values():
             counts = Counter(operator_title(nodes[node]) for node in own)
@@ -141,7 +142,7 @@ class _Sections:
         return f"{line} does the work of {', '.join(scopes)}" if scopes else line
 
     def _argument(self, value: int, call: int | None) -> str:
-        """Return how a node of a call tells what it reads."""
+        """Return the description of something that a node of a call reads."""
         graph, producer = self.graph, self.graph.producer[value]
         if value in self.stored:
             return self._constant(self.stored[value], self._weight_name(graph.names[value], call))
@@ -153,7 +154,7 @@ class _Sections:
         return label if other == call or other is None else f"{self.annotations.hierarchy.scopes[other]}/{label}"
 
     def _weight_name(self, name: str, call: int | None) -> str:
-        """Return the name of a weight as its module calls it, if it is one that a module gave; else nothing."""
+        """Return the name of a weight within its module, if a module gave it the name; otherwise nothing."""
         scopes = self.annotations.hierarchy.scopes
         if call is not None and name.startswith(f"{scopes[call]}."):
             return name.removeprefix(f"{scopes[call]}.")
@@ -164,7 +165,7 @@ class _Sections:
         return " ".join(part for part in (name, type_text(type_of(tensor), usual=True), self._elements(tensor)) if part)
 
     def _elements(self, tensor: Stored) -> str:
-        """Return the elements of a small constant, else their digest; of those in another file where that is."""
+        """Return the elements of a small constant, else their digest; of elements in another file, where they are."""
         if isinstance(tensor, SparseTensorProto):
             return f"sparse {self._elements(tensor.values)} at {self._elements(tensor.indices)}"
         if is_external(tensor):
@@ -197,7 +198,7 @@ class _Sections:
 
 
 def _shortened(text: str) -> str:
-    """Return a text, of a long one its beginning and a digest."""
+    """Return a text; if it is long, only its beginning and a digest."""
     if len(text) <= MOST_LETTERS:
         return text
     return f"{text[:MOST_LETTERS]}… {_digest(text.encode(errors='backslashreplace'))}"

@@ -1,4 +1,4 @@
-"""Write selected nodes in the formats of other tools, which know no modules: names of nodes or tensors."""
+"""Write selected nodes in the formats of other tools, which know no modules: as names of nodes or tensors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere
 ASSIGNMENT = "session.layer_assignment_settings"
 BY_NAME = "session.name_based_layer_assignment"
 LONGEST = 8192
-"""Characters that ONNX Runtime accepts at most as the value of an option."""
+"""The most characters that ONNX Runtime accepts as the value of an option."""
 _SYNTAX = frozenset("(),;= ")
 """Characters that end an annotation in ONNX Runtime's options, or have a meaning at its beginning."""
 _SEPARATORS = frozenset(",:*")
-"""Characters that have a meaning in the lists of trtexec."""
+"""Characters with a meaning in the lists of trtexec."""
 
 
 class Format(StrEnum):
@@ -45,7 +45,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Selected:
-    """Some nodes of a tagged model, in order; `device` is where they are to run, for formats that say so."""
+    """Some nodes of a tagged model, in order; `device` is where they must run, for formats that say so."""
 
     annotations: Annotations
     nodes: tuple[int, ...]
@@ -53,7 +53,7 @@ class Selected:
 
     @cached_property
     def names(self) -> list[str]:
-        """The names of the nodes; InputError if one has no name, or shares it with a node that is not selected."""
+        """The names of the nodes; InputError if a node has no name, or shares it with one that is not selected."""
         protos, chosen = self.annotations.graph.nodes, set(self.nodes)
         others = {proto.name for node, proto in enumerate(protos) if node not in chosen}
         for node in self.nodes:
@@ -68,9 +68,9 @@ class Selected:
 
     @property
     def excluded(self) -> list[str]:
-        """The names, and those that ONNX Runtime's quantiser gives the nodes that it makes of a Gemm.
+        """The names, and those of the nodes that ONNX Runtime's quantiser makes from a Gemm.
 
-        It divides a Gemm into MatMul and Add before it looks at any name.
+        The quantiser divides a Gemm into MatMul and Add before it looks at any name.
         """
         protos, operators = self.annotations.graph.nodes, self.annotations.graph.operators
         taken = {proto.name for proto in protos}
@@ -85,7 +85,7 @@ class Selected:
 
     @property
     def own_weights(self) -> list[str]:
-        """The names of the initializers that the nodes read and no other node does."""
+        """The names of the initializers that only these nodes read."""
         graph, chosen = self.annotations.graph, set(self.nodes)
         read = dict.fromkeys(value for n in self.nodes for value in graph.reads[n] if value in graph.initializers)
         return [graph.names[value] for value in read if chosen.issuperset(graph.readers[value])]
@@ -102,10 +102,10 @@ class Selected:
 
 
 def select(model: WorkingModel, selection: Selection, operators: tuple[str, ...] = (), device: str = "cpu") -> Selected:
-    """Select nodes of a tagged model, also those in bodies and functions.
+    """Select nodes of a tagged model, including those in bodies and functions.
 
-    Raises InputError if no node has a scope, UsageError if a selector matches nothing, AbsentError if a
-    selected module is no longer in the graph, or only in part.
+    Raises InputError if no node has a scope, UsageError if a selector matches nothing, AbsentError if the graph no
+    longer has a selected module, or only a part of it.
     """
     annotations = model.annotations
     model.require_tagged()
@@ -119,7 +119,7 @@ def _olive(selected: Selected) -> dict[str, Any]:
 
 
 def _layer_annotation(selected: Selected) -> dict[str, Any]:
-    """Return the scopes of the nodes by name, and the session option that assigns just these nodes to a device."""
+    """Return the scopes of the nodes by name, and the session option that assigns only these nodes to a device."""
     protos = selected.annotations.graph.nodes
     scopes = {protos[n].name: selected.scope(n) for n in selected.nodes} if selected.names else {}
     option = f"{selected.device}({', '.join(_rules(selected))})"
@@ -131,7 +131,7 @@ def _layer_annotation(selected: Selected) -> dict[str, Any]:
 def _rules(selected: Selected) -> dict[str, None]:
     """Return the rules of ONNX Runtime's option that match the scopes of the selected nodes and no others.
 
-    `=a` matches the scope `a` itself, `a.` every scope that begins so. If all nodes of a module are selected, one
+    `=a` matches the scope `a` itself, `a.` every scope that begins with it. If all nodes of a module are selected, one
     rule for the module stands for all scopes below it. Source: onnxruntime.ai/docs, partitioning with annotations.
     """
     annotations, chosen = selected.annotations, set(selected.nodes)
@@ -153,8 +153,8 @@ def _rules(selected: Selected) -> dict[str, None]:
 def _ort_names(selected: Selected) -> dict[str, Any]:
     """Return the session option that assigns nodes to a device by parts of their names.
 
-    A rule is a part of a name, such as `/encoder/layer.1/`, that all selected nodes of a module have and no other node.
-    Source: docs/annotated_partitioning of ONNX Runtime, name-based layer assignment.
+    A rule is a part of a name, such as `/encoder/layer.1/`, that the names of all selected nodes of a module contain
+    and no other name. Source: docs/annotated_partitioning of ONNX Runtime, name-based layer assignment.
     """
     rules: dict[str, None] = {}
     parts = _LeadingParts(selected.other_names)
@@ -176,14 +176,14 @@ def _ort_names(selected: Selected) -> dict[str, Any]:
 
 
 class _LeadingParts:
-    """Finds the shortest leading part of a name, up to a slash or all of it, that is in none of some other names."""
+    """Finds the shortest leading part of a name, up to a slash or all of it, that none of some other names contains."""
 
     def __init__(self, others: str) -> None:
         self._others = others
         self._is_free: dict[str, bool] = {}
 
     def shortest(self, name: str) -> str | None:
-        """Return the part of a name, None if even all of it is in another name."""
+        """Return this part of a name, None if another name contains even the whole of it."""
         ends = [place + 1 for place, letter in enumerate(name) if letter == "/" and place] + [len(name)]
         return next((name[:end] for end in ends if self._is_in_no_other(name[:end])), None)
 
@@ -194,12 +194,12 @@ class _LeadingParts:
 
 
 def _quark(selected: Selected) -> dict[str, Any]:
-    """Return arguments of Quark's QConfig; what optimises the graph first is off, because it renames nodes."""
+    """Return arguments of Quark's QConfig; its graph optimisation is off, because that renames nodes."""
     return {"exclude": selected.names, "OptimizeModel": False, "SimplifyModel": False}
 
 
 def _tensorrt(selected: Selected) -> list[str]:
-    """Return the arguments by which trtexec keeps layers in float32; the layers of its parser have the nodes' names."""
+    """Return the arguments with which trtexec keeps layers in float32; its parser's layers have the nodes' names."""
     for name in selected.names:
         if not _SEPARATORS.isdisjoint(name):
             raise UsageError(f"trtexec's --layerPrecisions cannot hold the name {name!r}", "name it by ⟨tag-renaming⟩")
@@ -221,4 +221,4 @@ FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
     Format.AIMET: lambda selected: {"tensors": [*selected.tensors, *selected.own_weights]},
     Format.TENSORRT: _tensorrt,
 }
-"""The function that writes each format: it returns lines, or an object for JSON."""
+"""The function that writes each format; it returns lines, or an object for JSON."""

@@ -1,4 +1,4 @@
-"""Run optimisers of other projects, and put the graph that they make in the place of the one before."""
+"""Run optimisers of other projects, and replace the graph by the one that they make."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def check_optimizer(name: str) -> None:
 def optimize(model: WorkingModel, tool: str) -> None:
     """Optimise a model in place; the graph before becomes its earlier model, from which tags can be carried over.
 
-    Inputs, outputs and the model's own fields stay. Weights in other files that the tool left as they are stay there.
-    Raises UsageError if there is no such tool, or it is not installed, InputError if it fails, or makes of a
-    graph that ONNX Runtime loads one that it does not.
+    Inputs, outputs and the model's own fields stay. Weights in other files stay there if the tool did not change them.
+    Raises UsageError if there is no such tool, or it is not installed, InputError if it fails, or if ONNX Runtime loads
+    the graph before but not the result.
     """
     check_optimizer(tool)
     before = model.copy()
-    inferred_infos(model.proto)  # raises here if that takes too much memory; tools try it again and again
+    inferred_infos(model.proto)  # raises here if that takes too much memory; tools would try it again and again
     try:
         with quiet(), SESSION.of_memory(f"{tool} on the graph", sum(map(bytes_of, tensors_of(model.proto)))):
             made = OPTIMIZERS[tool](before)
@@ -79,7 +79,7 @@ def _onnxslim(model: WorkingModel) -> ModelProto:
 
 
 def _whole(model: WorkingModel) -> ModelProto:
-    """Return a model with its weights, all of them dense: of sparse ones onnxscript loses all, onnxslim the numbers."""
+    """Return a model with its weights, all dense: of sparse weights onnxscript loses all, onnxslim the numbers."""
     copy = materialise(model.proto, model.weights)
     make_dense(copy, model.weights)
     return copy
@@ -97,7 +97,7 @@ def _ort_basic(model: WorkingModel) -> ModelProto:
 
 
 def _rename_new(made: ModelProto, model: ModelProto) -> None:
-    """Rename the weights that ONNX Runtime added: it may refuse a graph in which it finds names of its own making."""
+    """Rename the weights that ONNX Runtime added: it may refuse a graph with names that it has made itself."""
     known, taken = names_in(model.graph), names_in(made.graph)
     new = [tensor.name for tensor in made.graph.initializer if tensor.name not in known]
     rename_values(made.graph, {name: fresh(f"{name}_basic", taken) for name in new})

@@ -15,10 +15,10 @@ from mxtools.scopes import keys
 from mxtools.validate.rules import RULES, CheckedModel, Fault, Mend, Rule, Severity
 
 for _table in ("rules_model", "rules_tags", "rules_trace", "rules_flow"):
-    import_module(f"mxtools.validate.{_table}")  # which registers its rules
+    import_module(f"mxtools.validate.{_table}")  # importing it registers its rules
 
 ROUNDS = 4
-"""How often mending is tried: a mended fault can uncover another one."""
+"""How often mending is tried, since a mended fault can uncover another one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
 
     @cache
     def check(name: str) -> list[Finding]:
-        """Return the findings of a rule, none if one of the rules it depends on has found something."""
+        """Return the findings of a rule, none if a rule that it depends on has findings."""
         rule = RULES[name]
         if any(map(check, rule.unless)):
             return []
@@ -75,7 +75,7 @@ def validate(model: WorkingModel, folder: Path = Path()) -> list[Finding]:
 
 
 def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], list[Finding]]:
-    """Mend in place what can be mended mechanically; return what was mended, and the findings that are left."""
+    """Mend in place what can be mended mechanically; return what was mended, and the remaining findings."""
     mended: list[Mended] = []
     for _ in range(ROUNDS):
         findings = validate(model, folder)
@@ -88,7 +88,7 @@ def repair(model: WorkingModel, folder: Path = Path()) -> tuple[list[Mended], li
 
 
 def require_rules(names: Iterable[str]) -> None:
-    """Raise UsageError if a name is that of no rule."""
+    """Raise UsageError if no rule has one of the names."""
     for name in names:
         if name not in RULES:
             raise UsageError(f"there is no rule {name!r}", suggestion(name, RULES))

@@ -41,7 +41,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """What a rule finds: the reason, the node or scope, and a function that mends it, if that is mechanical."""
+    """What a rule finds: the reason, the node or scope, and a function that mends it, if there is one."""
 
     reason: str
     node: int | None = None
@@ -53,7 +53,8 @@ class Fault:
 class Rule:
     """One thing that is checked; skipped if one of the rules in `unless` has found something.
 
-    `remedy` is a template of `mxtools.errors`, in which `⟨tag⟩` and the like stand for words of whoever asks.
+    `remedy` is a template of `mxtools.errors`: `⟨tag⟩` and the like stand for the words of Python or of the command
+    line.
     """
 
     name: str
@@ -107,12 +108,12 @@ class CheckedModel:
 
     @cached_property
     def annotations(self) -> Annotations:
-        """The tags of the nodes, read for the rules alone, because mending changes the nodes and not these."""
+        """The tags of the nodes, read only for the rules, because mending changes the nodes and not these."""
         return self._read()
 
     @cached_property
     def entries(self) -> list[dict[str, str]]:
-        """The metadata of each node; if a key stands there twice, the last value."""
+        """The metadata of each node; if a key is there twice, the last value."""
         return [keys.props(node) if node.metadata_props else {} for node in self.graph.nodes]
 
     @cached_property
@@ -137,7 +138,7 @@ class CheckedModel:
 
     @cached_property
     def scopes(self) -> dict[int, str]:
-        """The scopes of nodes, by node, that are well formed and, if there is a trace, in it."""
+        """The scopes by node, without malformed ones and, if there is a trace, without those that it lacks."""
         found = ((node, props[keys.SCOPE]) for node, props in enumerate(self.entries) if keys.SCOPE in props)
         return {n: s for n, s in found if is_scope(s) and (not self.has_trace or s in self.traced)}
 
@@ -168,7 +169,7 @@ class CheckedModel:
         return Annotations(self.proto, self.graph, Hierarchy(self.calls))
 
     def light(self) -> ModelProto:
-        """Return a copy for ONNX's checker: large weights are inputs, and the model's metadata are left out."""
+        """Return a copy for ONNX's checker, with large weights as inputs and without the model's metadata."""
         copy, weights = ModelProto(), self.model.weights
         copy.CopyFrom(self.proto)
         del copy.metadata_props[:]
@@ -186,10 +187,10 @@ class CheckedModel:
         return copy
 
     def mend_untagged(self, node: int) -> Mend:
-        """Return a function that gives a node, and all others without a scope, the scope of their neighbours."""
+        """Return a function that gives a node, and all others without a scope, the scopes of their neighbours."""
 
         def mend() -> str:
-            """Give all nodes without a scope that of their neighbours."""
+            """Give all nodes without a scope those of their neighbours."""
             if keys.SCOPE not in keys.props(self.graph.nodes[node]):
                 for proto in self.graph.nodes:
                     if keys.SCOPE not in keys.props(proto):

@@ -68,8 +68,8 @@ def _unknown_place(checked: CheckedModel) -> Iterator[Fault]:
 def _later(annotations: Annotations, maker: int, node: int) -> tuple[int, int] | None:
     """Return the calls of a reader and of its maker if the maker's call is later; else None.
 
-    Both are the calls just below the innermost call that holds both nodes. Without a trace only the calls of one module
-    have an order.
+    Both are the calls just below the innermost call that contains both nodes. Without a trace, only calls of the same
+    module have an order.
     """
     hierarchy = annotations.hierarchy
     maker_call, reader_call = annotations.call[maker], annotations.call[node]

@@ -23,7 +23,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, rule
 _RUNTIMES = ("com.microsoft", "com.ms.")
 """Begin the domains of ONNX Runtime's own operators."""
 _FIRST = ("external-data", "sorted", "opset-import")
-"""Rules that say in plain words what the checker, and whatever loads the model, would say otherwise."""
+"""Rules that say in plain words what the checker, and whatever loads the model, would otherwise say."""
 _NODE = re.compile(
     r"""node name: ([^)\n]*)\)|[Nn]ame: ?(.*?) OpType|[Nn]ode:? ?\(([^)]*)\)|In Node, \("([^"]*)"|with name '([^']*)'"""
 )
@@ -72,7 +72,7 @@ def _opset_import(checked: CheckedModel) -> Iterator[Fault]:
         if not region and domain not in imported:
             first.setdefault(domain, number)
     for domain, number in first.items():
-        # Of a domain that the onnx package knows, any of several versions can be meant.
+        # If the onnx package knows the domain, any of several versions can be meant.
         is_custom = all(domain != schema.domain for schema in onnx.defs.get_all_schemas())
         mend = partial(_import, checked.proto, domain) if is_custom else None
         yield Fault(f"the model does not import the domain {domain or 'ai.onnx'!r}", number, mend=mend)
@@ -96,7 +96,7 @@ def _checker(checked: CheckedModel) -> Iterator[Fault]:
 def _types(checked: CheckedModel) -> Iterator[Fault]:
     """The types and shapes in the file agree with those that ONNX infers."""
     try:
-        checked.infos  # noqa: B018 - asked for what it raises
+        checked.infos  # noqa: B018 - only for what it raises
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         yield _fault(checked, error)
 
@@ -133,7 +133,7 @@ def _runtime(checked: CheckedModel) -> Iterator[Fault]:
     whole, weights = checked.proto, checked.model.weights
     for piece in pieces(whole, checked.graph, checked.infos):
         if why := refusal(piece, weights):
-            if why := why if piece is whole else refusal(whole, weights):  # what it says of the whole counts
+            if why := why if piece is whole else refusal(whole, weights):  # its message about the whole model counts
                 yield _fault(checked, why)
             return
 
@@ -165,7 +165,7 @@ def _reader(checked: CheckedModel, tensor: TensorProto) -> int | None:
 
 
 def _fault(checked: CheckedModel, error: Exception | str) -> Fault:
-    """Return the message of a library as a fault of the node that it names."""
+    """Return a library's message as a fault of the node that it names."""
     text = " ".join(str(error).split())
     found = _NODE.search(text)
     name = next((group for group in found.groups() if group), "") if found else ""

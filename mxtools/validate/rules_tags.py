@@ -180,7 +180,7 @@ def _absent_borne(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
-    """Return a function that takes a scope off the list of those that no node has."""
+    """Return a function that removes a scope from the list of scopes without nodes."""
 
     def mend() -> str:
         """Remove the scope from the list."""
@@ -194,7 +194,7 @@ def drop_absent(checked: CheckedModel, scope: str) -> Callable[[], str]:
 
 
 def _wrong_list(text: str) -> str:
-    """Return why a text is no list of merged scopes; '' if it is one."""
+    """Return why a text is not a list of merged scopes; '' if it is one."""
     found = decoded_or_none(text)
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         return f"{text[:80]!r} is not a JSON list of scopes"

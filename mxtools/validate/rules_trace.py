@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TRACE = "trace the model that was exported"
 _TOLERANCE = 1e-2
-"""How far weights may be off the traced ones, over their extent: conversion to half precision moves them so far."""
+"""How far weights may differ from the traced ones, over their extent: conversion to half precision differs so much."""
 
 
 @rule("other-model", Severity.ERROR, TRACE)
@@ -157,7 +157,7 @@ def _record(checked: CheckedModel) -> Iterator[Fault]:
 
 
 def _weights(checked: CheckedModel) -> Iterator[tuple[int, TracedModule, Weight]]:
-    """Yield the initializers of the main graph that have the name of a traced weight, with its module and it."""
+    """Yield the main graph's initializers that have the name of a traced weight, with its module and the weight."""
     index, by_name = checked.model.once(call_index), checked.graph.by_name
     for name, (module, weight) in index.weights.items() if index else ():
         if (value := by_name.get(name)) in checked.graph.initializers:

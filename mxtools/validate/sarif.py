@@ -19,7 +19,7 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 
 
 def sarif(findings: Iterable[tuple[str, Finding]]) -> dict[str, Any]:
-    """Return the log of one run: the rules, and a result for each finding; with it comes its file in the repository."""
+    """Return the log of one run: the rules, and a result for each finding, given with its file in the repository."""
     numbers = {name: number for number, name in enumerate(RULES)}
     rules = [
         {
@@ -36,7 +36,7 @@ def sarif(findings: Iterable[tuple[str, Finding]]) -> dict[str, Any]:
 
 
 def _result(finding: Finding, file: str, number: int) -> dict[str, Any]:
-    """Return a result: the file is binary, so its place is line 1, and the node and its scope by name."""
+    """Return a result: the file is binary, so the place is line 1, and the node and its scope by name."""
     location: dict[str, Any] = {
         "physicalLocation": {"artifactLocation": {"uri": quote(file)}, "region": {"startLine": 1}}
     }
