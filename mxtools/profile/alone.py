@@ -1,8 +1,8 @@
-"""How long each module takes when it runs alone: beside its time in the whole model, this shows what fusion is worth.
+"""How long each module takes alone; compared with its time in the whole model, this shows the gain of fusion.
 
 A runtime fuses operators across the boundaries of modules, and plans memory for the whole model. A module that is cut
-out has neither. Modules with the same operators, attributes and shapes, such as the layers of an encoder, take the same
-time, so only the first of them is run.
+out has neither advantage. Modules with the same operators, attributes and shapes, such as the layers of an encoder,
+take the same time, so only the first of them is run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def times_alone(
 ) -> dict[str, float]:
     """Return the median time of a run of each of a model's `distinct_modules`, by scope, in microseconds.
 
-    A module that cannot be cut out, or does not run alone, has none. `step` is called after each module that ran.
+    A module that cannot be cut out, or does not run alone, is left out. `step` is called after each module that ran.
     Raises InputError if the whole model does not run.
     """
     given, names = model.inputs(), model.graph.names
@@ -59,7 +59,7 @@ def times_alone(
             try:
                 session = load_session(part, model.weights, options, providers)
                 taken = _time(session, feeds, runs)
-            except InputError:  # it may need what only the whole graph has
+            except InputError:  # it may need something that only the whole graph has
                 continue
             finally:
                 step()
@@ -82,7 +82,7 @@ def distinct_modules(model: WorkingModel) -> list[Alike]:
 
 
 def _key(graph: Graph, shapes: Shapes, node: int) -> Hashable:
-    """Return what nodes have in common that take the same time."""
+    """Return a key that is equal for nodes that take the same time."""
     proto = graph.nodes[node]
     attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
     return proto.domain, proto.op_type, attributes, tuple(_shape(graph, shapes, value) for value in graph.reads[node])

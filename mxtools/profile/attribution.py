@@ -1,22 +1,23 @@
-"""For which module calls the nodes of an optimised graph, or the kernels of a runtime, do the work.
+"""For which module calls the nodes of an optimised graph, or a runtime's kernels, do the work.
 
     original    x ─ MatMul(w1) ─ Add(b1) ─ Relu ─r─ MatMul(w2) ─n─ Add(b2) ─ y
                     one          one       act      two            two
     optimised   x ─────── FusedGemm(w1, b1) ─────r─ MatMul(w2) ─n─ Add(b2) ─ y
                           .                         two            two
 
-The obvious way, by the name of a kernel, gives the time of the FusedGemm to whichever module its name happens to hold,
-`one` or `act`, although it is spent for both. A kernel that works for several modules counts for their lowest common
-ancestor, here the root: no module's own time has another's in it.
+The obvious way goes by the name of a kernel. It gives the time of the FusedGemm to `one` or `act`, whichever its name
+happens to contain, although the time is spent for both. So a kernel that works for several modules counts for their
+lowest common ancestor, here the root. This way no module's own time contains another's.
 
-There is no record of what an optimiser did, but it keeps the names of most tensors, and derives names from those of
-nodes and tensors. An optimised node does the work of:
+An optimiser keeps no record of what it did. But it keeps the names of most tensors, and derives new names from those of
+nodes and tensors. So an optimised node does the work of:
 
-- the original nodes that made its outputs (Relu, which made r), or else of the one from which its name is derived;
-- the original nodes that used its weights, if both use them alone (MatMul and Add, which used w1 and b1);
-- if all that it reads is in the original too, whatever lies between and is no other optimised node's.
+- the original nodes that made its outputs (Relu, which made r), or else of the node from which its name is derived;
+- the original nodes that used its weights, if no other node uses these in either graph (MatMul and Add, which used w1
+  and b1);
+- the nodes in between that no other optimised node claims, if the original has everything that it reads.
 
-What is left, such as a reshape before a product, belongs to what reads it.
+Any other node, such as a reshape before a product, belongs to the nodes that read its result.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from mxtools.scopes.annotations import INDIRECT, Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 
 _BETWEEN = re.compile(r"\s\+\s|\.\.\.|[\x1e\x1f\[\](){},|\s]")
-"""What stands between names of nodes in the name of a TensorRT layer: 'a + b', '{ForeignNode[a...b]}', 'PWN(a, b)'."""
+"""What separates names of nodes in the name of a TensorRT layer: 'a + b', '{ForeignNode[a...b]}', 'PWN(a, b)'."""
 
 
 class OriginalNames:
-    """The original nodes by their names and by those of the tensors that they make; ambiguous names are left out."""
+    """The original nodes, by their names and by the names of the tensors they make; ambiguous names are left out."""
 
     def __init__(self, graph: Graph) -> None:
         """Index a graph."""
@@ -43,9 +44,9 @@ class OriginalNames:
         self.nodes = self.tensors | _unique((proto.name, n) for n, proto in enumerate(graph.nodes) if proto.name)
 
     def derived(self, name: str) -> int | None:
-        """Return the node whose name, or whose tensor's name, a name is, or begins with up to a separator.
+        """Return the node with whose name, or whose tensor's name, a name begins, up to its end or a separator.
 
-        Return the one with the longest such name, None if there is none.
+        If there are several, the longest such name counts; None if there is none.
         """
         for end in range(len(name), 0, -1):
             is_whole = end == len(name) or not (name[end].isalnum() and name[end - 1].isalnum())
@@ -54,7 +55,7 @@ class OriginalNames:
         return None
 
     def within(self, text: str) -> list[int]:
-        """Return the nodes whose names stand in a text, or else the one with whose name it begins."""
+        """Return the nodes whose names are in a text, or else the node with whose name it begins."""
         found = [self.nodes[word] for word in _BETWEEN.split(text) if word in self.nodes]
         derived = self.derived(text) if not found else None
         return found if derived is None else [derived]
@@ -63,7 +64,7 @@ class OriginalNames:
 class Attribution:
     """Attributes nodes of an optimised graph, or kernels by their names alone, to the calls of the original graph.
 
-    Attributes: `names`, those of the original; `calls`, by node of the optimised graph, None if nothing is known.
+    Attributes: `names`, those of the original; `calls`, for each node of the optimised graph, None if nothing is known.
     """
 
     def __init__(self, annotations: Annotations, optimised: Graph | None = None) -> None:
@@ -83,14 +84,14 @@ class Attribution:
         self._by_name = _unique((proto.name, node) for node, proto in enumerate(optimised.nodes) if proto.name)
 
     def call_of(self, kernel: str, nodes: Collection[str] = ()) -> int | None:
-        """Return the call of a kernel, by the names of the original nodes that it is made of, else by its own name."""
+        """Return the call of a kernel, by the names of the original nodes in it, else by its own name."""
         known = [self.names.nodes[name] for name in nodes if name in self.names.nodes]
         if not known and kernel in self._by_name:
             return self.calls[self._by_name[kernel]]
         return self._common(map(self._call, known or self.names.within(kernel)))
 
     def _originals(self, node: int) -> set[int]:
-        """Return the original nodes whose work an optimised one is known to do."""
+        """Return the original nodes whose work an optimised node is known to do."""
         optimised, proto = self._optimised, self._optimised.nodes[node]
         made = (self.names.tensors.get(optimised.names[v]) for v in optimised.writes[node])
         found = {original for original in made if original is not None}
@@ -100,22 +101,22 @@ class Attribution:
         return found | set(self._weight_users(node))
 
     def _fused_with(self, node: int, operator: str) -> int:
-        """Return the nearest original node of an operator that feeds a node by tensors that are gone; else that node.
+        """Return the nearest original node with an operator that feeds a node through removed tensors; else the node.
 
-        An optimised convolution, say, has the name of the activation that it also does.
+        For example, an optimised convolution can have the name of the activation that it also does.
         """
         graph, left = self._graph, self._optimised.by_name
 
         def sources(at: int) -> set[int]:
-            """Return the nodes that make what a node reads and the optimiser removed."""
+            """Return the nodes that make those inputs of a node that the optimiser removed."""
             return {graph.producer[v] for v in graph.needs[at] if graph.names[v] not in left} - {NOWHERE}
 
-        # by its name alone: ONNX Runtime has its variants of ONNX's operators in domains of its own
+        # by its name alone: ONNX Runtime's variants of ONNX's operators are in domains of its own
         found = nearest([node], sources, lambda at: graph.nodes[at].op_type == operator)
         return node if found is None else found
 
     def _weight_users(self, node: int) -> Iterable[int]:
-        """Yield the original nodes that alone read a weight which an optimised node alone reads."""
+        """Yield the only reader of a weight in the original, if the optimised node is its only reader too."""
         for value in self._optimised.reads[node]:
             name = self._optimised.names[value]
             original = self._graph.by_name.get(name) if value in self._optimised.stored else None
@@ -130,9 +131,9 @@ class Attribution:
         return all(self._optimised.names[v] in self._graph.by_name for v in read)
 
     def _calls_of_unclaimed(self, claimed: Collection[int]) -> list[int | None]:
-        """Return for each original node the common call of those that lead to it and that no optimised node claims.
+        """Return for each original node the common call of the nodes that lead to it and that nobody claims.
 
-        Auxiliary nodes do not count; None if there is none else.
+        Auxiliary nodes do not count; None if there are no others.
         """
         graph = self._graph
         still = graph.data_independent
@@ -147,7 +148,7 @@ class Attribution:
     def _fill(self, nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> None:
         """Give the open nodes the common call of their neighbours.
 
-        If that is the root only because the neighbours lie far apart, the node stays open.
+        If this is the root only because the neighbours lie far apart, the node stays open.
         """
         for node in nodes:
             if self.calls[node] is None:

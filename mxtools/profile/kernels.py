@@ -1,8 +1,8 @@
-"""Kernels and their times, as runtimes write them down.
+"""Kernels and their times, in the forms in which runtimes write them.
 
 ONNX Runtime: the JSON trace of `enable_profiling`. TensorRT: `trtexec --exportProfile`, and `--exportLayerInfo` (with
-`--profilingVerbosity=detailed`), which says in `Metadata` which ONNX nodes a layer is made of. OpenVINO: the counters
-of `benchmark_app -report_type detailed_counters` or `average_counters`, CSV or JSON.
+`--profilingVerbosity=detailed`), which says in `Metadata` of which ONNX nodes a layer consists. OpenVINO: the counters
+of `benchmark_app -report_type detailed_counters` or `average_counters`, as CSV or JSON.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Kernel:
     provider: str
     times: tuple[float, ...]
     nodes: tuple[str, ...] = ()
-    """The ONNX nodes that the runtime says it is made of."""
+    """The ONNX nodes of which it consists, if the runtime says so."""
 
     def __post_init__(self) -> None:
-        """Raise TypeError for what a file may say instead of texts."""
+        """Raise TypeError for anything that a file has in the place of texts."""
         if not all(isinstance(text, str) for text in (self.name, self.operator, self.provider, *self.nodes)):
             raise TypeError(f"the name of a kernel is not a text: {self}")
 
@@ -59,9 +59,9 @@ class Profile:
 
 
 def read_profile(files: Sequence[Path]) -> Profile:
-    """Read a profile, of TensorRT together with its layer information in another file.
+    """Read a profile; TensorRT's can have its layer information in another file.
 
-    Raises InputError if a file is of no known kind, or if the files do not hold exactly one profile.
+    Raises InputError if the kind of a file is unknown, or if the files do not contain exactly one profile.
     """
     profiles, layers = list[Profile](), dict[str, dict[str, Any]]()
     for file in files:
@@ -95,14 +95,14 @@ def _read(file: Path) -> Profile | dict[str, dict[str, Any]]:
 
 
 def _detailed(kernel: Kernel, layers: Mapping[str, dict[str, Any]]) -> Kernel:
-    """Add what TensorRT's layer information says of a kernel."""
+    """Add what TensorRT's layer information says about a kernel."""
     layer = layers.get(kernel.name, {})
     nodes = tuple(_ONNX_LAYER.findall(str(layer.get("Metadata", ""))))
     return replace(kernel, operator=str(layer.get("LayerType", kernel.operator)), nodes=nodes)
 
 
 def _onnx_runtime(events: Sequence[dict[str, Any]]) -> Profile:
-    """Return the kernels of ONNX Runtime's trace; what runs inside a node's body is not counted twice."""
+    """Return the kernels of ONNX Runtime's trace; the work inside a node's body is not counted twice."""
     runs = sorted((e["ts"], e["dur"]) for e in events if e["cat"] == "Session" and e["name"] == "model_run")
     starts = [start for start, _ in runs] or [0]
     times: dict[tuple[str, str, str], list[float]] = {}
@@ -117,7 +117,7 @@ def _onnx_runtime(events: Sequence[dict[str, Any]]) -> Profile:
 
 
 def _own_times(events: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
-    """Yield events with their durations, without those of the events inside them, in the same thread."""
+    """Yield events with their durations, less those of the events inside them, in the same thread."""
     open_: list[tuple[dict[str, Any], float]] = []
     for event in sorted(events, key=lambda e: (e["pid"], e["tid"], e["ts"], -e["dur"])):
         while open_ and not _holds(open_[-1][0], event):
@@ -135,7 +135,7 @@ def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
 
 
 def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
-    """Return the layers of TensorRT's profile; the first row, which counts the runs, is none."""
+    """Return the layers of TensorRT's profile; the first row is not a layer, but counts the runs."""
     layers = [row for row in rows if "name" in row]
     times = (row["medianMs"] if "medianMs" in row else row["averageMs"] for row in layers)
     kernels = (
@@ -145,7 +145,7 @@ def _tensorrt(rows: Sequence[dict[str, Any]]) -> Profile:
 
 
 def _sections(text: str) -> list[list[tuple[str, str, str]]]:
-    """Return the counters of each request in OpenVINO's CSV, each after a head: name, operator, milliseconds."""
+    """Return the counters of each request in OpenVINO's CSV, which follow a head: name, operator, milliseconds."""
     lines = text.splitlines()
     sections: list[list[tuple[str, str, str]]] = []
     head: list[str] = []
@@ -162,7 +162,7 @@ def _sections(text: str) -> list[list[tuple[str, str, str]]]:
 
 
 def _openvino(requests: Sequence[Iterable[tuple[str, str, str]]]) -> Profile:
-    """Return the kernels of OpenVINO's counters by request; what did not run is none."""
+    """Return the kernels of OpenVINO's counters by request, without those that did not run."""
     times: dict[tuple[str, str], list[float]] = {}
     for at, request in enumerate(requests):
         for name, operator, milliseconds in request:

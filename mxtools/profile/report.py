@@ -1,4 +1,4 @@
-"""A profile by module as data: what `mx profile --json` writes, and `--against` reads.
+"""A profile by module as data, which `mx profile --json` writes and `--against` reads.
 
 The pydantic models below are the schema; `docs/profile.schema.json` is generated from them.
 """
@@ -33,7 +33,7 @@ class KernelTime(_ReportRecord):
 
 
 class ModuleTime(_ReportRecord):
-    """One call of a module; its own kernels are those that do no work of the calls below it alone."""
+    """One call of a module; its own kernels are those that do not only work for the calls below it."""
 
     scope: str
     tag: str
@@ -94,7 +94,7 @@ def report(
 
 
 def read_report(file: Path) -> ProfileReport:
-    """Read a report; InputError if it is none."""
+    """Read a report; InputError if the file is something else."""
     try:
         return validated(ProfileReport, read_regular(file), str(file))
     except OSError as error:

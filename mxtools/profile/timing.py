@@ -29,7 +29,7 @@ _OPTIMISED = "optimised.onnx"
 
 @dataclass
 class Timed:
-    """One call of a module: the kernels that do its own work, and the calls below it. Times are in microseconds."""
+    """One call of a module: the kernels for its own work, and the calls below it. Times are in microseconds."""
 
     scope: str
     tag: str
@@ -84,7 +84,7 @@ def run(
     threads: int = 0,
     providers: Sequence[str] | None = None,
 ) -> Timing:
-    """Run a tagged model in ONNX Runtime, optimised, with its profiler; with 0 `threads` ONNX Runtime chooses.
+    """Run a tagged model in ONNX Runtime, optimised, with its profiler; with 0 `threads`, ONNX Runtime chooses.
 
     Raises InputError if it does not run, or no node has a scope.
     """
@@ -108,7 +108,7 @@ def run(
 
 
 def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
-    """Read a profile that a runtime made of a tagged model; InputError if it is none, or no node has a scope.
+    """Read a runtime's profile of a tagged model; InputError if it is not a profile, or no node has a scope.
 
     Kernels of ONNX Runtime have the names of nodes that its optimiser made. So the model is optimised again, at the
     level that explains most of the names.
@@ -127,7 +127,7 @@ def read(model: WorkingModel, files: Sequence[Path]) -> Timing:
 
 
 def name_nodes(model: ModelProto) -> None:
-    """Name the nodes of a model, in place, that have no name or one that another node has."""
+    """Name the nodes of a model, in place, that have no name or share it with another node."""
     nodes = list(every_node(model.graph.node))
     taken = {node.name for node in nodes}
     seen = {""}
@@ -139,7 +139,7 @@ def name_nodes(model: ModelProto) -> None:
 
 
 def _named(model: WorkingModel) -> WorkingModel:
-    """Return a copy of a tagged model in which every node has a name of its own."""
+    """Return a copy of a tagged model in which every node has a unique name."""
     model.require_tagged()
     copy = model.copy()
     with copy.changing() as proto:
@@ -148,7 +148,7 @@ def _named(model: WorkingModel) -> WorkingModel:
 
 
 def _options(level: Level, folder: Path) -> Any:  # noqa: ANN401 - an untyped library's options
-    """Return options that write the optimised model to a folder, its weights in a file of their own."""
+    """Return options that write the optimised model to a folder, with its weights in another file."""
     options = session_options(level)
     options.optimized_model_filepath = str(folder / _OPTIMISED)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
@@ -171,7 +171,7 @@ def _optimise(model: WorkingModel, level: Level) -> Graph | None:
 
 
 def _timing(profile: Profile, attribution: Attribution) -> Timing:
-    """Put kernels into the tree of calls; the calls come in the order of their first kernels."""
+    """Put kernels into the tree of calls; calls are in the order of their first kernels."""
     hierarchy = attribution.hierarchy
     found = {ROOT_CALL: Timed(hierarchy.scopes[ROOT_CALL], hierarchy.tags[ROOT_CALL])}
     unknown = []

@@ -22,7 +22,7 @@ BERT = {**SIZES, "max_position_embeddings": 64}
 
 
 class Kind(StrEnum):
-    """What a model is."""
+    """The kinds of models."""
 
     BERT = "bert"
     CLASSIFIER = "classifier"
@@ -45,8 +45,8 @@ CLASSES: dict[Kind, tuple[str, dict[str, Any]]] = {
 def write_demo(kind: Kind, folder: Path) -> int:
     """Write a model as a Hugging Face folder; return how many parameters it has.
 
-    The weights are drawn with a fixed seed, so that everybody has the same model. If the folder has that model already,
-    it stays as it is. Raises UsageError if the folder has anything else in it.
+    The weights come from a fixed seed, so everybody has the same model. If the folder has that model already, it stays
+    as it is. Raises UsageError if the folder has anything else in it.
     """
     check_folder(folder)
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -77,6 +77,6 @@ def _taken(folder: Path) -> UsageError:
 
 
 def _are_equal(made: Path, folder: Path, there: set[str]) -> bool:
-    """Return whether two folders hold the same files; `there` are the names in the second one."""
+    """Return whether two folders have the same files; `there` are the names in the second one."""
     names = {path.name for path in made.iterdir()}
     return names == there and filecmp.cmpfiles(made, folder, names, shallow=False)[0] == [*names]

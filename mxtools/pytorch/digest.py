@@ -24,7 +24,7 @@ from mxtools.strategies.cache import versions
 def digest(subject: Subject) -> str:
     """Return 32 hexadecimal digits that stand for a model's code, configuration, weights, inputs and the packages.
 
-    The code is that of the files that define the modules' classes; files that these import are not looked at.
+    The code is that of the files that define the modules' classes, but not of files that these import.
     """
     state = blake2b(digest_size=16)
     for part in _parts(subject):
@@ -62,7 +62,7 @@ def _settings(module: nn.Module) -> Iterator[str]:
 
 
 def _generated(module: nn.Module) -> Iterator[str | bytes]:
-    """Yield the code of a module that is in no file: of torch.fx's, and of torch.jit's with all that it holds."""
+    """Yield a module's code that is in no file: torch.fx's, and torch.jit's with everything in it."""
     if isinstance(module, torch.fx.GraphModule):
         yield module.code
     if isinstance(module, torch.jit.ScriptModule):
@@ -85,13 +85,13 @@ def _content(file: str) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return a tensor's elements as bytes; of one without plain elements, as a sparse one, what torch saves of it."""
+    """Return a tensor's elements as bytes; if it has no plain elements (as when sparse), what torch saves of it."""
     if is_lazy(tensor):
         return b""
     plain = elements(tensor)
     if plain is not None and not plain.is_complex():
         return plain.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     saved = BytesIO()
-    with suppress(Exception):  # fake tensors and the like, which hold nothing
+    with suppress(Exception):  # fake tensors and the like, which have no elements
         torch.save(tensor, saved)
     return saved.getvalue()

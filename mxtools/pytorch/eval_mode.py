@@ -1,4 +1,4 @@
-"""Put a model into the state in which it is traced and exported, and back into its own."""
+"""Put a model into the state in which it is traced and exported, and restore its own state afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from mxtools.pytorch.nested import mapped
 def settled(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for a block, without gradients, key-value cache and compiled modules.
 
-    After it modes, settings and random generators are as before. What the model's own code keeps, in buffers and other
-    attributes, stays: half of it without the other half, a table without its size, would make it compute wrongly.
+    Afterwards, modes, settings and random generators are as before. What the model's own code keeps in buffers and
+    other attributes stays: half of it without the other half, such as a table without its size, would make it compute
+    wrongly.
     """
     training = {module: mode for module in model.modules() if (mode := getattr(module, "training", None)) is not None}
     configs = [c for c in _configs(model) if getattr(c, "use_cache", False)]
@@ -34,20 +35,20 @@ def settled(model: nn.Module) -> Iterator[None]:
         for config in configs:
             config.use_cache = True
         if training.get(model):
-            _switch(model, "train")  # undoes what the modules' own code did, as LoRA's that merges weights
+            _switch(model, "train")  # undoes what the modules' own code did, such as LoRA's, which merges weights
         for module, mode in training.items():
             module.training = mode
 
 
 def evaluate(module: nn.Module) -> None:
-    """Put a module into evaluation mode, and those inside it."""
+    """Put a module, and those inside it, into evaluation mode."""
     _switch(module, "eval")
 
 
 def _switch(module: nn.Module, mode: Literal["eval", "train"]) -> None:
-    """Let a module go into a mode, and those inside it.
+    """Switch a module, and those inside it, to a mode.
 
-    Modules that torch.export made have no modes but the one in which they were made, and refuse.
+    Modules that torch.export made have only the mode in which they were made, and refuse.
     """
     try:
         getattr(module, mode)()
@@ -58,10 +59,10 @@ def _switch(module: nn.Module, mode: Literal["eval", "train"]) -> None:
 
 @contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Let modules that torch.compile compiled run as they are inside the block, because TorchScript refuses them.
+    """Let modules that torch.compile compiled run uncompiled inside the block, because TorchScript refuses them.
 
-    They were compiled by a wrapper, or in place by their method `compile`; nothing is if torch's compiler was not
-    even imported, which takes a second.
+    They were compiled by a wrapper, or in place by their method `compile`. If torch's compiler, which takes a second to
+    import, was not even imported, nothing is compiled.
     """
     modules = list(model.modules())
     kind = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", None)
@@ -83,7 +84,7 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 
 def _plain_wrapper(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a class like the wrapper of torch.compile that calls its module, as exporters have to see it."""
+    """Return a class like the wrapper of torch.compile that just calls its module, as exporters must see it."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return self._orig_mod(*args, **kwargs)
@@ -94,7 +95,7 @@ def _plain_wrapper(kind: type[nn.Module]) -> type[nn.Module]:
 
 @contextmanager
 def _random_kept() -> Iterator[None]:
-    """Restore the states of all random generators that a model's code may use after the block."""
+    """After the block, restore the states of all random generators that a model's code may use."""
     states = torch.random.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -111,5 +112,5 @@ def _configs(model: nn.Module) -> list[Any]:
 
 
 def copied(value: Any) -> Any:  # noqa: ANN401 - any nesting of tensors
-    """Return a copy of tensors in any nesting, so that a model which changes its inputs in place changes the copy."""
+    """Return a copy of tensors in any nesting, so a model that changes its inputs in place changes only the copy."""
     return mapped(value, lambda _, tensor: tensor.detach().clone())

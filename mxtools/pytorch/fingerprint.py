@@ -8,13 +8,13 @@ from mxtools.graph.fingerprints import Fingerprint
 from mxtools.graph.shapes import Array
 
 BLOCK = 1 << 18
-"""Elements in a block: few enough that it stays in the CPU's cache for all its sums, and that no large copy is made."""
+"""Elements in a block: few enough to stay in the CPU's cache for all its sums, and to need no large copy."""
 
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor inside those that `torch.vmap`, `torch.func.grad` and the like hand to a function.
 
-    Of a batch that is the whole: one row is what the function sees, all rows are what an exported graph computes.
+    If it is a batch, this is the whole batch: the function sees one row, but an exported graph computes all rows.
     """
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
@@ -22,15 +22,15 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def version(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was changed in place; 0 for tensors made in inference mode, which do not count that."""
+    """Return how often a tensor was changed in place; 0 for tensors of inference mode, which do not count that."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def elements(tensor: torch.Tensor) -> torch.Tensor | None:
     """Return a tensor's elements as a plain tensor that shares its memory.
 
-    None for sparse, quantised, nested, meta and fake tensors, and for others of a class of their own, as the shards of
-    a distributed tensor.
+    None for sparse, quantised, nested, meta and fake tensors, and for tensors with a class of their own, such as the
+    shards of a distributed tensor.
     """
     tensor = unwrapped(tensor)
     if tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
@@ -44,8 +44,8 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
     """Return count, minimum, maximum, sum and sum of squares of a tensor's finite elements.
 
     Each block is summed in the tensor's own precision, at least float32, and the sums of blocks in float64. None for
-    tensors without plain elements, and for complex ones and those of packed types, as uint4, with which torch cannot
-    calculate.
+    tensors without plain elements, and for types with which torch cannot calculate: complex ones, and packed ones such
+    as uint4.
     """
     plain = elements(tensor)
     if plain is None or not plain.numel():
@@ -62,7 +62,7 @@ def fingerprint(tensor: torch.Tensor) -> Fingerprint | None:
 
 
 def equal_in_order(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors with fingerprints, of as many elements, have equal ones in the same order.
+    """Return whether two tensors with fingerprints and equally many elements have the same ones in the same order.
 
     Shape and type do not matter.
     """
@@ -72,7 +72,7 @@ def equal_in_order(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def array_of(tensor: torch.Tensor) -> Array:
-    """Return a tensor as an array; floats that numpy lacks, as bfloat16, become float32."""
+    """Return a tensor as an array; floats that numpy lacks, such as bfloat16, become float32."""
     is_numpys = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
     return (tensor if is_numpys else tensor.float()).detach().cpu().numpy()
 

@@ -14,10 +14,10 @@ def tensors(
     name: str = "",
     around: tuple[object, ...] = (),
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`.
+    """Yield the tensors in nested mappings, sequences and dataclasses in order, each with its place: `past.0.key`.
 
-    A place in a named tuple is the name of the field. `around` are the containers around the value: one that holds
-    itself is not entered again.
+    In a named tuple, the place is the name of the field. `around` has the containers around the value: a container
+    inside itself is not entered again.
     """
     if isinstance(value, torch.Tensor):
         yield name or "0", value
@@ -27,7 +27,7 @@ def tensors(
 
 
 def _items(value: Any) -> Iterator[tuple[object, Any]]:  # noqa: ANN401
-    """Yield what a container holds, each with its key, index or field; nothing of other values."""
+    """Yield the items of a container, each with its key, index or field; nothing for other values."""
     if isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (list, tuple)):

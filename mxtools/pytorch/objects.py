@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def subject_of(module: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401 - as forward takes them
-    """Return a module with its inputs by the names of `forward`, under the name of its class."""
+    """Return a module with its inputs by the names of `forward`; the subject has the name of its class."""
     return Subject(module, by_name(module, inputs), f"{type(module).__module__}:{type(module).__qualname__}")
 
 
 def trace_module(module: nn.Module, inputs: Any, record: bool) -> tuple[Sidecar, Values | None]:  # noqa: ANN401
-    """Return the trace of a module, and with `record` the values of its tensors."""
+    """Return the trace of a module and, with `record`, the values of its tensors."""
     arrays: dict[str, torch.Tensor] | None = {} if record else None
     sidecar = trace(subject_of(module, inputs), arrays)
     if arrays is None:
@@ -44,7 +44,7 @@ def export_module(
     opset: int | None,
     keep_modules: bool,
 ) -> tuple[Path, Scratch]:
-    """Export a module; return the ONNX file, and its folder, which has to live as long as the file is used."""
+    """Export a module; return the ONNX file, and its folder, which must live as long as the file is used."""
     check_opset(exporter, opset)
     subject = subject_of(module, inputs)
     axes = dynamic if isinstance(dynamic, Mapping) else usual_axes(subject) if dynamic else {}

@@ -1,14 +1,14 @@
-"""Which operations a forward pass runs, in which call each, on which tensors.
+"""Which operations a forward pass runs, in which call, and on which tensors.
 
-The inputs and outputs of calls do not tell what leaves a module by the side:
+The inputs and outputs of calls do not show what leaves a module without being returned:
 
     def forward(self, x, cache):
         k = torch.cat([cache[0], self.key(x)], 1)    # made here, by an operation of this call
         cache[0] = k                                 # used by whoever reads the cache, though it is not returned
         return self.attend(x, k)
 
-nor how far a call goes that a hook changed: its last operations are the hook's. So every function of torch that makes
-a tensor, or changes one, is noted: see `mxtools.traces.sidecar.Operation`.
+Nor do they show where a call that a hook changed ends: its last operations are the hook's. So every function of torch
+that makes or changes a tensor is noted: see `mxtools.traces.sidecar.Operation`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Operations(TorchFunctionMode):
     """
 
     def __init__(self, state: Callable[[torch.Tensor], int], note: Note) -> None:
-        """Take what numbers tensors, and what is told of operations."""
+        """Take a function that numbers tensors, and one that gets the operations."""
         super().__init__()
         self._state, self._note = state, note
         self._is_paused = False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Note nothing in a block: what reads tensors for the trace is no operation of the model."""
+        """Note nothing in a block: reading tensors for the trace is not an operation of the model."""
         before, self._is_paused = self._is_paused, True
         try:
             yield

@@ -1,6 +1,6 @@
-"""A subject's trace and raw exports, from which all the rest is made; each is made once and kept in a folder.
+"""A subject's trace and raw exports, from which everything else is made; each is made once and kept in a folder.
 
-PyTorch is imported only to make one: what a cache has is there at once.
+PyTorch is imported only if something has to be made; what a cache has is available at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Sources:
     ) -> None:
         """Take a function that loads the subject, the folder, and a meter of the stages `trace` and `export`.
 
-        `stays` is true for a folder that others will use, so that what is in it has to be on the disk.
+        `stays` is true for a folder that others will use, so its files must be flushed to disk.
         """
         self.folder = folder
         self._stays = stays
@@ -90,10 +90,10 @@ class Sources:
         return traced
 
     def export(self, choice: str = "auto", keep_modules: bool = False) -> list[ExportAttempt]:
-        """Let exporters try in turn; return the attempts, of which the last succeeded.
+        """Let exporters try in turn; return the attempts, the last of which succeeded.
 
-        `choice` is dynamo, torchscript, auto or cheapest. If `keep_modules` is set here or in the options, nothing
-        is folded across modules. Raises ExportError, with the attempts, if no exporter succeeds.
+        `choice` is dynamo, torchscript, auto or cheapest. If `keep_modules` is set here or in the options, nothing is
+        folded across modules. Raises ExportError, with the attempts, if no exporter succeeds.
         """
         options = replace(self._options, keep_modules=keep_modules or self._options.keep_modules)
         attempts = []
@@ -116,7 +116,7 @@ class Sources:
         return self._failed[path]
 
     def _exported(self, exporter: str, folder: Path, options: Options) -> ExportAttempt:
-        """Let an exporter write to a scratch folder, and move it to `folder` when it is complete."""
+        """Let an exporter write to a scratch folder, which is moved to `folder` when it is complete."""
         from mxtools.pytorch.exporting.varying import export_varying
 
         subject = self.subject
@@ -139,7 +139,7 @@ class Sources:
         try:
             unfinished.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster
+            if not folder.is_dir():  # otherwise another process was faster
                 raise
         if self._stays:
             sync_folder(folder.parent)
@@ -149,7 +149,7 @@ class Sources:
 
 
 def _remembered(note: Path) -> ExportAttempt:
-    """Return an attempt with what was noted of it when it was made."""
+    """Return an attempt as it was noted when it was made."""
     known = decoded(read_regular(note, noted=False)) if note.is_file() else {}
     return ExportAttempt("", note, fixed=tuple(known.get("fixed", ())), static=known.get("static", ""))
 
@@ -164,8 +164,8 @@ def sources_of(
 ) -> Iterator[Sources]:
     """Yield a subject's sources; they are kept in a cache, if one is given, else in a temporary folder.
 
-    `key` stands for everything that `load` depends on: if the cache knows it, the subject is not loaded to look its
-    folder up.
+    `key` stands for everything on which `load` depends. If the cache knows it, the subject's folder is found without
+    loading the subject.
     """
     if not cache:
         with Scratch() as scratch:

@@ -1,4 +1,4 @@
-"""What is traced and exported: a model, the inputs of one forward pass, and how it is called with them."""
+"""What is traced and exported: a model, the inputs of one forward pass, and how to call it with them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import nn
 
 
 class Interface:
-    """How a model is called with a subject's inputs, and what its graph returns: `forward` as it is.
+    """How to call a model with a subject's inputs, and what its graph returns; here, `forward` as it is.
 
-    `steps` are sizes in which the model is called too, by the symbol of an axis.
+    `steps` are further sizes in which the model is called, by the symbol of an axis.
     """
 
     steps: Mapping[str, int] = MappingProxyType({})
@@ -30,11 +30,11 @@ class Interface:
         return inputs
 
     def hidden(self, inputs: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - those of other interfaces
-        """Return the inputs whose tensors are in arguments that are no containers of tensors."""
+        """Return the inputs whose tensors are in arguments that are not containers of tensors."""
         return {}
 
     def results(self, result: Any) -> Any:  # noqa: ANN401 - any nesting
-        """Return what the graph returns, named by its place, for what `forward` returned."""
+        """Return what the graph returns for a result of `forward`; the place of a tensor in it is its name."""
         return result
 
 
@@ -60,7 +60,7 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def forward_parameters(model: nn.Module) -> list[str]:
-    """Return the names of `forward`'s parameters; of a wrapper, whose takes anything, those of the module in it."""
+    """Return the names of `forward`'s parameters; if a wrapper takes anything, those of the module in it."""
     parameters = inspect.signature(model.forward).parameters.values()
     inside = list(model.children())
     if len(inside) == 1 and [p.kind for p in parameters] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]:

@@ -1,21 +1,21 @@
 """Trace a model: run one forward pass and record it call by call.
 
-Five calls of a model whose `encoder` uses the same Embedding as the model itself, and calls its `layer` twice:
+Five calls of a model. Its `encoder` uses the same Embedding as the model itself, and calls its `layer` twice:
 
     embed    encoder    encoder.embed    encoder.layer    encoder.layer@1
 
-The obvious way, to look up each called module in `named_modules()`, gives both calls of the Embedding the name `embed`,
-though `encoder` made the second one, and gives both calls of the layer one name. But the name of a module depends on
-the caller: a tied module has several (`named_modules(remove_duplicate=False)` lists `embed` and `encoder.embed`), and
-the first one below the caller's own name is the one by which the caller knows it. So the scope of a call is the scope
-of its caller and that name, without the caller's. A caller that does not own the module at all adds the module's whole
-name. If a scope is taken, because the caller calls the module again or reaches into a module that it also calls,
-the later call gets `@1`, `@2` ….
+The obvious way is to look up each called module in `named_modules()`. It gives both calls of the Embedding the name
+`embed`, although `encoder` made the second one, and gives both calls of the layer one name. But the name of a module
+depends on the caller. A tied module has several names (`named_modules(remove_duplicate=False)` lists `embed` and
+`encoder.embed`), and the caller knows it by the first one below the caller's own name. So the scope of a call is the
+scope of its caller and that name, without the caller's. If the caller does not own the module at all, the module's
+whole name is added. If a scope is already taken, because the caller calls the module again or reaches into a module
+that it also calls, the later call gets `@1`, `@2` ….
 
-What a module was given is what its last pre-hook made of it, and what it returned is what came out of its last hook,
+The arguments of a module are what its last pre-hook made of them, and its results are what came out of its last hook,
 whoever registered these, and when. Three kinds of calls have no scope of their own, and count for the call around them:
-those of ScriptModules, which take no hooks; those of the root inside of itself, which has no name there; and those
-deeper than a scope can be.
+calls of ScriptModules, which take no hooks; calls of the root inside of itself, which has no name there; and calls that
+are deeper than a scope can be.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def trace(subject: Subject, values: dict[str, torch.Tensor] | None = None) -> Si
     except InputError:
         if is_compiling or _DYNAMO not in sys.modules:
             raise
-        return _traced(subject, values)  # the model compiles parts, as `torch.cond` does: now these run eagerly
+        return _traced(subject, values)  # parts that the model compiles, as `torch.cond` does, run eagerly here
 
 
 _DYNAMO = "torch._dynamo"
-"""The compiler, which takes a second to import; what a model compiles imports it."""
+"""The compiler, which takes a second to import; a model that compiles something imports it."""
 
 
 def _eager() -> AbstractContextManager[object]:
-    """Return a context in which what `torch.compile` compiled runs eagerly, so that hooks see the modules inside."""
+    """Return a context in which code compiled by `torch.compile` runs eagerly, so that hooks see the modules inside."""
     return torch.compiler.set_stance("force_eager") if _DYNAMO in sys.modules else nullcontext()
 
 
@@ -98,7 +98,7 @@ def _traced(subject: Subject, values: dict[str, torch.Tensor] | None) -> Sidecar
 
 
 def _run(model: nn.Module, inputs: dict[str, Any], recorder: _Recorder) -> None:
-    """Run the forward pass; raise InputError if it raises, or leaves the process as a script does."""
+    """Run the forward pass; raise InputError if it raises, or ends the process as a script does."""
     with ExitStack() as hooks:
         recorder.hook(hooks)
         try:
@@ -127,7 +127,7 @@ class _Frame:
 
 @dataclass
 class _State:
-    """A tensor in the state between two changes: its number, and its record once somebody asked for that."""
+    """A tensor in the state between two changes: its number, and its record if somebody has asked for it."""
 
     tensor: weakref.ref[torch.Tensor]
     changes: int
@@ -136,7 +136,7 @@ class _State:
 
 
 class _Open(NamedTuple):
-    """A running call, with the number of its frame; a call without one has that of the call around it."""
+    """A running call, with the number of its frame; a call without a frame has that of the call around it."""
 
     module: nn.Module
     frame: int
@@ -146,8 +146,8 @@ class _Open(NamedTuple):
 class _Recorder:
     """Records module calls through hooks.
 
-    `names` are each module's names before the forward pass. `_open` are the running calls of each thread, the innermost
-    last, and `_last` the ids of the hooks that have to run last.
+    `names` has each module's names before the forward pass. `_open` has the running calls of each thread, the innermost
+    last, and `_last` the ids of the hooks that must run last.
     """
 
     def __init__(self, subject: Subject, inputs: dict[str, Any], values: dict[str, torch.Tensor] | None) -> None:
@@ -171,7 +171,7 @@ class _Recorder:
         self.operations: list[Operation] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
-        """Return this recorder: a module that the forward pass copies has the hooks of the original."""
+        """Return this recorder itself: a module that the forward pass copies has the hooks of the original."""
         return self
 
     def hook(self, stack: ExitStack) -> None:
@@ -194,7 +194,7 @@ class _Recorder:
         return state.record if state.record.name == name else state.record.model_copy(update={"name": name})
 
     def _record(self, name: str, tensor: torch.Tensor, number: int) -> TracedTensor:
-        """Return the record of a tensor under a number, and keep its value if values are wanted."""
+        """Return the record of a tensor under a number; keep its value, if values are wanted."""
         record = TracedTensor(name=name, id=number, fingerprint=fingerprint(tensor), **_type(tensor))
         plain = elements(tensor) if self._values is not None and record.fingerprint else None
         if self._values is not None and plain is not None:
@@ -221,7 +221,7 @@ class _Recorder:
                 self.operations.append(Operation(running[-1], name, tuple(before), tuple(numbers)))
 
     def _use(self, tensor: torch.Tensor, running: tuple[int, ...]) -> None:
-        """Note for the calls that made a tensor and are over that it is used outside of them."""
+        """Note a use of a tensor for those calls that made it and have ended: it is used outside of them."""
         number = self._state(tensor).number
         for call in self._made_in.get(number, ()):
             leaves = self._frames[call].leaves
@@ -257,11 +257,11 @@ class _Recorder:
                 self._frames.append(frame)
             number = len(self._frames) - 1 if frame else around
             self._open[get_ident()].append(_Open(module, number or 0, frame is not None))
-            if module in self._last:  # behind the hooks that were registered since
+            if module in self._last:  # after the hooks that were registered since
                 cast("OrderedDict[int, Any]", module._forward_hooks).move_to_end(self._last[module])
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:  # noqa: ANN401
-        """Close a call, and calls within it whose end no hook reported because they raised and the model caught it."""
+        """Close a call, and calls inside it that no hook closed, because they raised and the model caught it."""
         with self._lock:
             running = self._open[get_ident()]
             if all(call.module is not module for call in running):
@@ -272,7 +272,7 @@ class _Recorder:
                 self._close(self._frames[call.frame], self._named(module, args, kwargs), output)
 
     def finish(self, result: Any) -> None:  # noqa: ANN401
-        """Close the root's call, if it runs no hooks; what the model returned is used by whoever called it."""
+        """Close the root's call, if it runs no hooks; whoever called the model uses what it returned."""
         if not self._frames:
             self.enter(self._model, (), self._inputs)
         for _, tensor in tensors(self._interface.results(result)):
@@ -293,7 +293,7 @@ class _Recorder:
         return running[-1].frame if running else None
 
     def _frame(self, module: nn.Module, parent: int | None, given: dict[str, Any]) -> _Frame | None:
-        """Return the frame of a call that begins; None for one that counts for the call around it."""
+        """Return the frame of a call that begins; None for a call that counts for the call around it."""
         if parent is not None and module is self._model:
             return None
         path, scope = self._place(module, None if parent is None else self._frames[parent])
@@ -307,7 +307,7 @@ class _Recorder:
         return tuple(self.tensor(name, tensor) for name, tensor in tensors(value))
 
     def _looks_vacuous(self, frame: _Frame) -> bool:
-        """Return whether a call returned, to go by fingerprints, nothing but inputs, and one as another tensor."""
+        """Return whether a call, by fingerprints, returned only its inputs, one of them as another tensor."""
         ids = {tensor.id for tensor in frame.inputs}
         new = [tensor.fingerprint for tensor in frame.outputs if tensor.id not in ids]
         return bool(new) and {tensor.fingerprint for tensor in frame.inputs if tensor.fingerprint}.issuperset(new)
@@ -315,7 +315,7 @@ class _Recorder:
     def _moved(self, frame: _Frame, given: dict[str, Any], output: Any) -> bool:  # noqa: ANN401
         """Return whether an output has the elements of an input, but of none in the same order.
 
-        Inputs that were changed in place are what they were no more, and are left out.
+        Inputs that were changed in place are no longer what they were, and are left out.
         """
         known = [
             (record.fingerprint, tensor)
@@ -347,7 +347,7 @@ class _Recorder:
         return path, numbered_call(scope, count)
 
     def _named(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of a call by the parameter names of `forward`; further ones by their position."""
+        """Return the arguments of a call by the parameter names of `forward`; further arguments by their position."""
         kind = type(module)
         if kind not in self._parameters:
             self._parameters[kind] = _positional(module.forward)
@@ -356,7 +356,7 @@ class _Recorder:
 
 
 def _not_returned(frame: _Frame) -> tuple[TracedTensor, ...]:
-    """Return what left a call without being returned, under names by which it can be told apart."""
+    """Return what left a call without being returned, under names that tell the tensors apart."""
     returned = {tensor.id for tensor in frame.outputs}
     left = [tensor for number, tensor in frame.leaves.items() if number not in returned]
     return tuple(tensor.model_copy(update={"name": f"side_{i}"}) for i, tensor in enumerate(left))
@@ -371,14 +371,14 @@ def _positional(function: Callable[..., Any]) -> list[str]:
 
 
 def _type(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return shape and type; a nested tensor, which has no shape, is a row of its elements."""
+    """Return shape and type; a nested tensor, which has no shape, counts as a row of its elements."""
     tensor = unwrapped(tensor)
     shape = (tensor.numel(),) if tensor.is_nested else tensor.shape
     return {"shape": tuple(map(int, shape)), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 def _modules(model: nn.Module, before: Mapping[nn.Module, list[str]]) -> Iterator[TracedModule]:
-    """Yield the modules that there were before the forward pass, and those that it added, each with its own weights."""
+    """Yield the modules that existed before the forward pass, and those that it added, each with its own weights."""
     names = {module: list(known) for module, known in before.items()}
     for name, module in model.named_modules(remove_duplicate=False):
         if module not in before:
@@ -398,7 +398,7 @@ def _modules(model: nn.Module, before: Mapping[nn.Module, list[str]]) -> Iterato
 def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator[Weight]:
     """Yield a module's own parameters and buffers; `first` maps memory to the name of the first weight found there.
 
-    A parameter that has no shape yet, of a lazy module that was not called, is left out.
+    A parameter without a shape, in a lazy module that was not called yet, is left out.
     """
     owned: list[tuple[str, Literal["parameter", "buffer"], torch.Tensor]] = [
         *((name, "parameter", t) for name, t in module.named_parameters(recurse=False, remove_duplicate=False)),
@@ -417,7 +417,7 @@ def _weights(module: nn.Module, path: str, first: dict[object, str]) -> Iterator
 
 
 def _memory(tensor: torch.Tensor) -> object:
-    """Return what is equal for tensors that are the same memory in the same form; of odd kinds, for the same object."""
+    """Return a key that is equal for tensors with the same memory in the same form; for odd kinds, the same object."""
     plain = elements(tensor)
     if plain is None or not plain.numel():
         return id(tensor)

@@ -1,1 +1,1 @@
-"""Show a tagged model: one structure of what there is to show, and one module for each format."""
+"""Show a tagged model: one structure with everything that views show, and one file for each format."""

@@ -20,13 +20,13 @@ from mxtools.views.structure import OUTSIDE, Edge, Metric, Node, Scope, Structur
 from mxtools.views.tree import Branch, tree
 
 LONGEST = 120
-"""Characters of an attribute that are shown at most."""
+"""The most characters of an attribute that are shown."""
 
 
 def structure(model: WorkingModel, title: str, statistics: bool = False) -> Structure:
     """Return what views show of a tagged model; InputError if no node has a scope.
 
-    With `statistics` the weights are read, one piece at a time, and what is known of their elements is shown too.
+    With `statistics`, the weights are read, one piece at a time, and what is known of their elements is shown too.
     """
     model.require_tagged(title)
     annotations = model.annotations
@@ -61,7 +61,7 @@ def structure(model: WorkingModel, title: str, statistics: bool = False) -> Stru
 
 
 def _flat(branch: Branch, parent: int = OUTSIDE, numbers: Iterator[int] | None = None) -> Iterator[tuple[int, Branch]]:
-    """Yield a branch and those below it, parents first, each with the number of the branch that it is in."""
+    """Yield a branch and those below it, parents first, each with the number of the branch around it."""
     numbers = numbers or count()
     number = next(numbers)
     yield parent, branch
@@ -115,7 +115,7 @@ def _type(info: ValueInfoProto | None) -> str:
 
 
 def _attribute(attribute: AttributeProto) -> str:
-    """Return an attribute as text, cut off if it is long: a tensor by its type, a graph by its number of nodes."""
+    """Return an attribute as text, cut off if it is long; a tensor by its type, a graph by its number of nodes."""
     if attribute.ref_attr_name:
         return f"@{attribute.ref_attr_name}"
     kind = attribute.type

@@ -1,6 +1,6 @@
 """GraphML with a nested graph for each module. See graphml.graphdrawing.org, `Nested Graphs`.
 
-Ids have the canonical form, `n0`; names of nodes are data, because XML's name tokens cannot hold all of them. An edge
+Ids have the canonical form, `n0`. Names of nodes are data, because not every name is a valid XML name token. An edge
 lies in the graph of the innermost module that has both its ends. `yfiles.foldertype` is an extension by which yEd and
 networkx recognise groups.
 """
@@ -90,7 +90,7 @@ class _Document:
         return "".join(f'<data key="{key}">{_number(n)}</data>' for key, n in numbers if n is not None)
 
     def _common(self, edge: Edge) -> int:
-        """Return the innermost scope that both ends of an edge are in."""
+        """Return the innermost scope that has both ends of an edge."""
         if OUTSIDE in (edge.source, edge.target):
             return 0
         around = set(self.structure.lineage(self.structure.parent[edge.source]))

@@ -22,18 +22,18 @@ from mxtools.views.metric_files import as_json
 from mxtools.views.structure import Structure
 
 SCRIPTS = ("layout.js", "model.js", "graph.js", "tree.js", "details.js", "page.js")
-"""In this order, as each uses those before it when the page starts."""
+"""In this order, because each uses those before it when the page starts."""
 GENERATOR, HEAD = b'<meta name="generator" content="mxtools ', 1024
-"""What tells our pages from others, and the bytes of a page that it is in."""
+"""The text by which a page is recognised as ours, and how many bytes of a page are searched for it."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The model that another one is shown beside, and how the other differs from it."""
+    """The model beside which another one is shown, and how the other one differs from it."""
 
     structure: Structure
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By scope, what differs in a module itself, in words."""
+    """By scope, how a module itself differs, in words."""
     interface: Sequence[str] = ()
     """How inputs, outputs and operator sets differ, in words."""
 
@@ -60,9 +60,9 @@ def html(structure: Structure, metric: str = "", earlier: Earlier | None = None)
 
 
 def is_page(file: Path) -> bool:
-    """Return whether a file is a page that was written here, by what its head says."""
+    """Return whether a file is a page that was written here, judging by its head."""
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # opening a pipe would wait
             return False
         with file.open("rb") as opened:
             return GENERATOR in opened.read(HEAD)
@@ -79,7 +79,7 @@ def _digest(text: str) -> str:
 
 
 def _json(data: object) -> str:
-    """Return JSON that can stand in a script element: no character of it has a meaning in HTML."""
+    """Return JSON that can stand in a script element: none of its characters has a meaning in HTML."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 

@@ -36,5 +36,5 @@ def _name(item: int) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text for use in quotes: characters that Mermaid or HTML could interpret are written as their numbers."""
+    """Return text for use in quotes: characters that Mermaid or HTML could interpret become their numbers."""
     return "".join(c if c.isalnum() or c in " ._-:,@/" else f"#{ord(c)};" for c in text)

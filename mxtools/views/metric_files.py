@@ -1,4 +1,4 @@
-"""Metrics from files: numbers for modules and nodes, as profiles, verification reports and other tools give them."""
+"""Metrics from files: numbers for modules and nodes, from profiles, verification reports and other tools."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ TIME, OWN_TIME = "time", "own time"
 """What the page calls `microseconds` and `own` of a profile."""
 PROFILED = {"microseconds": TIME, "own": OWN_TIME}
 ROUNDING = 1.001
-"""How many times as much as a module the modules in it may have together, if the numbers of a file were rounded."""
+"""How many times a module's number the numbers inside it may add up to: those in a file may be rounded."""
 EXAMPLE = '{"metric": {"scope": number}}'
 
 Numbers = dict[str, dict[str, float]]
-"""Metric to place to number."""
+"""Numbers by metric and place."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What a file of metrics added: the names of the metrics, and how many of its modules the model does not have."""
+    """What a file of metrics added: the names of the metrics, and how many of its modules the model lacks."""
 
     names: tuple[str, ...]
     unknown: int
 
 
 def add_metrics(structure: Structure, text: str | bytes, where: str) -> Added:
-    """Add the metrics of a JSON text to a structure; return which they are.
+    """Add the metrics in a JSON text to a structure; return which ones they are.
 
-    `text` holds metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`; or a report with such an object under
+    `text` has metrics by scope, `{"time": {"encoder.layer.0": 0.12}}`; or it is a report with such an object under
     `metrics`, one by node name under `node_metrics`, and units under `units`; or a report with rows of `modules`, like
     those of `mx profile` and `mx verify`. Numbers that JSON does not have are the strings `Infinity`, `-Infinity` and
     `NaN`. Raises InputError if the text is something else, or none of its numbers belongs to the model.
@@ -71,9 +71,10 @@ def add_metrics(structure: Structure, text: str | bytes, where: str) -> Added:
 
 
 def _total(structure: Structure, name: str, metric: Metric) -> float | None:
-    """Return what the numbers of a metric are parts of: the model's number if each module's holds those in it.
+    """Return the whole of a metric, if each module's number contains those of the modules inside; else None.
 
-    Times do, errors do not. Of its own time a module has what no module in it has, so that all of them make the whole.
+    Times do this, errors do not. A module's own time leaves out the modules inside, so all own times add up to the
+    whole.
     """
     numbers = metric.scopes
     if not numbers or not all(number >= 0 and math.isfinite(number) for number in numbers.values()):
@@ -89,7 +90,7 @@ def _total(structure: Structure, name: str, metric: Metric) -> float | None:
 
 
 def _units(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the units of the metrics of a report by name: those that it states, and those of a profile."""
+    """Return the units of a report's metrics by name: those that it states, and those of a profile."""
     stated = report.get(UNITS, {}) if not {BY_SCOPE, BY_NODE}.isdisjoint(report) else {}
     if not all(isinstance(unit, str) for unit in stated.values()):
         raise TypeError
@@ -108,7 +109,7 @@ def _of_report(report: dict[str, Any]) -> tuple[Numbers, Numbers]:
 
 
 def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
-    """Return the numbers of rows of modules by scope, and those of their kernels by name: a node's, if there is one."""
+    """Return the numbers of rows of modules by scope, and those of their kernels by name, which may be a node's."""
     by_scope, by_node = defaultdict[str, dict[str, float]](dict), defaultdict[str, dict[str, float]](dict)
     for row in rows:
         for name, number in _of_row(row):
@@ -119,7 +120,7 @@ def _of_rows(rows: list[dict[str, Any]]) -> tuple[Numbers, Numbers]:
 
 
 def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a row; of its outputs only the largest errors; what a module does alone comes first."""
+    """Yield the numbers of a row, those of the module alone first; of its outputs only the largest errors."""
     own = ((f" ({name})", [value]) for name, value in row.items() if isinstance(value, dict) and "relative" in value)
     for suffix, found in (*own, ("", row.get("outputs"))):
         if found:
@@ -132,7 +133,7 @@ def _of_row(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def as_json(number: float) -> float | str:
-    """Return a number as JSON can hold it, a string if it is infinite or no number; the sidecar has the same."""
+    """Return a number in a form that JSON can hold, a string if it is infinite or not a number, as in the sidecar."""
     if math.isfinite(number):
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

@@ -28,7 +28,7 @@ UNNAMED = "<main>"
 
 
 def _namespaces(structure: Structure) -> list[str]:
-    """Return the namespace of what lies in each scope."""
+    """Return the namespace of the items in each scope."""
     below = list(enumerate(structure.scopes))[1:]
     return namespaces((scope.parent, structure.local(number), scope.class_name) for number, scope in below)
 
@@ -57,7 +57,7 @@ def graph(structure: Structure, name: str) -> dict[str, Any]:
 def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
     """Return a metric as node data of a graph: each node's own number or, if no node has one, its module's.
 
-    A node's module is the innermost one with a number; the number of the whole model says nothing about a node.
+    A node's module is the innermost one with a number. The number of the whole model says nothing about a node.
     """
     results: dict[str, dict[str, Any]] = {}
     numbers = metric.nodes or {scope: number for scope, number in metric.scopes.items() if scope}
@@ -69,7 +69,7 @@ def overlay(structure: Structure, name: str, metric: Metric) -> dict[str, Any]:
 
 
 def sync_navigation(left: Structure, right: Structure) -> dict[str, Any]:
-    """Return which nodes of two graphs of a model belong together: those of one name, else those of one scope.
+    """Return which nodes of two graphs of a model belong together: those with the same name, else the same scope.
 
     A node that stands for several scopes belongs to the nodes of each.
     """
@@ -91,7 +91,7 @@ def graph_name(model: ModelProto) -> str:
 
 
 def write_namespaces(model: ModelProto, indexed: Graph, structure: Structure) -> None:
-    """Write namespaces to the nodes of a model, and the names by which node data and navigation identify them."""
+    """Write namespaces to a model's nodes, and the names by which node data and navigation identify the nodes."""
     spaces = _namespaces(structure)
     for proto, node, name in zip(indexed.nodes, structure.nodes, structure.ids, strict=True):
         keys.set_prop(proto, keys.NAMESPACE, spaces[node.parent])
@@ -139,7 +139,7 @@ def _incoming(structure: Structure) -> dict[str, list[dict[str, str]]]:
 
 
 def _places(values: Iterable[tuple[int, ...]]) -> dict[tuple[int, int], int]:
-    """Return the first place of each value among those of a node, by the node's number and the value."""
+    """Return the first place of each value in a node's list of values, by the node's number and the value."""
     found: dict[tuple[int, int], int] = {}
     for node, listed in enumerate(values):
         for place, value in enumerate(listed):
@@ -154,5 +154,5 @@ def _output(structure: Structure, place: int, value: int) -> dict[str, Any]:
 
 
 def _end(structure: Structure, value: int) -> str:
-    """Return the id of an input or output, as the ONNX adapter makes it."""
+    """Return the id of an input or output, in the form that the ONNX adapter uses."""
     return f"[value] {structure.values[value].name}"

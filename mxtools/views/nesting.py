@@ -1,13 +1,14 @@
-"""What formats draw that show modules as boxes in boxes, opened down to some depth.
+"""What is drawn in formats that show modules as boxes in boxes, opened down to some depth.
 
-Five nodes, of which the call `block` owns MatMul and Add:
+Five nodes, of which MatMul and Add belong to the call `block`:
 
     x -> Cast -> MatMul (block) -> Add (block) -> Relu -> y
 
-At depth 0 only the root is open: Cast, Relu and one box for `block` are drawn, and the edges of MatMul and Add end at
+At depth 0 only the root is open. Cast, Relu and one box for `block` are drawn, and the edges of MatMul and Add end at
 the box. The edge from MatMul to Add would lead from the box to itself and is left out. At depth 1 the box is open and
-holds both nodes. To leave the nodes below the depth out together with their edges would cut the graph apart; to keep
-one edge for each pair of nodes would draw hundreds between two boxes, so edges with equal ends become one.
+contains both nodes. Two obvious ways fail: leaving out the nodes below the depth together with their edges would tear
+the graph apart, and keeping one edge for each pair of nodes would draw hundreds between two boxes. So edges with equal
+ends become one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from mxtools.views.structure import OUTSIDE, Structure
 
 
 class Nesting:
-    """What is drawn when so many levels of modules are open.
+    """What is drawn if a number of levels of modules are open.
 
-    Attributes: `children`, the items in each scope, without scopes that hold only constants; `opened`, the scopes whose
-    children are drawn; `edges`, pairs of drawn items; `ends`, the names of the model's inputs and outputs, which are
-    numbered -2, -3 … in `edges`.
+    Attributes: `children`, the items in each scope, without scopes of constants only; `opened`, the scopes whose
+    children are drawn; `edges`, pairs of drawn items; `ends`, the names of the model's inputs and outputs, which have
+    the numbers -2, -3 … in `edges`.
     """
 
     def __init__(self, structure: Structure, depth: int | None) -> None:
@@ -51,7 +52,7 @@ class Nesting:
         self.ends = {end: structure.values[value].name for (_, value), end in numbers.items() if end in drawn}
 
     def label(self, item: int) -> tuple[str, ...]:
-        """Return the lines of a box: a module's name within the module around it, and its class; a node's operator."""
+        """Return the lines of a box: a module's local name and its class, or a node's operator."""
         if item >= self._count:
             return (self.structure.node(item).operator,)
         return self.structure.local(item), self.structure.scopes[item].class_name

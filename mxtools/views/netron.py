@@ -1,7 +1,7 @@
 """Netron: an attachment that shows scopes, tags and metrics beside the nodes. Source: view.js of Netron 9.3.
 
-The user drops it onto the opened model. Netron identifies nodes by the first line of their names, so a node without a
-name has no entry.
+The user drops it onto the opened model. Netron identifies nodes by the first line of their names, so nodes without a
+name have no entry.
 """
 
 from __future__ import annotations

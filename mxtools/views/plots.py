@@ -14,7 +14,7 @@ from mxtools.files.outputs import claim
 
 FORMATS = (".png", ".svg")
 MOST = 80
-"""Bars in one picture at most."""
+"""The most bars in one picture."""
 _INCHES = 0.22
 """Height of a bar, in inches."""
 
@@ -37,10 +37,10 @@ def bars(
     log: bool = False,
     limit: float | None = None,
 ) -> None:
-    """Write a picture of horizontal bars, the first label on top: for each label one bar of each series.
+    """Write a picture of horizontal bars, the first label on top: for each label, one bar of each series.
 
-    `limit` is drawn as a line. Of more than MOST labels the picture shows, in their order, those with the longest bars.
-    A number that is not finite has no bar. The same input gives the same bytes.
+    `limit` is drawn as a line. If there are more than MOST labels, the picture shows those with the longest bars, in
+    their order. A number that is not finite has no bar. The same input gives the same bytes.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -67,11 +67,11 @@ def bars(
 
 
 def _longest(series: Mapping[str, Sequence[float]], count: int) -> list[int]:
-    """Return the places of the labels to show, of which there are `count`."""
+    """Return the places of the labels that are shown; there are `count` labels."""
     lengths = [max((s[i] for s in series.values() if math.isfinite(s[i])), default=0.0) for i in range(count)]
     return sorted(sorted(range(count), key=lambda i: -lengths[i])[:MOST])
 
 
 def _undated(path: Path) -> dict[str, Any]:
-    """Return metadata for matplotlib without date and version, which would differ from run to run."""
+    """Return metadata for matplotlib without date and version, which differ from run to run."""
     return {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}

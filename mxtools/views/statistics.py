@@ -1,8 +1,8 @@
-"""Statistics of weights, from their bytes, of which memory holds one piece at a time.
+"""Statistics of weights, from their bytes; only one piece of them is in memory at a time.
 
-The variance is not the mean of squares less the square of the mean: of weights around 1000 that differ by 0.001 both
-are a million, and their difference is lost in rounding. Each piece has a mean and squares of distances from that mean,
-and two pieces together have those of both plus what their means are apart.
+The variance is not computed as the mean of squares less the square of the mean. For weights around 1000 that differ by
+0.001, both are a million, and rounding destroys their difference. Instead, each piece has a mean and a sum of squared
+distances from this mean. For two pieces together, the sums are added, plus a term for the distance of the two means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mxtools.graph.types import plain
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the elements of a weight are: of those that are finite the least, the most, mean and standard deviation."""
+    """The elements of a weight: the least and the largest finite one, and their mean and standard deviation."""
 
     least: float | None
     """None if no element is finite."""
@@ -37,12 +37,12 @@ class Statistics:
     """Elements that are infinite or not a number."""
 
     def row(self) -> tuple[float | None, ...]:
-        """Return the numbers in the order of the fields; one that overflowed is None."""
+        """Return the numbers in the order of the fields; a number that overflowed is None."""
         return tuple(n if n is None or math.isfinite(n) else None for n in astuple(self))
 
 
 def statistics_of(weight: TensorProto | SparseTensorProto, weights: WeightStore) -> Statistics | None:
-    """Return the statistics of a weight, of a sparse one those of its values; None if it has no numbers."""
+    """Return the statistics of a weight (of its values, if it is sparse); None if it has no numbers."""
     import numpy as np
 
     tensor = weight if isinstance(weight, TensorProto) else weight.values

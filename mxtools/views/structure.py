@@ -1,15 +1,15 @@
 """What every view shows of a tagged model: the tree of module calls, their nodes, the edges, and metrics.
 
-Scopes and nodes are *items* of one numbering. Five nodes under the root (item 0), of which `a` (item 1) owns MatMul
-and Add and `b` (item 2) owns Relu:
+Scopes and nodes are *items* in one numbering. Five nodes under the root (item 0); MatMul and Add belong to `a` (item
+1), and Relu to `b` (item 2):
 
     x -> MatMul (a) -> m -> Add (a) -> s -> Relu (b) -> r -> Softmax -> y          m -> Neg -> z
 
-A viewer opens one scope at a time and needs the edges of that scope's own graph. The obvious way, to keep the edges
-whose both ends lie in the scope itself, leaves `a` with one edge and no sign that `m` and `s` leave it, and the root
-with no edge at all. So each edge is split at every scope boundary that it crosses (`Structure.levels`):
-MatMul -> Neg is MatMul -> OUTSIDE within `a`, and `a` -> Neg within the root; Add -> Relu is Add -> OUTSIDE in `a`,
-`a` -> `b` in the root, and OUTSIDE -> Relu in `b`. Edges with equal ends on a level become one, with all their values.
+A viewer opens one scope at a time and needs the edges of that scope's own graph. The obvious way, keeping only edges
+with both ends in the scope itself, leaves `a` with one edge and no sign that `m` and `s` leave it, and the root with no
+edge at all. So each edge is split at every scope boundary that it crosses (`Structure.levels`): MatMul -> Neg becomes
+MatMul -> OUTSIDE within `a`, and `a` -> Neg within the root; Add -> Relu becomes Add -> OUTSIDE in `a`, `a` -> `b` in
+the root, and OUTSIDE -> Relu in `b`. Edges with equal ends on a level become one, with all their values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mxtools.scopes.tags import class_of
 from mxtools.views.statistics import Statistics
 
 OUTSIDE = -1
-"""The end of an edge that lies outside of the scope that is looked at, or of the model."""
+"""The end of an edge that lies outside of the shown scope, or of the model."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """One call of a module, and how many nodes it holds, those of calls in it included."""
+    """One call of a module, and its number of nodes, including those of calls inside it."""
 
     scope: str
     tag: str
@@ -46,7 +46,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the graph; inputs and outputs are numbers of values, without optional ones that are left out."""
+    """One node of the graph; inputs and outputs are numbers of values, without omitted ones."""
 
     name: str
     operator: str
@@ -58,7 +58,7 @@ class Node:
     """Whether it depends on no input of the model."""
     attributes: dict[str, str]
     merged: tuple[str, ...]
-    """The scopes that it stands for, if these are several."""
+    """The scopes that it stands for, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that leads from one item to another; OUTSIDE is before an input and after an output of the model."""
+    """A value on its way from one item to another; OUTSIDE is before an input and after an output of the model."""
 
     source: int
     target: int
@@ -83,20 +83,20 @@ class Edge:
 
 @dataclass
 class Metric:
-    """Numbers of scopes, and of nodes if each has its own, by item."""
+    """Numbers by item: of scopes, and of nodes if each has its own."""
 
     scopes: dict[int, float] = field(default_factory=dict)
     nodes: dict[int, float] = field(default_factory=dict)
     unit: str = ""
     total: float | None = None
-    """What the numbers are parts of; None if they do not add up to anything, as errors do not."""
+    """The whole of which the numbers are parts; None if they do not add up to anything, such as errors."""
 
 
 @dataclass(frozen=True)
 class Structure:
     """A model to be shown.
 
-    Items are numbered: first the scopes, parents first, so that 0 is the root; then the nodes, in the order of the
+    Items are numbered: first the scopes, parents before children, so 0 is the root; then the nodes, in the order of the
     graph. `edges` lead from node to node, from OUTSIDE for inputs of the model, and to OUTSIDE for its outputs.
     """
 
@@ -122,7 +122,7 @@ class Structure:
 
     @cached_property
     def ids(self) -> list[str]:
-        """A name for each node that no other node has: its own if that is unique."""
+        """A unique name for each node: its own, if that is unique."""
         counts = Counter(node.name for node in self.nodes)
         taken = {name for name in counts if name}
         found: list[str] = []
@@ -137,7 +137,7 @@ class Structure:
         return self.nodes[item - len(self.scopes)]
 
     def local(self, scope: int) -> str:
-        """Return the name of a scope within the scope around it; that of the root is `.`."""
+        """Return the name of a scope within the scope around it; the root's is `.`."""
         parent = self.scopes[scope].parent
         return local_name(self.scopes[scope].scope, ROOT if parent == OUTSIDE else self.scopes[parent].scope)
 
@@ -148,10 +148,10 @@ class Structure:
             item = self.parent[item]
 
     def levels(self) -> list[dict[tuple[int, int], list[int]]]:
-        """Return the edges within each scope's own graph: for each (source, target) the values that lead there.
+        """Return the edges within each scope's own graph: for each (source, target), the values on the edge.
 
-        Source and target are children of the scope, or OUTSIDE if an edge crosses the scope's boundary. Takes time
-        in the number of edges times the depth of the tree.
+        Source and target are children of the scope, or OUTSIDE if an edge crosses the scope's boundary. The time is in
+        proportion to the number of edges times the depth of the tree.
         """
         found: list[dict[tuple[int, int], dict[int, None]]] = [{} for _ in self.scopes]
         parent, depth = self.parent, [*self.depth, 0]  # OUTSIDE is -1, the last: as deep as the root
@@ -169,11 +169,11 @@ class Structure:
         return [{ends: list(values) for ends, values in level.items()} for level in found]
 
     def _around(self, item: int) -> int:
-        """Return the scope that an item is in; OUTSIDE for the root and for what is outside of the model."""
+        """Return the scope that an item is in; OUTSIDE for the root and for anything outside of the model."""
         return OUTSIDE if item == OUTSIDE else self.parent[item]
 
     def shown(self, depth: int | None) -> list[int]:
-        """Return what is drawn for each item when `depth` levels are open: itself, or a closed scope around it."""
+        """Return what is drawn for each item if `depth` levels are open: itself, or a closed scope around it."""
         found: list[int] = []
         for item, around in enumerate(self.parent):
             hidden = depth is not None and self.depth[item] > depth

@@ -1,4 +1,4 @@
-"""The formats of views that are one text: the one table of them."""
+"""The formats of views that are a single text, in one table."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def view_text(
     metric: str = "parameters",
     earlier: Earlier | None = None,
 ) -> str:
-    """Return a structure in one of FORMATS; UsageError if there is none of that name.
+    """Return a structure in one of FORMATS; UsageError if there is no such format.
 
-    `depth` is how many levels mermaid and dot open, else 2. `metric` is what the page colours by when it opens, and
-    `earlier` the model that it shows beside; other formats have no use for them.
+    `depth` is the number of levels that mermaid and dot open, 2 without it. `metric` colours the page when it opens,
+    and `earlier` is the model that it is shown beside; other formats do not use them.
     """
     if format_ not in FORMATS:
         raise UsageError(f"there is no format {format_!r}", f"there are {', '.join(FORMATS)}")
@@ -32,7 +32,7 @@ def view_text(
 
 
 def _written(name: str, structure: Structure, *options: object) -> str:
-    """Return what the function of a format, in the file of its name, makes of a structure."""
+    """Return the result of a format's function, which is in the file of its name."""
     return str(getattr(import_module(f"mxtools.views.{name}"), name)(structure, *options))
 
 

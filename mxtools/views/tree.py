@@ -1,4 +1,4 @@
-"""The module tree of a tagged model: what each module call holds, with all calls below it."""
+"""The module tree of a tagged model: what each module call contains, including all calls below it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class TreeItem(Protocol):
 
 
 class FoldableItem(TreeItem, Protocol):
-    """A call of which equal siblings can be shown as one."""
+    """A call that may stand for equal siblings too."""
 
     @property
     def equal(self) -> tuple[str, ...]:
-        """The scopes of the siblings after it that it stands for too."""
+        """The scopes of the siblings after it that it also stands for."""
 
 
 Item = TypeVar("Item", bound=TreeItem)
@@ -54,11 +54,11 @@ Foldable = TypeVar("Foldable", bound=FoldableItem)
 
 @dataclass
 class Branch:
-    """One call of a module; the numbers count everything below it too.
+    """One call of a module; the numbers include everything below it.
 
     Attributes: `nodes`, also by operator and by evidence; `parameters`, the elements of the parameters that the nodes
-    use, and `bytes`, those of all constants that they use, each once; `multiply_adds`, and `uncounted`, the products
-    whose multiply-adds are not known; `equal`, the scopes of siblings after it that hold the same (see `folded`).
+    use; `bytes`, those of all constants that they use, each counted once; `multiply_adds`; `uncounted`, the products
+    whose multiply-adds are not known; `equal`, the scopes of siblings after it with the same content (see `folded`).
     """
 
     scope: str
@@ -103,7 +103,7 @@ def tree(
 ) -> Branch:
     """Return the tree of the calls that have nodes; siblings are in the order of their first nodes besides constants.
 
-    `products` are the multiply-adds of nodes, if they are known; without `chosen` all nodes count.
+    `products` has the multiply-adds of nodes, if they are known; without `chosen`, all nodes count.
     """
     graph, hierarchy = annotations.graph, annotations.hierarchy
     stored = stored_tensors(graph)
@@ -135,9 +135,9 @@ def tree(
 
 
 def sorted_by(branch: Item, key: str) -> Item:
-    """Return a copy in which siblings are sorted on all levels, the largest first; equal ones keep their order.
+    """Return a copy with the siblings on all levels sorted, the largest first; equal ones keep their order.
 
-    `key` is what to sort by: an attribute of what the tree is made of, as a `Key` is one of a `Branch`.
+    `key` is the name of an attribute of the tree's items, such as a `Key` for a `Branch`.
     """
     name = key.replace("-", "_")
     children = sorted(branch.children, key=lambda child: -float(getattr(child, name)))
@@ -145,10 +145,10 @@ def sorted_by(branch: Item, key: str) -> Item:
 
 
 def folded(branch: Foldable, content: Callable[[Foldable], object] | None = None) -> Foldable:
-    """Return a copy that shows, on all levels, only the first of adjacent siblings that hold the same.
+    """Return a copy that shows, on all levels, only the first of adjacent siblings with the same content.
 
     Only modules of one list and calls of one module count as siblings here; modules with names of their own all stay.
-    `content` returns what a call holds besides those below it; without it these are what `tree` counts.
+    `content` returns the content of a call besides the calls below it; by default it is what `tree` counts.
     """
     held = content or _figures
     kept: list[Foldable] = []
@@ -173,7 +173,7 @@ def _list(branch: FoldableItem) -> str:
 
 
 def _content(branch: Any, held: Callable[[Any], object]) -> tuple[Any, ...]:  # noqa: ANN401
-    """Return what a branch holds, without its own name but with the names of its children."""
+    """Return the content of a branch, without its own name but with the names of its children."""
     below = [
         ([scope.removeprefix(branch.scope) for scope in (child.scope, *child.equal)], _content(child, held))
         for child in branch.children
@@ -187,7 +187,7 @@ def _figures(branch: Any) -> tuple[Any, ...]:  # noqa: ANN401
 
 
 def tree_html(branch: Branch) -> str:
-    """Return a branch as HTML: one element a call, that opens to show those below it; the first level is open."""
+    """Return a branch as HTML: one element for each call, which opens to show its calls; the first level is open."""
     return f'<div style="font-family:monospace">{_element(branch, is_open=True)}</div>'
 
 

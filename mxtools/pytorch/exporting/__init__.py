@@ -1,1 +1,1 @@
-"""Run the exporters of torch, and see what became of the model in their hands."""
+"""Run the exporters of torch, and find out what they made of the model."""

@@ -1,4 +1,4 @@
-"""Dynamic axes: which vary by custom, and how torch.export takes them."""
+"""Dynamic axes: which axes usually vary, and in what form torch.export takes them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def usual_axes(subject: Subject, waves: bool = False) -> Axes:
-    """Return the axes that mostly vary: the first one of every input, and the second one of token ids and masks.
+    """Return the axes that usually vary: the first one of every input, and the second one of token ids and masks.
 
-    With `waves` that holds for matrices of floats too.
+    With `waves`, the second axis of matrices of floats too.
     """
     found: dict[str, dict[int, str]] = {}
     for name, tensor in tensors(subject.inputs):
@@ -29,12 +29,12 @@ def usual_axes(subject: Subject, waves: bool = False) -> Axes:
 
 
 def _length(name: str) -> str:
-    """Return the symbol of a sequence's length: what goes into a decoder is as long as the rest of its own."""
+    """Return the symbol of a sequence's length; all inputs of a decoder share one."""
     return "decoder_sequence" if name.startswith("decoder_") else "sequence"
 
 
 def check_axes(subject: Subject, axes: Axes) -> None:
-    """Raise UsageError if a name is no input of the subject."""
+    """Raise UsageError if a name is not an input of the subject."""
     unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
     if unknown:
         inputs = ", ".join(subject.inputs)
@@ -42,9 +42,10 @@ def check_axes(subject: Subject, axes: Axes) -> None:
 
 
 def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dict[str, Any]:
-    """Return the structure that torch.export wants: for each tensor its dynamic axes.
+    """Return the structure that torch.export takes: for each tensor, its dynamic axes.
 
-    Axes that need not vary stay static if the model's code needs their size; the others make the export fail there.
+    If axes need not vary, they stay static if the model's code needs their size; if they must vary, the export fails
+    then.
     """
 
     def shapes(value: Any, name: str) -> Any:  # noqa: ANN401
@@ -62,7 +63,7 @@ def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dic
 
 
 def rename_symbols(program: Any, axes: Axes) -> None:  # noqa: ANN401 - torch's ONNXProgram
-    """Give the dimensions that torch.export found to vary, `s41` and the like, the symbols of the axes."""
+    """Give the dimensions that torch.export found to vary (`s41` and the like) the symbols of the axes."""
     names: dict[str, str] = {}
     for value in program.model.graph.inputs:
         for axis, symbol in axes.get(value.name, {}).items():

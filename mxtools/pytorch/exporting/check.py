@@ -1,4 +1,4 @@
-"""Whether an export computes what PyTorch computes: on the inputs that it was made with, and on others."""
+"""Whether an export computes the same as PyTorch: on the inputs with which it was made, and on others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class Agreement:
-    """On which kinds of inputs an export returns what PyTorch returns; `wrong` says where it does not."""
+    """The kinds of inputs on which an export returns what PyTorch returns; `wrong` says where it does not."""
 
     kinds: tuple[str, ...] = ()
     wrong: str = ""
@@ -41,8 +41,8 @@ class Agreement:
 def agreement(subject: Subject, model: WorkingModel) -> Agreement:
     """Run an export and PyTorch on the subject's inputs and on others, until they differ.
 
-    Others that PyTorch refuses are left out; a model that is random is compared with nothing. Raises InputError if
-    ONNX Runtime cannot run the export.
+    Other inputs that PyTorch refuses are left out. The results of a model that is random are not compared. Raises
+    InputError if ONNX Runtime cannot run the export.
     """
     kinds: list[str] = []
     for trial in trials(subject.inputs, axes_of(model.proto), subject.interface.steps):
@@ -60,15 +60,15 @@ def agreement(subject: Subject, model: WorkingModel) -> Agreement:
 
 
 def returned(subject: Subject, inputs: dict[str, Any], seed: int = 0) -> list[Array] | None:
-    """Return what the model returns for inputs, in the order of a graph's outputs; None if it raises.
+    """Return the model's results for inputs, in the order of a graph's outputs; None if it raises.
 
-    If nothing is finite, it says nothing, and counts as refused too.
+    If no element is finite, the results say nothing, and count as a refusal too.
     """
     with quiet(), settled(subject.model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             result = subject.model(**subject.interface.arguments(copied(inputs)))
-        except Exception:  # whatever the model's own code says to inputs that it was not made for
+        except Exception:  # anything that the model's own code raises for inputs for which it was not made
             return None
         found = [array_of(tensor) for _, tensor in tensors(subject.interface.results(result))]
     floats = [array for array in found if array.dtype.kind == "f" and array.size]
@@ -76,7 +76,7 @@ def returned(subject: Subject, inputs: dict[str, Any], seed: int = 0) -> list[Ar
 
 
 def _feeds(model: WorkingModel, inputs: dict[str, Any]) -> dict[str, Array]:
-    """Return inputs by the names that the graph has for them; other names than the model's are in the same order."""
+    """Return inputs by their names in the graph; if these are not the model's names, they are in the same order."""
     arrays = {name: array_of(tensor) for name, tensor in tensors(inputs)}
     names = [value.name for value in graph_inputs(model.proto)]
     if set(names) <= arrays.keys() or len(names) != len(arrays):
@@ -85,9 +85,9 @@ def _feeds(model: WorkingModel, inputs: dict[str, Any]) -> dict[str, Array]:
 
 
 def _wrong(got: Mapping[str, Array], wanted: Sequence[Array]) -> str | None:
-    """Return the first output that is not what PyTorch returned in its place; None without one.
+    """Return the first output that is not what PyTorch returned in its place; None if there is none.
 
-    An exporter that returns one tensor only once has other places: there an output has to equal any result.
+    An exporter that returns a repeated tensor only once changes the places; then an output may equal any result.
     """
     in_place = len(got) == len(wanted)
     for place, (name, array) in enumerate(got.items()):

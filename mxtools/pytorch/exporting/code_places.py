@@ -1,4 +1,4 @@
-"""Whose code a file is, and where in the user's an error comes from."""
+"""Who wrote the code of a file, and from which line of the user's code an error comes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBRARIES = tuple(f"{sysconfig.get_paths()[name]}/" for name in ("stdlib", "pla
 
 
 def is_inner(file: str) -> bool:
-    """Return whether code is torch's or ours, and so says nothing of the model."""
+    """Return whether code is torch's or ours, and so says nothing about the model."""
     return file.startswith((*_INNER, "<")) or f"{Path('site-packages', 'torch')}/" in file
 
 
@@ -23,7 +23,7 @@ def is_library(file: str) -> bool:
 
 
 def chained(error: BaseException) -> list[BaseException]:
-    """Return an error and those behind it, the first cause last."""
+    """Return an error and those behind it; the first cause comes last."""
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
@@ -31,9 +31,9 @@ def chained(error: BaseException) -> list[BaseException]:
 
 
 def where_in_model(error: BaseException, caller: str) -> str:
-    """Return file name and line of the model's code in which an error arose: the user's own, else a library's; or ''.
+    """Return file and line of the model's code that an error came from: the user's own, else a library's; or ''.
 
-    `caller` is the file that calls the model. Errors of exporters are chained: the first cause is looked at first.
+    `caller` is the file that calls the model. Errors of exporters are chained; the first cause is looked at first.
     """
     for problem in reversed(chained(error)):
         places = list(_frames(problem))
@@ -46,7 +46,7 @@ def where_in_model(error: BaseException, caller: str) -> str:
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
-    """Yield file and line of the frames that an error went through, the outermost first."""
+    """Yield file and line of the frames that an error passed through, the outermost first."""
     step = error.__traceback__
     while step is not None:
         yield step.tb_frame.f_code.co_filename, step.tb_lineno

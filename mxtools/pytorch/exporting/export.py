@@ -26,16 +26,16 @@ from mxtools.pytorch.subject import Subject, forward_parameters
 from mxtools.runtime.quiet import quiet
 
 INLINE_LIMIT = 1_900_000_000
-"""Bytes of weights up to which an exporter writes a single file."""
+"""The most bytes of weights with which an exporter writes a single file."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-"""What the system says of a disk that is full, broken, or not to be written to."""
+"""The system's errors for a disk that is full, broken, or read-only."""
 
 
 def export(subject: Subject, path: Path, exporter: str, options: Options | None = None) -> ExportAttempt:
     """Let an exporter write raw ONNX to `path`; return whether it could, and its messages.
 
-    With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError if an axis is
-    none of an input, OSError if the disk is full or broken.
+    With `options.varying`, dynamic axes that the model's code fixes stay static. Raises UsageError if an input has no
+    such axis, OSError if the disk is full or broken.
     """
     options = options or Options()
     check_axes(subject, options.dynamic)
@@ -55,7 +55,7 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
 
 
 def _raise_disk_error(error: BaseException) -> None:
-    """Raise what the system said of a disk, if that is behind an error: another exporter would be no better."""
+    """Raise the disk error that is behind an error, if there is one: another exporter would fail in the same way."""
     for problem in chained(error):
         if isinstance(problem, OSError) and problem.errno in DISK_ERRORS:
             raise problem from None
@@ -72,7 +72,7 @@ def _torchscript(subject: Subject, path: Path, options: Options, watcher: Watche
     """Export by tracing.
 
     The exporter passes inputs by position only, so a temporary `forward` passes them on by name. Gradients are on, as
-    in torch's own examples: without them modules take fused paths that have no ONNX operators.
+    in torch's own examples: without them, modules take fused paths that have no ONNX operators.
     """
     names = [name for name, _ in tensors(subject.inputs)]
     with torch.enable_grad(), _forward_by_name(subject, watcher) as (given, results):
@@ -120,7 +120,7 @@ EXPORTERS: dict[str, Callable[[Subject, Path, Options, Watcher], None]] = {
 
 
 def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
-    """Raise InputError if the exporter wrote another operator set than it was asked for."""
+    """Raise InputError if the exporter wrote another operator set than the one it was told to write."""
     version = {entry.domain: entry.version for entry in written.opset_import}.get("")
     if options.opset is not None and version not in (None, options.opset):
         raise InputError(f"{exporter} wrote operator set {version} instead of {options.opset}")
@@ -145,7 +145,7 @@ def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
 def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple[torch.Tensor, ...], list[str]]]:
     """Inside the block, a model takes tensors by position and returns a flat tuple; yield these and output names.
 
-    Arguments without a tensor in them, None and settings, are no inputs of a graph: they stay what they are.
+    Arguments without a tensor, such as None and settings, are not inputs of a graph, and stay as they are.
     """
     inputs = copied(subject.inputs)
     given = dict(tensors(inputs))
@@ -179,8 +179,8 @@ def _flat_results(subject: Subject) -> Iterator[list[str]]:
 def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any]) -> list[str]:
     """Run the model once and return names for the tensors that it returns.
 
-    No gradients are wanted: what a model computes in its first run from parameters, and keeps, would want them too, and
-    no exporter takes that for a constant.
+    Gradients are off. A model may compute something from parameters in its first run and keep it; with gradients, no
+    exporter would take this for a constant.
     """
     with torch.no_grad():
         result = called(copied(subject.inputs))
@@ -191,7 +191,7 @@ def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any])
 def _called_by(subject: Subject, function: Callable[..., Any]) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """Inside the block, give a model another `forward`; yield a function that calls its own with a subject's inputs.
 
-    A wrapper module would add a scope; this adds none.
+    A wrapper module would add a scope; this way does not.
     """
     model = subject.model
     forward, before = model.forward, vars(model).get("forward")

@@ -19,20 +19,20 @@ Axes = Mapping[str, Mapping[int, str]]
 OPSETS = {"torchscript": range(7, 24), "dynamo": range(7, onnx_opset_version() + 1)}
 """The operator sets that each exporter may write: those that torch names, up to the last one that onnx knows.
 
-Dynamo writes 18 and later ones by itself; earlier ones it makes by conversion, which fails for many models.
+Dynamo itself writes 18 and later ones. It makes earlier ones by conversion, which fails for many models.
 """
 
 CHEAPEST = "cheapest"
-"""The choice of the exporter that takes the least time, and of the other one if its graph is not accepted."""
+"""Chooses the exporter that takes the least time, and the other one if its graph is not accepted."""
 
 
 @dataclass(frozen=True)
 class Options:
     """How to export.
 
-    Without `opset` the exporter chooses the operator set. `dynamic` are the symbols of dynamic axes by input,
-    `{"x": {0: "batch"}}`; without any, `varying` makes axes of batch and sequence dynamic if the exporter manages, and
-    the result is right for other sizes. With `keep_modules` the exporter folds nothing across modules.
+    Without `opset`, the exporter chooses the operator set. `dynamic` has the symbols of dynamic axes by input, `{"x":
+    {0: "batch"}}`. Without any, `varying` makes axes of batch and sequence dynamic, if the exporter can do this and the
+    result is right for other sizes. With `keep_modules`, the exporter folds nothing across modules.
     """
 
     opset: int | None = None
@@ -43,10 +43,10 @@ class Options:
 
 @dataclass(frozen=True)
 class ExportAttempt:
-    """An attempt of an exporter: its name, its file, the cause of failure in one line or None, and all its messages.
+    """An exporter's attempt: its name, its file, the cause of a failure in one line or None, and all its messages.
 
-    `fixed` says where the model's code decided by a value, which the graph cannot do: it has what was decided for the
-    example inputs. `static` says why axes that were to vary do not.
+    `fixed` says where the model's code made a decision by a value. The graph cannot do this: it has the decision for
+    the example inputs. `static` says why axes that should vary do not.
     """
 
     exporter: str
@@ -62,17 +62,17 @@ class ExportAttempt:
 
 
 def in_turn(choice: str) -> tuple[str, ...]:
-    """Return the exporters to try: the one that is named, or both for auto and cheapest.
+    """Return the exporters to try: the named one, or both for auto and cheapest.
 
-    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer; cheapest
-    with TorchScript, which takes a fraction of the time, and if nothing is folded keeps the names of weights as well.
+    Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer. Cheapest
+    begins with TorchScript, which takes a fraction of the time, and keeps the names of weights if nothing is folded.
     """
     orders = {"auto": ("dynamo", "torchscript"), CHEAPEST: ("torchscript", "dynamo")}
     return orders.get(choice, (choice,))
 
 
 def check_opset(choice: str, opset: int | None) -> None:
-    """Raise UsageError if no exporter of a choice writes an operator set."""
+    """Raise UsageError if no exporter of a choice can write an operator set."""
     ranges = [OPSETS[name] for name in in_turn(choice)]
     if opset is not None and not any(opset in known for known in ranges):
         known = " or ".join(
@@ -91,10 +91,10 @@ def axes_of(proto: ModelProto) -> Axes:
 
 
 def in_words(axes: Axes) -> str:
-    """Return dynamic axes in words, inputs with the same together, and those that differ by a number only once.
+    """Return dynamic axes in words; inputs with the same axes stand together, numbered ones (`past.0`) only once.
 
-    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "past.0": {0: "batch"}, "past.1": {0: "batch"}})
-    'batch, sequence of ids; batch of past.*'
+    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "past.0": {0: "batch"}, "past.1": {0: "batch"}}) 'batch, sequence
+    of ids; batch of past.*'
     """
     alike: dict[str, dict[str, None]] = {}
     for name, symbols in axes.items():

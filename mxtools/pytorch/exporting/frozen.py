@@ -1,12 +1,13 @@
-"""Where a model's code decides by a value, which a trace cannot: it keeps what was decided for the example inputs.
+"""Decisions of a model's code by a value, which a trace cannot make: it keeps the decision for the example inputs.
 
-While TorchScript's exporter runs a model, every tensor that Python asks for its value is looked at. The graph that the
-exporter has recorded so far says what it was computed from. Take `if x.shape[1] > 4 and x.sum() > 0`, `x` an input:
+TorchScript's exporter runs the model. Every tensor whose value Python asks for in this run is looked at: the graph that
+the exporter has recorded so far shows from what it was computed. Take `if x.shape[1] > 4 and x.sum() > 0`, with the
+input `x`:
 
     aten::size(x, 1) -> aten::gt -> bool      only sizes: says nothing new if these are static
     aten::sum(x) -> aten::gt -> bool          data: another input may decide otherwise
 
-Torch warns of both alike, and of the many checks of shapes in libraries, so its warnings are not what is shown.
+Torch warns of both in the same way, and of the many checks of shapes in libraries. So its warnings are not shown.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from mxtools.pytorch.exporting.code_places import is_inner, is_library
 from mxtools.pytorch.nested import tensors
 
 _ASKING = {"__bool__", "__int__", "__float__", "__index__", "__array__", "item", "tolist", "numpy", "equal", "allclose"}
-"""What gives Python the value of a tensor."""
+"""Methods and functions that give Python the value of a tensor."""
 _SIZES = {"aten::size", "aten::dim", "aten::numel", "aten::len", "prim::shape"}
-"""What gives no more than the size of a tensor, by TorchScript's names."""
+"""Operations whose result is only the size of a tensor, by TorchScript's names."""
 _MEASURED = {"aten::nonzero", "aten::nonzero_numpy", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
-"""What makes tensors whose sizes depend on values."""
+"""Operations that make tensors whose sizes depend on values."""
 _VALUE_OF: Callable[[torch.Tensor], Any] = vars(torch._C)["_get_value_trace"]
-"""Gives the value of the running trace that a tensor is; torch's type stubs do not know it."""
+"""Returns the value of the running trace that a tensor is; torch's type stubs do not know it."""
 _LONGEST = 60
-"""Characters of a line of code that are shown."""
+"""The most characters of a line of code that are shown."""
 
 
 class _By(IntEnum):
-    """What a value depends on: nothing but constants and weights, sizes of inputs, their values."""
+    """What a value depends on: only on constants and weights, on sizes of inputs, or on their values."""
 
     NOTHING = 0
     SIZES = 1
@@ -48,7 +49,7 @@ class _By(IntEnum):
 
 @dataclass(frozen=True)
 class Fixed:
-    """A place in the model's code, as `model.py:12`, its code, what was decided, and by what."""
+    """A place in the model's code, such as `model.py:12`, its code, the decision, and on what it depends."""
 
     place: str
     code: str
@@ -62,26 +63,27 @@ class Fixed:
 
 
 class Watcher:
-    """Notes which decisions a model's code makes while it is exported by tracing."""
+    """Notes the decisions that a model's code makes while it is exported by tracing."""
 
     def __init__(self, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
-        """Take the inputs, and the dynamic axes: with any of these, sizes vary too."""
+        """Take the inputs, and the dynamic axes: if there are any, sizes vary too."""
         self._inputs = sum(1 for _ in tensors(inputs))
         self._sizes_vary = bool(axes)
         self._found: dict[str, Fixed] = {}
         self._known: dict[int, _By] = {}
 
     def found(self) -> tuple[str, ...]:
-        """Return in words what is fixed in the graph although other inputs may decide otherwise, each place once.
+        """Return in words what the graph fixes although other inputs may decide otherwise, each place once.
 
-        Decisions by size count in the user's own code only, and if sizes vary: libraries check many shapes.
+        Decisions by size count only if sizes vary, and only in the user's own code, because libraries check many
+        shapes.
         """
         sizes_count = {False: self._sizes_vary, True: False}
         return tuple(str(f) for f in self._found.values() if f.by is _By.VALUES or sizes_count[f.in_library])
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note what code inside the block asks of tensors, if it runs for a TorchScript trace."""
+        """Note which values of tensors code in the block asks for, if it runs for a TorchScript trace."""
         if torch._C._get_tracing_state() is None:
             yield
             return
@@ -89,7 +91,7 @@ class Watcher:
             yield
 
     def note(self, tensor: torch.Tensor, answer: object) -> None:
-        """Enter that a tensor gave Python an answer, if that depends on the model's inputs; the first of each place."""
+        """Note the answer that a tensor gave Python, if it depends on the model's inputs; one for each place."""
         by = self._origin(_VALUE_OF(tensor))
         if by is _By.NOTHING:
             return
@@ -152,7 +154,7 @@ class _Asked(TorchFunctionMode):
 
 
 def _place() -> tuple[str, int]:
-    """Return file and line of the code of the model that runs: the innermost that is neither torch's nor ours."""
+    """Return file and line of the running code of the model: the innermost code that is neither torch's nor ours."""
     frame = sys._getframe(1)
     while frame.f_back is not None and is_inner(frame.f_code.co_filename):
         frame = frame.f_back

@@ -12,9 +12,9 @@ from mxtools.pytorch.nested import tensors
 
 
 def output_names(result: Any, model: nn.Module, inputs: Iterable[str]) -> list[str]:  # noqa: ANN401 - any nesting
-    """Return names for the tensors of a result: `logits`, `hidden_states.0`, and `output_0` for those by position.
+    """Return names for the tensors of a result: `logits`, `hidden_states.0`, and `output_0` for results by position.
 
-    No output is named as an input or as a weight of the model, since all of them are values of one graph.
+    No output gets the name of an input or of a weight, because all of them are values of one graph.
     """
     taken = {*inputs, *dict(model.named_parameters()), *dict(model.named_buffers())}
     found = []
@@ -27,7 +27,8 @@ def output_names(result: Any, model: nn.Module, inputs: Iterable[str]) -> list[s
 def rename_interface(graph: Any, inputs: list[str], outputs: list[str]) -> None:  # noqa: ANN401 - onnx_ir's Graph
     """Give the inputs and outputs of an onnx_ir graph names; inner values that have one of these get others.
 
-    If the graph has another number of inputs, as torch.export leaves some kinds of arguments out, these keep theirs.
+    If the graph has another number of inputs, the inputs keep their names: torch.export leaves some kinds of arguments
+    out.
     """
     named = list(zip(graph.outputs, outputs, strict=len(graph.outputs) == len(outputs)))
     if len(graph.inputs) == len(inputs):
@@ -39,7 +40,7 @@ def rename_interface(graph: Any, inputs: list[str], outputs: list[str]) -> None:
 
 
 def _move_away(graph: Any, wanted: Collection[str], ours: Collection[int]) -> None:  # noqa: ANN401
-    """Rename the values that nodes make, if their names are wanted for others than them."""
+    """Rename the values that nodes make, if other values need their names."""
     made = [value for node in graph.all_nodes() for value in node.outputs]
     taken = {*wanted, *(value.name for value in made)}
     for value in made:

@@ -1,8 +1,8 @@
-"""Inputs that the model was not exported with: other values, and if axes are dynamic other sizes.
+"""Inputs with which the model was not exported: with other values, and with other sizes if axes are dynamic.
 
-They are made of the given ones, deterministically, so that they suit any model: ids are ids that were there, floats are
-of the same magnitude, a mask of ones gets a zero at its end, as padding. A model need not take them all; those that it
-refuses say nothing, and so each kind has a plainer choice for that case.
+They are made from the given ones, deterministically, so that they suit any model: ids are ids that were there, floats
+have the same magnitude, and a mask of ones gets a zero at its end, as if for padding. A model need not accept them all.
+Inputs that it refuses say nothing, so each kind has a plainer choice for this case.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mxtools.pytorch.exporting.exporters import Axes
 from mxtools.pytorch.nested import mapped, tensors
 
 _STRIDE = 7
-"""Elements of a tensor of another size are every so many of the given ones: neighbours differ, and rows do."""
+"""Every so many elements of the given tensor make one of another size, so neighbours differ, and so do rows."""
 _FEWER = 3
-"""A sequence is shorter by so many: fewer positions are always allowed, more are not."""
+"""How much shorter a sequence becomes: fewer positions are always allowed, more are not."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Inputs of a kind, in words: `choices` of which the first counts that the model takes."""
+    """Inputs of a kind, which is given in words; the first of the `choices` that the model accepts counts."""
 
     kind: str
     choices: tuple[dict[str, Any], ...]
@@ -49,7 +49,7 @@ def trials(inputs: dict[str, Any], axes: Axes, steps: Mapping[str, int] | None =
 
 
 def _other(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of the same size with other values: negative floats, elements the other way round, padding."""
+    """Return a tensor of the same size with other values: floats negated, elements in reverse order, masks padded."""
     if not tensor.numel():
         return tensor
     if tensor.is_floating_point() or tensor.is_complex():
@@ -66,7 +66,7 @@ def _other(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sizes_of(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
-    """Return the given size of each symbol; sums follow from their parts."""
+    """Return the given size of each symbol; sums of symbols follow from their parts."""
     known = dict(tensors(inputs))
     return {
         symbol: known[name].shape[axis]
@@ -77,12 +77,12 @@ def sizes_of(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
 
 
 def changed_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return other sizes: two in the place of one, so that nothing is broadcast by chance, else fewer."""
+    """Return other sizes: two instead of one, so that nothing is broadcast by chance, otherwise fewer."""
     return {symbol: size - _FEWER if size > _FEWER else size + 1 for symbol, size in sizes.items()}
 
 
 def resized(inputs: dict[str, Any], axes: Axes, sizes: Mapping[str, int], stride: int = 1) -> dict[str, Any]:
-    """Return inputs of other sizes, whose elements are those of the given ones in another order."""
+    """Return inputs of other sizes, with the elements of the given ones in another order."""
 
     def resize(name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Return one of them."""

@@ -1,4 +1,4 @@
-"""Export with axes that vary by custom, and without them if the exporter does not manage that."""
+"""Export with the axes that usually vary, and without them if the exporter cannot do that."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mxtools.pytorch.subject import Subject
 def export_varying(subject: Subject, path: Path, exporter: str, options: Options) -> ExportAttempt:
     """Let an exporter write raw ONNX to a path in a folder of its own, with axes of batch and sequence dynamic.
 
-    If that fails, or the file does not return what PyTorch returns for inputs of these and of other sizes, all axes
-    are static, and `static` of the result says why. Without `options.varying` it exports as the options say.
+    If this fails, or the file does not return what PyTorch returns for inputs of these and of other sizes, all axes are
+    static, and `static` of the result says why. Without `options.varying`, it exports as the options say.
     """
     if not options.varying or options.dynamic:
         return export(subject, path, exporter, options)

@@ -1,10 +1,10 @@
-"""Key-value caches as inputs and outputs of a graph, named as Optimum and ONNX Runtime's GenAI name them.
+"""Key-value caches as inputs and outputs of a graph, with the names of Optimum and ONNX Runtime's GenAI.
 
     past_key_values.0.key, past_key_values.0.value, …                  of a decoder
     past_key_values.0.decoder.key, past_key_values.0.encoder.key, …    of a decoder that also has its encoder's
 
-The caches of transformers are objects that a model changes while it runs. Here one becomes nested dictionaries of its
-tensors, and a cache of the same kind is made of such dictionaries again.
+The caches of transformers are objects that a model changes while it runs. This file turns one into nested dictionaries
+of its tensors, and such dictionaries into a cache of the same kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 _NAMES = {"keys": "key", "values": "value"}
-"""What attributes of a cache's layers are called; others, as states of convolutions, have their own names."""
+"""Names of attributes of a cache's layers; others, such as states of convolutions, keep their own names."""
 _SIDES = {"decoder": "self_attention_cache", "encoder": "cross_attention_cache"}
 
 

@@ -1,7 +1,7 @@
-"""What the configuration of a Hugging Face model claims, held against the size of its weights.
+"""What the configuration of a Hugging Face model claims, compared with the size of its weights.
 
-A configuration of some bytes can claim a million layers, or a vocabulary of a billion words. The library builds what is
-claimed before it looks at the weights, so the claims are counted while it builds.
+A configuration of some bytes can claim a million layers, or a vocabulary of a billion words. The library builds all
+this before it looks at the weights, so the claims are counted while it builds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.nn.modules import module as hooks
 from mxtools.files.limits import MODULES, PARAMETERS
 
 _COUNTS = re.compile(r"layer|depth|blocks|stages|experts")
-"""Keys of what there is a module, or several, of each; their numbers are lengths of lists before any module is made."""
+"""Keys with the number of something that consists of modules; so lists of this length exist before any module does."""
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def check_counts(config: Any, size: int, key: str = "") -> None:  # noqa: ANN401 - JSON
-    """Raise LimitError if a configuration claims more layers than weights of `size` bytes may have modules."""
+    """Raise LimitError if a configuration claims more layers than a model with weights of `size` bytes may have."""
     if isinstance(config, dict):
         for name, value in config.items():
             check_counts(value, size, name)
@@ -36,9 +36,9 @@ def check_counts(config: Any, size: int, key: str = "") -> None:  # noqa: ANN401
 
 @contextmanager
 def counted(folder: Path, size: int) -> Iterator[None]:
-    """Inside the block, let modules be made only as many and as large as weights of `size` bytes may have.
+    """Inside the block, limit the number and size of modules to what weights of `size` bytes allow.
 
-    Raises LimitError if there are more. What is set once more, as when weights are loaded, is counted once.
+    Raises LimitError beyond that. Something that is set again, as when weights are loaded, counts once.
     """
     modules, owned = 0, set[tuple[int, str]]()
     total = 0
@@ -68,5 +68,5 @@ def counted(folder: Path, size: int) -> Iterator[None]:
 
 
 def bytes_of_weights(folder: Path) -> int:
-    """Return the size of the files of a folder that may hold weights."""
+    """Return the size of those files in a folder that may contain weights."""
     return sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern) if path.is_file())

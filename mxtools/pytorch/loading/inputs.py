@@ -1,4 +1,4 @@
-"""Example inputs: the user's, or made, the same in each run, from a model's configuration and `forward`'s signature."""
+"""Example inputs: the user's, or made from a model's configuration and `forward`'s signature, the same in each run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def load_subject(
     module: str = "",
     past: bool = False,
 ) -> Subject:
-    """Return the model that a spec names, with inputs from a file, by given shapes, of the spec's code, or made.
+    """Return the model that a spec names, with inputs from a file, from given shapes, from the spec's code, or made.
 
-    Given shapes replace inputs of their names in any of these. With `past` the inputs are those of a decoder's next
-    step, with a cache; with `module` it is that part of the model, with what the whole calls it with. Raises InputError
-    if the model or a file cannot be loaded, UsageError if an input is missing or `forward` does not take it.
+    Given shapes replace inputs of the same names in any of these. With `past`, the inputs are those of a decoder's next
+    step, with a cache; with `module`, only that part of the model is returned, with the arguments that the whole model
+    gives it. Raises InputError if the model or a file cannot be loaded, UsageError if an input is missing or `forward`
+    does not take it.
     """
     subject = _whole(spec, given, file, task, trust_remote_code)
     subject = with_past(subject) if past else subject
@@ -85,12 +86,12 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
     names, read = open_arrays(file, framework="pt")
     try:
         return {name: torch.as_tensor(read(name)) for name in names}
-    except Exception as error:  # what cannot be an array of numbers, of whatever kind
+    except Exception as error:  # for anything that cannot be an array of numbers
         raise InputError(f"{file} cannot be read as inputs ({error_line(error)})", "give names with tensors") from error
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
-    """Raise UsageError for an input that `forward` does not take, by name or by a `**kwargs` that says nothing else."""
+    """Raise UsageError for an input that `forward` takes neither by name nor by a `**kwargs` of any names."""
     taken = forward_parameters(model)
     parameters = inspect.signature(model.forward).parameters.values()
     others = next((_names_of(p.annotation) for p in parameters if p.kind is p.VAR_KEYWORD), ())
@@ -134,13 +135,13 @@ def _tensor(
 
 
 def _vocabulary(model: nn.Module) -> int:
-    """Return the number of tokens: from the configuration, else of the smallest embedding, else 2."""
+    """Return the number of tokens: from the configuration, else from the smallest embedding, else 2."""
     size = _field(getattr(model, "config", None), "vocab_size")
     return size or min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=2)
 
 
 def _field(config: Any, *names: str) -> Any:  # noqa: ANN401
-    """Return the value of the first of some fields that a configuration, or one nested in it, has; else None."""
+    """Return the value of the first of some fields that a configuration, or one nested in it, has; otherwise None."""
     if config is None:
         return None
     nested = [v for v in vars(config).values() if hasattr(v, "model_type")]

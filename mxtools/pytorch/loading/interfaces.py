@@ -1,4 +1,4 @@
-"""How models are called whose arguments are more than tensors: settings, and caches."""
+"""How to call models whose arguments are more than tensors: settings and caches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mxtools.pytorch.loading.caches import closed, is_cache, opened
 from mxtools.pytorch.subject import Interface
 
 PAST, PRESENT = "past_key_values", "present"
-"""What a cache is called that goes in, and what it is called when it comes out."""
+"""The name of a cache that goes in, and of one that comes out."""
 ENCODED = "encoder_hidden_states"
 ENCODER, DECODER = "encoder", "decoder"
 
 
 class CallInterface(Interface):
-    """Caches among the arguments of `forward` are inputs, those in its result outputs, and settings stay as they are.
+    """Caches in the arguments of `forward` are inputs, those in its result are outputs; settings stay as they are.
 
-    `fixed` are the arguments that are no inputs, `caches` caches of the right kind by argument.
+    `fixed` are the arguments that are not inputs; `caches` are caches of the right kind, by argument.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class CallInterface(Interface):
         find_axes: Callable[[], Axes],
         step: str = "",
     ) -> None:
-        """Take also what finds the inputs' dynamic axes, and the symbol of a step's length, which can be one token."""
+        """Also take what finds the inputs' dynamic axes, and the symbol of a step's length (maybe one token)."""
         self.fixed, self.caches = fixed, caches
         self._find_axes = find_axes
         self.steps = {step: 1} if step else {}
@@ -47,12 +47,12 @@ class CallInterface(Interface):
         return {name: inputs[name] for name in self.caches}
 
     def results(self, result: Any) -> Any:  # noqa: ANN401 - any nesting
-        """Return the results with the tensors of caches in their places."""
+        """Return the results with the tensors of caches in the place of the caches."""
         return _with_caches_opened(result)
 
 
 class StepInterface(CallInterface):
-    """A step of a decoder whose encoder has run: `input_ids` are the decoder's, all of the encoder's says so."""
+    """A step of a decoder after its encoder has run; names of the encoder's inputs begin with `encoder_`."""
 
     def arguments(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of `forward` for inputs."""
@@ -64,7 +64,7 @@ class StepInterface(CallInterface):
         return of_decoder | {name.removeprefix(f"{ENCODER}_"): value for name, value in given.items()}
 
     def results(self, result: Any) -> Any:  # noqa: ANN401 - any nesting
-        """Return the results without what the encoder made, which is as it was."""
+        """Return the results without what the encoder made, which has not changed."""
         found = {k: v for k, v in super().results(result).items() if not k.startswith(f"{ENCODER}_")}
         if PRESENT in found:
             found[PRESENT] = [{DECODER: layer[DECODER]} for layer in found[PRESENT]]

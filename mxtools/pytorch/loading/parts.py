@@ -1,4 +1,4 @@
-"""A part of a model with the arguments that the whole calls it with."""
+"""A part of a model, with the arguments that the whole model calls it with."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def part_of(subject: Subject, path: str) -> Subject:
 
 
 def _axes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str, dict[int, str]]:
-    """Return which axes of a part's inputs vary with which of the whole's, by their symbols.
+    """Return which axes of a part's inputs vary with which axes of the whole model's, by their symbols.
 
-    The whole is run in other sizes, one symbol after the other: an axis that grows or shrinks as the symbol does is of
-    its length, and one that does so with two symbols is as long as both together.
+    The whole model runs in other sizes, for one symbol after the other. An axis that grows or shrinks with a symbol has
+    this symbol's length; an axis that does so with two symbols is as long as both together.
     """
     before = {name: tuple(tensor.shape) for name, tensor in tensors(inputs)}
     found: dict[str, dict[int, str]] = {name: {} for name in before}
@@ -64,7 +64,7 @@ def _axes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str
 
 
 def _shapes(whole: Subject, module: nn.Module, inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a part is given when the whole runs on some inputs; nothing if it refuses these."""
+    """Return the shapes of a part's arguments when the whole model runs on some inputs; nothing if it refuses these."""
     try:
         arguments = _first_call(Subject(whole.model, inputs, whole.spec, whole.interface), module) or {}
     except InputError:
@@ -78,7 +78,7 @@ def _first_call(subject: Subject, module: nn.Module) -> dict[str, Any] | None:
     found: list[dict[str, Any]] = []
 
     def record(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep copies of the arguments of the first call: the model may change them later."""
+        """Keep copies of the arguments of the first call, because the model may change them later."""
         if not found:
             found.append({name: _kept(value) for name, value in _by_name(called, args, kwargs).items()})
 
@@ -91,7 +91,7 @@ def _first_call(subject: Subject, module: nn.Module) -> dict[str, Any] | None:
 
 
 def _kept(value: Any) -> Any:  # noqa: ANN401 - any argument
-    """Return a copy of an argument; of a cache, one that does not grow when the model adds to the cache."""
+    """Return a copy of an argument; the copy of a cache does not grow when the model adds to the cache."""
     return closed(value, copied(opened(value))) if is_cache(value) else copied(value)
 
 

@@ -1,4 +1,4 @@
-"""A step of a decoder that has its past in a key-value cache; the cache is made by running what came before."""
+"""A step of a decoder with its past in a key-value cache; a run of what came before makes the cache."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mxtools.pytorch.nested import tensors
 from mxtools.pytorch.subject import Subject, forward_parameters
 
 STEP = 2
-"""Tokens of the step: for one alone, models take ways that are not right for more."""
+"""Tokens of the step: for a single token, models take paths that are not right for more."""
 _BATCH, _LENGTH, _PAST_LENGTH = "batch", "sequence", "past_sequence"
 
 
 def with_past(subject: Subject) -> Subject:
-    """Return a decoder's next step after the subject's inputs, with what these left in the cache as further inputs.
+    """Return a decoder's next step after the subject's inputs; what these left in the cache are further inputs.
 
     The names are those of Optimum. Raises UsageError if the model takes no cache, or leaves nothing in one.
     """
@@ -59,7 +59,7 @@ def _step(subject: Subject, result: Any, cache: Any, layers: list[Any]) -> Subje
 
 
 def _encoded_step(subject: Subject, result: Any, cache: Any, layers: list[Any]) -> Subject:  # noqa: ANN401
-    """Return the step of a decoder whose encoder has run."""
+    """Return the step of a decoder after its encoder has run."""
     length, of_encoder = f"{DECODER}_{_LENGTH}", {0: _BATCH, 1: _LENGTH}
     inputs: dict[str, Any] = {"input_ids": _next(subject.inputs[f"{DECODER}_input_ids"])}
     axes: dict[str, dict[int, str]] = {"input_ids": {0: _BATCH, 1: length}}
@@ -81,5 +81,5 @@ def _next(ids: Tensor) -> Tensor:
 
 
 def _length_of(layers: list[Any]) -> int:
-    """Return how many tokens a cache holds: the most of any layer, since some layers keep only the last ones."""
+    """Return how many tokens a cache has: the most in any layer, since some layers keep only the last ones."""
     return max((t.shape[2] for _, t in tensors(layers) if t.dim() == 4), default=0)

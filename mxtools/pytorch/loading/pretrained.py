@@ -1,4 +1,4 @@
-"""Load Hugging Face models; a file of its own because it imports transformers."""
+"""Load Hugging Face models; this is a file of its own because it imports transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 5
 
 
 Loaded = tuple[nn.Module, list[str]]
-"""A model, and the names of the parameters that its files do not have, and that are random."""
+"""A model, and the names of the parameters that its files lack and that are therefore random."""
 
 
 def load(spec: str, task: str | None, trust_remote_code: bool) -> Loaded:
@@ -42,10 +42,10 @@ def load(spec: str, task: str | None, trust_remote_code: bool) -> Loaded:
 
 
 def _is_hub_reachable() -> bool:
-    """Return whether the hub answers; the library itself finds out after half a minute of attempts."""
+    """Return whether the hub answers; the library itself would try for half a minute."""
     if is_offline_mode():
         return False
-    if urllib.request.getproxies():  # which reaches what this process does not
+    if urllib.request.getproxies():  # a proxy reaches what this process does not
         return True
     hub = urlsplit(constants.ENDPOINT)
     try:

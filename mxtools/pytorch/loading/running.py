@@ -1,4 +1,4 @@
-"""Run a model once, for what its inputs are to be."""
+"""Run a model once, to find out what its inputs must be."""
 
 from __future__ import annotations
 

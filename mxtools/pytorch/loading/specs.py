@@ -1,4 +1,4 @@
-"""Load what a MODEL spec names: `./bert`, `org/name`, `file.py:NAME` or `package.module:NAME`."""
+"""Load the model that a MODEL spec names: `./bert`, `org/name`, `file.py:NAME` or `package.module:NAME`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _READ = (
 """Files of a Hugging Face folder that its libraries read."""
 
 MOST_MISSING = 3
-"""Names of parameters without weights that a warning lists."""
+"""How many names of parameters without weights a warning lists."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -66,7 +66,7 @@ def _pretrained(spec: str, task: str | None, trust_remote_code: bool) -> nn.Modu
             model, missing = pretrained.load(spec, task, trust_remote_code)
         except MxError:
             raise
-        except Exception as error:  # whatever a configuration makes the library and the model's class do
+        except Exception as error:  # a configuration can make the library and the model's class raise anything
             raise InputError(
                 f"{spec} cannot be loaded as a Hugging Face model ({error_line(error)})", "check the folder or the id"
             ) from error
@@ -80,7 +80,7 @@ _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl")
 
 
 def _no_model(path: Path) -> InputError:
-    """Return the error for a path that is no MODEL, with what to do about a file of its kind."""
+    """Return the error for a path that is not a MODEL, with advice for its kind of file."""
     if not path.exists():
         return InputError(
             f"there is no model {str(path)!r}",
@@ -99,7 +99,7 @@ def _no_model(path: Path) -> InputError:
 
 
 def _built(found: Any, spec: str) -> tuple[nn.Module, dict[str, Any] | None]:  # noqa: ANN401
-    """Return module and inputs of what a spec names: a module, a pair of both, or a callable that returns these."""
+    """Return the module and inputs that a spec names: a module, a pair of both, or a callable that returns these."""
     if not isinstance(found, nn.Module) and callable(found):
         found = _called(found, spec)
     model, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, None)

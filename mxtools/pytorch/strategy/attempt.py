@@ -1,4 +1,4 @@
-"""Try strategies until one succeeds; a try is to export, tag and check."""
+"""Try strategies until one succeeds; to try one is to export, tag and check."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class StrategyAttempt:
 
 @dataclass(frozen=True)
 class Demands:
-    """What an export must meet.
+    """What an export must achieve.
 
-    With `verify` the model, and every module of it cut out, are run and compared with what PyTorch returned. `quality`,
+    With `verify`, the model and every module cut out of it are run and compared with what PyTorch returned. `quality`,
     0 to 1, is the least share of nodes with evidence of their own, or with `verify` the least rate of the round trip.
     """
 
@@ -47,23 +47,23 @@ class Demands:
 
 @dataclass(frozen=True)
 class ExportResult(FieldMapping):
-    """An export that succeeded, by which strategy, and what was tried before."""
+    """An export that succeeded, by which strategy, and what was tried before it."""
 
     output_path: Path
     strategy: str
     attempts: tuple[StrategyAttempt, ...]
     total_operations: int
     tagged_operations: int
-    """The operations whose module is known: their scope is not just the fallback to the root."""
+    """The number of operations with a known module, whose scope is not just the fallback to the root."""
     hierarchy_nodes: int
     """The number of scopes that operations have."""
     warnings: tuple[str, ...] = ()
     verified_on: tuple[str, ...] = ()
-    """On which kinds of inputs the model returns what PyTorch returns; every module only on the first, if on any."""
+    """The kinds of inputs on which the model returns what PyTorch returns; its modules only run on the first."""
     dynamic_axes: Axes = field(default_factory=dict)
     """The symbols of the dynamic axes by input."""
     static_because: str = ""
-    """Why no axis is dynamic, although axes of batch and sequence were to be."""
+    """Why no axis is dynamic, although axes of batch and sequence should be."""
     reasons: tuple[str, ...] = ()
     """Why this strategy was selected; empty if the caller named it."""
     performance_metrics: Metrics | None = None
@@ -103,8 +103,8 @@ def export_by(
 ) -> ExportResult:
     """Try strategies in turn and write the model of the first that succeeds; nothing is written before.
 
-    Raises InputError, with all causes, if none succeeds, UsageError if a strategy is unknown, OutputError if
-    a file cannot be written.
+    Raises InputError, with all causes, if none succeeds, UsageError if a strategy is unknown, OutputError if a file
+    cannot be written.
     """
     permitted(output)
     attempts: list[StrategyAttempt] = []
@@ -127,9 +127,9 @@ def export_by(
 def checked(
     name: str, sources: Sources, demands: Demands, meter: Meter, checks: Meter, optimizer: str | None = None
 ) -> Tagged:
-    """Return what `tagged_by` returns, after `accepted` accepted it; raises an MxError if one of these fails.
+    """Return the result of `tagged_by`, after `accepted` accepted it; raises an MxError if one of these fails.
 
-    The stages of checking are measured by `checks`. If the graph of the cheapest exporter is wrong, the next one tries.
+    `checks` measures the stages of checking. If the graph of the cheapest exporter is wrong, the next exporter tries.
     """
     tagged, choice = tagged_by(name, sources, meter, optimizer), table.get(name).exporter
     exporters = in_turn(choice)

@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Agreement:
-    """For how many traced tensors that both graphs have two strategies agree on the scope."""
+    """On how many of the traced tensors that both graphs have two strategies give the same scope."""
 
     first: str
     second: str
@@ -68,8 +68,8 @@ class Agreement:
 def bench(subject: Subject, names: Iterable[str], rounds: int = 1) -> Iterator[Row]:
     """Yield a row for each strategy, in each of some rounds; no strategy uses anything that another one made.
 
-    What an exporter does once in a process, it does before, on a model of one layer; what it does once for a model
-    counts in the first round.
+    What an exporter does once per process, it does before, on a model of one layer. What it does once per model counts
+    in the first round.
     """
     chosen = {name: table.get(name) for name in names}
     for exporter in dict.fromkeys(e for strategy in chosen.values() for e in in_turn(strategy.exporter)):
@@ -96,7 +96,7 @@ def _warm_up(exporter: str) -> None:
 
 
 def _row(name: str, subject: Subject, folder: Path) -> Row:
-    gc.collect()  # garbage of the strategy before must not count for this one
+    gc.collect()  # garbage of the last strategy must not count for this one
     meter = Meter()
     sources = Sources(lambda: subject, folder, meter=meter)
     try:
@@ -125,7 +125,7 @@ def _scopes(tagged: Tagged, sources: Sources) -> dict[int, str]:
 
 
 def agreements(rows: Iterable[Row]) -> list[Agreement]:
-    """Return how far every two strategies that succeeded agree."""
+    """Return how far any two strategies that succeeded agree."""
     found = []
     for a, b in combinations([row for row in rows if row.scopes is not None], 2):
         assert a.scopes is not None

@@ -1,4 +1,4 @@
-"""Probe a model for the facts that decide which strategy suits it; each is found out when it is first asked for."""
+"""Probe a model for the facts that decide which strategy suits it; each fact is found when it is first asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TimeOverError(BaseException):
 
 
 class Probe:
-    """Facts about a subject. Traces and exports that probing makes are kept in `sources`, so nothing is made twice.
+    """Facts about a subject. `sources` keeps the traces and exports that probing makes, so nothing is made twice.
 
     Facts: `traces`, the forward pass runs; `dynamo` and `torchscript`, the export of that exporter runs in ONNX Runtime
     and returns what PyTorch returns; `dynamo-is-truest`, the round trip of dynamo's export is at least as good as that
@@ -60,7 +60,7 @@ class Probe:
         return dict(self._known)
 
     def holds(self, fact: str) -> bool:
-        """Return whether a fact holds; it does not if it cannot be found out, or not in time."""
+        """Return whether a fact holds; it does not if this cannot be found out, or not in time."""
         if fact not in self._known:
             try:
                 with within(self._end - perf_counter()):
@@ -116,8 +116,8 @@ def _explained(text: str) -> str:
 def within(seconds: float) -> Iterator[None]:
     """Raise TimeOverError in a block after some seconds, or before it if no time is left.
 
-    The block is interrupted by a signal, so only in the main thread of a system that has them, and native code runs to
-    its end first.
+    A signal interrupts the block, so this works only in the main thread of a system that has signals, and native code
+    runs to its end first.
     """
     if seconds <= 0:
         raise TimeOverError("there was no time left to test it")

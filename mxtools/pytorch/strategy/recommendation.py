@@ -19,7 +19,7 @@ class Recommendation(FieldMapping):
     strategy: str
     priority: str
     confidence: float
-    """The share, 0 to 1, of models on which this decision was right when it was measured: docs/strategies.md."""
+    """The share, 0 to 1, of measured models for which this decision was right: docs/strategies.md."""
     reasons: tuple[str, ...]
     fallbacks: tuple[str, ...]
     """The strategies to try, in order, if this one fails."""
@@ -35,7 +35,7 @@ def select(probe: Probe, priority: str) -> Recommendation:
     if priority not in get_args(Priority):
         raise UsageError(f"there is no priority {priority!r}", f"there are {', '.join(get_args(Priority))}")
     decisions = [d for d in table.shipped().decisions if d.priority == priority]
-    sidecar = probe.sidecar  # raises if nothing can be done
+    sidecar = probe.sidecar  # raises if nothing works
     for decision in decisions:
         if all(map(probe.holds, decision.when)):
             properties = probe.properties()
