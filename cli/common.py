@@ -38,11 +38,11 @@ def process(
     command: str = "",
     write: Callable[[WorkingModel, PipelineReport], None] | None = None,
 ) -> PipelineReport:
-    """Read a model, run a pipeline over it and write the result; return what the passes report.
+    """Read a model, run a pipeline over it and write the result; return the reports of the passes.
 
-    `witness`, if given, takes the model and returns what is told of each pass that has run. With the name of a
-    `command`, its last line says how the size of the model changed. `write`, if given, writes the result elsewhere
-    than to `output`.
+    `witness`, if given, takes the model and returns a function that gets each pass that has run. With the name of a
+    `command`, its last line says how the size of the model changed. `write`, if given, writes the result to another
+    place than `output`.
     """
     if not write:
         check_output(output, replacing=source)
@@ -65,7 +65,7 @@ def process(
 
 
 def size_of(model: WorkingModel) -> tuple[int, int]:
-    """Return how many nodes a model has, those of bodies and functions too, and the bytes of its weights."""
+    """Return how many nodes a model has, including those of bodies and functions, and the bytes of its weights."""
     from mxtools.files.weights import bytes_of, tensors_of
     from mxtools.graph.functions import model_nodes
 
@@ -80,7 +80,7 @@ def changed(before: tuple[int, int], after: tuple[int, int]) -> str:
 
 
 def short(count: int, ones: str = "") -> str:
-    """Return a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small one."""
+    """Return a count in at most six characters: 999, 1.2 k, 110 M; `ones` is the unit of a small count."""
     for size, unit in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
         if count >= size:
             return f"{count / size:.3g}{unit}"
@@ -109,7 +109,7 @@ def read_model(
 
 
 def read_trace_and_values(trace: str | None, inputs: Path | None) -> tuple[Sidecar | None, Values | None]:
-    """Return a sidecar, and the given values, else those recorded with the sidecar; None for what is missing."""
+    """Return a sidecar, and the given values, else those recorded with the sidecar; None for anything missing."""
     from mxtools.traces.values import Values, recorded
 
     sidecar = read_sidecar(trace) if trace else None
@@ -138,7 +138,7 @@ def emit(report: object) -> None:
 
 
 def figures(distance: Distance) -> dict[str, Any]:
-    """Return a distance as data for JSON; infinities, for which JSON has no number, are strings, as in the sidecar."""
+    """Return a distance as data for JSON; JSON has no number for infinities, so they are strings, as in the sidecar."""
     figures: dict[str, float] = {
         "max_abs": distance.max_abs,
         "relative": distance.relative,
@@ -154,7 +154,7 @@ def figures(distance: Distance) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | str:
-    """Return a number as JSON can hold it; an infinity is a string."""
+    """Return a number in a form that JSON can hold; an infinity is a string."""
     return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
@@ -164,19 +164,19 @@ def json_text(report: object) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message for people, on stderr; if that cannot be written to, it is lost, and nothing else."""
+    """Print a message for people on stderr; if stderr cannot be written to, only the message is lost."""
     with contextlib.suppress(OSError, ValueError):
         print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 def say_differences(command: str, found: Iterable[Mapping[str, Any]] | None) -> None:
-    """Print how far outputs are apart that were compared."""
+    """Print how far the compared outputs are apart."""
     for each in found or ():
         say(f"mx {command}: {each['output']}: max difference {each['max_abs']:.3g} ({each['max_rel']:.3g} relative)")
 
 
 def say_left(command: str, left: Mapping[str, str]) -> None:
-    """Print what a command left as it was, each with the reason; of many only the first."""
+    """Print what a command left unchanged, each with the reason; if there is much, only the first."""
     for name, reason in list(left.items())[:MOST_SHOWN]:
         say(f"mx {command}: left {name}: {reason}")
     if len(left) > MOST_SHOWN:
@@ -207,7 +207,7 @@ def progress(text: str) -> Iterator[None]:
 
 
 def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> tuple[dict[str, Any], str]:
-    """Return what a tagging pipeline reports, with how some nodes came to their scopes, as data and in one line.
+    """Return the report of a tagging pipeline, with how some nodes got their scopes, as data and in one line.
 
     The line has nodes by evidence, merged nodes, scopes without nodes by reason, and renamed tensors.
     """

@@ -1,4 +1,4 @@
-"""What a shell may complete: scopes, tags, classes and operators of the files on the command line, passes, strategies.
+"""What a shell may complete: scopes, tags, classes, operators of files on the command line, passes, strategies.
 
 Functions here are called while somebody types. They never raise and print nothing: if something is broken, there is
 nothing to complete.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Completer = Callable[[str], list[str]]
 
 _LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
-"""Variables in which shells hand over the command line."""
+"""The variables in which shells pass the command line on."""
 _GLOB = str.maketrans({"*": "[*]", "?": "[?]", "[": "[[]"})
 _ROOT = "."
 
@@ -34,14 +34,14 @@ def _quietly(complete: Callable[[str], Iterable[str]]) -> Completer:
         except Exception:
             return []
 
-    quiet.__annotations__ = {"incomplete": str, "return": list[str]}  # from which typer learns what to hand over
+    quiet.__annotations__ = {"incomplete": str, "return": list[str]}  # from these, typer learns what to pass
     del quiet.__wrapped__
     return quiet
 
 
 @_quietly
 def scopes(incomplete: str) -> Iterable[str]:
-    """Return the scopes that begin with a text, of the next level only: a model has thousands."""
+    """Return the scopes that begin with a text, but only of the next level, because a model has thousands."""
     found = [scope.translate(_GLOB) for scope in _named().tags]
     return _next_level([scope for scope in found if scope != _ROOT], incomplete, ".")
 
@@ -66,7 +66,7 @@ def operators(incomplete: str) -> Iterable[str]:  # noqa: ARG001
 
 @_quietly
 def strategies(incomplete: str) -> Iterable[str]:
-    """Return the strategies, behind those that are named already: `htp,f`."""
+    """Return the strategies, after those that are already there: `htp,f`."""
     from mxtools.strategies import table
 
     before, comma, _ = incomplete.rpartition(",")
@@ -75,7 +75,7 @@ def strategies(incomplete: str) -> Iterable[str]:
 
 @_quietly
 def pipeline(incomplete: str) -> Iterable[str]:
-    """Return what can follow in a pipeline: the name of a pass, or inside of braces of one of its options."""
+    """Return what can follow in a pipeline: a pass or, inside braces, an option of one."""
     from dataclasses import fields
 
     from mxtools.pipeline.registry import key_of, load, names
@@ -99,11 +99,11 @@ SELECTORS: dict[str, Completer] = {
     "class_": classes,
     "op": operators,
 }
-"""Completers by the fields of the pass `filter` that say what is selected."""
+"""Completers, by the fields of the pass `filter` that select something."""
 
 
 def _named() -> NamesInFile:
-    """Return what the first file on the command line names that names anything, models before sidecars."""
+    """Return the names in the first file on the command line that has any, models before sidecars."""
     from mxtools.scopes.names_in_file import NamesInFile, names_in_file
 
     found = map(names_in_file, sorted(_files(), key=lambda file: file.suffix == ".json"))
@@ -111,7 +111,7 @@ def _named() -> NamesInFile:
 
 
 def _files() -> Iterator[Path]:
-    """Yield the files on the command line, also those behind what is being completed, if the shell tells them."""
+    """Yield the files on the command line; if the shell passes them on, also those after the word being completed."""
     line = next((os.environ[name] for name in _LINES if os.environ.get(name)), "")
     for word in re.findall(r"'[^']*'|\"[^\"]*\"|(?:\\.|\S)+", line):
         name = word[1:-1] if word[0] in "'\"" else re.sub(r"\\(.)", r"\1", word)
@@ -121,10 +121,10 @@ def _files() -> Iterator[Path]:
 
 
 def _next_level(names: Collection[str], incomplete: str, separator: str) -> list[str]:
-    """Return the outermost names that begin with a text, and if that is one, also those directly in it.
+    """Return the outermost names that begin with a text; if it is only one, also the names directly in it.
 
-    Of `encoder`, `encoder.layer.0`, `encoder.layer.0.mlp` and `pooler`, nothing gives `encoder` and `pooler`, and `enc`
-    gives `encoder` and `encoder.layer.0`, because a shell would otherwise take `encoder` for all there is.
+    Of `encoder`, `encoder.layer.0`, `encoder.layer.0.mlp` and `pooler`, an empty text gives `encoder` and `pooler`, and
+    `enc` gives `encoder` and `encoder.layer.0`. With `encoder` alone, a shell would consider it complete.
     """
     found = _outermost([name for name in names if name.startswith(incomplete)], separator)
     if len(found) == 1:

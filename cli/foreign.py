@@ -1,4 +1,4 @@
-"""Errors that are not mxtools' own: of libraries, of the system, of what a file made them do; in one place."""
+"""Errors that are not mxtools' own, from libraries, from the system, or caused by a file; all in one place."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _LIBRARIES = {
     "zipfile": "zip",
     "zlib": "zlib",
 }
-"""Packages whose exception classes say that what they were given is bad, and what messages call them."""
+"""Packages whose exceptions mean that their input is bad, and how messages name these packages."""
 _OF_TORCH = ("torch", "transformers", "onnxscript")
 """What the extra `torch` installs."""
 _LONGEST = 300
-"""Characters of a library's message that are shown; some quote the whole graph."""
+"""How many characters of a library's message are shown; some messages quote the whole graph."""
 
 
 def as_mx_error(error: Exception) -> MxError | None:
-    """Return an error of a library or the system as one that a user can act on; None for what is a fault of mxtools."""
+    """Return an error of a library or the system as one that a user can act on; None for a fault of mxtools."""
     text = " ".join(str(error).split())[:_LONGEST]
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_TORCH:
         return without_torch()
@@ -47,7 +47,7 @@ def as_mx_error(error: Exception) -> MxError | None:
 
 
 def without_torch() -> UsageError:
-    """Return the error of a command that needs PyTorch if it is not installed."""
+    """Return the error of a command that needs PyTorch, if it is not installed."""
     return UsageError("this needs PyTorch and transformers", "pip install 'onnx-mxtools[torch]'")
 
 

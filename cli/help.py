@@ -25,7 +25,7 @@ GROUPS = {
     },
     "Check": {
         "verify": "Compare what each module of an ONNX graph returns with PyTorch, or with another graph.",
-        "run-values": "Run an ONNX graph and keep what its modules return, to compare with elsewhere.",
+        "run-values": "Run an ONNX graph and keep what its modules return, to compare them elsewhere.",
         "compare": "Compare two ONNX graphs module by module.",
         "validate": "Check an ONNX graph, its tags and its sidecar; repair what can be repaired.",
     },

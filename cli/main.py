@@ -1,4 +1,4 @@
-"""The entry point: finds the command, imports just that one, and renders every error as one line."""
+"""The entry point: it finds the command, imports only that one, and shows every error as one line."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from .words import WORDS
 RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap")
 """Commands that run a PyTorch model or another tool."""
 FAULT = 70
-"""As EX_SOFTWARE of sysexits.h: not 1, which is an answer."""
+"""As EX_SOFTWARE of sysexits.h; not 1, because that is an answer."""
 
 
 class Commands(TyperGroup):
-    """A group that knows its commands by name and imports one only to run it or to show its own help."""
+    """A group that knows its commands by name, and imports a command only to run it or to show its own help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
@@ -58,7 +58,7 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """Return a command that has just its first line of help, for lists."""
+        """Return a command that has only its first line of help, for lists."""
         if cmd_name not in COMMANDS:
             return None
         group = next(group for group, commands in GROUPS.items() if cmd_name in commands)
@@ -105,7 +105,7 @@ def main() -> None:
     try:
         status = _run()
         sys.stdout.flush()
-    except BaseException as error:  # whatever ends the program: no traceback, and a status that means something
+    except BaseException as error:  # whatever ends the program: no traceback, and a meaningful status
         status = _ended_by(error)
     sys.exit(status)
 
@@ -122,7 +122,7 @@ def _run() -> int:
 
 
 def _without_general_options(arguments: list[str]) -> list[str]:
-    """Return the arguments without the options that any command takes, which go into the environment."""
+    """Return the arguments without the options of all commands, which go into the environment."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     left: list[str] = []
     given = iter(arguments[:end])
@@ -138,7 +138,7 @@ def _without_general_options(arguments: list[str]) -> list[str]:
 
 
 def _check_limits() -> None:
-    """End with a message if the limits are to be raised by what is no number."""
+    """End with a message if the limits cannot be raised because the factor is not a number."""
     with speaking(WORDS):
         try:
             limits.factor()
@@ -154,7 +154,7 @@ _OF_PYDANTIC = "Value error, "
 
 
 def _ended_by(error: BaseException) -> int:
-    """Say in one line why the program ends, if that is outside of a command; return the exit status."""
+    """Say in one line why the program ends outside of a command; return the exit status."""
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort) or was_interrupted():
@@ -168,14 +168,14 @@ def _ended_by(error: BaseException) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "mx"
         text = " ".join(error.format_message().replace(_OF_PYDANTIC, "").split()).rstrip(".")
-        if text:  # help that nobody asked for has none
+        if text:  # help that was shown without being asked for has none
             _say_error(path, 2, text, f"see `{path} --help`", f"{text} (see `{path} --help`)")
         return 2
     return _failed("mx", error)
 
 
 def _failed(command: str, error: BaseException) -> int:
-    """Say what an error is that is not mxtools' own: a library's, the system's, or a fault; return the status."""
+    """Say what went wrong in a library, in the system or in mxtools itself; return the exit status."""
     found = as_mx_error(error) if isinstance(error, Exception) else None
     if isinstance(error, OSError) or found is None:
         drop_output()
@@ -193,7 +193,8 @@ def _failed(command: str, error: BaseException) -> int:
 def _say_error(command: str, status: int, problem: str, remedy: str, text: str = "") -> None:
     """Say on stderr why a command ends: in one line, or with --json as an object in one line.
 
-    An object goes to stderr too: stdout has the report, also if the answer is no (status 1), and one JSON document.
+    The object goes to stderr too: stdout has the report, even if the answer is no (status 1), and so a single JSON
+    document.
     """
     if wants_json(sys.argv[1:]):
         name = command.removeprefix("mx").strip()
@@ -203,24 +204,24 @@ def _say_error(command: str, status: int, problem: str, remedy: str, text: str =
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Return whether arguments, before those of another tool's command, ask for JSON."""
+    """Return whether arguments, up to another tool's command, ask for JSON."""
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else len(arguments)]
 
 
 def _command_named() -> str:
-    """Return the command on the command line, which options of all commands may precede; empty if there is none."""
+    """Return the command on the command line, which may come after options of all commands; empty without one."""
     return next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
 
 
 def _same_order_of_sets() -> None:
     """Start the process again with fixed string hashing: models and tools iterate over sets of strings.
 
-    Without it a trace and an export of one model would differ in the order of calls, and two exports in their bytes.
+    Otherwise, the trace and the export of a model would differ in the order of calls, and two exports in their bytes.
     """
     if "PYTHONHASHSEED" in os.environ:
         return
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    if os.name == "nt":  # where a process that executes another ends at once, for the shell that waits for it
+    if os.name == "nt":  # there, a process that executes another one ends at once for the waiting shell
         import subprocess
 
         sys.exit(subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=False).returncode)
@@ -242,7 +243,7 @@ def _guarded(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _errors_in_one_line(name: str) -> Iterator[None]:
-    """Turn what the block raises into a line on stderr and an exit status; `name` is the command's."""
+    """Turn anything that the block raises into a line on stderr and an exit status; `name` is the command's."""
     try:
         yield
     except MxError as error:
@@ -263,7 +264,7 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
 
 @contextmanager
 def _warnings_in_one_line(name: str) -> Iterator[None]:
-    """Show what mxtools warns of as messages of the command `name`, when it has ended; an error is its only line."""
+    """Show warnings of mxtools as messages of the command `name` when it has ended; an error is the only line."""
     before, told = warnings.showwarning, list[str]()
 
     def shown(

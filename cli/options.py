@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 _SELECTORS = ("scope", "tag", "class_", "op", "exclude")
-"""The fields of the pass `filter` that say what is selected."""
+"""The fields of the pass `filter` that select something."""
 _MARKUP = re.compile(r"\[(?=[a-z#/@])")
-"""What rich takes for markup in a text."""
+"""The beginnings of what rich considers markup in a text."""
 _PRIORITIES = "coverage|speed|fidelity|compatibility"
 
 
 def _cache(folder: str) -> Any:
-    """Return the cache in a folder; imported late, since few commands need it."""
+    """Return the cache in a folder; imported late, because few commands need it."""
     from mxtools.strategies.cache import Cache
 
     return Cache(Path(folder))
@@ -186,7 +186,7 @@ def load(
         ),
     ] = False,
 ) -> Any:
-    """Return the `Subject` of a model spec, the module with its inputs; UsageError if PyTorch is not installed."""
+    """Return the `Subject` of a model spec, a module with its inputs; UsageError if PyTorch is not installed."""
     require_torch()
     with progress(f"loading {model}"):
         from mxtools.pytorch.loading.inputs import load_subject
@@ -203,7 +203,7 @@ def require_torch() -> None:
 
 
 def key(load: functools.partial[Any]) -> str | None:
-    """Return the cache key of a Hugging Face folder and the options it is loaded with; None for other models."""
+    """Return the cache key of a Hugging Face folder and the options with which it is loaded; None for other models."""
     from mxtools.strategies.cache import key_of_folder
 
     options = dict(load.keywords)
@@ -215,9 +215,9 @@ def key(load: functools.partial[Any]) -> str | None:
 
 
 def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: bool) -> bool:
-    """Return whether axes of batch and sequence are to be dynamic: by default in Hugging Face models.
+    """Return whether axes of batch and sequence should be dynamic, as they are in Hugging Face models by default.
 
-    Raises UsageError if all axes are to be static, and some dynamic.
+    Raises UsageError if the options want all axes static and some dynamic.
     """
     from mxtools.errors import UsageError
 
@@ -228,7 +228,7 @@ def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: 
 
 
 def say_axes(command: str, axes: Any, why_static: str) -> None:
-    """Say which axes are dynamic, or why none is; nothing if none was to be."""
+    """Say which axes are dynamic, or why none is; nothing if none should be."""
     from mxtools.pytorch.exporting.exporters import in_words
 
     if axes:
@@ -238,7 +238,7 @@ def say_axes(command: str, axes: Any, why_static: str) -> None:
 
 
 def axes(texts: Iterable[str] | None) -> dict[str, dict[int, str]]:
-    """Return the dynamic axes by input, each with its symbol, of texts such as `x=0:batch,2`."""
+    """Return the dynamic axes by input, each with its symbol, from texts such as `x=0:batch,2`."""
     return dict(map(_parse_axes, texts or ()))
 
 
@@ -257,8 +257,8 @@ def extended_by(
 ) -> Command:
     """Return a command that also takes the parameters `added`.
 
-    Their values go to `make`, and what it returns goes to the original command as its parameter `name`. Typer reads
-    parameters from the signature, so the new command gets one that lists both kinds.
+    Their values go to `make`, and its result goes to the original command as the parameter `name`. Typer reads
+    parameters from the signature, so the new command gets a signature with both kinds.
     """
     extra = {p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in added}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != name]
@@ -300,10 +300,10 @@ def _is_list(hint: object) -> bool:
 
 
 class OurCommand(TyperCommand):
-    """A command in whose help flags have no type, as they take no value."""
+    """A command whose help shows no type for flags, because they take no value."""
 
     rest: ClassVar[str] = ""
-    """What the words after `--` are, if a command takes some."""
+    """What the words after `--` are, if a command takes any."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
@@ -320,7 +320,7 @@ class OurCommand(TyperCommand):
 
 
 def prepared(parameters: list[Any]) -> list[Any]:
-    """Return typer's parameters, which show no type if they are flags, and read plain values without pydantic."""
+    """Prepare typer's parameters: flags show no type, and plain values are read without pydantic. Return them."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
@@ -330,14 +330,14 @@ def prepared(parameters: list[Any]) -> list[Any]:
 
 
 class _PlainValues:
-    """Reads what needs no conversion, as typer would; all else is left to typer, which imports pydantic for it."""
+    """Reads values that need no conversion as typer would; leaves all others to typer, which imports pydantic."""
 
     def __init__(self, usual: Callable[[], Any]) -> None:
-        """Take what returns typer's own reader."""
+        """Take a function that returns typer's own reader."""
         self._usual = usual
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Return a value that was given, or that is the default, as one of the parameter's type."""
+        """Return the given value, or the default, in the parameter's type."""
         described = param.type_descriptor
         kind = None if described.parameter_info.parser else described.annotation
         if value is None:

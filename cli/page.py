@@ -1,7 +1,7 @@
-"""Help as text without colours, for files and pipes: as typer lays it out, without the libraries that it needs.
+"""Help as text without colours, for files and pipes: in typer's layout, without the libraries that typer needs.
 
-To import rich takes longer than everything else that help does. If there are colours, typer shows the help; tests
-hold both against each other.
+Importing rich takes longer than everything else that help does. If there are colours, typer shows the help; tests
+compare both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EPILOG = (
     "expand N times as far as usual before they are refused."
 )
 _SHOWING = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TYPER_USE_RICH")
-"""Variables that change what rich or typer show."""
+"""Variables that change the output of rich or typer."""
 _WORD = re.compile(r"\s*\S+\s*")
 _USUAL_WIDTH = 80
 
@@ -37,7 +37,7 @@ class Parameter(NamedTuple):
     """A line of a table of parameters.
 
     Attributes: `cells`, an asterisk if it is required, its long and its short names, those of its opposite, and its
-    type; `help`, its text and what stands in brackets behind or below it.
+    type; `help`, its text and what follows in brackets behind or below it.
     """
 
     cells: tuple[str, str, str, str, str, str]
@@ -57,13 +57,13 @@ OPTIONS = (
 
 
 def plain_width() -> int | None:
-    """Return how many characters a line of help has; None if help may have colours, or not all characters."""
+    """Return how many characters a line of help has; None if help may have colours, or lacks characters."""
     encoding = getattr(sys.stdout, "encoding", None) or ""
     if any(name in os.environ for name in _SHOWING) or sys.stdout.isatty() or not encoding.lower().startswith("utf"):
         return None
     if (columns := os.environ.get("COLUMNS", "")).isdigit():
         return int(columns)
-    for stream in (0, 1, 2):  # as rich: any of them may be the terminal of a pipe
+    for stream in (0, 1, 2):  # as in rich: any of them may be the terminal of a pipe
         try:
             return os.get_terminal_size(stream).columns or _USUAL_WIDTH
         except OSError:
@@ -173,7 +173,7 @@ def parameters(title: str, rows: Sequence[Parameter], width: int) -> list[str] |
 
 
 def side_by_side(texts: Sequence[str], width: int) -> list[str]:
-    """Return texts in lines: as many beside each other as there is room for, in columns."""
+    """Return texts in lines: in columns, as many beside each other as there is room for."""
     count = len(texts)
     while count > 1:
         rooms = [max(map(len, texts[place::count])) for place in range(count)]
@@ -188,7 +188,7 @@ def side_by_side(texts: Sequence[str], width: int) -> list[str]:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Return a text in lines of at most some characters, broken between words; each line of the text begins a line."""
+    """Return a text in lines of limited length, broken between words; each line of the text begins a new line."""
     return [line for given in text.split("\n") for line in _wrapped(given, width)]
 
 

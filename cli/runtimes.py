@@ -1,4 +1,4 @@
-"""Options that say what runs a model."""
+"""Options that choose what runs a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LibraryOption = Annotated[Library, Option(metavar="onnxruntime|openvino", help="
 
 
 def takes_runtime(command: Command) -> Command:
-    """Add the options of `runtime_of` to a command, which receives what that returns as its parameter `ours`."""
+    """Add the options of `runtime_of` to a command, which gets the result as its parameter `ours`."""
     added = inspect.signature(runtime_of, eval_str=True).parameters.values()
     return extended_by(command, "ours", added, lambda values: runtime_of(**values))
 
@@ -57,7 +57,7 @@ def runtime_of(
         ),
     ] = None,
 ) -> Runtime:
-    """Return the runtime that options describe; UsageError if they contradict each other, or it is not there."""
+    """Return the runtime that options describe; UsageError if they contradict each other, or it is not installed."""
     from mxtools.runtime.runtimes import CommandRuntime, OpenVino, check_providers
 
     own = bool(provider or provider_option or session_option or level is not Level.NONE)
@@ -75,7 +75,7 @@ def runtime_of(
 
 
 def say_assigned(command: str, runtime: Runtime) -> None:
-    """Say how many nodes other providers ran than the one that was asked for."""
+    """Say how many nodes ran on other providers than the one that was asked for."""
     assigned = getattr(runtime, "assigned", {})
     for provider, count in assigned.items():
         if count and provider != next(iter(assigned)):

@@ -1,7 +1,7 @@
-"""Where the program starts: an interrupt ends it silently from here on, also while libraries are imported.
+"""Where the program starts; from here on, an interrupt ends it silently, even while libraries are imported.
 
-`import onnx` runs all that the package has, and numpy, which takes longer than to tag a small model. Most commands need
-its protobuf classes only. So in this program the package's own code runs when something else of it is asked for:
+`import onnx` runs everything in the package, and numpy, which takes longer than tagging a small model. Most commands
+need only its protobuf classes. So in this program, the package's own code runs only when something else is asked for:
 
     from onnx import ModelProto      imports onnx.onnx_ml_pb2, which is generated code
     from onnx import shape_inference imports that submodule and what it imports
@@ -23,7 +23,7 @@ from .terminal import end_at_once, prepare_streams, write_data
 
 _PACKAGE = "onnx"
 _CLASSES = f"{_PACKAGE}.onnx_ml_pb2"
-"""The submodule that has the protobuf classes, and imports nothing of its package."""
+"""The submodule with the protobuf classes, which imports nothing of its package."""
 _running = RLock()
 
 
@@ -31,7 +31,7 @@ class _Deferred(ModuleType):
     """A package whose own code has not run."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return what is asked for first, or again by another thread meanwhile."""
+        """Return an attribute when it is first asked for, or if another thread asks in the meantime."""
         with _running:
             if name in vars(self):
                 return vars(self)[name]
@@ -58,7 +58,7 @@ class _Deferred(ModuleType):
 
 
 def defer_onnx() -> None:
-    """Let the package onnx run when something of it is needed, if it is not imported yet."""
+    """Let the package onnx run only when something in it is needed, if it is not imported yet."""
     if _PACKAGE not in sys.modules and (spec := find_spec(_PACKAGE)) and spec.loader:
         module = module_from_spec(spec)
         module.__class__ = _Deferred

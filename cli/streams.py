@@ -1,4 +1,4 @@
-"""stdin, stdout and files by their names on a command line: '-' or nothing is a pipe."""
+"""stdin, stdout and files by their names on a command line; '-' or nothing is a pipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source_name(source: FileOrPipe) -> str:
 
 
 def model_source(source: FileOrPipe) -> Path | IO[bytes]:
-    """Return the path or the open stdin to read a model from; UsageError if stdin is a terminal."""
+    """Return the path or the open stdin from which to read a model; UsageError if stdin is a terminal."""
     from mxtools.errors import InputError, UsageError
 
     if not is_pipe(source):
@@ -67,28 +67,29 @@ def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None =
 
 
 def write_text(text: str, output: FileOrPipe) -> None:
-    """Write text, such as JSON, to a file or to stdout, in UTF-8 whatever the terminal's encoding."""
+    """Write text, such as JSON, to a file or to stdout, in UTF-8 whatever the terminal's encoding is."""
     from mxtools.files import atomic, outputs
 
     if is_pipe(output):
-        write_data(text.encode(errors="backslashreplace"))  # of half a surrogate pair, what JSON writes for it
+        write_data(text.encode(errors="backslashreplace"))  # half a surrogate pair is written as in JSON
     else:
         outputs.claim(Path(str(output)))
         atomic.write_text(text, Path(str(output)))
 
 
 def put(text: str) -> None:
-    """Print a line for people on stdout, with what is not printable written out."""
+    """Print a line for people on stdout; characters that are not printable are written out."""
     sys.stdout.write(printable(text) + "\n")
 
 
 def check_output(
     output: FileOrPipe, *others: Path | None, readable: bool = False, replacing: str | None = None
 ) -> None:
-    """Refuse, before any work is done, files that may not be written, and a terminal for what nobody reads there.
+    """Refuse files that may not be written, and a terminal for output that people cannot read, before any work.
 
-    `others` are the files of further options; None is one that was not given. `replacing` is the model that `output`
-    may be, and replace; no other file that the command reads may be. `readable` is what a terminal may show.
+    `others` are the files of further options; None is an option that was not given. `replacing` is the model that
+    `output` may replace; it may be no other file that the command reads. Output that is `readable` may go to a
+    terminal.
     """
     from mxtools.errors import UsageError
     from mxtools.files.outputs import claim

@@ -12,15 +12,15 @@ from mxtools.scopes.tags import class_of
 from mxtools.views.tree import Item, number
 
 _MARKS = re.compile(r"[\\`*_\[\]|~]")
-"""What means something to Markdown inside of a line; `<` and `&` are escaped as in HTML."""
+"""Characters with a meaning in Markdown inside of a line; `<` and `&` are escaped as in HTML."""
 
 
 GUIDES = "│├└─ "
-"""What a tree is drawn with."""
+"""The characters with which a tree is drawn."""
 GAP = 2
 """Spaces between columns."""
 LEAST = 12
-"""Letters that must be left of the last column for it to be shown."""
+"""The last column is shown only if so many letters of it fit."""
 
 
 def drawn(
@@ -49,7 +49,7 @@ def drawn(
 
 
 def _others(scope: str, equal: Sequence[str]) -> str:
-    """Return the names of the siblings that a line also stands for: the last one of a row, else all."""
+    """Return the names of the siblings for which a line also stands: the last one of a row, else all."""
     if not equal:
         return ""
     numbers = [number(other)[1] for other in (scope, *equal)]
@@ -60,8 +60,8 @@ def _others(scope: str, equal: Sequence[str]) -> str:
 def show(rows: Iterable[Sequence[str]], left: int = 2) -> None:
     """Print rows on stdout in columns: the first `left` and the last aligned to the left, the others to the right.
 
-    On a terminal the first row, the head, and what a tree is drawn with are set off, and columns are left out from the
-    right until the rest fits; in files and pipes all are there.
+    A terminal shows the first row (the head) and the lines of a tree in another style, and columns are left out from
+    the right until the rest fits. In files and pipes, all columns are there.
     """
     lines = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -89,7 +89,7 @@ def _show_on_terminal(lines: Sequence[list[str]], widths: list[int], left: int) 
 
 
 def _fitting(widths: Sequence[int], left: int, room: int) -> int:
-    """Return how many columns fit, `left` at least; of the last one, which is text, a few letters are enough."""
+    """Return how many columns fit, at least `left`; the last one is text, and only a few of its letters need fit."""
     count = len(widths)
     needed = min(widths[-1], LEAST)
     while count > left and sum(widths[: count - 1]) + GAP * (count - 1) + needed > room:
@@ -115,7 +115,7 @@ def show_markdown(rows: Iterable[Sequence[str]], left: int = 2) -> None:
 
 
 def _escaped(cell: str) -> str:
-    """Return a cell for Markdown, in which nothing is markup; leading spaces, which a tree is drawn with, are kept."""
+    """Return a cell for Markdown without any markup; leading spaces, with which a tree is drawn, are kept."""
     text = printable(cell)
     bare = text.lstrip(" ")
     return "&nbsp;" * (len(text) - len(bare)) + _MARKS.sub(r"\\\g<0>", escape(bare, quote=False))

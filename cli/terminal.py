@@ -1,7 +1,7 @@
-"""What a process is started with, and may lack: open streams, an encoding for all characters, a user who waits.
+"""What a process may lack when it starts: open streams, an encoding for all characters, a user who waits.
 
-A shell can close a stream (`>&-`), and Python then has None in its place, and gives its number to the next file that
-is opened. A terminal or a variable can ask for an encoding that lacks characters. The user can interrupt at any moment.
+A shell can close a stream (`>&-`). Then Python has None in its place, and gives its number to the next file that is
+opened. A terminal or a variable can ask for an encoding that lacks characters. The user can interrupt at any moment.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def prepare_streams() -> None:
     r"""Make all three streams usable; characters that their encoding lacks are written out, as `\u2514`."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if not _is_open(number):
-            # A stream that was closed for writing stays one that cannot be written to: messages may be lost, data not.
+            # A stream that was closed for writing stays unwritable: messages may be lost, but data must not be.
             os.dup2(os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY), number)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - open to the end
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a stream of whoever calls this as a library
+        with suppress(AttributeError):  # a stream of a program that calls this as a library
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
@@ -41,20 +41,20 @@ def _is_open(number: int) -> bool:
 
 
 def drop_output() -> None:
-    """Let what stdout still holds go nowhere: Python writes it at its end, and would complain again."""
+    """Discard what stdout has not written yet: Python would write it at its end, and complain again."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stdout.flush()
 
 
 def is_broken_pipe(error: BaseException | None) -> bool:
-    """Return whether an error says that nobody reads stdout any more."""
+    """Return whether an error means that nobody reads stdout any more."""
     return isinstance(error, OSError) and error.errno == errno.EPIPE
 
 
 def end_at_once() -> None:
-    """Let an interrupt end the process at once: while libraries are imported there is nothing to clean up."""
-    with suppress(ValueError):  # in another thread than the main one
+    """Let an interrupt end the process at once: while libraries are imported, there is nothing to clean up."""
+    with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, _end)
 
 
@@ -65,7 +65,7 @@ def interrupt_cleanly() -> None:
 
 
 def was_interrupted() -> bool:
-    """Return whether the user interrupted: libraries turn KeyboardInterrupt into errors of their own."""
+    """Return whether the user interrupted, since libraries turn KeyboardInterrupt into errors of their own."""
     return _interrupted
 
 
@@ -80,10 +80,10 @@ def _interrupt(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's 
 
 
 def write_data(data: bytes) -> None:
-    """Write bytes to stdout, after the text that is already on its way."""
+    """Write bytes to stdout, after the text that was printed before."""
     sys.stdout.flush()
     stream: IO[bytes] | None = getattr(sys.stdout, "buffer", None)
-    if stream is None:  # a stream of whoever calls this as a library
+    if stream is None:  # a stream of a program that calls this as a library
         sys.stdout.write(data.decode())
         return
     stream.write(data)

@@ -1,4 +1,4 @@
-"""What the words in errors are on the command line; `mxtools.errors.PYTHON` has the same words for Python."""
+"""What the words in errors stand for on the command line; `mxtools.errors.PYTHON` has the same words for Python."""
 
 from __future__ import annotations
 

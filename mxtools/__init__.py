@@ -60,7 +60,7 @@ _PLACES = {
     "export_model_with_fallback": "mxtools.unified_export",
     "option": "mxtools.pipeline.base",
 }
-"""Where the names are that are imported when they are first asked for: `import mxtools` alone imports very little."""
+"""The places of names that are imported when they are first asked for: `import mxtools` alone imports very little."""
 
 __all__ = [
     "AbsentError",
@@ -160,8 +160,11 @@ def from_proto(
 def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Comparison:
     """Compare two tagged models by module; with `inputs`, run both and compare the tensors that leave each module.
 
-    Raises InputError if a model has no scopes, or does not run. >>> found = mxtools.compare(model,
-    model.optimize("ort-basic")) >>> all(module.scope for module in found.differing(1e-5)) True
+    Raises InputError if a model has no scopes, or does not run.
+
+    >>> found = mxtools.compare(model, model.optimize("ort-basic"))
+    >>> all(module.scope for module in found.differing(1e-5))
+    True
     """
     return one.compare(other, inputs)
 
@@ -173,12 +176,13 @@ def join(
 ) -> Model:
     """Return several models as one, or the model that was split into a folder.
 
-    `models` is that folder, a sequence of models, or models by name; scopes, inputs and outputs of the latter are put
-    under their names. `connections` say for inputs which output of another model, or which input, gives them. With
-    `keep`, such outputs are outputs of the result too. The models stay as they were.
+    `models` is that folder, a sequence of models, or models by name. If they have names, their scopes, inputs and
+    outputs begin with these. `connections` gives inputs their values: `{"two.x": "one.y"}` connects the input x of one
+    model to the output (or input) y of another. With `keep`, connected outputs are outputs of the result too. The
+    models stay as they were.
 
-    Raises UsageError if an input or output is unknown or of several models, InputError if types do not fit or the
-    folder is none of a split.
+    Raises UsageError if an input or output is unknown or belongs to several models, InputError if types do not fit or
+    the folder is not that of a split.
 
     >>> both = mxtools.join({"one": model, "two": model}, {"two.input_ids": "one.input_ids"})
     >>> both.output_names
@@ -201,7 +205,7 @@ def join(
 
 
 def trace(module: nn.Module, inputs: Any, *, record: bool = False) -> Trace:  # noqa: ANN401 - as forward takes them
-    """Run a PyTorch module once, and return the scopes of its modules; with `record` also the values of their tensors.
+    """Run a PyTorch module once; return the scopes of its modules and, with `record`, the values of their tensors.
 
     `inputs` is a tensor, a sequence of positional arguments, or a mapping by the parameter names of `forward`. The
     module does not change. Raises InputError if the forward pass raises.
@@ -286,7 +290,7 @@ def list_strategies() -> dict[str, Strategy]:
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
-    """Import what is asked for."""
+    """Import a name when it is first asked for."""
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

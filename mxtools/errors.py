@@ -1,11 +1,11 @@
-"""The one tree of exceptions; each class carries the exit status that a command ends with.
+"""The one tree of exceptions; each class has the exit status with which a command ends.
 
-An error says what is wrong (its problem) and what to do about it (its remedy). Python and the command line call some
-things by different names: a sidecar is passed as `trace=` here and as `--trace` there. Both texts are therefore
-templates, in which a word in `⟨⟩` stands for such a name: `InputError("there is no trace", "give ⟨trace⟩")`.
+An error says what is wrong (its problem) and what to do about it (its remedy). Python and the command line have
+different names for some things: a sidecar is passed as `trace=` in Python and as `--trace` in a shell. Both texts are
+therefore templates, in which a word in `⟨⟩` stands for such a name: `InputError("there is no trace", "give ⟨trace⟩")`.
 
-Texts are in Python's words, unless a block says otherwise (`with speaking(WORDS)`, as `mx` does). So a message that
-ends in a report, as the failure of one strategy among several does, is in the words of whoever asked for the report.
+Texts are in Python's words, unless a block says otherwise (`with speaking(WORDS)`, as `mx` does). So a message in a
+report, such as the failure of one strategy among several, is in the words of whoever asked for the report.
 """
 
 from __future__ import annotations
@@ -72,21 +72,21 @@ PYTHON: dict[str, str] = {
     "dashes": "",
     "wrap-command": '["COMMAND", "{in}", "{out}"]',
 }
-"""What the words are in Python; `cli/words.py` has the same words for the command line."""
+"""What the words stand for in Python; `cli/words.py` has the same words for the command line."""
 
 MOST_SHOWN = 8
-"""Names that a message lists."""
+"""How many names a message lists."""
 _WORD = re.compile("⟨([a-z-]+)⟩")
 _words: ContextVar[Mapping[str, str]] = ContextVar("words", default=PYTHON)
 
 
 def printable(text: str) -> str:
-    r"""Return a text as one line, with what is not printable written out: `\x1b`, `\n`."""
+    r"""Return a text as one line; characters that are not printable are written out: `\x1b`, `\n`."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def listed(texts: Sequence[str], most: int) -> str:
-    """Return texts in one line, of more than `most` only so many and the number of the others.
+    """Return texts in one line; if there are more than `most`, only so many and the number of the others.
 
     >>> listed(["a", "b", "c", "d"], 2)
     'a, b and 2 more'
@@ -95,7 +95,7 @@ def listed(texts: Sequence[str], most: int) -> str:
 
 
 def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return which of some names may have been meant; if none is like it, which there are.
+    """Return the names that may have been meant; if no name is similar, return which names exist.
 
     >>> suggestion("encoder.layr.0", ["encoder.layer.0", "pooler"])
     'did you mean encoder.layer.0?'
@@ -113,7 +113,7 @@ def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 @contextmanager
 def speaking(words: Mapping[str, str]) -> Iterator[None]:
-    """Inside the block, let the words in errors stand for others than Python's.
+    """Inside the block, let the words in errors stand for other names than Python's.
 
     >>> with speaking({"trace": "--trace"}):
     ...     in_words("give ⟨trace⟩")
@@ -127,7 +127,7 @@ def speaking(words: Mapping[str, str]) -> Iterator[None]:
 
 
 def in_words(template: str) -> str:
-    """Return a template on one printable line, each `⟨word⟩` replaced; one that is in no table stays.
+    """Return a template on one printable line, with each `⟨word⟩` replaced; a word in no table stays.
 
     >>> in_words("give ⟨trace⟩")
     'give trace='

@@ -1,1 +1,1 @@
-"""The commands: one a file, with a function `command`."""
+"""The commands: one in each file, which has a function `command`."""

@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Shows time and memory of tracing, exporting and tagging, the evidence for the tags, and the module round trip.
 
-    Then shows, for every two strategies, for how many traced tensors they agree on the module.
+    Then shows, for each pair of strategies, for how many traced tensors both give the same module.
 
     Example: mx bench ./bert ./resnet --strategies fx,htp --plot strategies.svg
     """
@@ -118,7 +118,7 @@ def _cells(model: str, row: Row) -> tuple[str, ...]:
 
 
 def _plot(path: Path, found: dict[str, list[Row]]) -> None:
-    """Draw the seconds of each stage of each strategy; one that failed has no bar."""
+    """Draw the seconds of each stage of each strategy; a strategy that failed has no bar."""
     from mxtools.pytorch.strategy.bench import COSTS
     from mxtools.views.plots import bars
 

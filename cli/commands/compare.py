@@ -39,7 +39,7 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Ends with exit status 1 if the models differ, and lists the modules that do.
+    """Lists the modules that differ, and ends with exit status 1 if the models differ.
 
     Names of nodes and tensors do not matter. Nodes are compared by operator, attributes and connections, weights by
     their elements. With --inputs or a recorded --trace, both models are run, and the tensors that leave each module
@@ -104,7 +104,7 @@ def _conclude(found: Comparison, tolerance: float) -> None:
 
 
 def _rows(found: Comparison, tolerance: float, fold: bool) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the table: how the interfaces differ, then the modules that differ, with those around them.
+    """Yield the rows of the table: how the interfaces differ, then the modules that differ and those around.
 
     With `fold`, siblings that differ in the same way are one row.
     """
@@ -123,7 +123,7 @@ def _rows(found: Comparison, tolerance: float, fold: bool) -> Iterator[tuple[str
 
 
 def _pruned(module: ComparedModule, tolerance: float) -> ComparedModule:
-    """Return a module with only those children that differ or hold a module that does."""
+    """Return a module with only those children that differ, or contain a module that does."""
     children = [_pruned(child, tolerance) for child in module.children]
     return replace(module, children=[child for child in children if child.children or child.differs(tolerance)])
 

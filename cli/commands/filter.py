@@ -43,7 +43,7 @@ def command(
     A scope selects one call of a module and everything in it. '*' matches within a level, '**' across levels.
 
     With --verify, the part and the whole model are run and compared. The inputs are recorded, given (--inputs) or
-    made. --save-case does that too, and keeps these values beside the part, for a bug report.
+    made. --save-case does this too, and saves these values beside the part, for a bug report.
 
     Example: mx filter bert.tagged.onnx --scope 'encoder.layer.0' -o layer0.onnx
     """

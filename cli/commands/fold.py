@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Each selected module becomes one node, which calls a function of the model; equal modules share a function.
 
-    What equal modules have of their own (weights, constants, attributes) is given to the function. Modules that cannot
-    be functions are left as they are, and listed. `mx unfold` gives the same graph back, with its names and tags.
+    The function is given what differs between equal modules (weights, constants, attributes). Modules that cannot be
+    functions are left as they are, and listed. `mx unfold` gives the same graph back, with its names and tags.
 
     With --verify, the model is run before and after, and the outputs are compared. The inputs are given (--inputs) or
     made.

@@ -85,7 +85,7 @@ def _is_split(path: Path) -> bool:
 
 
 def _pairs(option: str, texts: Names) -> list[tuple[str, str]]:
-    """Return what an option gives as pairs; UsageError if one is none, or the second of one is given twice."""
+    """Return what an option gives as pairs; UsageError if a text is not a pair, or two have the same second part."""
     found = [
         tuple(text.rpartition("=")[::2]) if option == "--map" else tuple(text.partition("=")[::2])
         for text in texts or ()
@@ -97,7 +97,7 @@ def _pairs(option: str, texts: Names) -> list[tuple[str, str]]:
 
 
 def _read(files: list[tuple[str, str]]) -> list[tuple[str, WorkingModel]]:
-    """Read the models, each with its alias; UsageError if two have one alias, or several come from stdin."""
+    """Read the models, each with its alias; UsageError if two have the same alias, or several come from stdin."""
     aliases = [alias for _, alias in files if alias]
     if len(set(aliases)) < len(aliases):
         raise UsageError("two models have the same name", "give each --as another")

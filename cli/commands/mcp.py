@@ -10,7 +10,7 @@ import sys
 def command() -> None:
     """Serves the other commands as tools to a program that speaks MCP, over stdin and stdout, until it closes stdin.
 
-    The program starts it, in the folder whose models it is to work on. Needs `pip install 'onnx-mxtools[mcp]'`.
+    The program starts it, in the folder with the models that it works on. Needs `pip install 'onnx-mxtools[mcp]'`.
 
     Example: mx mcp
     """

@@ -119,7 +119,7 @@ def _alone(model: WorkingModel, level: Level, runs: int, threads: int, provider:
 
 
 def _fusion(timing: Timing, alone: Mapping[str, float]) -> str:
-    """Return in one line what the whole model takes, and what its innermost modules take when each runs alone."""
+    """Return in one line the time of the whole model, and of its innermost modules when each runs alone."""
     innermost = [timed for timed in timing.root.every() if not timed.children and timed.scope in alone]
     parts = sum(alone[timed.scope] for timed in innermost)
     whole = alone.get(timing.root.scope)

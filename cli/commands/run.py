@@ -59,7 +59,7 @@ def command(
 
 
 def _with_part(step: Pass) -> Pass:
-    """Return a pass that is to graft the part from stdin with that part, as passes read files only."""
+    """Return the pass; if it grafts the part from stdin, with that part, because passes read only files."""
     from mxtools.passes.graft import Graft
 
     if not isinstance(step, Graft) or step.part != "-":

@@ -27,8 +27,8 @@ def command(
 ) -> None:
     """The file has the model's inputs and what its modules return, by the names of the tensors.
 
-    `mx verify --values` and `--against-values` read it in place of running the model: on a machine that has not the
-    same hardware, or with another version of the runtime.
+    `mx verify --values` and `--against-values` read it instead of running the model: on a machine with other
+    hardware, or with another version of the runtime.
 
     Example: mx run-values bert.tagged.onnx --level all -o bert.values.npz
     """

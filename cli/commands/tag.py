@@ -95,7 +95,7 @@ def command(
 
 
 def _in_words(history: NodeHistory) -> Iterator[str]:
-    """Yield how a node came to its scope, line by line."""
+    """Yield how a node got its scope, line by line."""
     yield history.node
     for said in history.said:
         meant = " or ".join(said.scopes) or "no module of the trace"

@@ -75,7 +75,7 @@ def command(
 
 
 def _csv(branches: Iterable[Branch]) -> None:
-    """Print branches as CSV; what a column counts by name is one text, `name:count` with spaces between."""
+    """Print branches as CSV; a column with counts by name is one text, `name:count` separated by spaces."""
     rows = [branch.row() for branch in branches]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -19,7 +19,7 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """The nodes of functions take the place of the nodes that call them; functions that nobody calls then are removed.
+    """The nodes of functions replace the nodes that call them. Functions that nothing calls any more are removed.
 
     What `mx fold` folded gets its names, tags and order back. Functions that other tools wrote are unfolded too; their
     nodes without a scope get that of the call. Without a selector, all calls are unfolded.

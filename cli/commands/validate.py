@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json", "sarif")
 SHOWN = 10
-"""Findings of one rule that the text lists."""
+"""How many findings of one rule the text lists."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _checked(
     name = source_name(source)
     proto, weights = read_model(model_source(source), name, data_dir, placing=False)
     if not sidecar:
-        with suppress(InputError):  # which is a finding
+        with suppress(InputError):  # an unreadable one is a finding
             sidecar = embedded_trace(proto)
     model = WorkingModel(proto, weights, name, sidecar=sidecar)
     mended: list[Mended] = []
@@ -144,7 +144,7 @@ def _checked(
 
 
 def _check(format_: str, json: bool, repair: bool, sources: Sequence[str], trace: str | None, output: str) -> None:
-    """Refuse options that are nonsense together, and an output that cannot be written, before any work."""
+    """Refuse options that make no sense together, and an output that cannot be written, before any work."""
     from mxtools.errors import UsageError
 
     if format_ not in FORMATS:
@@ -163,7 +163,7 @@ def _check(format_: str, json: bool, repair: bool, sources: Sequence[str], trace
 
 
 def _write(checked: Sequence[Checked], format_: str) -> None:
-    """Write reports in a format for programs: of one model its own, of several a list or one log of all."""
+    """Write reports in a format for programs: the report of one model, or one list or log for several."""
     from mxtools.validate.sarif import sarif
 
     if format_ == "sarif":
@@ -180,7 +180,7 @@ def _data(model: Checked) -> dict[str, Any]:
 
 
 def _tell(model: Checked, tell: Callable[[str], None]) -> None:
-    """Tell people what was mended and found; of many findings of one rule only the first."""
+    """Tell people what was mended and found; if one rule has many findings, only the first ones."""
     lines = [
         (item.finding.rule, f"mended: {item.finding.rule}: {item.finding.place}{item.done}") for item in model.mended
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DRAWINGS = ("mermaid", "dot")
 """Formats that are short texts, which a terminal may show."""
 BESIDE = ("html", "model-explorer")
-"""Formats that show another model beside."""
+"""Formats that can show another model beside the first."""
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
     ] = None,
     against: Annotated[
         str | None,
-        Option(metavar="ONNX", help="Show another tagged graph of the model beside, and mark the modules that differ."),
+        Option(metavar="ONNX", help="Show another tagged graph of the model beside it; mark the modules that differ."),
     ] = None,
     statistics: Annotated[
         bool, Option("--statistics", help="For html: read the weights, and show what their elements are.")
@@ -97,7 +97,7 @@ def command(
 
 
 def _check(format_: str, depth: int | None, against: str | None, statistics: bool, open_: bool) -> None:
-    """Refuse options that are nonsense together, before any work."""
+    """Refuse options that make no sense together, before any work."""
     from mxtools.errors import UsageError
 
     if format_ not in FORMATS:
@@ -134,7 +134,7 @@ def _title(model: WorkingModel, source: str) -> str:
 
 
 def _earlier(model: WorkingModel, title: str, against: str, statistics: bool, data_dir: Path | None) -> Earlier:
-    """Return the model to show beside, and what differs from it."""
+    """Return the model to show beside this one, and what differs from it."""
     from mxtools.comparison.comparison import compare
     from mxtools.views.build import structure
     from mxtools.views.html import Earlier
@@ -150,7 +150,7 @@ def _earlier(model: WorkingModel, title: str, against: str, statistics: bool, da
 
 
 def _page_of(source: str) -> str:
-    """Return the file that a page goes to if none is given; UsageError if it is there already and is no page."""
+    """Return the file for a page if none is given; UsageError if something else than a page is there already."""
     from mxtools.errors import UsageError
     from mxtools.views.html import is_page
 
@@ -163,7 +163,7 @@ def _page_of(source: str) -> str:
 
 
 def _show(page: Path) -> None:
-    """Open a page in the user's browser, or say if there is none."""
+    """Open a page in the user's browser; if there is none, say so."""
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
@@ -173,7 +173,7 @@ def _show(page: Path) -> None:
 def _model_explorer(
     model: WorkingModel, shown: Structure, output: str, against: str | None, data_dir: Path | None
 ) -> list[str]:
-    """Write the graph and what lies beside it; give the names of the files."""
+    """Write the graph and the files beside it; return the names of the files."""
     from mxtools.views import model_explorer
     from mxtools.views.build import structure
 

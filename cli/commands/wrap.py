@@ -13,7 +13,7 @@ from ..streams import check_output, is_pipe, write_model
 
 
 class Command(OurCommand):
-    """A command that does not parse what follows `--`, and gives it to its function as `context.obj`."""
+    """A command that does not parse the words after `--`, but gives them to its function as `context.obj`."""
 
     rest = "COMMAND {in} {out}"
 

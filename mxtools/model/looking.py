@@ -1,4 +1,4 @@
-"""What can be asked of a model: its modules, its tree, what it computes, whether it is right, where its time goes."""
+"""What a model can be asked: its modules, its tree, what it computes, whether it is right, where its time goes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Inputs = Mapping[str, Value]
 
 
 MOST_SHOWN = 1000
-"""Module calls that a notebook shows: it keeps what it shows in its file."""
+"""The most module calls that a notebook shows, because it keeps what it shows in its file."""
 
 
 class LookingModel(WorkingModel):
@@ -96,7 +96,7 @@ class LookingModel(WorkingModel):
     ) -> dict[str, Value]:
         """Run the model in ONNX Runtime; return all `outputs`, or those that you name, as numpy arrays by name.
 
-        Types that numpy lacks are passed as wider ones, in and out: bfloat16 and float8 as float32, int4 as int8. A
+        Types that numpy lacks go in and come out as wider ones: bfloat16 and float8 as float32, int4 as int8. A
         sequence is a list of arrays.
 
         Without `inputs`, the model runs on recorded inputs, or else on made ones. Raises InputError if it does not run.
@@ -138,7 +138,7 @@ class LookingModel(WorkingModel):
         return tree(model.annotations, model.multiply_adds)
 
     def text(self) -> str:
-        """Return the model as text, module by module, without names that exporters make up, to compare with another.
+        """Return the model as text, module by module, without names that exporters make up, to compare it with others.
 
         >>> [line for line in model.text().splitlines() if line.startswith("module pooler")]
         ['module pooler BertPooler', 'module pooler.dense Linear', 'module pooler.activation Tanh']
@@ -295,9 +295,9 @@ class LookingModel(WorkingModel):
         """Write the graph as a page to browse, or as a file for other viewers; return its path.
 
         `format` is "html", "model-explorer", "netron", "graphml", "mermaid" or "dot". `depth` is the number of levels
-        that mermaid and dot open, by default 2. `metrics` are JSON files with numbers by scope. The page shows another
-        model beside, `against`, and marks the modules that differ. With `statistics` it shows what the elements of the
-        weights are. Raises InputError if no node has a scope, OutputError if the file cannot be written.
+        that mermaid and dot open, by default 2. `metrics` are JSON files with numbers by scope. With `against`, the
+        page also shows that model, and marks the modules that differ. With `statistics`, it shows statistics of the
+        elements of the weights. Raises InputError if no node has a scope, OutputError if the file cannot be written.
 
         >>> model.view("bert.html").stat().st_size > 10_000
         True
@@ -318,7 +318,7 @@ class LookingModel(WorkingModel):
         return Path(path)
 
     def _beside(self, earlier: LookingModel, statistics: bool) -> Earlier:
-        """Return an earlier model as the page shows it beside this one, with what differs."""
+        """Return an earlier model in the form in which the page shows it beside this one, with the differences."""
         from mxtools.views.build import structure
         from mxtools.views.html import Earlier
 
@@ -342,11 +342,11 @@ class LookingModel(WorkingModel):
     @property
     def _index(self) -> ModuleIndex:
         """The modules of the annotations as they are now."""
-        self.write_annotations()  # which drops an index of earlier ones
+        self.write_annotations()  # this drops an index of earlier annotations
         return self.once(_module_index)
 
     def __repr__(self) -> str:
-        """Return name, nodes, and, if it is tagged, module calls, in one line."""
+        """Return name, number of nodes and, if the model is tagged, of module calls, in one line."""
         nodes = f"{len(self.graph.nodes)} nodes"
         if not self.is_tagged:
             return f"<Model {self.name}: {nodes}, not tagged>"
@@ -363,7 +363,7 @@ class LookingModel(WorkingModel):
 
 
 def _outer(branch: Branch, most: int) -> Branch:
-    """Return a copy of a tree with the branches that are nearest to its root, `most` of them or a few fewer."""
+    """Return a copy of a tree with only the branches nearest to its root: `most` of them, or a few fewer."""
     level, kept = [branch], 1
     inside: dict[str, list[Branch]] = {}
     while level and kept + (below := sum(len(inner.children) for inner in level)) <= most:
@@ -383,7 +383,7 @@ def _outer(branch: Branch, most: int) -> Branch:
 def selection_of(
     scopes: Iterable[str], tag: Iterable[str], class_name: Iterable[str], exclude: Iterable[str]
 ) -> Selection:
-    """Return the selection of some selectors; a text stands for a single one."""
+    """Return the selection of some selectors; a single text stands for one selector."""
     return Selection(texts(scopes), texts(tag), texts(class_name), texts(exclude))
 
 
@@ -393,7 +393,7 @@ def texts(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def array_values(inputs: Inputs) -> Values:
-    """Return arrays as values that are read by name; lists of arrays, of sequences, stay lists."""
+    """Return arrays as values that are read by name; lists of arrays, which are sequences, stay lists."""
     from mxtools.traces.values import Values
 
     return Values(inputs.keys(), lambda name: v if isinstance(v := inputs[name], list) else np.asarray(v))

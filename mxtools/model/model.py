@@ -91,13 +91,14 @@ class Model(LookingModel):
     ) -> TagReport:
         """Project the module hierarchy onto every node, in place; return the number of nodes by evidence.
 
-        The hierarchy comes from `trace`, or from `earlier`, the tagged model that a tool made this one from; without
+        The hierarchy comes from `trace`, or from `earlier`, the tagged model from which a tool made this one; without
         both, from the file itself. Recorded values of the trace, or `inputs` to run on, are evidence too. `strategy`
-        says whose passes run (`mxtools.list_strategies()`). With `strict`, a node without any evidence is an error. For
-        the nodes in `explain`, the report says what each source said and which pass decided. `carriers` are other
-        places to copy tags to: `doc_string`, `rename`, `output_names`, `embed_trace`, `namespace`, `layer_annotation`.
+        names the strategy whose passes run (`mxtools.list_strategies()`). With `strict`, a node without any evidence is
+        an error. For the nodes in `explain`, the report says what each source said and which pass decided. `carriers`
+        are other places to copy tags to: `doc_string`, `rename`, `output_names`, `embed_trace`, `namespace`,
+        `layer_annotation`.
 
-        Raises CheckError under `strict`, InputError if the trace belongs to another model, UsageError for unknown
+        Raises CheckError (only with `strict`), InputError if the trace belongs to another model, UsageError for unknown
         names.
 
         >>> model = mxtools.load("bert.onnx")
@@ -196,7 +197,7 @@ class Model(LookingModel):
         declared = dict(shapes or {}), dict(types or {})
         filter_model(part, CutRequest(wanted, *ends, Auxiliary(auxiliary), Io(io), verify, *declared))
         part.name = f"{', '.join(scopes) or 'a part'} of {self.name}"
-        part.values = None  # they are the whole model's inputs
+        part.values = None  # these are the whole model's inputs
         return part
 
     def split(
@@ -210,8 +211,8 @@ class Model(LookingModel):
     ) -> Split[Self]:
         """Return the model in parts: one for each selected call (the outermost ones), and others for the rest.
 
-        `scopes` are globs. With `depth`, the parts are the calls that many levels below the root, and modules without
-        children above that. `shapes` and `types` are those of `filter`. Raises InputError if no node has a scope,
+        `scopes` are globs. With `depth`, the parts are the calls on that level below the root, and calls above it that
+        have none inside. `shapes` and `types` are those of `filter`. Raises InputError if no node has a scope,
         UsageError if nothing is selected or one selected call is inside another, AbsentError if a call cannot be a
         part.
 
@@ -254,10 +255,10 @@ class Model(LookingModel):
     ) -> Self:
         """Return a model in which modules are calls of functions, one for all that are equal.
 
-        `scopes` are globs, of which the outermost matches are folded, as are modules of a class, those `depth` levels
-        below the root, and with `repeated` those that occur more than once. With `nested`, so are the modules inside of
-        all these. Modules that cannot be functions stay; `model.apply("fold{…}")` reports them. With `verify`, the
-        model is run before and after.
+        These modules are folded: the outermost matches of `scopes`, which are globs; modules of a class; modules on the
+        level `depth` below the root; with `repeated`, modules that occur more than once; with `nested`, also the
+        modules inside of all these. Modules that cannot be functions stay; `model.apply("fold{…}")` reports them. With
+        `verify`, the model is run before and after.
 
         Raises UsageError if nothing is selected, AbsentError if nothing of it can be a function, CheckError if the
         results differ.
@@ -280,11 +281,11 @@ class Model(LookingModel):
         exclude: Iterable[str] = (),
         verify: bool = False,
     ) -> Self:
-        """Return a model in which the nodes of functions stand in the place of their calls.
+        """Return a model in which the nodes of functions replace the calls of these functions.
 
-        Without any selector, that is done everywhere; `scopes` and `class_name` say of which modules, `function` of
-        which functions. What `fold` folded gets its names and tags back. With `verify`, the model is run before and
-        after. Raises UsageError if a selector matches nothing, CheckError if the results differ.
+        Without any selector, all calls are replaced. `scopes` and `class_name` select those in some modules, `function`
+        those of some functions. What `fold` folded gets its names and tags back. With `verify`, the model is run before
+        and after. Raises UsageError if a selector matches nothing, CheckError if the results differ.
 
         >>> model.fold(repeated=True).unfold().to_proto() == model.to_proto()
         True

@@ -19,10 +19,10 @@ class Fold(Pass):
 
     each: tuple[str, ...] = option("scope, as a glob: each outermost match becomes a call of a function", (), "GLOB")
     class_: tuple[str, ...] = option("class: each outermost module of it becomes a call of a function", (), "NAME")
-    depth: int | None = option("fold each module so many levels below the root", None, "N")
-    repeated: bool = option("fold the outermost modules of which there are several equal ones", False)
+    depth: int | None = option("fold each module N levels below the root", None, "N")
+    repeated: bool = option("fold the outermost modules that have equal ones elsewhere", False)
     nested: bool = option("fold the modules inside of the selected ones too", False)
-    exclude: tuple[str, ...] = option("scope that is to become no function, as a glob", (), "GLOB")
+    exclude: tuple[str, ...] = option("scope that must not become a function, as a glob", (), "GLOB")
     verify: bool = option("run the model before and after; fail if outputs differ", False)
 
     def apply(self, model: WorkingModel) -> FoldReport:

@@ -1,4 +1,4 @@
-"""A folder that reproduces what a part of a model computes: for a bug report, or to watch a module on its own.
+"""A folder that reproduces what a part of a model computes, for a bug report, or to study a module alone.
 
 case/
 README.md      what it is, and how to run it
@@ -129,7 +129,7 @@ FILES = frozenset({PART, f"{PART}.data", "inputs.npz", "expected.npz", "actual.n
 
 @dataclass(frozen=True)
 class Case:
-    """A module on its own: a model, what it was given, what it should return, and what it returned elsewhere."""
+    """A module on its own: a model, its inputs, what it should return, and what it returned elsewhere."""
 
     part: ModelProto
     given: Mapping[str, Value]
@@ -138,7 +138,7 @@ class Case:
 
 
 def check_case(folder: Path) -> None:
-    """Raise OutputError if a case cannot be written to a folder: it must be new, empty, or hold the same case."""
+    """Raise OutputError if a case cannot be written to a folder, which must be new, empty, or have the same case."""
     check_folder(folder)
     if folder.is_dir() and not FILES.issuperset(path.name for path in folder.iterdir()):
         raise _not_empty(folder)
@@ -149,7 +149,7 @@ def _not_empty(folder: Path) -> OutputError:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Return whether two folders hold the same files."""
+    """Return whether two folders have the same files."""
     names = [sorted(path.name for path in folder.iterdir()) for folder in (one, other)]
     return names[0] == names[1] and all(filecmp.cmp(one / name, other / name, shallow=False) for name in names[0])
 
@@ -157,11 +157,11 @@ def _is_same(one: Path, other: Path) -> bool:
 def save_case(
     folder: Path, case: Case, weights: WeightStore, tolerance: Tolerance, title: str, source: str, told: str = ""
 ) -> None:
-    """Write a part, its inputs and what it should return to a new folder, with a script that compares them.
+    """Write a part, its inputs and the expected results to a new folder, with a script that compares them.
 
-    `title` is what the readme is about, `source` says where the expected values come from, and `told` what the actual
-    ones are. Raises OutputError if the folder holds something else or cannot be written to, UsageError for values that
-    files of numpy cannot hold.
+    `title` is the subject of the readme, `source` says where the expected values come from, and `told` what the actual
+    values are. Raises OutputError if the folder has anything else in it or cannot be written to, UsageError for values
+    that numpy's files cannot hold.
     """
     graph = case.part.graph
     for value in (*graph.input, *graph.output):
@@ -186,7 +186,7 @@ def save_case(
         "onnxruntime": version("onnxruntime"),
     }
     with as_output_error(folder), temporary_folder(target) as scratch:
-        made = scratch / "case"  # a folder of its own, as `write_model` locks that
+        made = scratch / "case"  # inside another folder, which `write_model` locks
         made.mkdir()
         write_model(case.part, weights, made / PART)
         for name, values in (("inputs", case.given), ("expected", case.expected), ("actual", case.actual)):

@@ -14,14 +14,14 @@ from mxtools.runtime.session_values import Value
 
 @dataclass(frozen=True)
 class Distance:
-    """How far an array is from the one that is wanted; two nan, or two equal infinities, do not differ.
+    """How far an array is from the wanted one; two nan, or two equal infinities, do not differ.
 
-    Attributes: `max_abs`, the largest absolute difference; `relative`, that divided by the largest absolute value
-    wanted; `cosine` of the angle between both arrays as vectors; `sqnr`, the signal to quantisation noise ratio in dB,
-    10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference; `not_finite`, how
-    many elements are nan or infinite that are wanted to be finite, as where half precision overflows; `largest`, the
-    largest absolute value wanted; `histogram`, how many elements differ by how much of that: by less than 1e-8, by less
-    than 1e-7, and so on, last by 1 or more. The last two are left out if nothing differs or can be compared.
+    Attributes: `max_abs`, the largest absolute difference; `relative`, this divided by the largest absolute value
+    wanted; `cosine`, that of the angle between both arrays as vectors; `sqnr`, the signal to quantisation noise ratio
+    in dB, 10 log10 of the energy (sum of squares) of the wanted array divided by that of the difference; `not_finite`,
+    how many elements are nan or infinite but should be finite, as when half precision overflows; `largest`, the largest
+    absolute value wanted; `histogram`, how many elements differ by how much of that: by less than 1e-8, by less than
+    1e-7, and so on, finally by 1 or more. The last two are left out if nothing differs or nothing can be compared.
     """
 
     max_abs: float
@@ -59,7 +59,7 @@ def worst(distances: Iterable[Distance]) -> Distance | None:
 
 
 def distance_of_values(found: Value, wanted: Value) -> Distance:
-    """Return the distance of two values that need not be arrays: the largest of those of the arrays in them."""
+    """Return the distance of two values that need not be arrays: the largest distance of the arrays in them."""
     a, b = list(arrays_in(found)), list(arrays_in(wanted))
     return (worst(map(distance, a, b)) or EQUAL) if len(a) == len(b) else UNLIKE
 
@@ -84,7 +84,7 @@ def arrays_in(value: Value) -> Iterator[Array]:
 def distance(found: Array, wanted: Array) -> Distance:
     """Return the distance of two arrays, element by element in order, whatever their shapes.
 
-    Arrays with different numbers of elements, or whose elements are no numbers and differ, are UNLIKE.
+    Arrays with different numbers of elements are UNLIKE, and so are arrays that differ and are not of numbers.
     """
     import numpy as np
 
@@ -92,7 +92,7 @@ def distance(found: Array, wanted: Array) -> Distance:
     if a.size != b.size or a.dtype.kind not in NUMERIC or b.dtype.kind not in NUMERIC:
         return EQUAL if a.size == b.size and bool(np.all(a == b)) else UNLIKE
     a, b = a.astype(np.float64), b.astype(np.float64)
-    # nan differs from nan, and infinity minus infinity is nan: both are settled before anything is subtracted.
+    # nan differs from nan, and infinity minus infinity is nan, so both are handled before anything is subtracted.
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return EQUAL

@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far an output differs: the largest absolute difference, and that divided by the largest absolute value."""
+    """How far an output differs: the largest absolute difference, and this divided by the largest absolute value."""
 
     output: str
     max_abs: float
@@ -27,7 +27,7 @@ def require_close(
     tolerance: float,
     remedy: str = "check whether something in it is random; if not, report this",
 ) -> None:
-    """Raise CheckError, with a remedy, if a relative difference is above a tolerance, or is no number."""
+    """Raise CheckError, with a remedy, if a relative difference is above a tolerance, or is not a number."""
     wrong = next((d for d in differences if not d.max_rel <= tolerance), None)
     if wrong:
         raise CheckError(
@@ -38,7 +38,7 @@ def require_close(
 
 
 def output_difference(name: str, found: Value, wanted: Value) -> OutputDifference:
-    """Return how far a value differs from the wanted one: infinitely if its shape or element type is another."""
+    """Return how far a value differs from the wanted one: infinitely, if its shape or element type differs."""
     kinds = ([(array.shape, array.dtype) for array in arrays_in(value)] for value in (found, wanted))
     apart = distance_of_values(found, wanted) if operator.eq(*kinds) else UNLIKE
     return OutputDifference(name, apart.max_abs, apart.relative)

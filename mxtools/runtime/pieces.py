@@ -1,8 +1,9 @@
-"""A large graph in pieces, for asking ONNX Runtime whether it takes each of its nodes.
+"""A large graph in pieces, to ask ONNX Runtime whether it accepts each of its nodes.
 
-The time in which ONNX Runtime plans a session grows with the square of the nodes: it looks for the reader of each
-value in the list of all of them (200 000 nodes take 30 times as long as 20 000, and 1.5 GB). What it says of a node
-depends on the node, its constants, and the types of what it reads. So pieces tell as much as the whole. With SIZE = 2:
+The time in which ONNX Runtime plans a session grows with the square of the number of nodes, because it looks for the
+reader of each value in the list of all nodes (200 000 nodes take 30 times as long as 20 000, and 1.5 GB). Whether it
+accepts a node depends only on the node, its constants, and the types of what it reads. So pieces show as much as the
+whole graph. With SIZE = 2:
 
     x -> A -> B -> C -> D -> y       x -> A -> B -> b    and    b -> C -> D -> y
     B and D read the weight w        each piece has a copy of w
@@ -19,13 +20,13 @@ from mxtools.graph.shapes import is_typed
 from mxtools.graph.walk import NOWHERE
 
 SIZE = 10_000
-"""Nodes of a piece: few enough for the squared part of the time to be small, many beside what a session costs."""
+"""Nodes of a piece: so few that the squared part of the time is small, and so many that a session pays off."""
 
 
 def pieces(model: ModelProto, graph: Graph, infos: Mapping[str, ValueInfoProto]) -> Iterator[ModelProto]:
     """Yield the pieces of a sorted model; the model itself if it is small, or the type of a boundary is unknown.
 
-    `graph` is the model's index; `infos` gives the types of its values by name.
+    `graph` is the model's index; `infos` has the types of its values by name.
     """
     starts = range(0, len(graph.main), SIZE)
     groups = [graph.main[start : start + SIZE] for start in starts]
@@ -40,13 +41,13 @@ def pieces(model: ModelProto, graph: Graph, infos: Mapping[str, ValueInfoProto])
 
 
 def _given(graph: Graph, nodes: Sequence[int]) -> list[int]:
-    """Return the values that nodes need and do not make."""
+    """Return the values that nodes need but do not make."""
     members = set(nodes)
     return list(dict.fromkeys(v for n in nodes for v in graph.needs[n] if graph.producer[v] not in members))
 
 
 def _is_input(graph: Graph, value: int) -> bool:
-    """Return whether a value that a piece does not make is its input, and not one of the constants it has a copy of."""
+    """Return whether a value that a piece does not make is its input, and not a constant that it has a copy of."""
     producer = graph.producer[value]
     if producer != NOWHERE:
         return graph.nodes[producer].op_type != "Constant"

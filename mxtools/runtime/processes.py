@@ -11,9 +11,9 @@ from typing import BinaryIO
 from mxtools.errors import InputError, UsageError
 
 PATIENCE = 5
-"""Seconds that a tool has to end after it was terminated; then it is killed."""
+"""Seconds in which a tool must end after it was terminated; after that it is killed."""
 TAIL = 4096
-"""Bytes that are kept of the end of a tool's messages, for the error."""
+"""How many bytes of the end of a tool's messages are kept, for the error."""
 
 
 def filled(command: Sequence[str], files: Mapping[str, str]) -> list[str]:
@@ -34,8 +34,8 @@ def filled(command: Sequence[str], files: Mapping[str, str]) -> list[str]:
 def run_command(command: Sequence[str], messages: BinaryIO) -> None:
     """Run a command to its end, without a shell; if an exception comes first, stop it.
 
-    What it prints, on stdout too, goes to `messages`, which must have a file descriptor. Raises UsageError if there
-    is no such command, InputError if it fails.
+    What the command prints, even on stdout, goes to `messages`, which must have a file descriptor. Raises UsageError if
+    there is no such command, InputError if it fails.
     """
     messages.flush()
     try:

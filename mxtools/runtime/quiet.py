@@ -1,4 +1,4 @@
-"""Keeping what libraries print from the user, and for a log."""
+"""Keep what libraries print away from the user, and collect it for a log."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Log:
 
 @contextmanager
 def quiet() -> Iterator[Log]:
-    """Catch what Python and native code write to stdout and stderr in the block; `text` holds it afterwards.
+    """Catch what Python and native code write to stdout and stderr in the block; afterwards it is in `text`.
 
-    Native code writes to file descriptors 1 and 2 directly, so these are redirected, not `sys.stdout`. They and all
-    settings are restored whether the block ends or raises.
+    Native code writes to the file descriptors 1 and 2 directly, so these are redirected, not `sys.stdout`. They and all
+    settings are restored, whether the block ends or raises.
     """
     log = Log()
     with tempfile.TemporaryFile() as sink, ExitStack() as stack:
@@ -72,7 +72,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _hub_logging_off() -> Iterator[None]:
-    """Silence the logger of the transformers library, which keeps a stream of its own and so escapes redirection."""
+    """Silence the logger of the transformers library, which has a stream of its own and so escapes redirection."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -23,11 +23,11 @@ from mxtools.runtime.session_values import Value, onnx_runtime
 from mxtools.runtime.sessions import Run
 
 MODEL, INPUTS, OUTPUTS = "{model}", "{inputs}", "{outputs}"
-"""What stands in a command's arguments for the files that it reads and the one that it writes."""
+"""What stands in a command's arguments for the two files that it reads and the one that it writes."""
 
 
 def check_providers(names: Sequence[str]) -> None:
-    """Raise UsageError if ONNX Runtime lacks one of some providers: it would take another, and say nothing."""
+    """Raise UsageError if ONNX Runtime lacks a provider, since it would silently take another one."""
     known = onnx_runtime().get_available_providers()
     for name in names:
         if name not in known:
@@ -36,10 +36,10 @@ def check_providers(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class CommandRuntime:
-    """A program that runs a model: it gets the files of a model and of its inputs, and writes one of the outputs.
+    """A program that runs a model: it gets the files of a model and of its inputs, and writes a file of the outputs.
 
-    The inputs are a .npz file with an array for each input, and the outputs are to be one with an array for each output
-    of the model; what `trtexec --exportOutput` writes is understood too.
+    The inputs are a .npz file with an array for each input, and the outputs should be one with an array for each output
+    of the model; the format of `trtexec --exportOutput` is understood too.
     """
 
     command: tuple[str, ...]
@@ -58,7 +58,7 @@ class CommandRuntime:
                 )
 
     def load(self, model: ModelProto, weights: WeightStore) -> Run:
-        """Return what runs the command for some outputs of a model, which are then the only ones that it has."""
+        """Return a function that runs the command for some outputs of a model; the model then has no others."""
 
         def run(names: Sequence[str], feeds: Mapping[str, Value]) -> Sequence[Value]:
             with Scratch() as folder:
@@ -93,7 +93,7 @@ class CommandRuntime:
 
 
 def _with_outputs_only(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Return a copy of a model whose outputs are some of those that it has."""
+    """Return a copy of a model with only some of its outputs."""
     copy = ModelProto()
     copy.CopyFrom(model)
     by_name = {value.name: value for value in model.graph.output}
@@ -131,7 +131,7 @@ class OpenVino:
                 core = openvino.Core()
                 hints = {"INFERENCE_PRECISION_HINT": "f32"}
                 compiled = core.compile_model(core.read_model(folder / "model.onnx"), self.device, hints)
-            except Exception as error:  # of C++, which have no class in common
+            except Exception as error:  # C++ exceptions, which have no class in common
                 raise InputError(f"{self.name} cannot load the graph ({_short(error)})") from None
 
         def run(names: Sequence[str], feeds: Mapping[str, Value]) -> Sequence[Value]:

@@ -1,8 +1,8 @@
 """What goes into a session of ONNX Runtime and comes out of it, as values of numpy's own types.
 
-ONNX has element types that numpy has not: bfloat16, float8, float4, integers of 4 and 2 bits. ONNX Runtime gives no
-array of these and takes none. Here they go in and come out as arrays of a wider type of numpy's, which holds each of
-their values, so whatever compares values needs to know nothing of them:
+ONNX has element types that numpy lacks: bfloat16, float8, float4, integers of 4 and 2 bits. ONNX Runtime neither gives
+nor takes arrays of these. Here they go in and come out as arrays of a wider type of numpy, which can hold each of their
+values, so code that compares values needs to know nothing about them:
 
     bfloat16, float8, float4    float32
     int4, int2; uint4, uint2    int8; uint8
@@ -32,7 +32,7 @@ _TENSOR = re.compile(r"tensor\((\w+)\)")
 
 @cache
 def onnx_runtime() -> Any:  # noqa: ANN401 - an untyped library
-    """Import ONNX Runtime and return it; its telemetry, which some builds send, is switched off before any session."""
+    """Import ONNX Runtime and return it; its telemetry, which some builds have, is switched off before any session."""
     import onnxruntime
 
     if hasattr(onnxruntime, "disable_telemetry_events"):
@@ -41,7 +41,7 @@ def onnx_runtime() -> Any:  # noqa: ANN401 - an untyped library
 
 
 def element_type(type_: str) -> int | None:
-    """Return the element type of a tensor from its type as ONNX Runtime writes it, `tensor(float)`; else None."""
+    """Return the element type of a tensor from its type in ONNX Runtime's form, `tensor(float)`; else None."""
     found = _TENSOR.fullmatch(type_)
     return TensorProto.DataType.Value(found[1].upper()) if found else None
 
@@ -49,7 +49,7 @@ def element_type(type_: str) -> int | None:
 def run_session(session: Any, names: Sequence[str], given: Mapping[str, Value]) -> list[Value]:  # noqa: ANN401 - untyped
     """Run a session of ONNX Runtime on a model's inputs, by name; return some outputs, in the order of their names.
 
-    Raises InputError if an input is missing, other than an optional one, or is no value of its type.
+    Raises InputError if an input is missing (unless it is optional), or has a value of another type.
     """
     wanted = {value.name: value.type for value in session.get_inputs()}
     wanted |= {v.name: v.type for v in session.get_overridable_initializers() if v.name in given}
@@ -73,7 +73,7 @@ def is_narrow(element: int | None) -> bool:
 
 
 def _fed(name: str, value: Value, element: int | None) -> Value:
-    """Return an input as ONNX Runtime takes it: arrays, or values of its own if numpy lacks the element type."""
+    """Return an input in ONNX Runtime's form: an array, or its own kind of value if numpy lacks the element type."""
     import ctypes
 
     import numpy as np
@@ -82,7 +82,7 @@ def _fed(name: str, value: Value, element: int | None) -> Value:
         return value
     array, dtype = np.asarray(value), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
     if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
-        array = array.view(dtype)  # as .npz files have them, which do not say the type
+        array = array.view(dtype)  # .npz files have such arrays, but do not say the type
     try:
         data = onnx.numpy_helper.from_array(array.astype(dtype)).raw_data
     except (TypeError, ValueError) as error:
@@ -109,7 +109,7 @@ def _tensors(session: Any, names: Sequence[str], feeds: Mapping[str, Value]) -> 
 
 
 def _array(value: Any) -> Array:  # noqa: ANN401 - ONNX Runtime's OrtValue
-    """Return a tensor of ONNX Runtime's as an array of a type of numpy's own."""
+    """Return a tensor of ONNX Runtime as an array of a numpy type."""
     import ctypes
 
     import numpy as np
@@ -120,6 +120,6 @@ def _array(value: Any) -> Array:  # noqa: ANN401 - ONNX Runtime's OrtValue
     if value.device_name().lower() != "cpu":
         raise InputError(f"a value of type {value.data_type()} is on {value.device_name()}", "run it on the CPU")
     tensor = onnx.numpy_helper.from_array(np.zeros(value.shape(), onnx.helper.tensor_dtype_to_np_dtype(element)))
-    if tensor.raw_data:  # packed as ONNX Runtime packs them: two integers of 4 bits in a byte
+    if tensor.raw_data:  # packed as in ONNX Runtime: two integers of 4 bits in a byte
         tensor.raw_data = ctypes.string_at(value.data_ptr(), len(tensor.raw_data))
     return plain(onnx.numpy_helper.to_array(tensor))

@@ -26,9 +26,9 @@ from mxtools.runtime.session_values import Value, element_type, onnx_runtime, ru
 
 CPU = "CPUExecutionProvider"
 LARGE, LEAST = 1 << 24, 1 << 16
-"""Bytes of inline weights from which on a model's are put into a file for ONNX Runtime, and of those that are."""
+"""From how many bytes of inline weights on a model's are put into a file for ONNX Runtime, and the least that are."""
 BATCH_BYTES = 1 << 28
-"""Bytes of tensors that are in memory at a time."""
+"""Bytes of tensors that are in memory at the same time."""
 
 T = TypeVar("T")
 
@@ -47,14 +47,14 @@ Run: TypeAlias = Callable[[Sequence[str], Mapping[str, Value]], Sequence[Value]]
 
 
 class Runtime(Protocol):
-    """What runs a graph."""
+    """Anything that runs a graph."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     def load(self, model: ModelProto, weights: WeightStore) -> Run:
-        """Load a model; InputError if it cannot be loaded, as its `Run` if it cannot be run."""
+        """Load a model; InputError if it cannot be loaded. Its `Run` raises InputError if it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class OnnxRuntime:
 
     `providers` are execution providers, the first one preferred; `provider_options` are those of the first; `entries`
     are entries of the session's configuration. `assigned` counts the nodes of the largest graph that was loaded, by the
-    provider that runs them: ONNX Runtime gives nodes that the first one does not know to the CPU, and says nothing.
+    provider that runs them: ONNX Runtime silently gives nodes that the first provider does not know to the CPU.
     """
 
     level: Level = Level.NONE
@@ -107,13 +107,13 @@ class OnnxRuntime:
 
     @property
     def _is_watched(self) -> bool:
-        """Whether other nodes than wanted may run on the CPU, and ONNX Runtime can tell, which it can since 1.24."""
+        """Whether unwanted nodes may run on the CPU, and ONNX Runtime can tell, as it can since 1.24."""
         can_tell = hasattr(onnx_runtime().InferenceSession, "get_provider_graph_assignment_info")
         return bool(self.providers) and self.providers[0] != CPU and can_tell
 
 
 REFERENCE = OnnxRuntime()
-"""Computes node by node what the graph says, with nothing fused."""
+"""Computes exactly the graph, node by node, with nothing fused."""
 
 
 def inner_values(
@@ -140,7 +140,7 @@ def inner_tensors(
     wanted: Mapping[str, int],
     runtime: Runtime = REFERENCE,
 ) -> Iterator[tuple[str, Array]]:
-    """Yield what `inner_values` yields without what is no tensor: sequences, maps, absent optional values."""
+    """Yield what `inner_values` yields, but only tensors: no sequences, maps or absent optional values."""
     import numpy as np
 
     return (pair for pair in inner_values(model, weights, feeds, wanted, runtime) if isinstance(pair[1], np.ndarray))
@@ -159,8 +159,8 @@ def runtime_infos(
 ) -> dict[str, ValueInfoProto]:
     """Return types and shapes of tensors of the main graph as ONNX Runtime infers them; none if it cannot load it.
 
-    With `folding` it first computes constants, and so knows shapes that hang on them. It reports scalars and tensors of
-    unknown rank alike; here neither has a shape.
+    With `folding`, it computes constants first, and so knows shapes that depend on them. It reports scalars in the same
+    way as tensors of unknown rank; here neither has a shape.
     """
     try:
         options = session_options(Level.BASIC if folding else Level.NONE)
@@ -209,7 +209,7 @@ def load_session(
 
     `provider_options` are those of the first provider.
     """
-    if not all(map(weights.is_found, filter(is_external, tensors_of(model)))):  # ONNX Runtime reads one folder only
+    if not all(map(weights.is_found, filter(is_external, tensors_of(model)))):  # ONNX Runtime reads only one folder
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_external, tensors_of(model)):
             if not weights.is_found(tensor):
@@ -221,11 +221,11 @@ def load_session(
 
 @contextmanager
 def _data_beside(model: ModelProto, weights: WeightStore) -> Iterator[tuple[Path, ModelProto]]:
-    """Yield the folder of a model's external data, and the model; large weights that were inline lie there for now.
+    """Yield the folder of a model's external data, and the model; large inline weights lie there for now.
 
-    ONNX Runtime maps external data, and copies what is inline twice while it loads a model: BERT-base takes 0.4 GB in
-    place of 1.3. It maps a copy in a temporary folder, since the model's own file may become shorter meanwhile, which
-    would end the process. What is mapped stays when the folder is removed.
+    ONNX Runtime maps external data, but copies inline data twice while it loads a model: BERT-base takes 0.4 GB instead
+    of 1.3. It maps a copy in a temporary folder: if the model's own file became shorter in the meantime, the process
+    would end. Mapped data stay when the folder is removed.
     """
     tensors = [*tensors_of(model)]
     inline = sum(bytes_of(tensor) for tensor in tensors if is_deferred(tensor))
@@ -243,7 +243,7 @@ def _session(
     providers: Sequence[str] | None,
     provider_options: Mapping[str, str] | None,
 ) -> Any:  # noqa: ANN401
-    """Load a model whose external data lie where the options say."""
+    """Load a model with external data in the folder that the options name."""
     data, external = serialised(model, weights), sum(map(bytes_of, filter(is_external, tensors_of(model))))
     with one_line_errors(), SESSION.of_memory("loading the graph in ONNX Runtime", len(data) + external):
         try:
@@ -258,7 +258,7 @@ def _session(
                 disabled_optimizers=_unsafe_optimizers(model),
             )
         except Exception as error:
-            if "bad_alloc" in str(error):  # which ONNX Runtime tells in exceptions of its own
+            if "bad_alloc" in str(error):  # ONNX Runtime reports this in exceptions of its own
                 raise MemoryError from error
             raise
 
@@ -266,8 +266,8 @@ def _session(
 def _unsafe_optimizers(model: ModelProto) -> list[str]:
     """Return the optimisers of ONNX Runtime that end the process on a graph, without an error that could be caught.
 
-    Seen in 1.32: if a body reads what a DequantizeLinear made, moving that along takes the body's number of the
-    input for one of the node's inputs, of which there are fewer.
+    Seen in 1.32: if a body reads the result of a DequantizeLinear, moving that node takes the body's number of the
+    input for a number of the node's inputs, of which there are fewer.
     """
     nodes = [*model_nodes(model)]
     is_quantised = any(node.op_type == "DequantizeLinear" for node in nodes)
@@ -287,7 +287,7 @@ def refusal(model: ModelProto, weights: WeightStore, providers: Sequence[str] | 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise whatever ONNX Runtime raises as InputError with one line; its exceptions share no class of their own."""
+    """Raise anything that ONNX Runtime raises as InputError with one line; its exceptions have no class in common."""
     try:
         yield
     except InputError:
@@ -297,7 +297,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def batches(sizes: Mapping[T, int]) -> Iterator[Sequence[T]]:
-    """Yield keys, given with their sizes in bytes, in batches of at most BATCH_BYTES or of one key."""
+    """Yield keys, given with their sizes in bytes, in batches of at most BATCH_BYTES, or of a single key."""
     batch: list[T] = []
     total = 0
     for key, size in sizes.items():

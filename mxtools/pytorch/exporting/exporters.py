@@ -93,8 +93,8 @@ def axes_of(proto: ModelProto) -> Axes:
 def in_words(axes: Axes) -> str:
     """Return dynamic axes in words; inputs with the same axes stand together, numbered ones (`past.0`) only once.
 
-    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "past.0": {0: "batch"}, "past.1": {0: "batch"}}) 'batch, sequence
-    of ids; batch of past.*'
+    >>> in_words({"ids": {0: "batch", 1: "sequence"}, "past.0": {0: "batch"}, "past.1": {0: "batch"}})
+    'batch, sequence of ids; batch of past.*'
     """
     alike: dict[str, dict[str, None]] = {}
     for name, symbols in axes.items():
