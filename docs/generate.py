@@ -113,7 +113,7 @@ def _limits() -> str:
 _JSON = """# Reports and errors as JSON
 
 With `--json` a command writes its report to stdout as one JSON document, and nothing else. It has a schema below, which
-the tests hold against the real output of every command.
+the tests compare with the real output of every command.
 
 An error goes to stderr, as without `--json`, because stdout may already have the report: `mx compare` writes it and
 ends with 1. It is the last line, and an object:
@@ -123,7 +123,7 @@ ends with 1. It is the last line, and an object:
 ```
 
 `status` is the exit status, which is the same with and without `--json`; `problem` says what is wrong and where,
-`remedy` what to do, if there is advice. `command` is empty where the command line names none.
+`remedy` what to do, if there is advice. `command` is empty if the command line names none.
 
 | report | schema |
 |---|---|"""

@@ -8,17 +8,17 @@ The form does not show it: `linear_0.w_0` has the same form as `head.weight`. A 
 next exporter. So a name counts only if the rest of the file agrees with it:
 
 - If node names or metadata contain modules, the name has to name one of them, or a module inside one.
-- If they contain none, the file must have repeated modules: two whose paths differ in one number, which own parameters
-  of the same names, and whose parameters are read by the same operators. Five nodes:
+- If they contain none, the file must have repeated modules: two with paths that differ in one number, with parameters
+  of the same names, which the same operators read. Five nodes:
 
         layer.0.query.weight ─ MatMul      layer.1.query.weight ─ MatMul      head.weight ─ MatMul
         const.5 ─ Add                      const.7 ─ Mul
 
   `layer.0.query` and `layer.1.query` are repeated, so the names are those of a state dict, and `head` is a module too.
-  `const` is none: what is counted there is the parameter, and attributes are not called by numbers. Counters that stand
-  within words, as in `linear_0` and `linear_1`, repeat nothing.
-- In bodies of torch.export's, names count as they are: it names parameters in full, and writes modules on nodes, but of
-  nodes in bodies that they are in none.
+  `const` is not: the numbers count its parameters, and no parameter has a number as its name. Counters inside words, as
+  in `linear_0` and `linear_1`, do not make repeated modules.
+- In bodies that torch.export wrote, all names count: it writes modules on nodes, but not on those in bodies, and there
+  the names of parameters are complete.
 """
 
 from __future__ import annotations

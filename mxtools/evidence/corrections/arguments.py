@@ -7,7 +7,7 @@ Nothing says directly where the Transpose belongs. Data flow alone gives an auxi
 is right for most constants and shape chains, but wrong here: the trace says that `dec` was given a tensor of 8x2. So
 the Transpose ran before `dec` began, in the caller of `dec`, the root.
 
-The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads has not. Then the node
+The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads does not. Then the node
 moves out, to the innermost call that returned such a tensor, or else to the lowest common ancestor of the node's
 sources and the caller.
 """
