@@ -57,6 +57,7 @@ fuzz: setup  ## run every command on files that are almost right, SECONDS long, 
 
 bench: setup  ## run the benchmarks
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/comparison.py
 	$(BIN)/python benchmarks/external.py
 	$(BIN)/python benchmarks/trace_overhead.py
 	$(BIN)/python benchmarks/strategy_overhead.py
