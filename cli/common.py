@@ -87,6 +87,13 @@ def short(count: int, ones: str = "") -> str:
     return f"{count}{ones}"
 
 
+def known(count: int, missing: int, unit: str = "") -> str:
+    """Return a count of which some may be missing: then it is a lower bound, `≥ 1.2 k`, or nothing is known, `?`."""
+    if missing and not count:
+        return "?"
+    return ("≥ " if missing else "") + short(count, " " if unit else "") + unit
+
+
 def read_model(
     source: FileOrPipe,
     data_dir: Path | None = None,

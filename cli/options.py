@@ -92,6 +92,10 @@ Fold = Annotated[
 Depth = Annotated[
     int | None, Option(min=0, metavar="N", help="Number of levels to show below the root.", show_default=False)
 ]
+Dims = Annotated[
+    list[str] | None,
+    Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension: batch=8; can be repeated."),
+]
 Plot = Annotated[
     Path | None, Option("--plot", metavar="FILE", help="Also draw a picture: .png or .svg.", show_default=False)
 ]

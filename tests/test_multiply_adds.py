@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from mxtools.graph.multiply_adds import multiply_adds
+from mxtools.costs.multiply_adds import multiply_adds
 from mxtools.pipeline.working_model import WorkingModel
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\ng '

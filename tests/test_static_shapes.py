@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from mxtools.graph.static_shapes import static_shapes
+from mxtools.costs.static_shapes import static_shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_values
 from tests.support.shared_models import Build
@@ -67,5 +67,5 @@ def test_products_of_both_exports_are_the_same(built: Build) -> None:
     counts = []
     for exporter in ("torchscript", "dynamo"):
         model = WorkingModel.read(built("bert", exporter) / "tagged.onnx")
-        counts.append(sum(model.multiply_adds.values()))
+        counts.append(sum(model.costs().multiply_adds.values()))
     assert counts[0] == counts[1]

@@ -57,7 +57,7 @@ def blocks(scopes: dict[str, tuple[str, str]] = SCOPES) -> onnx.ModelProto:
 
 def built_tree(scopes: dict[str, tuple[str, str]] = SCOPES) -> Branch:
     model = WorkingModel(blocks(scopes))
-    return tree(model.annotations, model.multiply_adds)
+    return tree(model.annotations, model.costs())
 
 
 def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,8 +143,8 @@ def shown(mx: Mx, *arguments: object, stdin: bytes) -> list[str]:
 def test_the_table(mx: Mx) -> None:
     stdin = blocks().SerializeToString()
     head, root, *lines = shown(mx, stdin=stdin)
-    assert head.split() == ["module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators"]
-    assert root.split()[:9] == [".", "M", "8", "20", "72", "B", "≥", "96", "name"]
+    assert " ".join(head.split()) == "module class nodes parameters bytes multiply-adds activations evidence operators"
+    assert root.split()[:12] == [".", "M", "8", "20", "72", "B", "≥", "96", "≥", "112", "B", "name"]
     assert [line.split()[:7] for line in lines] == [
         ["├─", "seq.0", "…", "1", "2", "×", "B"],  # noqa: RUF001 - as it is shown
         ["│", "└─", "lin", "L", "1", "16", "64"],
@@ -155,8 +155,8 @@ def test_the_table(mx: Mx) -> None:
     assert "?" in lines[-1].split()
     assert len(shown(mx, "--no-fold", "--depth", "1", stdin=stdin)) == 6
     markdown = shown(mx, "--markdown", "--depth", "1", stdin=stdin)
-    assert markdown[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
-    assert markdown[3].startswith("| ├─ seq.0 … 1 | 2 × B | 2 | 16 | 64 B | 32 | name 100% |")  # noqa: RUF001
+    assert markdown[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    assert markdown[3].startswith("| ├─ seq.0 … 1 | 2 × B | 2 | 16 | 64 B | 32 | 64 B | name 100% |")  # noqa: RUF001
 
 
 def test_folded_blocks_that_do_not_follow_are_listed(mx: Mx) -> None:

@@ -254,6 +254,10 @@ class Branch(_Class):
     multiply_adds: int
     uncounted: int
     """Products whose multiply-adds are not known."""
+    activations: int
+    """The most bytes of values that are live at once while it runs."""
+    unsized: int
+    """Values that are not in these, as their size is not known."""
     evidence: dict[str, int]
     operators: dict[str, int]
     children: list[Branch]

@@ -13,12 +13,12 @@ from typer import Option
 from mxtools.errors import printable
 from mxtools.views.tree import Branch, Key, folded, sorted_by, tree
 
-from ..common import emit, read_model, short
-from ..options import DataDir, Depth, Fold, Json, Markdown, Source, takes_selection
+from ..common import emit, known, read_model, short
+from ..options import DataDir, Depth, Dims, Fold, Json, Markdown, Source, takes_selection
 from ..streams import write_text
 from ..table import drawn, show, show_markdown
 
-COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "evidence", "operators")
+COLUMNS = ("module", "class", "nodes", "parameters", "bytes", "multiply-adds", "activations", "evidence", "operators")
 
 
 @takes_selection
@@ -29,10 +29,11 @@ def command(
     sort: Annotated[
         Key | None,
         Option(
-            metavar="nodes|parameters|bytes|multiply-adds",
+            metavar="nodes|parameters|bytes|multiply-adds|activations",
             help="Sort siblings by this, largest first; by default in the order of the graph.",
         ),
     ] = None,
+    dim: Dims = None,
     fold: Fold = True,
     csv_: Annotated[bool, Option("--csv", help="Write all calls as CSV, one per line.")] = False,
     markdown: Markdown = False,
@@ -42,13 +43,16 @@ def command(
     """Each line is one call of a module, and counts everything in it.
 
     The columns: nodes; parameters and bytes of the weights that they use, each weight once; multiply-adds of
-    convolutions and matrix products ('≥' if some shapes are unknown); the evidence for the scopes, by share of
-    nodes; and the operators.
+    convolutions and matrix products ('≥' if some shapes are unknown); activations, the most memory that its values take
+    at once in a run; the evidence for the scopes, by share of nodes; and the operators.
+
+    Shapes with symbolic dimensions are known once --dim gives their sizes.
 
     With selectors, only nodes that `mx filter` would select are counted.
 
-    Example: mx tree bert.tagged.onnx --depth 2 --sort parameters
+    Example: mx tree bert.tagged.onnx --depth 2 --dim batch=8 --sort activations
     """
+    from mxtools.costs.dimensions import sizes_of
     from mxtools.errors import UsageError
     from mxtools.functions.folded import unfolded
     from mxtools.scopes.selection import nodes_anywhere, selected_calls
@@ -63,7 +67,7 @@ def command(
     if selected:
         calls = selected_calls(annotations, selected[0])
         chosen = nodes_anywhere(annotations, calls, selected[1])
-    root = tree(annotations, model.multiply_adds, chosen)
+    root = tree(annotations, model.costs(sizes_of(dim or ())), chosen)
     root = sorted_by(root, sort) if sort else root
     if json:
         emit(root.to_dict())
@@ -87,9 +91,9 @@ def _csv(branches: Iterable[Branch]) -> None:
 
 
 def _cells(name: str, class_name: str, branch: Branch) -> tuple[str, ...]:
-    bound = "≥ " if branch.uncounted and branch.multiply_adds else ""
-    products = "?" if branch.uncounted and not bound else bound + short(branch.multiply_adds)
-    figures = str(branch.nodes), short(branch.parameters), short(branch.bytes, " ") + "B", products
+    products = known(branch.multiply_adds, branch.uncounted)
+    activations = known(branch.activations, branch.unsized, "B")
+    figures = str(branch.nodes), short(branch.parameters), short(branch.bytes, " ") + "B", products, activations
     return name, class_name, *figures, " ".join(_shares(branch.evidence)), _counted(branch.operators.most_common(4))
 
 

@@ -38,10 +38,12 @@ class Operator:
     version of ONNX that introduced it, 0 if the table does not have it; `reads_only_shape`, it looks at nothing of its
     inputs but their shapes; `is_random`, its results differ from run to run, so a copy is not the same;
     `keeps_elements`, its first output has the elements of its first input in the same order; `clamps`, it limits the
-    elements of its first input to a range and changes nothing else; `quantises`, it makes numbers of a small type, with
-    a range of its own; `dequantises`, it turns such numbers back into those that they stand for; `settings`, the places
-    of inputs of floats that only say how it works; `weights`, the places of inputs that are parameters in all models;
-    `multiply_adds`, which counts those of a node, for convolutions and matrix products.
+    elements of its first input to a range and changes nothing else; `in_place`, ONNX Runtime writes its first output
+    over its first input if nothing else reads that; `workspace`, how many times the memory of its first output ONNX
+    Runtime needs besides, while it runs; `quantises`, it makes numbers of a small type, with a range of its own;
+    `dequantises`, it turns such numbers back into those that they stand for; `settings`, the places of inputs of floats
+    that only say how it works; `weights`, the places of inputs that are parameters in all models; `multiply_adds`,
+    which counts those of a node, for convolutions and matrix products.
     """
 
     asked: tuple[str, str, int] | None = field(default=None, compare=False)
@@ -50,6 +52,8 @@ class Operator:
     is_random: bool = False
     keeps_elements: bool = False
     clamps: bool = False
+    in_place: bool = False
+    workspace: int = 0
     quantises: bool = False
     dequantises: bool = False
     settings: frozenset[int] = frozenset()
@@ -191,8 +195,22 @@ _KNOWN: dict[str, Operator] = {
     "Flatten": Operator(since=1, keeps_elements=True),
     "Squeeze": Operator(since=1, keeps_elements=True),
     "Unsqueeze": Operator(since=1, keeps_elements=True),
-    "Relu": Operator(since=1, clamps=True),
-    "Clip": Operator(since=1, clamps=True),
+    "Relu": Operator(since=1, clamps=True, in_place=True),
+    "Clip": Operator(since=1, clamps=True, in_place=True),
+    "Cast": Operator(since=1, in_place=True),
+    "Elu": Operator(since=1, in_place=True),
+    "HardSigmoid": Operator(since=1, in_place=True),
+    "LeakyRelu": Operator(since=1, in_place=True),
+    "LogSoftmax": Operator(since=1, in_place=True),
+    "Selu": Operator(since=1, in_place=True),
+    "Sigmoid": Operator(since=1, in_place=True),
+    "Softmax": Operator(since=1, in_place=True),
+    "Softplus": Operator(since=1, in_place=True),
+    "Softsign": Operator(since=1, in_place=True),
+    "Tanh": Operator(since=1, in_place=True),
+    "HardSwish": Operator(since=14, workspace=1),
+    "Where": Operator(since=9, workspace=2),
+    "ThresholdedRelu": Operator(since=10, in_place=True),
     "QuantizeLinear": Operator(since=10, quantises=True),
     "DequantizeLinear": Operator(since=10, dequantises=True),
     "Resize": Operator(since=10, settings=frozenset({1, 2})),

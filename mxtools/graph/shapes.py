@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
+from mxtools.files.elements import size_of_elements
 from mxtools.files.limits import INFERENCE
 from mxtools.graph.index import bodies
 from mxtools.graph.operators import Operators, plain_domain, versions
@@ -43,11 +44,12 @@ class TensorShape:
     """What is known of a tensor's shape.
 
     Attributes: `kind`, that of its elements, 'f', 'i' (unsigned integers too), 'b' or 'c'; `dims`, its dimensions, with
-    None for each unknown one, or None if not even their number is known.
+    None for each unknown one, or None if not even their number is known; `element`, the type of its elements.
     """
 
     kind: str
     dims: tuple[int | None, ...] | None
+    element: int = field(default=TensorProto.UNDEFINED, compare=False)
 
     @property
     def count(self) -> int | None:
@@ -56,6 +58,11 @@ class TensorShape:
             return None
         known = [d for d in self.dims if d is not None]
         return math.prod(known) if len(known) == len(self.dims) else None
+
+    @property
+    def bytes(self) -> int | None:
+        """The bytes of the elements, None if their number is unknown."""
+        return None if self.count is None else size_of_elements(self.element, self.count)
 
     def fits(self, tensor: TorchTensor) -> bool:
         """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.
@@ -262,12 +269,12 @@ def _shape_of_type(type_: bytes) -> TensorShape | None:
     if not tensor.elem_type:
         return None
     dims = tuple(map(size_of, tensor.shape.dim)) if tensor.HasField("shape") else None
-    return TensorShape(_kind(tensor.elem_type), dims)
+    return TensorShape(_kind(tensor.elem_type), dims, tensor.elem_type)
 
 
 def stored_shape(tensor: TensorProto) -> TensorShape:
     """Return the shape of a stored tensor."""
-    return TensorShape(_kind(tensor.data_type), tuple(tensor.dims))
+    return TensorShape(_kind(tensor.data_type), tuple(tensor.dims), tensor.data_type)
 
 
 @cache

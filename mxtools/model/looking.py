@@ -121,10 +121,11 @@ class LookingModel(WorkingModel):
                 raise InputError(f"the graph has no input {min(unknown)!r}", f"it has {', '.join(self.input_names)}")
             return dict(zip(names, run_session(opened, names, feeds), strict=True))
 
-    def tree(self) -> Branch:
-        """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, operators, and children.
+    def tree(self, dims: Mapping[str, int] | None = None) -> Branch:
+        """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, activations, and children.
 
-        Raises InputError if no node has a scope.
+        `dims` are sizes of symbolic dimensions. Raises InputError if no node has a scope, UsageError if the model has no
+        such dimension.
 
         >>> root = model.tree()
         >>> root.class_name, root.nodes, root.parameters
@@ -135,7 +136,7 @@ class LookingModel(WorkingModel):
 
         self.require_tagged()
         model = unfolded(self)
-        return tree(model.annotations, model.multiply_adds)
+        return tree(model.annotations, model.costs(dims))
 
     def text(self) -> str:
         """Return the model as text, module by module, without names that exporters make up, to compare it with others.

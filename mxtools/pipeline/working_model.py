@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -20,6 +20,7 @@ from mxtools.scopes.annotations import Annotations, read_absent
 from mxtools.scopes.hierarchy import Hierarchy
 
 if TYPE_CHECKING:
+    from mxtools.costs.costs import Costs
     from mxtools.traces.sidecar import Sidecar
     from mxtools.traces.values import Values
 
@@ -123,16 +124,11 @@ class WorkingModel:
         """The trace whose call numbers the annotations use: that of the earlier model, if there is one."""
         return self.previous.traced if self.previous else self.sidecar
 
-    @property
-    def multiply_adds(self) -> dict[int, int]:
-        """The multiply-adds of convolutions and matrix products by node, if their shapes can be inferred."""
-        from mxtools.graph.multiply_adds import multiply_adds
-        from mxtools.graph.static_shapes import static_shapes
+    def costs(self, dims: Mapping[str, int] | None = None, other: int | None = None) -> Costs:
+        """Return what nodes and values cost, for some sizes of symbolic dimensions; `other` is that of all others."""
+        from mxtools.costs.costs import Costs
 
-        found = multiply_adds(self.graph, self.shapes)
-        if len(found) < sum(self.graph.operators[node].is_product for node in self.graph.main):
-            found = multiply_adds(self.graph, static_shapes(self.proto, self.graph, self.weights, self.shapes))
-        return found
+        return Costs(self.proto, self.graph, self.weights, self.shapes, dims or {}, other)
 
     @property
     def is_tagged(self) -> bool:

@@ -31,8 +31,9 @@ def structure(model: WorkingModel, title: str, statistics: bool = False) -> Stru
     model.require_tagged(title)
     annotations = model.annotations
     graph = annotations.graph
-    products = model.multiply_adds
-    branches = list(_flat(tree(annotations, products)))
+    costs = model.costs()
+    products = costs.multiply_adds
+    branches = list(_flat(tree(annotations, costs)))
     scopes = [Scope(branch.scope, branch.tag, parent, branch.nodes) for parent, branch in branches]
     sizes = parameter_sizes(annotations, stored_tensors(graph))
     used = {node: sum(sizes.get(value, 0) for value in {*reads}) for node, reads in enumerate(graph.reads)}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from html import escape
 from typing import Any, Protocol, Self, TypeVar
 
+from mxtools.costs.activations import Peak
+from mxtools.costs.costs import Costs
+from mxtools.costs.module_peaks import module_peaks
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.parameters import parameter_sizes, stored_bytes, stored_tensors
 from mxtools.scopes.scope import ROOT, call_number, list_index
@@ -22,6 +25,7 @@ class Key(StrEnum):
     PARAMETERS = "parameters"
     BYTES = "bytes"
     MULTIPLY_ADDS = "multiply-adds"
+    ACTIVATIONS = "activations"
 
 
 class TreeItem(Protocol):
@@ -58,7 +62,9 @@ class Branch:
 
     Attributes: `nodes`, also by operator and by evidence; `parameters`, the elements of the parameters that the nodes
     use; `bytes`, those of all constants that they use, each counted once; `multiply_adds`; `uncounted`, the products
-    whose multiply-adds are not known; `equal`, the scopes of siblings after it with the same content (see `folded`).
+    whose multiply-adds are not known; `activations`, the most bytes of values that are live at once while it runs;
+    `unsized`, the values that are not in it because their size is not known; `equal`, the scopes of siblings after it
+    with the same content (see `folded`).
     """
 
     scope: str
@@ -68,6 +74,8 @@ class Branch:
     bytes: int = 0
     multiply_adds: int = 0
     uncounted: int = 0
+    activations: int = 0
+    unsized: int = 0
     operators: Counter[str] = field(default_factory=Counter)
     evidence: Counter[str] = field(default_factory=Counter)
     children: list[Branch] = field(default_factory=list)
@@ -89,6 +97,8 @@ class Branch:
             "bytes": self.bytes,
             "multiply_adds": self.multiply_adds,
             "uncounted": self.uncounted,
+            "activations": self.activations,
+            "unsized": self.unsized,
             "evidence": dict(self.evidence.most_common()),
             "operators": dict(sorted(self.operators.items())),
         }
@@ -98,13 +108,12 @@ class Branch:
         return {**self.row(), "children": [child.to_dict() for child in self.children]}
 
 
-def tree(
-    annotations: Annotations, products: Mapping[int, int] | None = None, chosen: Collection[int] | None = None
-) -> Branch:
+def tree(annotations: Annotations, costs: Costs | None = None, chosen: Collection[int] | None = None) -> Branch:
     """Return the tree of the calls that have nodes; siblings are in the order of their first nodes besides constants.
 
-    `products` has the multiply-adds of nodes, if they are known; without `chosen`, all nodes count.
+    `costs` has multiply-adds and activations, if they are known; without `chosen`, all nodes count.
     """
+    products = costs.multiply_adds if costs else {}
     graph, hierarchy = annotations.graph, annotations.hierarchy
     stored = stored_tensors(graph)
     elements = parameter_sizes(annotations, stored)
@@ -116,7 +125,7 @@ def tree(
         if call is None:
             continue
         proto, weights = graph.nodes[node], [value for value in graph.reads[node] if value in stored]
-        count = (products or {}).get(node)
+        count = products.get(node)
         for around in reversed(list(hierarchy.lineage(call))):
             if around not in branches:
                 branches[around] = Branch(hierarchy.scopes[around], hierarchy.tags[around])
@@ -131,6 +140,10 @@ def tree(
     for call, values in used.items():
         branches[call].parameters = sum(elements.get(value, 0) for value in values)
         branches[call].bytes = sum(stored_bytes(stored[value]) for value in values)
+    peaks = module_peaks(annotations, costs.size, chosen) if costs else {}
+    for call, branch in branches.items():
+        peak = peaks.get(call, Peak(0, 0))
+        branch.activations, branch.unsized = peak.bytes, peak.unsized
     return branches[0]
 
 

@@ -1,0 +1,63 @@
+"""Sizes for the symbolic dimensions of a model, so that the shapes of its values are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from onnx import ModelProto, TensorShapeProto, ValueInfoProto
+
+from mxtools.errors import UsageError, suggestion
+from mxtools.graph.types import size_of
+
+LARGEST = 1 << 40
+"""No dimension is larger: with a few of them even the number of elements fits into no memory."""
+
+
+def sizes_of(texts: Iterable[str]) -> dict[str, int]:
+    """Return sizes by the names of dimensions, of texts such as `batch=8`."""
+    found = {}
+    for text in texts:
+        name, equals, size = text.rpartition("=")
+        if not (name and equals and size.isascii() and size.isdecimal()) or len(size) > len(str(LARGEST)):
+            raise UsageError(f"{text!r} is not NAME=SIZE", "write batch=8")
+        found[name] = int(size)
+    return found
+
+
+def symbols(model: ModelProto) -> list[str]:
+    """Return the names of the symbolic dimensions of a model's inputs, in their order."""
+    return list(dict.fromkeys(dim.dim_param for info in model.graph.input for dim in _dims(info) if dim.dim_param))
+
+
+def bound(model: ModelProto, sizes: Mapping[str, int], other: int | None = None) -> ModelProto:
+    """Return a copy of a model whose symbolic dimensions have sizes; `other` is that of the unknown ones of inputs.
+
+    What the file says of values whose shapes still are not known is left out, so that they are inferred. Raises
+    UsageError if the model has no dimension of a name.
+    """
+    infos = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    known = {dim.dim_param for info in infos for dim in _dims(info)} - {""}
+    unknown = next((name for name in sizes if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"the model has no dimension {unknown!r}", suggestion(unknown, known))
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for info in copy.graph.input:
+        _bind(info, sizes, other)
+    for info in (*copy.graph.output, *copy.graph.value_info):
+        _bind(info, sizes, None)
+        if any(size_of(dim) is None for dim in _dims(info)):
+            info.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def _bind(info: ValueInfoProto, sizes: Mapping[str, int], other: int | None) -> None:
+    for dim in _dims(info):
+        size = size_of(dim)
+        size = sizes.get(dim.dim_param, other) if size is None else size
+        if size is not None:
+            dim.dim_value = size
+
+
+def _dims(info: ValueInfoProto) -> Iterator[TensorShapeProto.Dimension]:
+    yield from info.type.tensor_type.shape.dim
