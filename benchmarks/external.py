@@ -77,7 +77,7 @@ def main() -> int:
     return int(failed)
 
 
-def write(path: Path, vocabulary: int, part: int = 1) -> None:
+def write(path: Path, vocabulary: int, part: int = 1, layers: int = LAYERS) -> None:
     """Write the model, with node names like TorchScript's, and random weights in a file beside it.
 
     With a `part` above 1 it is so many times narrower.
@@ -88,7 +88,7 @@ def write(path: Path, vocabulary: int, part: int = 1) -> None:
     shapes = {"embedding": (vocabulary, WIDTH)}
     shared = {tensor.name for tensor in model.graph.initializer}
     nodes = [first]
-    for layer in range(LAYERS):
+    for layer in range(layers):
         nodes += layer_nodes(layer, shared)
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in WEIGHTS.items()}
     last.input[0] = nodes[-1].output[0]

@@ -18,7 +18,8 @@ GROUPS = {
     },
     "Cut": {
         "filter": "Cut modules out of an ONNX graph, as a model that runs.",
-        "split": "Split an ONNX graph into one model for each selected module, and the rest.",
+        "split": "Split an ONNX graph into models: by modules, by a budget, or by a placement.",
+        "run-parts": "Run the parts of a split one after the other, each in memory only while it runs.",
         "join": "Join models into one: the parts of a split, or models end to end or side by side.",
         "graft": "Put a changed part back in its place in an ONNX graph.",
         "select": "Write the nodes of modules for tools that know only node names.",

@@ -101,6 +101,12 @@ def draw_page(page: Path, place: str, picture: Path) -> None:
         browser.close()
 
 
+def draw_parts(folder: Path) -> None:
+    """Write the chart of the parts of a split."""
+    run("mx split bert.tagged.onnx --parts 4 --balance multiply-adds --dry-run --plot parts.svg", folder)
+    (PICTURES / "parts.svg").write_bytes((folder / "parts.svg").read_bytes())
+
+
 def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph as it is without what exporters note beside it: metadata, names of nodes and of weights."""
     weights = {weight.name: f"w{number}" for number, weight in enumerate(model.graph.initializer)}
@@ -127,6 +133,7 @@ def main() -> None:
         run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")
         draw_terminal(["tree", "model.onnx", "--depth", "3"], folder, PICTURES / "tutorial.svg")
+        draw_parts(folder)
         for picture, (page, place) in PAGES.items():
             draw_page(folder / page, place, PICTURES / f"{picture}.png")
 

@@ -89,6 +89,7 @@ __all__ = [
     "load",
     "load_trace",
     "option",
+    "run_parts",
     "trace",
 ]
 
@@ -202,6 +203,24 @@ def join(
         pairs = models.items() if isinstance(models, Named) else [("", model) for model in models]
         found, _ = join_models(list(pairs), connections or {}, keep)
     return Model(found.proto, found.weights, found.name)
+
+
+def run_parts(folder: str | PathLike[str], inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run the parts of a split one after the other; return the outputs of the model, as numpy arrays by name.
+
+    The weights of a part are in memory only while it runs. Without `inputs` they are made, as for the whole model.
+    Raises InputError if the folder is none of a split, or a part does not run.
+
+    >>> manifest = model.split(parts=2).save("parts")
+    >>> {name: array.shape for name, array in mxtools.run_parts("parts").items()}
+    {'last_hidden_state': (1, 12, 32), 'pooler_output': (1, 32)}
+    """
+    from mxtools.split.manifest import read
+    from mxtools.split.running import inputs_of
+    from mxtools.split.running import run_parts as run
+
+    manifest, place = read(Path(folder))
+    return run(manifest, place, inputs_of(manifest, place) if inputs is None else inputs)
 
 
 def trace(module: nn.Module, inputs: Any, *, record: bool = False) -> Trace:  # noqa: ANN401 - as forward takes them

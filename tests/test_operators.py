@@ -225,7 +225,7 @@ def test_products_are_counted_of_onnx_own_operators_only() -> None:
     text = """<ir_version: 10, opset_import: ["" : 21, "my" : 1]> g (float[2, 3] x, float[3, 4] w) => (y) {
         a = MatMul(x, w) y = my.MatMul(x, w) }"""
     model = WorkingModel(parser.parse_model(text))
-    assert model.multiply_adds == {0: 2 * 3 * 4}
+    assert model.costs().multiply_adds == {0: 2 * 3 * 4}
 
 
 def test_a_comparison_knows_both_names_of_onnx_domain_and_its_defaults() -> None:

@@ -30,6 +30,8 @@ REFUSED = {
     ("join", "--output"): "none.onnx none.onnx -o {missing}",
     ("unfold", "--output"): "none.onnx -o {missing}",
     ("split", "--dir"): "none.onnx --depth 1 -d {missing}",
+    ("split", "--plot"): "none.onnx --parts 2 --dry-run --plot {missing}.svg",
+    ("run-parts", "--output"): "none -o {missing}.npz",
     ("graft", "--output"): "none.onnx none.onnx -o {missing}",
     ("verify", "--plot"): "none.onnx --trace none.json --plot {missing}.svg",
     ("run-values", "--output"): "none.onnx -o {missing}.npz",

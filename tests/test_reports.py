@@ -26,6 +26,8 @@ LINES = {
     "profile": "profile tagged.onnx --runs 1 --json",
     "filter": "filter tagged.onnx --scope encoder.layer.0 --verify -o {out}/m.onnx --json",
     "split": "split tagged.onnx --depth 1 -d {out}/parts --json",
+    "split by a budget": "split tagged.onnx --parts 2 --dry-run --json",
+    "run-parts": "run-parts {out}/parts --verify tagged.onnx -o {out}/o.npz --json",
     "graft": "graft tagged.onnx {out}/m.onnx --verify -o {out}/g.onnx --json",
     "fold": "fold tagged.onnx --repeated --verify -o {out}/f.onnx --json",
     "join": "join {out}/parts -o {out}/j.onnx --json",

@@ -20,8 +20,10 @@ from mxtools.errors import AbsentError, CheckError, InputError, MxError, OutputE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.scopes.selection import Selection
-from mxtools.split import manifest, split_check
+from mxtools.split import manifest
+from mxtools.split import running as parts_running
 from mxtools.split.parts import split
+from mxtools.split.records import Manifest
 from tests.support import random_models, running
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
@@ -41,7 +43,7 @@ LADDER = (
 )
 
 
-def written(source: onnx.ModelProto | Path, folder: Path, check: bool = False, **options: Any) -> manifest.Manifest:
+def written(source: onnx.ModelProto | Path, folder: Path, check: bool = False, **options: Any) -> Manifest:
     """Split a model into a folder; `each` is a tuple of globs, `class_` a name."""
     loaded = WorkingModel.read(source) if isinstance(source, Path) else WorkingModel(source)
     selections = [Selection(scopes=(glob,)) for glob in options.pop("each", ())]
@@ -276,8 +278,8 @@ def test_a_difference_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def wrong(*arguments: Any) -> dict[str, Any]:
         return {name: array + len(arguments[0].graph.node) for name, array in right(*arguments).items()}
 
-    right = split_check.run_model
-    monkeypatch.setattr(split_check, "run_model", wrong)
+    right = parts_running.run_model
+    monkeypatch.setattr(parts_running, "run_model", wrong)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(CheckError, match="differs"):
             written(tagged(LADDER, {"c": "m"}), target, check=True, depth=1)

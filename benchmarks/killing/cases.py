@@ -81,6 +81,10 @@ CASES = {
         "split plain.onnx --each enc.* -d parts", "split big.onnx --each enc.* -d parts"
     ),
     "split over a killed one": Case("split big.onnx --each enc.* -d parts", "split big.onnx --each enc.0 -d parts"),
+    "split by a budget": Case("split big.onnx --parts 2 --verify -d parts", "split big.onnx --each enc.* -d parts"),
+    "split by a placement": Case("split plain.onnx --placement places.json -d parts"),
+    "plan of a split": Case("split plain.onnx --parts 2 --dry-run --plot p.svg"),
+    "run parts": Case("run-parts parts -o v.npz", "split big.onnx --parts 2 -d parts"),
     "join parts": Case("join parts -o out.onnx", "split big.onnx --each enc.* -d parts"),
     "join over another": Case("join --as a=big.onnx --as b=plain.onnx -o out.onnx", "tag big.onnx -o out.onnx"),
     "fold": Case("fold big.onnx --repeated -o out.onnx"),
@@ -191,5 +195,6 @@ def template(folder: Path) -> None:
     (folder / "full").mkdir()
     (folder / "full" / "notes.txt").write_text("not ours")
     (folder / "time.json").write_text(json.dumps({"time": {"enc.0": 1.0}}))
+    (folder / "places.json").write_text(json.dumps({"enc.1": "gpu", ".": "cpu"}))
     (folder / "net.py").write_text(_NET)
     (folder / "change.py").write_text(_CHANGE)

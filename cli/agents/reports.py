@@ -216,6 +216,25 @@ class JoinReport(TypedDict):
 
 
 @_record
+class PartRun(TypedDict):
+    """A part that was run."""
+
+    file: str
+    seconds: float
+    """How long that took, with loading it."""
+
+
+@_record
+class RunPartsReport(TypedDict):
+    """The parts of a split that were run."""
+
+    runtime: str
+    parts: list[PartRun]
+    outputs: list[str]
+    verify: NotRequired[list[OutputDifference]]
+
+
+@_record
 class NamesReport(TypedDict):
     """Which tensors got back their earlier names."""
 
@@ -573,6 +592,7 @@ REPORTS: dict[str, Any] = {
     "view": ViewReport,
     "filter": FilterReport,
     "graft": GraftReport,
+    "run-parts": RunPartsReport,
     "join": JoinReport,
     "fold": FoldReport,
     "unfold": UnfoldReport,

@@ -12,6 +12,7 @@ example with five nodes, which have the names of the values that they make; x is
     nearest([E], graph.sources, lambda node: node in (A, C))    C
     components([A, B, E], neighbours)                           {A, B} and {E}: D is not among them
     in_order([D, A, B, C], graph.sources)                       A, B, C, D
+    circles([A, B, C, D], graph.sources)                        [A], [B], [C], [D]; if B reads E: [A], [C], [B, D, E]
 """
 
 from __future__ import annotations
@@ -108,6 +109,42 @@ def in_order(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[T]
                 entered.add(at)
                 left += [other for other in reversed(list(before(at))) if other not in placed]
     return list(placed)
+
+
+def circles(things: Iterable[T], before: Callable[[T], Iterable[T]]) -> list[list[T]]:
+    """Return things in groups, each after all groups that `before` gives of it; those of a circle are one group.
+
+    It is Tarjan's algorithm without recursion. `depth` is the place of a thing among those that were entered and are in
+    no group yet, `lowest` the first of these places that can be reached from it; where both are the same, all entered
+    since are a group.
+    """
+    depth: dict[T, int] = {}
+    lowest: dict[T, int] = {}
+    open_: list[T] = []
+    grouped: set[T] = set()
+    found: list[list[T]] = []
+    for start in things:
+        left = [] if start in depth else [(start, iter(before(start)))]
+        while left:
+            thing, others = left[-1]
+            if thing not in depth:
+                depth[thing] = lowest[thing] = len(open_)
+                open_.append(thing)
+            other = next((o for o in others if o not in grouped), None)
+            if other is not None and other not in depth:
+                left.append((other, iter(before(other))))
+                continue
+            if other is not None:
+                lowest[thing] = min(lowest[thing], depth[other])
+                continue
+            left.pop()
+            if left:
+                lowest[left[-1][0]] = min(lowest[left[-1][0]], lowest[thing])
+            if lowest[thing] == depth[thing]:
+                found.append(open_[depth[thing] :])
+                grouped.update(found[-1])
+                del open_[depth[thing] :]
+    return found
 
 
 def nodes_behind(graph: Wired, values: Iterable[int], until: Callable[[int], bool]) -> set[int]:

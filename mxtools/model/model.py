@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mxtools.passes.record_absent import TagReport
     from mxtools.pipeline.base import Pass
     from mxtools.pipeline.pipeline import PipelineReport
+    from mxtools.profile.report import ProfileReport
     from mxtools.split.result import Split
     from mxtools.traces.trace import Trace
 
@@ -206,27 +207,42 @@ class Model(LookingModel):
         depth: int | None = None,
         class_name: Iterable[str] = (),
         exclude: Iterable[str] = (),
+        parts: int | None = None,
+        max_bytes: int | None = None,
+        max_multiply_adds: int | None = None,
+        balance: str | None = None,
+        profile: ProfileReport | None = None,
+        placement: Mapping[str, str] | None = None,
+        dims: Mapping[str, int] | None = None,
         shapes: Mapping[str, Dims] | None = None,
         types: Mapping[str, str] | None = None,
     ) -> Split[Self]:
         """Return the model in parts: one for each selected call (the outermost ones), and others for the rest.
 
         `scopes` are globs. With `depth`, the parts are the calls on that level below the root, and calls above it that
-        have none inside. `shapes` and `types` are those of `filter`. Raises InputError if no node has a scope,
-        UsageError if nothing is selected or one selected call is inside another, AbsentError if a call cannot be a
-        part.
+        have none inside. With `parts` or a limit, the model is cut between modules instead, and selected ones stay
+        whole; `balance` is "bytes", "multiply-adds", "time" (of a `profile`) or "activations". With `placement`, globs
+        of scopes say which place runs what. `dims` are sizes of symbolic dimensions, `shapes` and `types` those of
+        `filter`. Raises InputError if no node has a scope, UsageError if nothing is selected or one selected call is
+        inside another, AbsentError if a call cannot be a part, CheckError if a limit cannot be kept.
 
         >>> [part.name for part in model.split("encoder.layer.*")]
         ['the rest', 'encoder.layer.0', 'encoder.layer.1', 'the rest']
+        >>> len(model.split(parts=3, balance="multiply-adds"))
+        3
         """
         from mxtools.cut.declarations import declare
-        from mxtools.split.parts import split
+        from mxtools.split.division.budget import budget_of
+        from mxtools.split.planning import planned
         from mxtools.split.result import Split
 
         wanted = [*(Selection((scope,)) for scope in scopes), *(Selection(classes=(c,)) for c in texts(class_name))]
+        limits = {"bytes": max_bytes, "multiply-adds": max_multiply_adds}
+        times = {module.scope: module.own for module in profile.modules} if profile else None
+        budget = budget_of(parts, limits, balance, times)
         whole = self.copy()
         declare(whole, shapes or {}, types or {})
-        return Split(whole, split(whole, wanted, depth, texts(exclude)))
+        return Split(whole, *planned(whole, budget or placement, wanted, depth, texts(exclude), dims))
 
     def graft(self, part: Model, verify: bool = False) -> Self:
         """Return a model in which a part that `filter` cut out, and that you changed, is back in its place.

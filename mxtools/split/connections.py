@@ -13,7 +13,8 @@ from mxtools.graph.index import graph_inputs
 from mxtools.graph.walk import in_order
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.split.joining import Joined, Member
-from mxtools.split.manifest import MODEL, Manifest, read
+from mxtools.split.manifest import read
+from mxtools.split.records import MODEL, Manifest
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ it from its own results has no level: it cannot be a part. O(nodes + edges), bes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -26,7 +26,7 @@ from itertools import pairwise
 from mxtools.cut.cut import Cut
 from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import AbsentError, UsageError
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT, Annotations
@@ -35,10 +35,14 @@ from mxtools.scopes.selection import Selection, nodes_of_each, separate_calls
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model: the scope of its call, None where it belongs to the rest, and its cut."""
+    """A part of a model: the scope of its call, None where it is of no single call, and its cut.
+
+    `place` is where it is to run, if that is known.
+    """
 
     scope: str | None
     cut: Cut
+    place: str | None = None
 
 
 def split(
@@ -62,6 +66,47 @@ def split(
     found = nodes_of_each(annotations, calls)
     own = {call: {n for n in nodes if annotations.call[n] in calls[call]} for call, nodes in found.items()}
     return _Units(annotations, own).parts()
+
+
+def parts_of(annotations: Annotations, groups: Sequence[Collection[int]], places: Sequence[str] = ()) -> list[Part]:
+    """Return the parts that have the nodes of some groups, in the order of these, each with copies of constants.
+
+    Each group reads only from those before it. A group that nothing needs is no part. `places` are those of the groups.
+    """
+    graph = annotations.graph
+    constant = [graph.producer[value] for value in graph.outputs if value in graph.constant]
+    needed = set(graph.outputs)
+    found = []
+    for number, nodes in reversed([*enumerate(groups)]):
+        inside = {*nodes, *constant} if number == 0 else set(nodes)
+        if cut := needed_cut(graph, inside, needed, graph.needs, (), is_first=number == 0):
+            found.append(Part(None, cut, places[number] if places else None))
+            needed.update(cut.inputs)
+    return found[::-1]
+
+
+def needed_cut(
+    graph: Graph,
+    inside: set[int],
+    needed: Collection[int],
+    reads: Mapping[int, Sequence[int]] | Sequence[Sequence[int]],
+    foreign: Container[int],
+    is_first: bool,
+) -> Cut | None:
+    """Return the cut around those of some nodes that are needed for some values; None where none is.
+
+    `reads` are the values that each node has to be given. Results of `foreign` nodes are not copied in. Initializers
+    that are outputs of the model are outputs of the first part.
+    """
+    outputs = [v for n in sorted(inside) for v in graph.writes[n] if v in needed]
+
+    def sources(node: int) -> set[int]:
+        """Return the nodes inside that make what a node reads."""
+        return inside.intersection(graph.producer[v] for v in reads[node])
+
+    chosen = set(reached((graph.producer[v] for v in outputs), sources))
+    outputs += [v for v in graph.outputs if v in graph.stored and is_first]
+    return Cut(graph, chosen, foreign, Cut.ordered(graph.outputs, outputs)) if outputs else None
 
 
 class _Units:
@@ -105,7 +150,7 @@ class _Units:
         needed = set(graph.outputs)
         found = []
         for level, unit in sorted(ordered, reverse=True):
-            cut = self._rest(rest[level], level, needed) if unit == NOWHERE else self._call(unit, needed)
+            cut = self._rest(set(rest[level]), level, needed) if unit == NOWHERE else self._call(unit, needed)
             if cut:
                 found.append(Part(None if unit == NOWHERE else scopes[self.calls[unit]], cut))
                 needed.update(cut.inputs)
@@ -169,18 +214,6 @@ class _Units:
             raise AbsentError(f"{scope} computes nothing that the rest of the graph reads", f"⟨exclude-scope⟩ {scope}")
         return cut
 
-    def _rest(self, nodes: list[int], level: int, needed: set[int]) -> Cut | None:
-        """Return the cut around the needed nodes of the rest on a level; None where nothing of it is needed.
-
-        Initializers that are outputs of the model are outputs of the first level.
-        """
-        graph, inside = self.graph, set(nodes)
-        outputs = [v for n in sorted(nodes) for v in graph.writes[n] if v in needed]
-
-        def sources(node: int) -> set[int]:
-            """Return the nodes inside that make what a node reads."""
-            return inside.intersection(graph.producer[v] for v in self.reads[node])
-
-        chosen = set(reached((graph.producer[v] for v in outputs), sources))
-        outputs += [v for v in graph.outputs if v in graph.stored and level == 0]
-        return Cut(graph, chosen, self._owned, Cut.ordered(graph.outputs, outputs)) if outputs else None
+    def _rest(self, nodes: set[int], level: int, needed: Collection[int]) -> Cut | None:
+        """Return the cut around the needed nodes of the rest on a level; None where nothing of it is needed."""
+        return needed_cut(self.graph, nodes, needed, self.reads, self._owned, is_first=level == 0)

@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 from mxtools.cut.cut import extracted
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.split.manifest import Manifest, write
+from mxtools.split.manifest import write
 from mxtools.split.parts import Part
+from mxtools.split.records import Manifest
 
 M = TypeVar("M", bound=WorkingModel)
 
@@ -30,6 +31,12 @@ class Split(Generic[M]):
 
     _whole: M
     _parts: Sequence[Part]
+    _manifest: Manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """The order of the parts, what each reads and returns, and what it comes to."""
+        return self._manifest
 
     @property
     def scopes(self) -> list[str | None]:
@@ -54,4 +61,4 @@ class Split(Generic[M]):
         With `verify`, the parts are run; if they compute something else than the whole model, CheckError is raised and
         nothing is written. Raises OutputError if the folder cannot be written.
         """
-        return write(self._whole, self._parts, Path(folder), verify)
+        return write(self._whole, self._parts, Path(folder), verify, self._manifest)

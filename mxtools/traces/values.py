@@ -6,16 +6,17 @@ A trace records its inputs under their names, and the tensors of its calls under
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import onnx
 from onnx import TensorProto
 
 from mxtools.errors import InputError, UsageError
+from mxtools.files.atomic import atomic_output
 from mxtools.files.json_text import decoded
 from mxtools.files.limits import MEMBER
 from mxtools.files.regular import FileBytes, open_regular, read_regular
@@ -183,6 +184,30 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
             f"the sidecar's record {sidecar.record!r} is not a file name", "the file must be beside the sidecar"
         )
     return Values.open(folder / sidecar.record)
+
+
+def check_values_file(file: Path) -> None:
+    """Raise UsageError if values cannot be written to a file of this name, before any work."""
+    if file.suffix not in (".npz", ".safetensors"):
+        raise UsageError(f"{file} is no .npz or .safetensors file", "give another ⟨output⟩")
+
+
+def write_values(file: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name to a `.npz` or `.safetensors` file; raises OutputError if it cannot be written."""
+    import numpy as np
+
+    check_values_file(file)
+    with atomic_output(file) as output:
+        if file.suffix == ".npz":
+            # as `numpy.savez`, which takes some names for parameters of its own
+            with ZipFile(output, "w") as archive:
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        else:
+            from safetensors.numpy import save
+
+            output.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def require_known(values: Values, proto: ModelProto, sidecar: Sidecar | None, where: str) -> None:

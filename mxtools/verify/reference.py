@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import ModelProto
 
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import InputError
 from mxtools.evidence.data_flow import resolve
-from mxtools.files.atomic import atomic_output
 from mxtools.files.temporary import Scratch
 from mxtools.files.weights import WeightStore
 from mxtools.graph.fingerprints import NUMERIC
@@ -35,7 +34,7 @@ from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import Run, Runtime, inner_tensors
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.tags import class_of
-from mxtools.traces.values import Values
+from mxtools.traces.values import Values, check_values_file, write_values
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
@@ -77,19 +76,13 @@ def record_run(model: WorkingModel, runtime: Runtime, given: Mapping[str, Value]
     Returns the number of tensors. Raises what `traced_run` raises, UsageError for a file of another kind, OutputError
     if it cannot be written.
     """
-    if file.suffix not in (".npz", ".safetensors"):
-        raise UsageError(f"{file} is no .npz or .safetensors file", "give another ⟨output⟩")
-    with Scratch() as folder, atomic_output(file) as output:
+    check_values_file(file)
+    with Scratch() as folder:
         sidecar, values = traced_run(model, runtime, given, folder)
         names = {str(tensor.id): tensor.name for call in sidecar.calls for tensor in call.outputs}
         arrays = {names[key]: values.get(key) for key in values.names if key in names}
         arrays |= {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
-        if file.suffix == ".npz":
-            np.savez(output, **arrays)  # which reads one array after the other from its file
-        else:
-            from safetensors.numpy import save
-
-            output.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        write_values(file, arrays)
     return len(arrays)
 
 

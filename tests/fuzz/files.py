@@ -164,6 +164,7 @@ def files() -> Mapping[str, bytes]:
         "k.json": _text(_metrics()),
         DATA: bytes(4096) + np.ones(16, np.float32).tobytes(),
         "parts/manifest.json": _text(_manifest()),
+        "places.json": _text({".": "cpu", "layers.1": "gpu", "enc*": "npu"}),
         "mxtools.toml": b'[strategies.own]\npipeline = "untag,project-names"\nhelp = "text"\nexporter = "auto"\n',
         "limits.toml": b"Linear = 40\nLayerNorm = 0.9\n",
         "pyproject.toml": b'[tool.mxtools.strategies.own]\npipeline = "untag"\n',
