@@ -4,8 +4,9 @@ The passes of `mx tag` run over 10 000 and 100 000 generated nodes, beside a bar
 when ten times the nodes take more than twelve times as long, or when the larger takes more than four times as long as a
 Python loop that reads every node's inputs and outputs and writes three metadata entries.
 
-`mx split` into 500 and 2000 parts: status 1 above 4.6 times. The rules of `mx validate` over 20 000 and 200 000 nodes:
-status 1 above 11 times, without the time that ONNX Runtime takes to load the model, which grows faster and is shown.
+`mx split` into 500 and 2000 parts: status 1 above 4.6 times. A plan of eight parts of 5000 and 50 000 nodes: status 1
+above 13 times. The rules of `mx validate` over 20 000 and 200 000 nodes: status 1 above 11 times, without the time that
+ONNX Runtime takes to load the model, which grows faster and is shown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from onnx import ModelProto, helper
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from mxtools.split import manifest
+from mxtools.split.division.budget import Budget
+from mxtools.split.division.loads import Measure
 from mxtools.split.parts import split
+from mxtools.split.planning import planned
 from mxtools.strategies import table
 from mxtools.traces.sidecar import Call, Sidecar, TracedModel, TracedModule, TracedTensor, Weight
 from mxtools.validate.findings import validate
@@ -92,6 +96,14 @@ def splitting(parts: int) -> float:
     return time.process_time() - start
 
 
+def dividing(nodes: int) -> float:
+    """Return the seconds that it takes to plan a split of a chain into eight parts."""
+    model = WorkingModel(chain(nodes, 4))
+    start = time.process_time()
+    planned(model, Budget(8, balance=Measure.ACTIVATIONS))
+    return time.process_time() - start
+
+
 def validating(nodes: int) -> float:
     """Return the seconds that `mx validate` takes, ONNX Runtime's included."""
     model = WorkingModel(chain(nodes, 10))
@@ -101,12 +113,14 @@ def validating(nodes: int) -> float:
 
 
 def growth_of_commands() -> bool:
-    """Measure and print `split` and `validate`; return whether one grows too fast."""
+    """Measure and print `split`, by modules and by a budget, and `validate`; return whether one grows too fast."""
     few, many = (min(splitting(parts) for _ in range(ROUNDS)) for parts in (500, 2000))
     print(f"split: {few:.2f} s for 500 parts, {many:.2f} s for 2000: {many / few:.1f} (limit 4.6)")
+    short, long = dividing(5_000), dividing(50_000)
+    print(f"split by a budget: {short:.2f} s for 5000 nodes, {long:.2f} s for 50000: {long / short:.1f} (limit 13)")
     small, large = validating(20_000), validating(200_000)
     print(f"validate: {small:.2f} s for 20000 nodes, {large:.2f} s for 200000: {large / small:.1f} (limit 11)")
-    return many > 4.6 * few or large > 11 * small
+    return many > 4.6 * few or long > 13 * short or large > 11 * small
 
 
 def main() -> int:
