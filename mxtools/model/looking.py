@@ -124,8 +124,8 @@ class LookingModel(WorkingModel):
     def tree(self, dims: Mapping[str, int] | None = None) -> Branch:
         """Return the module tree: for each call its nodes, parameters, bytes, multiply-adds, activations, and children.
 
-        `dims` are sizes of symbolic dimensions. Raises InputError if no node has a scope, UsageError if the model has no
-        such dimension.
+        `dims` are sizes of symbolic dimensions. Raises InputError if no node has a scope, UsageError if the model has
+        no such dimension.
 
         >>> root = model.tree()
         >>> root.class_name, root.nodes, root.parameters
