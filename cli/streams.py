@@ -91,13 +91,17 @@ def check_output(
     `output` may replace; it may be no other file that the command reads. Output that is `readable` may go to a
     terminal.
     """
-    from mxtools.errors import UsageError
+    from mxtools.errors import OutputError, UsageError
     from mxtools.files.outputs import claim
 
     if not is_pipe(output):
         claim(Path(str(output)), None if replacing is None else 0 if is_pipe(replacing) else Path(replacing))
     elif not readable and sys.stdout.isatty():
         raise UsageError("this output is not meant for a terminal", "give -o FILE, or use a pipe")
+    known = {os.path.realpath(str(name)) for name in (output, replacing) if not is_pipe(name)}
     for other in others:
         if other is not None:
             claim(other)
+            if os.path.realpath(other) in known:
+                raise OutputError(f"{other} is given twice, as what is read or written", "give another file")
+            known.add(os.path.realpath(other))

@@ -10,7 +10,7 @@ from mxtools_cli.main import COMMANDS
 from mxtools_cli.main import load as load_command
 from tests.support.commands import Mx
 
-OUTPUTS = {"--output", "--dir", "--plot", "--report", "--log"}
+OUTPUTS = {"--output", "--dir", "--plot", "--report", "--log", "--recipe", "--state"}
 """Options that name what is written."""
 
 MODEL = """
@@ -18,6 +18,7 @@ import pathlib
 pathlib.Path("loaded").write_text("")
 raise RuntimeError("it was loaded")
 """
+_TUNE = "none.onnx --inputs none.npz --target sqnr>=30 --eval model.py:x"
 REFUSED = {
     ("demo", "--output"): "-o {missing}",
     ("trace", "--output"): "model.py:x -o {missing}",
@@ -34,6 +35,11 @@ REFUSED = {
     ("run-parts", "--output"): "none -o {missing}.npz",
     ("graft", "--output"): "none.onnx none.onnx -o {missing}",
     ("verify", "--plot"): "none.onnx --trace none.json --plot {missing}.svg",
+    ("tune", "--output"): f"{_TUNE} -o {{missing}}",
+    ("tune", "--report"): f"{_TUNE} -o t.onnx --report {{missing}}",
+    ("tune", "--plot"): f"{_TUNE} -o t.onnx --plot {{missing}}.svg",
+    ("tune", "--recipe"): f"{_TUNE} -o t.onnx --recipe {{missing}}.py",
+    ("tune", "--state"): f"{_TUNE} -o t.onnx --state {{missing}}",
     ("run-values", "--output"): "none.onnx -o {missing}.npz",
     ("profile", "--plot"): "none.onnx --against none.json --plot {missing}.svg",
     ("validate", "--output"): "none.onnx --trace none.json --repair -o {missing}",

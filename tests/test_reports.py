@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import onnx
 import pytest
 
+import mxtools
 from mxtools_cli.agents.reports import SCHEMAS, file_of
 from mxtools_cli.main import COMMANDS, load
 from tests.support.commands import Done, Mx
@@ -39,6 +41,7 @@ LINES = {
     "validate": "validate tagged.onnx --json",
     "validate several": "validate tagged.onnx raw.onnx --json",
     "wrap": "wrap tagged.onnx -o {out}/w.onnx --json -- cp {{in}} {{out}}",
+    "tune": "tune tagged.onnx --inputs {out}/sets --target sqnr>=45 --budget 3 -o {out}/s.onnx --json",
     "run": "run tagged.onnx -p filter{{scope=encoder}},record-absent,record-absent -o {out}/r.onnx --json",
     "recommend": f"recommend {MODELS}:repeated --cache {{out}}/cache --json",
     "bench": f"bench {MODELS}:repeated --strategies usage --json",
@@ -63,6 +66,9 @@ def test_every_report_has_a_schema_and_a_line() -> None:
 def test_what_commands_report_fits_their_schemas(built: Build, recorded: Record, mx: Mx, tmp_path: Path) -> None:
     folder = built("bert")
     node = onnx.load(folder / "tagged.onnx", load_external_data=False).graph.node[0].name
+    (tmp_path / "sets").mkdir()
+    for number in range(3):
+        np.savez(tmp_path / "sets" / f"{number}.npz", **mxtools.load(folder / "tagged.onnx").inputs())
     for name, line in LINES.items():
         words = [word.format(out=tmp_path, recorded=recorded("bert"), node=node) for word in line.split()]
         done = mx(*words, cwd=folder)  # which holds the report against its schema

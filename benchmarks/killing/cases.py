@@ -57,6 +57,10 @@ CASES = {
     "run a script": Case("run big.onnx -p surgeon{script=change.py:change} -o big.onnx"),
     "wrap": Case("wrap big.onnx -o out.onnx -- cp {in} {out}"),
     "wrap in place": Case("wrap plain.onnx -o plain.onnx -- cp {in} {out}"),
+    "tune": Case("tune big.onnx --inputs sets --target sqnr>=30 -o out.onnx --report r.json --recipe r.py"),
+    "tune in place and go on": Case(
+        "tune plain.onnx --inputs sets --target sqnr>=44 -o plain.onnx --state s.json --plot p.svg"
+    ),
     "validate": Case("validate big.onnx --repair -o out.onnx"),
     "validate in place": Case("validate big.onnx --repair -o big.onnx"),
     "view": Case("view plain.onnx -o page.html", "view big.onnx -o page.html"),
@@ -198,3 +202,7 @@ def template(folder: Path) -> None:
     (folder / "places.json").write_text(json.dumps({"enc.1": "gpu", ".": "cpu"}))
     (folder / "net.py").write_text(_NET)
     (folder / "change.py").write_text(_CHANGE)
+    (folder / "sets").mkdir()
+    for number in range(3):
+        x = np.random.default_rng(number).standard_normal((2, WIDTH)).astype(np.float32)
+        np.savez(folder / "sets" / f"{number}.npz", x=x)

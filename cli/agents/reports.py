@@ -553,6 +553,91 @@ class CacheEntry(TypedDict):
 
 
 @_record
+class TuneSizes(TypedDict):
+    """The bytes of a model's weights."""
+
+    before: int
+    after: int
+
+
+@_record
+class HeldBack(TypedDict):
+    """The figures on inputs that the search never saw."""
+
+    base: Figure | None
+    """Of the model as it is."""
+    value: Figure | None
+    """Of the model that was chosen."""
+    noise: Figure | None
+    met: bool
+
+
+@_record
+class TuneEvaluation(TypedDict):
+    """A model that was made and judged."""
+
+    bytes: int
+    value: Figure | None
+    noise: Figure | None
+    """The standard error of the value that comes from the choice of the inputs."""
+    met: bool
+    precisions: dict[str, str]
+    """By the first node of what gets one precision; what is not here stays in float32."""
+    problem: NotRequired[str]
+    """Why it could not be made or run."""
+
+
+@_record
+class TuneChoice(TypedDict):
+    """What gets one precision: nodes that read the same weight."""
+
+    scope: str
+    nodes: list[str]
+    precision: str
+    bytes: int
+    """Of its weights in float32."""
+    sizes: NotRequired[dict[str, int]]
+    """Bytes by precision."""
+    own_errors: NotRequired[dict[str, Figure | None]]
+    """The energy of the noise divided by that of its result, by precision, when only it is small."""
+    damages: NotRequired[dict[str, Figure | None]]
+    """What that does at the outputs, by precision; damages add up."""
+
+
+@_record
+class TuneReport(TypedDict):
+    """What a search for the smallest model came to."""
+
+    schema: Literal["mxtools.tune/1"]
+    target: str
+    wanted: Figure | None
+    """The value that the target asks."""
+    met: bool
+    base: Figure | None
+    """The value of the model as it is."""
+    value: Figure | None
+    """The value of the model that was chosen, on the inputs that the search saw."""
+    noise: Figure | None
+    base_noise: Figure | None
+    """How far two evaluations of the model as it is are apart."""
+    held_back: HeldBack | None
+    """Null where a function brings its own inputs."""
+    bytes: TuneSizes
+    evaluations: list[TuneEvaluation]
+    front: list[int]
+    """The evaluations of which none is both smaller and better, the smallest first."""
+    chosen: int
+    probes: int
+    """Runs of the model on a few inputs, to measure modules."""
+    exhausted: bool
+    """Whether the budget ended the search."""
+    interrupted: bool
+    choices: list[TuneChoice]
+    metrics: dict[str, dict[str, Figure | None]]
+    """Numbers by scope, as `mx view --metric` shows them."""
+
+
+@_record
 class Failure(TypedDict):
     """Why a command failed."""
 
@@ -607,6 +692,7 @@ REPORTS: dict[str, Any] = {
     "strategies": dict[str, Strategy],
     "passes": list[PassInfo],
     "cache": list[CacheEntry],
+    "tune": TuneReport,
     "error": ErrorReport,
 }
 """The type of each command's report, and of the error; those that commands read too are defined where they are read."""

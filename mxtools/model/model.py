@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from mxtools.cut.declarations import Dims
+    from mxtools.graph.shapes import Array
     from mxtools.passes.record_absent import TagReport
     from mxtools.pipeline.base import Pass
     from mxtools.pipeline.pipeline import PipelineReport
     from mxtools.profile.report import ProfileReport
     from mxtools.split.result import Split
     from mxtools.traces.trace import Trace
+    from mxtools.tuning.results import Tuned
 
 
 class Model(LookingModel):
@@ -31,7 +34,7 @@ class Model(LookingModel):
 
     Make one with `mxtools.load`, `mxtools.from_proto` or `mxtools.export`. Methods that add information to it (`tag`,
     `untag`, `carry`, `apply`, `repair`) change it in place and return a report. Methods that make another model
-    (`filter`, `split`, `graft`, `fold`, `unfold`, `optimize`, `wrap`, `copy`) leave it as it was.
+    (`filter`, `split`, `graft`, `fold`, `unfold`, `optimize`, `tune`, `wrap`, `copy`) leave it as it was.
 
     `model.proto` is the graph that mxtools works on. Its large weights are references, which no other library
     understands; give `model.to_proto()` to other libraries.
@@ -325,6 +328,41 @@ class Model(LookingModel):
         other = self.copy()
         other.apply(Optimize(tool))
         return other
+
+    def tune(
+        self,
+        inputs: PathText | Sequence[Mapping[str, Array]],
+        target: str,
+        to: Sequence[str] = ("int8",),
+        function: Callable[..., float] | None = None,
+        held: PathText | Sequence[Mapping[str, Array]] | None = None,
+        budget: int = 20,
+        state: PathText | None = None,
+    ) -> Tuned:
+        """Find the smallest model that meets a target; return it with all that was tried.
+
+        `inputs` are sets of inputs: a file, a folder, or mappings; every third is held back from the search, unless
+        `held` has others. `target` is as of `mx tune`: "sqnr>=30", or of a `function`, which takes a session of ONNX
+        Runtime and the sets, ">=0.99*base". `to` are the precisions that a module may get: "int8", "qdq", "int4",
+        "int8-weights", "float16". At most `budget` models are made; `state` is a file to go on from. Raises UsageError
+        where the target or a precision makes no sense, InputError where the model does not run or has no scopes.
+
+        >>> sets = [model.inputs() for _ in range(3)]
+        >>> found = model.tune(sets, "sqnr>=20")
+        >>> found.met, found.chosen.size < found.size
+        (True, True)
+        >>> found.model.is_tagged
+        True
+        """
+        from mxtools.tuning.samples import samples
+        from mxtools.tuning.tuning import Request, tune
+
+        self.write_annotations()
+        seen = Path(inputs) if isinstance(inputs, str | PathLike) else inputs
+        kept = Path(held) if isinstance(held, str | PathLike) else held
+        sets = samples(self.proto, seen, kept, more=function is not None)
+        asked = Request(target, to, function=function, budget=budget, state=Path(state) if state else None)
+        return tune(self, sets, asked)
 
     def wrap(self, command: Sequence[str]) -> Self:
         """Run another tool on the tagged model; return its result with the tags carried over.

@@ -27,5 +27,10 @@ def wrap(
     keep_external(made.proto, made.weights, model.proto, model.weights)
     if inline:
         inline_within(made.proto, made.weights, folder)
+    return carried(made, model)
+
+
+def carried(made: M, model: WorkingModel) -> tuple[M, PipelineReport]:
+    """Carry the tags of a model over to what a tool made of it; return that, and what the passes report."""
     made.previous, made.sidecar, made.values = model, model.sidecar, model.values
     return made, table.get("previous").passes().run(made)

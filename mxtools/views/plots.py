@@ -1,4 +1,4 @@
-"""Draw bar charts as PNG or SVG; needs the extra `onnx-mxtools[plot]`."""
+"""Draw bar charts and points as PNG or SVG; needs the extra `onnx-mxtools[plot]`."""
 
 from __future__ import annotations
 
@@ -62,6 +62,42 @@ def bars(
         axes.axvline(limit, color="black", linestyle=":", linewidth=1)
     if len(series) > 1:
         axes.legend(fontsize=7)
+    with mpl.rc_context({"svg.hashsalt": "mxtools"}), atomic_output(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=120, metadata=_undated(path))
+
+
+Point = tuple[float, float]
+
+
+def points(
+    path: Path,
+    title: str,
+    found: Sequence[Point],
+    front: Sequence[Point],
+    chosen: Point,
+    labels: tuple[str, str],
+    limit: float,
+) -> None:
+    """Write a picture of points, with a line through the best of them, one of them marked, and a limit of the height.
+
+    Points whose numbers are not finite are left out. The same input gives the same bytes.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    shown = [point for point in found if all(map(math.isfinite, point))]
+    line = [point for point in front if all(map(math.isfinite, point))]
+    axes.plot([x for x, _ in line], [y for _, y in line], color="tab:blue", linewidth=1, label="best")
+    axes.scatter([x for x, _ in shown], [y for _, y in shown], s=24, color="tab:gray", label="evaluated", zorder=3)
+    if all(map(math.isfinite, chosen)):
+        axes.scatter([chosen[0]], [chosen[1]], s=90, color="tab:orange", marker="*", label="chosen", zorder=4)
+    axes.axhline(limit, color="black", linestyle=":", linewidth=1, label="target")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title, fontsize=10)
+    axes.legend(fontsize=7)
     with mpl.rc_context({"svg.hashsalt": "mxtools"}), atomic_output(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=120, metadata=_undated(path))
 

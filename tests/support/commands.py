@@ -31,7 +31,7 @@ Done = subprocess.CompletedProcess[bytes]
 
 COMMAND = Path(sys.executable).with_name("mx")
 USES_TORCH = ("demo", "trace", "export", "auto", "recommend", "bench")
-FIXED_ORDER = (*USES_TORCH, "wrap")
+FIXED_ORDER = (*USES_TORCH, "wrap", "tune")
 """Commands that start again with fixed string hashing, unless it is fixed already."""
 
 FORKS = sys.platform == "linux"

@@ -1,0 +1,264 @@
+"""What a search came to: the model, what it was judged by, every evaluation, every module, and recipes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mxtools.errors import UsageError
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.tools.node_lists import FORMATS, Format, Selected
+from mxtools.tuning import steps
+from mxtools.tuning.metrics import METRICS, Target
+from mxtools.tuning.own_errors import Measured
+from mxtools.tuning.quantisers import FLOAT, Step
+from mxtools.tuning.samples import Origin
+from mxtools.tuning.units import Units
+from mxtools.tuning.workshop import Evaluation
+
+SCHEMA = "mxtools.tune/1"
+_MAIN = '''
+
+STEPS = json.loads(r"""{steps}""")
+SETS = json.loads(r"""{sets}""")
+
+
+def sets(model, place):
+    """Return the inputs that ranges of activations were found on, from the same file or folder."""
+    wanted = {{value.name: value.type.tensor_type.elem_type for value in model.graph.input}}
+    found = []
+    for name, start, stop in SETS:
+        arrays = np.load(place / name if place.is_dir() else place)
+        found.append({{
+            n: arrays[n].astype(onnx.helper.tensor_dtype_to_np_dtype(kind))[start:stop]
+            for n, kind in wanted.items()
+            if n in arrays.files
+        }})
+    return found
+
+
+def main():
+    """Make the tuned model."""
+    if len(sys.argv) not in (3, 4) or (SETS and len(sys.argv) == 3):
+        sys.exit(f"usage: {{sys.argv[0]}} MODEL.onnx OUT.onnx{{' INPUTS' if SETS else ''}}")
+    source = Path(sys.argv[1])
+    feeds = sets(onnx.load(source, load_external_data=False), Path(sys.argv[3])) if SETS else []
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(run_steps(STEPS, source, Path(folder), feeds), sys.argv[2])
+
+
+main()
+'''
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a search did: models that were made and judged, runs to measure units, and seconds."""
+
+    evaluations: int
+    probes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """How the model that was chosen does on inputs that the search never saw; `base` is the model as it is."""
+
+    base: float
+    value: float
+    noise: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model with the precision that each unit got.
+
+    Attributes: `model`, tagged; `met`, whether it meets the target; `chosen`, its evaluation; `evaluations`, all that
+    were made; `base` and `noise`, of the model as it is; `held`, None where a function brings its own inputs;
+    `measured`, None where all units could be small; `exhausted`, the budget ended the search; `interrupted`, the user.
+    """
+
+    model: WorkingModel
+    units: Units
+    target: Target
+    base: float
+    noise: float
+    chosen: Evaluation
+    evaluations: Sequence[Evaluation]
+    measured: Measured | None
+    held: Held | None
+    size: int
+    counts: Counts
+    origins: Sequence[Origin] = ()
+    exhausted: bool = False
+    interrupted: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the model meets the target on the inputs that the search saw."""
+        return self.chosen.met
+
+    @property
+    def front(self) -> list[Evaluation]:
+        """The evaluations of which none is both smaller and better, the smallest first."""
+        sign = 1 if self.target.rises else -1
+
+        def worth(evaluation: Evaluation) -> float:
+            return sign * evaluation.verdict.value
+
+        found: list[Evaluation] = []
+        usable = [e for e in self.evaluations if not math.isnan(e.verdict.value)]
+        for each in sorted(usable, key=lambda e: (e.size, -worth(e))):
+            if not found or worth(each) > worth(found[-1]):
+                found.append(each)
+        return found
+
+    def left(self, evaluation: Evaluation | None = None) -> list[str]:
+        """Return the outermost scopes of which an evaluation, by default the chosen one, left all units in float32."""
+        precisions = (evaluation or self.chosen).precisions
+        hierarchy, inside = self.units.model.annotations.hierarchy, self.units.inside
+        kept = {c for c, units in inside.items() if all(precisions.get(u.name, FLOAT) == FLOAT for u in units)}
+        return [hierarchy.scopes[call] for call in sorted(hierarchy.outermost(kept))]
+
+    @property
+    def unit(self) -> str:
+        """What a value is, for an axis of a picture."""
+        metric = METRICS.get(self.target.metric)
+        return f"{metric.name} ({metric.unit})" if metric and metric.unit else metric.name if metric else "figure"
+
+    @property
+    def advice(self) -> str:
+        """What to do where no smaller model meets the target."""
+        if self.exhausted:
+            return "give a larger ⟨budget⟩"
+        return "give other precisions, or another target"
+
+    def precision(self, unit: str) -> str:
+        """Return the precision that a unit got."""
+        return self.chosen.precisions.get(unit, FLOAT)
+
+    def __repr__(self) -> str:
+        """Return what the search came to, in one line."""
+        return f"Tuned({self.target.text}: {self.chosen.verdict.value:.6g}, {self.size} -> {self.chosen.size} bytes)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data; `metrics` has numbers by scope, as `mx view --metric` reads them."""
+        held = self.held
+        return {
+            "schema": SCHEMA,
+            "target": self.target.text,
+            "wanted": number(self.target.at(self.base)),
+            "met": self.met,
+            "base": number(self.base),
+            "value": number(self.chosen.verdict.value),
+            "noise": number(self.chosen.verdict.noise),
+            "base_noise": number(self.noise),
+            "held_back": held
+            and {
+                "base": number(held.base),
+                "value": number(held.value),
+                "noise": number(held.noise),
+                "met": held.met,
+            },
+            "bytes": {"before": self.size, "after": self.chosen.size},
+            "evaluations": [_evaluation(each) for each in self.evaluations],
+            "front": [self.evaluations.index(each) for each in self.front],
+            "chosen": self.evaluations.index(self.chosen),
+            "probes": self.counts.probes,
+            "exhausted": self.exhausted,
+            "interrupted": self.interrupted,
+            "choices": [self._choice(unit.name) for unit in self.units.all],
+            "metrics": self._metrics(),
+        }
+
+    def _choice(self, name: str) -> dict[str, Any]:
+        unit, measured = self.units.by_name[name], self.measured
+        found: dict[str, Any] = {
+            "scope": unit.scope,
+            "nodes": [self.units.model.graph.nodes[node].name for node in unit.nodes],
+            "precision": self.precision(name),
+            "bytes": unit.size,
+        }
+        if measured:
+            found["sizes"] = measured.sizes[name]
+            found["own_errors"] = {p: number(e) for p, e in measured.errors[name].items()}
+            found["damages"] = {p: number(d) for p, d in measured.damages[name].items()}
+        return found
+
+    def _metrics(self) -> dict[str, dict[str, Any]]:
+        """Return numbers by scope: whether a module is small, and where that was measured what it costs and does."""
+        scopes, inside = self.units.model.annotations.hierarchy.scopes, self.units.inside
+        found: dict[str, dict[str, Any]] = {"bytes left in float32": {}}
+        for call, units in inside.items():
+            found["bytes left in float32"][scopes[call]] = sum(u.size for u in units if self.precision(u.name) == FLOAT)
+            if self.measured:
+                damages = [max(self.measured.damages[u.name].values(), default=0.0) for u in units]
+                errors = [max(self.measured.errors[u.name].values(), default=0.0) for u in units]
+                found.setdefault("damage", {})[scopes[call]] = number(sum(damages))
+                found.setdefault("largest own error", {})[scopes[call]] = number(max(errors))
+        return found
+
+    def recipe(self, path: Path) -> str:
+        """Return the text of a recipe: for a name that ends in `.py` a program, for `.json` arguments of other tools.
+
+        The program makes the model with onnx and onnxruntime alone. The arguments, by the tools that `mx select` knows,
+        keep the modules that are in float32 as they are. Raises UsageError for other names, or inputs that are no .npz.
+        """
+        check_recipe(path)
+        return self._arguments() if path.suffix == ".json" else self._program()
+
+    def _program(self) -> str:
+        found: list[Step] = self.units.steps(self.chosen.precisions)
+        origins = self.origins if any(step["kind"] == "static" for step in found) else ()
+        if any(not origin.file.endswith(".npz") for origin in origins):
+            raise UsageError("a recipe with ranges of activations reads .npz files only", "give ⟨inputs⟩ as such files")
+        source = Path(steps.__file__).read_text(encoding="utf-8").partition('"""\n\n')[2]
+        title = f'"""Make the model that meets {self.target.text}, of {Path(self.units.model.name).name}."""\n\n'
+        imports = "import json\nimport shutil\nimport tempfile\n"
+        source = source.replace("import inspect\n", imports + "import inspect\n").replace(
+            "import onnx\n", "import numpy as np\nimport onnx\n", 1
+        )
+        return (
+            title
+            + source
+            + _MAIN.format(
+                steps=json.dumps(found, indent=1), sets=json.dumps([[o.file, o.start, o.stop] for o in origins])
+            )
+        )
+
+    def _arguments(self) -> str:
+        annotations = self.units.model.annotations
+        kept = [n for unit in self.units.all if self.precision(unit.name) == FLOAT for n in unit.nodes]
+        found: dict[str, Any] = {}
+        for name in (Format.ORT_QUANT, Format.FLOAT16, Format.NNCF, Format.OLIVE, Format.MODELOPT, Format.QUARK):
+            found[str(name)] = FORMATS[name](Selected(annotations, tuple(sorted(kept))))
+        return json.dumps(found, indent=2) + "\n"
+
+
+def check_recipe(path: Path) -> None:
+    """Raise UsageError for the name of a recipe that is neither a program nor arguments."""
+    if path.suffix not in (".py", ".json"):
+        raise UsageError(f"{path} is no .py or .json file", "a recipe is a program, or arguments of other tools")
+
+
+def number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it: an infinity as a text, what is no number as null."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _evaluation(each: Evaluation) -> Mapping[str, Any]:
+    verdict = each.verdict
+    return {
+        "bytes": each.size,
+        "value": number(verdict.value),
+        "noise": number(verdict.noise),
+        "met": each.met,
+        "precisions": each.precisions,
+    } | ({"problem": verdict.problem} if verdict.problem else {})

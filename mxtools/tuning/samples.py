@@ -1,0 +1,138 @@
+"""Sets of inputs: those that a search sees, and those that are held back, to judge what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onnx import ModelProto
+
+from mxtools.errors import InputError, UsageError
+from mxtools.graph.index import graph_inputs
+from mxtools.graph.shapes import Array
+from mxtools.graph.types import as_type, size_of
+from mxtools.traces.values import Values
+
+SUFFIXES = (".npz", ".safetensors", ".json")
+PIECES = 12
+"""Sets that a single file is divided into."""
+HELD = 3
+"""One of so many sets is held back."""
+
+Set = Mapping[str, Any]
+"""Arrays by name: the graph's inputs, and whatever else a user's function may need, such as labels."""
+
+
+Source: TypeAlias = Path | Sequence[Set]
+"""A file or a folder of inputs, or sets in memory."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a set comes from: the name of its file, and its rows, `start` to `stop`, where it is a part of that."""
+
+    file: str
+    start: int | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sets that the search sees, for ranges of activations and for choosing, and those that are held back.
+
+    `origins` are those of the seen ones.
+    """
+
+    seen: Sequence[Set]
+    held: Sequence[Set]
+    origins: Sequence[Origin] = ()
+
+
+def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) -> Samples:
+    """Return sets of inputs; of `inputs` every third is held back, unless `held` has others.
+
+    Both are files or folders, or sets in memory. `more` says whether there may be arrays that are no inputs of the
+    model. Raises UsageError where there are fewer than two sets, InputError where one lacks an input.
+    """
+    found = _sets(model, inputs, more)
+    if held is not None:
+        kept = [each for each, _ in _sets(model, held, more)]
+        return Samples([each for each, _ in found], kept, [origin for _, origin in found])
+    chosen = range(HELD - 1, len(found), HELD) or range(1, len(found))
+    if not chosen:
+        raise UsageError(
+            "there is one set of inputs, and none can be held back", "give more sets, or others by ⟨held-back⟩"
+        )
+    seen = [pair for at, pair in enumerate(found) if at not in chosen]
+    return Samples([each for each, _ in seen], [found[at][0] for at in chosen], [origin for _, origin in seen])
+
+
+def _sets(model: ModelProto, source: Source, more: bool) -> list[tuple[Set, Origin]]:
+    if not isinstance(source, Path):
+        return [(_typed(model, each, "a set", more), Origin("")) for each in source]
+    files = sorted(file for file in source.iterdir() if file.suffix in SUFFIXES) if source.is_dir() else [source]
+    if not files:
+        raise UsageError(f"the folder {source} has no {', '.join(SUFFIXES)} file", "give another folder")
+    found = [_read(model, file, more) for file in files]
+    if len(found) == 1:
+        return _pieces(model, found[0], files[0].name)
+    return [(each, Origin(file.name)) for each, file in zip(found, files, strict=True)]
+
+
+def _read(model: ModelProto, file: Path, more: bool) -> Set:
+    values = Values.open(file)
+    arrays = {name: values.get(name) for name in sorted(values.names)}
+    return _typed(model, {name: array for name, array in arrays.items() if array is not None}, str(file), more)
+
+
+def _typed(model: ModelProto, arrays: Set, where: str, more: bool) -> Set:
+    """Return a set with the model's inputs first, in their types; InputError where one is missing."""
+    types = {value.name: value.type for value in graph_inputs(model)}
+    missing = next((name for name in types if name not in arrays), None)
+    if missing is not None:
+        raise InputError(f"{where} has no value for the graph's input {missing!r}", "give all inputs in each set")
+    others = [name for name in arrays if name not in types]
+    if others and not more:
+        raise UsageError(
+            f"{where} has {others[0]!r}, which is not an input of the graph", f"there are {', '.join(types)}"
+        )
+    return {name: as_type(arrays[name], type_) for name, type_ in types.items()} | {n: arrays[n] for n in others}
+
+
+def _pieces(model: ModelProto, whole: Set, name: str) -> list[tuple[Set, Origin]]:
+    """Divide a set along the first axis of all its arrays, which is the batch; where it is none, nothing is divided."""
+    sizes = {array.shape[0] if getattr(array, "ndim", 0) else 0 for array in whole.values()}
+    first = {size_of(v.type.tensor_type.shape.dim[0]) for v in graph_inputs(model) if v.type.tensor_type.shape.dim}
+    rows = sizes.pop() if len(sizes) == 1 else 0
+    fixed = next((size for size in first if size is not None), None)
+    step = fixed or max(1, rows // PIECES)
+    if rows <= step or (None in first and fixed is not None):
+        return [(whole, Origin(name))]
+    return [
+        ({n: array[at : at + step] for n, array in whole.items()}, Origin(name, at, at + step))
+        for at in range(0, rows - step + 1, step)
+    ]
+
+
+def fed(model: ModelProto, each: Set) -> dict[str, Array]:
+    """Return the inputs of a model in a set."""
+    return {value.name: each[value.name] for value in graph_inputs(model)}
+
+
+ROWS = 16
+"""Rows of a set that units are measured on, where a set can be divided."""
+FEW = 2
+"""Sets that units are measured on."""
+
+
+def few(model: ModelProto, sets: Sequence[Set]) -> list[Set]:
+    """Return a few of the sets of inputs, and of each a few rows where all its arrays have a first axis of any size."""
+    inputs = graph_inputs(model)
+    dims = [v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim]
+    free = len(dims) == len(inputs) and all(size_of(dim) is None for dim in dims)
+    names = {dim.dim_param for dim in dims}
+    if not free or len(names) != 1:
+        return list(sets[:FEW])
+    return [{name: array[:ROWS] for name, array in each.items()} for each in sets[:FEW]]

@@ -1,0 +1,133 @@
+"""What gets a precision: nodes that read weights, one by one, or together where they share a weight.
+
+The module tree is above them: `Tree` has for each call the units in it, so that a module can be tried whole.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mxtools.errors import UsageError
+from mxtools.files.weights import bytes_of
+from mxtools.graph.walk import components
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.selection import Selection, calls_of
+from mxtools.tools.node_lists import Selected
+from mxtools.tuning.quantisers import FLOAT, ORDER, Chosen, Quantiser, Step, weights_of
+
+SMALL_SHARE = 1e-3
+"""Units with less than this share of the weights' bytes are left as they are: biases, scales of normalisations."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Nodes that get one precision.
+
+    Attributes: `name` of the first node, and its `call` and `scope`; `size`, the bytes of their weights in the file;
+    `precisions` that they can have besides float32.
+    """
+
+    nodes: tuple[int, ...]
+    name: str
+    call: int
+    scope: str
+    size: int
+    precisions: tuple[str, ...]
+
+
+Assignment = Mapping[str, str]
+"""The precision of each unit by its name; units that are not in it stay as they are."""
+
+
+class Units:
+    """The units of a tagged model, in the order of their nodes, and their place in the module tree."""
+
+    def __init__(
+        self,
+        model: WorkingModel,
+        quantisers: Sequence[Quantiser],
+        selection: Selection | None = None,
+        operators: Collection[str] = (),
+    ) -> None:
+        """Find the units, inside of what is selected; raises UsageError where there is none."""
+        model.require_tagged()
+        self.model, self.quantisers = model, quantisers
+        self._graph, self._annotations = model.graph, model.annotations
+        calls = calls_of(model.annotations, selection) if selection else None
+        self.all = self._found(calls, operators)
+        if not self.all:
+            names = ", ".join(q.precision for q in quantisers)
+            raise UsageError(f"no selected node has weights that {names} makes smaller", "select others, or see ⟨tree⟩")
+        self.by_name = {unit.name: unit for unit in self.all}
+        self.inside: dict[int, list[Unit]] = defaultdict(list)
+        for unit in self.all:
+            for call in model.annotations.hierarchy.lineage(unit.call):
+                self.inside[call].append(unit)
+        Selected(model.annotations, tuple(n for unit in self.all for n in unit.nodes)).names  # noqa: B018 - may raise
+
+    def _found(self, calls: Collection[int] | None, operators: Collection[str]) -> list[Unit]:
+        graph, annotations = self._graph, self._annotations
+        taking = {
+            node: tuple(q.precision for q in self.quantisers if q.takes(graph, node))
+            for node in graph.main
+            if (calls is None or (annotations.call[node] or ROOT_CALL) in calls)
+            and (not operators or graph.nodes[node].op_type in operators)
+        }
+        nodes = [node for node, precisions in taking.items() if precisions]
+        weights = {node: weights_of(graph, node) for node in nodes}
+        readers = defaultdict[int, list[int]](list)
+        for node, values in weights.items():
+            for value in values:
+                readers[value].append(node)
+        groups = components(nodes, lambda node: [n for v in weights[node] for n in readers[v]])
+        found = []
+        for group in sorted(sorted(group) for group in groups):
+            stored = {v for node in group for v in graph.reads[node] if v in graph.initializers}
+            common = [p for p in taking[group[0]] if all(p in taking[node] for node in group)]
+            found.append(self._unit(tuple(group), sum(bytes_of(graph.initializers[v]) for v in stored), common))
+        least = SMALL_SHARE * sum(unit.size for unit in found)
+        return [unit for unit in found if unit.size >= least and unit.precisions]
+
+    def _unit(self, nodes: tuple[int, ...], size: int, precisions: Sequence[str]) -> Unit:
+        call = self._annotations.call[nodes[0]] or ROOT_CALL
+        scope, name = self._annotations.hierarchy.scopes[call], self._graph.nodes[nodes[0]].name
+        return Unit(nodes, name, call, scope, size, tuple(precisions))
+
+    def children(self, call: int) -> list[tuple[int | None, list[Unit]]]:
+        """Return the units in a call by the calls directly in it that have units, and those of its own, one by one."""
+        hierarchy = self._annotations.hierarchy
+        below = dict.fromkeys(
+            hierarchy.path_below(call, unit.call)[-1] for unit in self.inside[call] if unit.call != call
+        )
+        own = [unit for unit in self.inside[call] if unit.call == call]
+        return [*((child, self.inside[child]) for child in below), *((None, [unit]) for unit in own)]
+
+    def steps(self, assignment: Assignment) -> list[Step]:
+        """Return the steps that give units their precisions."""
+        found: list[Step] = []
+        for quantiser in self.quantisers:
+            nodes = {n for u in self.all if assignment.get(u.name) == quantiser.precision for n in u.nodes}
+            if nodes and quantiser.follows:
+                nodes |= self._following(assignment, quantiser.precision)
+            if nodes:
+                found += quantiser.steps(self._chosen(nodes))
+        return sorted(found, key=lambda step: ORDER.index(step["kind"]))
+
+    def _chosen(self, nodes: Collection[int]) -> Chosen:
+        others = tuple(n for n in self._graph.main if n not in nodes and self._graph.nodes[n].name)
+        return Chosen([self._graph.nodes[n] for n in sorted(nodes)], Selected(self._annotations, others))
+
+    def _following(self, assignment: Assignment, precision: str) -> set[int]:
+        """Return the nodes without weights of modules whose units all have a precision."""
+        hierarchy, has_units = self._annotations.hierarchy, {n for unit in self.all for n in unit.nodes}
+        whole = {c for c, us in self.inside.items() if all(assignment.get(u.name, FLOAT) == precision for u in us)}
+        found = set()
+        for node in self._graph.main:
+            call = self._annotations.call[node] or ROOT_CALL
+            around = next((c for c in hierarchy.lineage(call) if c in self.inside), None)
+            if node not in has_units and around in whole:
+                found.add(node)
+        return found
