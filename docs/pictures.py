@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -127,8 +128,9 @@ def main() -> None:
         folder = Path(made)
         run(PREPARE, folder)
         run(MODELS, folder)
-        for page in ("find-the-wrong-module.md", "find-where-two-runs-differ.md"):
+        for page in ("find-the-wrong-module.md", "find-where-two-runs-differ.md", "make-a-model-small.md"):
             with_samples((HERE / "how-to" / page).read_text(), folder)
+        shutil.copyfile(folder / "tune.svg", PICTURES / "tuned.svg")
         onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
         run("mx tag flat.onnx | mx view -o flat.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")

@@ -31,13 +31,22 @@ from mxtools.runtime.sessions import BATCH_BYTES, REFERENCE
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.tuning.judging import damage_of
 from mxtools.tuning.metrics import Metric, Outputs, energies, noise_ratio
-from mxtools.tuning.probe_graphs import ADDED, GIVEN, read_by, result_of, side_by_side, with_errors_added, with_outputs
+from mxtools.tuning.probe_graphs import (
+    ADDED,
+    GIVEN,
+    SEEN,
+    read_by,
+    result_of,
+    side_by_side,
+    with_errors_added,
+    with_outputs,
+)
 from mxtools.tuning.samples import Set, few
 from mxtools.tuning.units import Unit
 from mxtools.tuning.workshop import Workshop, made_by
 
 OPENED = 0.03
-"""The share of the damage of all units together from which on a module's units are probed one by one."""
+"""The share of the damage of all units together, or of what is allowed, from which on a module is opened."""
 TOGETHER = 2
 """A module with so many units is opened at once: probing it whole would spare nothing."""
 
@@ -58,8 +67,8 @@ class Measured:
     probes: int = 0
 
 
-def measure(workshop: Workshop, metric: Metric | None, names: Sequence[str]) -> Measured:
-    """Return what is known of all units, with damages to some outputs."""
+def measure(workshop: Workshop, metric: Metric | None, names: Sequence[str], allowed: float | None) -> Measured:
+    """Return what is known of all units, with damages to some outputs; `allowed` is the damage that matters."""
     runs = _Runs(workshop, metric, names)
     measured, noises = Measured(), dict[str, list[Arrays]]()
     with Scratch() as folder:
@@ -70,7 +79,7 @@ def measure(workshop: Workshop, metric: Metric | None, names: Sequence[str]) -> 
         {r: noises[p][at][r] for u in workshop.units.all if (p := worst[u.name]) for r in runs.results(u)}
         for at in range(len(runs.values))
     ]
-    damages = _Probes(runs, noise, measured).damages()
+    damages = _Probes(runs, noise, measured, allowed or math.inf).damages()
     for unit in workshop.units.all:
         errors, reference = measured.errors[unit.name], measured.errors[unit.name].get(worst[unit.name], 0.0)
         measured.damages[unit.name] = {
@@ -123,9 +132,9 @@ class _Runs:
         steps = self.units.steps({unit.name: precision for unit in units})
         with Scratch() as place:
             made = WorkingModel.read(made_by(steps, source, place, feeds, place / "ranges.json"))
-            names = [value.name for value in made.proto.graph.output]
-            run = REFERENCE.load(made.proto, made.weights)
-            found = [dict(zip(names, run(names, given), strict=True)) for given in feeds]
+            names = [result_of(self.graph, node) for node in nodes]
+            run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
+            found = [dict(zip(names, run(seen, given), strict=True)) for given in feeds]
         for unit in units:
             results = self.results(unit)
             parts = [
@@ -141,7 +150,7 @@ class _Runs:
 
 def _size(graph: Graph, results: Sequence[str]) -> int:
     """Return the bytes of what is stored for some results."""
-    nodes = nodes_behind(graph, [graph.by_name[name] for name in results], until=lambda value: False)  # noqa: ARG005
+    nodes = nodes_behind(graph, [graph.by_name[name + SEEN] for name in results], until=lambda value: False)  # noqa: ARG005
     stored = {v for node in nodes for v in graph.reads[node] if v in graph.initializers}
     return sum(bytes_of(graph.initializers[value]) for value in stored)
 
@@ -149,9 +158,9 @@ def _size(graph: Graph, results: Sequence[str]) -> int:
 class _Probes:
     """Runs the model with errors of units added to what these make."""
 
-    def __init__(self, runs: _Runs, noise: Sequence[Arrays], measured: Measured) -> None:
+    def __init__(self, runs: _Runs, noise: Sequence[Arrays], measured: Measured, allowed: float) -> None:
         """Take the noise by result of each set."""
-        self._runs, self._noise, self._measured = runs, noise, measured
+        self._runs, self._noise, self._measured, self._allowed = runs, noise, measured, allowed
         altered = with_errors_added(runs.model.proto, runs.graph, runs.nodes)
         self._run = REFERENCE.load(with_outputs(altered, runs.names), runs.model.weights)
         self._nothing = {ADDED + result_of(runs.graph, node): np.zeros((), np.float32) for node in runs.nodes}
@@ -160,8 +169,7 @@ class _Probes:
     def damages(self) -> dict[str, float]:
         """Return the damage that each unit does."""
         units = self._runs.units.all
-        whole = self._probe(units)
-        self._open(ROOT_CALL, whole)
+        self._open(ROOT_CALL, min(self._probe(units), self._allowed))
         return self._found
 
     def _open(self, call: int, whole: float) -> None:

@@ -9,8 +9,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 
-GIVEN, ADDED, OWN = "mx.given.", "mx.added.", ".mx.own"
-"""Before the names of what units are given and of what is added, and behind those of results before it is added."""
+GIVEN, ADDED = "mx.given.", "mx.added."
+"""Before the names of what units are given, and of what is added."""
+OWN, SEEN = ".mx.own", ".mx.seen"
+"""Behind the names of results before it is added, and of what another node reads of them."""
 
 
 def result_of(graph: Graph, node: int) -> str:
@@ -24,7 +26,7 @@ def read_by(graph: Graph, nodes: Iterable[int]) -> list[str]:
 
 
 def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: Mapping[str, Array]) -> ModelProto:
-    """Return a model with some nodes only, each with inputs of its own for what it reads, and what it makes as output.
+    """Return a model with some nodes only, each with inputs of its own, and what others read of it as output.
 
     `values` are examples of what they read and make, for the types.
     """
@@ -37,7 +39,9 @@ def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: 
         copy.CopyFrom(graph.nodes[node])
         copy.input[:] = [inputs.get(name, name) for name in copy.input]
     part.graph.input.extend(_info(inputs[name], values[name]) for name in read)
-    part.graph.output.extend(_info(name, values[name]) for name in (result_of(graph, node) for node in nodes))
+    for name in (result_of(graph, node) for node in nodes):
+        part.graph.node.append(helper.make_node("Identity", [name], [name + SEEN], name=name + SEEN))
+        part.graph.output.append(_info(name + SEEN, values[name]))
     stored = dict.fromkeys(v for node in nodes for v in graph.reads[node] if v in graph.initializers)
     part.graph.initializer.extend(graph.initializers[value] for value in stored)
     return part

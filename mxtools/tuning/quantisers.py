@@ -40,8 +40,8 @@ class Chosen:
 class Quantiser:
     """What makes one precision: `operators` it takes, of nodes with a stored weight, and a function for its steps.
 
-    `follows` says whether nodes without weights go along with the modules that they are in, `matrices` that weights
-    must have two dimensions.
+    `follows` says whether nodes without weights go along with those that they share a module with, `matrices` that
+    weights must have two dimensions.
     """
 
     precision: str

@@ -38,7 +38,7 @@ SLOPES = (0.3, 2.0)
 """By which power of the damage that was added up the measured one may grow."""
 UNEXPLAINED = 30.0
 """A model that does so many times the damage of its units does some that was not measured."""
-HOPELESS = 2.0
+HOPELESS = 1.15
 """A plan that is expected to do so many times the damage that is allowed is not tried."""
 EDGE = 0.97
 """The share of what is allowed that is aimed at."""

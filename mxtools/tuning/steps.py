@@ -58,6 +58,50 @@ def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | N
         **options,
         **kept,
     )
+    model = onnx.load(target)
+    _leave_others(model.graph, set(step["nodes"]))
+    onnx.save(model, target)
+
+
+def _leave_others(graph: onnx.GraphProto, chosen: set[str]) -> None:
+    """Let nodes that are not chosen read what was made, not what quantising made of it for others that read it too.
+
+    A sum of residuals reads what a chosen product reads; with its input quantised, it would have most of the error.
+    """
+    quantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    pairs = (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised)
+    direct = {node.output[0]: quantised[node.input[0]] for node in pairs}
+    for node in graph.node:
+        if node.name not in chosen and node.op_type != "QuantizeLinear":
+            node.input[:] = [direct.get(name, name) for name in node.input]
+    _return_directly(graph, direct)
+    _remove_unread(graph, lambda node: node.op_type in ("DequantizeLinear", "QuantizeLinear"))
+
+
+def _return_directly(graph: onnx.GraphProto, direct: Mapping[str, str]) -> None:
+    """Let the graph return the values that `direct` has for some of its outputs, by the names of the outputs."""
+    kept = {value.name for value in graph.output}
+    made = {name: node for node in graph.node for name in node.output}
+    results = {value: name for name, value in direct.items() if name in kept and value in made and value not in kept}
+    gone = [made[name] for name in results.values()]
+    for node in graph.node:
+        node.input[:] = [results.get(name, name) for name in node.input]
+        if node not in gone:
+            node.output[:] = [results.get(name, name) for name in node.output]
+    for node in gone:
+        graph.node.remove(node)
+
+
+def _remove_unread(graph: onnx.GraphProto, may_go: Callable[[onnx.NodeProto], bool]) -> None:
+    """Remove nodes that may go and whose results nobody reads, and then those that only these read."""
+    kept = {value.name for value in graph.output}
+    while True:
+        read = kept | {name for node in graph.node for name in node.input}
+        gone = [node for node in graph.node if may_go(node) and read.isdisjoint(node.output)]
+        if not gone:
+            return
+        for node in gone:
+            graph.node.remove(node)
 
 
 def weights(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
@@ -112,20 +156,10 @@ def _without_detours(graph: onnx.GraphProto) -> None:
             direct[node.output[0]] = node.input[0]
         elif before is not None and _casts_to(before, onnx.TensorProto.FLOAT16):
             direct[node.output[0]] = before.input[0]
-    kept = {value.name for value in graph.output}
-    results = {value: name for name, value in direct.items() if name in kept and value in made and value not in kept}
-    gone = [made[name] for name in results.values()]
     for node in graph.node:
-        node.input[:] = [results.get(direct.get(name, name), direct.get(name, name)) for name in node.input]
-        if node not in gone:
-            node.output[:] = [results.get(name, name) for name in node.output]
-    for node in gone:
-        graph.node.remove(node)
-    for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
-        read = kept | {name for node in graph.node for name in node.input}
-        gone = [node for node in graph.node if _casts_to(node, kind) and node.output[0] not in read]
-        for node in gone:
-            graph.node.remove(node)
+        node.input[:] = [direct.get(name, name) for name in node.input]
+    _return_directly(graph, direct)
+    _remove_unread(graph, lambda node: node.op_type == "Cast")
 
 
 def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
@@ -168,6 +202,6 @@ def run_steps(steps: Sequence[Step], source: Path, folder: Path, feeds: Feeds, c
         target = folder / f"{number}.onnx"
         KINDS[step["kind"]](step, source, target, feeds, None if number else cache)
         if not target.exists():
-            raise FileNotFoundError(f"{step['kind']} wrote no model")
+            raise RuntimeError(f"{step['kind']} wrote no model")
         source = target
     return source

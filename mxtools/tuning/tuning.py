@@ -86,12 +86,14 @@ def tune(
             told(evaluation)
 
         workshop.made = made
+        allowed = _allowed(wanted, request, judging.base)
+        comparable = metric is not None and metric.allowed is not None
         search = Search(
             workshop,
-            _allowed(wanted, request, judging.base),
-            lambda: state.measured(lambda: measure(workshop, metric, names)),
+            allowed,
+            lambda: state.measured(lambda: measure(workshop, metric, names, allowed if comparable else None)),
             request.budget,
-            comparable=metric is not None and metric.allowed is not None,
+            comparable,
         )
         interrupted = False
         try:

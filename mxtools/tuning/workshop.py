@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,12 +98,12 @@ class Workshop:
 
 
 def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[dict[str, Any]], cache: Path) -> Path:
-    """Return the file that steps make of a model; InputError where one fails."""
+    """Return the file that steps make of a model; InputError where one fails, OSError where the system does."""
     kinds = ", ".join(dict.fromkeys(step["kind"] for step in steps))
     try:
-        with _logging_kept(), quiet() as log:
+        with _logging_kept(), quiet() as log, _temporary_in(folder):
             made = run_steps(steps, source, folder, feeds, cache)
-    except MxError:
+    except (MxError, OSError):  # a full disk says nothing of a model
         raise
     except Exception as error:  # of whatever quantises, which has no class in common
         last = next((line.strip() for line in reversed(log.text.splitlines()) if line.strip()), "")
@@ -111,6 +112,16 @@ def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[d
             f"the quantiser ({kinds}) failed: {why}", "leave out that precision, or that module"
         ) from error
     return made
+
+
+@contextmanager
+def _temporary_in(folder: Path) -> Iterator[None]:
+    """Let quantisers put their temporary files into a folder that goes even if the process is killed."""
+    kept, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = kept
 
 
 @contextmanager
