@@ -9,7 +9,6 @@ page.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
@@ -253,13 +252,8 @@ def page(results: Sequence[Result], folder: Path) -> str:
 
 def main() -> int:
     """Measure, print, and write the page."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("build/bench"))
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--jobs", nargs="*", default=[""])
-    given = parser.parse_args()
-    folder = given.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    given = speed.arguments("jobs")
+    folder = given.folder
     chosen = [job for job in JOBS if any(word in job.title for word in given.jobs)]
     results = [measured(job, folder, given.rounds) for job in chosen]
     if len(chosen) < len(JOBS):

@@ -167,13 +167,8 @@ ROWS = (
 
 def main() -> int:
     """Build missing models, measure and print; return the exit status."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("build/bench"))
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--rows", nargs="*", default=[""])
-    given = parser.parse_args()
-    folder = given.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    given = arguments("rows")
+    folder = given.folder
     chosen = [row for row in ROWS if any(word in row.title for word in given.rows)]
     failed = [measured(row, folder, given.rounds or row.rounds) for row in chosen]
     for model in ("bert", "resnet"):
@@ -181,6 +176,19 @@ def main() -> int:
         if any(word in title for word in given.rows):
             failed.append(strategies(title, folder, model, given.rounds or 3))
     return int(any(failed))
+
+
+def arguments(what: str) -> argparse.Namespace:
+    """Return what the command line gives: the folder, which is made, the rounds, and words that choose rows or jobs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "folder", nargs="?", type=lambda text: Path(text).resolve(), default=Path("build/bench").resolve()
+    )
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument(f"--{what}", nargs="*", default=[""])
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    return given
 
 
 def measured(row: Row, folder: Path, rounds: int) -> bool:
