@@ -13,7 +13,6 @@ WORDS: dict[str, str] = {
     "class": "--class",
     "data-dir": "--data-dir",
     "depth": "--depth",
-    "dim": "--dim",
     "dynamic": "--dynamic",
     "each": "--each",
     "eval": "--eval",

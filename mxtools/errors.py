@@ -27,7 +27,6 @@ PYTHON: dict[str, str] = {
     "class": "class_name=",
     "data-dir": "data_dir=",
     "depth": "depth=",
-    "dim": "dims=",
     "dynamic": "dynamic=",
     "each": "scopes",
     "eval": "function=",

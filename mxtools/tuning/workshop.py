@@ -18,6 +18,7 @@ from mxtools.files.weights import bytes_of, tensors_of
 from mxtools.files.writing import write_model
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.quiet import error_line, quiet
+from mxtools.runtime.session_values import onnx_runtime
 from mxtools.tuning.judging import Judge, Verdict
 from mxtools.tuning.quantisers import Step
 from mxtools.tuning.samples import Samples, fed
@@ -102,6 +103,7 @@ def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[d
     kinds = ", ".join(dict.fromkeys(step["kind"] for step in steps))
     try:
         with _logging_kept(), quiet() as log, _temporary_in(folder):
+            onnx_runtime()  # its telemetry is off, whoever imports it later
             made = run_steps(steps, source, folder, feeds, cache)
     except (MxError, OSError):  # a full disk says nothing of a model
         raise

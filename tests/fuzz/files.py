@@ -84,7 +84,8 @@ def _report() -> dict[str, Any]:
     """Return what `mx profile --json` writes."""
     kernel = {"name": "k", "operator": "MatMul", "provider": "CPU", "microseconds": 1.0}
     module = {"scope": "layers.0", "tag": "/M/layers.0", "microseconds": 1.0, "own": 1.0, "kernels": [kernel]}
-    rest = {"runs": 1, "microseconds": 1.0, "attributed": 1.0, "modules": [module], "unattributed": []}
+    inner = module | {"scope": "layers.0.linear", "tag": "/M/layers.0/linear"}
+    rest = {"runs": 1, "microseconds": 1.0, "attributed": 1.0, "modules": [module, inner], "unattributed": []}
     return {"schema": "mxtools.profile/1", "runtime": "ONNX Runtime", **rest}
 
 
@@ -164,7 +165,7 @@ def files() -> Mapping[str, bytes]:
         "k.json": _text(_metrics()),
         DATA: bytes(4096) + np.ones(16, np.float32).tobytes(),
         "parts/manifest.json": _text(_manifest()),
-        "places.json": _text({".": "cpu", "layers.1": "gpu", "enc*": "npu"}),
+        "places.json": _text({".": "cpu", "*": "gpu"}),
         "mxtools.toml": b'[strategies.own]\npipeline = "untag,project-names"\nhelp = "text"\nexporter = "auto"\n',
         "limits.toml": b"Linear = 40\nLayerNorm = 0.9\n",
         "pyproject.toml": b'[tool.mxtools.strategies.own]\npipeline = "untag"\n',
