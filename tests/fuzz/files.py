@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from onnx import parser
 from safetensors.numpy import save
 
 from tests.fuzz.seeds import DATA
@@ -106,6 +107,13 @@ def _manifest() -> dict[str, Any]:
     return {"schema": "mxtools.split/1", **ends, "parts": [part], "data": "weights.data"}
 
 
+def _part() -> bytes:
+    """Return the part of that manifest."""
+    return parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[2, 4] x) => (float[2, 4] y) { y = Relu(x) }'
+    ).SerializeToString()
+
+
 def _engine() -> tuple[Any, Any]:
     """Return a profile and the layers as TensorRT writes them."""
     times = [{"count": 3}, {"name": "/layers.0/linear/MatMul", "averageMs": 0.5, "medianMs": 0.4, "percentage": 100.0}]
@@ -165,6 +173,7 @@ def files() -> Mapping[str, bytes]:
         "k.json": _text(_metrics()),
         DATA: bytes(4096) + np.ones(16, np.float32).tobytes(),
         "parts/manifest.json": _text(_manifest()),
+        "parts/00-layers.0.onnx": _part(),
         "places.json": _text({".": "cpu", "*": "gpu"}),
         "mxtools.toml": b'[strategies.own]\npipeline = "untag,project-names"\nhelp = "text"\nexporter = "auto"\n',
         "limits.toml": b"Linear = 40\nLayerNorm = 0.9\n",

@@ -207,7 +207,7 @@ READ_WITH = {
     "i.safetensors": ("i.safetensors",),
     "r.safetensors": ("r.json",),
     "w.data": ("m.onnx",),
-    "parts/manifest.json": ("-d parts", " parts "),
+    "parts/": ("-d parts", " parts "),
     "mxtools.toml": ("strateg",),
     "pyproject.toml": ("strateg",),
     "cache/": ("cache cache",),
