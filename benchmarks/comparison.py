@@ -143,9 +143,9 @@ JOBS = (
         note="mxtools also writes the rest of the model, so that the parts can be put together again",
     ),
     Job("annotate every node, 1.5 GB of external data", annotating("middle.onnx"), middle, rounds=3),
-    Job("cut out one layer, 1.5 GB of external data", cutting("middle.onnx", "layers.1"), middle, "middle", 3),
+    Job("cut out one layer, 1.5 GB of external data", cutting("middle.onnx", "model.layers.0"), middle, "middle", 3),
     Job("annotate every node, 6 GB of external data", annotating("big.onnx"), speed.external, rounds=1),
-    Job("cut out one layer, 6 GB of external data", cutting("big.onnx", "layers.1"), speed.external, "big", 1),
+    Job("cut out one layer, 6 GB of external data", cutting("big.onnx", "model.layers.0"), speed.external, "big", 1),
     Job("annotate every node, 100 000 nodes", annotating("nodes.onnx"), nodes, rounds=3),
 )
 
@@ -164,7 +164,7 @@ def environment(folder: Path) -> Path:
 
 def write_ends(folder: Path, model: str) -> None:
     """Write the inputs and outputs of each layer of a model to `MODEL.ends.json`."""
-    file, scope = (f"{model}.tagged.onnx", "encoder.layer") if model == "bert" else (f"{model}.onnx", "layers")
+    file, scope = (f"{model}.tagged.onnx", "encoder.layer") if model == "bert" else (f"{model}.onnx", "model.layers")
     parts = []
     for layer in range(LAYERS):
         line = [MX, "filter", folder / file, "--scope", f"{scope}.{layer}", "-o", folder / "part.onnx", "--json"]
