@@ -440,6 +440,18 @@ def test_a_case_is_judged_by_the_metric_that_found_it(built: Build, recorded: Re
             assert subprocess.run(run, check=False, capture_output=True).returncode == status
 
 
+def test_half_precision_that_overflows_is_told(mx: Mx, tmp_path: Path) -> None:
+    half = "{ h = Cast <to = 10> (x) s = Mul(h, h) y = Cast <to = 1> (s) }"
+    for name, body in (("one", "{ y = Mul(x, x) }"), ("two", half)):
+        model = tagged_at(f"{HEAD} g (float[2] x) => (float[2] y) {body}", dict.fromkeys("hsy", "square"))
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    (tmp_path / "i.json").write_text('{"x": [300, 1]}')
+    done = mx("verify", "two.onnx", "--against", "one.onnx", "--inputs", "i.json", cwd=tmp_path)
+    assert done.returncode == 1
+    told = "1 elements are inf or nan; right are values up to 9e+04, and float16 ends at 65504"
+    assert told in done.stdout.decode()
+
+
 def test_errors_are_counted_by_their_size() -> None:
     found = distance(np.array([1.0, 0.5, 0.25, 0.0]), np.array([1.0, 0.501, 0.25 + 2e-7, 3e-5]))
     assert found.largest == 1.0

@@ -38,7 +38,21 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
         if values and type_.WhichOneof("value") not in (None, "tensor_type"):
             items = given.get(name, _items(values, name) or None)
             given |= {} if items is None else {name: as_type(items, type_)}
+        elif name in given:
+            given[name] = _exactly(given[name], type_)
     return given | {name: _made(name, type_, sidecar) for name, type_ in wanted.items() if name not in given}
+
+
+def _exactly(value: Value, type_: TypeProto) -> Value:
+    """Return an array in a graph's type if no number changes, as if JSON has `300` for a float; otherwise as it is."""
+    import numpy as np
+
+    dtype = plain_dtype(type_.tensor_type.elem_type) if type_.tensor_type.elem_type else None
+    if not isinstance(value, np.ndarray) or dtype is None or {value.dtype.kind, dtype.kind} - set("iuf"):
+        return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = value.astype(dtype)
+    return converted if np.array_equal(converted, value, equal_nan=True) else value
 
 
 def _items(values: Values, name: str) -> list[Array]:
