@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import CheckError, listed
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.scope import ROOT
 from mxtools.views.tree import sorted_by
 
@@ -31,7 +32,12 @@ FLOAT16_MAX = 65504.0
 def show_errors(found: Verified, runtime: str, isolated: bool, sort: str | None, depth: int | None, json: bool) -> None:
     """Print the errors of all calls."""
     if found.untagged:
-        say(f"mx verify: {found.untagged} nodes had no scope and got that of their neighbours")
+        say(
+            f"mx verify: {found.untagged} nodes had no scope and got that of their neighbours; "
+            "`mx tag --from` gives them their own"
+        )
+    if not (root := found.calls[ROOT_CALL]).outputs:
+        say(f"mx verify: the results of the whole model are not compared: {root.reason}")
     if unknown := found.tolerance.by_class.keys() - {call.class_name for call in found.calls}:
         say(f"mx verify: the tolerances of {listed(sorted(unknown), MOST_NAMED)} are of no module here")
     if json:
@@ -51,6 +57,7 @@ def conclude(found: Verified, fail_over: float | None, quiet: bool) -> None:
     verdict = "; ".join(_verdict(found, found.first or found.furthest))
     limit = found.tolerance if fail_over is None else found.tolerance.everywhere(fail_over)
     if found.wrong(limit):
+        verdict += f"; --fail-over is {limit}" if fail_over is not None else ""
         there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
         raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
     if not quiet:

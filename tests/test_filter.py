@@ -63,12 +63,19 @@ def test_the_last_line_says_how_the_size_changed(built: Build, mx: Mx, tmp_path:
         assert [*map(int, said.groups())] == [len(whole.graph.node), len(onnx.load(part).graph.node)]
 
 
+def keys_of(file: Path) -> set[str]:
+    """Return the keys of the metadata of a model's nodes."""
+    return {entry.key for node in onnx.load(file).graph.node for entry in node.metadata_props}
+
+
 @pytest.mark.model
 def test_a_saved_case_runs_without_mxtools_and_tells_right_from_wrong(built: Build, mx: Mx, tmp_path: Path) -> None:
     """Its script says that the part is right, and that it is wrong when a weight of it has changed."""
     case = tmp_path / "case"
-    line = ["filter", built("bert") / "tagged.onnx", "--scope", "encoder.layer.1", "--io", "module"]
-    line += ["--trace", built("bert") / "trace.json", "--save-case", case]
+    folder = built("bert", "dynamo")
+    assert [key for key in keys_of(folder / "tagged.onnx") if "stack_trace" in key]
+    line = ["filter", folder / "tagged.onnx", "--scope", "encoder.layer.1", "--io", "module"]
+    line += ["--trace", folder / "trace.json", "--save-case", case]
     done = mx(*line)
     assert done.returncode == 0, done.stderr
     assert f"python {case}/run.py" in done.stderr.decode()
@@ -79,6 +86,7 @@ def test_a_saved_case_runs_without_mxtools_and_tells_right_from_wrong(built: Bui
         run = [sys.executable, "-c", f"{alone}runpy.run_path(sys.argv[0], run_name='__main__')", case / "run.py"]
         return subprocess.run(run, capture_output=True, text=True, check=False)
 
+    assert not [key for key in keys_of(case / "part.onnx") if "stack_trace" in key], "lines and paths of source code"
     right = ran()
     assert (right.returncode, right.stderr) == (0, "")
     part = onnx.load(case / "part.onnx")

@@ -66,7 +66,7 @@ def command(
     report: dict[str, Any] = {"runtime": ours.name, "parts": [run.to_dict() for run in runs], "outputs": list(found)}
     if verify is not None:
         apart = list(differences(found, read_model(verify, data_dir), given))
-        require_close(apart, TOLERANCE)
+        require_close(apart, TOLERANCE, f"check that {verify} is the model that was split")
         report["verify"] = [{"output": d.output, "max_abs": d.max_abs, "max_rel": d.max_rel} for d in apart]
     if output is not None:
         arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}

@@ -27,11 +27,14 @@ from mxtools.files.atomic import as_output_error, check_folder
 from mxtools.files.temporary import replace, sync_files, temporary_folder
 from mxtools.files.weights import WeightStore
 from mxtools.files.writing import write_model
+from mxtools.graph.functions import model_nodes
 from mxtools.graph.types import type_text
 from mxtools.runtime.session_values import Value, is_narrow
 from mxtools.runtime.tolerances import Metric, Tolerance
 
 PART = "part.onnx"
+STACK_TRACE = "stack_trace"
+"""How the key of metadata ends that has lines of source code: torch.export's is `pkg.torch.onnx.stack_trace`."""
 _README = """# {title}
 
 `part.onnx` is a part of a larger model, with {nodes}. `inputs.npz` holds what it was given, and `expected.npz` what it
@@ -148,6 +151,18 @@ def _not_empty(folder: Path) -> OutputError:
     return OutputError(f"the folder {folder} is not empty", "give the name of a new one")
 
 
+def _without_sources(part: ModelProto) -> ModelProto:
+    """Return a copy without the lines and paths of the model's source code, which exporters write on nodes."""
+    copy = ModelProto()
+    copy.CopyFrom(part)
+    for node in model_nodes(copy):
+        node.doc_string = ""
+        kept = [entry for entry in node.metadata_props if not entry.key.endswith(STACK_TRACE)]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    return copy
+
+
 def _is_same(one: Path, other: Path) -> bool:
     """Return whether two folders have the same files."""
     names = [sorted(path.name for path in folder.iterdir()) for folder in (one, other)]
@@ -188,7 +203,7 @@ def save_case(
     with as_output_error(folder), temporary_folder(target) as scratch:
         made = scratch / "case"  # inside another folder, which `write_model` locks
         made.mkdir()
-        write_model(case.part, weights, made / PART)
+        write_model(_without_sources(case.part), weights, made / PART)
         for name, values in (("inputs", case.given), ("expected", case.expected), ("actual", case.actual)):
             if values or name != "actual":
                 np.savez(made / f"{name}.npz", **values)

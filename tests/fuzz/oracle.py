@@ -92,7 +92,8 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _wrong(line: str, kind: str, folder: Path, room: Path, states: State, seed: int) -> tuple[str, bool]:
     """Return what is wrong with what a line wrote, and whether it was compared."""
-    named = [states[word] for word in line.split() if word in states]
+    words = (word.rpartition("=")[2] for word in line.split())  # `--as a=m.onnx` names it too
+    named = [states[word] for word in words if word in states]
     if not all(named) or not (kind == "splitting" or (room / WRITTEN).exists()):
         return "", False
     if named[:1] == ["runs"]:
