@@ -252,11 +252,13 @@ def _plot(path: Path, found: Tuned) -> None:
 
 
 def _conclude(found: Tuned) -> None:
-    """Say what was found; CheckError where it does not meet the target, KeyboardInterrupt where the user ended it."""
+    """Say what was found; CheckError if it does not meet the target, KeyboardInterrupt if the user ended the search."""
     wanted, value = found.target.at(found.base), found.chosen.verdict.value
     held = f", {found.held.value:.6g} on inputs held back" if found.held else ""
     figures = f"{found.target.metric or 'figure'} {value:.6g}{held} (target {wanted:.6g})"
-    size = f"{short(found.size, ' ')}B → {short(found.chosen.size, ' ')}B ({found.chosen.size / found.size:.1%})"
+    size = (
+        f"weights {short(found.size, ' ')}B → {short(found.chosen.size, ' ')}B ({found.chosen.size / found.size:.1%})"
+    )
     made = f"{len(found.evaluations)} evaluations"
     if not found.met:
         raise CheckError(f"no smaller model meets the target; the nearest: {size}, {figures}; {made}", found.advice)
