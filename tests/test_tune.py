@@ -18,13 +18,15 @@ import pytest
 import mxtools
 from mxtools.errors import InputError, UsageError
 from mxtools.scopes.selection import Selection
+from mxtools.tuning import quantisers as quantisers_module
 from mxtools.tuning.metrics import METRICS
-from mxtools.tuning.quantisers import FLOAT, Options, quantisers
+from mxtools.tuning.quantisers import COMMAND, FLOAT, Options, quantisers
 from mxtools.tuning.samples import samples
 from mxtools.tuning.search import plan
 from mxtools.tuning.tuning import Request, tune
 from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Workshop
+from mxtools_cli.commands import tune as tune_command
 from tests.support.commands import Mx
 from tests.support.tuned_models import LAYERS, layers, sets, write_sets
 
@@ -191,6 +193,28 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
     state.write_text("{")
     with pytest.raises(InputError, match="no state"):
         tune(model, data, Request("sqnr>=41", state=state))
+
+
+def test_a_search_of_other_weights_in_external_data_is_another(tmp_path: Path) -> None:
+    state, data = tmp_path / "state.json", samples(layers().proto, sets(), None, more=False)
+    for seed in range(2):
+        proto = onnx.ModelProto.FromString(layers().proto.SerializeToString())
+        for weight in (w for w in proto.graph.initializer if len(w.dims) == 2):  # small ones are in the graph's file
+            array = onnx.numpy_helper.to_array(weight) * np.float32(1 + seed)
+            weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+        file = tmp_path / str(seed) / "m.onnx"
+        file.parent.mkdir()
+        onnx.save(proto, file, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+        request = Request("sqnr>=20", state=state)
+        if seed:
+            with pytest.raises(UsageError, match="the state of another search"):
+                tune(mxtools.load(file), data, request)
+        else:
+            tune(mxtools.load(file), data, request)
+
+
+def test_the_command_lists_the_precisions_that_there_are() -> None:
+    assert (*tune_command.PRECISIONS, COMMAND) == quantisers_module.PRECISIONS
 
 
 def test_an_interrupt_gives_the_best_so_far() -> None:

@@ -149,7 +149,7 @@ def command(
     model = read_model(source, data_dir)
     sets = samples(model.proto, inputs, held_back, more=evaluate is not None)
     with track("tuning", budget) as step:
-        found = tune(model, sets, request, lambda evaluation: step())  # noqa: ARG005
+        found = tune(model, sets, request, lambda _: step())
     write_model(found.model, output, data_dir)
     if report:
         write_text(json_text(found.to_dict()), report)

@@ -150,7 +150,7 @@ class _Runs:
 
 def _size(graph: Graph, results: Sequence[str]) -> int:
     """Return the bytes of what is stored for some results."""
-    nodes = nodes_behind(graph, [graph.by_name[name + SEEN] for name in results], until=lambda value: False)  # noqa: ARG005
+    nodes = nodes_behind(graph, [graph.by_name[name + SEEN] for name in results], until=lambda _: False)
     stored = {v for node in nodes for v in graph.reads[node] if v in graph.initializers}
     return sum(bytes_of(graph.initializers[value]) for value in stored)
 

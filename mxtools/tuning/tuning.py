@@ -22,7 +22,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
 from mxtools.strategies.wrap import carried
 from mxtools.tuning.judging import Verdict, judge, judged_outputs, takes_sets
-from mxtools.tuning.metrics import METRICS, Target, target
+from mxtools.tuning.metrics import METRICS, Metric, Target, target
 from mxtools.tuning.own_errors import Measured, measure
 from mxtools.tuning.quantisers import Options, quantisers
 from mxtools.tuning.results import Counts, Held, Tuned
@@ -61,7 +61,7 @@ def tune(
     model: WorkingModel,
     samples: Samples,
     request: Request,
-    told: Callable[[Evaluation], object] = lambda evaluation: None,  # noqa: ARG005
+    told: Callable[[Evaluation], object] = lambda _: None,
 ) -> Tuned:
     """Return the smallest model that a search finds to meet a target; `told` is called after each evaluation.
 
@@ -79,22 +79,7 @@ def tune(
 
     with Scratch() as folder:
         workshop = Workshop(units, samples, judging, met, folder)
-        state = _State(request, workshop, names)
-
-        def made(evaluation: Evaluation) -> None:
-            state.save()
-            told(evaluation)
-
-        workshop.made = made
-        allowed = _allowed(wanted, request, judging.base)
-        comparable = metric is not None and metric.allowed is not None
-        search = Search(
-            workshop,
-            allowed,
-            lambda: state.measured(lambda: measure(workshop, metric, names, allowed if comparable else None)),
-            request.budget,
-            comparable,
-        )
+        search = _search(workshop, metric, request, names, _allowed(wanted, request, judging.base), told)
         interrupted = False
         try:
             search.run()
@@ -122,6 +107,30 @@ def tune(
         search.is_exhausted,
         interrupted,
     )
+
+
+def _search(
+    workshop: Workshop,
+    metric: Metric | None,
+    request: Request,
+    names: Sequence[str],
+    allowed: float | None,
+    told: Callable[[Evaluation], object],
+) -> Search:
+    """Return a search that keeps what it finds in the file of the request, if there is one."""
+    state = _State(request, workshop, names)
+
+    def made(evaluation: Evaluation) -> None:
+        state.save()
+        told(evaluation)
+
+    workshop.made = made
+    comparable = metric is not None and metric.allowed is not None
+
+    def measured() -> Measured:
+        return state.measured(lambda: measure(workshop, metric, names, allowed if comparable else None))
+
+    return Search(workshop, allowed, measured, request.budget, comparable)
 
 
 def _allowed(wanted: Target, request: Request, base: float) -> float | None:
@@ -210,7 +219,10 @@ def _evaluation(data: Mapping[str, Any]) -> Evaluation:
 
 def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
     """Return a digest of all that evaluations depend on: the model, the sets, and what is wanted."""
-    digest = hashlib.sha256(workshop.source.read_bytes())
+    digest = hashlib.sha256()
+    for file in sorted(workshop.source.parent.glob(f"{workshop.source.name}*")):  # the weights may be in a second file
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     for each in workshop.samples.seen:
         for name in sorted(each):
             array = np.asarray(each[name])

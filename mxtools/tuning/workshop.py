@@ -68,7 +68,7 @@ class Workshop:
         write_model(units.model.proto, units.model.weights, self.source)
         self.evaluations: list[Evaluation] = []
         self.known: dict[str, Evaluation] = {}
-        self.made: Callable[[Evaluation], object] = lambda evaluation: None  # noqa: ARG005
+        self.made: Callable[[Evaluation], object] = lambda _: None
 
     def model(self, assignment: Assignment, folder: Path) -> WorkingModel:
         """Return the model of an assignment, whose weights are in a folder; InputError where a quantiser fails."""
