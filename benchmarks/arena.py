@@ -89,12 +89,12 @@ class Arena:
         value = ctypes.CFUNCTYPE(ctypes.c_char_p, _Pointer, ctypes.c_char_p)(self._table[KEY_VALUE])
         return int(value(pairs, name))
 
-    def _make(self, function: int, *arguments: Any) -> ctypes.c_void_p:  # noqa: ANN401
+    def _make(self, function: int, *arguments: Any) -> ctypes.c_void_p:  # noqa: ANN401 - what C functions take
         made = _Pointer()
         self._call(function, *arguments, ctypes.pointer(made))
         return made
 
-    def _call(self, function: int, *arguments: Any) -> None:  # noqa: ANN401
+    def _call(self, function: int, *arguments: Any) -> None:  # noqa: ANN401 - what C functions take
         kinds = [_KINDS.get(type(argument), type(argument)) for argument in arguments]
         self._require(ctypes.CFUNCTYPE(_Pointer, *kinds)(self._table[function])(*arguments))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -152,17 +151,14 @@ def figures(distance: Distance) -> dict[str, Any]:
         "cosine": distance.cosine,
         "sqnr_db": distance.sqnr,
     }
+    from mxtools.files.json_text import finite
+
     report: dict[str, Any] = {name: finite(value) for name, value in figures.items()}
     if distance.not_finite:
         report["not_finite"] = distance.not_finite
     if distance.largest is not None:
         report["largest"] = distance.largest
     return report | ({"histogram": list(distance.histogram)} if distance.histogram else {})
-
-
-def finite(value: float) -> float | str:
-    """Return a number in a form that JSON can hold; an infinity is a string."""
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def json_text(report: object) -> str:

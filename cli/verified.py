@@ -11,7 +11,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.scope import ROOT
 from mxtools.views.tree import sorted_by
 
-from .common import emit, figures, finite, say
+from .common import emit, figures, say
 from .table import drawn, show
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def conclude(found: Verified, fail_over: float | None, quiet: bool) -> None:
         raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
     verdict = "; ".join(_verdict(found, found.first or found.furthest))
     limit = found.tolerance if fail_over is None else found.tolerance.everywhere(fail_over)
-    if found.wrong(limit):
+    if not all(found.is_right(call, limit) for call in found.calls):
         verdict += f"; --fail-over is {limit}" if fail_over is not None else ""
         there = found.noisiest.scope if found.noisiest and not found.culprits else "there"
         raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
@@ -153,9 +153,9 @@ def _cells(name: str, class_name: str, call: Checked, found: Verified, isolated:
 
 def _note(call: Checked, apart: Distance, found: Verified) -> str:
     """Return whether a call is wrong, and what is to be said of it."""
-    limit = found.tolerance.of(call.class_name)
-    if all(output.harmless or limit.is_right(output.distance) for output in call.outputs):
+    if found.is_right(call):
         return ""
+    limit = found.tolerance
     passed_on = call.own and limit.error(call.own) < PASSED_ON * max(map(limit.error, call.distances))
     note = "passed on" if passed_on else "first wrong" if call is found.first else "wrong"
     if apart.not_finite:
@@ -182,6 +182,8 @@ def _data(found: Verified, isolated: bool) -> dict[str, Any]:
 
 
 def _module(call: Checked) -> dict[str, Any]:
+    from mxtools.files.json_text import finite
+
     outputs = [{"name": o.name, "tensor": o.tensor, **figures(o.distance)} for o in call.outputs]
     own: dict[str, Any] = {"own": figures(call.own)} if call.own else {}
     if call.mean is not None:

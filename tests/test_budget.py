@@ -25,6 +25,7 @@ from mxtools.split.division.units import units
 from mxtools.split.planning import planned
 from mxtools.split.records import Figures, Manifest
 from mxtools.split.running import inputs_of, run_parts
+from mxtools_cli.commands.split import MEASURES
 from tests.support import random_models, running
 from tests.support.commands import Mx
 from tests.support.shared_models import Build
@@ -352,3 +353,7 @@ def test_a_part_whose_weights_lie_outside_runs(tmp_path: Path) -> None:
 
 def test_a_parsed_text_has_these_scopes() -> None:
     assert {node.output[0] for node in parser.parse_model(ROW).graph.node} == SCOPES.keys()
+
+
+def test_the_command_lists_the_measures_that_there_are() -> None:
+    assert tuple(Measure) == MEASURES

@@ -231,7 +231,7 @@ def _against(
     """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
     from mxtools.functions.folded import unfolded
     from mxtools.strategies import table
-    from mxtools.traces.values import Values
+    from mxtools.traces.values import Values, files_of
     from mxtools.verify import verification
 
     reference = unfolded(read_model(against))
@@ -239,18 +239,8 @@ def _against(
     if not model.is_tagged:
         model.previous = reference
         table.get("previous").passes(False).run(model)
-    for number, file in enumerate(_sets(inputs) if inputs else [None]):
+    for number, file in enumerate(files_of(inputs) if inputs else [None]):
         reference.values = Values.open(file) if file else reference.values
         place = folder / str(number)
         place.mkdir()
         yield verification.against(model, reference, tolerance, place, ours, theirs)
-
-
-def _sets(inputs: Path) -> list[Path]:
-    """Return the files of inputs: one, or those of a folder."""
-    if not inputs.is_dir():
-        return [inputs]
-    found = sorted(path for path in inputs.iterdir() if path.suffix in (".npz", ".safetensors", ".json"))
-    if not found:
-        raise UsageError(f"the folder {inputs} has no .npz, .safetensors or .json file", "give another folder")
-    return found

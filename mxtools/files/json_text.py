@@ -1,8 +1,9 @@
-"""Reading JSON that anybody may have written: every fault in it is a ValueError, or counts as nothing."""
+"""JSON that anybody may have written, of which every fault is a ValueError or counts as nothing; and its numbers."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxtools.files.limits import JSON_ITEMS
@@ -23,6 +24,11 @@ def decoded(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def finite(value: float) -> float | str:
+    """Return a number in a form that JSON can hold: an infinity is a string."""
+    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def require_few_items(text: str | bytes, what: str) -> None:

@@ -77,12 +77,12 @@ class Tolerance:
 
     def excess(self, distance: Distance, class_name: str = "") -> float:
         """Return the error as a multiple of the one that is just right."""
-        error, limit = self.error(distance), self._error(self.of(class_name).limit)
+        error, limit = self.error(distance), self.of(class_name).largest_error
         return error / limit if limit else math.inf if error else 0.0
 
     def is_right(self, distance: Distance, class_name: str = "") -> bool:
         """Return whether a result of a module of a class is right."""
-        return self.error(distance) <= self._error(self.of(class_name).limit)
+        return self.error(distance) <= self.of(class_name).largest_error
 
     def worst(self, distances: Iterable[Distance]) -> Distance | None:
         """Return the distance with the largest error, None if there is none."""

@@ -186,6 +186,16 @@ def recorded(sidecar: Sidecar, folder: Path) -> Values | None:
     return Values.open(folder / sidecar.record)
 
 
+def files_of(inputs: Path) -> list[Path]:
+    """Return the files of inputs, one for each set: a file itself, or those in a folder; UsageError if it has none."""
+    if not inputs.is_dir():
+        return [inputs]
+    found = sorted(path for path in inputs.iterdir() if path.suffix in (".npz", ".safetensors", ".json"))
+    if not found:
+        raise UsageError(f"the folder {inputs} has no .npz, .safetensors or .json file", "give another folder")
+    return found
+
+
 def check_values_file(file: Path) -> None:
     """Raise UsageError if values cannot be written to a file of this name, before any work."""
     if file.suffix not in (".npz", ".safetensors"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mxtools.errors import UsageError
+from mxtools.files.json_text import finite
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.tools.node_lists import FORMATS, Format, Selected
 from mxtools.tuning import steps
@@ -248,9 +249,7 @@ def check_recipe(path: Path) -> None:
 
 def number(value: float) -> float | str | None:
     """Return a number as JSON can hold it: an infinity as a text, what is no number as null."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+    return None if math.isnan(value) else finite(value)
 
 
 def _evaluation(each: Evaluation) -> Mapping[str, Any]:

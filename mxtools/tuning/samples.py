@@ -13,9 +13,8 @@ from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.graph.types import as_type, size_of
-from mxtools.traces.values import Values
+from mxtools.traces.values import Values, files_of
 
-SUFFIXES = (".npz", ".safetensors", ".json")
 PIECES = 12
 """Sets that a single file is divided into."""
 HELD = 3
@@ -72,9 +71,7 @@ def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) 
 def _sets(model: ModelProto, source: Source, more: bool) -> list[tuple[Set, Origin]]:
     if not isinstance(source, Path):
         return [(_typed(model, each, "a set", more), Origin("")) for each in source]
-    files = sorted(file for file in source.iterdir() if file.suffix in SUFFIXES) if source.is_dir() else [source]
-    if not files:
-        raise UsageError(f"the folder {source} has no {', '.join(SUFFIXES)} file", "give another folder")
+    files = files_of(source)
     found = [_read(model, file, more) for file in files]
     if len(found) == 1:
         return _pieces(model, found[0], files[0].name)

@@ -91,11 +91,10 @@ class Verified:
         counted = [call for call in self.calls if call.outputs and not all(output.harmless for output in call.outputs)]
         return max(counted, key=self._excess, default=None)
 
-    def wrong(self, tolerance: Tolerance | None = None) -> list[Checked]:
-        """Return the calls with an output that is wrong, and not harmless, by a tolerance, or else by the own one."""
-        limit = tolerance or self.tolerance
-        counted = ((call, [o.distance for o in call.outputs if not o.harmless]) for call in self.calls)
-        return [call for call, found in counted if not all(limit.is_right(d, call.class_name) for d in found)]
+    def is_right(self, call: Checked, tolerance: Tolerance | None = None) -> bool:
+        """Return whether each output of a call is right or harmless, by a tolerance, or by the one of the report."""
+        limit = (tolerance or self.tolerance).of(call.class_name)
+        return all(output.harmless or limit.is_right(output.distance) for output in call.outputs)
 
     def worst(self, call: Checked) -> Distance | None:
         """Return how far the output of a call is off that is furthest in the metric of the tolerance."""

@@ -6,11 +6,14 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mxtools.errors import UsageError
 from mxtools.files.atomic import atomic_output
 from mxtools.files.outputs import claim
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg")
 MOST = 80
@@ -42,7 +45,6 @@ def bars(
     `limit` is drawn as a line. If there are more than MOST labels, the picture shows those with the longest bars, in
     their order. A number that is not finite has no bar. The same input gives the same bytes.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     shown = _longest(series, len(labels))
@@ -62,8 +64,7 @@ def bars(
         axes.axvline(limit, color="black", linestyle=":", linewidth=1)
     if len(series) > 1:
         axes.legend(fontsize=7)
-    with mpl.rc_context({"svg.hashsalt": "mxtools"}), atomic_output(path) as file:
-        figure.savefig(file, format=path.suffix[1:].lower(), dpi=120, metadata=_undated(path))
+    _save(figure, path)
 
 
 Point = tuple[float, float]
@@ -82,7 +83,6 @@ def points(
 
     Points whose numbers are not finite are left out. The same input gives the same bytes.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -98,6 +98,13 @@ def points(
     axes.set_ylabel(labels[1])
     axes.set_title(title, fontsize=10)
     axes.legend(fontsize=7)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a picture; the same picture gives the same bytes."""
+    import matplotlib as mpl
+
     with mpl.rc_context({"svg.hashsalt": "mxtools"}), atomic_output(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=120, metadata=_undated(path))
 
