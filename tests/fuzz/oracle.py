@@ -96,7 +96,7 @@ def _wrong(line: str, kind: str, folder: Path, room: Path, states: State, seed: 
     named = [states[word] for word in words if word in states]
     if not all(named) or not (kind == "splitting" or (room / WRITTEN).exists()):
         return "", False
-    if named[:1] == ["runs"]:
+    if kind != "telling" and named[:1] == ["runs"]:
         said, ended = answered(lambda: _compared(line, kind, folder, room, seed), PATIENCE)
         if said is None and ended.status > 0:
             raise RuntimeError(f"the oracle failed on {line}")

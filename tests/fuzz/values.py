@@ -52,21 +52,19 @@ def state_of(file: Path, seed: int) -> str:
 
 
 def compared(line: str, kind: str, before: Path, after: Path, seed: int) -> str:
-    """Return what is wrong with what a line of a kind wrote, "" where nothing is; raises NotJudgedError."""
+    """Return what is wrong with what a line wrote that keeps, cuts or splits, "" if nothing; raises NotJudgedError."""
     first = before / next(word for word in line.split() if word.endswith(".onnx"))
     feeds = drawn(first, seed)
     if kind == "keeping":
         return _differing(_settled(first, feeds, ()), _run(after / WRITTEN, feeds))
     if kind == "cutting":
         return _part(first, after / WRITTEN, feeds)
-    if kind == "splitting":
-        wanted = _settled(first, feeds, ())
-        try:
-            found = running.split_outputs(after / "parts", feeds)
-        except Exception as error:
-            return f"the parts do not run: {_text(error)}"
-        return _differing(wanted, found)
-    raise NotJudgedError
+    wanted = _settled(first, feeds, ())
+    try:
+        found = running.split_outputs(after / "parts", feeds)
+    except Exception as error:
+        return f"the parts do not run: {_text(error)}"
+    return _differing(wanted, found)
 
 
 def _part(whole: Path, part: Path, feeds: Mapping[str, Any]) -> str:
