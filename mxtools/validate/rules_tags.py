@@ -21,6 +21,7 @@ from mxtools.validate.rules import CheckedModel, Fault, Severity, prefixes, rule
 _WORDS = frozenset(map(str, Evidence))
 _REASONS = frozenset({VACUOUS, UNUSED, FOLDED})
 _OURS = "pkg.mxtools."
+_NODE_KEYS = keys.NODE_KEYS | {keys.FOLDED}
 AGAIN = "⟨tag⟩ again"
 
 
@@ -28,10 +29,9 @@ AGAIN = "⟨tag⟩ again"
 def _duplicate_key(checked: CheckedModel) -> Iterator[Fault]:
     """No key occurs twice in the metadata of a node or of the model."""
     owners: list[tuple[int | None, NodeProto | ModelProto]] = [*enumerate(checked.graph.nodes), (None, checked.proto)]
-    for number, proto in owners:
-        if len(proto.metadata_props) > 1:
-            counts = Counter(entry.key for entry in proto.metadata_props)
-            for key, count in counts.items():
+    for (number, proto), props in zip(owners, [*checked.entries, keys.props(checked.proto)], strict=True):
+        if len(proto.metadata_props) > len(props):
+            for key, count in Counter(entry.key for entry in proto.metadata_props).items():
                 if count > 1:
                     where = "" if number is not None else " in the model's metadata"
                     yield Fault(f"{key} occurs {count} times{where}", number, mend=_keep_last(proto, key))
@@ -42,7 +42,7 @@ def _unknown_key(checked: CheckedModel) -> Iterator[Fault]:
     """All keys `pkg.mxtools.*` are keys that mxtools writes."""
     for number, props in enumerate(checked.entries):
         for key in props:
-            if key.startswith(_OURS) and key not in keys.NODE_KEYS | {keys.FOLDED}:
+            if key not in _NODE_KEYS and key.startswith(_OURS):
                 yield Fault(f"{key} is not a key of mxtools", number, mend=_remove(checked.graph.nodes[number], key))
     for key in keys.props(checked.proto):
         if key.startswith(_OURS) and key not in keys.MODEL_KEYS | keys.CARRIER_KEYS:
