@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, parser
 
 from mxtools.errors import AbsentError, InputError, UsageError
+from mxtools.files.limits import LimitError
 from mxtools.functions.folding import FoldReport
 from mxtools.functions.unfolding import UnfoldReport
 from mxtools.passes.fold import Fold
@@ -293,8 +294,10 @@ def test_a_damaged_record_is_refused(damage: str) -> None:
         unfolded(result)
 
 
-@pytest.mark.parametrize("places", [[0, 0], [-5, 3], [7, 99999999999]])
-def test_a_record_of_another_graph_is_not_trusted(places: list[int]) -> None:
+@pytest.mark.parametrize(
+    "places", [[[0, 1], [0, 1]], [[-5, 1], [3, 1]], [[7, 1], [99999999999, 1]], [[-1, 1], [1, 1]], [[0, 9]]]
+)
+def test_a_record_of_another_graph_is_not_trusted(places: list[list[int]]) -> None:
     model = two()
     result, _ = folded(model, Fold(repeated=True))
     call = next(n for n in result.graph.node if n.domain)
@@ -304,6 +307,102 @@ def test_a_record_of_another_graph_is_not_trusted(places: list[int]) -> None:
     assert sorted(n.SerializeToString() for n in found.graph.node) == sorted(
         n.SerializeToString() for n in model.graph.node
     )
+
+
+def test_a_record_cannot_ask_for_much_memory() -> None:
+    result, _ = folded(two(), Fold(repeated=True))
+    call = next(n for n in result.graph.node if n.domain)
+    record = json.loads(keys.props(call)[keys.FOLDED])
+    keys.set_prop(call, keys.FOLDED, json.dumps(record | {"places": [[0, 10**12]]}))
+    with pytest.raises(LimitError, match="what a call stands for would be larger than the limit of 1,000,000 nodes"):
+        unfolded(result)
+
+
+SHAPES = (
+    HEAD
+    + """ g (float[A, 2] x) => (float[B, 2] y, int64[2] n) <float[2] v = {1, 2}, float[2] w = {3, 4}> {
+        s = Shape(x)
+        n = Neg(s)
+        a = Mul(x, v)
+        b = Reshape(a, s)
+        t = Shape(b)
+        d = Mul(b, w)
+        y = Reshape(d, t)
+    }"""
+)
+"""Two modules that reshape to the shape of what they are given; the first is given that shape too."""
+BLOCKS = {"a": "one", "b": "one", "t": "two", "d": "two", "y": "two"}
+
+
+def shared_shape(text: str = SHAPES) -> ModelProto:
+    model = tagged(text, BLOCKS)
+    for node in model.graph.node:
+        scope = keys.props(node)[keys.SCOPE]
+        keys.set_prop(node, keys.TAG, "/Net" if scope == "." else f"/Net/Block.{scope}")
+    return model
+
+
+def test_a_shape_that_the_graph_computes_once_keeps_no_module_from_sharing() -> None:
+    model = shared_shape()
+    result, report = folded(model, Fold(repeated=True))
+    assert [function.scopes for function in report.functions] == [("one", "two")]
+    assert [node.op_type for node in result.graph.node] == ["Shape", "Neg", "Block", "Block"]
+    feeds = {"x": np.array([[1, -2], [3, 4]], "f")}
+    assert str(running.outputs(result, feeds)) == str(running.outputs(model, feeds))
+    assert unfolded(result)[0] == model
+    whole, _ = folded(model, Fold(each=(".",), nested=True))
+    assert unfolded(whole)[0] == model
+
+
+def test_a_shape_that_is_not_that_of_an_input_is_given() -> None:
+    model = shared_shape(
+        SHAPES.replace("float[A, 2] x)", "float[A, 2] x, float[C, 2] z)").replace("Shape(x)", "Shape(z)")
+    )
+    assert folded(model, Fold(repeated=True))[0] == model
+
+
+@pytest.mark.parametrize("change", ["another operator", "another input", "gone"])
+def test_a_shape_that_a_tool_changed_is_computed_in_the_module(change: str) -> None:
+    model = shared_shape()
+    result, _ = folded(model, Fold(repeated=True))
+    if change == "another operator":
+        result.graph.node[0].op_type = "Size"
+    elif change == "another input":
+        result.graph.node[0].input[0] = "w"
+    else:
+        del result.graph.node[:2]
+        del result.graph.output[1:]
+    feeds = {"x": np.array([[1, -2], [3, 4]], "f")}
+    expected = running.outputs(result, feeds)
+    back = WorkingModel(result)
+    Unfold().apply(back)
+    assert str(running.outputs(back.proto, feeds)) == str(expected)
+    assert sum(node.op_type == "Shape" for node in back.proto.graph.node) == 2 + (change == "another input")
+
+
+def test_names_in_a_function_are_those_in_the_module() -> None:
+    model = two()
+    for node in model.graph.node:
+        scope = keys.props(node)[keys.SCOPE]
+        node.name = f"/{scope}/{node.op_type}" if scope != "." else ""
+    for old, new in (("a", "/one/Mul_output_0"), ("d", "/two/Mul_output_0")):
+        for node in model.graph.node:
+            for field in (node.input, node.output):
+                field[:] = [new if name == old else name for name in field]
+    result, _ = folded(model, Fold(repeated=True))
+    function = result.functions[0]
+    assert list(function.input) == ["input", "v"]
+    assert [(node.name, *node.input, *node.output) for node in function.node] == [
+        ("/Mul", "input", "v", "Mul"),
+        ("/Relu", "Mul", "b"),
+    ]
+    assert unfolded(result)[0] == model
+    function.node.insert(1, helper.make_node("Mul", ["Mul", "Mul"], ["Mul_1"], name="/new/Mul"))
+    function.node[2].input[0] = "Mul_1"
+    changed, _ = unfolded(result)
+    feeds = {"x": np.array([1, -2], "f")}
+    assert str(running.outputs(changed, feeds)) == str(running.outputs(result, feeds))
+    assert "/two/new/Mul_output_0" in {name for node in changed.graph.node for name in node.output}
 
 
 def test_nothing_can_be_a_function() -> None:

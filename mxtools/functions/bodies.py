@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnx import NodeProto
 
+from mxtools.cut.copied import Copied
 from mxtools.functions.structure import Structure
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.walk import in_order
+from mxtools.graph.walk import in_order, nodes_behind
 from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.tags import class_of
 
 
 @dataclass(frozen=True)
 class Body:
     """The nodes of a call, in an order that depends on their structure alone.
 
-    Attributes: `call`, its number; `nodes` of the main graph, and their `protos`; `inputs` and `outputs`, names of
-    values; `structure`, equal for calls that can share a function.
+    Attributes: `call`, its number; `order`, numbers of nodes of the main graph, and their `protos`; `copied`, those of
+    which it has copies; `inputs` and `outputs`, names of values; `structure`, equal for calls that can share a
+    function.
     """
 
     call: int
-    nodes: tuple[int, ...]
+    order: tuple[int, ...]
     protos: tuple[NodeProto, ...]
+    copied: frozenset[int]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     structure: str
+
+    @cached_property
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes in the place of which the call stands."""
+        return tuple(node for node in self.order if node not in self.copied)
+
+    @property
+    def copies(self) -> list[NodeProto]:
+        """The nodes of which it has copies."""
+        return [proto for node, proto in zip(self.order, self.protos, strict=True) if node in self.copied]
+
+    def in_order(self, order: Sequence[int]) -> Body:
+        """Return the body with its nodes in another order, which is given by their places in this one."""
+        return replace(self, order=tuple(self.order[n] for n in order), protos=tuple(self.protos[n] for n in order))
 
 
 class Bodies:
@@ -76,11 +95,11 @@ class Bodies:
             annotations.graph.nodes[nodes[0]]
         )
 
-    def of(self, call: int) -> Body:
-        """Return the body of a call that has one."""
+    def of(self, call: int, copied: frozenset[int] = frozenset()) -> Body:
+        """Return the body of a call that has one, with copies of some other nodes."""
         graph, own = self.annotations.graph, self._without_shared(self._nodes[call])
-        inside = set(own)
-        returned = self._returned(own, inside)
+        inside = copied.union(own)
+        returned = self._returned(own, set(own))
 
         def before(node: int) -> list[int]:
             return [p for v in graph.needs[node] if (p := graph.producer[v]) in inside]
@@ -89,7 +108,40 @@ class Bodies:
         protos = tuple(graph.nodes[node] for node in nodes)
         outputs = tuple(graph.names[value] for value in returned)
         structure = Structure(protos, outputs)
-        return Body(call, nodes, protos, tuple(structure.inputs), outputs, structure.key)
+        return Body(call, nodes, protos, copied, tuple(structure.inputs), outputs, structure.key)
+
+    def key(self, body: Body) -> tuple[str, str]:
+        """Return what is equal for bodies that can share a function: the class and the structure."""
+        return class_of(self.annotations.hierarchy.tags[body.call]), body.structure
+
+    def aligned(self, found: Iterable[Body]) -> list[Body]:
+        """Return bodies, with copies of the shapes that they are given where they are equal to others then.
+
+        Exporters compute equal shapes once, so that the first of some equal layers may be given a shape that each of
+        the others computes from what it is given. Of two layers that are equal then:
+
+            s = Shape(x);  mask = Expand(m, s);  layer.0: r = Reshape(MatMul(x, w), s)       has a copy of Shape(x)
+                                                 layer.1: t = Shape(y); Reshape(MatMul(y, v), t)
+        """
+        bodies = list(found)
+        known = {self.key(body) for body in bodies}
+        return [other if (other := self._with_shapes(body)) and self.key(other) in known else body for body in bodies]
+
+    def _with_shapes(self, body: Body) -> Body | None:
+        """Return a body with copies of the shapes that it is given and that begin at what it is given besides."""
+        graph = self.annotations.graph
+        given = [graph.by_name[name] for name in body.inputs]
+        at_hand = {value for value in given if value not in graph.data_independent}
+        if len(at_hand) == len(given) or body.copied:
+            return None
+        free = self._copied.from_hand(given, at_hand)
+        shapes = [value for value in given if graph.producer[value] in free]
+        copied = nodes_behind(graph, shapes, until=at_hand.__contains__).difference(body.order)
+        return self.of(body.call, frozenset(copied)) if copied else None
+
+    @cached_property
+    def _copied(self) -> Copied:
+        return Copied(self.annotations.graph, ())
 
     def _without_shared(self, own: list[int]) -> list[int]:
         """Return nodes without the constants and shapes that others read too, where these need nothing else of theirs.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from onnx import FunctionProto, NodeProto, ValueInfoProto
 
 from mxtools.cut.inlining import names_of_call, nodes_of_call
+from mxtools.functions.local_names import restored
 from mxtools.functions.record import Record, info_from
 from mxtools.functions.structure import names_made
 from mxtools.functions.texts import Predict, prediction, texts_of
@@ -57,41 +58,66 @@ class Callee:
 
     def __init__(self, function: FunctionProto) -> None:
         """Look at the names and texts of a function."""
-        self.function = FunctionProto()
-        self.function.CopyFrom(function)
+        self.function = function = restored(function)
         outputs = set(function.output)
         made = names_made(function.node)
         self._inner = [name for name in made if name not in outputs]
         self._made = set(made)
-        self._texts = [text.get() for text in texts_of(function.node)]
+        self.texts = [text.get() for text in texts_of(function.node)]
         self._infos = {info.name: info for info in function.value_info}
         known = {entry.key: entry.value for entry in function.metadata_props}
         self._tag = known.get(keys.SCOPE, ""), known.get(keys.TAG, "")
 
-    def inlined(self, call: NodeProto, record: Record | None, values: Names, nodes: Names) -> Inlined:
-        """Return what a call stands for; `values` and `nodes` are the names that are taken already."""
+    def inlined(
+        self, call: NodeProto, record: Record | None, values: Names, nodes: Names, made: Mapping[str, NodeProto]
+    ) -> Inlined:
+        """Return what a call stands for; `values` and `nodes` are the names that are taken already.
+
+        Copies that the call has of nodes of the graph are left out; `made` are the graph's nodes by their results.
+        """
         props = keys.props(call)
         own = props.get(keys.SCOPE, ""), props.get(keys.TAG, "")
         predict = prediction(self._tag, own) if all((*self._tag, *own)) else str
-        names = names_of_call(self.function, call)
         recorded = record.names.texts(self._inner, predict) if record else [predict(name) for name in self._inner]
-        for name, text in zip(self._inner, recorded, strict=True):
-            names[name] = values.take(text or name)
+        originals = dict(zip(self._inner, recorded, strict=True))
+        copies = self._copies(call, record, originals, made)
+        names = names_of_call(self.function, call) | {name: originals[name] for name in names_made(copies.values())}
+        for name, text in originals.items():
+            if name not in names:
+                names[name] = values.take(text or name)
         for name in self.function.output:
             if name not in names and name in self._made:  # the call omits it
                 names[name] = values.take(name)
         found = nodes_of_call(self.function, call, names)
-        self._set_texts(found[: len(self.function.node)], record, predict)
-        count = 0 if record is None else len(self.function.node)
-        for node in filter(lambda node: node.name, every_node(found[:count])):
-            node.name = nodes.restore(node.name)
-        for node in found[count:]:
+        count = len(self.function.node)
+        self._set_texts(found[:count], record, predict)
+        inside = [node for place, node in enumerate(found[:count]) if place not in copies]
+        for node in filter(lambda node: node.name, every_node(inside)):
+            if record is not None:
+                node.name = nodes.restore(node.name)
+        for node in found if record is None else found[count:]:
             _complete(node, props, nodes)
-        return Inlined(found, self._infos_of(record, names))
+        return Inlined([*inside, *found[count:]], self._infos_of(record, names))
+
+    def _copies(
+        self, call: NodeProto, record: Record | None, names: Mapping[str, str], made: Mapping[str, NodeProto]
+    ) -> dict[int, NodeProto]:
+        """Return the nodes, by place, that a call has copies of, if the graph still has all of them; else none."""
+        places = record.copied if record else []
+        copies = {place: self.function.node[place] for place in places if place < len(self.function.node)}
+        if not copies or not all(name in names for name in names_made(copies.values())):
+            return {}
+        part = FunctionProto(input=self.function.input, node=copies.values())
+        inside = {name: names[name] for name in names_made(copies.values())}
+        for node in nodes_of_call(part, call, names_of_call(part, call) | inside):
+            other = made.get(next(filter(None, node.output), ""))
+            if other is None or not _is_equal(node, other):
+                return {}
+        return copies
 
     def _set_texts(self, nodes: list[NodeProto], record: Record | None, predict: Predict) -> None:
         """Give nodes the texts that they had; without a record those that are expected in the place of the call."""
-        known = self._texts
+        known = self.texts
         texts = record.texts.texts(known, predict) if record else [predict(text) for text in known]
         for place, text in zip(texts_of(nodes), texts, strict=True):
             place.set(text)
@@ -108,6 +134,17 @@ class Callee:
                     found.append((place, info))
             return found
         return [(-1, _renamed(info, names[name])) for name, info in self._infos.items() if names.get(name)]
+
+
+def _is_equal(one: NodeProto, other: NodeProto) -> bool:
+    """Return whether two nodes compute the same under the same names, whatever their texts are."""
+    copy = NodeProto()
+    copy.CopyFrom(one)
+    for text, wanted in zip(texts_of([copy]), texts_of([other]), strict=False):
+        text.set(wanted.get())
+    if not other.metadata_props:
+        copy.ClearField("metadata_props")
+    return bool(copy == other)
 
 
 def refill(field: Any, items: Iterable[Any]) -> None:  # noqa: ANN401 - a repeated field

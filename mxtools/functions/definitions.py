@@ -1,6 +1,6 @@
 """One function for calls of equal structure, and the nodes that call it.
 
-The nodes are those of the first call. What the others have elsewhere differs in four ways:
+The nodes are those of one call, the first that has no copies of others. What the others have differs in four ways:
 
     what they are given, weights too        inputs of the function
     attributes, such as a constant          attributes of the function, where any two calls differ
@@ -17,9 +17,10 @@ from onnx import AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, V
 
 from mxtools.functions.bodies import Body
 from mxtools.functions.calls import Callee, Names
-from mxtools.functions.record import Codes, Record, info_text
+from mxtools.functions.local_names import shorten
+from mxtools.functions.record import COPIED, Codes, Record, info_text
 from mxtools.functions.structure import attributes_of, names_made
-from mxtools.functions.texts import Predict, prediction, texts_of
+from mxtools.functions.texts import path_of, prediction, texts_of
 from mxtools.graph.functions import every_node
 from mxtools.graph.operators import plain_domain
 from mxtools.graph.rename import fresh, rename_in_function
@@ -31,6 +32,8 @@ from mxtools.scopes.tags import class_of
 DOMAIN = "mxtools"
 """The domain of the functions that modules are folded into."""
 VERSION = 1
+INPUT = "input"
+"""What an input of a function is called that is no stored tensor."""
 
 Infos = Mapping[str, tuple[int, ValueInfoProto]]
 """What the graph says of the types of values, by name, each with its place in the list."""
@@ -55,19 +58,23 @@ class Definition:
     """A function of calls of equal structure."""
 
     def __init__(self, annotations: Annotations, bodies: Sequence[Body], name: str, level: Level) -> None:
-        """Make it of the bodies of calls, of which the first one's nodes are copied."""
+        """Make it of the bodies of calls, of which one gives its nodes."""
         self._annotations, self._level = annotations, level
-        self.bodies = list(bodies)
-        self.function = FunctionProto(domain=DOMAIN, name=name, output=bodies[0].outputs)
-        self.function.node.extend(bodies[0].protos)
+        self._first = next((number for number, body in enumerate(bodies) if not body.copied), 0)
+        places = [level.places[node] for node in bodies[self._first].order]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        self.bodies = bodies = [body.in_order(order) for body in bodies]
+        self.function = FunctionProto(domain=DOMAIN, name=name, output=bodies[self._first].outputs)
+        self.function.node.extend(bodies[self._first].protos)
         used = {plain_domain(node.domain) for node in every_node(self.function.node)}
         self.function.opset_import.extend(entry for entry in level.imports if plain_domain(entry.domain) in used)
         self._made = [names_made(body.protos) for body in bodies]
         self._inner = [_without(made, body.outputs) for made, body in zip(self._made, bodies, strict=True)]
-        self._infos = [self._infos_of(names) for names in self._inner]
+        self._infos = [self._infos_of(*entry) for entry in zip(self._inner, bodies, strict=True)]
         self._attributes = self._parameters()
         self._name_inputs()
         self._describe()
+        shorten(self.function, path_of(*self._place(bodies[self._first])))
 
     def calls(self) -> list[NodeProto]:
         """Return a node for each call; none where one would not unfold to the nodes that it stands for."""
@@ -75,16 +82,19 @@ class Definition:
         found = []
         for number, body in enumerate(self.bodies):
             call = self._call(body, number)
-            record = self._record(body, number)
-            if callee.inlined(call, record, Names(), Names()).nodes != list(body.protos):
+            record = self._record(body, number, callee.texts)
+            made = {name: node for node in body.copies for name in node.output}
+            own = [proto for node, proto in zip(body.order, body.protos, strict=True) if node not in body.copied]
+            if callee.inlined(call, record, Names(), Names(), made).nodes != own:
                 return []
             record.write(call)
             found.append(call)
         return found
 
-    def _infos_of(self, names: Sequence[str]) -> dict[int, tuple[int, str]]:
+    def _infos_of(self, names: Sequence[str], body: Body) -> dict[int, tuple[int, str]]:
         """Return what the graph says of values inside, by their number among the names: the place, and the text."""
-        found = ((number, self._level.infos.get(name)) for number, name in enumerate(names))
+        copied = set(names_made(body.copies))
+        found = ((number, self._level.infos.get(name)) for number, name in enumerate(names) if name not in copied)
         return {number: (entry[0], info_text(entry[1])) for number, entry in found if entry}
 
     def _parameters(self) -> list[tuple[str, list[AttributeProto]]]:
@@ -101,34 +111,52 @@ class Definition:
         return list(found.items())
 
     def _name_inputs(self) -> None:
-        """Name the inputs as the first call's values, weights without its scope."""
-        scope = self._annotations.hierarchy.scopes[self.bodies[0].call]
-        taken = {*self._made[0], *self.bodies[0].inputs}
+        """Name the inputs: weights as those of the call that gives the nodes, without its scope."""
+        graph, body = self._annotations.graph, self.bodies[self._first]
+        scope = self._annotations.hierarchy.scopes[body.call]
+        taken = {*self._made[self._first], *body.inputs}
         names: dict[str, str] = {}
-        for name in self.bodies[0].inputs:
+        for name in body.inputs:
             short = name.removeprefix(f"{scope}.") if scope != ROOT else name
+            if graph.by_name[name] not in graph.stored:  # the name says what another module makes
+                short = INPUT
             if short != name and short:
                 names[name] = fresh(short, taken)
                 taken.add(names[name])
-        self.function.input.extend(names.get(name, name) for name in self.bodies[0].inputs)
+        self.function.input.extend(names.get(name, name) for name in body.inputs)
         rename_in_function(self.function, names)
 
     def _describe(self) -> None:
         """Say which calls it stands for, which operators it uses and which types are those of all calls."""
-        hierarchy, first = self._annotations.hierarchy, self.bodies[0].call
-        scopes = [hierarchy.scopes[body.call] for body in self.bodies]
-        self.function.doc_string = f"{class_of(hierarchy.tags[first])}: {', '.join(scopes)}"
-        for key, value in ((keys.SCOPE, hierarchy.scopes[first]), (keys.TAG, hierarchy.tags[first])):
+        scope, tag = self._place(self.bodies[self._first])
+        scopes = [self._place(body)[0] for body in self.bodies]
+        self.function.doc_string = f"{class_of(tag)}: {', '.join(scopes)}"
+        for key, value in ((keys.SCOPE, scope), (keys.TAG, tag)):
             self.function.metadata_props.add(key=key, value=value)
-        for number, (_, text) in self._infos[0].items():
-            if all(infos.get(number, (0, ""))[1] == text for infos in self._infos):
-                info = self.function.value_info.add()
-                info.CopyFrom(self._level.infos[self._inner[0][number]][1])
+        for number in self._shared_infos():
+            info = self.function.value_info.add()
+            info.CopyFrom(self._level.infos[self._inner[self._first][number]][1])
+
+    def _shared_infos(self) -> list[int]:
+        """Return the numbers of the values inside whose types are those of all calls that say any."""
+        own = self._infos[self._first].items()
+        texts = [{number: text for number, (_, text) in infos.items()} for infos in self._infos]
+        copied = [body.copied for body in self.bodies]
+        found = []
+        for number, (_, text) in own:
+            others = (known.get(number, text if made else "") for known, made in zip(texts, copied, strict=True))
+            if all(other == text for other in others):
+                found.append(number)
+        return found
+
+    def _place(self, body: Body) -> tuple[str, str]:
+        """Return the scope and the tag of a call."""
+        hierarchy = self._annotations.hierarchy
+        return hierarchy.scopes[body.call], hierarchy.tags[body.call]
 
     def _call(self, body: Body, number: int) -> NodeProto:
         """Return the node of a call, in the place of the module's nodes."""
-        hierarchy = self._annotations.hierarchy
-        scope, tag = hierarchy.scopes[body.call], hierarchy.tags[body.call]
+        scope, tag = self._place(body)
         call = NodeProto(name=scope, domain=DOMAIN, op_type=self.function.name, input=body.inputs, output=body.outputs)
         for name, values in self._attributes:
             attribute = call.attribute.add()
@@ -144,29 +172,26 @@ class Definition:
         words = {self._annotations.evidence[node] for node in body.nodes}
         return next((word for word in Evidence if word in words), Evidence.DATAFLOW)
 
-    def _record(self, body: Body, number: int) -> Record:
-        """Return what a call has to remember of its nodes."""
-        predict = self._prediction(body)
-        texts = [text.get() for text in texts_of(body.protos)]
-        known = [text.get() for text in texts_of(self.function.node)]
-        shared = {info.name for info in self.function.value_info}
+    def _record(self, body: Body, number: int, known: Sequence[str]) -> Record:
+        """Return what a call has to remember of its nodes; of copies, only what their results are called."""
+        predict = prediction(self._place(self.bodies[self._first]), self._place(body))
+        first, infos = self._inner[self._first], self._infos[number]
+        texts = [
+            (text.get(), node in body.copied)
+            for node, proto in zip(body.order, body.protos, strict=True)
+            for text in texts_of([proto])
+        ]
+        predicted = [predict(text) for text in known]
+        shared = set(self._shared_infos())
         return Record(
             level=self._level.number,
             count=len(self._level.places),
-            places=[self._level.places[node] for node in body.nodes],
-            names=Codes.of(self._inner[number], map(predict, self._inner[0])),
-            texts=Codes.of(texts, map(predict, known)),
+            places=[COPIED if node in body.copied else self._level.places[node] for node in body.order],
+            names=Codes.of(self._inner[number], map(predict, first)),
+            texts=Codes.of([p if is_copy else t for (t, is_copy), p in zip(texts, predicted, strict=True)], predicted),
             info_count=self._level.info_count,
-            infos=[
-                (value, place, "" if self._inner[0][value] in shared else text)
-                for value, (place, text) in self._infos[number].items()
-            ],
+            infos=[(value, place, "" if value in shared else text) for value, (place, text) in infos.items()],
         )
-
-    def _prediction(self, body: Body) -> Predict:
-        """Return what texts of the function are expected to be in a call."""
-        hierarchy, first = self._annotations.hierarchy, self.bodies[0].call
-        return prediction(*((hierarchy.scopes[call], hierarchy.tags[call]) for call in (first, body.call)))
 
 
 def _without(names: Sequence[str], left_out: Collection[str]) -> list[str]:

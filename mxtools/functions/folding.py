@@ -165,9 +165,9 @@ def _repeated(bodies: Bodies, calls: Collection[int], nested: bool) -> set[int]:
     """Return the calls of which there is another with the same class and structure; the outermost, or all of them."""
     hierarchy = bodies.annotations.hierarchy
     groups: dict[tuple[str, str], list[int]] = {}
-    for call in sorted(calls):
-        if call and bodies.size(call) >= SMALLEST and not bodies.why_none(call):
-            groups.setdefault((class_of(hierarchy.tags[call]), bodies.of(call).structure), []).append(call)
+    large = (call for call in sorted(calls) if call and bodies.size(call) >= SMALLEST and not bodies.why_none(call))
+    for body in bodies.aligned(map(bodies.of, large)):
+        groups.setdefault(bodies.key(body), []).append(body.call)
     found = {call for group in groups.values() if len(group) > 1 for call in group}
     return found if nested else {c for c in found if found.isdisjoint(list(hierarchy.lineage(c))[1:])}
 
@@ -223,7 +223,7 @@ def _bodies(model: WorkingModel, scopes: Sequence[str], state: _State) -> list[B
                 found.append(body)
                 continue
         state.left[scope] = reason
-    return found
+    return bodies.aligned(found)
 
 
 def _definitions(

@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError
@@ -20,12 +20,16 @@ from pydantic import TypeAdapter
 from mxtools.carriers.packed import packed, unpacked
 from mxtools.errors import InputError
 from mxtools.files.json_text import require_few_items
+from mxtools.files.limits import EXPANDED_NODES
 from mxtools.functions.texts import Code, Predict, coded, read
 from mxtools.scopes import keys
 from mxtools.scopes.scope import DEEPEST
 
 T = TypeVar("T")
 
+COPIED = -1
+"""The place of a copy."""
+_LISTS, _CODES = ("places", "rest"), ("names", "texts")
 _SHORT = 400
 """Characters of a record that is left as it is: what is shorter hardly shrinks."""
 
@@ -54,10 +58,10 @@ class Record:
     """What is remembered of a call.
 
     Attributes: `level`, which counts from the functions that were folded first; `count`, the nodes of the graph before
-    the level was folded; `places` of the call's nodes among these; `rest`, the places of the nodes that are in no
-    function, on one call of the level and only where their order changed; `names` of values and `texts`, as they differ
-    from the function's; `info_count`, the infos of values before; `infos`, of some of the names: which one, the place,
-    and the info where the function has no equal one.
+    the level was folded; `places` of the call's nodes among these, `COPIED` for copies of nodes that are elsewhere in
+    the graph; `rest`, the places of the nodes that are in no function, on one call of the level and only where their
+    order changed; `names` of values and `texts`, as they differ from the function's; `info_count`, the infos of values
+    before; `infos`, of some of the names: which one, the place, and the info where the function has no equal one.
     """
 
     level: int
@@ -69,9 +73,21 @@ class Record:
     infos: list[tuple[int, int, str]] = field(default_factory=list)
     rest: list[int] = field(default_factory=list)
 
+    @property
+    def copied(self) -> list[int]:
+        """The places, among the nodes of the function, of copies."""
+        return [number for number, place in enumerate(self.places) if place == COPIED]
+
+    @property
+    def own(self) -> list[int]:
+        """The places of the call's own nodes."""
+        return [place for place in self.places if place != COPIED]
+
     def write(self, call: NodeProto) -> None:
         """Write it to a call's metadata."""
-        data = asdict(self) | {"places": _steps(self.places), "rest": _steps(self.rest)}
+        data = asdict(self) | {"places": _runs(self.places), "rest": _runs(self.rest)}
+        for name in _CODES:
+            data[name] = data[name] if data[name]["other"] else data[name]["count"]
         for name in [name for name in ("info_count", "infos", "rest") if not data[name]]:
             del data[name]
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
@@ -100,12 +116,17 @@ def record_of(call: NodeProto) -> Record | None:
 
 def _expanded(data: Any) -> Any:  # noqa: ANN401 - any JSON
     """Return the data of a record with lists as they were before they were written shorter."""
-    return data | {name: list(accumulate(data[name])) for name in ("places", "rest") if name in data}
+    known = {name: data[name] for name in _LISTS if name in data}
+    EXPANDED_NODES.check(sum(count for runs in known.values() for _, count in runs), "what a call stands for")
+    lists = {name: [n for first, count in runs for n in range(first, first + count)] for name, runs in known.items()}
+    codes = {name: {"count": data[name], "other": {}} for name in _CODES if isinstance(data[name], int)}
+    return data | lists | codes
 
 
-def _steps(places: Sequence[int]) -> list[int]:
-    """Return the first of some numbers, and the steps from each to the next."""
-    return [*places[:1], *(b - a for a, b in pairwise(places))]
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first and the count of numbers that follow each other."""
+    starts = [n for n, number in enumerate(numbers) if not n or number != numbers[n - 1] + 1]
+    return [(numbers[start], stop - start) for start, stop in pairwise([*starts, len(numbers)])]
 
 
 def in_places(rest: Sequence[T], placed: Mapping[int, T], count: int, order: Sequence[int] = ()) -> list[T] | None:

@@ -123,7 +123,7 @@ def prediction(one: tuple[str, str], other: tuple[str, str]) -> Predict:
 
     Each is replaced where it stands alone: that of `layer.1` is no part of `layer.10`.
     """
-    pairs = dict(zip((*one, _path(*one)), (*other, _path(*other)), strict=True))
+    pairs = dict(zip((*one, path_of(*one)), (*other, path_of(*other)), strict=True))
     pairs = {old: new for old, new in pairs.items() if old and new and old != new and old != ROOT}
     if not pairs:
         return str
@@ -137,6 +137,6 @@ def prediction(one: tuple[str, str], other: tuple[str, str]) -> Predict:
     return predict
 
 
-def _path(scope: str, tag: str) -> str:
+def path_of(scope: str, tag: str) -> str:
     """Return a scope as exporters write it in names: `/encoder/layer.0` of `encoder.layer.0`."""
     return "".join(f"/{local}" for local, _ in align(scope, tag))

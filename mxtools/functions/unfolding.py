@@ -10,8 +10,9 @@ Every node is made once, so this takes time in the nodes and edges of the result
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -175,10 +176,12 @@ class _Holder:
                 self.work.left[callee.function.name] = error.problem
         return callee if self.fits[key] else None
 
-    def _inlined(self, callee: Callee, call: NodeProto, record: Record | None) -> Inlined:
+    def _inlined(
+        self, callee: Callee, call: NodeProto, record: Record | None, made: Mapping[str, NodeProto]
+    ) -> Inlined:
         self.work.calls += 1
         self.work.done.add(function_key(callee.function))
-        return callee.inlined(call, record, self.values, self.names)
+        return callee.inlined(call, record, self.values, self.names, made)
 
     def _without_records(self, nodes: Iterable[NodeProto], infos: list[ValueInfoProto]) -> list[NodeProto]:
         """Return nodes with those of functions in the place of calls that have no record, also in bodies."""
@@ -188,7 +191,7 @@ class _Holder:
             node = left.pop()
             callee = self._callee(node)
             if callee and record_of(node) is None:
-                inner = self._inlined(callee, node, None)
+                inner = self._inlined(callee, node, None, {})
                 left += inner.nodes[::-1]
                 infos += [info for _, info in inner.infos]
                 continue
@@ -208,12 +211,15 @@ class _Holder:
         types: dict[int, ValueInfoProto] = {}
         loose: list[ValueInfoProto] = []
         inner: dict[int, list[NodeProto]] = {}
-        for place, record in chosen.items():
+        made: dict[str, NodeProto] = {}
+        for place, record in sorted(chosen.items(), key=lambda entry: bool(entry[1].copied)):
             callee = self._callee(nodes[place])
             if callee:
-                done = self._inlined(callee, nodes[place], record)
+                if record.copied and not made:
+                    made = {name: n for n in (*nodes, *chain(*inner.values())) for name in n.output}
+                done = self._inlined(callee, nodes[place], record, made)
                 inner[place] = done.nodes
-                placed |= dict(zip(record.places, done.nodes, strict=False))
+                placed |= dict(zip(record.own, done.nodes, strict=False))
                 types |= {at: info for at, info in done.infos if at >= 0}
                 loose += [info for at, info in done.infos if at < 0]
         first = next(iter(chosen.values()))
