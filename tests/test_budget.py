@@ -318,6 +318,31 @@ def test_inputs_of_parts(tmp_path: Path) -> None:
     assert inputs_of(found, tmp_path / "parts")["x"].shape == (8, 4)
 
 
+def test_inputs_that_a_file_lacks_are_named(mx: Mx, tmp_path: Path) -> None:
+    text = HEAD + " g (float[2] x, float[2] m, float[2] k) => (float[2] y) { a = Add(x, m) y = Mul(a, k) }"
+    model = tagged(text, {"a": "m", "y": "n"})
+    written(model, tmp_path / "parts", Budget(2))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "i.npz", x=np.ones(2, "f"))
+    done = mx("run-parts", "parts", "--inputs", "i.npz", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "mx run-parts: inputs that i.npz lacks are made: 'm', 'k'" in done.stderr.decode().splitlines()
+    assert b"lacks" not in mx("run-parts", "parts", cwd=tmp_path).stderr
+    done = mx("profile", "m.onnx", "--inputs", "i.npz", cwd=tmp_path)
+    assert done.stderr.decode().splitlines().count("mx profile: inputs that i.npz lacks are made: 'm', 'k'") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [("none", 3, "there is no file none"), ("none.npz", 3, "there is no file none.npz"), (".", 2, ". is a folder")],
+)
+def test_files_of_inputs_that_are_none(mx: Mx, tmp_path: Path, name: str, status: int, said: str) -> None:
+    written(tagged(ROW, SCOPES), tmp_path / "parts", Budget(2))
+    done = mx("run-parts", "parts", "--inputs", name, cwd=tmp_path)
+    message = f"mx run-parts: {said}: give a .safetensors, .npz or .json file\n"
+    assert (done.returncode, done.stderr.decode()) == (status, message)
+
+
 def test_manifests_that_do_not_fit_their_parts(mx: Mx, tmp_path: Path) -> None:
     written(tagged(ROW, SCOPES), tmp_path / "parts", Budget(2))
     path = tmp_path / "parts" / "manifest.json"

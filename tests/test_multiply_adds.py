@@ -9,7 +9,7 @@ from onnx import parser
 from mxtools.costs.multiply_adds import multiply_adds
 from mxtools.pipeline.working_model import WorkingModel
 
-HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1]>\ng '
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "own" : 1, "com.microsoft" : 1]>\ng '
 CASES = {
     "matrix product": ("(float[2, 3, 4] a, float[4, 5] b) => (float[2, 3, 5] y) { y = MatMul(a, b) }", [2 * 3 * 5 * 4]),
     "vectors": ("(float[4] a, float[4] b) => (float y) { y = MatMul(a, b) }", [4]),
@@ -26,6 +26,16 @@ CASES = {
     ),
     "inferred": ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { c = MatMul(a, b) y = Relu(c) }", [30]),
     "symbolic": ("(float[n, 3] a, float[3, 5] b) => (float[n, 5] y) { y = MatMul(a, b) }", []),
+    "weights of four bits, also behind such a product": (
+        "(float[2, 3, 40] a, uint8[5, 2, 16] b, float[10] s, uint8[6, 1, 16] c, float[6] t) => (float[2, 3, 6] z) "
+        "{ y = com.microsoft.MatMulNBits<K=40, N=5, bits=4, block_size=32>(a, b, s) r = Relu(y) "
+        "z = com.microsoft.MatMulNBits<K=5, N=6, bits=4, block_size=32>(r, c, t) }",
+        [2 * 3 * 5 * 40, 2 * 3 * 6 * 5],
+    ),
+    "a function of such a name": (
+        "(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { y = own.MatMulNBits<K=3, N=5>(a, b) }",
+        [],
+    ),
     "another domain": ("(float[2, 3] a, float[3, 5] b) => (float[2, 5] y) { y = own.MatMul(a, b) }", []),
 }
 

@@ -12,6 +12,7 @@ from onnx.helper import make_node as node
 from onnx.helper import make_tensor_value_info as info
 
 import mxtools
+from mxtools.scopes import keys
 
 FLOAT = TensorProto.FLOAT
 
@@ -136,3 +137,24 @@ def test_a_single_number_is_a_parameter_where_its_name_says_so() -> None:
 def test_settings_are_no_parameters() -> None:
     nodes = [node("Resize", ["x", "", "scales"], ["y"], name="/m/Resize")]
     assert counted(graph_of(nodes, helper.make_tensor("scales", FLOAT, [4], [1.0, 1, 2, 2]))) == 0
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bytes_that_hold_several_weights_count_as_these(bits: int) -> None:
+    """As ONNX Runtime's quantiser packs them; the zero points too, of which each block of 16 has one."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    weights = numpy_helper.from_array(np.random.default_rng(0).standard_normal((40, 6)).astype("f"), "w")
+    graph = helper.make_graph(
+        [node("MatMul", ["x", "w"], ["y"])], "g", [info("x", FLOAT, [2, 40])], [info("y", FLOAT, [2, 6])], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    quantiser = MatMulNBitsQuantizer(model, bits=bits, block_size=16, is_symmetric=False)
+    quantiser.process()
+    packed = quantiser.model.model
+    assert [n.op_type for n in packed.graph.node] == ["MatMulNBits"]
+    packed.graph.node[0].metadata_props.add(key=keys.SCOPE, value="linear")
+    tree = mxtools.from_proto(packed).tree()
+    assert tree.parameters == 40 * 6 + 3 * 6 + 3 * 6
+    assert tree.multiply_adds == 2 * 40 * 6
+    assert tree.bytes == sum(len(t.raw_data) for t in packed.graph.initializer)

@@ -43,7 +43,8 @@ class Operator:
     Runtime needs besides, while it runs; `quantises`, it makes numbers of a small type, with a range of its own;
     `dequantises`, it turns such numbers back into those that they stand for; `settings`, the places of inputs of floats
     that only say how it works; `weights`, the places of inputs that are parameters in all models; `multiply_adds`,
-    which counts those of a node, for convolutions and matrix products.
+    which counts those of a node, for convolutions and matrix products; `packed`, which counts the numbers in an input
+    of a node, given its place, whose bytes hold several or parts of them, None for other inputs.
     """
 
     asked: tuple[str, str, int] | None = field(default=None, compare=False)
@@ -59,6 +60,7 @@ class Operator:
     settings: frozenset[int] = frozenset()
     weights: frozenset[int] = frozenset()
     multiply_adds: Callable[[NodeProto, DimsOf], int] | None = None
+    packed: Callable[[NodeProto, int], int | None] | None = None
 
     @property
     def schema(self) -> onnx.defs.OpSchema | None:
@@ -180,6 +182,32 @@ def _gemm(node: NodeProto, dims: DimsOf) -> int:
     return math.prod(dims(node.output[0])) * dims(node.input[0])[0 if transposed else 1]
 
 
+BLOCK_PRODUCT = ("com.microsoft", "MatMulNBits")
+"""ONNX Runtime's matrix product with weights of a few bits, whose bytes hold several of them."""
+
+
+def sizes_of_block_product(node: NodeProto) -> tuple[int, int]:
+    """Return the rows and columns, K and N, of the weights of a `BLOCK_PRODUCT`; 0 for what its attributes lack."""
+    numbers = _numbers(node)
+    return max(numbers.get("K", 0), 0), max(numbers.get("N", 0), 0)
+
+
+def _block_product(node: NodeProto, dims: DimsOf) -> int:
+    rows, columns = sizes_of_block_product(node)
+    return math.prod(dims(node.input[0])[:-1]) * rows * columns
+
+
+def _packed_in_blocks(node: NodeProto, place: int) -> int | None:
+    """Count the weights, and the zero points, of which there is one for each block of a column."""
+    rows, columns = sizes_of_block_product(node)
+    size = _numbers(node).get("block_size", 0)
+    return rows * columns if place == 1 else -(-rows // size) * columns if place == 3 and size > 0 else None
+
+
+def _numbers(node: NodeProto) -> dict[str, int]:
+    return {attribute.name: attribute.i for attribute in node.attribute}
+
+
 _OTHER = Operator()
 _KNOWN: dict[str, Operator] = {
     "Shape": Operator(since=1, reads_only_shape=True),
@@ -239,5 +267,6 @@ It says since when each exists, so most models can be indexed without the schema
 _KNOWN_ELSEWHERE: dict[tuple[str, str], Operator] = {
     ("com.microsoft", "QuantizeLinear"): Operator(since=1, quantises=True),
     ("com.microsoft", "DequantizeLinear"): Operator(since=1, dequantises=True),
+    BLOCK_PRODUCT: Operator(since=1, weights=frozenset({1, 5}), multiply_adds=_block_product, packed=_packed_in_blocks),
 }
 """Other operators that quantisers use, by domain and name: ONNX Runtime's, which take more types."""

@@ -10,12 +10,12 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from mxtools.files.elements import size_of_elements
 from mxtools.files.limits import INFERENCE
 from mxtools.graph.index import bodies
-from mxtools.graph.operators import Operators, plain_domain, versions
+from mxtools.graph.operators import BLOCK_PRODUCT, Operators, plain_domain, sizes_of_block_product, versions
 from mxtools.graph.types import size_of, type_of
 
 if TYPE_CHECKING:
@@ -178,12 +178,31 @@ def _prepared(model: ModelProto) -> bytes:
     declared, data = value_infos(model), model.SerializeToString()
     # If a model has a Loop, the name is in its bytes, and looking there costs nothing.
     added = [info for info in _loop_carried(model) if info.name not in declared] if b"Loop" in data else []
-    if added or model.graph.sparse_initializer:
+    has_blocks = BLOCK_PRODUCT[1].encode() in data
+    if added or model.graph.sparse_initializer or has_blocks:
         copy = ModelProto.FromString(data)
         copy.graph.value_info.extend(added)
         make_sparse_inputs(copy.graph)
+        if has_blocks:
+            _make_block_products_plain(copy)
         data = copy.SerializeToString()
     return bytes(data)
+
+
+def _make_block_products_plain(model: ModelProto) -> None:
+    """Replace ONNX Runtime's products with packed weights by those of ONNX, whose shapes it infers, in place."""
+    operators = Operators(model)
+    added: dict[str, ValueInfoProto] = {}
+    for node in model.graph.node:
+        asked = operators.of(node).asked
+        if asked and asked[:2] == BLOCK_PRODUCT and len(node.input) > 1:
+            sizes = sizes_of_block_product(node)
+            name = f"{node.input[1]} {sizes}"  # not the name of the packed weights, which have another shape
+            added[name] = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes)
+            node.CopyFrom(
+                NodeProto(op_type="MatMul", name=node.name, input=[node.input[0], name], output=node.output[:1])
+            )
+    model.graph.input.extend(added.values())
 
 
 def make_sparse_inputs(graph: GraphProto) -> None:

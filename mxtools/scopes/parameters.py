@@ -55,10 +55,26 @@ def stored_bytes(tensor: Stored) -> int:
 
 
 def parameter_sizes(annotations: Annotations, stored: Mapping[int, Stored]) -> dict[int, int]:
-    """Return by value the number of elements of those stored tensors that are parameters."""
+    """Return by value the number of elements of those stored tensors that are parameters.
+
+    Of bytes that hold several numbers each, as of four bits, the numbers count.
+    """
     graph = annotations.graph
-    sizes = {value: math.prod(tensor.dims) for value, tensor in stored.items()}
+    sizes = {value: _packed(graph, value, tensor) or math.prod(tensor.dims) for value, tensor in stored.items()}
     return {v: size for v, size in sizes.items() if _is_parameter(annotations, graph, v, stored[v], size)}
+
+
+def _packed(graph: Graph, value: int, tensor: Stored) -> int | None:
+    """Return how many numbers the bytes of a stored tensor hold for a node that reads them so, None without any."""
+    if not isinstance(tensor, TensorProto) or tensor.data_type != TensorProto.UINT8:
+        return None
+    counts = (
+        count(graph.nodes[node], place)
+        for node in graph.readers[value]
+        if (count := graph.operators[node].packed)
+        for place in _places(graph, value, node)
+    )
+    return next(filter(None, counts), None)
 
 
 def _is_parameter(annotations: Annotations, graph: Graph, value: int, tensor: Stored, size: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
     """Return inputs for a model by name: the given or recorded ones, and made ones for the others.
 
     `values` are those that the trace `sidecar` recorded or, without a trace, what a user gave. A sequence `NAME` is one
-    array of all its items, or item by item `NAME.0`, `NAME.1` … Raises InputError if an input is missing and its type
-    cannot be made.
+    array of all its items, or item by item `NAME.0`, `NAME.1` … Warns of what the values lack. Raises InputError if an
+    input is missing and its type cannot be made.
     """
     wanted = {value.name: value.type for value in graph_inputs(proto)}
     given: dict[str, Value] = dict(feeds(sidecar, values, list(wanted))) if values else {}
@@ -40,7 +41,10 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
             given |= {} if items is None else {name: as_type(items, type_)}
         elif name in given:
             given[name] = _exactly(given[name], type_)
-    return given | {name: _made(name, type_, sidecar) for name, type_ in wanted.items() if name not in given}
+    made = {name: _made(name, type_, sidecar) for name, type_ in wanted.items() if name not in given}
+    if values and made:
+        warnings.warn(f"inputs that {values.where} lacks are made: {', '.join(map(repr, made))}", stacklevel=2)
+    return given | made
 
 
 def _exactly(value: Value, type_: TypeProto) -> Value:

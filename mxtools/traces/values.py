@@ -87,6 +87,10 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
     """
     from safetensors import SafetensorError, safe_open
 
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", "give a .safetensors, .npz or .json file")
+    if not file.exists():
+        raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file")
     try:
         if file.suffix == ".safetensors":
             data = FileBytes(open_regular(file), file.name)
@@ -98,8 +102,6 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
         if file.suffix == ".json":
             listed = {name: _array(value) for name, value in decoded(read_regular(file)).items()}
             return list(listed), listed.__getitem__
-    except FileNotFoundError:
-        raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file") from None
     except (OSError, EOFError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
     raise UsageError(f"{file} is not a .safetensors, .npz or .json file", "give one of these")
