@@ -37,6 +37,10 @@ GROUPS = {
         "tune": "Find which modules may be in which precision, to meet a target with few bytes.",
         "run": "Run a pipeline of passes over an ONNX graph.",
     },
+    "Many models": {
+        "batch": "Run commands for many models in one process, and leave a report of each job.",
+        "report": "Show what the jobs of many models came to, and what changed since another run.",
+    },
     "Set up": {
         "recommend": "Recommend a strategy for a model.",
         "bench": "Compare strategies on models: time, memory, quality.",

@@ -40,7 +40,7 @@ from .terminal import (
 )
 from .words import WORDS
 
-RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap", "tune")
+RUNNING_MODELS = ("trace", "export", "auto", "recommend", "bench", "wrap", "tune", "batch")
 """Commands that run a PyTorch model or another tool."""
 FAULT = 70
 """As EX_SOFTWARE of sysexits.h; not 1, because that is an answer."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mxtools.runtime.distance import Distance
     from mxtools.runtime.tolerances import Tolerance
     from mxtools.verify.report import Bisected, Checked, Verified
+    from mxtools.verify.round_trip import Verdict
     from mxtools.verify.verification import Verification
 
 COLUMNS = ("module", "class", "max abs", "relative", "cosine", "SQNR dB")
@@ -109,6 +110,23 @@ def conclude_bisection(
         f"{_error(check.tolerance, check.class_of(worst.scope), worst.own)}; {parts} parts were run",
         "cut it out with --save-case" if not save_case else f"see {save_case}",
     )
+
+
+def conclude_round_trip(verdicts: Sequence[Verdict], least: float, json: bool) -> None:
+    """Print what became of the modules that were cut out; CheckError if fewer than the share `least` are exact."""
+    from mxtools.verify.round_trip import EXACT, GONE, counted
+
+    counts = counted(verdicts)
+    if json:
+        calls = [{"scope": verdict.scope, "word": verdict.word, "reason": verdict.reason} for verdict in verdicts]
+        emit({"round_trip": dict(counts), "rate": counts.rate, "calls": calls})
+    elif inexact := [(v.scope, v.word, v.reason) for v in verdicts if v.word not in (EXACT, GONE)]:
+        show([("module", "", "why"), *inexact])
+    told = ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+    if counts.rate < least:
+        raise CheckError(f"{counts.rate:.4f} of the modules are exact when cut out ({told})", "see the table")
+    if not json:
+        say(f"mx verify: {counts.rate:.4f} of the modules are exact when cut out ({told})")
 
 
 def save(folder: Path, check: Verification, wrong: str | None, against: str | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mxtools.errors import in_words, speaking
 from mxtools.files import limits
+from mxtools.fleet import job
 from mxtools.pipeline.registry import key_of, load, names
 from mxtools.strategies import metrics
 from mxtools.traces import sidecar
@@ -44,6 +45,7 @@ def main() -> int:
         "limits.md": _limits(),
         "rules.md": _rules(),
         "metrics.schema.json": json.dumps(metrics.schema(), indent=1) + "\n",
+        **{name: json.dumps(schema, indent=1) + "\n" for name, schema in job.schemas().items()},
         "trace.schema.json": json.dumps(sidecar.schema(), indent=1) + "\n",
         **{file_of(name): json.dumps(schema(), indent=1) + "\n" for name, schema in SCHEMAS.items()},
     }

@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 import pytest
 
+from mxtools.runtime.children import Limits, answered
+from mxtools_cli.forked import FORKS
 from tests.fuzz import files, mutations, seeds, table, values
 from tests.fuzz.oracle import KILLED, judged, state_of
 from tests.support import commands
-from tests.support.children import Limits, answered
-from tests.support.commands import FORKS, Mx
+from tests.support.commands import Mx
 from tests.support.random_models import random_model
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="a command runs in a forked child")

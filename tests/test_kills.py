@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.killing.cases import CASES, WITH_TORCH, WRITERS, WRITERS_WITH_TORCH
 from benchmarks.kills import Campaign
+from mxtools_cli.forked import FORKS
 from mxtools_cli.main import COMMANDS, load
-from tests.support.commands import FORKS
 
 forks = pytest.mark.skipif(not FORKS, reason="a command runs in a forked child")
 OUTPUTS = ("--output", "--dir", "--plot", "--log", "--report", "--cache")

@@ -47,6 +47,7 @@ REFUSED = {
     ("run", "--output"): "none.onnx -p graft{{part=-}} -o {missing}",
     ("auto", "--output"): "model.py:x -o {missing}",
     ("auto", "--report"): "model.py:x -o out.onnx --report {missing}.md",
+    ("report", "--output"): "none -o {missing}",
     ("bench", "--plot"): "model.py:x --plot {missing}.svg",
 }
 """Command lines whose inputs cannot be read, and whose output is in a folder that does not exist."""

@@ -36,6 +36,7 @@ LINES = {
     "unfold": "unfold {out}/f.onnx --verify -o {out}/u.onnx --json",
     "verify": "verify tagged.onnx --trace {recorded} --isolate --json",
     "verify another graph": "verify tagged.onnx --against tagged.onnx --bisect --json",
+    "verify the round trip": "verify tagged.onnx --trace {recorded} --round-trip --json",
     "run-values": "run-values tagged.onnx -o {out}/v.npz --json",
     "compare": "compare tagged.onnx {out}/m.onnx --json",
     "validate": "validate tagged.onnx --json",
@@ -48,8 +49,14 @@ LINES = {
     "strategies": "strategies --json",
     "passes": "passes --json",
     "cache": "cache {out}/cache --json",
+    "batch": "batch {out}/jobs.toml --json",
+    "report": "report {out} --json",
+    "report against another": "report {out} --against {out} --json",
 }
 """Lines for each command that reports; in this order, as some need what those before them wrote."""
+
+JOBS = """jobs = [{{model = "bert", report = "{out}/bert.job.json",
+steps = [{{name = "tree", line = "tree tagged.onnx --json"}}, {{name = "tag", line = "tag raw.onnx"}}]}}]"""
 
 
 ANSWER_IS_NO = ("compare", "validate several")
@@ -69,6 +76,7 @@ def test_what_commands_report_fits_their_schemas(built: Build, recorded: Record,
     (tmp_path / "sets").mkdir()
     for number in range(3):
         np.savez(tmp_path / "sets" / f"{number}.npz", **mxtools.load(folder / "tagged.onnx").inputs())
+    (tmp_path / "jobs.toml").write_text(JOBS.format(out=tmp_path))
     for name, line in LINES.items():
         words = [word.format(out=tmp_path, recorded=recorded("bert"), node=node) for word in line.split()]
         done = mx(*words, cwd=folder)  # which holds the report against its schema

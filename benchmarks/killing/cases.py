@@ -99,6 +99,7 @@ CASES = {
     "select": Case("select big.onnx --scope enc.1"),
     "tree": Case("tree big.onnx --csv"),
     "compare": Case("compare plain.onnx plain.onnx --markdown"),
+    "report": Case("report jobs -o page.html", "view big.onnx -o page.html"),
     "validate as SARIF": Case("validate big.onnx -f sarif"),
     "strategies": Case("strategies"),
     "passes": Case("passes"),
@@ -167,6 +168,21 @@ def change(graph):
     graph.nodes[0].name = "other"
 """
 
+_JOB = {
+    "schema": "mxtools.job/1",
+    "model": "m",
+    "exporter": "dynamo",
+    "tool": "",
+    "failure": None,
+    "steps": [{"name": "tag", "line": ["tag", "m.onnx"], "status": 0, "seconds": 1.5, "memory": 1000}],
+    "figures": {"nodes": 2},
+    "pages": [],
+    "attempts": 1,
+    "plan": "0",
+    "versions": [],
+}
+"""The report of a job."""
+
 
 def model(seed: int) -> onnx.ModelProto:
     """Return a tagged model of three layers."""
@@ -198,6 +214,8 @@ def template(folder: Path) -> None:
     onnx.save(model(3), folder / "linked.onnx", location="linked.onnx.data", **external)
     (folder / "link.onnx").symlink_to("linked.onnx")
     (folder / "nobody.onnx.data").write_bytes(b"left")
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "m.job.json").write_text(json.dumps(_JOB))
     (folder / "full").mkdir()
     (folder / "full" / "notes.txt").write_text("not ours")
     (folder / "time.json").write_text(json.dumps({"time": {"enc.0": 1.0}}))

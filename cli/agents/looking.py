@@ -162,6 +162,27 @@ class BisectReport(TypedDict):
 
 
 @record
+class CutCall(TypedDict):
+    """What became of a module that was cut out."""
+
+    scope: str
+    word: Literal["exact", "extra", "bad", "missing", "gone"]
+    reason: str
+    """Why it is not exact."""
+
+
+@record
+class RoundTripReport(TypedDict):
+    """How many modules, cut out, return what PyTorch's returned; with --round-trip."""
+
+    round_trip: dict[str, int]
+    """Modules by what became of them."""
+    rate: float
+    """The share of those that are exact, without those that are gone."""
+    calls: list[CutCall]
+
+
+@record
 class RunValuesReport(TypedDict):
     """What was kept of a run."""
 

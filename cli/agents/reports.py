@@ -30,7 +30,17 @@ from .changing import (
     UnfoldReport,
 )
 from .choosing import AutoReport, BenchModel, CacheEntry, PassInfo, RecommendReport, TuneReport
-from .looking import BisectReport, Branch, CompareReport, RunValuesReport, ValidateReport, VerifyReport, ViewReport
+from .looking import (
+    BisectReport,
+    Branch,
+    CompareReport,
+    RoundTripReport,
+    RunValuesReport,
+    ValidateReport,
+    VerifyReport,
+    ViewReport,
+)
+from .many import BatchReport, FleetReport
 from .records import record
 
 
@@ -78,7 +88,7 @@ REPORTS: dict[str, Any] = {
     "join": JoinReport,
     "fold": FoldReport,
     "unfold": UnfoldReport,
-    "verify": VerifyReport | BisectReport,
+    "verify": VerifyReport | BisectReport | RoundTripReport,
     "run-values": RunValuesReport,
     "compare": CompareReport,
     "validate": ValidateReport | list[ValidateReport],  # a list where there are several models
@@ -90,6 +100,8 @@ REPORTS: dict[str, Any] = {
     "passes": list[PassInfo],
     "cache": list[CacheEntry],
     "tune": TuneReport,
+    "batch": BatchReport,
+    "report": FleetReport,
     "error": ErrorReport,
 }
 """The type of each command's report, and of the error; those that commands read too are defined where they are read."""

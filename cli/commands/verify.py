@@ -25,7 +25,7 @@ from ..runtimes import (
     takes_runtime,
 )
 from ..streams import is_pipe
-from ..verified import conclude, conclude_bisection, plot_errors, save, show_errors
+from ..verified import conclude, conclude_bisection, conclude_round_trip, plot_errors, save, show_errors
 
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
@@ -96,6 +96,22 @@ def command(
             help="Only find the smallest module that is wrong: run few parts, and let the runtime fuse what is inside.",
         ),
     ] = False,
+    round_trip: Annotated[
+        bool,
+        Option(
+            "--round-trip",
+            help="Only cut out each module, run it, and count those that return what PyTorch's returned, and no more.",
+        ),
+    ] = False,
+    fail_under: Annotated[
+        float | None,
+        Option(
+            min=0,
+            max=1,
+            metavar="RATE",
+            help="With --round-trip: end with exit status 1 if fewer are exact; by default if not all are.",
+        ),
+    ] = None,
     save_case: Annotated[
         Path | None,
         Option(
@@ -143,12 +159,14 @@ def command(
     from mxtools.runtime.cases import check_case
     from mxtools.runtime.tolerances import EXACT, SAME, read_limits, tolerance_of
     from mxtools.verify.report import combined
+    from mxtools.verify.round_trip import round_trip as model_round_trip
     from mxtools.verify.verification import Verification
     from mxtools.views.plots import check_plot
 
     _check(source, trace, against, inputs)
     _check_alone(isolate, bisect, save_case, sort, values)
     _check_values(against, values, against_values)
+    _check_round_trip(round_trip, fail_under, against, isolate or bisect or bool(save_case))
     if plot:
         check_plot(plot)
     if save_case:
@@ -156,6 +174,11 @@ def command(
     ours = _recorded(values) or ours
     theirs = _recorded(against_values) or runtime_of(against_level, against_provider, runtime=against_runtime)
     model = unfolded(read_model(source, data_dir, trace))
+    if round_trip:
+        with progress("cutting out"):
+            verdicts = model_round_trip(model)
+        conclude_round_trip(verdicts, 1.0 if fail_under is None else fail_under, json)
+        return
     exact = SAME if against else EXACT
     by_class = read_limits(tolerances) if tolerances else {}
     limit = tolerance_of(model.proto, model.graph, tolerance, metric, by_class, exact)
@@ -196,6 +219,17 @@ def _check_values(against: str | None, values: Path | None, against_values: Path
     """Refuse recorded values if there is no model to compare with."""
     if (values or against_values) and not against:
         raise UsageError("recorded values are of a run of an ONNX model", "give --against ONNX too")
+
+
+def _check_round_trip(wanted: bool, fail_under: float | None, against: str | None, others: bool) -> None:
+    """Refuse what the round trip does not do, and its options without it."""
+    if wanted and (against or others):
+        raise UsageError(
+            "--round-trip compares with a recorded --trace, and does nothing else",
+            "leave out --against, --isolate, --bisect, --save-case",
+        )
+    if fail_under is not None and not wanted:
+        raise UsageError("--fail-under is a rate of modules that are exact when cut out", "give --round-trip too")
 
 
 def _recorded(values: Path | None) -> Runtime | None:

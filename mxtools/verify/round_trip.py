@@ -30,6 +30,8 @@ from mxtools.traces.values import Values
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar
 
+EXACT, GONE = "exact", "gone"
+
 
 class RoundTrip(FieldMapping, BaseModel):  # type: ignore[misc]  # a mapping iterates over its keys
     """How many module calls, cut out, return what PyTorch's module returned; the classes are in docs/strategies.md."""

@@ -1,24 +1,14 @@
-"""HTML: one page that shows a model in any browser, and needs no other file and no network.
-
-The page holds the model's data once, as JSON in which nothing can be read as HTML. Its content security policy allows
-only its own script and style, by their digests, and lets it fetch nothing.
-"""
+"""HTML: one page that shows a model in any browser, and needs no other file and no network (`standalone.py`)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html as markup
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from mxtools.files import VERSION
 from mxtools.views.metric_files import as_json
+from mxtools.views.standalone import page
 from mxtools.views.structure import Structure
 
 SCRIPTS = ("layout.js", "model.js", "graph.js", "tree.js", "details.js", "page.js")
@@ -40,23 +30,13 @@ class Earlier:
 
 def html(structure: Structure, metric: str = "", earlier: Earlier | None = None) -> str:
     """Return the page; it opens in the colours of `metric`, if one is given, and beside an `earlier` model."""
-    style, script = _file("page.css"), "\n".join(map(_file, SCRIPTS))
-    return Template(_file("page.html")).substitute(
-        version=VERSION,
-        title=markup.escape(structure.title),
-        style=style,
-        style_digest=_digest(style),
-        script=script,
-        script_digest=_digest(script),
-        data=_json(
-            {
-                "models": [_data(each) for each in (structure, *([earlier.structure] if earlier else []))],
-                "changes": [*earlier.changes.items()] if earlier else [],
-                "interface": earlier.interface if earlier else [],
-                "metric": metric,
-            }
-        ),
-    )
+    shown = {
+        "models": [_data(each) for each in (structure, *([earlier.structure] if earlier else []))],
+        "changes": [*earlier.changes.items()] if earlier else [],
+        "interface": earlier.interface if earlier else [],
+        "metric": metric,
+    }
+    return page("mxtools.views", "page.html", "page.css", SCRIPTS, structure.title, shown)
 
 
 def is_page(file: Path) -> bool:
@@ -68,20 +48,6 @@ def is_page(file: Path) -> bool:
             return GENERATOR in opened.read(HEAD)
     except OSError:
         return False
-
-
-def _file(name: str) -> str:
-    return files("mxtools.views").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(data: object) -> str:
-    """Return JSON that can stand in a script element: none of its characters has a meaning in HTML."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
 def _data(structure: Structure) -> dict[str, Any]:

@@ -153,6 +153,24 @@ def _text(data: Any) -> bytes:
     return json.dumps(data).encode()
 
 
+def _job(failed: str) -> object:
+    """Return the report of a job of a fleet that failed in a step, or in none."""
+    failure = {"class": "input", "step": failed, "status": 3, "problem": "text", "remedy": "", "log": "text\n"}
+    return {
+        "schema": "mxtools.job/1",
+        "model": "m" if failed else "n",
+        "exporter": "dynamo",
+        "tool": "",
+        "failure": failure if failed else None,
+        "steps": [{"name": "export", "line": ["export", "m"], "status": 0, "seconds": 1.5, "memory": 1000}],
+        "figures": {"nodes": 2, "fidelity": 0.5, "error": "Infinity"},
+        "pages": ["m.html"],
+        "attempts": 1,
+        "plan": "0",
+        "versions": ["torch 2"],
+    }
+
+
 def files() -> Mapping[str, bytes]:
     """Return the files of a try by name; each may be mutated."""
     times, layers = _engine()
@@ -171,6 +189,8 @@ def files() -> Mapping[str, bytes]:
         "layers.json": _text(layers),
         "r-profile.json": _text(_report()),
         "k.json": _text(_metrics()),
+        "jobs/m.job.json": _text(_job("export")),
+        "jobs/n.job.json": _text(_job("")),
         DATA: bytes(4096) + np.ones(16, np.float32).tobytes(),
         "parts/manifest.json": _text(_manifest()),
         "parts/00-layers.0.onnx": _part(),

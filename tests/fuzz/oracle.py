@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxtools.runtime.children import Ended, Limits, answered
+from mxtools_cli.forked import import_for
 from tests.fuzz import values
 from tests.fuzz.table import WRITTEN
 from tests.support import commands
-from tests.support.children import Ended, Limits, answered
 
 STATUSES = (0, 1, 2, 3, 4)
 REFUSALS = (2, 3, 4)
@@ -48,7 +49,7 @@ def judged(line: str, kind: str, folder: Path, room: Path, states: State, seed: 
     for command in line.split(" && "):
         before = _files(room)
         words = shlex.split(command)
-        commands.import_for(words)
+        import_for(words)
         done, ended = commands.forked(words, cwd=room, limits=KILLED)
         seconds, memory = max(seconds, ended.busy), max(memory, ended.memory)
         said = done.stderr.decode(errors="replace")

@@ -172,6 +172,9 @@ TELLING = (
     "profile m.onnx --from-profile p.csv --json",
     "profile m.onnx --from-profile trt.json --from-profile layers.json",
     "profile m.onnx --from-profile p.json --against r-profile.json --json",
+    "report jobs --json",
+    "report jobs --markdown",
+    "report jobs --json -o o.html && report jobs --against jobs",
     "strategies",
     "strategies --json",
     "cache cache",
@@ -210,6 +213,7 @@ READ_WITH = {
     "parts/": ("-d parts", " parts "),
     "mxtools.toml": ("strateg",),
     "pyproject.toml": ("strateg",),
+    "jobs/": ("report jobs",),
     "cache/": ("cache cache",),
     "hf/": (" hf",),
 }

@@ -1,6 +1,6 @@
 """Whether a model computes what another computes, by ONNX Runtime, on drawn inputs.
 
-Everything here runs a model that may be broken, so it is called in a child (`tests.support.children.answered`).
+Everything here runs a model that may be broken, so it is called in a child (`mxtools.runtime.children.answered`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Limits:
     """Where a child is killed."""
 
     seconds: float
-    memory: int
+    memory: int | None = None
     """Bytes of resident memory."""
 
 
@@ -36,17 +36,20 @@ class Ended:
     busy: float
     """Seconds of processor time, which do not depend on what else the machine does."""
     memory: int
+    out_of_time: bool = False
+    """Whether it was killed because it took too long."""
 
 
 def watched(child: int, limits: Limits | None) -> Ended:
     """Wait for a child; kill its process group, which it must lead, where it goes beyond the limits."""
-    start = time.monotonic()
+    start, late = time.monotonic(), False
     handle = os.pidfd_open(child)
     try:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         while limits and not poll.poll(1000 * GLANCE):
-            if time.monotonic() - start > limits.seconds or _resident(child) > limits.memory:
+            late = time.monotonic() - start > limits.seconds
+            if late or (limits.memory is not None and _resident(child) > limits.memory):
                 break
         if limits:
             with suppress(ProcessLookupError):
@@ -55,7 +58,7 @@ def watched(child: int, limits: Limits | None) -> Ended:
     finally:
         os.close(handle)
     busy = used.ru_utime + used.ru_stime
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, busy, used.ru_maxrss << 10)
+    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - start, busy, used.ru_maxrss << 10, late)
 
 
 def _resident(child: int) -> int:

@@ -1,0 +1,81 @@
+"""`mx batch`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
+
+from typer import Argument, Option
+
+from ..common import emit, say
+from ..options import Json
+
+if TYPE_CHECKING:
+    from mxtools.fleet.job import JobReport
+    from mxtools.fleet.running import Run
+    from mxtools.runtime.children import Ended
+
+
+def command(
+    source: Annotated[Path, Argument(metavar="JOBS", help="The jobs, JSON or TOML.", show_default=False)],
+    attempts: Annotated[
+        int, Option(min=1, metavar="N", help="How often a job is tried that was killed or took too long.")
+    ] = 3,
+    separate: Annotated[
+        bool, Option("--separate", help="Start a process for each step, which imports its libraries itself.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Runs each step, a command of mx, in a child of one process that has the libraries: no crash ends the others.
+
+    A job is a model, an exporter and a tool. It leaves a report, also if it fails: the class of the failure, its
+    message and its log, times, memory and figures. `mx report` reads the reports.
+
+    What is done is not done again: a job whose report is of the same steps and versions, and newer than those of the
+    jobs that it needs. Ends with exit status 1 if jobs were killed, or took too long, and may be tried again by the
+    same command. Jobs that fail otherwise fail each time, and do not change the exit status.
+
+    Example: mx batch jobs.toml
+    """
+    from mxtools.errors import CheckError
+    from mxtools.fleet.job import read_jobs
+    from mxtools.fleet.running import run_jobs
+
+    jobs = read_jobs(source).jobs
+    signal.signal(signal.SIGTERM, _stop)  # as a cluster ends a job
+    outcome = run_jobs(jobs, _run(separate), _tell, attempts)
+    failed = sum(report.failure is not None for report in outcome.done)
+    if json:
+        emit({"done": len(outcome.done), "failed": failed, "before": outcome.current, "again": outcome.again})
+    else:
+        say(f"mx batch: {len(outcome.done)} jobs done, {failed} of them failed; {outcome.current} were done before")
+    if outcome.again:
+        raise CheckError(f"{outcome.again} jobs were killed or took too long", "run the command again")
+
+
+def _run(separate: bool) -> Run:
+    """Return what runs a command of mx."""
+    from .. import forked
+
+    if separate or not forked.FORKS:
+        return forked.separate
+
+    def run(line: Sequence[str], out: IO[bytes], err: IO[bytes], seconds: float | None) -> Ended:
+        forked.import_for(line)  # what is imported already takes no time
+        return forked.forked(line, out, err, seconds)
+
+    return run
+
+
+def _tell(report: JobReport) -> None:
+    """Say what became of a job."""
+    name = " ".join(filter(None, report.key))
+    failure = report.failure
+    result = ": ".join(filter(None, (failure.kind, failure.step, failure.problem))) if failure else "done"
+    say(f"mx batch: {name}: {result} ({report.seconds:.1f} s)")
+
+
+def _stop(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's signature
+    raise KeyboardInterrupt
