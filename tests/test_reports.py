@@ -55,8 +55,12 @@ LINES = {
 }
 """Lines for each command that reports; in this order, as some need what those before them wrote."""
 
-JOBS = """jobs = [{{model = "bert", report = "{out}/bert.job.json",
-steps = [{{name = "tree", line = "tree tagged.onnx --json"}}, {{name = "tag", line = "tag raw.onnx"}}]}}]"""
+JOBS = """
+[[jobs]]
+model = "bert"
+report = "{out}/bert.job.json"
+steps = [{{name = "tree", line = "tree tagged.onnx --json"}}, {{name = "tag", line = "tag raw.onnx"}}]
+"""
 
 
 ANSWER_IS_NO = ("compare", "validate several")
