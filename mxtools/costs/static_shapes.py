@@ -4,18 +4,20 @@ ONNX's own inference follows computed shapes through a few operators only, but T
 selects dimensions. So this goes in rounds: in each round, what is known becomes a constant. With an input x of shape
 [2, 8]:
 
-    s = Shape(x); n = Gather(s, 0); m = Max(n, 1); t = Concat(m, [4, 2]); y = Reshape(x, t); z = Shape(y)
+    s = Shape(x); n = Gather(s, 0); m = Max(n, 1); t = Concat(m, [4]); y = Reshape(x, t); z = Shape(y)
 
-    round 1: the shape of x is known, so s becomes the constant [2, 8]; n, m and t are computed from constants, so they
-             become constants too; inference reads t = [2, 4, 2], and the shape of y is known
-    round 2: the shape of y is known, so z becomes a constant, and so on, until a round finds nothing new
+    round 1: s, n, m and t are known, and become constants; inference reads t = [2, 4], and the shape of y is known
+    round 2: z is known, and becomes a constant, and so on, until a round finds nothing new
 """
 
 from __future__ import annotations
 
-import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from collections.abc import Collection, Sequence
 
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+
+from mxtools.costs.integers import LONGEST, integers
 from mxtools.files.weights import WeightStore
 from mxtools.graph.constants import constant_arrays
 from mxtools.graph.index import Graph
@@ -23,8 +25,6 @@ from mxtools.graph.shapes import Array, Shapes
 
 ROUNDS = 8
 """Most rounds; each computed shape that depends on another computed shape takes one."""
-LONGEST = 64
-"""The most elements of an integer tensor that is computed: larger ones are no shapes, nor parts of one."""
 
 
 def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> Shapes:
@@ -32,47 +32,50 @@ def static_shapes(model: ModelProto, graph: Graph, weights: WeightStore, shapes:
 
     Values have their numbers in `graph`. After every round that finds something new, all shapes are inferred again.
     """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    nodes = dict(zip(graph.main, copy.graph.node, strict=True))
+    fixed = {graph.writes[node][0] for node in graph.main if graph.operators[node].is_named("Constant")}
     for _ in range(ROUNDS):
-        copy = ModelProto()
-        copy.CopyFrom(model)
-        found = _fix_shape_nodes(Graph(copy), shapes)
-        found |= _fix_computed(copy, Graph(copy), weights, Shapes(copy, graph.names))
+        found = _integers(graph, weights, shapes, fixed) or _computed(copy, weights, shapes, graph.names)
         if not found:
             break
-        model, graph, shapes = copy, Graph(copy), Shapes(copy, graph.names)
+        for value, tensor in found.items():
+            _make_constant(nodes[graph.producer[value]], tensor)
+        fixed |= found.keys()
+        shapes = Shapes(copy, graph.names)
     return shapes
 
 
-def _fix_shape_nodes(graph: Graph, shapes: Shapes) -> bool:
-    """Turn Shape nodes into constants if the shape of their input is known; return whether there were any."""
-    found = False
-    for node in graph.main:
-        proto = graph.nodes[node]
-        if graph.operators[node].is_named("Shape") and graph.reads[node]:
-            shape = shapes[graph.reads[node][0]]
-            if shape is not None and shape.dims is not None and None not in shape.dims:
-                bounds = {attribute.name: attribute.i for attribute in proto.attribute}
-                dims = [d for d in shape.dims if d is not None][bounds.get("start", 0) : bounds.get("end")]
-                _make_constant(proto, onnx.helper.make_tensor("dims", TensorProto.INT64, [len(dims)], dims))
-                found = True
+def _integers(graph: Graph, weights: WeightStore, shapes: Shapes, fixed: Collection[int]) -> dict[int, TensorProto]:
+    """Return what is computed from shapes and is not fixed yet, by value."""
+    found = {}
+    for value, held in integers(graph, weights, shapes).items():
+        elements = held if isinstance(held, tuple) else (held,)
+        if value not in fixed and None not in elements and (shape := shapes[value]) and shape.kind in "ib":
+            dims = [len(elements)] if isinstance(held, tuple) else []
+            found[value] = TensorProto(data_type=shape.element, dims=dims)
+            data = found[value].int64_data if shape.element == TensorProto.INT64 else found[value].int32_data
+            data.extend(elements)
     return found
 
 
-def _fix_computed(model: ModelProto, graph: Graph, weights: WeightStore, shapes: Shapes) -> bool:
-    """Turn nodes into constants that compute a possible shape from constants; return whether there were any."""
+def _computed(model: ModelProto, weights: WeightStore, shapes: Shapes, names: Sequence[str]) -> dict[int, TensorProto]:
+    """Return what else is computed from constants and can be a shape, as by way of floats, by its number in `names`."""
+    graph, numbers = Graph(model), {name: value for value, name in enumerate(names)}
     wanted = {}
     for node in graph.main:
         made = graph.writes[node]
         if len(made) == 1 and made[0] in graph.constant and not graph.operators[node].is_named("Constant"):
-            shape = shapes[made[0]]
+            value = numbers[graph.names[made[0]]]
+            shape = shapes[value]
             if shape and shape.kind in "ib" and shape.count is not None and shape.count <= LONGEST:
-                wanted[made[0]] = graph.nodes[node]
-    arrays: dict[int, Array] = constant_arrays(model, graph, weights, shapes, list(wanted))
-    for value, array in arrays.items():
-        _make_constant(wanted[value], onnx.numpy_helper.from_array(array))
-    return bool(arrays)
+                wanted[made[0]] = value
+    arrays: dict[int, Array] = constant_arrays(model, graph, weights, Shapes(model, graph.names), list(wanted))
+    return {wanted[value]: onnx.numpy_helper.from_array(array) for value, array in arrays.items()}
 
 
 def _make_constant(node: NodeProto, value: TensorProto) -> None:
     """Turn a node into a Constant in place, with the same name and output."""
-    node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), name=node.name, value=value))
+    held = AttributeProto(name="value", type=AttributeProto.TENSOR, t=value)
+    node.CopyFrom(NodeProto(op_type="Constant", output=node.output, name=node.name, attribute=[held]))

@@ -6,22 +6,23 @@ The last step, folding, finds shapes that the model computes itself. Five nodes 
     x -> Shape -> s -> Slice -> t -> Concat(t, 16) -> u
 
 The shape of `y` is the value of `u`. ONNX's inference evaluates few operators, so it often knows only the rank of `y`.
-The obvious way, to let ONNX Runtime fold the whole model, loads all weights and takes long. `_folded` gives it only
+The obvious way, to let ONNX Runtime fold the whole model, loads all weights and takes long. `_folded` looks only at
 what can decide a shape: it goes back from `y` and stops at each tensor of known shape that has too many elements to be
-a shape itself (`r`, `x`). These become inputs, and ONNX Runtime folds Shape, Slice and Concat and finds that `y` is [2,
-8, 16].
+a shape itself (`r`, `x`). These become inputs. `static_shapes` then follows Shape, Slice and Concat, and finds that `y`
+is [2, 8, 16]; what it cannot follow is left to ONNX Runtime, which takes longer to import than all of this takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from onnx import GraphProto, ModelProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from mxtools.costs.static_shapes import static_shapes
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.shapes import inferred_infos, is_shaped, is_typed, known_shape, value_infos
+from mxtools.graph.shapes import Shapes, TensorShape, inferred_infos, is_shaped, is_typed, known_shape, value_infos
 from mxtools.graph.types import type_of
 from mxtools.graph.walk import nodes_behind
 from mxtools.runtime.sessions import runtime_infos
@@ -102,9 +103,9 @@ def _run(
 def _folded(
     model: ModelProto, graph: Graph, weights: WeightStore, known: Mapping[str, ValueInfoProto], names: Collection[str]
 ) -> dict[str, ValueInfoProto]:
-    """Return the infos of the tensors whose shapes ONNX Runtime knows after it has folded constants.
+    """Return the infos of the tensors whose shapes are known once constants are folded: by ONNX Runtime, if need be.
 
-    It gets only the nodes on which these shapes depend, with inputs in the place of large tensors of known shape.
+    Only the nodes on which these shapes depend are looked at, with inputs in the place of large tensors of known shape.
     """
 
     def is_given(value: int) -> bool:
@@ -112,8 +113,22 @@ def _folded(
         info = known.get(graph.names[value])
         return _is_fixed(info) and not _is_short(info)
 
-    found = runtime_infos(_part(model, graph, known, names, is_given), weights, names, folding=True)
-    return {name: info for name, info in found.items() if _is_fixed(info)}
+    part = _part(model, graph, known, names, is_given)
+    index = Graph(part)
+    shapes = static_shapes(part, index, weights, Shapes(part, index.names))
+    found = {}
+    for name in names:
+        shape = shapes[index.by_name[name]] if name in index.by_name else None
+        if shape is not None and shape.count is not None:
+            found[name] = _info(name, shape)
+    left = [name for name in names if name not in found]
+    folded = runtime_infos(part, weights, left, folding=True) if left else {}
+    return found | {name: info for name, info in folded.items() if _is_fixed(info)}
+
+
+def _info(name: str, shape: TensorShape) -> ValueInfoProto:
+    dims = [size for size in shape.dims or () if size is not None]
+    return ValueInfoProto(name=name, type=type_of(TensorProto(data_type=shape.element, dims=dims)))
 
 
 def _part(
