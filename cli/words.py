@@ -21,6 +21,7 @@ WORDS: dict[str, str] = {
     "exporter-dynamo": "--exporter dynamo",
     "exporter-torchscript": "--exporter torchscript",
     "from-tensor": "--from-tensor",
+    "genai": "--genai",
     "held-back": "--held-back",
     "input": "--input",
     "input-shape": "--input",

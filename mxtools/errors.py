@@ -35,6 +35,7 @@ PYTHON: dict[str, str] = {
     "exporter-dynamo": 'exporter="dynamo"',
     "exporter-torchscript": 'exporter="torchscript"',
     "from-tensor": "from_tensor=",
+    "genai": "`genai`",
     "held-back": "held=",
     "input": "inputs=",
     "input-shape": "the shape",

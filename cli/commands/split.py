@@ -87,6 +87,15 @@ def command(
         bool, Option("--dry-run", help="Write nothing; show the parts, what they come to, and what crosses.")
     ] = False,
     plot: Plot = None,
+    genai: Annotated[
+        Path | None,
+        Option(
+            metavar="CONFIG",
+            help="Also write genai_config.json, with which onnxruntime-genai generates text by the parts; CONFIG is "
+            "the folder of the Hugging Face model, or its config.json.",
+            show_default=False,
+        ),
+    ] = None,
     verify: Annotated[
         bool, Option("--verify", help="Run the parts and the whole model; end with exit status 1 if they differ.")
     ] = False,
@@ -123,6 +132,7 @@ def command(
     from mxtools.split import manifest
     from mxtools.split.division.budget import amount_of, budget_of
     from mxtools.split.division.placement import read_placement
+    from mxtools.split.genai import read_config
     from mxtools.split.planning import planned
 
     _check(folder, dry_run, plot)
@@ -131,6 +141,7 @@ def command(
     times = {module.scope: module.own for module in read_report(profile).modules} if profile else None
     budget = budget_of(parts, limits, balance, times)
     places = read_placement(placement) if placement else None
+    config = read_config(genai) if genai else None
     if places and (budget or each or class_ or depth or exclude):
         raise UsageError("--placement says all of where modules go", "leave the other options out")
     sizes = sizes_of(dim or ())
@@ -150,7 +161,7 @@ def command(
         _show(described, json)
         return
     with progress(f"writing {len(found)} parts"):
-        written = manifest.write(model, found, Path(str(folder)), verify, described)
+        written = manifest.write(model, found, Path(str(folder)), verify, described, config)
     if json:
         write_text(manifest.dumps(written), "-")
     else:

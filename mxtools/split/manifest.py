@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from mxtools.files.regular import read_regular
 from mxtools.files.writing import write_models
 from mxtools.graph.index import Graph
 from mxtools.scopes.scope import ROOT
+from mxtools.split.genai import FILE as GENAI
+from mxtools.split.genai import configuration
 from mxtools.split.parts import Part
 from mxtools.split.parts_folder import DATA, FILE, PartsFolder, check_replaced
 from mxtools.split.records import MODEL, Link, Manifest, PartFile, PassingManifest
@@ -60,25 +62,33 @@ def describe(graph: Graph, parts: Sequence[Part], name: str = "rest") -> Manifes
 
 
 def write(
-    model: WorkingModel, parts: Sequence[Part], folder: Path, verify: bool, manifest: Manifest | None = None
+    model: WorkingModel,
+    parts: Sequence[Part],
+    folder: Path,
+    verify: bool,
+    manifest: Manifest | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the parts of a model and their manifest to a folder, and return the manifest.
 
-    They replace those of an earlier split. `manifest` is what `describe` returned of them, if more is known. With
-    `verify` the parts are run first: where they compute something else than the model, CheckError is raised and nothing
-    is written. Raises OutputError where the folder cannot be written, InputError where the type of a tensor between
-    parts is not known.
+    They replace those of an earlier split. `manifest` is what `describe` returned of them, if more is known. With the
+    `config` of a decoder, they get the configuration of onnxruntime-genai too. With `verify` the parts are run first:
+    where they compute something else than the model, CheckError is raised and nothing is written. Raises OutputError
+    where the folder cannot be written, InputError where the type of a tensor between parts is not known, UsageError
+    where onnxruntime-genai could not run the parts.
     """
     graph = model.graph
     whole = manifest or describe(graph, parts)
+    text = None if config is None else configuration(model.proto, whole, config)
+    whole = whole if text is None else whole.model_copy(update={"genai": GENAI})
     used = Counter(v for part in parts for v in part.cut.initializers)
     shared = {graph.names[v] for v, count in used.items() if count > 1}
 
     def passing(place: str, old: Sequence[str]) -> str:
         """Return the manifest of the files in a folder, which replace some files."""
         files = tuple(part.model_copy(update={"file": f"{place}/{part.file}"}) for part in whole.parts)
-        data = whole.data and f"{place}/{whole.data}"
-        fields = dict(whole) | {"parts": files, "data": data, "replaced": tuple(old)}
+        others = {name: value and f"{place}/{value}" for name, value in (("data", whole.data), ("genai", whole.genai))}
+        fields = dict(whole) | others | {"parts": files, "replaced": tuple(old)}
         return dumps(PassingManifest.model_construct(**fields))
 
     with PartsFolder(folder, lambda: files_of(folder), passing).replacing() as new:
@@ -89,6 +99,8 @@ def write(
         )
         if write_models(models, model.weights, new, DATA, shared):
             whole = whole.model_copy(update={"data": DATA})
+        if text is not None:
+            (new / GENAI).write_text(text)
         (new / FILE).write_bytes(dumps(whole).encode())
         if verify:
             check_split(model, whole, new)
@@ -118,7 +130,7 @@ def files_of(folder: Path) -> list[str]:
         manifest = validated(PassingManifest, read_regular(path, noted=False), str(path))
     except (OSError, ValidationError):
         raise OutputError(f"{path} is not a manifest of this version of ⟨splitter⟩", "give another folder") from None
-    named = [*(part.file for part in manifest.parts), *([manifest.data] if manifest.data else [])]
+    named = [*(part.file for part in manifest.parts), *filter(None, (manifest.data, manifest.genai))]
     return list(dict.fromkeys([FILE, *(name.rpartition("/")[2] for name in named), *manifest.replaced]))
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from mxtools.split.parts_folder import PASSING
 
 MODEL = "model"
-_OPTIONAL = ("place", "figures", "plan", "sizes")
+_OPTIONAL = ("place", "figures", "plan", "sizes", "genai")
 """Keys that are left out where there is nothing to say."""
 
 
@@ -90,11 +90,20 @@ class Manifest(_ManifestRecord):
     sizes: Annotated[
         dict[str, int] | None, Field(description="the sizes of symbolic dimensions that the figures hold for")
     ] = None
+    genai: Annotated[
+        str | None,
+        Field(
+            pattern=rf"^({PASSING}/)?genai_config\.json$", description="configuration of onnxruntime-genai, if wanted"
+        ),
+    ] = None
 
 
 class PassingManifest(Manifest):
     """A manifest while its files are moved to their places, where those of an earlier split still are."""
 
     replaced: tuple[
-        Annotated[str, Field(pattern=r"^(\d+-[A-Za-z0-9_.@-]+\.onnx|manifest\.json|weights\.data)$")], ...
+        Annotated[
+            str, Field(pattern=r"^(\d+-[A-Za-z0-9_.@-]+\.onnx|manifest\.json|weights\.data|genai_config\.json)$")
+        ],
+        ...,
     ] = ()

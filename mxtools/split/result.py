@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mxtools.cut.cut import extracted
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.split.genai import read_config
 from mxtools.split.manifest import write
 from mxtools.split.parts import Part
 from mxtools.split.records import Manifest
@@ -55,10 +56,15 @@ class Split(Generic[M]):
             model.values = None  # they are the whole model's inputs
             yield model
 
-    def save(self, folder: str | Path, verify: bool = False) -> Manifest:
+    def save(
+        self, folder: str | Path, verify: bool = False, genai: str | Path | Mapping[str, Any] | None = None
+    ) -> Manifest:
         """Write the parts and their manifest to a folder, replacing an earlier split; return the manifest.
 
         With `verify`, the parts are run; if they compute something else than the whole model, CheckError is raised and
-        nothing is written. Raises OutputError if the folder cannot be written.
+        nothing is written. With `genai`, the folder of a Hugging Face decoder or what its configuration says, the
+        configuration for onnxruntime-genai is written too; UsageError if that library cannot run the parts. Raises
+        OutputError if the folder cannot be written.
         """
-        return write(self._whole, self._parts, Path(folder), verify, self._manifest)
+        config = read_config(Path(genai)) if isinstance(genai, str | Path) else genai
+        return write(self._whole, self._parts, Path(folder), verify, self._manifest, config)
