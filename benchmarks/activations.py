@@ -22,10 +22,11 @@ import onnx
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arena import peak_in_arena
 from mxtools.costs.activations import peak
+from mxtools.errors import InputError
 from mxtools.graph.types import size_of
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.runtime.arena import peak_in_arena
 
 NAMES = ("resnet", "plain_unet", "bert", "gpt2", "llama", "albert", "swin", "segformer", "mobilenet_v2", "convnextv2")
 BATCH = 64
@@ -60,10 +61,13 @@ def measured(file: Path) -> tuple[int, int] | None:
         feeds[info.name] = (generator.standard_normal(shape) if floats else generator.integers(0, 2, shape)).astype(
             dtype
         )
-    found = peak_in_arena(file.read_bytes(), feeds, [info.name for info in model.proto.graph.output])
+    try:
+        found = peak_in_arena(model.proto, model.weights, feeds)
+    except InputError:
+        return None
     graph = model.graph
     ours = peak(graph, graph.main, model.costs(other=BATCH).size, graph.inputs, graph.outputs)
-    return None if found is None else (ours.bytes - sum(array.nbytes for array in feeds.values()), found)
+    return ours.bytes - sum(array.nbytes for array in feeds.values()), found
 
 
 def main() -> int:

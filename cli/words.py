@@ -32,6 +32,7 @@ WORDS: dict[str, str] = {
     "keep-modules": "--keep-modules",
     "limits": "--limits",
     "log-file": "--log FILE",
+    "memory": "--memory",
     "op": "--op",
     "opset": "--opset",
     "output": "-o",

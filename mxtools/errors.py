@@ -46,6 +46,7 @@ PYTHON: dict[str, str] = {
     "keep-modules": "keep_modules=True",
     "limits": "`mxtools.limits()` of",
     "log-file": "`attempts` of this error",
+    "memory": "memory=",
     "op": "op=",
     "opset": "opset=",
     "output": "path=",

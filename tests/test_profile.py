@@ -17,10 +17,12 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile import timing as profiling
 from mxtools.profile.alone import distinct_modules, times_alone
 from mxtools.profile.attribution import Attribution, OriginalNames
+from mxtools.profile.memory import memory_of
 from mxtools.profile.report import ProfileReport, schema
 from mxtools.runtime.sessions import Level
 from mxtools.scopes import keys
 from mxtools.scopes.scope import contains
+from mxtools.traces.values import Values
 from tests.support.commands import Mx
 from tests.support.paths import ROOT
 from tests.support.shared_models import Build
@@ -315,3 +317,53 @@ def test_modules_of_other_shapes_are_not_equal() -> None:
     assert len(modules) == 3
     found = times_alone(working, modules, runs=1)
     assert found.keys() == {".", "a", "b"}
+
+
+CHAIN = (
+    HEAD
+    + """ g (float[n, 1024] x) => (float[n, 1024] y) {
+        a = Exp(x)
+        b = Neg(a)
+        c = Add(a, b)
+        d = Abs(c)
+        y = Mul(d, c)
+    }"""
+)
+
+
+def test_memory_is_what_the_arena_gives_out() -> None:
+    """Three values of 256 kB live at once, beside the input, which does not count."""
+    model = WorkingModel(tagged(CHAIN, dict.fromkeys("abcdy", "m")))
+    model.values = Values({"x"}, lambda _: np.ones((64, 1024), "f"))
+    found = memory_of(model)
+    assert found.computed == 3 * 64 * 1024 * 4
+    assert abs(found.arena / found.computed - 1) < 0.01
+
+
+def test_memory_of_functions_is_measured_though_it_is_not_computed(tmp_path: Path) -> None:
+    text = CHAIN.replace('["" : 21]', '["" : 21, "own" : 1]').replace("Exp(x)", "own.f(x)")
+    model = tagged(text + '<domain: "own", opset_import: ["" : 21]> f (p) => (q) { q = Exp(p) }', {"a": "m"})
+    found = memory_of(WorkingModel(model))
+    assert found.arena >= 3 * 8 * 1024 * 4
+
+
+def test_memory_that_cannot_be_measured() -> None:
+    text = HEAD + " g (float[2] x) => (float[3] y) <int64[1] s = {3}> { y = Reshape(x, s) }"
+    with pytest.raises(InputError, match="ONNX Runtime's arena cannot be asked"):
+        memory_of(WorkingModel(tagged(text, {"y": "m"})))
+    text = HEAD + " g (string[2] x) => (string[2] y) { y = Identity(x) }"
+    model = WorkingModel(tagged(text, {"y": "m"}))
+    model.values = Values({"x"}, lambda _: np.array(["a", "b"], object))
+    with pytest.raises(InputError, match="is not asked where an input such as 'x' is none of numbers"):
+        memory_of(model)
+
+
+def test_the_memory_of_a_command(mx: Mx) -> None:
+    stdin = tagged(CHAIN, {"a": "m"}).SerializeToString()
+    done = mx("profile", "--memory", "--runs", "1", stdin=stdin)
+    assert (done.returncode, b"kB by their shapes" in done.stderr) == (0, True), done.stderr
+    report = json.loads(mx("profile", "--memory", "--runs", "1", "--json", stdin=stdin).stdout)
+    jsonschema.validate(report, schema())
+    assert report["memory"]["computed"] == 3 * 8 * 1024 * 4
+    done = mx("profile", "--memory", "--from-profile", "p.json", stdin=stdin)
+    assert (done.returncode, done.stderr) == (2, b"mx profile: --from-profile runs nothing: leave --memory out\n")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from mxtools.errors import UsageError
 from mxtools.runtime.sessions import Level
 from mxtools.views.tree import sorted_by
 
-from ..common import emit, progress, read_model, say, track
+from ..common import emit, progress, read_model, say, short, track
 from ..options import DataDir, Depth, Inputs, Json, Plot, Source, Trace
 from ..runtimes import LevelOption, ProviderOption
 from ..table import drawn, show
@@ -21,7 +22,7 @@ from ..table import drawn, show
 if TYPE_CHECKING:
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.profile.kernels import Kernel
-    from mxtools.profile.report import ProfileReport
+    from mxtools.profile.report import Memory, ProfileReport
     from mxtools.profile.timing import Timing
 
 COLUMNS = ("module", "class", "µs", "share", "own µs", "kernels")
@@ -55,6 +56,14 @@ def command(
         bool,
         Option("--isolate", help="Also time each module alone, cut out of the model; equal modules are run only once."),
     ] = False,
+    memory: Annotated[
+        bool,
+        Option(
+            "--memory",
+            help="Also measure what the values between nodes take at most, as ONNX Runtime's arena says; for this, "
+            "nothing is optimised and memory patterns are off.",
+        ),
+    ] = False,
     sort: Annotated[
         Sort | None,
         Option(
@@ -87,6 +96,8 @@ def command(
 
     if plot:
         check_plot(plot)
+    if memory and from_profile:
+        raise UsageError("--from-profile runs nothing", "leave --memory out")
     before = read_report(against) if against else None
     if provider:
         check_providers(provider)
@@ -97,7 +108,8 @@ def command(
         else:
             timing = profiling.run(model, level, runs, threads, provider or None)
     alone = _alone(model, level, runs, threads, provider) if isolate else {}
-    found = report(timing, before, alone)
+    measured = _memory(model) if memory else None
+    found = report(timing, before, alone, measured)
     if plot:
         _plot(plot, timing, before, depth)
     if json:
@@ -107,6 +119,8 @@ def command(
         say(f"mx profile: {_summary(found)}")
         if alone:
             say(f"mx profile: {_fusion(timing, alone)}")
+        if measured:
+            say(f"mx profile: {_taken(measured)}")
 
 
 def _alone(model: WorkingModel, level: Level, runs: int, threads: int, provider: list[str] | None) -> dict[str, float]:
@@ -116,6 +130,19 @@ def _alone(model: WorkingModel, level: Level, runs: int, threads: int, provider:
     modules = distinct_modules(model)
     with track("running modules alone", len(modules)) as step:
         return times_alone(model, modules, level, runs, threads, provider or None, step)
+
+
+def _memory(model: WorkingModel) -> Memory:
+    from mxtools.profile.memory import memory_of
+
+    with progress("measuring memory"):
+        return memory_of(model)
+
+
+def _taken(memory: Memory) -> str:
+    """Return in one line what the values between nodes take."""
+    beside = f"; {short(memory.computed, ' ')}B by their shapes" if memory.computed is not None else ""
+    return f"values take {short(memory.arena, ' ')}B at the peak in ONNX Runtime's arena, not optimised{beside}"
 
 
 def _fusion(timing: Timing, alone: Mapping[str, float]) -> str:

@@ -264,24 +264,28 @@ class LookingModel(WorkingModel):
         runs: int = 20,
         threads: int = 0,
         providers: Sequence[str] | None = None,
+        memory: bool = False,
     ) -> ProfileReport:
         """Return the time that each module call takes, in microseconds.
 
         ONNX Runtime runs the model `runs` times, optimised to a `level` ("none", "basic", "extended", "all"), on
         `inputs`, or else on recorded or made ones; with 0 `threads` it chooses the number itself. With `files`, nothing
-        is run: they are a profile that ONNX Runtime, TensorRT or OpenVINO wrote. Raises InputError if this fails.
+        is run: they are a profile that ONNX Runtime, TensorRT or OpenVINO wrote. With `memory`, the model runs once
+        more, not optimised, and ONNX Runtime's arena says what the values between nodes take. Raises InputError if this
+        fails.
 
         >>> report = model.profile(runs=3)
         >>> report.modules[0].scope, report.attributed > 0.9
         ('.', True)
         """
         from mxtools.profile import timing
+        from mxtools.profile.memory import memory_of
         from mxtools.profile.report import report
         from mxtools.runtime.sessions import Level
 
         known, given = self.knowing(None, inputs), [Path(file) for file in files]
         found = timing.read(known, given) if given else timing.run(known, Level(level), runs, threads, providers)
-        return report(found)
+        return report(found, memory=memory_of(known) if memory else None)
 
     def view(
         self,

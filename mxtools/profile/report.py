@@ -50,6 +50,15 @@ class ModuleTime(_ReportRecord):
     )
 
 
+class Memory(_ReportRecord):
+    """What the values between nodes take at the peak of a run, the inputs not counted, with nothing optimised."""
+
+    arena: Annotated[int, Field(description="bytes in ONNX Runtime's arena, with memory patterns off")]
+    computed: Annotated[
+        int | None, Field(description="bytes by the shapes of the values, if all are known, as `mx tree` counts them")
+    ] = None
+
+
 class ProfileReport(_ReportRecord):
     """Where the time goes, by module call."""
 
@@ -63,10 +72,14 @@ class ProfileReport(_ReportRecord):
     attributed: Annotated[float, Field(ge=0, le=1, description="share of the kernels' time that has a module")]
     modules: tuple[ModuleTime, ...]
     unattributed: tuple[KernelTime, ...]
+    memory: Annotated[Memory | None, Field(description="only if it was asked for")] = None
 
 
 def report(
-    timing: Timing, before: ProfileReport | None = None, alone: Mapping[str, float] | None = None
+    timing: Timing,
+    before: ProfileReport | None = None,
+    alone: Mapping[str, float] | None = None,
+    memory: Memory | None = None,
 ) -> ProfileReport:
     """Return a profile as data, compared with an earlier one, with the times of modules that ran alone, by scope."""
     earlier = {module.scope: module.microseconds for module in before.modules} if before else {}
@@ -90,6 +103,7 @@ def report(
             for timed in timing.root.every()
         ),
         unattributed=tuple(map(_kernel, timing.unknown)),
+        memory=memory,
     )
 
 

@@ -166,6 +166,7 @@ TELLING = (
     "tune m.onnx --inputs i.npz --held-back i.npz --target kl<=1e-6 --to int4,qdq --budget 4 -o o.onnx --recipe o.py",
     "tune seed.onnx --inputs i.npz --held-back i.npz --target sqnr>=40 -o o.onnx --state s.json --report o.json",
     "profile m.onnx --runs 2",
+    "profile m.onnx --runs 1 --memory --json",
     "profile m.onnx --runs 1 --inputs i.npz --json",
     "profile m.onnx --runs 1 --trace r.json --level none",
     "profile m.onnx --from-profile p.json",

@@ -1,22 +1,32 @@
-"""What the arena of ONNX Runtime says of the memory of a run.
+"""What the arena of ONNX Runtime says of the memory that the values between nodes take in a run.
 
 Its Python interface does not ask the arena, but the C interface does (since 1.23), and the package holds the library.
-Functions of the C interface keep their places in its table from version to version.
+Functions of the C interface keep their places in its table from version to version. A mistake there would end the
+process, and the arena remembers, so it is asked in a process of its own: `python -m mxtools.runtime.arena`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import ModelProto
+
+from mxtools.errors import InputError
+from mxtools.files.temporary import Scratch
+from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model
+from mxtools.runtime.session_values import Value
 
 API = 23
-ERROR_MESSAGE, CREATE_ENV, CREATE_SESSION, RUN, CREATE_OPTIONS = 2, 3, 8, 9, 10
+ERROR_MESSAGE, CREATE_ENV, CREATE_SESSION, RUN, CREATE_OPTIONS = 2, 3, 7, 9, 10
 DISABLE_PATTERN, SET_LEVEL, SET_THREADS, CREATE_TENSOR, CREATE_MEMORY_INFO = 17, 23, 24, 49, 69
 ADD_ENTRY, CREATE_ALLOCATOR, REGISTER_ALLOCATOR, CREATE_ARENA_CONFIG, KEY_VALUE = 130, 131, 144, 156, 297
 """Places of functions in the table of the C interface."""
@@ -24,6 +34,7 @@ WARNING = 2
 SAME_AS_REQUESTED = 1
 """How the arena grows."""
 
+_LEAVE_OUT = "leave ⟨memory⟩ out"
 _Pointer = ctypes.c_void_p
 _KINDS = {bytes: ctypes.c_char_p, type(None): _Pointer, int: ctypes.c_int, str: ctypes.c_char_p}
 
@@ -39,17 +50,18 @@ class _Allocator(ctypes.Structure):
     )
 
 
-class Arena:
+class _Arena:
     """A session of ONNX Runtime on one thread, without optimisations, memory patterns and packed weights."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, file: Path) -> None:
         """Load a model, with an arena that takes memory as it is asked for it, and splits what it reuses."""
-        import onnxruntime.capi as capi
-
-        library = ctypes.CDLL(str(next(Path(capi.__path__[0]).glob("libonnxruntime.so*"))))
+        library = ctypes.CDLL(str(_library()))
         library.OrtGetApiBase.restype = ctypes.POINTER(_Base)
         get_api = ctypes.CFUNCTYPE(_Pointer, ctypes.c_uint32)(library.OrtGetApiBase().contents.get_api)
-        self._table = ctypes.cast(get_api(API), ctypes.POINTER(_Pointer))
+        table = get_api(API)
+        if not table:
+            raise SystemExit(f"ONNX Runtime is older than 1.{API}")
+        self._table = ctypes.cast(table, ctypes.POINTER(_Pointer))
         size = ctypes.c_size_t
         environment = self._make(CREATE_ENV, WARNING, b"arena")
         self._memory = self._make(CREATE_MEMORY_INFO, 1, 0)
@@ -61,11 +73,11 @@ class Arena:
         self._call(DISABLE_PATTERN, options)
         for entry in (b"session.use_env_allocators", b"session.disable_prepacking"):
             self._call(ADD_ENTRY, options, entry, b"1")
-        self._session = self._make(CREATE_SESSION, environment, model, size(len(model)), options)
+        self._session = self._make(CREATE_SESSION, environment, bytes(file), options)
         self._allocator = self._make(CREATE_ALLOCATOR, self._session, self._memory)
         self._before = self._stat(b"InUse")
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: list[str]) -> int:
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str]) -> int:
         """Run the model once; return the most bytes that the arena gave out at a time, besides the model's own."""
         size, kept = ctypes.c_size_t, {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         values = (_Pointer * len(kept))(*map(self._tensor, kept.values()))
@@ -104,20 +116,41 @@ class Arena:
             raise SystemExit(f"ONNX Runtime: {message.decode()}")
 
 
-def peak_in_arena(model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: list[str]) -> int | None:
-    """Return what `Arena.run` returns, in a process of its own, since the arena remembers; None where that fails."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def measure() -> None:
-        sender.send(Arena(model).run(feeds, outputs))
-
-    process = context.Process(target=measure)
-    process.start()
-    sender.close()
-    try:
-        found = receiver.recv()
-    except EOFError:
-        found = None
-    process.join()
+def _library() -> Path:
+    """Return the library in ONNX Runtime's package for Linux, without importing the package, which would load it."""
+    spec = find_spec("onnxruntime")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    found = next((file for folder in folders for file in Path(folder, "capi").glob("libonnxruntime.so*")), None)
+    if found is None:
+        raise SystemExit("the library of ONNX Runtime is not in its package")
     return found
+
+
+def peak_in_arena(model: ModelProto, weights: WeightStore, feeds: Mapping[str, Value]) -> int:
+    """Return the most bytes that values between nodes, and outputs, take at a time in a run of a model on inputs.
+
+    The inputs do not count, which the caller holds. Raises InputError if the model does not run, or the arena cannot be
+    asked: then ONNX Runtime is older than 1.23, or not for Linux, or an input is not an array of numbers.
+    """
+    for name, value in feeds.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+            raise InputError(
+                f"ONNX Runtime's arena is not asked where an input such as {name!r} is none of numbers", _LEAVE_OUT
+            )
+    with Scratch() as folder:
+        file, inputs = folder / "model.onnx", folder / "inputs.npz"
+        write_model(model, weights, file)
+        np.savez(inputs, **feeds)
+        outputs = [info.name for info in model.graph.output]
+        command = [sys.executable, "-P", "-m", __name__, file, inputs, *outputs]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode or not done.stdout.strip().isdigit():
+        lines = done.stderr.decode(errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {done.returncode}")
+        raise InputError(f"ONNX Runtime's arena cannot be asked ({said})", _LEAVE_OUT)
+    return int(done.stdout)
+
+
+if __name__ == "__main__":
+    with np.load(sys.argv[2]) as arrays:
+        print(_Arena(Path(sys.argv[1])).run(dict(arrays), sys.argv[3:]))  # noqa: T201 - the answer
