@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mxtools.comparison.comparison import Comparison
     from mxtools.files.limits import limits
-    from mxtools.model.looking import Inputs
+    from mxtools.model.given import Inputs
     from mxtools.model.model import Model
     from mxtools.pipeline.base import Pass, option
     from mxtools.pipeline.pipeline import Pipeline

@@ -6,14 +6,12 @@ import glob
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import graph_inputs
+from mxtools.model.given import Inputs, PathText, array_values, selection_of, texts
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
 from mxtools.scopes.modules import Module, ModuleIndex
@@ -23,16 +21,10 @@ if TYPE_CHECKING:
     from mxtools.comparison.comparison import Comparison
     from mxtools.profile.report import ProfileReport
     from mxtools.traces.trace import Trace
-    from mxtools.traces.values import Values
     from mxtools.validate.findings import Finding, Mended
     from mxtools.verify.report import Verified
     from mxtools.views.html import Earlier
     from mxtools.views.tree import Branch
-
-PathText = str | PathLike[str]
-Inputs = Mapping[str, Value]
-"""Values by the names of a graph's inputs: arrays, for a sequence a list of arrays, for an absent optional None."""
-
 
 MOST_SHOWN = 1000
 """The most module calls that a notebook shows, because it keeps what it shows in its file."""
@@ -383,25 +375,6 @@ def _outer(branch: Branch, most: int) -> Branch:
         return replace(inner, children=[copied(child) for child in inside.get(inner.scope, ())])
 
     return copied(branch)
-
-
-def selection_of(
-    scopes: Iterable[str], tag: Iterable[str], class_name: Iterable[str], exclude: Iterable[str]
-) -> Selection:
-    """Return the selection of some selectors; a single text stands for one selector."""
-    return Selection(texts(scopes), texts(tag), texts(class_name), texts(exclude))
-
-
-def texts(given: Iterable[str]) -> tuple[str, ...]:
-    """Return a text, or several, as a tuple."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def array_values(inputs: Inputs) -> Values:
-    """Return arrays as values that are read by name; lists of arrays, which are sequences, stay lists."""
-    from mxtools.traces.values import Values
-
-    return Values(inputs.keys(), lambda name: v if isinstance(v := inputs[name], list) else np.asarray(v))
 
 
 def _module_index(model: WorkingModel) -> ModuleIndex:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 from onnx import ModelProto
 
 from mxtools.files.temporary import Scratch
-from mxtools.model.looking import Inputs, LookingModel, PathText, array_values, selection_of, texts
+from mxtools.model.given import Inputs, PathText, array_values, selection_of, texts
+from mxtools.model.looking import LookingModel
 from mxtools.scopes.selection import Selection
 
 if TYPE_CHECKING:
