@@ -66,7 +66,10 @@ class Plan:
         return {batch.name: batch for batch in found}
 
     def write(self) -> None:
-        """Write the lists of jobs for `mx batch`; one that did not change stays as it is."""
+        """Write the lists of jobs for `mx batch`; one that did not change stays as it is.
+
+        A batch of which a report is missing is no longer done, nor is the report of all.
+        """
         folder = self.runs / "batches"
         folder.mkdir(parents=True, exist_ok=True)
         for batch in self.batches.values():
@@ -75,6 +78,10 @@ class Plan:
                 scratch = file.with_suffix(f".{os.getpid()}.tmp")
                 scratch.write_text(text)
                 scratch.replace(file)
+            done = file.with_suffix(".done")
+            if done.exists() and not all(Path(job["report"]).exists() for job in batch.jobs):
+                done.unlink()
+                (self.runs / "report.html").unlink(missing_ok=True)
 
     def megabytes(self, batch: str) -> int:
         """Return the memory that a batch may need: its jobs run one after the other."""

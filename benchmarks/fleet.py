@@ -1,0 +1,251 @@
+"""Run the example fleet: on a Slurm cluster of this machine while jobs are killed, and on one core for what it costs.
+
+    python benchmarks/fleet.py cluster [--kills 10] [--models FILE.toml] [--slots 4] [--folder build/fleet]
+    python benchmarks/fleet.py overhead
+    python benchmarks/fleet.py page
+
+`cluster` (as root; it installs Slurm) gives every job a Slurm job of its own, kills running ones at random (scancel, or
+SIGKILL for its `mx batch`), and once the head, the process `snakemake`. Then it starts the head again until all is
+done, and counts the files itself: no job may be lost, none done twice, and `mx report` must come to the same totals.
+
+`overhead` compares three ways on one core: the fleet, one `mx batch` of all jobs, and a process for each step. `page`
+opens the page of 2 000 jobs in Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "fleet"
+FEW = ("unet", "resnet")
+"""Models whose steps are shorter than importing PyTorch."""
+MOST_OVERHEAD, LEAST_GAIN, MOST_SECONDS = 1.15, 2.0, 2.0
+ROUNDS = 3
+ON_SLURM = [
+    *("--executor", "slurm", "--slurm-no-account", "--slurm-status-command", "squeue", "--latency-wait", "10"),
+    *("--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"),
+    *("--default-resources", "slurm_partition=main"),
+]
+PAUSE = 2.0
+"""Seconds between two looks at the cluster."""
+HEADS = 20
+"""The head is started again so many times at most."""
+LAST = re.compile(r"^mx batch: (.+): (done|\w+: .*) \([\d.]+ s\)$", re.MULTILINE)
+"""The line that `mx batch` says of a job that has ended."""
+
+
+def main() -> int:
+    """Run one of the benchmarks; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cluster", "overhead", "page"))
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "fleet")
+    parser.add_argument("--models", type=Path, default=EXAMPLE / "models.toml")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--slots", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if given.what == "page":
+        return page()
+    if not shutil.which("snakemake"):
+        raise SystemExit("snakemake is not on the path: pip install 'onnx-mxtools[fleet]'")
+    return cluster(given) if given.what == "cluster" else overhead(given.folder)
+
+
+# ---- on a cluster, with kills
+
+
+def cluster(given: argparse.Namespace) -> int:
+    """Run the fleet on Slurm, kill, resume, and count."""
+    folder: Path = given.folder.resolve() / "cluster"
+    prepare(folder, given.models)
+    script = str(EXAMPLE / "slurm" / "cluster.sh")
+    subprocess.run(["sh", script, "start", str(folder / "slurm"), str(given.slots)], check=True)
+    try:
+        start = time.monotonic()
+        killed = Killer(folder, random.Random(given.seed), given.kills, given.slots).run()
+        print(f"{time.monotonic() - start:.0f} s, killed: {dict(killed)}")
+        return counted(folder, killed)
+    finally:
+        subprocess.run(["sh", script, "stop", str(folder / "slurm")], check=False)
+
+
+def prepare(folder: Path, models: Path) -> None:
+    """Copy the example to a folder, with other models if they are given; beside these may lie what they name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", "runs", ".snakemake"))
+    if models.parent.resolve() != EXAMPLE:
+        shutil.copytree(models.parent, folder, dirs_exist_ok=True)
+        shutil.copy(models, folder / "models.toml")
+
+
+class Killer:
+    """A head that is started again until all is done, and whose jobs are killed meanwhile."""
+
+    def __init__(self, folder: Path, numbers: random.Random, kills: int, slots: int) -> None:
+        self.folder, self.numbers, self.slots = folder, numbers, slots
+        self.ways = [numbers.choice(("scancel", "kill -9")) for _ in range(kills)]
+        self.head_at = kills // 2
+        self.done: Counter[str] = Counter()
+
+    def run(self) -> Counter[str]:
+        """Return how often what was killed, when the fleet is done."""
+        for _ in range(HEADS):
+            head = self._head()
+            while head.poll() is None:
+                time.sleep(PAUSE * (1 + self.numbers.random()))
+                self._kill(head)
+            if head.returncode == 0:
+                return self.done
+            while running():  # jobs of a head that was killed go on; to start them again would do them twice
+                time.sleep(PAUSE)
+            subprocess.run(
+                ["snakemake", "--unlock", "--config", "alone=1"], cwd=self.folder, capture_output=True, check=True
+            )
+        raise SystemExit(f"the fleet is not done after {HEADS} heads: see {self.folder / 'head.log'}")
+
+    def _head(self) -> subprocess.Popen[bytes]:
+        line = ["snakemake", *ON_SLURM, "--jobs", str(self.slots), "--config", "alone=1"]
+        with (self.folder / "head.log").open("ab") as log:
+            return subprocess.Popen(line, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+
+    def _kill(self, head: subprocess.Popen[bytes]) -> None:
+        """Kill one of what runs, if there is still something to be killed."""
+        if self.ways and len(self.ways) == self.head_at and not self.done["head"]:
+            os.killpg(head.pid, signal.SIGKILL)
+            self.done["head"] += 1
+        elif self.ways and self.ways[-1] == "scancel" and (jobs := running()):
+            subprocess.run(["scancel", self.numbers.choice(jobs)], check=False)
+            self.done[self.ways.pop()] += 1
+        elif self.ways and self.ways[-1] != "scancel" and (batches := self._batches()):
+            try:
+                os.kill(self.numbers.choice(batches), signal.SIGKILL)
+                self.done[self.ways.pop()] += 1
+            except ProcessLookupError:
+                return  # it has just ended
+
+    def _batches(self) -> list[int]:
+        """Return the processes `mx batch` of this fleet; those that they forked bear the same name."""
+        found = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (place / "cmdline").read_bytes().split(b"\0")
+                status = (place / "status").read_text()
+                if b"batch" in line and line[0].endswith(b"python") and (place / "cwd").readlink() == self.folder:
+                    found[int(place.name)] = int(re.search(r"^PPid:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+            except (OSError, TypeError):
+                continue
+        return [process for process, parent in found.items() if parent not in found]
+
+
+def running() -> list[str]:
+    """Return the Slurm jobs that run or wait."""
+    done = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def counted(folder: Path, killed: Counter[str]) -> int:
+    """Count what the files say, beside what `mx report` says; return the exit status."""
+    wanted = [
+        job for file in (folder / "runs" / "batches").glob("*.json") for job in json.loads(file.read_text())["jobs"]
+    ]
+    reports = {job["report"]: folder / job["report"] for job in wanted}
+    lost = [name for name, file in reports.items() if not file.exists()]
+    read = [json.loads(file.read_text()) for file in reports.values() if file.exists()]
+    failed = Counter(job["failure"]["class"] for job in read if job["failure"])
+    said = Counter(
+        found[1] for file in (folder / "runs" / "batches").glob("*.log") for found in LAST.finditer(file.read_text())
+    )
+    twice = [name for name, count in said.items() if count > 1]
+    again = sum(job["attempts"] > 1 for job in read)
+    told = json.loads((folder / "runs" / "report.json").read_text())["totals"][-1]
+    agree = (told["jobs"], told["done"], told["failed"]) == (
+        len(read),
+        len(read) - failed.total(),
+        dict(sorted(failed.items())),
+    )
+    print(f"jobs: {len(wanted)}, reports: {len(read)}, lost: {len(lost)}, done twice: {len(twice)}")
+    print(f"tried again after a kill: {again} (killed: {killed.total()}), failed by class: {dict(failed)}")
+    print(f"`mx report` comes to the same totals: {agree}")
+    return int(bool(lost or twice or not agree))
+
+
+# ---- on one core
+
+
+def overhead(folder: Path) -> int:
+    """Compare the fleet on one core with one process for all jobs, and that with a process for each step."""
+    folder = folder.resolve() / "overhead"
+    prepare(folder, EXAMPLE / "models.toml")
+    table = (folder / "models.toml").read_text()
+    (folder / "models.toml").write_text(table[: table.index("[models.")] + "".join(f"[models.{n}]\n" for n in FEW))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    core = ["taskset", "--cpu-list", "0"]
+    fleet = [*core, "snakemake", "--quiet", "all", "--cores", "1"]
+    batch = [*core, "mx", "batch", "runs/batches/small-0.json"]
+    lines = {"fleet": fleet, "batch": batch, "separate": [*batch, "--separate"]}
+    times: dict[str, list[float]] = {name: [] for name in lines}
+    for _ in range(ROUNDS):
+        for name, line in lines.items():
+            clear(folder / "runs", everything=name == "fleet")
+            start = time.monotonic()
+            subprocess.run(line, cwd=folder, env=environment, capture_output=True, check=True)
+            times[name].append(time.monotonic() - start)
+    took = {name: median(found) for name, found in times.items()}
+    cost, gain = took["fleet"] / took["batch"], took["separate"] / took["batch"]
+    print(f"{len(FEW)} models: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items()))
+    print(f"fleet ÷ batch: {cost:.2f} (limit {MOST_OVERHEAD}); separate ÷ batch: {gain:.2f} (limit {LEAST_GAIN})")
+    return int(cost > MOST_OVERHEAD or gain < LEAST_GAIN)
+
+
+def clear(runs: Path, everything: bool) -> None:
+    """Remove what was made, but for the lists of jobs, unless everything is to go."""
+    for path in runs.iterdir() if runs.is_dir() else ():
+        if everything or path.name != "batches":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# ---- the page
+
+
+def page() -> int:
+    """Open the page of 2 000 jobs in Chromium, each time in a new tab."""
+    from playwright.sync_api import sync_playwright
+
+    from benchmarks.page import CHROMIUM
+    from mxtools.fleet.page import fleet_page
+    from tests.support.fleets import fleet, found
+
+    with tempfile.TemporaryDirectory() as made, sync_playwright() as playwright:
+        file = Path(made) / "jobs.html"
+        file.write_text(fleet_page("jobs", found(fleet(334).values()), Path(made), Path(made)))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        times = []
+        for _ in range(ROUNDS):
+            tab, start = browser.new_page(), time.monotonic()
+            tab.goto(file.as_uri())
+            tab.wait_for_selector("#rows tr")
+            times.append(time.monotonic() - start)
+            rows = tab.locator("#rows tr").count()
+            tab.close()
+        browser.close()
+    print(f"{rows} jobs, {median(times):.2f} s (limit {MOST_SECONDS})")
+    return int(median(times) > MOST_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
