@@ -31,10 +31,9 @@ from statistics import median
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "fleet"
-FEW = ("unet", "resnet")
+TINY = ("unet", "resnet")
 """Models whose steps are shorter than importing PyTorch."""
 MOST_OVERHEAD, LEAST_GAIN, MOST_SECONDS = 1.15, 2.0, 2.0
-ROUNDS = 3
 ON_SLURM = [
     *("--executor", "slurm", "--slurm-no-account", "--slurm-status-command", "squeue", "--latency-wait", "10"),
     *("--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"),
@@ -57,12 +56,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--slots", type=int, default=2 * (os.cpu_count() or 1))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.what == "page":
-        return page()
+        return page(given.rounds)
     if not shutil.which("snakemake"):
         raise SystemExit("snakemake is not on the path: pip install 'onnx-mxtools[fleet]'")
-    return cluster(given) if given.what == "cluster" else overhead(given.folder)
+    return cluster(given) if given.what == "cluster" else overhead(given.folder, given.rounds)
 
 
 # ---- on a cluster, with kills
@@ -186,42 +186,46 @@ def counted(folder: Path, killed: Counter[str]) -> int:
 # ---- on one core
 
 
-def overhead(folder: Path) -> int:
+def overhead(folder: Path, rounds: int) -> int:
     """Compare the fleet on one core with one process for all jobs, and that with a process for each step."""
-    folder = folder.resolve() / "overhead"
-    prepare(folder, EXAMPLE / "models.toml")
-    table = (folder / "models.toml").read_text()
-    (folder / "models.toml").write_text(table[: table.index("[models.")] + "".join(f"[models.{n}]\n" for n in FEW))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    core = ["taskset", "--cpu-list", "0"]
-    fleet = [*core, "snakemake", "--quiet", "all", "--cores", "1"]
-    batch = [*core, "mx", "batch", "runs/batches/small-0.json"]
-    lines = {"fleet": fleet, "batch": batch, "separate": [*batch, "--separate"]}
-    times: dict[str, list[float]] = {name: [] for name in lines}
-    for _ in range(ROUNDS):
-        for name, line in lines.items():
-            clear(folder / "runs", everything=name == "fleet")
-            start = time.monotonic()
-            subprocess.run(line, cwd=folder, env=environment, capture_output=True, check=True)
-            times[name].append(time.monotonic() - start)
-    took = {name: median(found) for name, found in times.items()}
-    cost, gain = took["fleet"] / took["batch"], took["separate"] / took["batch"]
-    print(f"{len(FEW)} models: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items()))
-    print(f"fleet ÷ batch: {cost:.2f} (limit {MOST_OVERHEAD}); separate ÷ batch: {gain:.2f} (limit {LEAST_GAIN})")
+    everything, few = folder.resolve() / "overhead", folder.resolve() / "tiny"
+    prepare(everything, EXAMPLE / "models.toml")
+    prepare(few, EXAMPLE / "models.toml")
+    table = (few / "models.toml").read_text()
+    (few / "models.toml").write_text(table[: table.index("[models.")] + "".join(f"[models.{n}]\n" for n in TINY))
+    subprocess.run(["snakemake", "--dry-run"], cwd=few, capture_output=True, check=True)  # it writes the lists of jobs
+    fleet, batch = ["snakemake", "--cores", "1"], ["mx", "batch", "runs/batches/small-0.json"]
+    whole = [(timed(fleet, everything), timed(batch, everything)) for _ in range(rounds)]
+    tiny = [(timed([*batch, "--separate"], few), timed(batch, few)) for _ in range(rounds)]
+    cost, gain = told("fleet ÷ batch", whole), told("separate ÷ batch, tiny models", tiny)
+    print(f"limits: at most {MOST_OVERHEAD}, at least {LEAST_GAIN}")
     return int(cost > MOST_OVERHEAD or gain < LEAST_GAIN)
 
 
-def clear(runs: Path, everything: bool) -> None:
-    """Remove what was made, but for the lists of jobs, unless everything is to go."""
-    for path in runs.iterdir() if runs.is_dir() else ():
-        if everything or path.name != "batches":
+def timed(line: list[str], folder: Path) -> float:
+    """Return the seconds that a command takes on one core, after the reports of others are gone."""
+    for path in (folder / "runs").iterdir() if (folder / "runs").is_dir() else ():
+        if path.name != "batches":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for done in folder.glob("runs/batches/*.done"):
+        done.unlink()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = time.monotonic()
+    subprocess.run(["taskset", "--cpu-list", "0", *line], cwd=folder, env=environment, capture_output=True, check=True)
+    return time.monotonic() - start
+
+
+def told(name: str, pairs: list[tuple[float, float]]) -> float:
+    """Print the medians of two ways, and return their ratio."""
+    one, other = (median(seconds) for seconds in zip(*pairs, strict=True))
+    print(f"{name}: {one:.1f} s ÷ {other:.1f} s = {one / other:.2f}", flush=True)
+    return one / other
 
 
 # ---- the page
 
 
-def page() -> int:
+def page(rounds: int) -> int:
     """Open the page of 2 000 jobs in Chromium, each time in a new tab."""
     from playwright.sync_api import sync_playwright
 
@@ -234,7 +238,7 @@ def page() -> int:
         file.write_text(fleet_page("jobs", found(fleet(334).values()), Path(made), Path(made)))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         times = []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             tab, start = browser.new_page(), time.monotonic()
             tab.goto(file.as_uri())
             tab.wait_for_selector("#rows tr")
