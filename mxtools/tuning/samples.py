@@ -119,17 +119,25 @@ def fed(model: ModelProto, each: Set) -> dict[str, Array]:
 
 
 ROWS = 16
-"""Rows of a set that units are measured on, where a set can be divided."""
+"""Rows of a piece."""
 FEW = 2
-"""Sets that units are measured on."""
+"""Pieces that single units are measured on."""
 
 
-def few(model: ModelProto, sets: Sequence[Set]) -> list[Set]:
-    """Return a few of the sets of inputs, and of each a few rows where all its arrays have a first axis of any size."""
+def pieces(model: ModelProto, sets: Sequence[Set]) -> list[Set]:
+    """Return sets of inputs in pieces of a few rows, first one of each set; whole sets where they cannot be divided.
+
+    They can where all arrays have a first axis of any size, the same one.
+    """
     inputs = graph_inputs(model)
     dims = [v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim]
     free = len(dims) == len(inputs) and all(size_of(dim) is None for dim in dims)
-    names = {dim.dim_param for dim in dims}
-    if not free or len(names) != 1:
-        return list(sets[:FEW])
-    return [{name: array[:ROWS] for name, array in each.items()} for each in sets[:FEW]]
+    if not free or len({dim.dim_param for dim in dims}) != 1:
+        return list(sets)
+    rows = [min((len(array) for array in each.values()), default=0) for each in sets]
+    return [
+        {name: array[at : at + ROWS] for name, array in each.items()}
+        for at in range(0, max(rows, default=0), ROWS)
+        for each, count in zip(sets, rows, strict=True)
+        if at < count
+    ]

@@ -1,47 +1,62 @@
 """The search for the smallest model that meets a target, in few evaluations.
 
-Everything in its smallest precision is tried first. If that is too much, the units are measured (`own_errors`), and
-from then on each evaluation is of a plan: the precisions with the fewest bytes whose damages add up to at most what is
-allowed. How much that is, is known for some metrics and learnt for others, since the sum is not quite what is measured:
+Everything in its smallest precision is tried first. If that is too much, the units are measured, and from then on each
+evaluation is of a plan, the precisions of all units. Plans are rehearsed before: the model is run with the own errors
+of their units added (`rehearsal`). That costs little, and what it says is nearly what is measured; by which factor they
+differ is learnt from the models that are made. Of 1.00e-3 that is allowed:
 
-    allowed    a plan of so much damage    measured
-    1e-3       12.1 MB                     0.9e-3     good, so more is allowed: 1.1e-3
-    1.1e-3     11.8 MB                     1.2e-3     too much
-    1.05e-3    11.9 MB                     1.0e-3     good; the next smaller plan is the one that was too much
+    plan       rehearsed    factor    expected    measured
+    12.1 MB    0.96e-3      1.00      0.96e-3     1.02e-3     too much, and the factor is 1.06
+    12.3 MB    0.90e-3      1.06      0.95e-3     0.96e-3     good, and the factor is 1.065
+    12.0 MB    0.97e-3      1.065     1.03e-3     -           a chance of 1 in 4 to save 2 % is not worth a model
 
-The last step is a repair: between both lie models that are no such plans, as when one unit's damage is less than it was
-measured to be. Those that differ from the best in one unit, or in two, are tried, the least damage first.
+Plans come from two places. Where damages just add up, the precisions with the fewest bytes that do at most some damage
+are a knapsack; rehearsals tell how much that may be. And between such plans lie others: those that differ from the best
+in one unit, or in two, are rehearsed, the least damage first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.quantisers import FLOAT
+from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Evaluation, Workshop
 
 GRID = 1 << 13
 """Steps that what is allowed is divided into, to find the best plan; damages are rounded up to these."""
 WORTH = 0.01
-"""The share of the bytes below which a smaller model is not worth another evaluation."""
-ATTEMPTS = 2
-"""Repairs that may fail one after the other."""
-HALVINGS = 60
-"""Plans that are looked at between one that is good and one that is too much; they are made for the asking."""
+"""The share of the bytes that another evaluation must be expected to save; twice as much after one that failed."""
+AIMS = 6
+"""Knapsacks that are rehearsed for one plan."""
+LOOKED_AT = 4
+"""Plans that differ a little and are rehearsed one after the other without success."""
 SLOPES = (0.3, 2.0)
-"""By which power of the damage that was added up the measured one may grow."""
+"""By which power of the damage that was rehearsed a figure may change that is not of the outputs, as accuracy."""
+LIKELY = (0.85, 1.15)
+"""Factors that are expected of the first plan. That of everything small is a hint, of which half is believed.
+
+Where residuals too go into half precision once all units do, it says nothing of plans in which some do not.
+"""
 UNEXPLAINED = 30.0
-"""A model that does so many times the damage of its units does some that was not measured."""
-HOPELESS = 1.15
-"""A plan that is expected to do so many times the damage that is allowed is not tried."""
-EDGE = 0.97
-"""The share of what is allowed that is aimed at."""
+"""A model that does so many times the damage that was rehearsed does some that was not measured."""
+SPREAD = 0.05
+"""By how much of themselves damages differ from what is expected after rehearsals, as a standard deviation.
+
+So much was seen on trained models of five kinds, with a factor that had been learnt.
+"""
+EDGE = 0.95
+"""The share of what is allowed that is aimed at until there is a good model: what comes later depends on that."""
+FLOOR = 1e-2
+"""The share of a damage that is too much which is taken for the least one worth a look."""
+CLOSER = 1.05
+"""Two damages of which one is at most so many times the other have nothing in between that is worth a look."""
 
 Options = Mapping[str, tuple[int, float]]
 """Bytes and damage of a unit by precision."""
@@ -114,22 +129,22 @@ class Search:
     """A search with a budget of evaluations; `best` is what it found so far, None before the first good model."""
 
     def __init__(
-        self,
-        workshop: Workshop,
-        allowed: float | None,
-        measured: Callable[[], Measured],
-        budget: int,
-        comparable: bool = True,
+        self, workshop: Workshop, rehearsal: Rehearsal, allowed: float, budget: int, comparable: bool = True
     ) -> None:
-        """Take what makes and judges models, the damage that is allowed if that is known, and what measures units.
+        """Take what makes and judges models, what rehearses them, and the damage that is allowed.
 
-        `comparable` says whether damages of models and of units are the same figure.
+        `comparable` says whether damages of models and of rehearsals are the same figure.
         """
-        self._comparable = comparable
-        self._workshop, self._allowed, self._measure, self._budget = workshop, allowed, measured, budget
-        self.measured: Measured | None = None
+        self._workshop, self._rehearsal, self._comparable = workshop, rehearsal, comparable
+        self._allowed, self._budget = allowed, budget
         self.is_exhausted = False
         self._points: list[tuple[float, float]] = []
+        self._explored: list[Plan] = []
+
+    @property
+    def measured(self) -> Measured | None:
+        """What was measured of the units, None where that was not needed."""
+        return self._rehearsal.known
 
     @property
     def best(self) -> Evaluation | None:
@@ -153,22 +168,20 @@ class Search:
         smallest = {unit.name: _smallest(unit.precisions) for unit in self._workshop.units.all}
         whole = self._evaluated(smallest)
         if not whole.met:
-            self.measured = self._measure()
-            choices = self._without_culprits(options(self._workshop.units, self.measured), whole)
-            ceiling = sum(max(d for _, d in each.values() if math.isfinite(d)) for each in choices.values())
-            self._repair(choices, self._between(choices, ceiling))
+            choices = options(self._workshop.units, self._rehearsal.measured())
+            self._descend(choices, self._without_culprits(choices, whole))
 
-    def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> dict[str, Options]:
-        """Return the choices without those that do damage which was not measured.
+    def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
+        """Take out of the choices those that do damage which was not measured; return everything small without them.
 
         That happens where nodes without weights go along into half precision, and overflow. One such unit is found by
         halving: of those that may be it, the first half is left in float32, and it is in there if that helps.
         """
-        damages = (self.measured or Measured()).damages
+        damages = self._rehearsal.measured().damages
         finite = {name: p for name, p in whole.precisions.items() if math.isfinite(damages[name][p])}
         if len(finite) < len(whole.precisions):
             whole = self._evaluated(finite)
-        while whole.precisions and self._is_unexplained(whole, sum(damages[n][p] for n, p in whole.precisions.items())):
+        while whole.precisions and self._is_unexplained(whole):
             group = list(whole.precisions)
             while len(group) > 1:
                 half = group[: len(group) // 2]
@@ -178,97 +191,140 @@ class Search:
             precision = whole.precisions[group[0]]
             choices[group[0]] = {p: cost for p, cost in choices[group[0]].items() if p != precision}
             whole = self._evaluated({name: p for name, p in whole.precisions.items() if name != group[0]})
-        return choices
+        return whole
 
-    def _is_unexplained(self, found: Evaluation, expected: float) -> bool:
-        """Return whether a model does far more damage than its units were measured to do."""
+    def _is_unexplained(self, found: Evaluation) -> bool:
+        """Return whether a model does far more damage than was rehearsed."""
         damage = found.verdict.damage
-        return not found.met and damage > UNEXPLAINED * expected and self._adds_up(damage)
-
-    def _adds_up(self, damage: float) -> bool:
-        """Return whether a damage can be compared with those of units, as that of a user's function cannot."""
-        return self._comparable or damage == math.inf
-
-    def _is_good(self, tried: Plan) -> bool:
-        """Make and judge a plan, and learn from it how damages add up."""
-        found = self._evaluated(tried.precisions)
-        if tried.damage > 0 and 0 < found.verdict.damage < math.inf:
-            self._points.append((tried.damage, found.verdict.damage))
-        return found.met
+        adds_up = self._comparable or damage == math.inf  # what a user's function says cannot be compared
+        return not found.met and adds_up and damage > UNEXPLAINED * self._rehearsal.damage(found.precisions)
 
     def _evaluated(self, precisions: Mapping[str, str]) -> Evaluation:
         if len(self._workshop.evaluations) >= self._budget:
             raise OutOfBudgetError
         return self._workshop.evaluate(precisions)
 
-    def _between(self, choices: Mapping[str, Options], ceiling: float) -> Plan:
-        """Return the plan with the fewest bytes that is good, where nothing is worth trying before one that is not."""
-        good = plan(choices, 0.0)
-        low, high = 0.0, 2 * ceiling
-        largest = plan(choices, high)
-        known = next((e for e in self._workshop.evaluations if e.precisions == largest.precisions), None)
-        if known and known.met:
-            return largest
-        bad = largest if known else None
-        for _ in range(HALVINGS if ceiling else 0):
-            if bad and good.size - bad.size <= WORTH * good.size:
-                break
-            allowed = self._aim(low, high, ceiling)
-            tried = plan(choices, allowed)
-            if tried.precisions == good.precisions:
-                low = allowed
-            elif (bad and tried.precisions == bad.precisions) or self._is_hopeless(tried):
-                bad, high = tried, allowed
-            elif self._is_good(tried):
-                good, low = tried, allowed
-            else:
-                bad, high = tried, allowed
-            if high - low <= high / GRID:
-                break
-        return good
+    def _descend(self, choices: Mapping[str, Options], whole: Evaluation) -> None:
+        """Make plans that may be good and are smaller than the best, until none is worth it.
 
-    def _aim(self, low: float, high: float, ceiling: float) -> float:
-        """Return what to allow next: where the measured damage is expected to be what is allowed, else in between."""
-        between = math.sqrt((low or ceiling * 1e-6) * high)
-        if not self._allowed or self._allowed <= 0:
-            return between
-        wanted, found = self._allowed * EDGE, self._nearest_point(self._allowed)
-        aim = found[0] * (wanted / found[1]) ** (1 / found[2]) if found else wanted
-        return aim if low < aim < high else between
-
-    def _nearest_point(self, measured: float) -> tuple[float, float, float] | None:
-        """Return the damage that was added up and the measured one of the nearest plan, and how one follows the other.
-
-        The last is the power by which the measured one grows, of the two nearest plans.
+        `low` and `high` are the damages that were rehearsed of the largest that was good and the least that was not.
         """
-        near = sorted(self._points, key=lambda point: abs(math.log(point[1] / measured)))[:2]
-        if not near:
-            return None
-        (added, found), slope = near[0], 1.0
+        good, failed, low = plan(choices, 0.0), 0, 0.0
+        if whole.met:
+            good = _plan(choices, whole.precisions)
+        high = self._learnt(whole)
+        while low * CLOSER < high:
+            aim = self._aim(low, high)
+            self._explore(choices, aim, good)
+            first = self._within(EDGE * aim, good) if not good.precisions else None
+            if self._comparable:
+                tried = first or self._promising(aim, good, WORTH * 2**failed)
+            else:
+                tried = self._within(aim, good)
+            if tried is None and self._comparable:
+                return
+            if tried is None:
+                low = aim
+                continue
+            found = self._evaluated(tried.precisions)
+            rehearsed = self._learnt(found)
+            if found.met:
+                good, failed, low = tried, 0, max(low, rehearsed)
+            else:
+                high, failed = min(high, rehearsed), failed + 1
+            if self._comparable:
+                low, high = 0.0, math.inf  # another plan that is rehearsed to do as much may do less
+
+    def _promising(self, aim: float, good: Plan, least: float) -> Plan | None:
+        """Return the plan that can be expected to save most bytes, by its chance to be good and the share it saves."""
+
+        def worth(tried: Plan) -> float:
+            damage = self._rehearsal.damage(tried.precisions)
+            chance = 0.5 * math.erfc(math.log(damage / aim) / SPREAD / math.sqrt(2)) if damage and aim else not damage
+            return chance * (1 - tried.size / good.size)
+
+        found = max(self._explored, key=worth, default=None)
+        return found if found and worth(found) >= least else None
+
+    def _within(self, most: float, good: Plan) -> Plan | None:
+        """Return the smallest plan that was rehearsed to do at most some damage and is smaller than a good one."""
+        found = (each for each in self._explored if self._rehearsal.damage(each.precisions) <= most)
+        smallest = min(found, key=lambda each: each.size, default=good)
+        return smallest if smallest.size < (1 - WORTH) * good.size else None
+
+    def _learnt(self, found: Evaluation) -> float:
+        """Return the damage that was rehearsed of a model that was made, and remember how the measured one differs."""
+        rehearsed = self._rehearsal.damage(found.precisions)
+        if rehearsed > 0 and 0 < found.verdict.damage < math.inf:
+            self._points.append((rehearsed, found.verdict.damage))
+        return rehearsed
+
+    def _aim(self, low: float, high: float) -> float:
+        """Return the damage to rehearse at most so that what is measured is expected to be what is allowed."""
+        wanted = max(self._allowed, 0.0)
+        if self._comparable:
+            return wanted / self._factor()
+        aim = self._followed(wanted)
+        return aim if low * CLOSER < aim < high else math.sqrt(max(low, FLOOR * high) * high)
+
+    def _factor(self) -> float:
+        """Return how many times the rehearsed damage a model is expected to do."""
+        factors = [measured / rehearsed for rehearsed, measured in self._points]
+        if len(factors) > 1:
+            del factors[0]  # of everything small
+        else:
+            factors = [min(max(math.sqrt(factor), LIKELY[0]), LIKELY[1]) for factor in factors]
+        return math.prod(factors) ** (1 / len(factors)) if factors else 1.0
+
+    def _followed(self, wanted: float) -> float:
+        """Return the damage to rehearse for a figure that is wanted, by the models whose figures are nearest to it."""
+        if not wanted or not self._points:
+            return 0.0
+        near = sorted(self._points, key=lambda point: abs(math.log(point[1] / wanted)))[:2]
+        (rehearsed, measured), slope = near[0], 1.0
         if len(near) > 1 and near[0][0] != near[1][0]:
             slope = math.log(near[0][1] / near[1][1]) / math.log(near[0][0] / near[1][0])
-        return added, found, min(max(slope, SLOPES[0]), SLOPES[1])
+        found: float = rehearsed * (wanted / measured) ** (1 / min(max(slope, SLOPES[0]), SLOPES[1]))
+        return found
 
-    def _is_hopeless(self, tried: Plan) -> bool:
-        """Return whether a plan can be expected to do far more damage than is allowed."""
-        found = self._nearest_point(self._allowed) if self._allowed and self._allowed > 0 else None
-        if not self._allowed or not found or not tried.damage:
-            return False
-        added, measured, slope = found
-        expected: float = measured * (tried.damage / added) ** slope
-        return expected > HOPELESS * self._allowed
+    def _explore(self, choices: Mapping[str, Options], aim: float, good: Plan) -> None:
+        """Rehearse plans that do about some damage, and note those that were not made yet."""
+        self._explored = []
+        found = min(self._knapsack(choices, aim), good, key=lambda each: each.size)
+        while better := self._better(choices, aim, found):
+            found = better
 
-    def _repair(self, choices: Mapping[str, Options], good: Plan) -> None:
-        """Try models that differ a little from the best and are smaller."""
-        failed = 0
-        while failed < ATTEMPTS:
-            tried = next(self._smaller(choices, good), None)
-            if tried is None or self._is_hopeless(tried):
-                return
-            if self._is_good(tried):
-                good, failed = tried, 0
+    def _better(self, choices: Mapping[str, Options], most: float, found: Plan) -> Plan | None:
+        """Return a smaller plan that differs a little and was rehearsed to do at most some damage."""
+        near = list(self._smaller(choices, found))
+        room = found.damage * (most / self._rehearsal.damage(found.precisions)) if found.damage else math.inf
+        likely = sorted((tried for tried in near if tried.damage <= room), key=lambda each: each.size)
+        looked_at = (*likely[:LOOKED_AT], *near[:LOOKED_AT])
+        return next((tried for tried in looked_at if self._rehearsed(tried) <= most), None)
+
+    def _rehearsed(self, tried: Plan) -> float:
+        if not self._is_made(tried):
+            self._explored.append(tried)
+        return self._rehearsal.damage(tried.precisions)
+
+    def _knapsack(self, choices: Mapping[str, Options], most: float) -> Plan:
+        """Return the smallest knapsack that was rehearsed to do at most some damage, and that was not made yet."""
+        good, bad = plan(choices, 0.0), plan(choices, 2 * _most(choices))
+        low, high, aim = 0.0, math.inf, most
+        for _ in range(AIMS if most > 0 else 0):
+            tried = plan(choices, aim)
+            damage = self._rehearsed(tried)
+            if damage <= most and not self._is_made(tried):
+                low, good = aim, tried
             else:
-                failed += 1
+                high, bad = aim, tried
+            if good.size - bad.size <= WORTH * good.size:
+                break
+            aim = _nearer(aim * most / damage if damage else math.inf, low, high)
+        return good
+
+    def _is_made(self, tried: Plan) -> bool:
+        return any(each.precisions == tried.precisions for each in self._workshop.evaluations)
 
     def _smaller(self, choices: Mapping[str, Options], good: Plan) -> Iterator[Plan]:
         """Yield plans that differ from one in one unit or two and are worth trying, the least damage first."""
@@ -285,8 +341,20 @@ class Search:
             precisions = {name: good.precisions.get(name, FLOAT) for name in choices}
             precisions |= {name: precision for name, precision, _, _ in changes}
             tried = _plan(choices, precisions)
-            if not any(e.precisions == tried.precisions for e in self._workshop.evaluations):
+            if not self._is_made(tried):
                 yield tried
+
+
+def _most(choices: Mapping[str, Options]) -> float:
+    """Return the damage of all units in what is worst for each and can be made."""
+    return sum(max(damage for _, damage in each.values() if math.isfinite(damage)) for each in choices.values())
+
+
+def _nearer(aim: float, low: float, high: float) -> float:
+    """Return what is aimed at if it lies between two numbers and not at their edge, else what lies between."""
+    if high == math.inf:
+        return max(aim, 2 * low)
+    return aim if low + 0.1 * (high - low) < aim < high - 0.1 * (high - low) else (low + high) / 2
 
 
 _Move = tuple[str, str, int, float]

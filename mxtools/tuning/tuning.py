@@ -23,8 +23,9 @@ from mxtools.scopes.selection import Selection
 from mxtools.strategies.wrap import carried
 from mxtools.tuning.judging import Verdict, judge, judged_outputs, takes_sets
 from mxtools.tuning.metrics import METRICS, Metric, Target, target
-from mxtools.tuning.own_errors import Measured, measure
+from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.quantisers import Options, quantisers
+from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.results import Counts, Held, Tuned
 from mxtools.tuning.samples import Samples, Set
 from mxtools.tuning.search import Search
@@ -114,26 +115,23 @@ def _search(
     metric: Metric | None,
     request: Request,
     names: Sequence[str],
-    allowed: float | None,
+    allowed: float,
     told: Callable[[Evaluation], object],
 ) -> Search:
     """Return a search that keeps what it finds in the file of the request, if there is one."""
-    state = _State(request, workshop, names)
+    comparable = metric is not None and metric.allowed is not None
+    rehearsal = Rehearsal(workshop, metric, names, allowed if comparable else None)
+    state = _State(request, workshop, rehearsal, names)
 
     def made(evaluation: Evaluation) -> None:
         state.save()
         told(evaluation)
 
     workshop.made = made
-    comparable = metric is not None and metric.allowed is not None
-
-    def measured() -> Measured:
-        return state.measured(lambda: measure(workshop, metric, names, allowed if comparable else None))
-
-    return Search(workshop, allowed, measured, request.budget, comparable)
+    return Search(workshop, rehearsal, allowed, request.budget, comparable)
 
 
-def _allowed(wanted: Target, request: Request, base: float) -> float | None:
+def _allowed(wanted: Target, request: Request, base: float) -> float:
     """Return the damage that a target allows; of a user's function it is the loss."""
     value = wanted.at(base)
     if request.function:
@@ -175,10 +173,9 @@ def _held(
 class _State:
     """A file that keeps evaluations and what was measured, so that a search that was ended goes on where it was."""
 
-    def __init__(self, request: Request, workshop: Workshop, names: Sequence[str]) -> None:
+    def __init__(self, request: Request, workshop: Workshop, rehearsal: Rehearsal, names: Sequence[str]) -> None:
         """Read the file, if there is one; InputError if it is of another search."""
-        self._path, self._workshop = request.state, workshop
-        self._measured: Measured | None = None
+        self._path, self._workshop, self._rehearsal = request.state, workshop, rehearsal
         if not self._path:
             return
         self._key = _digest(request, workshop, names)
@@ -190,26 +187,20 @@ class _State:
             found = decoded(read_regular(path, noted=False))
             is_same = found["key"] == self._key
             evaluations = [_evaluation(each) for each in found["evaluations"]]
-            self._measured = Measured(**found["measured"]) if found["measured"] else None
+            measured = Measured(**found["measured"]) if found["measured"] else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is no state of a search ({error})", "remove it, or give another file") from None
         if not is_same:
             raise UsageError(f"{path} is the state of another search", "remove it, or give another file")
         self._workshop.known.update({each.key: each for each in evaluations})
+        self._rehearsal.known = measured
 
     def save(self) -> None:
         """Write what is known by now."""
         if self._path:
             known = [asdict(each) for each in self._workshop.known.values()]
-            measured = self._measured and asdict(self._measured)
+            measured = self._rehearsal.known and asdict(self._rehearsal.known)
             write_text(json.dumps({"key": self._key, "evaluations": known, "measured": measured}) + "\n", self._path)
-
-    def measured(self, measure: Callable[[], Measured]) -> Measured:
-        """Return what is known of the units, measured now unless it was before."""
-        if self._measured is None:
-            self._measured = measure()
-            self.save()
-        return self._measured
 
 
 def _evaluation(data: Mapping[str, Any]) -> Evaluation:
