@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from mxtools.errors import InputError, UsageError
 from mxtools.scopes.selection import Selection
 from mxtools.tuning import quantisers as quantisers_module
 from mxtools.tuning.metrics import METRICS
+from mxtools.tuning.plans import Plans, knapsack
 from mxtools.tuning.quantisers import COMMAND, FLOAT, Options, quantisers
 from mxtools.tuning.samples import samples
-from mxtools.tuning.search import plan
 from mxtools.tuning.tuning import Request, tune
 from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Workshop
@@ -106,9 +106,30 @@ def test_a_plan_is_the_best_of_all(seed: int) -> None:
         [choices[name][p] for name, p in zip(choices, each, strict=True)] for each in product(choices["0"], repeat=6)
     ]
     best = min(sum(size for size, _ in each) for each in every if sum(damage for _, damage in each) <= allowed * 0.999)
-    found = plan(choices, allowed)
-    assert found.damage <= allowed
-    assert found.size <= best
+    found = [choices[name][precision] for name, precision in knapsack(choices, allowed).items()]
+    assert sum(damage for _, damage in found) <= allowed
+    assert sum(size for size, _ in found) <= best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_plan_takes_into_account_which_errors_point_in_the_same_direction(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    errors = rng.standard_normal((7, 4)) * rng.random((7, 1))
+    damages, lengths = np.square(errors).sum(1), np.linalg.norm(errors, axis=1)
+    sizes = rng.integers(20, 60, 7)
+    choices = {str(u): {FLOAT: (100, 0.0), "int8": (int(sizes[u]), float(damages[u]))} for u in range(7)}
+    allowed = 0.4 * damages.sum()
+    every = {
+        each: (100 * 7 - sum(100 - sizes[u] for u in each), np.square(errors[list(each)].sum(0)).sum())
+        for count in range(8)
+        for each in combinations(range(7), count)
+    }
+    best = min(size for size, damage in every.values() if damage <= allowed)
+    found = Plans(choices, (errors @ errors.T / np.outer(lengths, lengths)).tolist()).smallest(allowed)
+    size, damage = every[tuple(map(int, found.precisions))]
+    assert found.damage == pytest.approx(damage)
+    assert damage <= allowed
+    assert found.size == size <= 1.1 * best
 
 
 PRECISIONS: list[tuple[str, ...]] = [("int8",), ("qdq",), ("int4",), ("int8-weights",), ("float16",)]

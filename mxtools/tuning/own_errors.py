@@ -28,6 +28,9 @@ from mxtools.tuning.samples import Set, pieces
 from mxtools.tuning.units import Unit
 from mxtools.tuning.workshop import Workshop, made_by
 
+PROBED_BYTES = 1 << 26
+"""Bytes of what units read and make in the pieces that each of them is run on."""
+
 Arrays = dict[str, Array]
 
 
@@ -36,12 +39,14 @@ class Measured:
     """What is known of each unit by precision.
 
     Attributes: own `errors`, the energy of the noise over that of its result; `damages` at the end; `sizes` in bytes;
+    `alike`, how far the errors of two units point in the same direction at the end, in the order of the units;
     `probes`, how often the model was run with added errors; `rehearsed`, the damages of whole plans by their keys.
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     damages: dict[str, dict[str, float]] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    alike: list[list[float]] = field(default_factory=list)
     probes: int = 0
     rehearsed: dict[str, float] = field(default_factory=dict)
 
@@ -55,7 +60,8 @@ class OwnErrors:
     """The noise that units make on their own, by precision, on pieces of the inputs.
 
     Attributes: `feeds`, the pieces, as many as fit into memory with what units read and make there; `wanted`, outputs
-    of the model as it is on each piece; `noises`, by precision and piece, what is added to the result of each node.
+    of the model as it is on each piece; `few`, on how many of them single units are run; `noises`, by precision and
+    piece, what is added to the result of each node.
     """
 
     def __init__(self, workshop: Workshop, names: Sequence[str], measured: Measured) -> None:
@@ -82,8 +88,9 @@ class OwnErrors:
 
         self.feeds = pieces(self.model.proto, workshop.feeds)
         first = run(self.feeds[0])
-        size = (1 + len(self.units.quantisers)) * sum(array.nbytes for array in first.values())
-        self.feeds = self.feeds[: max(1, BATCH_BYTES // max(1, size))]
+        size = sum(array.nbytes for array in first.values()) or 1
+        self.few = max(1, PROBED_BYTES // size)
+        self.feeds = self.feeds[: max(1, BATCH_BYTES // size // (1 + len(self.units.quantisers)))]
         return [first, *map(run, islice(self.feeds, 1, None))]
 
     def results(self, unit: Unit) -> list[str]:

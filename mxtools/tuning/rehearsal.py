@@ -22,20 +22,23 @@ from functools import cached_property
 
 import numpy as np
 
+from mxtools.graph.shapes import Array
 from mxtools.runtime.sessions import REFERENCE
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.tuning.judging import damage_of
 from mxtools.tuning.metrics import Metric, Outputs
 from mxtools.tuning.own_errors import Arrays, Measured, OwnErrors, shares
 from mxtools.tuning.probe_graphs import ADDED, result_of, with_errors_added, with_outputs
-from mxtools.tuning.samples import FEW
-from mxtools.tuning.units import Assignment, Unit
-from mxtools.tuning.workshop import Workshop, key_of
+from mxtools.tuning.units import Assignment, Unit, key_of
+from mxtools.tuning.workshop import Workshop
 
 OPENED = 0.03
 """The share of the damage of all units together, or of what is allowed, from which on a module is opened."""
 TOGETHER = 2
 """A module with so many units is opened at once: running it whole would spare nothing."""
+
+ELEMENTS = 1 << 15
+"""Elements of outputs that tell whether errors point in the same direction."""
 
 
 class Rehearsal:
@@ -86,12 +89,16 @@ class Rehearsal:
         return self._added.damage(self._workshop.units.all, precisions, count)
 
     def _damages(self, precisions: Assignment) -> dict[str, float]:
-        """Return the damage that each unit does in its noisiest precision."""
+        """Return the damage that each unit does in its noisiest precision, and note which do the same."""
         found: dict[str, float] = {}
+        alone: dict[str, Array] = {}
         tree = self._workshop.units
 
         def probed(units: Sequence[Unit]) -> float:
-            return self._run({u.name: precisions[u.name] for u in units if u.name in precisions}, FEW)
+            damage = self._run({u.name: precisions[u.name] for u in units if u.name in precisions}, self._own.few)
+            if len(units) == 1:
+                alone[units[0].name] = self._added.last
+            return damage
 
         def opened(call: int) -> None:
             """Probe what is in a call, and open those of its modules that hurt."""
@@ -110,7 +117,31 @@ class Rehearsal:
 
         whole = min(probed(tree.all), self._allowed)
         opened(ROOT_CALL)
+        self._fresh.alike = alike([alone.get(unit.name) for unit in tree.all])
         return found
+
+
+def alike(errors: Sequence[Array | None]) -> list[list[float]]:
+    """Return how far errors point in the same direction, from -1 to 1; of one that is not known, not at all."""
+    size = max((len(error) for error in errors if error is not None), default=0)
+    rows = np.array([np.zeros(size) if error is None else error for error in errors])
+    lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    rows = np.divide(rows, lengths, out=np.zeros_like(rows), where=np.isfinite(lengths) & (lengths > 0))
+    found = rows @ rows.T
+    np.fill_diagonal(found, 1.0)
+    return [[round(float(value), 4) for value in row] for row in found]
+
+
+def _difference(found: Sequence[Outputs], wanted: Sequence[Outputs]) -> Array:
+    """Return the errors of outputs, each in units of what is wanted there, in one row; of many elements some."""
+    parts = []
+    for name in wanted[0]:
+        right = np.concatenate([np.asarray(each[name], np.float64).ravel() for each in wanted[: len(found)]])
+        wrong = np.concatenate([np.asarray(each[name], np.float64).ravel() for each in found])
+        parts.append((wrong - right) / (np.sqrt(np.square(right).mean()) or 1.0))
+    whole = np.concatenate(parts)
+    some: Array = np.nan_to_num(whole[:: 1 + len(whole) // ELEMENTS])
+    return some
 
 
 class _Added:
@@ -118,6 +149,7 @@ class _Added:
 
     def __init__(self, own: OwnErrors, metric: Metric | None, names: Sequence[str]) -> None:
         self._own, self._metric, self._names = own, metric, names
+        self.last: Array = np.zeros(0)
         altered = with_errors_added(own.model.proto, own.graph, own.nodes)
         self._run = REFERENCE.load(with_outputs(altered, names), own.model.weights)
         self._nothing = {ADDED + result_of(own.graph, node): np.zeros((), np.float32) for node in own.nodes}
@@ -125,6 +157,7 @@ class _Added:
     def damage(self, units: Sequence[Unit], precisions: Assignment, count: int | None) -> float:
         """Return the damage of the errors of units in some precisions, on some pieces of the inputs."""
         found = [self._outputs(at, units, precisions) for at in range(len(self._own.feeds[:count]))]
+        self.last = _difference(found, self._own.wanted)
         return damage_of(self._metric, found, self._own.wanted[:count])
 
     def _outputs(self, at: int, units: Sequence[Unit], precisions: Mapping[str, str]) -> Outputs:

@@ -120,8 +120,6 @@ def fed(model: ModelProto, each: Set) -> dict[str, Array]:
 
 ROWS = 16
 """Rows of a piece."""
-FEW = 2
-"""Pieces that single units are measured on."""
 
 
 def pieces(model: ModelProto, sets: Sequence[Set]) -> list[Set]:

@@ -18,25 +18,19 @@ in one unit, or in two, are rehearsed, the least damage first.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from mxtools.tuning.own_errors import Measured
-from mxtools.tuning.quantisers import FLOAT
+from mxtools.tuning.plans import Options, Plan, Plans, options
 from mxtools.tuning.rehearsal import Rehearsal
-from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Evaluation, Workshop
 
-GRID = 1 << 13
-"""Steps that what is allowed is divided into, to find the best plan; damages are rounded up to these."""
 WORTH = 0.01
 """The share of the bytes that another evaluation must be expected to save; twice as much after one that failed."""
 AIMS = 6
-"""Knapsacks that are rehearsed for one plan."""
-LOOKED_AT = 4
-"""Plans that differ a little and are rehearsed one after the other without success."""
+"""Plans that are rehearsed before one is made."""
+LOOKED_AT = 3
+"""Plans that differ a little from the best and are rehearsed too."""
 SLOPES = (0.3, 2.0)
 """By which power of the damage that was rehearsed a figure may change that is not of the outputs, as accuracy."""
 LIKELY = (0.85, 1.15)
@@ -57,68 +51,6 @@ FLOOR = 1e-2
 """The share of a damage that is too much which is taken for the least one worth a look."""
 CLOSER = 1.05
 """Two damages of which one is at most so many times the other have nothing in between that is worth a look."""
-
-Options = Mapping[str, tuple[int, float]]
-"""Bytes and damage of a unit by precision."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Precisions of units, with the damage that they add up to and the bytes of all units."""
-
-    precisions: dict[str, str]
-    damage: float
-    size: int
-
-
-def options(units: Units, measured: Measured) -> dict[str, Options]:
-    """Return what each unit can be, float32 first, without what another is better than in both."""
-    found: dict[str, Options] = {}
-    for unit in units.all:
-        damages, sizes = measured.damages[unit.name], measured.sizes[unit.name]
-        kept: dict[str, tuple[int, float]] = {FLOAT: (unit.size, 0.0)}
-        for precision in sorted(unit.precisions, key=lambda p: (damages[p], sizes[p])):
-            if all(sizes[precision] < size for size, _ in kept.values()):
-                kept[precision] = sizes[precision], damages[precision]
-        found[unit.name] = kept
-    return found
-
-
-def plan(choices: Mapping[str, Options], allowed: float) -> Plan:
-    """Return the plan with the fewest bytes whose damages add up to at most what is allowed.
-
-    That is a knapsack with one choice from each unit, solved exactly but for the rounding of damages: row by row, the
-    fewest bytes of the units so far, for each damage on the grid.
-    """
-    fewest, taken = np.zeros(GRID + 1), list[np.ndarray[tuple[int], np.dtype[np.int64]]]()
-    costs = {name: _costs(each, allowed) for name, each in choices.items()}
-    for name, each in choices.items():
-        rows = np.full((len(each), GRID + 1), math.inf)
-        for row, ((size, _), cost) in enumerate(zip(each.values(), costs[name], strict=True)):
-            if cost <= GRID:
-                rows[row, cost:] = fewest[: GRID + 1 - cost] + size
-        taken.append(rows.argmin(axis=0))
-        fewest = rows.min(axis=0)
-    at, found = GRID, dict[str, str]()
-    for (name, each), choice in zip(reversed([*choices.items()]), reversed(taken), strict=True):
-        number = int(choice[at])
-        found[name] = list(each)[number]
-        at -= costs[name][number]
-    return _plan(choices, {name: found[name] for name in choices})
-
-
-def _costs(each: Options, allowed: float) -> list[int]:
-    """Return damages in steps of the grid; more than the grid has where it is too much."""
-    if not allowed:
-        return [0 if not damage else GRID + 1 for _, damage in each.values()]
-    return [min(GRID + 1, math.ceil(min(damage / allowed, 2.0) * GRID)) for _, damage in each.values()]
-
-
-def _plan(choices: Mapping[str, Options], precisions: Mapping[str, str]) -> Plan:
-    """Return the plan of some precisions."""
-    pairs = [choices[name][precision] for name, precision in precisions.items()]
-    kept = {name: precision for name, precision in precisions.items() if precision != FLOAT}
-    return Plan(kept, sum(damage for _, damage in pairs), sum(size for size, _ in pairs))
 
 
 class OutOfBudgetError(Exception):
@@ -169,7 +101,8 @@ class Search:
         whole = self._evaluated(smallest)
         if not whole.met:
             choices = options(self._workshop.units, self._rehearsal.measured())
-            self._descend(choices, self._without_culprits(choices, whole))
+            whole = self._without_culprits(choices, whole)
+            self._descend(Plans(choices, self._rehearsal.measured().alike), whole)
 
     def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
         """Take out of the choices those that do damage which was not measured; return everything small without them.
@@ -204,18 +137,16 @@ class Search:
             raise OutOfBudgetError
         return self._workshop.evaluate(precisions)
 
-    def _descend(self, choices: Mapping[str, Options], whole: Evaluation) -> None:
+    def _descend(self, plans: Plans, whole: Evaluation) -> None:
         """Make plans that may be good and are smaller than the best, until none is worth it.
 
         `low` and `high` are the damages that were rehearsed of the largest that was good and the least that was not.
         """
-        good, failed, low = plan(choices, 0.0), 0, 0.0
-        if whole.met:
-            good = _plan(choices, whole.precisions)
+        good, failed, low = plans.of(whole.precisions if whole.met else {}), 0, 0.0
         high = self._learnt(whole)
         while low * CLOSER < high:
             aim = self._aim(low, high)
-            self._explore(choices, aim, good)
+            self._explore(plans, aim, good)
             first = self._within(EDGE * aim, good) if not good.precisions else None
             if self._comparable:
                 tried = first or self._promising(aim, good, WORTH * 2**failed)
@@ -287,87 +218,32 @@ class Search:
         found: float = rehearsed * (wanted / measured) ** (1 / min(max(slope, SLOPES[0]), SLOPES[1]))
         return found
 
-    def _explore(self, choices: Mapping[str, Options], aim: float, good: Plan) -> None:
-        """Rehearse plans that do about some damage, and note those that were not made yet."""
+    def _explore(self, plans: Plans, aim: float, good: Plan) -> None:
+        """Rehearse plans that do about some damage, and note those that were not made yet.
+
+        What is expected of a plan is corrected by what was rehearsed of the one before; a plan that is known already
+        makes room for the next smaller damage.
+        """
         self._explored = []
-        found = min(self._knapsack(choices, aim), good, key=lambda each: each.size)
-        while better := self._better(choices, aim, found):
-            found = better
-
-    def _better(self, choices: Mapping[str, Options], most: float, found: Plan) -> Plan | None:
-        """Return a smaller plan that differs a little and was rehearsed to do at most some damage."""
-        near = list(self._smaller(choices, found))
-        room = found.damage * (most / self._rehearsal.damage(found.precisions)) if found.damage else math.inf
-        likely = sorted((tried for tried in near if tried.damage <= room), key=lambda each: each.size)
-        looked_at = (*likely[:LOOKED_AT], *near[:LOOKED_AT])
-        return next((tried for tried in looked_at if self._rehearsed(tried) <= most), None)
-
-    def _rehearsed(self, tried: Plan) -> float:
-        if not self._is_made(tried):
-            self._explored.append(tried)
-        return self._rehearsal.damage(tried.precisions)
-
-    def _knapsack(self, choices: Mapping[str, Options], most: float) -> Plan:
-        """Return the smallest knapsack that was rehearsed to do at most some damage, and that was not made yet."""
-        good, bad = plan(choices, 0.0), plan(choices, 2 * _most(choices))
-        low, high, aim = 0.0, math.inf, most
-        for _ in range(AIMS if most > 0 else 0):
-            tried = plan(choices, aim)
-            damage = self._rehearsed(tried)
-            if damage <= most and not self._is_made(tried):
-                low, good = aim, tried
-            else:
-                high, bad = aim, tried
-            if good.size - bad.size <= WORTH * good.size:
-                break
-            aim = _nearer(aim * most / damage if damage else math.inf, low, high)
-        return good
+        for known in (None, good):
+            allowed = aim
+            for _ in range(AIMS if aim > 0 else 0):
+                tried = plans.smallest(allowed, known)
+                damage = self._rehearsal.damage(tried.precisions)
+                if not damage or not tried.damage:
+                    break
+                corrected = aim * tried.damage / damage
+                if tried in self._explored or self._is_made(tried):
+                    corrected = min(corrected, allowed) / CLOSER
+                else:
+                    self._explored.append(tried)
+                allowed = corrected
+        for each in (good, *self._explored[-1:]):
+            near = plans.near(each, WORTH * each.size, LOOKED_AT)
+            self._explored += [other for other in near if other not in self._explored and not self._is_made(other)]
 
     def _is_made(self, tried: Plan) -> bool:
         return any(each.precisions == tried.precisions for each in self._workshop.evaluations)
-
-    def _smaller(self, choices: Mapping[str, Options], good: Plan) -> Iterator[Plan]:
-        """Yield plans that differ from one in one unit or two and are worth trying, the least damage first."""
-        moves = list(_moves(choices, good))
-        downs, least = [m for m in moves if m[2] < 0], WORTH * good.size
-        found: list[tuple[float, tuple[_Move, ...]]] = [(down[3], (down,)) for down in downs if -down[2] > least]
-        found += [
-            (down[3] + up[3], (down, up))
-            for down in downs
-            for up in moves
-            if up[2] > 0 and up[0] != down[0] and -(down[2] + up[2]) > least
-        ]
-        for _, changes in sorted(found, key=lambda pair: pair[0]):
-            precisions = {name: good.precisions.get(name, FLOAT) for name in choices}
-            precisions |= {name: precision for name, precision, _, _ in changes}
-            tried = _plan(choices, precisions)
-            if not self._is_made(tried):
-                yield tried
-
-
-def _most(choices: Mapping[str, Options]) -> float:
-    """Return the damage of all units in what is worst for each and can be made."""
-    return sum(max(damage for _, damage in each.values() if math.isfinite(damage)) for each in choices.values())
-
-
-def _nearer(aim: float, low: float, high: float) -> float:
-    """Return what is aimed at if it lies between two numbers and not at their edge, else what lies between."""
-    if high == math.inf:
-        return max(aim, 2 * low)
-    return aim if low + 0.1 * (high - low) < aim < high - 0.1 * (high - low) else (low + high) / 2
-
-
-_Move = tuple[str, str, int, float]
-"""A unit, what it can be instead, and the difference of that in bytes and in damage."""
-
-
-def _moves(choices: Mapping[str, Options], at: Plan) -> Iterator[_Move]:
-    """Yield what a unit can be instead, with the difference in bytes and in damage."""
-    for name, each in choices.items():
-        size, damage = each[at.precisions.get(name, FLOAT)]
-        for precision, (other, worse) in each.items():
-            if precision != at.precisions.get(name, FLOAT) and math.isfinite(worse):
-                yield name, precision, other - size, worse - damage
 
 
 def _smallest(precisions: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ The module tree is above them: `Tree` has for each call the units in it, so that
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Unit:
 
 Assignment = Mapping[str, str]
 """The precision of each unit by its name; units that are not in it stay as they are."""
+
+
+def key_of(assignment: Assignment) -> str:
+    """Return an assignment as a text, the same for equal ones."""
+    return json.dumps(sorted(assignment.items()))
 
 
 class Units:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import tempfile
@@ -23,7 +22,7 @@ from mxtools.tuning.judging import Judge, Verdict
 from mxtools.tuning.quantisers import Step
 from mxtools.tuning.samples import Samples, fed
 from mxtools.tuning.steps import run_steps
-from mxtools.tuning.units import Assignment, Units
+from mxtools.tuning.units import Assignment, Units, key_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class Evaluation:
     def key(self) -> str:
         """What tells it from others."""
         return key_of(self.precisions)
-
-
-def key_of(assignment: Assignment) -> str:
-    """Return an assignment as a text, the same for equal ones."""
-    return json.dumps(sorted(assignment.items()))
 
 
 def weight_bytes(model: WorkingModel) -> int:
