@@ -382,3 +382,22 @@ def test_a_parsed_text_has_these_scopes() -> None:
 
 def test_the_command_lists_the_measures_that_there_are() -> None:
     assert tuple(Measure) == MEASURES
+
+
+def test_branches_are_run_in_the_order_in_which_parts_are_even(mx: Mx, tmp_path: Path) -> None:
+    """Of 27, 3, 72 and 8 weights in two branches, 72 can be alone only if its branch is run first."""
+    text = (
+        HEAD
+        + " g (float[2, 9] x, float[2, 9] z) => (float[2, 1] y) { a = MatMul(x, p) b = MatMul(a, q) c = MatMul(z, r)"
+        + " d = MatMul(c, s) y = Add(b, d) }"
+    )
+    model = tagged(text, dict(zip("abcdy", ("m.a", "m.b", "n.c", "n.d", "o"), strict=True)))
+    shapes = {"p": (9, 3), "q": (3, 1), "r": (9, 8), "s": (8, 1)}
+    weights = [onnx.numpy_helper.from_array(np.ones(shape, "f"), name) for name, shape in shapes.items()]
+    model.graph.initializer.extend(weights)
+    found = written(model, tmp_path / "parts", Budget(2))
+    assert found.plan is not None
+    assert (found.plan.largest, found.plan.bound) == (4 * 72, 4 * 72)
+    assert [part.figures.bytes for part in found.parts if part.figures] == [4 * 72, 4 * 38]
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert mx("run-parts", tmp_path / "parts", "--verify", tmp_path / "m.onnx").returncode == 0

@@ -8,16 +8,17 @@ cuts are where least crosses.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mxtools.costs.costs import Costs
 from mxtools.errors import CheckError, UsageError, suggestion
+from mxtools.graph.index import Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.split.division.loads import Loads, Measure, crossing
 from mxtools.split.division.partition import Limits, Row
-from mxtools.split.division.units import Unit, units
+from mxtools.split.division.units import Unit, other_orders, units
 
 SLACK = 0.05
 """How far above the mean the largest part may be, if less crosses then: half of what is called even."""
@@ -68,9 +69,62 @@ def divide(model: WorkingModel, budget: Budget, whole: Collection[int], costs: C
     if budget.parts is not None and budget.parts > len(row):
         raise UsageError(f"{budget.parts} parts cannot be made of {len(row)} modules", f"ask for {len(row)} at most")
     wanted = {budget.measure, *budget.limits} - {Measure.BYTES}
-    loads = Loads(model.graph, row, {measure: _amounts(model, row, budget, costs, measure) for measure in wanted})
+    amounts = {measure: _amounts(model, row, budget, costs, measure) for measure in wanted}
     sizes = {v: costs.size(v) or 0 for unit in row for node in unit for v in model.graph.writes[node]}
-    line = Row(loads, crossing(model.graph, row, sizes))
+    found = _Units(model.graph, row, amounts, sizes)
+    order: Sequence[int] = range(len(row))
+    line = found.line(order)
+    _require_all_fit(model, row, line, budget)
+    measure = budget.measure
+    parts = budget.parts or line.fill(Limits(measure, None, budget.limits)).parts
+    best = line.least(parts, measure, budget.limits)
+    if best is None:
+        raise _too_many(line, parts, budget)
+    bound = max(line.largest(measure)[0], -(-line.total(measure) // parts))
+    if budget.parts and best > bound * (1 + SLACK):
+        order, line, best = found.better(order, line, best, budget)
+    even = None
+    if budget.parts or budget.balance:
+        even = max(best, int(_mean(line, len(row), parts, best, measure) * (1 + SLACK)))
+    ranges = line.divide(parts, Limits(measure, even, budget.limits))
+    groups = [[node for number in part for node in row[order[number]]] for part in ranges]
+    return Division(groups, measure, [line.amount(part, measure) for part in ranges], bound)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The units of a graph, with what each amounts to by measures other than bytes, and the sizes of values."""
+
+    graph: Graph
+    row: Sequence[Unit]
+    amounts: Mapping[Measure, Sequence[int]]
+    sizes: Mapping[int, int]
+
+    def line(self, order: Sequence[int]) -> Row[Measure]:
+        """Return the units in an order, which is given by their places in the row."""
+        arranged = [self.row[number] for number in order]
+        own = {measure: [of[number] for number in order] for measure, of in self.amounts.items()}
+        return Row(Loads(self.graph, arranged, own), crossing(self.graph, arranged, self.sizes))
+
+    def better(
+        self, order: Sequence[int], line: Row[Measure], best: int, budget: Budget
+    ) -> tuple[Sequence[int], Row[Measure], int]:
+        """Return the order with the smallest largest part, the units in it, and what that part amounts to.
+
+        Branches can be run in any order. If the embeddings of an encoder and a decoder come first, for instance, the
+        weights that they share are in one part. `order` stays if another is hardly better.
+        """
+        alone = [line.amount(range(number, number + 1), budget.measure) for number in range(line.count)]
+        for other in other_orders(self.graph, self.row, alone):
+            tried = self.line(other)
+            least = tried.least(budget.parts or 1, budget.measure, budget.limits)
+            if least is not None and least < best * (1 - SLACK):
+                order, line, best = other, tried, least
+        return order, line, best
+
+
+def _require_all_fit(model: WorkingModel, row: Sequence[Unit], line: Row[Measure], budget: Budget) -> None:
+    """Raise CheckError if a unit is above a limit alone."""
     for limited, limit in budget.limits.items():
         alone, unit = line.largest(limited)
         if alone > limit:
@@ -78,18 +132,6 @@ def divide(model: WorkingModel, budget: Budget, whole: Collection[int], costs: C
                 f"{_name(model, row[unit])} has {alone} {UNITS[limited]}, more than the limit of {limit}",
                 f"the smallest possible limit is {alone}",
             )
-    measure = budget.measure
-    parts = budget.parts or line.fill(Limits(measure, None, budget.limits)).parts
-    best = line.least(parts, measure, budget.limits)
-    if best is None:
-        raise _too_many(line, parts, budget)
-    even = None
-    if budget.parts or budget.balance:
-        even = max(best, int(_mean(line, len(row), parts, best, measure) * (1 + SLACK)))
-    ranges = line.divide(parts, Limits(measure, even, budget.limits))
-    groups = [[node for number in part for node in row[number]] for part in ranges]
-    bound = max(line.largest(measure)[0], -(-line.total(measure) // parts))
-    return Division(groups, measure, [line.amount(part, measure) for part in ranges], bound)
 
 
 def _mean(line: Row[Measure], count: int, parts: int, best: int, measure: Measure) -> float:

@@ -14,9 +14,10 @@ reads. Neither is what no output needs.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import circles, in_order, nodes_behind
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -50,6 +51,35 @@ def units(annotations: Annotations, whole: Collection[int] = ()) -> list[Unit]:
             unit.update(dict.fromkeys(nodes, nodes[0]))
     order = in_order(sorted(members), sources)
     return _joined(annotations, [members[first] for first in order])
+
+
+def other_orders(graph: Graph, row: Sequence[Unit], amounts: Sequence[int]) -> Iterator[list[int]]:
+    """Yield other orders of units, by their places in a row, in which each comes after all that it reads too.
+
+    Where there is a choice, the last in the row, the largest or the smallest comes first. Two towers that read of each
+    other only at the end, with what they amount to, in two parts:
+
+        a  6   b 2   c 2   d 2   head 1        the row a c | b d head has 8 and 5; largest first, a | b c d head 6 and 7
+    """
+    place = {node: number for number, unit in enumerate(row) for node in unit}
+    sources = [{place[p] for n in unit for v in graph.needs[n] if (p := graph.producer[v]) in place} for unit in row]
+    readers: list[list[int]] = [[] for _ in row]
+    for number, makers in enumerate(sources):
+        makers.discard(number)
+        for maker in makers:
+            readers[maker].append(number)
+    for keys in (range(0, -len(row), -1), [-amount for amount in amounts], amounts):
+        waiting = [len(makers) for makers in sources]
+        ready = [(keys[number], number) for number, count in enumerate(waiting) if not count]
+        heapify(ready)
+        found: list[int] = []
+        while ready:
+            found.append(heappop(ready)[1])
+            for reader in readers[found[-1]]:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    heappush(ready, (keys[reader], reader))
+        yield found
 
 
 def live_nodes(annotations: Annotations) -> set[int]:
