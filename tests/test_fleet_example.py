@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.scoreboard import page
+from mxtools.fleet.changes import changes
 from mxtools.fleet.folder import gather
 from mxtools.fleet.job import Jobs
-from tests.support.fleets import changed_step, report, write
+from tests.support.fleets import changed_step, failing, report, write
 from tests.support.paths import ENVIRONMENT, ROOT
 
 EXAMPLE = ROOT / "examples" / "fleet"
@@ -125,6 +127,17 @@ def test_resources_are_those_of_an_earlier_run(folder: Path) -> None:
 def test_the_example_is_whole() -> None:
     models = tomllib.loads((EXAMPLE / "models.toml").read_text())
     assert len(models["models"]) * (1 + len(models["exporters"]) * (1 + len(models["tools"]))) == 56
+
+
+def test_the_scoreboard_is_made_of_reports(tmp_path: Path) -> None:
+    jobs = [report("a"), failing(report("b"), "export"), report("", "", "")]
+    text = page(write(tmp_path, jobs))
+    assert "| dynamo |  | 2 | 1 | 0 | 0.9500 | 24.0 |" in text
+    assert "| b | dynamo |  |  |  |  |  | 8.0 | input: export |" in text
+    kept = gather(ROOT / "docs" / "scoreboard" / "report.json")
+    assert changes(kept, kept) == []
+    rows = (ROOT / "docs" / "scoreboard" / "index.md").read_text()
+    assert all(f"| {' | '.join(each.job.key)} |" in rows for each in kept if each.job.exporter)
 
 
 def snakemake(folder: Path, *options: str) -> str:
