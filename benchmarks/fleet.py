@@ -1,7 +1,7 @@
 """Run the example fleet: on a Slurm cluster of this machine while jobs are killed, and on one core for what it costs.
 
     python benchmarks/fleet.py cluster [--kills 10] [--models FILE.toml] [--slots 4] [--folder build/fleet]
-    python benchmarks/fleet.py overhead
+    python benchmarks/fleet.py overhead [--models FILE.toml] [--rounds 3]
     python benchmarks/fleet.py page
 
 `cluster` (as root; it installs Slurm) gives every job a Slurm job of its own, kills running ones at random (scancel, or
@@ -19,6 +19,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -62,7 +63,7 @@ def main() -> int:
         return page(given.rounds)
     if not shutil.which("snakemake"):
         raise SystemExit("snakemake is not on the path: pip install 'onnx-mxtools[fleet]'")
-    return cluster(given) if given.what == "cluster" else overhead(given.folder, given.rounds)
+    return cluster(given) if given.what == "cluster" else overhead(given.folder, given.models, given.rounds)
 
 
 # ---- on a cluster, with kills
@@ -186,10 +187,13 @@ def counted(folder: Path, killed: Counter[str]) -> int:
 # ---- on one core
 
 
-def overhead(folder: Path, rounds: int) -> int:
-    """Compare the fleet on one core with one process for all jobs, and that with a process for each step."""
+def overhead(folder: Path, models: Path, rounds: int) -> int:
+    """Compare the fleet on one core with one process for all jobs, and that with a process for each step.
+
+    On a machine that has other work too, the seconds of processor time say more than those of the clock.
+    """
     everything, few = folder.resolve() / "overhead", folder.resolve() / "tiny"
-    prepare(everything, EXAMPLE / "models.toml")
+    prepare(everything, models)
     prepare(few, EXAMPLE / "models.toml")
     table = (few / "models.toml").read_text()
     (few / "models.toml").write_text(table[: table.index("[models.")] + "".join(f"[models.{n}]\n" for n in TINY))
@@ -202,24 +206,29 @@ def overhead(folder: Path, rounds: int) -> int:
     return int(cost > MOST_OVERHEAD or gain < LEAST_GAIN)
 
 
-def timed(line: list[str], folder: Path) -> float:
-    """Return the seconds that a command takes on one core, after the reports of others are gone."""
+def timed(line: list[str], folder: Path) -> tuple[float, float]:
+    """Return the seconds of a command on one core, and of processor time, after the reports of others are gone."""
     for path in (folder / "runs").iterdir() if (folder / "runs").is_dir() else ():
         if path.name != "batches":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for done in folder.glob("runs/batches/*.done"):
         done.unlink()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(["taskset", "--cpu-list", "0", *line], cwd=folder, env=environment, capture_output=True, check=True)
-    return time.monotonic() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - start, busy
 
 
-def told(name: str, pairs: list[tuple[float, float]]) -> float:
-    """Print the medians of two ways, and return their ratio."""
-    one, other = (median(seconds) for seconds in zip(*pairs, strict=True))
-    print(f"{name}: {one:.1f} s ÷ {other:.1f} s = {one / other:.2f}", flush=True)
-    return one / other
+def told(name: str, pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> float:
+    """Print the medians of two ways, by the clock and of processor time; return the ratio of those by the clock."""
+    ratios = []
+    for kind, unit in enumerate(("s", "s of processor time")):
+        one, other = (median(way[kind] for way in ways) for ways in zip(*pairs, strict=True))
+        print(f"{name}: {one:.1f} {unit} ÷ {other:.1f} {unit} = {one / other:.2f}", flush=True)
+        ratios.append(one / other)
+    return ratios[0]
 
 
 # ---- the page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mxtools.errors import InputError, OutputError
 from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.outputs import claim
 from mxtools.files.regular import PIECE, FileBytes, is_read, note_read, one_command, open_regular
-from mxtools.files.temporary import Scratch, temporary
+from mxtools.files.temporary import ABANDONED, HOST, Scratch, temporary
 from mxtools.strategies.cache import Cache
 from tests.support.commands import Mx
 
@@ -188,13 +189,24 @@ def test_data_behind_a_link_are_not_written_through_it(mx: Mx, files: Path) -> N
 
 
 def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    left, foreign = tmp_path / ".a.txt.mx-0123abcd.tmp", tmp_path / ".b.txt.mx-0123abcd.tmp"
+    left, foreign = (tmp_path / f".{name}.txt.mx-{HOST}0123abcd.tmp" for name in "ab")
     left.write_bytes(b"")
     foreign.write_bytes(b"")
     with temporary(tmp_path / "a.txt") as (living, _):
         write_text("x", tmp_path / "a.txt")
         assert living.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", foreign.name}
+
+
+def test_what_another_machine_writes_is_removed_only_when_it_is_old(tmp_path: Path) -> None:
+    """Locks of another machine, which shares the folder, need not be seen here."""
+    other = f"{int(HOST, 16) ^ 1:04x}"
+    new, old = (tmp_path / f".a.txt.mx-{other}{number}.tmp" for number in ("00000000", "00000001"))
+    for file, age in ((new, ABANDONED - 60), (old, ABANDONED + 60)):
+        file.write_bytes(b"")
+        os.utime(file, (time.time() - age,) * 2)
+    write_text("x", tmp_path / "a.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", new.name}
 
 
 def test_what_a_killed_run_left_among_temporary_files_is_removed(
@@ -226,9 +238,9 @@ def test_data_that_go_are_marked_so_that_the_next_run_removes_them(tmp_path: Pat
 
 def test_a_cache_is_tidied(tmp_path: Path) -> None:
     folder = Cache(tmp_path).folder("0" * 32, "net")
-    for name in ("trace.mx-0123abcd.safetensors", ".note.json.mx-0123abcd.tmp", "trace.safetensors"):
+    for name in ("trace.mx-0123abcd.safetensors", f".note.json.mx-{HOST}0123abcd.tmp", "trace.safetensors"):
         (folder / name).write_bytes(b"")
-    (folder / ".dynamo.mx-0123abcd.tmp" / "dynamo").mkdir(parents=True)
+    (folder / f".dynamo.mx-{HOST}0123abcd.tmp" / "dynamo").mkdir(parents=True)
     assert Cache(tmp_path).folder("0" * 32, "net") == folder
     assert sorted(path.name for path in folder.iterdir()) == ["entry.json", "trace.safetensors"]
 

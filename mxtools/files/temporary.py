@@ -7,6 +7,7 @@ renamed, and their folder is flushed afterwards. `Scratch` is for files that are
 from __future__ import annotations
 
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -16,6 +17,7 @@ import time
 import weakref
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -30,8 +32,12 @@ except ImportError:  # on Windows, which does not remove files that are open
 
 LONGEST = 100
 """How many bytes of a file's name its temporary file shows."""
-_TEMPORARY = re.compile(rf"\.(.*){re.escape(MARK)}[0-9a-f]{{8}}\.tmp", re.DOTALL)
+HOST = blake2b(platform.node().encode(), digest_size=2).hexdigest()
+"""What the names of this machine's temporary files have in common, four hexadecimal digits."""
+_TEMPORARY = re.compile(rf"\.(.*){re.escape(MARK)}([0-9a-f]{{4}})[0-9a-f]{{8}}\.tmp", re.DOTALL)
 _SCRATCH = re.compile(r"mxtools-[a-z0-9_]{8}\.tmp")
+ABANDONED = 86_400
+"""Seconds after which nobody writes to the temporary file of another machine any more."""
 PATIENCE = 60
 """Seconds to wait for another process that renames files in the same folder; renaming takes milliseconds."""
 PAUSE = 0.01
@@ -127,7 +133,7 @@ def temporary(target: Path, locks: bool = True) -> Iterator[tuple[Path, BinaryIO
 
 def temporary_name(target: Path) -> Path:
     """Return a new name for a temporary file or folder beside a target."""
-    return target.with_name(f".{shown(target.name)}{MARK}{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{shown(target.name)}{MARK}{HOST}{secrets.token_hex(4)}.tmp")
 
 
 def shown(name: str) -> str:
@@ -139,8 +145,18 @@ def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
     """Remove temporary files and folders of dead processes: those for targets with some names, or all in a folder."""
     with os.scandir(folder) as entries:
         temporaries = ((Path(entry.path), _TEMPORARY.fullmatch(entry.name)) for entry in entries)
-        found = [path for path, match in temporaries if match and (names is None or match[1] in names)]
-    _remove_unlocked(found)
+        found = [(path, match) for path, match in temporaries if match and (names is None or match[1] in names)]
+    _remove_unlocked(path for path, match in found if match[2] == HOST or _is_abandoned(path))
+
+
+def _is_abandoned(place: Path) -> bool:
+    """Return whether another machine's temporary file was not written to for long.
+
+    The locks of one machine are not always seen on another one that shares the file system.
+    """
+    with suppress(OSError):
+        return time.time() - place.stat().st_mtime > ABANDONED
+    return False
 
 
 def _remove_unlocked(places: Iterable[Path]) -> None:
