@@ -25,6 +25,7 @@ COMMAND_LINE = re.compile(r"--[a-z]|`mx[ `]|\bmx [a-z]+ --|(^| )-[a-z]( |$)")
 THEIRS = {
     "profile/kernels.py": {"--exportProfile", "--exportLayerInfo"},
     "runtime/cases.py": {"run.py", "argparse"},
+    "runtime/arena.py": {"-m"},
     "tools/external.py": {"--"},
     "tools/node_lists.py": {"--layerPrecisions", "--precisionConstraints"},
 }

@@ -54,9 +54,7 @@ class Memory(_ReportRecord):
     """What the values between nodes take at the peak of a run, the inputs not counted, with nothing optimised."""
 
     arena: Annotated[int, Field(description="bytes in ONNX Runtime's arena, with memory patterns off")]
-    computed: Annotated[
-        int | None, Field(description="bytes by the shapes of the values, if all are known, as `mx tree` counts them")
-    ] = None
+    computed: Annotated[int | None, Field(description="bytes by the shapes of the values, if all are known")] = None
 
 
 class ProfileReport(_ReportRecord):
