@@ -16,6 +16,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -111,6 +112,7 @@ def _become_mx(
             prepare()
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
+        own_locks()
         _as_at_the_start()
         sys.argv = ["mx", *line]
         if cwd:
@@ -137,6 +139,16 @@ def _end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it ended in between
         os._exit(1)
+
+
+def own_locks() -> None:
+    """Let the progress bars of libraries use a lock of this child alone.
+
+    They share one with the processes that are forked: if one of these is killed while it holds the lock, all others
+    wait for it forever.
+    """
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.set_lock(threading.RLock())
 
 
 def _as_at_the_start() -> None:

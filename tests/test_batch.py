@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
 import time
@@ -11,11 +13,13 @@ from typing import Any
 
 import onnx
 import pytest
+import tqdm
 from onnx import parser
 
 from mxtools.fleet.job import PASSING, JobReport, read_report
+from mxtools.runtime.children import Limits, answered
 from mxtools.scopes import keys
-from mxtools_cli.forked import FORKS, import_for
+from mxtools_cli.forked import FORKS, import_for, own_locks
 from tests.support.commands import COMMAND, Done, Mx, forked
 from tests.support.paths import ENVIRONMENT
 
@@ -283,3 +287,22 @@ def test_what_is_refused(mx: Mx, folder: Path, case: str) -> None:
     assert (done.returncode, done.stderr.count(b"\n")) == (status, 1)
     assert problem in done.stderr.decode()
     assert not (folder / "reports").exists()
+
+
+def test_a_child_that_is_killed_does_not_stop_the_others() -> None:
+    """Progress bars share a lock with forked children, and nobody unlocks it for one that is killed."""
+
+    def bar() -> str:
+        own_locks()
+        return f"{[*tqdm.tqdm([1], file=io.StringIO())]}"
+
+    def killed_and_another() -> str:
+        lock = tqdm.tqdm.get_lock()
+        child = os.fork()
+        if not child:
+            lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        return answered(bar, Limits(10))[0] or "hangs"
+
+    assert answered(killed_and_another, Limits(60))[0] == "[1]"

@@ -237,8 +237,10 @@ def _run(line: str, folder: Path, plan: Plan | None, telling: int | None) -> NoR
             os.dup2(handle, number)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), write_through=True)  # not what a test puts there
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), write_through=True)
+        from mxtools_cli.forked import own_locks
         from mxtools_cli.main import main
 
+        own_locks()
         sys.argv = ["mx", *line.split()]
         disk = Disk(Path(os.path.realpath(folder)))
         if plan:
