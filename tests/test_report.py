@@ -215,3 +215,13 @@ def test_what_is_refused(mx: Mx, two_runs: Path, case: str) -> None:
     done = mx(*line.split(), cwd=two_runs)
     assert (done.returncode, done.stderr.count(b"\n"), done.stdout) == (status, 1, b"")
     assert problem in done.stderr.decode()
+
+
+def test_an_infinite_error_is_a_change_and_valid_json(mx: Mx, tmp_path: Path) -> None:
+    job = report("m")
+    write(tmp_path / "old", [job])
+    write(tmp_path / "new", [changed_figure(job, "error", float("inf"))])
+    done = mx("report", "new", "--against", "old", "--json", cwd=tmp_path)
+    told = json.loads(done.stdout, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert (done.returncode, told["changes"][0]["after"]) == (1, "Infinity")
+    assert mx("report", "new", "--against", "new", cwd=tmp_path).returncode == 0

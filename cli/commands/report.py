@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsons
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..streams import check_output, is_pipe, write_text
 from ..table import show, show_markdown
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from mxtools.fleet.changes import Change
     from mxtools.fleet.folder import Found, Totals
     from mxtools.fleet.job import JobReport
@@ -99,10 +102,15 @@ def _write_page(output: str, source: Path, found: Sequence[Found], changed: Sequ
 
 def _data(found: Sequence[Found], totals: Sequence[Totals], changed: Sequence[Change] | None) -> dict[str, object]:
     return {
-        "totals": [each.model_dump(mode="json") for each in totals],
-        "reports": [{"file": each.file, "job": each.job.model_dump(mode="json", by_alias=True)} for each in found],
-        "changes": None if changed is None else [each.model_dump(mode="json") for each in changed],
+        "totals": [_plain(each) for each in totals],
+        "reports": [{"file": each.file, "job": _plain(each.job)} for each in found],
+        "changes": None if changed is None else [_plain(each) for each in changed],
     }
+
+
+def _plain(record: BaseModel) -> object:
+    """Return a record as data for JSON, with infinities as texts."""
+    return jsons.loads(record.model_dump_json(by_alias=True))
 
 
 def _row(job: JobReport) -> Row:

@@ -21,7 +21,7 @@ LEAST_BYTES = 64 << 20
 class Change(BaseModel):
     """How a job differs from the one before."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     model: str
     exporter: str

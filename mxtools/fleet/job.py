@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from mxtools.errors import InputError
 from mxtools.files.json_text import decoded, validated
@@ -53,6 +53,11 @@ PASSING = frozenset({FailureClass.INTERRUPTED, FailureClass.TIMEOUT, FailureClas
 """What may pass when it is tried again; everything else fails the same way each time."""
 
 
+_WRITTEN = {"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity"], "type": "string"}]}
+Number = Annotated[float, WithJsonSchema(_WRITTEN)]
+"""A number; infinities, which JSON lacks, are written as texts."""
+
+
 class _JobRecord(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True, ser_json_inf_nan="strings")
 
@@ -87,7 +92,7 @@ class JobReport(_JobRecord):
     tool: Annotated[str, Field(description="what made the model from the exported one; empty for the export itself")]
     failure: Failure | None
     steps: tuple[StepReport, ...]
-    figures: Annotated[dict[str, float], Field(description="what was measured, by name")]
+    figures: Annotated[dict[str, Number], Field(description="what was measured, by name")]
     pages: Annotated[tuple[str, ...], Field(description="pages of `mx view`, from the folder of the report")]
     attempts: Annotated[int, Field(ge=0, description="how often it was tried, but for those that the user stopped")]
     plan: Annotated[str, Field(description="digest of the job's steps, by which a changed job is done again")]
