@@ -19,6 +19,7 @@ import mxtools
 from mxtools.errors import InputError, UsageError
 from mxtools.scopes.selection import Selection
 from mxtools.tuning import quantisers as quantisers_module
+from mxtools.tuning.judging import judged_outputs
 from mxtools.tuning.metrics import METRICS
 from mxtools.tuning.plans import Plans, knapsack
 from mxtools.tuning.quantisers import COMMAND, FLOAT, Options, quantisers
@@ -234,6 +235,14 @@ def test_a_search_of_other_weights_in_external_data_is_another(tmp_path: Path) -
             tune(mxtools.load(file), data, request)
 
 
+def test_an_output_without_a_type_is_compared() -> None:
+    model = layers()
+    model.proto.graph.output[0].ClearField("type")
+    assert judged_outputs(model, METRICS["sqnr"], ()) == ["y"]
+    with pytest.raises(UsageError, match="no output 'z' of floats"):
+        judged_outputs(model, METRICS["sqnr"], ["z"])
+
+
 def test_the_command_lists_the_precisions_that_there_are() -> None:
     assert (*tune_command.PRECISIONS, COMMAND) == quantisers_module.PRECISIONS
 
@@ -332,6 +341,7 @@ def test_the_report_is_shown_and_drawn(mx: Mx, folder: Path) -> None:
     done = mx(*line.split(), cwd=folder)
     assert done.returncode == 0, done.stderr.decode()
     assert b"chosen" in done.stdout
+    assert b"6 int8, 1 float32" in done.stdout
     assert b"left in float32: layers.1.up" in done.stderr
     assert b"on inputs held back (target 30)" in done.stderr
     drawn = (folder / "p.svg").read_bytes()

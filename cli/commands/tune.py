@@ -218,7 +218,16 @@ def _with_options(
 def _rows(found: Tuned) -> list[tuple[str, ...]]:
     """Return the table of models of which none is both smaller and better."""
     rows: list[tuple[str, ...]] = [
-        ("model", "left in float32", "bytes", "of before", found.target.metric or "figure", "± noise", "")
+        (
+            "model",
+            "modules by precision",
+            "left in float32",
+            "bytes",
+            "of before",
+            found.target.metric or "figure",
+            "± noise",
+            "",
+        )
     ]
     for each in found.front:
         name = "chosen" if each is found.chosen else str(found.evaluations.index(each) + 1)
@@ -226,6 +235,7 @@ def _rows(found: Tuned) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
+                ", ".join(f"{count} {precision}" for precision, count in found.shares(each).items()),
                 listed(found.left(each), 2) or "nothing",
                 short(each.size, " "),
                 f"{each.size / found.size:.1%}",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from mxtools.errors import InputError, MxError, UsageError
+from mxtools.graph.shapes import inferred_infos, is_typed
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.quiet import error_line, where_raised
 from mxtools.runtime.scripts import find
@@ -18,6 +20,8 @@ from mxtools.runtime.sessions import Level, load_session, one_line_errors, sessi
 from mxtools.tuning.metrics import METRICS, Metric, Outputs, Sums, Target, energies, noise_ratio
 from mxtools.tuning.samples import Set, fed
 
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""The types of outputs that are compared."""
 LEVEL = Level.ALL
 """Models are judged as they are used, optimised by ONNX Runtime."""
 
@@ -58,7 +62,7 @@ def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[
 
     Raises UsageError for an unknown one, or where none has floats.
     """
-    known = [value.name for value in opened(model).get_outputs() if "float" in value.type]
+    known = [value.name for value in _outputs(model.proto) if value.type.tensor_type.elem_type in FLOATS]
     unknown = next((name for name in chosen if name not in known), None)
     if unknown is not None or not known:
         raise UsageError(
@@ -66,6 +70,13 @@ def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[
             f"there are {', '.join(known)}" if known else "give a function by ⟨eval⟩",
         )
     return list(chosen) or (known[:1] if metric and metric.of_rows else known)
+
+
+def _outputs(model: ModelProto) -> Iterable[ValueInfoProto]:
+    """Return the outputs of a model with their types, those that a file lacks by inference."""
+    outputs = model.graph.output
+    found = {} if all(map(is_typed, outputs)) else inferred_infos(model)
+    return [value if is_typed(value) else found.get(value.name, value) for value in outputs]
 
 
 class OutputJudge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,11 @@ class Tuned:
         hierarchy, inside = self.units.model.annotations.hierarchy, self.units.inside
         kept = {c for c, units in inside.items() if all(precisions.get(u.name, FLOAT) == FLOAT for u in units)}
         return [hierarchy.scopes[call] for call in sorted(hierarchy.outermost(kept))]
+
+    def shares(self, evaluation: Evaluation) -> dict[str, int]:
+        """Return how many units an evaluation gave each precision, the most frequent first."""
+        precisions = Counter(evaluation.precisions.get(unit.name, FLOAT) for unit in self.units.all)
+        return dict(precisions.most_common())
 
     @property
     def unit(self) -> str:
