@@ -160,7 +160,7 @@ def command(
     if json:
         emit(found.to_dict())
     elif not is_pipe(output):
-        show(_rows(found))
+        show(_rows(found), left=3)
     _conclude(found)
 
 
