@@ -9,7 +9,7 @@ import pytest
 from onnx import parser
 
 from mxtools.costs.activations import peak
-from mxtools.costs.dimensions import bound, sizes_of, symbols
+from mxtools.costs.dimensions import bound, dimension, sizes_of, symbols
 from mxtools.errors import UsageError
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.views.tree import tree
@@ -77,6 +77,18 @@ def test_sizes_that_are_none(text: str) -> None:
 
 def test_sizes_by_name() -> None:
     assert sizes_of(["batch=8", "a=b=2"]) == {"batch": 8, "a=b": 2}
+
+
+def test_a_dimension_is_what_its_parts_come_to() -> None:
+    sizes = {"past": 4, "new": 1, "a + b": 7}
+    assert dimension("past + new", sizes) == 5
+    assert dimension("2*past + 3*new + 1", sizes) == 12
+    assert dimension("a + b", sizes) == 7
+    assert dimension("past + b", sizes) is None
+    assert dimension("past + b", sizes, 8) == 12
+    assert dimension("past//2", sizes, 8) == 8
+    assert dimension(f"{10**12}*{10**12}", sizes) is None
+    assert dimension("9" * 5000, sizes) is None
 
 
 LADDER = """<ir_version: 10, opset_import: ["" : 17]> g (float[256] x) => (float[256] y) {

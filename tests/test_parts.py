@@ -14,6 +14,7 @@ from mxtools.pytorch.exporting.axes import usual_axes
 from mxtools.pytorch.exporting.exporters import axes_of
 from mxtools.pytorch.loading.inputs import load_subject
 from mxtools.pytorch.nested import tensors
+from mxtools.scopes import keys
 from tests.support.commands import Mx
 from tests.support.folders import folder_of
 from tests.support.paths import MODELS
@@ -22,7 +23,7 @@ DECODER = {"num_key_value_heads": 2, "num_hidden_layers": 2}
 
 
 def tagged_and_verified(mx: Mx, folder: Path, into: Path, *options: str, exporter: str) -> onnx.ModelProto:
-    """Trace, export, tag and verify a model with some options; return the exported graph."""
+    """Trace, export, tag and verify a model with some options; return the tagged graph."""
     raw, trace, tagged = (into / name for name in ("x.onnx", "t.json", "y.onnx"))
     for arguments in (
         ("trace", folder, *options, "--record", "-o", trace),
@@ -32,7 +33,7 @@ def tagged_and_verified(mx: Mx, folder: Path, into: Path, *options: str, exporte
     ):
         done = mx(*arguments)
         assert done.returncode == 0, done.stderr.decode()
-    return onnx.load(raw)
+    return onnx.load(tagged)
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -63,6 +64,10 @@ def test_a_decoder_with_past_has_the_names_of_the_ecosystem(exporter: str, mx: M
     }
     outputs = json.loads((tmp_path / "t.json").read_text())["calls"][0]["outputs"]
     assert [tensor["name"] for tensor in outputs] == [value.name for value in model.graph.output]
+    makers = {name: keys.props(node)[keys.SCOPE] for node in model.graph.node for name in node.output}
+    assert {name: makers[f"present.{name}"] for name in cached} == {
+        name: f"model.layers.{name[0]}.self_attn" for name in cached
+    }
 
 
 def test_a_decoder_whose_encoder_has_run(mx: Mx, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto
@@ -29,6 +30,26 @@ def symbols(model: ModelProto) -> list[str]:
     return list(dict.fromkeys(dim.dim_param for info in model.graph.input for dim in _dims(info) if dim.dim_param))
 
 
+def dimension(name: str, sizes: Mapping[str, int], other: int | None = None) -> int | None:
+    """Return the size of a symbolic dimension: its own, or what its parts come to, as of `past + new` or `2*n`.
+
+    `other` is that of names without a size, and of what is no sum of products.
+    """
+    if name in sizes:
+        return sizes[name]
+    total = 0
+    for term in name.split("+"):
+        product = 1
+        for part in map(str.strip, term.split("*")):
+            is_number = part.isascii() and part.isdecimal() and len(part) <= len(str(LARGEST))
+            size = int(part) if is_number else sizes.get(part, other if part.isidentifier() else None)
+            if size is None:
+                return other
+            product *= size
+        total += product
+    return total if total <= LARGEST else other
+
+
 def bound(model: ModelProto, sizes: Mapping[str, int], other: int | None = None) -> ModelProto:
     """Return a copy of a model whose symbolic dimensions have sizes; `other` is that of the unknown ones of inputs.
 
@@ -36,7 +57,8 @@ def bound(model: ModelProto, sizes: Mapping[str, int], other: int | None = None)
     UsageError if the model has no dimension of a name.
     """
     infos = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    known = {dim.dim_param for info in infos for dim in _dims(info)} - {""}
+    told = {dim.dim_param for info in infos for dim in _dims(info)} - {""}
+    known = told | {part.strip() for name in told for part in re.split(r"[+*]", name)}
     unknown = next((name for name in sizes if name not in known), None)
     if unknown is not None:
         raise UsageError(f"the model has no dimension {unknown!r}", suggestion(unknown, known))
@@ -54,7 +76,7 @@ def bound(model: ModelProto, sizes: Mapping[str, int], other: int | None = None)
 def _bind(info: ValueInfoProto, sizes: Mapping[str, int], other: int | None) -> None:
     for dim in _dims(info):
         size = size_of(dim)
-        size = sizes.get(dim.dim_param, other) if size is None else size
+        size = dimension(dim.dim_param, sizes, other) if size is None else size
         if size is not None:
             dim.dim_value = size
 

@@ -67,7 +67,8 @@ class TensorShape:
     def fits(self, tensor: TorchTensor) -> bool:
         """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.
 
-        A transposed tensor does not fit: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`.
+        A transposed tensor does not fit: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`. If dimensions
+        are unknown, a reshaped tensor has another number of them: `[n, 3]` fits `[6]`, but not `[3, 2]`.
         """
         if self.kind != torch_kind(tensor.dtype):
             return False
@@ -75,6 +76,8 @@ class TensorShape:
             return True
         if self.is_transposed(tensor):
             return False
+        if None in self.dims and len(self.dims) == len(tensor.shape):
+            return self.agrees(tensor)
         # Unknown dimensions can be anything, so the known ones must divide the number of elements.
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
         return known == count if None not in self.dims else known == 0 or count % known == 0

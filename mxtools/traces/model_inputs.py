@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TypeProto
+from onnx import ModelProto, TensorShapeProto, TypeProto
 
+from mxtools.costs.dimensions import dimension
 from mxtools.errors import InputError
 from mxtools.files.limits import MADE_INPUT
 from mxtools.graph.index import graph_inputs
@@ -41,7 +43,8 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
             given |= {} if items is None else {name: as_type(items, type_)}
         elif name in given:
             given[name] = _exactly(given[name], type_)
-    made = {name: _made(name, type_, sidecar) for name, type_ in wanted.items() if name not in given}
+    sizes = _sizes(wanted, given)
+    made = {name: _made(name, type_, sidecar, sizes) for name, type_ in wanted.items() if name not in given}
     if values and made:
         warnings.warn(f"inputs that {values.where} lacks are made: {', '.join(map(repr, made))}", stacklevel=2)
     return given | made
@@ -65,23 +68,40 @@ def _items(values: Values, name: str) -> list[Array]:
     return [item for item in map(values.get, names) if item is not None]
 
 
-def _made(name: str, type_: TypeProto, sidecar: Sidecar | None) -> Value:
+def _sizes(wanted: Mapping[str, TypeProto], given: Mapping[str, Value]) -> dict[str, int]:
+    """Return the sizes that given arrays have in symbolic dimensions, by the names of these."""
+    found = {}
+    for name, value in given.items():
+        dims, shape = wanted[name].tensor_type.shape.dim, getattr(value, "shape", ())
+        if len(dims) == len(shape):
+            found.update({dim.dim_param: size for dim, size in zip(dims, shape, strict=True) if dim.dim_param})
+    return found
+
+
+def _size(dim: TensorShapeProto.Dimension, sizes: Mapping[str, int]) -> int:
+    size = size_of(dim)
+    found = dimension(dim.dim_param, sizes, SYMBOLIC) if size is None else size
+    return SYMBOLIC if found is None else found
+
+
+def _made(name: str, type_: TypeProto, sidecar: Sidecar | None, sizes: Mapping[str, int]) -> Value:
     """Return an input of the right type: normally distributed floats, zeros and ones for integers; two in a sequence.
 
-    It has the shape that was traced, if any. The name is the seed of the generator, so every run makes the same input.
+    It has the shape that was traced, if any, and otherwise the given sizes in symbolic dimensions. The name is the seed
+    of the generator, so every run makes the same input.
     """
     import numpy as np
 
     if type_.HasField("optional_type"):
-        return _made(name, type_.optional_type.elem_type, sidecar)
+        return _made(name, type_.optional_type.elem_type, sidecar, sizes)
     if type_.HasField("sequence_type"):
-        return [_made(f"{name}.{item}", type_.sequence_type.elem_type, sidecar) for item in range(ITEMS)]
+        return [_made(f"{name}.{item}", type_.sequence_type.elem_type, sidecar, sizes) for item in range(ITEMS)]
     tensor_type = type_.tensor_type
     if not type_.HasField("tensor_type") or not tensor_type.elem_type:
         raise InputError(f"input {name!r} is not a tensor, so mxtools cannot make one", "give ⟨inputs⟩")
     dtype = plain_dtype(tensor_type.elem_type)
     traced = next((t.shape for t in sidecar.model.inputs if t.name == name), None) if sidecar else None
-    shape = traced or tuple(SYMBOLIC if size is None else size for size in map(size_of, tensor_type.shape.dim))
+    shape = traced or tuple(_size(dim, sizes) for dim in tensor_type.shape.dim)
     MADE_INPUT.check(math.prod(shape) * np.dtype("float64").itemsize, f"a made value of the input {name!r}")
     generator = np.random.default_rng(sum(name.encode()))
     if dtype.kind in "iub":
