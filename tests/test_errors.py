@@ -23,6 +23,7 @@ COMMAND_LINE = re.compile(r"--[a-z]|`mx[ `]|\bmx [a-z]+ --|(^| )-[a-z]( |$)")
 """An option of two dashes or one, or a command, as a shell has it."""
 
 THEIRS = {
+    "fleet/running.py": {"--json"},
     "profile/kernels.py": {"--exportProfile", "--exportLayerInfo"},
     "runtime/cases.py": {"run.py", "argparse"},
     "runtime/arena.py": {"-m"},

@@ -34,7 +34,7 @@ ROUNDING = 1e-6
 FIGURES = {
     "fidelity": Figure("share of module calls that, cut out, return what PyTorch's return", more_is_better=True),
     "error": Figure("largest relative error of an output", more_is_better=False, relative=0.1, absolute=ROUNDING),
-    "invalid": Figure("errors that `mx validate` finds", more_is_better=False),
+    "invalid": Figure("errors that validation finds", more_is_better=False),
     "rootless": Figure("nodes without any evidence", more_is_better=False),
     "nodes": Figure("nodes", more_is_better=False, relative=0.02),
     "bytes": Figure("bytes of the model and its data", more_is_better=False, relative=0.01),

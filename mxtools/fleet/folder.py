@@ -67,9 +67,9 @@ def gather(place: Path) -> list[Found]:
     elif place.is_dir():
         found = [Found(file=at.name, job=read_report(at.file)) for at in _files(place)]
     else:
-        raise InputError(f"there is no folder {place}", "give the folder of the reports that `mx batch` left")
+        raise InputError(f"there is no folder {place}", "give the folder with the reports of jobs")
     if not found:
-        raise UsageError(f"{place} has no file *{ENDING}", "give the folder of the reports that `mx batch` left")
+        raise UsageError(f"{place} has no file *{ENDING}", "give the folder with the reports of jobs")
     _require_one_each(found)
     return sorted(found, key=lambda each: [_natural(part) for part in each.job.key])
 
@@ -102,7 +102,9 @@ def _of_file(place: Path) -> Iterator[Found]:
     try:
         yield from validated(Gathered, read_bytes(place), str(place)).reports
     except ValidationError:
-        raise InputError(f"{place} is nothing that `mx report --json` wrote", "give that, or a folder") from None
+        raise InputError(
+            f"{place} is no summary of reports in JSON", "give one, or the folder with the reports of jobs"
+        ) from None
 
 
 def _files(folder: Path) -> Iterator[_Place]:

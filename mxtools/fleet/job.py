@@ -77,7 +77,7 @@ class StepReport(_JobRecord):
     """A step that was run."""
 
     name: str
-    line: Annotated[tuple[str, ...], Field(description="the command line, without `mx`")]
+    line: Annotated[tuple[str, ...], Field(description="the command with its arguments")]
     status: Annotated[int | None, Field(description="its exit status, negative for a signal")]
     seconds: float
     memory: Annotated[int, Field(description="peak memory of its process in bytes, with libraries; 0 if not known")]
@@ -93,7 +93,7 @@ class JobReport(_JobRecord):
     failure: Failure | None
     steps: tuple[StepReport, ...]
     figures: Annotated[dict[str, Number], Field(description="what was measured, by name")]
-    pages: Annotated[tuple[str, ...], Field(description="pages of `mx view`, from the folder of the report")]
+    pages: Annotated[tuple[str, ...], Field(description="pages to look at, from the folder of the report")]
     attempts: Annotated[int, Field(ge=0, description="how often it was tried, but for those that the user stopped")]
     plan: Annotated[str, Field(description="digest of the job's steps, by which a changed job is done again")]
     versions: Annotated[tuple[str, ...], Field(description="packages and their versions")]
@@ -125,7 +125,7 @@ class Step(_JobRecord):
     line: Annotated[
         tuple[str, ...],
         BeforeValidator(_words, json_schema_input_type=str | tuple[str, ...]),
-        Field(min_length=1, description="the command line, without `mx`; a text is split as by a shell"),
+        Field(min_length=1, description="the command with its arguments; a text is split as by a shell"),
     ]
 
 
@@ -141,7 +141,7 @@ class Job(_JobRecord):
     needs: Annotated[tuple[str, ...], Field(description="reports of jobs that must have succeeded")] = ()
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     result: Annotated[str, Field(description="the model that it makes, whose bytes are measured")] = ""
-    pages: Annotated[tuple[str, ...], Field(description="pages of `mx view` that it makes")] = ()
+    pages: Annotated[tuple[str, ...], Field(description="pages to look at that it makes")] = ()
     seconds: Annotated[float | None, Field(gt=0, description="how long a step may take")] = None
 
 

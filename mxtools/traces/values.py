@@ -83,12 +83,13 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
     """Return the names in a `.safetensors`, `.npz` or `.json` file, and a function that reads the array of one.
 
     With the framework `pt`, the arrays of a `.safetensors` file are tensors of torch, because numpy lacks some element
-    types. Raises InputError if there is no such file or it cannot be read, UsageError if it is of another kind.
+    types. Raises InputError if there is no such file, or it cannot be read as arrays, UsageError if it is of another
+    kind.
     """
     from safetensors import SafetensorError, safe_open
 
     if file.is_dir():
-        raise UsageError(f"{file} is a folder", "give a .safetensors, .npz or .json file")
+        raise InputError(f"{file} is a folder", "give a .safetensors, .npz or .json file")
     if not file.exists():
         raise InputError(f"there is no file {file}", "give a .safetensors, .npz or .json file")
     try:
