@@ -126,7 +126,8 @@ def test_a_step_that_fails_is_the_last_and_what_needs_it_is_blocked(folder: Path
         job("third", "tree m.onnx", needs=["reports/second.job.json"]),
     ]
     done = batch(folder, *jobs)
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1].startswith("mx batch: 3 jobs failed: see the reports")
     first = report(folder, "first")
     assert [step.status for step in first.steps] == [0, 3]
     assert first.failure is not None
@@ -144,7 +145,7 @@ def test_what_is_done_is_not_done_again_unless_it_changed(folder: Path) -> None:
     told = [json.loads(batch(folder, *jobs, options=("--json",)).stdout) for _ in range(2)]
     assert told == [
         {"done": 3, "failed": 1, "before": 0, "again": 0},
-        {"done": 0, "failed": 0, "before": 3, "again": 0},
+        {"done": 0, "failed": 1, "before": 3, "again": 0},
     ]
     jobs[0] = job("one", "tree m.onnx --csv")  # and so what needs it
     assert json.loads(batch(folder, *jobs, options=("--json",)).stdout)["done"] == 2
@@ -154,10 +155,22 @@ def test_what_is_done_is_not_done_again_unless_it_changed(folder: Path) -> None:
 
 
 @forks
+def test_what_failed_is_done_again_when_it_is_asked_for(folder: Path) -> None:
+    jobs = [job("bad", "tree late.onnx"), job("after", "tree m.onnx", needs=["reports/bad.job.json"])]
+    jobs.append(job("good", "tree m.onnx"))
+    assert batch(folder, *jobs).returncode == 1
+    (folder / "late.onnx").write_bytes((folder / "m.onnx").read_bytes())
+    assert batch(folder, *jobs).returncode == 1
+    again = batch(folder, *jobs, options=("--retry-failed", "--json"))
+    assert (again.returncode, json.loads(again.stdout)) == (0, {"done": 2, "failed": 0, "before": 1, "again": 0})
+
+
+@forks
 def test_what_may_pass_is_tried_again_and_not_for_ever(folder: Path) -> None:
     jobs = [job("once", surgeon("once")), job("always", surgeon("killed")), job("crash", surgeon("crash"))]
-    statuses = [batch(folder, *jobs, options=("--attempts", "3")).returncode for _ in range(4)]
+    statuses = [batch(folder, *jobs, options=("--attempts", "3", "--exit-zero")).returncode for _ in range(4)]
     assert statuses == [1, 1, 0, 0]
+    assert batch(folder, *jobs).returncode == 1
     assert [report(folder, name).attempts for name in ("once", "always", "crash")] == [2, 3, 1]
     assert report(folder, "once").failure is None
 

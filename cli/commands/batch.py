@@ -26,6 +26,12 @@ def command(
     separate: Annotated[
         bool, Option("--separate", help="Start a process for each step, which imports its libraries itself.")
     ] = False,
+    retry_failed: Annotated[
+        bool, Option("--retry-failed", help="Also do the jobs again that failed before, for whatever reason.")
+    ] = False,
+    exit_zero: Annotated[
+        bool, Option("--exit-zero", help="End with exit status 0 also if jobs failed, unless some may be tried again.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Runs each step, a command of mx, in a child of one process that has the libraries: no crash ends the others.
@@ -34,8 +40,8 @@ def command(
     message and its log, times, memory and figures. `mx report` reads the reports.
 
     What is done is not done again: a job whose report is of the same steps and versions, and newer than those of the
-    jobs that it needs. Ends with exit status 1 if jobs were killed, or took too long, and may be tried again by the
-    same command. Jobs that fail otherwise fail each time, and do not change the exit status.
+    jobs that it needs. Jobs that were killed, or took too long, are tried again by the same command; those that failed
+    otherwise with --retry-failed. Ends with exit status 1 if jobs failed, now or before.
 
     Example: mx batch jobs.toml
     """
@@ -45,14 +51,16 @@ def command(
 
     jobs = read_jobs(source).jobs
     signal.signal(signal.SIGTERM, _stop)  # as a cluster ends a job
-    outcome = run_jobs(jobs, _run(separate), _tell, attempts)
-    failed = sum(report.failure is not None for report in outcome.done)
+    outcome = run_jobs(jobs, _run(separate), _tell, attempts, retry_failed)
+    done, before, failed = len(outcome.done), len(outcome.before), outcome.failed
     if json:
-        emit({"done": len(outcome.done), "failed": failed, "before": outcome.current, "again": outcome.again})
+        emit({"done": done, "failed": failed, "before": before, "again": outcome.again})
     else:
-        say(f"mx batch: {len(outcome.done)} jobs done, {failed} of them failed; {outcome.current} were done before")
+        say(f"mx batch: {done} jobs done, {before} were done before; {failed} of all {done + before} failed")
     if outcome.again:
         raise CheckError(f"{outcome.again} jobs were killed or took too long", "run the command again")
+    if failed and not exit_zero:
+        raise CheckError(f"{failed} jobs failed", "see the reports; when the cause is gone, add --retry-failed")
 
 
 def _run(separate: bool) -> Run:

@@ -9,8 +9,8 @@ The report is written before the first step, and says that the job was killed; w
     this process was killed, and runs again
                     begun anew, attempts 2
 
-A job whose report is there, of the same steps and versions, is not done again. One that failed for a reason that may
-pass is tried again, until it was tried so often as is allowed.
+A job whose report is there, of the same steps and versions, is not done again, also if it failed. One that failed for a
+reason that may pass is tried again, until it was tried so often as is allowed.
 """
 
 from __future__ import annotations
@@ -70,19 +70,33 @@ class Outcome:
 
     done: list[JobReport] = field(default_factory=list)
     """The reports of jobs that were done now."""
-    current: int = 0
-    """How many jobs were done before."""
+    before: list[JobReport] = field(default_factory=list)
+    """The reports of jobs that were done before."""
     again: int = 0
     """How many have failed for a reason that may pass, and may be tried again."""
 
+    @property
+    def failed(self) -> int:
+        """How many have failed, now or before."""
+        return sum(report.failure is not None for report in (*self.done, *self.before))
 
-def run_jobs(jobs: Sequence[Job], run: Run, told: Callable[[JobReport], None], attempts: int = ATTEMPTS) -> Outcome:
-    """Do the jobs that are not done yet, and leave their reports; `told` gets each when it is written."""
+
+def run_jobs(
+    jobs: Sequence[Job],
+    run: Run,
+    told: Callable[[JobReport], None],
+    attempts: int = ATTEMPTS,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Do the jobs that are not done yet, and leave their reports; `told` gets each when it is written.
+
+    With `retry_failed`, those that failed are done again, whatever the reason.
+    """
     outcome = Outcome()
     for job in jobs:
         before = _earlier(job)
-        if before and _is_current(job, before, attempts):
-            outcome.current += 1
+        if before and _is_current(job, before, attempts) and not (retry_failed and before.failure):
+            outcome.before.append(before)
             continue
         report = _Running(job, run, 1 + (before.attempts if before and before.plan == plan_of(job) else 0)).done()
         outcome.done.append(report)
