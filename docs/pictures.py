@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks.page import CHROMIUM, MX
+from mxtools.graph.functions import model_nodes
 
 from .samples import HERE, PREPARE, run, with_samples
 
@@ -28,6 +29,12 @@ WIDTH = 100
 """Letters in a line of the terminal."""
 MODELS = """
 mx view bert.tagged.onnx -o bert.html
+
+mx fold bert.tagged.onnx --repeated -o folded.onnx
+mx filter bert.tagged.onnx --scope encoder -o encoder.onnx
+mx filter bert.tagged.onnx --scope pooler -o pooler.onnx
+mx join --as body=encoder.onnx --as head=pooler.onnx --map body.last_hidden_state=head.last_hidden_state -o both.onnx
+mx view both.onnx -o both.html
 
 mx demo classifier
 mx trace ./classifier --record -o trace.json
@@ -59,6 +66,8 @@ PAGES = {
     "parted": ("parted.html", "encoder.layer.1"),
     "layer": ("llama.html", "model.layers.1"),
     "flat": ("flat.html", ""),
+    "folded": ("calls.html", ""),
+    "joined": ("both.html", ""),
     "against": ("against.html", "bert.encoder.layer.0.attention&in=bert.encoder.layer.0.attention.output"),
 }
 """The page, and what it is opened at, by picture."""
@@ -113,7 +122,7 @@ def without_names(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {weight.name: f"w{number}" for number, weight in enumerate(model.graph.initializer)}
     for weight in model.graph.initializer:
         weight.name = weights[weight.name]
-    for number, node in enumerate(model.graph.node):
+    for number, node in enumerate(model_nodes(model)):
         del node.metadata_props[:]
         node.doc_string, node.name = "", f"n{number}"
         node.input[:] = [weights.get(name, name) for name in node.input]
@@ -131,8 +140,9 @@ def main() -> None:
         for page in ("find-the-wrong-module.md", "find-where-two-runs-differ.md", "make-a-model-small.md"):
             with_samples((HERE / "how-to" / page).read_text(), folder)
         shutil.copyfile(folder / "tune.svg", PICTURES / "tuned.svg")
-        onnx.save(without_names(onnx.load(folder / "raw.onnx")), folder / "flat.onnx")
-        run("mx tag flat.onnx | mx view -o flat.html", folder)
+        for model, picture in (("raw", "flat"), ("folded", "calls")):
+            onnx.save(without_names(onnx.load(folder / f"{model}.onnx")), folder / f"{picture}.onnx")
+            run(f"mx tag {picture}.onnx | mx view -o {picture}.html", folder)
         draw_terminal(["tree", "bert.tagged.onnx", "--depth", "4"], folder, PICTURES / "tree.svg")
         draw_terminal(["tree", "model.onnx", "--depth", "3"], folder, PICTURES / "tutorial.svg")
         draw_parts(folder)

@@ -43,7 +43,7 @@ UNEXPLAINED = 30.0
 SPREAD = 0.05
 """By how much of themselves damages differ from what is expected after rehearsals, as a standard deviation.
 
-So much was seen on trained models of five kinds, with a factor that had been learnt.
+Seen on a few small trained models, once a factor for the precision had been learnt.
 """
 EDGE = 0.95
 """The share of what is allowed that is aimed at until there is a good model: what comes later depends on that."""
