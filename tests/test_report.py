@@ -12,7 +12,7 @@ import pytest
 
 from mxtools.fleet.changes import LEAST_SECONDS, changes, regressions
 from mxtools.fleet.folder import gather, totals_of
-from mxtools.fleet.job import FailureClass, JobReport
+from mxtools.fleet.job import FailureClass, JobReport, text_of
 from tests.support.commands import Mx
 from tests.support.fleets import STEPS, changed_figure, changed_step, failing, fleet, found, report, write
 
@@ -153,6 +153,16 @@ def test_the_table_has_a_row_a_job_in_the_order_of_models(mx: Mx, tmp_path: Path
         "done",
     ]
     assert done.stderr == b"mx report: 66 jobs, 66 done, 0 failed\n"
+
+
+def test_any_name_has_a_place_in_the_order(tmp_path: Path) -> None:
+    names = ["m10", "m2", "m²", "m" + "9" * 5000, "m٣"]
+    jobs = [report(name) for name in names]
+    for number, job in enumerate(jobs):
+        (tmp_path / f"{number}.job.json").write_text(text_of(job))
+    ordered = [each.job.model for each in gather(tmp_path)]
+    assert sorted(ordered) == sorted(names)
+    assert ordered.index("m2") < ordered.index("m10")
 
 
 def test_against_ends_with_1_where_something_is_worse(mx: Mx, two_runs: Path) -> None:

@@ -129,4 +129,5 @@ def _require_one_each(found: list[Found]) -> None:
 
 def _natural(text: str) -> list[tuple[int, str]]:
     """Return a key by which numbers in texts sort as numbers: `bert-2` before `bert-10`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    parts = re.split(r"(\d{1,18})", text)  # every second one is a number
+    return [(int(part), "") if place % 2 else (-1, part) for place, part in enumerate(parts)]
