@@ -279,7 +279,7 @@ REFUSED = {
     "another name of the report": ("name.json", 3, "jobs.0.report"),
     "no steps": ("steps.json", 3, "jobs.0.steps"),
     "a word too many": ("more.json", 3, "jobs.0.more"),
-    "two with one report": ("twice.json", 3, "two jobs have the report reports/m.job.json"),
+    "two with one report": ("twice.json", 3, "2 jobs have the report reports/m.job.json"),
 }
 
 

@@ -6,6 +6,7 @@ The pydantic models below are the schemas; `docs/job.schema.json` and `docs/jobs
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -155,9 +156,9 @@ class Jobs(_JobRecord):
 
     @model_validator(mode="after")
     def _have_own_reports(self) -> Self:
-        reports = [job.report for job in self.jobs]
-        if twice := next((report for report in reports if reports.count(report) > 1), None):
-            raise ValueError(f"two jobs have the report {twice}")
+        for report, count in Counter(job.report for job in self.jobs).items():
+            if count > 1:
+                raise ValueError(f"{count} jobs have the report {report}")
         return self
 
 
