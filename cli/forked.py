@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import importlib.util
 import logging
@@ -107,6 +108,7 @@ def _become_mx(
     status: object = 1
     try:
         os.setpgid(0, 0)
+        gc.freeze()  # what the parent left is not collected here: a session would wait for threads that only it has
         _end_with(parent)
         if prepare:
             prepare()
