@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from mxtools.runtime.children import Ended, Limits, watched
+from mxtools.runtime.session_values import onnx_runtime
 
 FORKS = sys.platform == "linux"
 """Elsewhere libraries do not work in a forked child, or there are none."""
@@ -190,7 +191,7 @@ def _stream_handlers() -> Iterator[logging.StreamHandler[IO[str]]]:
 @cache
 def _import_libraries() -> None:
     """Import what commands without PyTorch use, so that no child has to do it again."""
-    import onnxruntime  # noqa: F401
+    onnx_runtime()
 
     import mxtools
 
