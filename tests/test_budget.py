@@ -334,7 +334,7 @@ def test_inputs_that_a_file_lacks_are_named(mx: Mx, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "status", "said"),
-    [("none", 3, "there is no file none"), ("none.npz", 3, "there is no file none.npz"), (".", 2, ". is a folder")],
+    [("none", 3, "there is no file none"), ("none.npz", 3, "there is no file none.npz"), (".", 3, ". is a folder")],
 )
 def test_files_of_inputs_that_are_none(mx: Mx, tmp_path: Path, name: str, status: int, said: str) -> None:
     written(tagged(ROW, SCOPES), tmp_path / "parts", Budget(2))

@@ -208,7 +208,7 @@ REFUSED = {
     "no reports": ("report empty", 2, "empty has no file *.job.json"),
     "a damaged report": ("report damaged", 3, "a.job.json is no report of a job: "),
     "two of one job": ("report twice", 2, "are of one job (m dynamo)"),
-    "no report as a baseline": ("report new --against other.json", 3, "other.json is nothing that `mx report --json`"),
+    "no report as a baseline": ("report new --against other.json", 3, "other.json is no summary of reports in JSON"),
     "a page to stdout": ("report new -o -", 2, "would both go to stdout"),
 }
 
