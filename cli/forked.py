@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import importlib.util
 import logging
@@ -17,7 +16,6 @@ import pkgutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -26,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
 
-from mxtools.runtime.children import Ended, Limits, watched
+from mxtools.runtime.children import Ended, Limits, stand_alone, watched
 from mxtools.runtime.session_values import onnx_runtime
 
 FORKS = sys.platform == "linux"
@@ -108,14 +106,12 @@ def _become_mx(
     """Do what a process `mx` does from its start to its end."""
     status: object = 1
     try:
-        os.setpgid(0, 0)
-        gc.freeze()  # what the parent left is not collected here: a session would wait for threads that only it has
+        stand_alone()
         _end_with(parent)
         if prepare:
             prepare()
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
-        own_locks()
         _as_at_the_start()
         sys.argv = ["mx", *line]
         if cwd:
@@ -142,16 +138,6 @@ def _end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it ended in between
         os._exit(1)
-
-
-def own_locks() -> None:
-    """Let the progress bars of libraries use a lock of this child alone.
-
-    They share one with the processes that are forked: if one of these is killed while it holds the lock, all others
-    wait for it forever.
-    """
-    if "tqdm" in sys.modules:
-        sys.modules["tqdm"].tqdm.set_lock(threading.RLock())
 
 
 def _as_at_the_start() -> None:

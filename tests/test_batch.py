@@ -20,7 +20,7 @@ from onnx import parser
 from mxtools.fleet.job import PASSING, JobReport, read_report
 from mxtools.runtime.children import Limits, answered
 from mxtools.scopes import keys
-from mxtools_cli.forked import FORKS, import_for, own_locks
+from mxtools_cli.forked import FORKS, import_for
 from tests.support.commands import COMMAND, Done, Mx, forked
 from tests.support.paths import ENVIRONMENT
 
@@ -307,7 +307,6 @@ def test_a_child_that_is_killed_does_not_stop_the_others() -> None:
     """Progress bars share a lock with forked children, and nobody unlocks it for one that is killed."""
 
     def bar() -> str:
-        own_locks()
         return f"{[*tqdm.tqdm([1], file=io.StringIO())]}"
 
     def killed_and_another() -> str:

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from mxtools.cut.boundary import LONGEST, boundary_infos
+from mxtools.costs.integers import LONGEST
+from mxtools.cut.boundary import boundary_infos
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mxtools.files.outputs import MARK
+from mxtools.runtime.children import stand_alone
 
 PATIENCE = 60
 """Seconds that a command may take."""
@@ -227,7 +228,7 @@ def child(line: str, folder: Path, plan: Plan | None = None, telling: int | None
 def _run(line: str, folder: Path, plan: Plan | None, telling: int | None) -> NoReturn:
     status = 70
     try:
-        os.setpgid(0, 0)
+        stand_alone()
         os.chdir(folder)
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder.parent / TEMPORARY)
         os.environ.setdefault("PYTHONHASHSEED", "0")  # else `mx` starts itself again
@@ -237,10 +238,8 @@ def _run(line: str, folder: Path, plan: Plan | None, telling: int | None) -> NoR
             os.dup2(handle, number)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), write_through=True)  # not what a test puts there
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), write_through=True)
-        from mxtools_cli.forked import own_locks
         from mxtools_cli.main import main
 
-        own_locks()
         sys.argv = ["mx", *line.split()]
         disk = Disk(Path(os.path.realpath(folder)))
         if plan:

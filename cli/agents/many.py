@@ -17,7 +17,7 @@ class BatchReport(TypedDict):
     done: int
     """Jobs that were done now."""
     failed: int
-    """How many of these failed."""
+    """Jobs that failed, now or before."""
     before: int
     """Jobs that were done before."""
     again: int

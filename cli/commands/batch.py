@@ -79,10 +79,9 @@ def _run(separate: bool) -> Run:
 
 def _tell(report: JobReport) -> None:
     """Say what became of a job."""
-    name = " ".join(filter(None, report.key))
-    failure = report.failure
-    result = ": ".join(filter(None, (failure.kind, failure.step, failure.problem))) if failure else "done"
-    say(f"mx batch: {name}: {result} ({report.seconds:.1f} s)")
+    from mxtools.fleet.texts import result_text
+
+    say(f"mx batch: {' '.join(filter(None, report.key))}: {result_text(report)} ({report.seconds:.1f} s)")
 
 
 def _stop(number: int, frame: Any) -> NoReturn:  # noqa: ARG001 - signal's signature

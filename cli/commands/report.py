@@ -114,15 +114,10 @@ def _plain(record: BaseModel) -> object:
 
 
 def _row(job: JobReport) -> Row:
-    from mxtools.fleet.texts import figure_text
+    from mxtools.fleet.texts import figure_text, result_text
 
     numbers = [figure_text(name, job.figures.get(name)) for name in FIGURES]
-    return (*job.key, *numbers, f"{job.seconds:.1f}", figure_text("memory", job.memory), _result(job))
-
-
-def _result(job: JobReport) -> str:
-    failure = job.failure
-    return ": ".join(filter(None, (failure.kind, failure.step, failure.problem))) if failure else "done"
+    return (*job.key, *numbers, f"{job.seconds:.1f}", figure_text("memory", job.memory), result_text(job))
 
 
 def _change(change: Change) -> Row:
@@ -158,10 +153,11 @@ def _show_summary(found: Sequence[Found], totals: Sequence[Totals], changed: Seq
 def _failures(found: Sequence[Found]) -> Iterator[Row]:
     """Yield the failures, but for those that another one's failure blocks."""
     from mxtools.fleet.job import FailureClass
+    from mxtools.fleet.texts import result_text
 
     for each in found:
         if each.job.failure and each.job.failure.kind is not FailureClass.BLOCKED:
-            yield *each.job.key, _result(each.job)
+            yield *each.job.key, result_text(each.job)
 
 
 def _told(totals: Totals) -> str:

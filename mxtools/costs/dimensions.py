@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from onnx import ModelProto, TensorShapeProto, ValueInfoProto
+from onnx import ModelProto, TensorShapeProto, TypeProto, ValueInfoProto
 
 from mxtools.errors import UsageError, suggestion
 from mxtools.graph.types import size_of
@@ -28,6 +28,17 @@ def sizes_of(texts: Iterable[str]) -> dict[str, int]:
 def symbols(model: ModelProto) -> list[str]:
     """Return the names of the symbolic dimensions of a model's inputs, in their order."""
     return list(dict.fromkeys(dim.dim_param for info in model.graph.input for dim in _dims(info) if dim.dim_param))
+
+
+def sizes_in(types: Mapping[str, TypeProto], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of symbolic dimensions in some inputs, given by types and shapes; of two the first counts."""
+    found: dict[str, int] = {}
+    for name, shape in shapes.items():
+        dims = types[name].tensor_type.shape.dim
+        for dim, size in zip(dims, shape, strict=True) if len(dims) == len(shape) else ():
+            if dim.dim_param:
+                found.setdefault(dim.dim_param, size)
+    return found
 
 
 def dimension(name: str, sizes: Mapping[str, int], other: int | None = None) -> int | None:

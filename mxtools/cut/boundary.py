@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from mxtools.costs.integers import LONGEST
 from mxtools.costs.static_shapes import static_shapes
 from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore
@@ -26,9 +27,6 @@ from mxtools.graph.shapes import Shapes, TensorShape, inferred_infos, is_shaped,
 from mxtools.graph.types import type_of
 from mxtools.graph.walk import nodes_behind
 from mxtools.runtime.sessions import runtime_infos
-
-LONGEST = 64
-"""The most elements of a tensor that may decide the shape of another: no shape has more."""
 
 
 def boundary_infos(

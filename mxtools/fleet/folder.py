@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +50,6 @@ class Gathered(BaseModel):
     reports: tuple[Found, ...]
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    name: str
-
-
 def gather(place: Path) -> list[Found]:
     """Return the reports of a folder, or of a file that `mx report --json` wrote, in the order of models.
 
@@ -65,7 +58,7 @@ def gather(place: Path) -> list[Found]:
     if place.is_file():
         found = list(_of_file(place))
     elif place.is_dir():
-        found = [Found(file=at.name, job=read_report(at.file)) for at in _files(place)]
+        found = [Found(file=at.relative_to(place).as_posix(), job=read_report(at)) for at in _files(place)]
     else:
         raise InputError(f"there is no folder {place}", "give the folder with the reports of jobs")
     if not found:
@@ -107,14 +100,11 @@ def _of_file(place: Path) -> Iterator[Found]:
         ) from None
 
 
-def _files(folder: Path) -> Iterator[_Place]:
+def _files(folder: Path) -> Iterator[Path]:
     """Yield the reports of a folder and of those in it, not through links."""
     for place, folders, files in os.walk(folder):
         folders.sort()
-        for name in sorted(files):
-            if name.endswith(ENDING):
-                file = Path(place, name)
-                yield _Place(file, file.relative_to(folder).as_posix())
+        yield from (Path(place, name) for name in sorted(files) if name.endswith(ENDING))
 
 
 def _require_one_each(found: list[Found]) -> None:

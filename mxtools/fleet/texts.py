@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mxtools.fleet.changes import Change
+from mxtools.fleet.job import JobReport
 
 
 def figure_text(name: str, value: float | None) -> str:
     """Return a figure as people read it; nothing if it is not known."""
     return "" if value is None else _FORMS.get(name, "{:g}".format)(value)
+
+
+def result_text(job: JobReport) -> str:
+    """Return what became of a job: `done`, or `input: tag: m.onnx cannot be read`."""
+    failure = job.failure
+    return ": ".join(filter(None, (failure.kind, failure.step, failure.problem))) if failure else "done"
 
 
 def change_text(change: Change) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
+import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -68,6 +71,19 @@ def _resident(child: int) -> int:
         return 0
 
 
+def stand_alone() -> None:
+    """Make a forked child independent: it leads a group of processes, and shares no lock with others.
+
+    The progress bars of tqdm share a lock with the processes that are forked: if one of these is killed while it holds
+    the lock, all others wait for it forever. And what the parent left is not collected here: a session of ONNX Runtime
+    would wait for threads that only the parent has.
+    """
+    os.setpgid(0, 0)
+    gc.freeze()
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.set_lock(threading.RLock())
+
+
 def answered(work: Callable[[], str], limits: Limits) -> tuple[str | None, Ended]:
     """Return the text that a function returns in a child, None where the child did not get that far."""
     with tempfile.TemporaryFile() as file:
@@ -82,7 +98,7 @@ def answered(work: Callable[[], str], limits: Limits) -> tuple[str | None, Ended
 def _answer(work: Callable[[], str], handle: int) -> NoReturn:
     status = 1
     try:
-        os.setpgid(0, 0)
+        stand_alone()
         os.write(handle, work().encode(errors="replace"))
         status = 0
     except BaseException:

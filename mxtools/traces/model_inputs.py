@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorShapeProto, TypeProto
 
-from mxtools.costs.dimensions import dimension
+from mxtools.costs.dimensions import dimension, sizes_in
 from mxtools.errors import InputError
 from mxtools.files.limits import MADE_INPUT
 from mxtools.graph.index import graph_inputs
@@ -43,7 +43,7 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
             given |= {} if items is None else {name: as_type(items, type_)}
         elif name in given:
             given[name] = _exactly(given[name], type_)
-    sizes = _sizes(wanted, given)
+    sizes = sizes_in(wanted, {name: getattr(value, "shape", ()) for name, value in given.items()})
     made = {name: _made(name, type_, sidecar, sizes) for name, type_ in wanted.items() if name not in given}
     if values and made:
         warnings.warn(f"inputs that {values.where} lacks are made: {', '.join(map(repr, made))}", stacklevel=2)
@@ -66,16 +66,6 @@ def _items(values: Values, name: str) -> list[Array]:
     """Return the items of a sequence that were given one by one."""
     names = takewhile(values.names.__contains__, (f"{name}.{i}" for i in count()))
     return [item for item in map(values.get, names) if item is not None]
-
-
-def _sizes(wanted: Mapping[str, TypeProto], given: Mapping[str, Value]) -> dict[str, int]:
-    """Return the sizes that given arrays have in symbolic dimensions, by the names of these."""
-    found = {}
-    for name, value in given.items():
-        dims, shape = wanted[name].tensor_type.shape.dim, getattr(value, "shape", ())
-        if len(dims) == len(shape):
-            found.update({dim.dim_param: size for dim, size in zip(dims, shape, strict=True) if dim.dim_param})
-    return found
 
 
 def _size(dim: TensorShapeProto.Dimension, sizes: Mapping[str, int]) -> int:

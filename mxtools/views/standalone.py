@@ -1,7 +1,8 @@
 """Pages in one file, which any browser shows without another file and without a network.
 
 A page holds its data once, as JSON in which nothing can be read as HTML. Its content security policy allows only its
-own script and style, by their digests, and lets it fetch nothing. All pages have the colours of `theme.css`.
+own script and style, by their digests, and lets it fetch nothing. All pages have the head of `frame.html` and the
+colours of `theme.css`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from string import Template
 
 from mxtools.files import VERSION
 
-THEME = "theme.css"
+OURS = "mxtools.views"
+"""The package with the files of all pages."""
 
 
-def page(package: str, template: str, style: str, scripts: Sequence[str], title: str, data: object) -> str:
+def page(package: str, body: str, style: str, scripts: Sequence[str], title: str, data: object) -> str:
     """Return a page made from files in the folder `page` of a package; later scripts use what is in earlier ones."""
-    styles = f"{_file(__package__ or '', THEME)}{_file(package, style)}"
+    styles = f"{_file(OURS, 'theme.css')}{_file(package, style)}"
     script = "\n".join(_file(package, name) for name in scripts)
-    return Template(_file(package, template)).substitute(
+    name = markup.escape(title)
+    return Template(_file(OURS, "frame.html")).substitute(
         version=VERSION,
-        title=markup.escape(title),
+        title=name,
+        body=Template(_file(package, body)).substitute(title=name),
         style=styles,
         style_digest=_digest(styles),
         script=script,
