@@ -27,21 +27,21 @@ def command(
         bool, Option("--separate", help="Start a process for each step, which imports its libraries itself.")
     ] = False,
     retry_failed: Annotated[
-        bool, Option("--retry-failed", help="Also do the jobs again that failed before, for whatever reason.")
+        bool, Option("--retry-failed", help="Also retry jobs that failed before, whatever the reason.")
     ] = False,
     exit_zero: Annotated[
-        bool, Option("--exit-zero", help="End with exit status 0 also if jobs failed, unless some may be tried again.")
+        bool, Option("--exit-zero", help="End with exit status 0 even if jobs failed, unless some can be retried.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Runs each step, a command of mx, in a child of one process that has the libraries: no crash ends the others.
+    """Runs each step, a command of mx, in a child process: libraries are imported once, and a crash ends only one step.
 
-    A job is a model, an exporter and a tool. It leaves a report, also if it fails: the class of the failure, its
+    A job is a model, an exporter and a tool. It leaves a report, even if it fails: the class of the failure, its
     message and its log, times, memory and figures. `mx report` reads the reports.
 
-    What is done is not done again: a job whose report is of the same steps and versions, and newer than those of the
-    jobs that it needs. Jobs that were killed, or took too long, are tried again by the same command; those that failed
-    otherwise with --retry-failed. Ends with exit status 1 if jobs failed, now or before.
+    A job is skipped if its report is of the same steps and versions, and newer than those of the jobs that it needs.
+    Run the command again to retry jobs that were killed or took too long, and add --retry-failed to retry all that
+    failed. Ends with exit status 1 if jobs failed, now or before.
 
     Example: mx batch jobs.toml
     """

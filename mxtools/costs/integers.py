@@ -5,7 +5,7 @@ a scalar is an int, a vector is a tuple, and None is a dimension that is unknown
 
     s = Shape(x); d = Gather(s, 1); t = Concat(d, [4]); m = Equal(t, [8, -1])
 
-s is (None, 8), d is 8, t is (8, 4), and m is (1, 0). Floats are left out, because what comes of them hangs on rounding.
+s is (None, 8), d is 8, t is (8, 4), and m is (1, 0). Floats are left out, because their results depend on rounding.
 """
 
 from __future__ import annotations
