@@ -12,7 +12,8 @@ root. So a part that is cut out for `a` would return something that `a` never re
 The trace knows in which call each operation ran. The nodes of `b` read only one value from outside, so this value is
 tensor 4, which `b` was given. Hence the Tanh is the operation that made 4, and the Add, which the Tanh reads, is the
 operation that made 3, which ran in `a`. The walk goes on backwards as long as node and operation read the same number
-of values. If they do not, because one function became several nodes, all nodes back to the first one that is known to
+of values, of the same shapes. If they do not, because one function became several nodes, as the Unsqueezes of
+`x[:, :, None, None]`, all nodes back to the first one that is known to
 be in `a` belong to the function. A node moves down into the call of its operation only if everything that it reads was
 made there or moves there too. So what an exporter computes once for several calls stays in its place.
 """
@@ -30,6 +31,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import operations_making
 
 if TYPE_CHECKING:
+    from mxtools.graph.shapes import Shapes
     from mxtools.traces.sidecar import Operation, Sidecar
 
 
@@ -42,7 +44,7 @@ def move_to_operations(model: WorkingModel) -> None:
         return
     graph, annotations = model.graph, model.annotations
     hierarchy = annotations.hierarchy
-    wanted = _Operations(graph, annotations, model.traced).calls_by_node()
+    wanted = _Operations(graph, annotations, model.shapes, model.traced).calls_by_node()
     for node in sorted(wanted):  # along the data flow
         call = wanted[node]
         if not _is_caller(annotations, node, call):
@@ -62,10 +64,11 @@ def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
 class _Operations:
     """Finds the operations that made the values of a graph, going backwards from the inputs of calls."""
 
-    def __init__(self, graph: Graph, annotations: Annotations, sidecar: Sidecar) -> None:
-        self._graph, self._annotations, self._sidecar = graph, annotations, sidecar
+    def __init__(self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar) -> None:
+        self._graph, self._annotations, self._shapes, self._sidecar = graph, annotations, shapes, sidecar
         self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
+        self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
 
     def calls_by_node(self) -> dict[int, int]:
         """Return the nodes whose operations are found, each with the call in which its operation ran."""
@@ -83,9 +86,10 @@ class _Operations:
                 continue
             found[node] = operation.call
             tensors = [t for t in operation.inputs if t in self._live]
-            if len(values) == len(tensors) and (len(values) == 1 or self._is_like(node, operation)):
-                pairs = zip(values, tensors, strict=True)
-                left += [(v, t, operation.call) for v, t in pairs if known.setdefault(v, t) == t]
+            pairs = list(zip(values, tensors, strict=False)) if len(values) == len(tensors) else []
+            fitting = [(v, t) for v, t in pairs if self._can_be(v, t)]
+            if pairs and (self._is_like(node, operation) or len(pairs) == len(fitting) == 1):
+                left += [(v, t, operation.call) for v, t in fitting if known.setdefault(v, t) == t]
             elif _is_caller(self._annotations, node, operation.call):
                 call, nodes = self._whole(value, operation, reader)
                 found = dict.fromkeys(nodes, call) | found | {node: call}
@@ -109,6 +113,12 @@ class _Operations:
         if begins_there and not any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs):
             return (ROOT_CALL, set()) if reader is None else (reader, nodes)
         return call, nodes
+
+    def _can_be(self, value: int, tensor: int) -> bool:
+        """Return whether nothing is known of a value by which it cannot be a tensor, not even a reshaped one."""
+        traced = self._tensors.get(tensor)
+        shape = self._shapes[value] if traced else None
+        return traced is None or shape is None or shape.dims is None or shape.agrees(traced)
 
     def _is_made_by(self, value: int, operation: Operation) -> bool:
         """Return whether the node that makes a value has the name of an operation.
