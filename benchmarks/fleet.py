@@ -1,7 +1,7 @@
 """Run the example fleet: on a Slurm cluster of this machine while jobs are killed, and on one core for what it costs.
 
-    python benchmarks/fleet.py cluster [--kills 10] [--models FILE.toml] [--slots 4] [--folder build/fleet]
-    python benchmarks/fleet.py overhead [--models FILE.toml] [--rounds 3]
+    python benchmarks/fleet.py cluster [--kills 10] [--zoo COUNT] [--slots 4] [--folder build/fleet]
+    python benchmarks/fleet.py overhead [--zoo COUNT] [--rounds 3]
     python benchmarks/fleet.py page
 
 `cluster` (as root; it installs Slurm) gives every job a Slurm job of its own, kills running ones at random (scancel, or
@@ -9,7 +9,8 @@ SIGKILL for its `mx batch`), and once the head, the process `snakemake`. Then it
 done, and counts the files itself: no job may be lost, none done twice, and `mx report` must come to the same totals.
 
 `overhead` compares three ways on one core: the fleet, one `mx batch` of all jobs, and a process for each step. `page`
-opens the page of 2 000 jobs in Chromium.
+opens the page of 2 000 jobs in Chromium. With `--zoo`, the models are so many
+of `zoo/`, and not the example's.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "fleet"
+EXAMPLE, ZOO = ROOT / "examples" / "fleet", ROOT / "benchmarks" / "zoo"
 TINY = ("unet", "resnet")
 """Models whose steps are shorter than importing PyTorch."""
 MOST_OVERHEAD, LEAST_GAIN, MOST_SECONDS = 1.15, 2.0, 2.0
@@ -40,6 +43,8 @@ ON_SLURM = [
     *("--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"),
     *("--default-resources", "slurm_partition=main"),
 ]
+QUEUED = 4
+"""So many jobs for each slot are with Slurm, so that no slot waits for the head."""
 PAUSE = 2.0
 """Seconds between two looks at the cluster."""
 HEADS = 20
@@ -53,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cluster", "overhead", "page"))
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "fleet")
-    parser.add_argument("--models", type=Path, default=EXAMPLE / "models.toml")
+    parser.add_argument("--zoo", type=int, metavar="COUNT")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--slots", type=int, default=2 * (os.cpu_count() or 1))
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +68,7 @@ def main() -> int:
         return page(given.rounds)
     if not shutil.which("snakemake"):
         raise SystemExit("snakemake is not on the path: pip install 'onnx-mxtools[fleet]'")
-    return cluster(given) if given.what == "cluster" else overhead(given.folder, given.models, given.rounds)
+    return cluster(given) if given.what == "cluster" else overhead(given)
 
 
 # ---- on a cluster, with kills
@@ -72,7 +77,8 @@ def main() -> int:
 def cluster(given: argparse.Namespace) -> int:
     """Run the fleet on Slurm, kill, resume, and count."""
     folder: Path = given.folder.resolve() / "cluster"
-    prepare(folder, given.models)
+    shutil.rmtree(folder, ignore_errors=True)
+    prepare(folder, given.zoo and zoo(given.zoo))
     script = str(EXAMPLE / "slurm" / "cluster.sh")
     subprocess.run(["sh", script, "start", str(folder / "slurm"), str(given.slots)], check=True)
     try:
@@ -84,13 +90,22 @@ def cluster(given: argparse.Namespace) -> int:
         subprocess.run(["sh", script, "stop", str(folder / "slurm")], check=False)
 
 
-def prepare(folder: Path, models: Path) -> None:
-    """Copy the example to a folder, with other models if they are given; beside these may lie what they name."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", "runs", ".snakemake"))
-    if models.parent.resolve() != EXAMPLE:
-        shutil.copytree(models.parent, folder, dirs_exist_ok=True)
-        shutil.copy(models, folder / "models.toml")
+def zoo(count: int | None = None) -> list[str]:
+    """Return so many models of the zoo, spread over the whole list; all of them without a number."""
+    names = (ZOO / "models.txt").read_text().split()
+    count = min(count or len(names), len(names))
+    return [names[at * len(names) // count] for at in range(count)]
+
+
+def prepare(folder: Path, models: Sequence[str] | None = None) -> None:
+    """Copy the example to a folder, with its own models or others that the example or the zoo has."""
+    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    if models:
+        if not set(models) <= set(tomllib.loads((EXAMPLE / "models.toml").read_text())["models"]):
+            shutil.copy(ZOO / "models.py", folder)
+        table = (EXAMPLE / "models.toml").read_text()
+        head = table[: table.index("[models.")]
+        (folder / "models.toml").write_text(head + "".join(f"[models.{name}]\n" for name in models))
 
 
 class Killer:
@@ -99,7 +114,7 @@ class Killer:
     def __init__(self, folder: Path, numbers: random.Random, kills: int, slots: int) -> None:
         self.folder, self.numbers, self.slots = folder, numbers, slots
         self.ways = [numbers.choice(("scancel", "kill -9")) for _ in range(kills)]
-        self.head_at = kills // 2
+        self.kills, self.head_at = kills, kills // 2
         self.done: Counter[str] = Counter()
 
     def run(self) -> Counter[str]:
@@ -119,17 +134,21 @@ class Killer:
         raise SystemExit(f"the fleet is not done after {HEADS} heads: see {self.folder / 'head.log'}")
 
     def _head(self) -> subprocess.Popen[bytes]:
-        line = ["snakemake", *ON_SLURM, "--jobs", str(self.slots), "--config", "alone=1"]
+        line = ["snakemake", *ON_SLURM, "--jobs", str(QUEUED * self.slots), "--config", "alone=1"]
         with (self.folder / "head.log").open("ab") as log:
             return subprocess.Popen(line, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
 
     def _kill(self, head: subprocess.Popen[bytes]) -> None:
-        """Kill one of what runs, if there is still something to be killed."""
+        """Kill one of what runs, if there is still something to be killed, and not all of them at the start."""
+        jobs = sum(1 for _ in self.folder.glob("runs/batches/*.json"))
+        begun = sum(1 for _ in self.folder.glob("runs/**/*.job.json"))
+        if self.done.total() * jobs > begun * self.kills:
+            return
         if self.ways and len(self.ways) == self.head_at and not self.done["head"]:
             os.killpg(head.pid, signal.SIGKILL)
             self.done["head"] += 1
-        elif self.ways and self.ways[-1] == "scancel" and (jobs := running()):
-            subprocess.run(["scancel", self.numbers.choice(jobs)], check=False)
+        elif self.ways and self.ways[-1] == "scancel" and (left := running("--states=R")):
+            subprocess.run(["scancel", self.numbers.choice(left)], check=False)
             self.done[self.ways.pop()] += 1
         elif self.ways and self.ways[-1] != "scancel" and (batches := self._batches()):
             try:
@@ -152,9 +171,9 @@ class Killer:
         return [process for process, parent in found.items() if parent not in found]
 
 
-def running() -> list[str]:
-    """Return the Slurm jobs that run or wait."""
-    done = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
+def running(*options: str) -> list[str]:
+    """Return the Slurm jobs that run or wait, or only some of them."""
+    done = subprocess.run(["squeue", "--noheader", "--format=%i", *options], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
@@ -187,20 +206,20 @@ def counted(folder: Path, killed: Counter[str]) -> int:
 # ---- on one core
 
 
-def overhead(folder: Path, models: Path, rounds: int) -> int:
+def overhead(given: argparse.Namespace) -> int:
     """Compare the fleet on one core with one process for all jobs, and that with a process for each step.
 
     On a machine that has other work too, the seconds of processor time say more than those of the clock.
     """
-    everything, few = folder.resolve() / "overhead", folder.resolve() / "tiny"
-    prepare(everything, models)
-    prepare(few, EXAMPLE / "models.toml")
-    table = (few / "models.toml").read_text()
-    (few / "models.toml").write_text(table[: table.index("[models.")] + "".join(f"[models.{n}]\n" for n in TINY))
+    everything, few = given.folder.resolve() / "overhead", given.folder.resolve() / "tiny"
+    for folder in (everything, few):
+        shutil.rmtree(folder, ignore_errors=True)
+    prepare(everything, given.zoo and zoo(given.zoo))
+    prepare(few, TINY)
     subprocess.run(["snakemake", "--dry-run"], cwd=few, capture_output=True, check=True)  # it writes the lists of jobs
     fleet, batch = ["snakemake", "--cores", "1"], ["mx", "batch", "runs/batches/small-0.json", "--exit-zero"]
-    whole = [(timed(fleet, everything), timed(batch, everything)) for _ in range(rounds)]
-    tiny = [(timed([*batch, "--separate"], few), timed(batch, few)) for _ in range(rounds)]
+    whole = [(timed(fleet, everything), timed(batch, everything)) for _ in range(given.rounds)]
+    tiny = [(timed([*batch, "--separate"], few), timed(batch, few)) for _ in range(given.rounds)]
     cost, gain = told("fleet ÷ batch", whole), told("separate ÷ batch, tiny models", tiny)
     print(f"limits: at most {MOST_OVERHEAD}, at least {LEAST_GAIN}")
     return int(cost > MOST_OVERHEAD or gain < LEAST_GAIN)

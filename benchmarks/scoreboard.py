@@ -1,41 +1,65 @@
-"""Run the example fleet, and write what its jobs came to into docs/scoreboard/.
+"""Run the fleet of the zoo, and write what its jobs came to into docs/scoreboard/.
 
-    python benchmarks/scoreboard.py [FOLDER]
+    python benchmarks/scoreboard.py [FOLDER] [--count COUNT]
 
 Everything lies in FOLDER, build/scoreboard by default. A run that was ended goes on where it was, and one that is done
-only writes the page. `docs/scoreboard/report.json` is what a later run is compared with.
+only writes the page: so one that was done elsewhere, as by `fleet.py cluster --zoo 150`, becomes the scoreboard too.
+`docs/scoreboard/report.json` is what a later run is compared with.
 """
 
 from __future__ import annotations
 
-import shutil
+import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mxtools.fleet.job import JobReport
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE, PAGE = ROOT / "examples" / "fleet", ROOT / "docs" / "scoreboard"
+PAGE = ROOT / "docs" / "scoreboard"
+EXPORTERS = ("torchscript", "dynamo")
+NAIVE_SCRIPT = ROOT / "benchmarks" / "zoo" / "naive.py"
+NAIVE = "names-only"
+"""The tool of the jobs that check the tags of a naive script."""
 TOTALS = ("exporter", "tool", "jobs", "done", "all exact", "mean share of exact modules", "seconds")
-JOBS = ("model", "exporter", "tool", "exact modules", "largest error", "nodes", "bytes", "seconds", "result")
+OF_EXPORTER = ("exact", "names only", "onnxslim", "int8")
+FAILURES = ("model", "exporter", "tool", "failure")
 TEXT = """# Scoreboard
 
-What became of the models of the [example fleet](../fleet.md#a-fleet), which are small and have random weights: each was
+What became of {models} models, each of another architecture of transformers, small and with random weights. Each was
 traced, exported by each exporter, tagged, taken apart, and changed by each tool.
 
-Of the modules that a file still has, the share is given that returns, cut out and run alone, what PyTorch's module
-returned, and nothing else. int8 changes what modules return, so there only the largest error of the outputs is given,
-relative to their largest value. Times are of one core of a machine that had other work too.
+- **exact**: of the modules that the file still has, the share that returns, cut out and run alone, what PyTorch's
+  module returned, and nothing else.
+- **names only**: the same for the tags of
+  [a naive script](https://github.com/OWNER/mxtools/blob/main/benchmarks/zoo/naive.py), which takes each node's scope
+  from the exporter's names.
+- **onnxslim**: the same after onnxslim has been through the tagged file.
+- **int8**: int8 changes what modules return, so here is the largest error of the model's outputs, relative to their
+  largest value.
+
+Nothing stands where a job failed; see [below](#failures). Times are of one core of a machine that had other work too.
 
 {totals}
 
-## Each job
+## Each model
 
-{jobs}
+{rows}
+
+## Failures
+
+What the exporter itself cannot do is a failure of the step `export`.
+
+{failures}
 
 ## How to repeat it
 
-Made with {versions}, by one command, which goes on where it was ended:
+Made with {versions}, by one command, which takes some hours and goes on where it was ended:
 
 ```
 python benchmarks/scoreboard.py
@@ -50,38 +74,89 @@ mx report build/scoreboard/runs --against docs/scoreboard/report.json
 """
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Run what is missing, and write the page."""
-    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs"))
-    subprocess.run(["snakemake", "--cores", "1", "--quiet", "all"], cwd=folder, check=True)
+    from benchmarks.fleet import prepare, zoo
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build" / "scoreboard")
+    parser.add_argument("--count", type=int, help="so many models, spread over the list")
+    given = parser.parse_args()
+    prepare(given.folder, zoo(given.count))
+    subprocess.run(["snakemake", "--cores", "1", "--quiet", "all"], cwd=given.folder, check=True)
+    check_naive(given.folder)
+    report = subprocess.run(["mx", "report", "runs", "--json"], cwd=given.folder, check=True, stdout=subprocess.PIPE)
     PAGE.mkdir(exist_ok=True)
-    shutil.copy(folder / "runs" / "report.json", PAGE / "report.json")
-    (PAGE / "index.md").write_text(page(folder / "runs"))
+    (PAGE / "report.json").write_bytes(report.stdout)
+    (PAGE / "index.md").write_text(page(given.folder / "runs"))
+
+
+def check_naive(folder: Path) -> None:
+    """Let the naive script tag each export, and check its tags as those of mx were checked."""
+    jobs = []
+    for raw in sorted(folder.glob("runs/*/*/raw.onnx")):
+        model, exporter = raw.parts[-3:-1]
+        made = raw.with_name(NAIVE) / f"{NAIVE}.onnx"
+        if not made.exists():
+            made.parent.mkdir(exist_ok=True)
+            subprocess.run([sys.executable, str(NAIVE_SCRIPT), str(raw), str(made)], check=True)
+        check = [
+            "verify",
+            made,
+            "--trace",
+            raw.parents[1] / "trace.json",
+            "--round-trip",
+            "--fail-under",
+            "0",
+            "--json",
+        ]
+        step = {"name": "round-trip", "line": [str(word) for word in check]}
+        report = str(made.with_suffix(".job.json"))
+        jobs.append({"model": model, "exporter": exporter, "tool": NAIVE, "report": report, "steps": [step]})
+    plan = folder / "naive.json"
+    plan.write_text(json.dumps({"jobs": jobs}))
+    subprocess.run(["mx", "batch", str(plan), "--exit-zero"], check=True)
 
 
 def page(runs: Path) -> str:
     """Return the page of the reports in a folder."""
     from mxtools.fleet.folder import gather, totals_of
-    from mxtools.fleet.job import JobReport
-    from mxtools.fleet.texts import figure_text
+    from mxtools.fleet.texts import figure_text, result_text
 
     found = gather(runs)
+    jobs = {each.job.key: each.job for each in found}
+    models = dict.fromkeys(each.job.model for each in found)
 
     def totals() -> Iterator[Sequence[str]]:
         for each in totals_of(found):
             if each.exporter:
                 share = figure_text("fidelity", each.fidelity)
                 exact = str(each.exact) if share else ""
-                yield each.exporter, each.tool, str(each.jobs), str(each.done), exact, share, f"{each.seconds:.1f}"
+                yield each.exporter, each.tool, str(each.jobs), str(each.done), exact, share, f"{each.seconds:.0f}"
 
-    def row(job: JobReport) -> Sequence[str]:
-        figures = [figure_text(name, job.figures.get(name)) for name in ("fidelity", "error", "nodes", "bytes")]
-        result = f"{job.failure.kind}: {job.failure.step}" if job.failure else "done"
-        return *job.key, *figures, f"{job.seconds:.1f}", result
+    def figure(job: JobReport | None, name: str) -> str:
+        return figure_text(name, job.figures.get(name)) if job and not job.failure else ""
 
-    versions = ", ".join(sorted({version for each in found for version in each.job.versions}))
-    jobs = table([JOBS, *(row(each.job) for each in found if each.job.exporter)], left=3)
-    return TEXT.format(totals=table([TOTALS, *totals()], left=2), jobs=jobs, versions=versions)
+    def row(model: str) -> Iterator[str]:
+        yield model
+        for exporter in EXPORTERS:
+            for tool, name in (("", "fidelity"), (NAIVE, "fidelity"), ("onnxslim", "fidelity"), ("int8", "error")):
+                yield figure(jobs.get((model, exporter, tool)), name)
+
+    failed = [(*job.key, result_text(job).replace("|", "/")) for job in jobs.values() if _is_cause(job)]
+    head = ("model", *(f"{name} ({exporter})" for exporter in EXPORTERS for name in OF_EXPORTER))
+    return TEXT.format(
+        models=len(models),
+        totals=table([TOTALS, *totals()], left=2),
+        rows=table([head, *map(tuple, map(row, models))], left=1),
+        failures=table([FAILURES, *failed], left=len(FAILURES)),
+        versions=", ".join(sorted({version for job in jobs.values() for version in job.versions})),
+    )
+
+
+def _is_cause(job: JobReport) -> bool:
+    """Return whether a job failed by itself, and not since another one did."""
+    return job.failure is not None and job.failure.kind != "blocked"
 
 
 def table(rows: Sequence[Sequence[str]], left: int) -> str:
@@ -92,4 +167,5 @@ def table(rows: Sequence[Sequence[str]], left: int) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "scoreboard")
+    sys.path.insert(0, str(ROOT))
+    main()
