@@ -124,6 +124,7 @@ class Killer:
             while head.poll() is None:
                 time.sleep(PAUSE * (1 + self.numbers.random()))
                 self._kill(head)
+                resume_node()
             if head.returncode == 0:
                 return self.done
             while running():  # jobs of a head that was killed go on; to start them again would do them twice
@@ -175,6 +176,14 @@ def running(*options: str) -> list[str]:
     """Return the Slurm jobs that run or wait, or only some of them."""
     done = subprocess.run(["squeue", "--noheader", "--format=%i", *options], capture_output=True, text=True, check=True)
     return done.stdout.split()
+
+
+def resume_node() -> None:
+    """Let the node take jobs again if a job that was killed while it started made Slurm give it up."""
+    state = subprocess.run(["sinfo", "--noheader", "--format=%n %T"], capture_output=True, text=True, check=True)
+    node, _, said = state.stdout.strip().partition(" ")
+    if "drain" in said:
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
 
 
 def counted(folder: Path, killed: Counter[str]) -> int:

@@ -31,7 +31,7 @@ are in different calls.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -49,6 +49,9 @@ LOOK_AHEAD = 16
 Hardly ever do more calls in a row lose all their nodes, and the limit keeps the time linear.
 """
 
+LEAST_EVEN = 10
+"""Calls of one module do the same work if at most one of so many nodes cannot be divided among them evenly."""
+
 UNNUMBERED = -1
 """The label of a node if the exporter does not say to which call of the module it belongs."""
 
@@ -61,7 +64,7 @@ class Item(NamedTuple):
     label: int
 
 
-Groups = Mapping[Candidates, list[Item]]
+Groups = Mapping[Candidates, Sequence[Item]]
 """Items by the children of a call among which they are divided."""
 
 
@@ -123,10 +126,10 @@ class _Placement:
             groups[children[id(calls)]].append(item)
         uneven = {}
         for below, group in groups.items():
-            if shares := _repetitions(self._graph, below, group):
-                self._place_shares(below, shares)
-            else:
-                uneven[below] = group
+            shares, rest = _repetitions(self._graph, below, group)
+            self._place_shares(below[: len(shares)], shares)
+            if rest:
+                uneven[below] = rest
         if uneven:
             later = {item.node for group in uneven.values() for item in group}
             self._place_by_time(at, uneven, [item.node for item in items if item.node not in later])
@@ -244,18 +247,27 @@ class _Walk:
         return [value for value in self._graph.reads[node] if value in self._parameters]
 
 
-def _repetitions(graph: Graph, children: Candidates, items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Return the nodes of each child, if they repeat themselves as often as there are children: a, b, a, b for two.
+def _repetitions(
+    graph: Graph, children: Candidates, items: Sequence[Item]
+) -> tuple[list[Sequence[Item]], Sequence[Item]]:
+    """Return the nodes of each child, if they repeat themselves as often as there are children, and the other nodes.
 
-    A single child gets all nodes. Return nothing if the nodes do not repeat themselves.
+    A single child gets all nodes, and of two each gets half of a, b, a, b. Among many nodes there may be a few others,
+    such as what an exporter computes once for all calls and leaves in the first: a, b, c, d, x, e, a, b, c, d, e.
+    If there are too many, or the rest does not repeat itself, no child gets any.
     """
-    if len(children) == 1:
-        return [items]
+    count = len(children)
+    if count == 1:
+        return [items], ()
     keys = [(id(item.calls), graph.nodes[item.node].op_type) for item in items]
-    period, rest = divmod(len(items), len(children))
-    if rest or keys != keys[:period] * len(children):
-        return []
-    return [items[start : start + period] for start in range(0, len(items), period)]
+    found = Counter(keys)
+    even = [at for at, key in enumerate(keys) if not found[key] % count]
+    period = len(even) // count
+    repeated = [keys[at] for at in even]
+    if (len(items) - len(even)) * LEAST_EVEN > len(items) or repeated != repeated[:period] * count:
+        return [], items
+    rest = [item for item, key in zip(items, keys, strict=True) if found[key] % count]
+    return [[items[at] for at in even[start : start + period]] for start in range(0, len(even), period)], rest
 
 
 def _narrowed(hierarchy: Hierarchy, child: int, items: Sequence[Item]) -> list[Item]:
