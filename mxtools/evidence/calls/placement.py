@@ -142,7 +142,7 @@ class _Placement:
         """Divide the nodes of several groups among the children of the call `at`, by the time at which they can run."""
         items = sorted(item for group in groups.values() for item in group)
         begin, anchors = self._timeline.begun[at], self._anchors_within(at, placed)
-        walk = _Walk(self._graph, self._timeline, begin, anchors, self._parameters)
+        walk = _Walk(self._graph, self._timeline, begin, anchors, self._parameters, items)
         taken: dict[int, int] = {}
         for item in items:
             taken[item.node] = walk.call_of(item, partial(self._can_read, self._makers(item, taken)))
@@ -198,13 +198,15 @@ class _Walk:
         begin: int,
         anchors: Sequence[tuple[int, int]],
         parameters: Collection[int],
+        items: Iterable[Item],
     ) -> None:
         self._graph, self._timeline, self._now, self._parameters = graph, timeline, begin, parameters
         self._nodes = [node for node, _ in anchors]
         self._times = [time for _, time in anchors]
         self._ended: dict[int, list[int]] = {}
         self._labels: dict[tuple[int, int], int] = {}
-        self._read: dict[int, set[int]] = defaultdict(set)
+        self._read: dict[int, Counter[int]] = defaultdict(Counter)
+        self._readers = Counter((id(item.calls), value) for item in items for value in self._used(item.node))
 
     def call_of(self, item: Item, can_read: Callable[[int], bool]) -> int:
         """Return the candidate that can run first, between the node before and the next anchor.
@@ -237,10 +239,14 @@ class _Walk:
         )
 
     def _is_free(self, item: Item, call: int) -> bool:
-        """Return whether a call can have a node: no node with another number has it, none with the same parameter."""
+        """Return whether a call can have a node: no node with another number has it, nor its share of a parameter.
+
+        Four nodes of two calls that multiply by one table are two in each call.
+        """
         if item.label != UNNUMBERED:
             return self._labels.get((id(item.calls), call), item.label) == item.label
-        return self._read[call].isdisjoint(self._used(item.node))
+        count, read = len(item.calls), self._read[call]
+        return all(read[value] * count < self._readers[id(item.calls), value] for value in self._used(item.node))
 
     def _used(self, node: int) -> list[int]:
         """Return the parameters that a node uses, but no axes, shapes or other settings: a call can use these twice."""
