@@ -372,3 +372,15 @@ def test_a_graph_cannot_make_tagging_compute_much() -> None:
     )
     names = {"huge": "/one/a", "four": "/one/b", "a": "/one/c", "d": "/two/d"}
     assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["a"] == ("one", "name")
+
+
+def test_project_values_of_a_graph_that_does_not_run_leaves_the_work_to_other_evidence() -> None:
+    x = np.linspace(1, 2, 8, dtype=np.float32).reshape(2, 4)
+    values = values_of({"x": x, "a": -x, "b": np.abs(x), "d": np.exp(x)}, "x a b d")
+    passes, text = "project-names,project-values,resolve-auxiliary", CHAIN.replace("Relu", "of.another.Runtime")
+    names = {"a": "/one/n/Neg", "b": "/one/Abs"}
+    with pytest.warns(match="the recorded values are not used: ONNX Runtime cannot run the graph"):
+        found = run(passes, text, TWO, names, values=values)
+    assert [found[name][0] for name in "abcd"] == ["one.n", "one", ".", "."]
+    with pytest.raises(InputError, match="cannot run the graph"):
+        run(passes, text, TWO, values=values)

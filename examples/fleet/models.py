@@ -70,7 +70,8 @@ def _ids(length: int = 12) -> Tensor:
 
 
 def _text() -> dict[str, Tensor]:
-    return {"input_ids": _ids(), "attention_mask": torch.ones(1, 12, dtype=torch.long)}
+    """Return tokens, the last of which are padding: a mask that hides nothing changes nothing, so a bias equals it."""
+    return {"input_ids": _ids(), "attention_mask": (torch.arange(12) < 10).long()[None]}
 
 
 def _pair() -> dict[str, Tensor]:

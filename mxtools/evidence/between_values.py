@@ -15,11 +15,13 @@ module.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mxtools.errors import InputError
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import matched_values
@@ -34,13 +36,20 @@ if TYPE_CHECKING:
 def annotate_by_values(model: WorkingModel) -> None:
     """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-    Does nothing without a trace and values to run on. Raises InputError if the graph does not run.
+    Does nothing without a trace and values to run on. If the graph does not run, since it has operators of another
+    runtime, the other evidence must do, with a warning. Raises InputError if there is none.
     """
     graph, annotations = model.graph, model.annotations
     sidecar = model.traced
     if not sidecar or not model.values or all(call is not None for call in annotations.call):
         return
-    matches = matched_values(model, sidecar, model.values)
+    try:
+        matches = matched_values(model, sidecar, model.values)
+    except InputError as error:
+        if all(call is None for call in annotations.call):
+            raise
+        warnings.warn(f"the recorded values are not used: {error.problem}", stacklevel=2)
+        return
     inside: dict[int, list[int]] = defaultdict(list)
     for call, nodes in enumerate(_between(graph, sidecar, matches)):
         for node in nodes:

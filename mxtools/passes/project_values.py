@@ -19,6 +19,7 @@ class ProjectValues(Pass):
     def apply(self, model: WorkingModel) -> None:
         """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-        Do nothing without a sidecar with recorded values. Raises InputError if the graph does not run.
+        Do nothing without a sidecar with recorded values. Raises InputError if the graph does not run and no node has
+        evidence of another kind.
         """
         annotate_by_values(model)
