@@ -105,7 +105,7 @@ def prepare(folder: Path, models: Sequence[str] | None = None) -> None:
             shutil.copy(ZOO / "models.py", folder)
         table = (EXAMPLE / "models.toml").read_text()
         head = table[: table.index("[models.")]
-        (folder / "models.toml").write_text(head + "".join(f"[models.{name}]\n" for name in models))
+        (folder / "models.toml").write_text(head + "".join(f'[models."{name}"]\n' for name in models))
 
 
 class Killer:
