@@ -93,8 +93,10 @@ def assign_fused_previous(model: WorkingModel) -> None:
 def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
     """Move nodes out of the calls that their values leave now and did not leave in the earlier model.
 
-    The nodes are visited against the data flow. A reader does not count if it does work of a call, or reads another
-    result of it, because then it read something of that call before, too.
+    The nodes are visited against the data flow. A reader does not count if a call ends inside of it, or if it reads
+    another result of the call, because then it read something of that call before, too. Nor does a node of the tool
+    between the call and the rest of its work, such as a Reshape. But a reader that was moved out of the call, because
+    others share it, takes along what only it reads.
     """
     graph, hierarchy, outputs = match.graph, annotations.hierarchy, set(match.graph.outputs)
     for node in range(len(graph.nodes) - 1, -1, -1):
@@ -108,7 +110,8 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
             for reader in graph.readers[value] if value not in outputs else ():
                 at = annotations.call[reader]
                 common = call if at is None else hierarchy.meet(call, at)
-                known = before | match.calls_read_from.get(reader, set()) | match.calls_led_to[reader]
+                through = match.calls_ended if reader in match.calls_done else match.calls_led_to
+                known = before | match.calls_read_from.get(reader, set()) | through.get(reader, set())
                 new = [c for c in hierarchy.path_below(common, call) if c not in known]
                 call = hierarchy.parent[new[-1]] if new else call
         if call != annotations.call[node]:

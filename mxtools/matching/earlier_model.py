@@ -129,6 +129,15 @@ class EarlierModelMatch:
         return found
 
     @cached_property
+    def calls_ended(self) -> dict[int, set[int]]:
+        """The calls that each node ends: those that a value left which the node makes now."""
+        found: dict[int, set[int]] = {}
+        for value, calls in self.calls_left.items():
+            if (maker := self.earlier.producer[value]) != NOWHERE and (node := self.node_now[maker]) >= 0:
+                found.setdefault(node, set()).update(calls)
+        return found
+
+    @cached_property
     def calls_read_from(self) -> dict[int, set[int]]:
         """The calls whose results each node reads, and the calls around them that these results left too."""
         found: dict[int, set[int]] = {}
