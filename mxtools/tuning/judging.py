@@ -1,4 +1,4 @@
-"""Judging a model: by its outputs beside those of the model that it was made from, or by a user's function."""
+"""Judges of models: one compares outputs with those of the model as it is, one asks a user's function."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ from mxtools.tuning.metrics import METRICS, Metric, Outputs, Sums, Target, energ
 from mxtools.tuning.samples import Set, fed
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-"""The types of outputs that are compared."""
+"""The element types of outputs that can be compared."""
 LEVEL = Level.ALL
-"""Models are judged as they are used, optimised by ONNX Runtime."""
+"""How far ONNX Runtime optimises the models that are judged: fully, since that is how they are used."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The value of a model, how much of it may be chance, and its damage; infinite where it does not run."""
+    """What a judge says of a model.
+
+    Attributes: `value`, in the unit of the metric, or what the user's function returned, NaN if there is no model;
+    `noise`, how much of it may be chance, in the same unit: of a metric the standard error (`Metric.spread`), of a
+    function the difference of two answers; `damage`, infinite if the model does not run or its value is not finite;
+    `problem`, why there is no value, empty if there is one.
+    """
 
     value: float
     noise: float
@@ -37,30 +43,35 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """What judges models on sets of inputs; `base` is the value of the model as it is."""
+    """What judges models on sets of inputs.
+
+    Attributes: `base`, the value of the model as it is; `noise`, by how much a model must be better than the target,
+    because the judge's answers differ by that much for the same model.
+    """
 
     base: float
     noise: float
 
     def verdict(self, model: WorkingModel) -> Verdict:
-        """Return the verdict on a model; InputError if it does not run."""
+        """Return the verdict on a model; raises InputError if it does not run."""
 
 
 def opened(model: WorkingModel, level: Level = LEVEL) -> Any:  # noqa: ANN401 - an untyped library's session
-    """Return a session of ONNX Runtime for a model."""
+    """Return a session of ONNX Runtime for a model; InputError if it cannot be loaded."""
     return load_session(model.proto, model.weights, session_options(level))
 
 
 def run(session: Any, model: WorkingModel, each: Set, names: Sequence[str]) -> Outputs:  # noqa: ANN401
-    """Return outputs of a model on a set of inputs."""
+    """Return the outputs `names` of a model on a set of inputs; InputError if the run fails."""
     with one_line_errors():
         return dict(zip(names, run_session(session, names, fed(model.proto, each)), strict=True))
 
 
 def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[str]) -> list[str]:
-    """Return the outputs that are compared: those that are chosen, else all of floats, or of rows the first.
+    """Return the names of the outputs that are compared: the chosen ones, else all outputs of floats.
 
-    Raises UsageError for an unknown one, or where none has floats.
+    A metric of rows (`Metric.of_rows`) compares only the first of these. Raises UsageError if a chosen output is not
+    there or not of floats, or if the model has no output of floats at all.
     """
     known = [value.name for value in _outputs(model.proto) if value.type.tensor_type.elem_type in FLOATS]
     unknown = next((name for name in chosen if name not in known), None)
@@ -73,17 +84,17 @@ def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[
 
 
 def _outputs(model: ModelProto) -> Iterable[ValueInfoProto]:
-    """Return the outputs of a model with their types, those that a file lacks by inference."""
+    """Return the outputs of a model with their types; types that the file lacks are inferred."""
     outputs = model.graph.output
     found = {} if all(map(is_typed, outputs)) else inferred_infos(model)
     return [value if is_typed(value) else found.get(value.name, value) for value in outputs]
 
 
 class OutputJudge:
-    """Compares outputs with those of the model as it is."""
+    """The judge that compares outputs with those of the model as it is, by a metric."""
 
     def __init__(self, model: WorkingModel, sets: Sequence[Set], metric: Metric, names: Sequence[str]) -> None:
-        """Run the model as it is on some sets."""
+        """Run the model as it is on the sets, and keep its outputs `names`; InputError if it does not run."""
         self._metric, self._sets, self._names = metric, sets, names
         session = opened(model)
         self._wanted = [run(session, model, each, names) for each in sets]
@@ -91,7 +102,7 @@ class OutputJudge:
         self.noise = 0.0
 
     def verdict(self, model: WorkingModel) -> Verdict:
-        """Return the verdict on a model."""
+        """Return the verdict on a model; raises InputError if it does not run."""
         session, metric = opened(model), self._metric
         parts: list[dict[str, Sums]] = []
         noises: list[dict[str, Sums]] = []
@@ -107,7 +118,11 @@ class OutputJudge:
 
 
 def damage_of(metric: Metric | None, found: Sequence[Outputs], wanted: Sequence[Outputs]) -> float:
-    """Return the damage of outputs of several sets: that of a metric where it has one that adds up, else the noise."""
+    """Return the damage of outputs, which are one mapping for each set or piece, in the order of the `wanted` ones.
+
+    It is the damage of the metric if that follows from its value. For other metrics and for a user's function it is the
+    energy of the noise divided by that of the signal, of the output where this is largest.
+    """
     if metric and metric.allowed:
         value = metric.total([metric.parts(f, w) for f, w in zip(found, wanted, strict=True)])
         return metric.allowed(value) if math.isfinite(value) or value == math.inf else math.inf
@@ -116,21 +131,31 @@ def damage_of(metric: Metric | None, found: Sequence[Outputs], wanted: Sequence[
 
 
 class FunctionJudge:
-    """Asks a user's function, `FILE.py:FUNCTION`, which takes a session, and sets of arrays if it takes two."""
+    """The judge that asks a user's function: `function(session)` or `function(session, sets)` returns a number.
+
+    `session` is one of ONNX Runtime; `sets` are dictionaries of arrays by name, with labels and the like too.
+    """
 
     def __init__(self, model: WorkingModel, sets: Sequence[Set], function: Callable[..., Any], target: Target) -> None:
-        """Ask for the model as it is twice: where the answers differ, so much is chance."""
+        """Call the function twice for the model as it is: `base` is the mean of the answers, `noise` their difference.
+
+        Raises InputError if the function fails, or returns anything else than one number.
+        """
         self._function, self._sets, self._rises = function, sets, target.rises
         values = [self._value(model) for _ in range(2)]
         self.base, self.noise = sum(values) / 2, abs(values[0] - values[1])
 
     def verdict(self, model: WorkingModel) -> Verdict:
-        """Return the verdict on a model."""
+        """Return the verdict on a model; its damage is by how much the value is worse than `base`, below 0 if better.
+
+        Raises InputError if the model cannot be loaded or the function fails.
+        """
         value = self._value(model)
         worse = self.base - value if self._rises else value - self.base
         return Verdict(value, self.noise, worse if math.isfinite(value) else math.inf)
 
     def _value(self, model: WorkingModel) -> float:
+        """Return what the function says of a model."""
         session = opened(model)
         arguments = (session, [dict(each) for each in self._sets]) if takes_sets(self._function) else (session,)
         try:
@@ -144,12 +169,15 @@ class FunctionJudge:
 
 
 def takes_sets(function: Callable[..., Any]) -> bool:
-    """Return whether a function takes sets of inputs besides a session."""
+    """Return whether a function takes more than one parameter, and so sets of inputs besides a session."""
     return function.__code__.co_argcount > 1 if hasattr(function, "__code__") else True
 
 
 def found_function(spec: str) -> Callable[..., Any]:
-    """Return a user's function; UsageError where what the spec names cannot be called."""
+    """Return the user's function that a text names, `FILE.py:FUNCTION`.
+
+    Raises InputError if there is no such file or name, UsageError if what it names cannot be called.
+    """
     function = find(spec)
     if not callable(function):
         raise UsageError(f"{spec} is no function", "give FILE.py:FUNCTION, which takes a session and sets of inputs")
@@ -163,7 +191,7 @@ def judge(
     function: Callable[..., Any] | None,
     names: Sequence[str],
 ) -> Judge:
-    """Return what judges models by a target, on some sets."""
+    """Return the judge of models on some sets: of a user's function if there is one, else of the target's metric."""
     if function:
         return FunctionJudge(model, sets, function, target)
     return OutputJudge(model, sets, METRICS[target.metric], names)

@@ -1,16 +1,24 @@
-"""How good a model is, beside the one that it was made from, and what a target asks.
+"""Metrics: how close the outputs of a model are to those of the model that it was made from; and targets.
 
-Each metric adds up a few numbers over all sets of inputs, so that its value is of all of them together. Those of all
-but one set are known too: the differences between those say how much the value hangs on the data (jackknife).
+A metric takes a few sums over each set of inputs (for SQNR, the energies of noise and signal). Added up over all sets,
+they give the value of all sets together. Added up over all sets but one, they give the value without that set. How much
+these values differ shows how much the value depends on the choice of the sets: this is the jackknife.
 
-`damage` is what a search counts with: 0 for equal outputs, and of two changes about the sum of both.
+    set     noise    signal
+    1       0.10     10          all three together: 0.60 / 30, which is 17.0 dB
+    2       0.10     10          without 1: 0.50 / 20, which is 16.0 dB; without 2 the same
+    3       0.40     10          without 3: 0.20 / 20, which is 20.0 dB; so the error is 2.7 dB (`Metric.spread`)
 
-    metric       value                              damage
-    sqnr         10 log10(signal / noise) in dB     noise / signal, energies
-    cosine       of the angle between outputs       1 - cosine
-    max-error    of the largest wanted value        its square
-    kl           nats between distributions         the same
-    top1         share of rows with equal maximum   noise / signal
+The search calculates with the damage. It is 0 for equal outputs, and two changes together do about the sum of their
+damages. Decibels do not add up, so each metric says which damage a value stands for. Noise is the difference of the
+outputs, signal what the model as it is returns, and the energy of either is the sum of its squares.
+
+    metric       value                                                       damage
+    sqnr         10 log10(signal / noise), of energies, in dB                noise / signal
+    cosine       cosine of the angle between the outputs as long vectors     1 - value
+    max-error    largest difference divided by the largest wanted value      value²
+    kl           Kullback-Leibler divergence of a row's softmax, in nats     value
+    top1         share of the rows that have their maximum in one place      1 - value; in rehearsals noise / signal
 """
 
 from __future__ import annotations
@@ -26,15 +34,19 @@ from mxtools.errors import UsageError, suggestion
 from mxtools.graph.shapes import Array
 
 Sums = tuple[float, ...]
-"""What a metric adds up over sets."""
+"""The numbers of one output that a metric adds up over sets; which numbers depends on the metric."""
 Outputs = Mapping[str, Array]
+"""The arrays that a model returns, by the names of its outputs."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of outputs beside those that are wanted: `sums` of one array, and the value of sums.
+    """A measure of how close the outputs that were found are to those that are wanted.
 
-    `rises` says whether larger is better; `allowed` is the damage at a value, None where it does not follow from it.
+    Attributes: `name`, as targets have it; `rises`, whether larger is better; `unit` of the value, such as "dB", empty
+    if it has none; `sums`, a function of a found and a wanted array of one shape; `value`, a function from sums to the
+    value; `allowed`, a function from a value to its damage, None if the damage does not follow from the value;
+    `of_rows`, whether it compares rows along the last axis.
     """
 
     name: str
@@ -46,14 +58,22 @@ class Metric:
     of_rows: bool = False
 
     def total(self, parts: Sequence[Mapping[str, Sums]]) -> float:
-        """Return the value of all sets together, of the output where it is worst."""
+        """Return the value of all sets together, of the output where it is worst; NaN if there is no set.
+
+        `parts` has, for each set, the sums by output.
+        """
         names = parts[0].keys() if parts else ()
         values = [self.value(_added([part[name] for part in parts])) for name in names]
         worst = min if self.rises else max
         return worst(values) if values else math.nan
 
     def spread(self, parts: Sequence[Mapping[str, Sums]]) -> float:
-        """Return the standard error of the value that comes from the choice of the sets; 0 if there is only one."""
+        """Return the standard error of the value that comes from the choice of the sets, in the unit of the value.
+
+        This is the jackknife estimate: sqrt((n - 1) / n * sum((v_i - mean)²)), where v_i is the value without set i
+        (B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982). Returns 0 if there is only one set,
+        or if one of these values is not finite.
+        """
         count = len(parts)
         if count < 2:
             return 0.0
@@ -63,7 +83,7 @@ class Metric:
         return math.sqrt((count - 1) / count * sum((v - sum(without) / count) ** 2 for v in without))
 
     def parts(self, found: Outputs, wanted: Outputs) -> dict[str, Sums]:
-        """Return the sums of each output of one set."""
+        """Return the sums of one set, by output."""
         return {name: self.sums(found[name], wanted[name]) for name in wanted}
 
 
@@ -72,27 +92,33 @@ def _added(parts: Sequence[Sums]) -> Sums:
 
 
 def _flat(found: Array, wanted: Array) -> tuple[Array, Array]:
+    """Return two arrays as vectors of float64."""
     return np.asarray(found, np.float64).ravel(), np.asarray(wanted, np.float64).ravel()
 
 
 def energies(found: Array, wanted: Array) -> Sums:
-    """Return the energies of a difference and of what is wanted, as sums of squares."""
+    """Return the energies of the noise, found - wanted, and of the signal, wanted: sums of squares in float64."""
     a, b = _flat(found, wanted)
     return float(np.square(a - b).sum()), float(np.square(b).sum())
 
 
 def noise_ratio(parts: Sequence[Sums]) -> float:
-    """Return the energy of the noise divided by that of the signal, of sums as `energies` returns them."""
+    """Return the energy of the noise divided by that of the signal, added up over what `energies` returned.
+
+    Returns infinity if the noise is not finite, or if there is noise and no signal.
+    """
     noise, signal = _added(parts)
     return math.inf if not math.isfinite(noise) else noise / signal if signal else math.inf if noise else 0.0
 
 
 def _sqnr(sums: Sums) -> float:
+    """Return the signal-to-quantisation-noise ratio of energies, in decibels."""
     ratio = noise_ratio([sums])
     return -math.inf if ratio == math.inf else -10 * math.log10(ratio) if ratio else math.inf
 
 
 def _angle(found: Array, wanted: Array) -> Sums:
+    """Return what a cosine is made of: the inner product of two arrays, and the energy of each."""
     a, b = _flat(found, wanted)
     return float(a @ b), float(a @ a), float(b @ b)
 
@@ -103,12 +129,14 @@ def _cosine(sums: Sums) -> float:
 
 
 def _largest(found: Array, wanted: Array) -> Sums:
+    """Return the largest difference divided by the largest absolute value that is wanted, and 1 for the count."""
     a, b = _flat(found, wanted)
     scale = float(np.abs(b).max(initial=0)) or 1.0
     return float(np.abs(a - b).max(initial=0)) / scale, 1.0
 
 
 def _logits(array: Array) -> Array:
+    """Return the logarithm of the softmax along the last axis, as a matrix with one row for each distribution."""
     rows = np.asarray(array, np.float64)
     rows = rows.reshape(-1, rows.shape[-1] if rows.ndim else 1)
     shifted = rows - rows.max(axis=-1, keepdims=True)
@@ -117,6 +145,10 @@ def _logits(array: Array) -> Array:
 
 
 def _divergence(found: Array, wanted: Array) -> Sums:
+    """Return the Kullback-Leibler divergences of the found distributions from the wanted ones, added up; and the rows.
+
+    That is the sum of p log(p / q) in nats, where p is the softmax of a wanted row, and q of the one found.
+    """
     a, b = _logits(found), _logits(wanted)
     with np.errstate(invalid="ignore"):
         apart = np.where(np.exp(b) > 0, np.exp(b) * (b - a), 0.0).sum(axis=-1)
@@ -124,20 +156,22 @@ def _divergence(found: Array, wanted: Array) -> Sums:
 
 
 def _agreeing(found: Array, wanted: Array) -> Sums:
+    """Return how many rows have their maximum where the wanted row has it, and the number of rows."""
     a, b = (np.asarray(x).reshape(-1, np.shape(x)[-1]).argmax(axis=-1) for x in (found, wanted))
     return float((a == b).sum()), float(len(a))
 
 
 def _mean(sums: Sums) -> float:
+    """Return a total divided by its count; infinity if the total is not finite, NaN if the count is 0."""
     total, count = sums
     return math.inf if not math.isfinite(total) else total / count if count else math.nan
 
 
 class _MaxError(Metric):
-    """The largest error of all sets; the others add up."""
+    """The metric `max-error`: it takes the largest error of all sets, where the other metrics add up."""
 
     def total(self, parts: Sequence[Mapping[str, Sums]]) -> float:
-        """Return the largest error of any output."""
+        """Return the largest error of any output in any set."""
         errors = [sums[0] for part in parts for sums in part.values()]
         return max((math.inf if math.isnan(e) else e for e in errors), default=math.nan)
 
@@ -149,14 +183,19 @@ METRICS: dict[str, Metric] = {
     "kl": Metric("kl", False, "nats", _divergence, _mean, lambda v: v, of_rows=True),
     "top1": Metric("top1", True, "", _agreeing, _mean, None, of_rows=True),
 }
-"""The metrics by name; `of_rows`, those that compare the last axis of one output, by default the first."""
+"""The metrics by name. Those `of_rows` compare the first output of floats, unless a user names others."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _TARGET = re.compile(rf"\s*([a-z0-9-]*)\s*(>=|<=)\s*(?:({_NUMBER})(\s*\*\s*base)?|base\s*([+-])\s*({_NUMBER}))\s*")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked of a metric, or of a user's function where `metric` is empty: `sqnr>=30`, `>=0.99*base`."""
+    """What a model must reach, such as `sqnr>=30` or `>=0.99*base`; `base` is the value of the model as it is.
+
+    Attributes: `metric`, its name, empty for a user's function; `rises`, whether the value must be at least, not at
+    most, what is asked; `factor` and `offset`, by which what is asked is factor * base + offset; `text`, as it was
+    written.
+    """
 
     metric: str
     rises: bool
@@ -165,17 +204,17 @@ class Target:
     text: str
 
     def at(self, base: float) -> float:
-        """Return the value that is asked, where the model as it is has the value `base`."""
+        """Return the value that is asked for, if the model as it is has the value `base` (which may be infinite)."""
         return self.offset + (self.factor * base if self.factor else 0.0)
 
     def met(self, value: float, base: float, noise: float = 0.0) -> bool:
-        """Return whether a value is good enough, also where it is off by some noise."""
+        """Return whether a value is good enough, even if it is worse by `noise` than it looks."""
         wanted = self.at(base)
         return value - noise >= wanted if self.rises else value + noise <= wanted
 
 
 def target(text: str, judged: bool) -> Target:
-    """Return the target that a text says; `judged` says whether a user's function is the metric.
+    """Return the target that is written in a text; `judged` says whether a user's function gives the value.
 
     >>> target("sqnr>=30", judged=False).at(base=0)
     30.0
@@ -184,7 +223,8 @@ def target(text: str, judged: bool) -> Target:
     >>> target(">=base-0.01", judged=True).met(0.895, base=0.9)
     True
 
-    Raises UsageError for anything else.
+    Raises UsageError if the text is no comparison, names an unknown metric, or has the wrong sign for it (`sqnr<=30`);
+    if it names a metric and `judged` is true; if it has `base` and `judged` is false.
     """
     found = _TARGET.fullmatch(text)
     example = "write '>=0.99*base'" if judged else "write 'sqnr>=30'"

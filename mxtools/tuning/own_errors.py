@@ -1,9 +1,22 @@
-"""What each unit does wrong on its own, without making a model for each.
+"""The own error of each unit: what it does wrong by itself, measured without a model for each unit.
 
-All units are put side by side into one graph, each fed what it has in the model as it is, and that graph is quantised
-once for each precision. Three products of a chain:
+    the model as it is                    all units side by side
 
-    x ─ A ─ B ─ C ─ y            x ─ A ─    a ─ B ─    b ─ C ─
+    x ─ A ─ a ─ B ─ b ─ C ─ y             x ─ A ─ a'
+                                          a ─ B ─ b'
+                                          b ─ C ─ y'
+
+The units of the chain are three matrix products. The model as it is runs once on each piece of the inputs, and returns
+what its units read and make: x, a, b and y. The second graph has the same units, but they are not connected: what each
+reads is an input of the graph, and what it makes an output. That graph is quantised, all of it to int8 say, and is fed
+what was recorded, x, a and b. So B reads the right a, not that of a quantised A, and the noise b' - b is of B alone:
+
+    unit    noise at its result    its energy divided by that of the result
+    A       a' - a                 0.0001
+    B       b' - b                 0.02       B has large weights beside small ones
+    C       y' - y                 0.0002
+
+This takes one quantisation for each precision; a model for each unit would take one for each unit and precision.
 """
 
 from __future__ import annotations
@@ -29,18 +42,21 @@ from mxtools.tuning.units import Unit
 from mxtools.tuning.workshop import Workshop, made_by
 
 PROBED_BYTES = 1 << 26
-"""Bytes of what units read and make in the pieces that each of them is run on."""
+"""Single units and modules are run on so many pieces that what all units read and make there has about these bytes."""
 
 Arrays = dict[str, Array]
+"""Arrays by the names of values."""
 
 
 @dataclass
 class Measured:
-    """What is known of each unit by precision.
+    """What was measured of the units; the first three by the name of the unit, then by precision.
 
-    Attributes: own `errors`, the energy of the noise over that of its result; `damages` at the end; `sizes` in bytes;
-    `alike`, how far the errors of two units point in the same direction at the end, in the order of the units;
-    `probes`, how often the model was run with added errors; `rehearsed`, the damages of whole plans by their keys.
+    Attributes: `errors`, the own error, which is the energy of the noise divided by that of the result, infinite if the
+    unit returns no finite numbers; `damages`, what this error does at the outputs of the model; `sizes`, in bytes;
+    `alike`, a square matrix in the order of the units, with the cosine of the angle between the errors that two units
+    make at the outputs; `probes`, how often the model was run with errors added, once for each piece; `rehearsed`, the
+    damages of whole plans by their keys (`units.key_of`).
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -51,21 +67,25 @@ class Measured:
     rehearsed: dict[str, float] = field(default_factory=dict)
 
     def noisiest(self, unit: str) -> str:
-        """Return the precision in which a unit has the largest finite error; empty where there is none."""
+        """Return the precision in which a unit has the largest finite own error; an empty text if it has none."""
         finite = {precision: error for precision, error in self.errors[unit].items() if math.isfinite(error)}
         return max(finite, key=lambda precision: finite[precision], default="")
 
 
 class OwnErrors:
-    """The noise that units make on their own, by precision, on pieces of the inputs.
+    """The noise that units make at their own results, by precision, on pieces of the inputs.
 
-    Attributes: `feeds`, the pieces, as many as fit into memory with what units read and make there; `wanted`, outputs
-    of the model as it is on each piece; `few`, on how many of them single units are run; `noises`, by precision and
-    piece, what is added to the result of each node.
+    Attributes: `feeds`, the pieces of the inputs, as many as fit into memory (`BATCH_BYTES`) with what units read and
+    make there; `wanted`, the outputs of the model as it is on each piece; `few`, the number of pieces that are enough
+    to probe single units and modules; `noises`, by precision a list with the noise on each piece, which is an array for
+    each result of a node, of the same shape.
     """
 
     def __init__(self, workshop: Workshop, names: Sequence[str], measured: Measured) -> None:
-        """Run the model as it is, and all units side by side in each precision; `measured` gets errors and sizes."""
+        """Run the model as it is, and all units side by side in each precision; write errors and sizes into `measured`.
+
+        `names` are the outputs that are compared. Raises InputError if a run or a quantiser fails.
+        """
         self.units = workshop.units
         self.model, self.graph = workshop.units.model, workshop.units.model.graph
         self.nodes = [node for unit in self.units.all for node in unit.nodes]
@@ -77,7 +97,7 @@ class OwnErrors:
                 self.noises[quantiser.precision] = self._noise(quantiser.precision, values, measured, folder)
 
     def _values(self, workshop: Workshop, names: Sequence[str]) -> list[Arrays]:
-        """Return what units read and make in the model as it is, and its outputs, on each piece that fits."""
+        """Return, for each piece, what units read and make, and the outputs; choose the pieces (`feeds`, `few`)."""
         inner = [*read_by(self.graph, self.nodes), *(result_of(self.graph, node) for node in self.nodes)]
         given = {value.name for value in self.model.proto.graph.input}
         wanted = [name for name in dict.fromkeys((*inner, *names)) if name not in given]
@@ -94,11 +114,11 @@ class OwnErrors:
         return [first, *map(run, islice(self.feeds, 1, None))]
 
     def results(self, unit: Unit) -> list[str]:
-        """Return the names of what a unit makes."""
+        """Return the names of the values that a unit makes, one for each of its nodes."""
         return [result_of(self.graph, node) for node in unit.nodes]
 
     def _noise(self, precision: str, values: Sequence[Arrays], measured: Measured, folder: Path) -> list[Arrays]:
-        """Measure the own errors and sizes of units in one precision; return the noise by result, of each piece."""
+        """Measure own errors and sizes of units in one precision; return the noise by result, for each piece."""
         units = [unit for unit in self.units.all if precision in unit.precisions]
         nodes = [node for unit in units for node in unit.nodes]
         if not units:
@@ -121,13 +141,13 @@ class OwnErrors:
 
 
 def _size(graph: Graph, results: Sequence[str]) -> int:
-    """Return the bytes of what is stored for some results."""
+    """Return the bytes of all stored tensors that some results of a side-by-side graph are computed from."""
     nodes = nodes_behind(graph, [graph.by_name[name + SEEN] for name in results], until=lambda _: False)
     stored = {v for node in nodes for v in graph.reads[node] if v in graph.initializers}
     return sum(bytes_of(graph.initializers[value]) for value in stored)
 
 
 def shares(errors: Mapping[str, float], damage: float) -> dict[str, float]:
-    """Return the part of a damage of each of some units, by their own errors."""
+    """Divide a damage among some units in proportion to their own errors; return the part of each by its name."""
     total = sum(errors.values())
     return {name: damage * error / total if total else 0.0 for name, error in errors.items()}

@@ -1,14 +1,18 @@
-"""Plans: the precision of each unit, and the fewest bytes whose expected damage is at most what is allowed.
+"""Plans: a precision for each unit, such that they have few bytes and do at most the damage that is allowed.
 
-The error that a plan makes at the outputs is about the sum of those of its units. Their energies add up where they
-point in different directions; where two point in the same, there is more. The length of an error is the root of the
-unit's damage, and the cosine of the angle between two is known from runs with one of them each:
+The error of a unit at the outputs is a vector, one number for each element of the outputs. Its squared length stands
+for the damage of the unit. The error of a plan is about the sum of the errors of its units. Where two are at right
+angles, their damages add up. Where they point in the same direction, both together do more, in opposite directions
+less. The cosines are known from runs in which one unit at a time has an error (`rehearsal.alike`):
 
     unit     damage    length
     query    0.04      0.2
     key      0.09      0.3       cosine 0.5:   0.04 + 0.09 + 2 * 0.5 * 0.2 * 0.3 = 0.19 of both
 
-Without the angles the best plan is a knapsack. The search begins there, and changes one unit or two at a time.
+    all units:   damage = the sum of cosine[i, j] * length[i] * length[j] over all pairs, with i = j too
+
+If the angles are left out, the best plan is the solution of a knapsack problem (`knapsack`). The search begins with
+that. Then it changes the precision of one unit or two at a time, as long as that gives a better plan.
 """
 
 from __future__ import annotations
@@ -25,23 +29,27 @@ from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.units import Assignment, Units, key_of
 
 GRID = 1 << 13
-"""Steps that what is allowed is divided into, to find the best knapsack; damages are rounded up to these."""
+"""The number of equal steps that the allowed damage is divided into for a knapsack; damages are rounded up to steps."""
 HALVINGS = 12
-"""Knapsacks that are looked at for one whose damage with angles is allowed."""
+"""How many knapsacks are tried, by halving, to find one that does at most the allowed damage with all angles."""
 STRETCH = 4.0
-"""How many times what is allowed the damages of a knapsack may add up to, as errors may cancel out."""
+"""The damages in a knapsack may add up to this many times what is allowed, because errors may cancel out."""
 LEAST = 1e-6
-"""The share of a damage by which another must be less to count as less."""
+"""A damage counts as less than that of the whole plan only if it is less by this share of it."""
 CHANGES = 200
-"""Changes of one unit or two that a plan gets at most."""
+"""How many changes, each of one unit or two, a plan gets at most."""
 
 Options = Mapping[str, tuple[int, float]]
-"""Bytes and damage of a unit by precision."""
+"""What a unit can be: its size in bytes and its damage, by precision."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Precisions of units, with the damage that is expected of them and the bytes of all units."""
+    """The precisions of all units.
+
+    Attributes: `precisions`, by unit, without those in float32; `damage`, what they are expected to do; `size`, the
+    bytes of all units, those in float32 too.
+    """
 
     precisions: dict[str, str]
     damage: float
@@ -49,7 +57,11 @@ class Plan:
 
 
 def options(units: Units, measured: Measured) -> dict[str, Options]:
-    """Return what each unit can be, float32 first, without what another is better than in both."""
+    """Return the options of each unit by its name: float32 first, then by damage.
+
+    Left out are precisions with an infinite damage, and those that are worse than another one or equal to it in both
+    bytes and damage.
+    """
     found: dict[str, Options] = {}
     for unit in units.all:
         damages, sizes = measured.damages[unit.name], measured.sizes[unit.name]
@@ -62,10 +74,21 @@ def options(units: Units, measured: Measured) -> dict[str, Options]:
 
 
 def knapsack(choices: Mapping[str, Options], allowed: float) -> dict[str, str]:
-    """Return the precisions with the fewest bytes whose damages add up to at most what is allowed.
+    """Return the precision of each unit such that they have the fewest bytes, and damages add up to at most `allowed`.
 
-    That is a knapsack with one choice from each unit, solved exactly but for the rounding of damages: row by row, the
-    fewest bytes of the units so far, for each damage on the grid.
+    This is the multiple-choice knapsack problem, solved by dynamic programming (Kellerer, Pferschy and Pisinger,
+    Knapsack Problems, 2004, chapter 11); it is exact but for the rounding of damages. With a grid of 3 steps, and
+
+        query    float32 9 bytes, int8 3 bytes and 1 step, int4 2 bytes and 2 steps
+        key      float32 9 bytes, int8 3 bytes and 2 steps
+
+    the table has the fewest bytes of the units so far, by how many steps of damage they may do:
+
+        steps            0     1     2     3
+        query            9     3     2     2
+        query and key    18    12    11    6       6 = 3 of query with 1 step + 3 of key with 2 steps
+
+    From the last column the way goes back, from unit to unit, to the precisions that made the 6.
     """
     fewest, taken = np.zeros(GRID + 1), list[np.ndarray[tuple[int], np.dtype[np.int64]]]()
     costs = {name: _costs(each, allowed) for name, each in choices.items()}
@@ -85,17 +108,24 @@ def knapsack(choices: Mapping[str, Options], allowed: float) -> dict[str, str]:
 
 
 def _costs(each: Options, allowed: float) -> list[int]:
-    """Return damages in steps of the grid; more than the grid has where it is too much."""
+    """Return the damages of a unit's options in steps of the grid, rounded up; GRID + 1 for any that is too large."""
     if not allowed:
         return [0 if not damage else GRID + 1 for _, damage in each.values()]
     return [min(GRID + 1, math.ceil(min(damage / allowed, 2.0) * GRID)) for _, damage in each.values()]
 
 
 class Plans:
-    """Plans of some units, by what each can be and how far the errors of two point in the same direction."""
+    """Finds plans, given the options of each unit and the angles between the errors of units.
+
+    Inside, a plan is an array of rows, one for each unit: all options of all units are numbered in one list, and the
+    row of a unit is the number of its option.
+    """
 
     def __init__(self, choices: Mapping[str, Options], alike: Sequence[Sequence[float]]) -> None:
-        """Take the choices of each unit, float32 first, and cosines of angles in the order of the units."""
+        """Take the options of each unit, float32 first, as `options` returns them.
+
+        `alike` is the square matrix of cosines in the same order of units; if it is empty, all angles are right ones.
+        """
         self._choices, self._names = choices, list(choices)
         self._alike = np.array(alike) if len(alike) else np.eye(len(choices))
         pairs = [(unit, option) for unit, each in enumerate(choices.values()) for option in range(len(each))]
@@ -105,14 +135,18 @@ class Plans:
         self._lengths = np.sqrt([damage for _, damage in costs])
 
     def of(self, precisions: Assignment) -> Plan:
-        """Return the plan of some precisions, by units; the others are in float32."""
+        """Return the plan in which units have the given precisions, and all others float32.
+
+        Raises ValueError if a precision is not among the options of its unit.
+        """
         return self._plan(self._rows(precisions))
 
     def smallest(self, allowed: float, known: Plan | None = None) -> Plan:
-        """Return a plan with few bytes that is expected to do at most some damage.
+        """Return a plan with few bytes that is expected to do at most the damage `allowed`.
 
-        It begins at a known plan if that is smaller than the best knapsack, and changes one unit or two as long as that
-        saves bytes, or else damage at equal bytes, which leaves room for more.
+        It begins with the best knapsack, or with the plan `known` if that is allowed and smaller. Then it changes one
+        unit or two, again and again, as long as that saves bytes. A change that saves only damage is good too: it makes
+        room for a later one that saves bytes.
         """
         found = self._knapsack(allowed)
         if known and known.damage <= allowed and known.size < self._sizes[found].sum():
@@ -125,7 +159,11 @@ class Plans:
         return self._plan(found)
 
     def _knapsack(self, allowed: float) -> Array:
-        """Return the largest knapsack that is expected to do at most some damage, with all angles."""
+        """Return a knapsack that is expected to do at most some damage, as close to it as halving comes.
+
+        A knapsack knows nothing of angles, so what it may do without them is sought, by halving, such that its damage
+        with all angles is allowed.
+        """
         low, high, found = 0.0, STRETCH * allowed, self._rows({})
         for _ in range(HALVINGS if allowed > 0 else 0):
             middle = (low + high) / 2
@@ -137,12 +175,13 @@ class Plans:
         return found
 
     def _rows(self, precisions: Assignment) -> Array:
-        """Return the number of the option of each unit, float32 where it has none."""
+        """Return the number of each unit's option in the list of all options, float32 if it has no precision."""
         first = np.searchsorted(self._unit, np.arange(len(self._names)))
         own = [list(self._choices[name]).index(precisions.get(name, FLOAT)) for name in self._names]
         return np.asarray(first + np.array(own))
 
     def _damage(self, rows: Array) -> float:
+        """Return the damage of a plan with all angles: lengths @ cosines @ lengths."""
         lengths = self._lengths[rows]
         return max(0.0, float(lengths @ self._alike @ lengths))
 
@@ -152,7 +191,10 @@ class Plans:
         return Plan(kept, self._damage(rows), int(self._sizes[rows].sum()))
 
     def near(self, known: Plan, least: float, count: int) -> list[Plan]:
-        """Return some plans that differ from one in one unit or two and save so many bytes, the least damage first."""
+        """Return plans that differ from a known one in one unit or two and save more than `least` bytes.
+
+        Those that do the least damage come first. There are between `count` and twice as many, if there are that many.
+        """
         rows = self._rows(known.precisions)
         changes = self._changes(rows)
         found = np.flatnonzero((changes.sizes < -least).ravel())
@@ -161,7 +203,11 @@ class Plans:
         return list({key_of(each.precisions): each for each in plans}.values())
 
     def _changed(self, rows: Array, allowed: float) -> Array | None:
-        """Return a plan in which one unit or two have another option: smaller, else as large and with less damage."""
+        """Return the best plan in which one unit or two have another option, None if no such plan is better.
+
+        The best is the smallest that does at most the damage `allowed`. If none is smaller than the plan, it is the one
+        of equal size that does the least damage.
+        """
         changes, whole = self._changes(rows), self._damage(rows)
         damages, sizes = changes.damages, changes.sizes
         smaller = (sizes < 0) & (whole + damages <= allowed)
@@ -176,7 +222,15 @@ class Plans:
         return changes.made(rows, int(order.argmin()))
 
     def _changes(self, rows: Array) -> _Changes:
-        """Return what it makes of damage and bytes to give one unit or two another option."""
+        """Return how damage and bytes change if one unit or two get another option.
+
+        A move gives one unit another option, by which its length grows by d. The damage then grows by
+
+            2 * d * (cosines @ lengths)[unit] + d²          for one move, on the diagonals of the tables
+            both of these + 2 * d_i * d_j * cosine[i, j]    for the moves i and j together
+
+        Two moves of the same unit exclude each other, so their bytes are infinite.
+        """
         moves = np.flatnonzero(rows[self._unit] != np.arange(len(self._unit)))
         unit, lengths = self._unit[moves], self._lengths[rows]
         longer = self._lengths[moves] - lengths[unit]
@@ -191,7 +245,11 @@ class Plans:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What other options of two units make of damage and bytes; on the diagonals, of one."""
+    """How damage and bytes change by two moves at once; on the diagonals, by one.
+
+    Attributes: `unit` and `moves`, of each move its unit and the number of the new option; `damages` and `sizes`,
+    square tables over moves, of what is added to the damage and to the bytes of the plan.
+    """
 
     unit: Array
     moves: Array
@@ -199,7 +257,7 @@ class _Changes:
     sizes: Array
 
     def made(self, rows: Array, at: int) -> Array:
-        """Return the options of units after a change, which is the number of an element."""
+        """Return the rows of a plan after a change; `at` is its position in the tables, counted row by row."""
         found = rows.copy()
         for move in divmod(at, len(self.moves)):
             found[self.unit[move]] = self.moves[move]

@@ -1,4 +1,14 @@
-"""The graphs that units are measured with: all side by side, and the model with errors added to their results."""
+"""The two graphs that units are measured with.
+
+In one, all units stand side by side, and none is connected to another (`side_by_side`). The other is the model as it
+is, in which an error can be added to each unit's result (`with_errors_added`). For a node B that reads a and makes b:
+
+    side by side        mx.given.a ─ B ─ b ─ Identity ─ b.mx.seen
+
+    errors added        a ─ B ─ b.mx.own ─┐
+                                          ├ Add ─ b ─ the nodes that read b
+                        mx.added.b ───────┘
+"""
 
 from __future__ import annotations
 
@@ -10,25 +20,27 @@ from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 
 GIVEN, ADDED = "mx.given.", "mx.added."
-"""Before the names of what units are given, and of what is added."""
+"""Prefixes of the names of inputs: of what units read, and of the errors that are added."""
 OWN, SEEN = ".mx.own", ".mx.seen"
-"""Behind the names of results before it is added, and of what another node reads of them."""
+"""Suffixes of the names of results: before an error is added, and as a node that is not quantised would read them."""
 
 
 def result_of(graph: Graph, node: int) -> str:
-    """Return the name of what a node makes."""
+    """Return the name of the first value that a node makes."""
     return graph.names[graph.writes[node][0]]
 
 
 def read_by(graph: Graph, nodes: Iterable[int]) -> list[str]:
-    """Return the names of what nodes read besides stored tensors."""
+    """Return the names of the values that nodes read, each once, without stored tensors."""
     return list(dict.fromkeys(graph.names[v] for n in nodes for v in graph.reads[n] if v not in graph.stored))
 
 
 def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: Mapping[str, Array]) -> ModelProto:
-    """Return a model with some nodes only, each with inputs of its own, and what others read of it as output.
+    """Return a model that has only some nodes, not connected to each other.
 
-    `values` are examples of what they read and make, for the types.
+    What they read is an input, one for all nodes that read the same value. Behind each result stands an Identity, in
+    the place of the nodes that read it: they are not quantised, so the output is what a quantised node hands on to
+    them. `values` has an example of each value that the nodes read and make, from which the types are taken.
     """
     part = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.graph.name = "units"
@@ -48,13 +60,13 @@ def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: 
 
 
 def _info(name: str, example: Array) -> ValueInfoProto:
-    """Return the type of an example, with as many dimensions, none of which is known."""
+    """Return the name with the element type of an example and its number of dimensions, whose sizes are left open."""
     dims = [f"{name}.{axis}" for axis in range(example.ndim)]
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(example.dtype), dims)
 
 
 def with_outputs(model: ModelProto, names: Collection[str]) -> ModelProto:
-    """Return a copy of a model with just some of its values as outputs, in that order."""
+    """Return a copy of a model whose outputs are just the values `names`, in that order, inner values too."""
     copy = ModelProto()
     copy.CopyFrom(model)
     known = {value.name: value for value in model.graph.output}
@@ -64,7 +76,10 @@ def with_outputs(model: ModelProto, names: Collection[str]) -> ModelProto:
 
 
 def with_errors_added(model: ModelProto, graph: Graph, nodes: Collection[int]) -> ModelProto:
-    """Return a copy of a model with an input for each of some nodes, which is added to what the node makes."""
+    """Return a copy of a model with an input for each of some nodes, float32 of any shape.
+
+    It is added to the node's first result; a scalar 0 changes nothing.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     results = {result_of(graph, node) for node in nodes}

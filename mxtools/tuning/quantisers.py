@@ -1,4 +1,7 @@
-"""The quantisers by the precision that they make, behind one door: which nodes they take, and their steps."""
+"""The quantisers: which nodes each of them takes, and the steps that give these nodes its precision.
+
+A step is plain data, which `steps` runs with a tool of ONNX Runtime or a user's command. So a recipe can hold it.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,21 @@ from mxtools.tools.external import check_command
 from mxtools.tools.node_lists import FORMATS, Format, Selected
 
 FLOAT = "float32"
-"""What a node is in that no quantiser changes."""
+"""The precision of nodes that no quantiser changes."""
 COMMAND = "command"
-"""The precision that a user's command makes."""
+"""The name that stands for the precision of a user's command."""
 _WEIGHT = {"MatMul": 1, "Gemm": 1, "Conv": 1, "ConvTranspose": 1, "Gather": 0}
-"""The input that is the weight of an operator."""
+"""Operators whose weights quantisers know, with the number of the input that is the weight."""
 _MATRIX = 2
-"""Dimensions of a weight that is quantised in blocks."""
+"""How many dimensions a weight must have to be quantised in blocks."""
 
 Step = dict[str, Any]
+"""`kind`, the function in `steps`; `nodes`, the names of the nodes that it changes; `options` of that function."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The nodes that get a precision, and all others as `mx select` knows them."""
+    """The nodes that get a precision, and all others, which a user's command gets in a format of `mx select`."""
 
     nodes: Sequence[NodeProto]
     others: Selected
@@ -38,10 +42,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """What makes one precision: `operators` it takes, of nodes with a stored weight, and a function for its steps.
+    """What gives nodes one precision.
 
-    `follows` says whether nodes without weights go along with those that they share a module with, `matrices` that
-    weights must have two dimensions.
+    Attributes: `precision`, its name; `operators`, those of nodes with a stored weight that it takes; `steps`, a
+    function from the chosen nodes to the steps that change them; `follows`, whether it also takes all other operators
+    that read stored floats, and nodes without weights together with the units of their module (`Units.steps`);
+    `matrices`, whether it takes weights of two dimensions only.
     """
 
     precision: str
@@ -51,7 +57,7 @@ class Quantiser:
     matrices: bool = False
 
     def takes(self, graph: Graph, node: int) -> bool:
-        """Return whether it makes the weight of a node smaller."""
+        """Return whether the quantiser makes the weight of a node smaller."""
         proto = graph.nodes[node]
         weights = [graph.initializers[value] for value in weights_of(graph, node)]
         if not weights or not all(map(_is_float, weights)):
@@ -62,7 +68,11 @@ class Quantiser:
 
 
 def weights_of(graph: Graph, node: int) -> list[int]:
-    """Return the stored weights of a node: of operators that quantisers know the weight, of others all of floats."""
+    """Return the values that are the stored weights of a node.
+
+    Of an operator whose weight quantisers know, that is its weight if it is stored; of others, all stored tensors of
+    more than one float32 number.
+    """
     proto, stored = graph.nodes[node], graph.initializers
     if proto.op_type in _WEIGHT and proto.domain in ("", "ai.onnx"):
         value = graph.by_name.get(proto.input[_WEIGHT[proto.op_type]])
@@ -75,12 +85,12 @@ def _is_float(tensor: TensorProto) -> bool:
 
 
 def names_of(nodes: Sequence[NodeProto]) -> list[str]:
-    """Return the names of nodes, with those that ONNX Runtime's quantiser gives to what it makes of a Gemm."""
+    """Return the names of nodes; for a Gemm also that of the MatMul which ONNX Runtime's quantiser makes of it."""
     return [name for n in nodes for name in ([n.name, f"{n.name}_MatMul"] if n.op_type == "Gemm" else [n.name])]
 
 
 def _dynamic(chosen: Chosen, per_channel: bool, reduce_range: bool) -> Iterable[Step]:
-    """Yield a step for convolutions and one for others: ONNX Runtime has no convolution for signed weights."""
+    """Yield a step for Convs, with unsigned weights, and one for others: ONNX Runtime runs no Conv with signed ones."""
     convolutions = [node for node in chosen.nodes if node.op_type == "Conv"]
     others = [node for node in chosen.nodes if node.op_type != "Conv"]
     for nodes, weight_type in ((others, "QInt8"), (convolutions, "QUInt8")):
@@ -90,6 +100,7 @@ def _dynamic(chosen: Chosen, per_channel: bool, reduce_range: bool) -> Iterable[
 
 
 def _static(chosen: Chosen, per_channel: bool, reduce_range: bool, method: str) -> Iterable[Step]:
+    """Yield a step that quantises weights and activations; `method` is how ranges of activations are found."""
     options = {
         "weight_type": "QInt8",
         "activation_type": "QUInt8",
@@ -102,15 +113,18 @@ def _static(chosen: Chosen, per_channel: bool, reduce_range: bool, method: str) 
 
 
 def _blocks(chosen: Chosen, bits: int, block_size: int) -> Iterable[Step]:
+    """Yield a step that quantises weights to some bits, with one scale for each block of `block_size` elements."""
     options = {"bits": bits, "block_size": block_size, "is_symmetric": True}
     yield {"kind": "weights", "nodes": [node.name for node in chosen.nodes], "options": options}
 
 
 def _half(chosen: Chosen) -> Iterable[Step]:
+    """Yield a step that converts nodes to half precision; inputs and outputs of the model keep their types."""
     yield {"kind": "half", "nodes": [node.name for node in chosen.nodes], "options": {"keep_io_types": True}}
 
 
 def _program(chosen: Chosen, command: Sequence[str], format_: Format) -> Iterable[Step]:
+    """Yield a step that runs a command; it has the text of the file which lists the nodes that must stay."""
     found = FORMATS[format_](chosen.others)
     text = "".join(f"{name}\n" for name in found) if isinstance(found, list) else json.dumps(found, indent=2)
     yield {"kind": "program", "nodes": [], "options": {"command": list(command)}, "excluded": text}
@@ -118,11 +132,13 @@ def _program(chosen: Chosen, command: Sequence[str], format_: Format) -> Iterabl
 
 @dataclass(frozen=True)
 class Options:
-    """How quantisers work.
+    """Options of all quantisers; each uses those that concern it.
 
-    Attributes: `per_channel`, a scale for each channel of a weight; `reduce_range` of weights to 7 bits, which
-    processors without VNNI need; `method`, by which ranges of activations are found; `block_size`, elements of a weight
-    that share a scale; `command`, a user's, and the `format` of the list of nodes that it is to leave.
+    Attributes: `per_channel`, whether each channel of a weight has a scale, or the whole weight one; `reduce_range`,
+    whether weights have 7 bits, which x86 processors without VNNI need so that sums do not overflow; `method`, how
+    ranges of activations are found, one of METHODS; `block_size`, the number of elements of a weight that share a
+    scale; `command`, a user's quantiser as in a shell, with the places `{in}`, `{out}` and `{excluded}`, empty if there
+    is none; `format` of the file for `{excluded}`, which lists the nodes that the command must leave as they are.
     """
 
     per_channel: bool = True
@@ -134,15 +150,25 @@ class Options:
 
 
 METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
-"""How ONNX Runtime finds the ranges of activations."""
+"""The methods by which ONNX Runtime finds ranges of activations (its `CalibrationMethod`)."""
 PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", COMMAND)
-"""What quantisers make: `int8` quantises activations when the model runs, `qdq` before."""
+"""The precisions that quantisers make.
+
+`int8` quantises activations when the model runs, `qdq` by ranges that are found before. `int4` and `int8-weights`
+quantise only the weights of matrix products, in blocks.
+"""
 ORDER = ("half", "static", "weights", "dynamic", "program")
-"""The order of steps: the sums of small integers that quantisers make do not fit into half precision."""
+"""The kinds of steps, in the order in which they run.
+
+Half is first: after other steps, it would convert the sums of small integers that they make, which do not fit into it.
+"""
 
 
 def quantisers(precisions: Sequence[str], options: Options) -> list[Quantiser]:
-    """Return the quantisers of some precisions; UsageError for an unknown one, or a command that is missing."""
+    """Return the quantisers of some precisions, and of the user's command if the options have one.
+
+    Raises UsageError if there is no such precision or none is given, or if the command is missing or lacks a place.
+    """
     found = []
     for precision in dict.fromkeys((*precisions, *((COMMAND,) if options.command else ()))):
         if precision not in PRECISIONS:
@@ -154,6 +180,7 @@ def quantisers(precisions: Sequence[str], options: Options) -> list[Quantiser]:
 
 
 def _quantiser(precision: str, options: Options) -> Quantiser:
+    """Return the quantiser of a known precision."""
     products, all_ = frozenset({"MatMul"}), frozenset(_WEIGHT)
     per_channel, reduced = options.per_channel, options.reduce_range
     if precision == "int8":

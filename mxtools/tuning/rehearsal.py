@@ -1,13 +1,25 @@
-"""What small units do to the result, without making them small.
+"""Rehearsals: what quantised units would do to the outputs, found without quantising the model.
 
-The model as it is gets an input behind each unit, which is added to its result. It is run with the own errors of some
-units there (`own_errors`), and nothing of the others. Nothing is quantised for that, so it is quick. First it says what
-each unit does. Small errors add up, so a module with many units is run whole, and opened only where what it does is a
-good part of what all do together. What a unit does in another precision follows from its own error there.
+The model as it is gets an input behind each unit, which is added to the unit's result. For a rehearsal it runs with the
+own errors of some units there (`own_errors`), and with 0 for all others. Nothing is quantised, so that is quick.
 
-Then it says what a plan does, before a model is made of it: the errors of its units are added all at once. They do not
-just add up. Two products that read the same rounded input are wrong in the same direction, and two roundings in a row
-may cancel out:
+First the single units are measured, in the precision in which each has its largest own error. A module with many units
+is run with the errors of all of them at once. It is opened, that is, its parts are run one by one, only if it does a
+good part of the damage that all units do together. Of 1.00 that all do:
+
+    encoder              0.97         3 % or more, so it is opened
+      layer.0            0.95         opened too
+        query            0.90         a single unit, whose damage is now known, as of the next two
+        key              0.04
+        value            0.01
+      layer.1            0.02         not opened: its units share 0.02 in proportion to their own errors
+    head                 0.01         a single unit
+
+The damage of a unit in another precision is in proportion to its own error there.
+
+Then whole plans are rehearsed, before a model is made of one: the errors of all units of the plan are added at once.
+What they do is not just the sum of what each does alone. Two products that read the same rounded input are wrong in
+the same direction, and two roundings in a row may cancel out:
 
     units                 alone          both at once
     query and key         0.4, 0.5       1.3
@@ -33,36 +45,47 @@ from mxtools.tuning.units import Assignment, Unit, key_of
 from mxtools.tuning.workshop import Workshop
 
 OPENED = 0.03
-"""The share of the damage of all units together, or of what is allowed, from which on a module is opened."""
-TOGETHER = 2
-"""A module with so many units is opened at once: running it whole would spare nothing."""
+"""A module is opened if it does at least this share of the damage of all units together, or of the allowed damage.
 
+The smaller of these two damages counts.
+"""
+TOGETHER = 2
+"""A module with at most so many units is opened without a run of the whole, which would spare hardly anything."""
 ELEMENTS = 1 << 15
-"""Elements of outputs that tell whether errors point in the same direction."""
+"""How many elements of the outputs are kept, at most, to find the angles between errors."""
 
 
 class Rehearsal:
-    """Runs of the model as it is with errors of units added; `known` is what was measured, None before `measured`.
+    """Runs the model as it is with the own errors of units added.
 
-    What is known from an earlier search is not measured again, and what it needs is made only for what is not known.
+    `known` is what was measured of the units, None before `measured` is called. It may also be set to what an earlier
+    search measured, which then is not measured again. Graphs and errors are made only when a run needs them.
     """
 
     def __init__(self, workshop: Workshop, metric: Metric | None, names: Sequence[str], allowed: float | None) -> None:
-        """Take a workshop, the outputs that count, and the damage that is allowed there if it is known."""
+        """Take a workshop, the metric (None for a user's function), and the names of the outputs that are compared.
+
+        `allowed` is the damage that the target allows, None if it is not a damage of outputs.
+        """
         self._workshop, self._metric, self._names, self._allowed = workshop, metric, names, allowed or math.inf
         self.known: Measured | None = None
         self._fresh = Measured()
 
     @cached_property
     def _own(self) -> OwnErrors:
+        """The own errors of the units, which are measured when they are first needed."""
         return OwnErrors(self._workshop, self._names, self._fresh)
 
     @cached_property
     def _added(self) -> _Added:
+        """The model to which errors are added, which is loaded when it is first needed."""
         return _Added(self._own, self._metric, self._names)
 
     def measured(self) -> Measured:
-        """Return what is known of each unit."""
+        """Return what is known of the units, and measure them first if nothing is.
+
+        Raises InputError if a run or a quantiser fails.
+        """
         if self.known is None:
             units, measured = self._own.units.all, self._fresh
             worst = {unit.name: measured.noisiest(unit.name) for unit in units}
@@ -77,31 +100,35 @@ class Rehearsal:
         return self.known
 
     def damage(self, precisions: Assignment) -> float:
-        """Return the damage of the own errors of all units that are small, added at once."""
+        """Return the damage of a plan: that of the own errors of its units in their precisions, all added at once.
+
+        Units that have none there add nothing. What was rehearsed once is not run again.
+        """
         known, key = self.measured(), key_of(precisions)
         if key not in known.rehearsed:
             known.rehearsed[key] = self._run(precisions, None)
         return known.rehearsed[key]
 
     def _run(self, precisions: Assignment, count: int | None) -> float:
-        """Run the model on some of the pieces, by default on all."""
+        """Return the damage of a plan on the first `count` pieces, None for all; add the number of runs to `probes`."""
         (self.known or self._fresh).probes += len(self._own.feeds[:count])
         return self._added.damage(self._workshop.units.all, precisions, count)
 
     def _damages(self, precisions: Assignment) -> dict[str, float]:
-        """Return the damage that each unit does in its noisiest precision, and note which do the same."""
+        """Return the damage of each unit in the precision given; note the angles between their errors in `alike`."""
         found: dict[str, float] = {}
         alone: dict[str, Array] = {}
         tree = self._workshop.units
 
         def probed(units: Sequence[Unit]) -> float:
+            """Return the damage of some units at once; keep the error of a single unit for the angles."""
             damage = self._run({u.name: precisions[u.name] for u in units if u.name in precisions}, self._own.few)
             if len(units) == 1:
                 alone[units[0].name] = self._added.last
             return damage
 
         def opened(call: int) -> None:
-            """Probe what is in a call, and open those of its modules that hurt."""
+            """Measure the parts of a call: units, modules as a whole, and the parts of modules that do much damage."""
             for child, units in tree.children(call):
                 if child is None or len(units) == 1:
                     found[units[0].name] = probed(units)
@@ -122,7 +149,10 @@ class Rehearsal:
 
 
 def alike(errors: Sequence[Array | None]) -> list[list[float]]:
-    """Return how far errors point in the same direction, from -1 to 1; of one that is not known, not at all."""
+    """Return the cosines of the angles between errors, a square matrix with 1 on its diagonal.
+
+    Errors are vectors of one length. One that is not known (None), or is zero, is at a right angle to all others.
+    """
     size = max((len(error) for error in errors if error is not None), default=0)
     rows = np.array([np.zeros(size) if error is None else error for error in errors])
     lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
@@ -133,7 +163,11 @@ def alike(errors: Sequence[Array | None]) -> list[list[float]]:
 
 
 def _difference(found: Sequence[Outputs], wanted: Sequence[Outputs]) -> Array:
-    """Return the errors of outputs, each in units of what is wanted there, in one row; of many elements some."""
+    """Return the errors of all outputs on all pieces as one vector, thinned out evenly to at most ELEMENTS elements.
+
+    The errors of each output are divided by the root mean square of what is wanted there. Numbers that are not finite
+    are replaced: NaN by 0, infinities by the largest float.
+    """
     parts = []
     for name in wanted[0]:
         right = np.concatenate([np.asarray(each[name], np.float64).ravel() for each in wanted[: len(found)]])
@@ -145,7 +179,7 @@ def _difference(found: Sequence[Outputs], wanted: Sequence[Outputs]) -> Array:
 
 
 class _Added:
-    """The model with an input behind each unit."""
+    """The model with an input behind each unit; `last` has the errors of the outputs in the last run."""
 
     def __init__(self, own: OwnErrors, metric: Metric | None, names: Sequence[str]) -> None:
         self._own, self._metric, self._names = own, metric, names
@@ -155,13 +189,13 @@ class _Added:
         self._nothing = {ADDED + result_of(own.graph, node): np.zeros((), np.float32) for node in own.nodes}
 
     def damage(self, units: Sequence[Unit], precisions: Assignment, count: int | None) -> float:
-        """Return the damage of the errors of units in some precisions, on some pieces of the inputs."""
+        """Return the damage of own errors of units in some precisions, on the first `count` pieces, None for all."""
         found = [self._outputs(at, units, precisions) for at in range(len(self._own.feeds[:count]))]
         self.last = _difference(found, self._own.wanted)
         return damage_of(self._metric, found, self._own.wanted[:count])
 
     def _outputs(self, at: int, units: Sequence[Unit], precisions: Mapping[str, str]) -> Outputs:
-        """Return the outputs for one piece."""
+        """Return the outputs of a run on the piece `at`, with the errors of units in their precisions added."""
         added: Arrays = {}
         for unit in units:
             noise = self._own.noises[precisions[unit.name]][at] if unit.name in precisions else {}

@@ -1,4 +1,4 @@
-"""What a search came to: the model, what it was judged by, every evaluation, every module, and recipes."""
+"""What a search found: the model, its figures, all evaluations and units; the report, and recipes for the model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ main()
 
 @dataclass(frozen=True)
 class Counts:
-    """What a search did: models that were made and judged, runs to measure units, and seconds."""
+    """What a search did.
+
+    Attributes: `evaluations`, how many models were judged; `probes`, how often the model was run with errors added,
+    once for each piece of the inputs; `seconds` of the whole search.
+    """
 
     evaluations: int
     probes: int
@@ -68,7 +72,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Held:
-    """How the model that was chosen does on inputs that the search never saw; `base` is the model as it is."""
+    """The figures on inputs that the search never saw.
+
+    Attributes: `base`, the value of the model as it is; `value`, that of the chosen model; `noise`, by how much it may
+    differ by chance; `met`, whether the target is met.
+    """
 
     base: float
     value: float
@@ -78,11 +86,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model with the precision that each unit got.
+    """The model that a search chose, and all that was found on the way.
 
-    Attributes: `model`, tagged; `met`, whether it meets the target; `chosen`, its evaluation; `evaluations`, all that
-    were made; `base` and `noise`, of the model as it is; `held`, None where a function brings its own inputs;
-    `measured`, None where all units could be small; `exhausted`, the budget ended the search; `interrupted`, the user.
+    Attributes: `model`, the chosen one, with tags; `units`, what could get a precision; `target`; `base` and `noise`,
+    value and noise of the model as it is; `chosen`, the evaluation of the model; `evaluations`, all of them, in order;
+    `measured`, what was measured of the units, None if that was not needed; `held`, the figures on the sets held back,
+    None if a user's function brings its own inputs; `size`, the bytes of the weights of the model as it is; `counts`;
+    `origins` of the seen sets; `exhausted`, whether the budget ended the search; `interrupted`, whether the user did.
     """
 
     model: WorkingModel
@@ -107,7 +117,7 @@ class Tuned:
 
     @property
     def front(self) -> list[Evaluation]:
-        """The evaluations of which none is both smaller and better, the smallest first."""
+        """The evaluations than which no other is both smaller and better (the Pareto front), the smallest first."""
         sign = 1 if self.target.rises else -1
 
         def worth(evaluation: Evaluation) -> float:
@@ -121,7 +131,7 @@ class Tuned:
         return found
 
     def left(self, evaluation: Evaluation | None = None) -> list[str]:
-        """Return the outermost scopes of which an evaluation, by default the chosen one, left all units in float32."""
+        """Return the outermost scopes in which all units stayed in float32, by default of the chosen evaluation."""
         precisions = (evaluation or self.chosen).precisions
         hierarchy, inside = self.units.model.annotations.hierarchy, self.units.inside
         kept = {c for c, units in inside.items() if all(precisions.get(u.name, FLOAT) == FLOAT for u in units)}
@@ -134,27 +144,27 @@ class Tuned:
 
     @property
     def unit(self) -> str:
-        """What a value is, for an axis of a picture."""
+        """The name of the metric with its unit, "sqnr (dB)", for an axis of a picture; "figure" for a function."""
         metric = METRICS.get(self.target.metric)
         return f"{metric.name} ({metric.unit})" if metric and metric.unit else metric.name if metric else "figure"
 
     @property
     def advice(self) -> str:
-        """What to do where no smaller model meets the target."""
+        """What the user can do if no smaller model meets the target."""
         if self.exhausted:
             return "give a larger ⟨budget⟩"
         return "give other precisions, or another target"
 
     def precision(self, unit: str) -> str:
-        """Return the precision that a unit got."""
+        """Return the precision that a unit, given by its name, got in the chosen model."""
         return self.chosen.precisions.get(unit, FLOAT)
 
     def __repr__(self) -> str:
-        """Return what the search came to, in one line."""
+        """Return the target, the value and the bytes before and after, in one line."""
         return f"Tuned({self.target.text}: {self.chosen.verdict.value:.6g}, {self.size} -> {self.chosen.size} bytes)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as data; `metrics` has numbers by scope, as `mx view --metric` reads them."""
+        """Return the report as data for JSON; its `metrics` has numbers by scope, as `mx view --metric` reads them."""
         held = self.held
         return {
             "schema": SCHEMA,
@@ -184,6 +194,7 @@ class Tuned:
         }
 
     def _choice(self, name: str) -> dict[str, Any]:
+        """Return what the report says of one unit."""
         unit, measured = self.units.by_name[name], self.measured
         found: dict[str, Any] = {
             "scope": unit.scope,
@@ -198,7 +209,11 @@ class Tuned:
         return found
 
     def _metrics(self) -> dict[str, dict[str, Any]]:
-        """Return numbers by scope: whether a module is small, and where that was measured what it costs and does."""
+        """Return numbers by scope, for each module that has units: the bytes that its units left in float32.
+
+        If units were measured, also the sum of their damages and the largest of their own errors, each in the precision
+        in which it is largest.
+        """
         scopes, inside = self.units.model.annotations.hierarchy.scopes, self.units.inside
         found: dict[str, dict[str, Any]] = {"bytes left in float32": {}}
         for call, units in inside.items():
@@ -211,15 +226,17 @@ class Tuned:
         return found
 
     def recipe(self, path: Path) -> str:
-        """Return the text of a recipe: for a name that ends in `.py` a program, for `.json` arguments of other tools.
+        """Return the text of a recipe; the name of its file says which: `.py` is a program, `.json` arguments of tools.
 
-        The program makes the model with onnx and onnxruntime alone. The arguments, by the tools that `mx select` knows,
-        keep the modules that are in float32 as they are. Raises UsageError for other names, or inputs that are no .npz.
+        The program makes the model with numpy, onnx and onnxruntime, without mxtools. The arguments are those with
+        which other quantisers, which `mx select` knows, leave the units that are in float32 here as they are. Raises
+        UsageError if the name ends otherwise, or if the program needs inputs that do not come from .npz files.
         """
         check_recipe(path)
         return self._arguments() if path.suffix == ".json" else self._program()
 
     def _program(self) -> str:
+        """Return a program: the source of `steps` without its docstring, and a main function that runs these steps."""
         found: list[Step] = self.units.steps(self.chosen.precisions)
         origins = self.origins if any(step["kind"] == "static" for step in found) else ()
         if any(not origin.file.endswith(".npz") for origin in origins):
@@ -239,6 +256,7 @@ class Tuned:
         )
 
     def _arguments(self) -> str:
+        """Return a JSON object that has, by tool, the arguments to leave the nodes of all float32 units as they are."""
         annotations = self.units.model.annotations
         kept = [n for unit in self.units.all if self.precision(unit.name) == FLOAT for n in unit.nodes]
         found: dict[str, Any] = {}
@@ -248,17 +266,18 @@ class Tuned:
 
 
 def check_recipe(path: Path) -> None:
-    """Raise UsageError for the name of a recipe that is neither a program nor arguments."""
+    """Raise UsageError if the name of a recipe ends neither in `.py` nor in `.json`."""
     if path.suffix not in (".py", ".json"):
         raise UsageError(f"{path} is no .py or .json file", "a recipe is a program, or arguments of other tools")
 
 
 def number(value: float) -> float | str | None:
-    """Return a number as JSON can hold it: an infinity as a text, what is no number as null."""
+    """Return a number in a form that JSON can hold: an infinity is a string, NaN is None."""
     return None if math.isnan(value) else finite(value)
 
 
 def _evaluation(each: Evaluation) -> Mapping[str, Any]:
+    """Return what the report says of one evaluation."""
     verdict = each.verdict
     return {
         "bytes": each.size,

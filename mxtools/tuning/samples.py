@@ -1,4 +1,4 @@
-"""Sets of inputs: those that a search sees, and those that are held back, to judge what it found."""
+"""Sets of inputs: those that a search sees, and those that are held back, to judge the model that it found."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mxtools.graph.types import as_type, size_of
 from mxtools.traces.values import Values, files_of
 
 PIECES = 12
-"""Sets that a single file is divided into."""
+"""About how many sets a single file is divided into, if the model takes a batch of any size."""
 HELD = 3
-"""One of so many sets is held back."""
+"""Every third set is held back."""
 
 Set = Mapping[str, Any]
-"""Arrays by name: the graph's inputs, and whatever else a user's function may need, such as labels."""
+"""Arrays by name: the inputs of the graph, and what else a user's function needs, such as labels."""
 
 
 Source: TypeAlias = Path | Sequence[Set]
@@ -30,7 +30,11 @@ Source: TypeAlias = Path | Sequence[Set]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a set comes from: the name of its file, and its rows, `start` to `stop`, where it is a part of that."""
+    """Where a set comes from.
+
+    Attributes: `file`, its name without the folder, empty for a set in memory; `start` and `stop`, the rows of the file
+    that are the set (`stop` is not among them), None if it is the whole file.
+    """
 
     file: str
     start: int | None = None
@@ -39,9 +43,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Samples:
-    """Sets that the search sees, for ranges of activations and for choosing, and those that are held back.
+    """The sets of inputs of a search.
 
-    `origins` are those of the seen ones.
+    Attributes: `seen`, the sets that the search judges models on and that quantisers find the ranges of activations on;
+    `held`, the sets that only the result is judged on; `origins`, where each of the seen sets comes from.
     """
 
     seen: Sequence[Set]
@@ -50,10 +55,13 @@ class Samples:
 
 
 def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) -> Samples:
-    """Return sets of inputs; of `inputs` every third is held back, unless `held` has others.
+    """Return sets of inputs, with their arrays in the types of the model's inputs.
 
-    Both are files or folders, or sets in memory. `more` says whether there may be arrays that are no inputs of the
-    model. Raises UsageError where there are fewer than two sets, InputError where one lacks an input.
+    If `held` is None, every third set of `inputs` is held back, of two sets the second. `more` says whether a set may
+    have arrays that are no inputs of the model.
+
+    Raises UsageError if none of the sets can be held back, if a folder has no files, or if a set has an array that is
+    no input and `more` is false; InputError if a file cannot be read, or a set lacks an input.
     """
     found = _sets(model, inputs, more)
     if held is not None:
@@ -69,6 +77,7 @@ def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) 
 
 
 def _sets(model: ModelProto, source: Source, more: bool) -> list[tuple[Set, Origin]]:
+    """Return the sets of a source, each with its origin: one for each file of a folder; a single file is divided."""
     if not isinstance(source, Path):
         return [(_typed(model, each, "a set", more), Origin("")) for each in source]
     files = files_of(source)
@@ -79,13 +88,18 @@ def _sets(model: ModelProto, source: Source, more: bool) -> list[tuple[Set, Orig
 
 
 def _read(model: ModelProto, file: Path, more: bool) -> Set:
+    """Return the arrays in a file, without those whose element type numpy does not know."""
     values = Values.open(file)
     arrays = {name: values.get(name) for name in sorted(values.names)}
     return _typed(model, {name: array for name, array in arrays.items() if array is not None}, str(file), more)
 
 
 def _typed(model: ModelProto, arrays: Set, where: str, more: bool) -> Set:
-    """Return a set with the model's inputs first, in their types; InputError where one is missing."""
+    """Return a set with the inputs of the model first, in the model's types.
+
+    Raises InputError if an input is missing, UsageError if there are other arrays and `more` is false. `where` says in
+    the message what the arrays are of.
+    """
     types = {value.name: value.type for value in graph_inputs(model)}
     missing = next((name for name in types if name not in arrays), None)
     if missing is not None:
@@ -99,7 +113,12 @@ def _typed(model: ModelProto, arrays: Set, where: str, more: bool) -> Set:
 
 
 def _pieces(model: ModelProto, whole: Set, name: str) -> list[tuple[Set, Origin]]:
-    """Divide a set along the first axis of all its arrays, which is the batch; where it is none, nothing is divided."""
+    """Divide a set along the first axis of its arrays, if that is the batch; else return the whole set.
+
+    It is the batch if all arrays have the same number of rows, and the model takes either any number of rows or a fixed
+    number of them in all inputs. Each part has that fixed number of rows, or about a twelfth of all rows. Rows that do
+    not fill a part are left out.
+    """
     sizes = {array.shape[0] if getattr(array, "ndim", 0) else 0 for array in whole.values()}
     first = {size_of(v.type.tensor_type.shape.dim[0]) for v in graph_inputs(model) if v.type.tensor_type.shape.dim}
     rows = sizes.pop() if len(sizes) == 1 else 0
@@ -114,18 +133,19 @@ def _pieces(model: ModelProto, whole: Set, name: str) -> list[tuple[Set, Origin]
 
 
 def fed(model: ModelProto, each: Set) -> dict[str, Array]:
-    """Return the inputs of a model in a set."""
+    """Return only those arrays of a set that are inputs of the model."""
     return {value.name: each[value.name] for value in graph_inputs(model)}
 
 
 ROWS = 16
-"""Rows of a piece."""
+"""Rows of a piece: what the model is run on while units are measured and plans rehearsed."""
 
 
 def pieces(model: ModelProto, sets: Sequence[Set]) -> list[Set]:
-    """Return sets of inputs in pieces of a few rows, first one of each set; whole sets where they cannot be divided.
+    """Return sets of inputs in pieces of at most ROWS rows: first the first piece of each set, then the second of each.
 
-    They can where all arrays have a first axis of any size, the same one.
+    So the first few pieces have data of as many sets as possible. Returns the sets as they are if they cannot be
+    divided: the first axes of all inputs must have one name in the model, or none, and no fixed size.
     """
     inputs = graph_inputs(model)
     dims = [v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim]

@@ -1,18 +1,28 @@
 """The search for the smallest model that meets a target, in few evaluations.
 
-Everything in its smallest precision is tried first. If that is too much, the units are measured, and from then on each
-evaluation is of a plan, the precisions of all units. Plans are rehearsed before: the model is run with the own errors
-of their units added (`rehearsal`). That costs little, and what it says is nearly what is measured; by which factor they
-differ is learnt from the models that are made. Of 1.00e-3 that is allowed:
+The first evaluation is of the model with all units in their smallest precisions. If it does too much damage, the units
+are measured. From then on, each evaluation is of a plan, which has a precision for each unit.
+
+Plans are rehearsed before one is made: the model as it is runs with the own errors of the plan's units added
+(`rehearsal`). This costs little, and the damage is nearly that of the real model. The search learns the factor between
+the two from the models that it makes. If a damage of 1.00e-3 is allowed:
 
     plan       rehearsed    factor    expected    measured
-    12.1 MB    0.96e-3      1.00      0.96e-3     1.02e-3     too much, and the factor is 1.06
-    12.3 MB    0.90e-3      1.06      0.95e-3     0.96e-3     good, and the factor is 1.065
-    12.0 MB    0.97e-3      1.065     1.03e-3     -           a chance of 1 in 4 to save 2 % is not worth a model
+    12.1 MB    0.96e-3      1.00      0.96e-3     1.02e-3     too much; the factor is 1.02 / 0.96 = 1.06
+    12.3 MB    0.90e-3      1.06      0.95e-3     0.96e-3     good; the factor, now the mean of two, is 1.065
+    12.0 MB    0.97e-3      1.065     1.03e-3     -           not made: a chance of 1 in 4 to save 2 %
 
-Plans come from two places. Where damages just add up, the precisions with the fewest bytes that do at most some damage
-are a knapsack; rehearsals tell how much that may be. And between such plans lie others: those that differ from the best
-in one unit, or in two, are rehearsed, the least damage first.
+Until there is a good model, the smallest plan is made that does a little less damage than allowed (EDGE). Then a plan
+is made only if its chance to be good, times the share of the bytes that it saves, is large enough (WORTH). The chance
+follows from how much measured damages usually differ from expected ones (SPREAD).
+
+The plans that are rehearsed come from two places. `Plans.smallest` finds the plan with the fewest bytes for a damage
+that is estimated without a run; rehearsals correct the estimate. Others differ from the best plan so far in one unit or
+two (`Plans.near`); those that should do the least damage are rehearsed.
+
+A user's function, or a metric such as top1, says nothing that can be compared with the damage of a rehearsal (the
+search is then not `comparable`). Still, models with more damage in rehearsals mostly have worse figures. So the search
+narrows down the range between the largest rehearsed damage that was good and the smallest that was not.
 """
 
 from __future__ import annotations
@@ -26,46 +36,60 @@ from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.workshop import Evaluation, Workshop
 
 WORTH = 0.01
-"""The share of the bytes that another evaluation must be expected to save; twice as much after one that failed."""
-AIMS = 6
-"""Plans that are rehearsed before one is made."""
-LOOKED_AT = 3
-"""Plans that differ a little from the best and are rehearsed too."""
-SLOPES = (0.3, 2.0)
-"""By which power of the damage that was rehearsed a figure may change that is not of the outputs, as accuracy."""
-LIKELY = (0.85, 1.15)
-"""Factors that are expected of the first plan. That of everything small is a hint, of which half is believed.
+"""The share of the bytes that another evaluation must be expected to save.
 
-Where residuals too go into half precision once all units do, it says nothing of plans in which some do not.
+It doubles with each model in a row that misses the target.
+"""
+AIMS = 6
+"""At most so many plans are rehearsed on the way to a damage, from each of the two plans to begin with (`_explore`)."""
+LOOKED_AT = 3
+"""At least so many plans that differ in one unit or two are rehearsed too, if there are any; at most twice as many."""
+SLOPES = (0.3, 2.0)
+"""The smallest and the largest exponent by which a figure that is not comparable depends on the rehearsed damage.
+
+With 2, a loss of accuracy is four times as large if the rehearsed damage is twice as large.
+"""
+LIKELY = (0.85, 1.15)
+"""The smallest and the largest factor that is expected of the first plan.
+
+Only one factor is known then, of the model with everything small. It is believed by half: its square root counts. It
+may mislead, as sums of residual connections go into half precision only if all units do (`Units.steps`).
 """
 UNEXPLAINED = 30.0
-"""A model that does so many times the damage that was rehearsed does some that was not measured."""
+"""If a model does more than so many times the rehearsed damage, something in it does damage that was not measured."""
 SPREAD = 0.05
-"""By how much of themselves damages differ from what is expected after rehearsals, as a standard deviation.
+"""The standard deviation of the logarithm of measured / expected damage: they differ by about 5 %.
 
-Seen on a few small trained models, once a factor for the precision had been learnt.
+That was seen on a few small trained models, once a factor had been learnt.
 """
 EDGE = 0.95
-"""The share of what is allowed that is aimed at until there is a good model: what comes later depends on that."""
+"""Until there is a good model, plans may do this share of what is aimed at, to be safe: later plans build on it."""
 FLOOR = 1e-2
-"""The share of a damage that is too much which is taken for the least one worth a look."""
+"""The lower end of the damages that are tried, as a share of the smallest that was too much.
+
+It counts as long as no model, or only one with less damage, is known to be good.
+"""
 CLOSER = 1.05
-"""Two damages of which one is at most so many times the other have nothing in between that is worth a look."""
+"""If one damage is at most so many times another one, no damage between them is tried."""
 
 
 class OutOfBudgetError(Exception):
-    """The evaluations that a search may make are made."""
+    """The search needs another evaluation, and has made all that its budget allows."""
 
 
 class Search:
-    """A search with a budget of evaluations; `best` is what it found so far, None before the first good model."""
+    """A search with a budget of evaluations.
+
+    It may be interrupted at any time: `best` and `nearest` are what it found so far. `is_exhausted` says whether the
+    budget ended it.
+    """
 
     def __init__(
         self, workshop: Workshop, rehearsal: Rehearsal, allowed: float, budget: int, comparable: bool = True
     ) -> None:
-        """Take what makes and judges models, what rehearses them, and the damage that is allowed.
+        """Take what makes and judges models, what rehearses them, the allowed damage, and how many models may be made.
 
-        `comparable` says whether damages of models and of rehearsals are the same figure.
+        `comparable` says whether the damages of models and of rehearsals are in the same unit.
         """
         self._workshop, self._rehearsal, self._comparable = workshop, rehearsal, comparable
         self._allowed, self._budget = allowed, budget
@@ -75,28 +99,32 @@ class Search:
 
     @property
     def measured(self) -> Measured | None:
-        """What was measured of the units, None where that was not needed."""
+        """What was measured of the units, None if that was not needed so far."""
         return self._rehearsal.known
 
     @property
     def best(self) -> Evaluation | None:
-        """The smallest model that meets the target; of equal ones the one with the least damage."""
+        """The smallest model that meets the target, None if none does; of equally small ones that with less damage."""
         met = (e for e in self._workshop.evaluations if e.met)
         return min(met, key=lambda e: (e.size, e.verdict.damage), default=None)
 
     @property
     def nearest(self) -> Evaluation | None:
-        """The model with the least damage, whether it meets the target or not."""
+        """The model with the least damage, whether it meets the target or not; None before the first evaluation."""
         return min(self._workshop.evaluations, key=lambda e: e.verdict.damage, default=None)
 
     def run(self) -> None:
-        """Search until nothing is left that is worth an evaluation, or the budget is spent."""
+        """Search until nothing is left that is worth an evaluation, or the budget is spent.
+
+        Raises InputError if the units cannot be measured.
+        """
         try:
             self._run()
         except OutOfBudgetError:
             self.is_exhausted = True
 
     def _run(self) -> None:
+        """Try everything small; if that does not meet the target, measure the units, and make plans."""
         smallest = {unit.name: _smallest(unit.precisions) for unit in self._workshop.units.all}
         whole = self._evaluated(smallest)
         if not whole.met:
@@ -105,10 +133,16 @@ class Search:
             self._descend(Plans(choices, self._rehearsal.measured().alike), whole)
 
     def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
-        """Take out of the choices those that do damage which was not measured; return everything small without them.
+        """Remove precisions that do damage which was not measured from `choices`; return everything small without them.
 
-        That happens where nodes without weights go along into half precision, and overflow. One such unit is found by
-        halving: of those that may be it, the first half is left in float32, and it is in there if that helps.
+        Such damage comes from nodes without weights that follow a unit into half precision and overflow there. Units
+        whose damage was measured as infinite are left out first. While the model still does far more damage than was
+        rehearsed, one unit more is found by halving, with a real model for each step:
+
+            left in float32    damage
+            -                  1000      rehearsed were 2: one of a, b, c and d does damage that was not measured
+            a b                1000      no help, so it is c or d
+            c                  3         that helps, so it is c
         """
         damages = self._rehearsal.measured().damages
         finite = {name: p for name, p in whole.precisions.items() if math.isfinite(damages[name][p])}
@@ -127,20 +161,22 @@ class Search:
         return whole
 
     def _is_unexplained(self, found: Evaluation) -> bool:
-        """Return whether a model does far more damage than was rehearsed."""
+        """Return whether a model misses the target and does far more damage than was rehearsed."""
         damage = found.verdict.damage
-        adds_up = self._comparable or damage == math.inf  # what a user's function says cannot be compared
+        adds_up = self._comparable or damage == math.inf  # else the figure cannot be compared with that of a rehearsal
         return not found.met and adds_up and damage > UNEXPLAINED * self._rehearsal.damage(found.precisions)
 
     def _evaluated(self, precisions: Mapping[str, str]) -> Evaluation:
+        """Return the evaluation of some precisions; OutOfBudgetError if the budget is spent."""
         if len(self._workshop.evaluations) >= self._budget:
             raise OutOfBudgetError
         return self._workshop.evaluate(precisions)
 
     def _descend(self, plans: Plans, whole: Evaluation) -> None:
-        """Make plans that may be good and are smaller than the best, until none is worth it.
+        """Make plans that may be good and are smaller than the best so far, until none is worth it.
 
-        `low` and `high` are the damages that were rehearsed of the largest that was good and the least that was not.
+        `whole` is the evaluation of everything small. `low` is the largest rehearsed damage of a model that was good,
+        `high` the smallest of one that was not; they matter only if damages are not comparable.
         """
         good, failed, low = plans.of(whole.precisions if whole.met else {}), 0, 0.0
         high = self._learnt(whole)
@@ -164,12 +200,17 @@ class Search:
             else:
                 high, failed = min(high, rehearsed), failed + 1
             if self._comparable:
-                low, high = 0.0, math.inf  # another plan that is rehearsed to do as much may do less
+                low, high = 0.0, math.inf  # of two plans with the same rehearsed damage, one may still be good
 
     def _promising(self, aim: float, good: Plan, least: float) -> Plan | None:
-        """Return the plan that can be expected to save most bytes, by its chance to be good and the share it saves."""
+        """Return the plan that is expected to save the largest share of the bytes; None if that is less than `least`.
+
+        What is expected is the chance to be good times the share that the plan saves, beside the best so far. The
+        chance is that of a normal distribution: ln(measured / expected) has the standard deviation SPREAD.
+        """
 
         def worth(tried: Plan) -> float:
+            """Return the share of the bytes that a plan is expected to save."""
             damage = self._rehearsal.damage(tried.precisions)
             chance = 0.5 * math.erfc(math.log(damage / aim) / SPREAD / math.sqrt(2)) if damage and aim else not damage
             return chance * (1 - tried.size / good.size)
@@ -178,20 +219,20 @@ class Search:
         return found if found and worth(found) >= least else None
 
     def _within(self, most: float, good: Plan) -> Plan | None:
-        """Return the smallest plan that was rehearsed to do at most some damage and is smaller than a good one."""
+        """Return the smallest explored plan with a rehearsed damage up to `most`; None if it saves less than WORTH."""
         found = (each for each in self._explored if self._rehearsal.damage(each.precisions) <= most)
         smallest = min(found, key=lambda each: each.size, default=good)
         return smallest if smallest.size < (1 - WORTH) * good.size else None
 
     def _learnt(self, found: Evaluation) -> float:
-        """Return the damage that was rehearsed of a model that was made, and remember how the measured one differs."""
+        """Return the rehearsed damage of a model that was made; note it together with the measured one."""
         rehearsed = self._rehearsal.damage(found.precisions)
         if rehearsed > 0 and 0 < found.verdict.damage < math.inf:
             self._points.append((rehearsed, found.verdict.damage))
         return rehearsed
 
     def _aim(self, low: float, high: float) -> float:
-        """Return the damage to rehearse at most so that what is measured is expected to be what is allowed."""
+        """Return the rehearsed damage of a plan that is expected to do just the allowed damage when it is made."""
         wanted = max(self._allowed, 0.0)
         if self._comparable:
             return wanted / self._factor()
@@ -199,16 +240,24 @@ class Search:
         return aim if low * CLOSER < aim < high else math.sqrt(max(low, FLOOR * high) * high)
 
     def _factor(self) -> float:
-        """Return how many times the rehearsed damage a model is expected to do."""
+        """Return the factor from rehearsed to measured damage: the geometric mean of those known, or 1."""
         factors = [measured / rehearsed for rehearsed, measured in self._points]
         if len(factors) > 1:
-            del factors[0]  # of everything small
+            del factors[0]  # that of everything small, which says less of plans
         else:
             factors = [min(max(math.sqrt(factor), LIKELY[0]), LIKELY[1]) for factor in factors]
         return math.prod(factors) ** (1 / len(factors)) if factors else 1.0
 
     def _followed(self, wanted: float) -> float:
-        """Return the damage to rehearse for a figure that is wanted, by the models whose figures are nearest to it."""
+        """Return the rehearsed damage at which a figure that is not comparable is expected to have the wanted damage.
+
+        A power law through the two nearest models gives it, in which the exponent stays within SLOPES. With one model,
+        the exponent is 1:
+
+            rehearsed    measured
+            0.001        0.01
+            0.002        0.04        exponent 2, so 0.02 measured is expected at 0.0014 rehearsed
+        """
         if not wanted or not self._points:
             return 0.0
         near = sorted(self._points, key=lambda point: abs(math.log(point[1] / wanted)))[:2]
@@ -219,10 +268,18 @@ class Search:
         return found
 
     def _explore(self, plans: Plans, aim: float, good: Plan) -> None:
-        """Rehearse plans that do about some damage, and note those that were not made yet.
+        """Rehearse plans that may do about the damage `aim`, and note those that were not made yet in `_explored`.
 
-        What is expected of a plan is corrected by what was rehearsed of the one before; a plan that is known already
-        makes room for the next smaller damage.
+        The damage that `Plans` expects differs from that of the rehearsal. So the next plan is asked for with what is
+        expected at the aim, by the ratio of the two in the plan before:
+
+            asked for    plan expects    rehearsed
+            1.00         0.98            1.20         the next is asked for with 1.00 * 0.98 / 1.20 = 0.82
+            0.82         0.81            0.99         close to the aim of 1.00
+
+        If a plan is there already, the next one is asked for with a little less (CLOSER). This is done twice: from
+        knapsacks alone, and from the good plan. Then plans that differ a little from the good plan, and from the last
+        that was explored, are noted too.
         """
         self._explored = []
         for known in (None, good):
@@ -243,14 +300,18 @@ class Search:
             self._explored += [other for other in near if other not in self._explored and not self._is_made(other)]
 
     def _is_made(self, tried: Plan) -> bool:
+        """Return whether the model of a plan was evaluated."""
         return any(each.precisions == tried.precisions for each in self._workshop.evaluations)
 
 
 def _smallest(precisions: Sequence[str]) -> str:
-    """Return the smallest of some precisions."""
+    """Return the precision with the fewest bits for a weight (BITS)."""
     return min(precisions, key=lambda precision: BITS.get(precision, BITS_OF_OTHERS))
 
 
 BITS = {"int4": 4, "int8": 8, "qdq": 8, "int8-weights": 9, "float16": 16}
 BITS_OF_OTHERS = 8
-"""Bits of a weight by precision, of weights quantised in blocks with their scales; of a user's command one guesses."""
+"""Bits of a weight by precision, and those that are assumed of others, as of a user's command.
+
+`int8-weights` has a scale for each block of weights on top of 8 bits.
+"""

@@ -1,9 +1,14 @@
-"""What makes nodes of a model smaller: one function for each kind of step, with the arguments of ONNX Runtime's tools.
+"""Steps: functions that make nodes of a model smaller, one for each kind of step.
 
-This file is copied into recipes, which run without mxtools. So it imports nothing of mxtools; numpy, onnx and
-onnxruntime are enough. A step is plain data:
+A step is plain data. It names the nodes that it changes, and has the arguments of the tool that it runs:
 
     {"kind": "dynamic", "nodes": ["/encoder/layer.0/MatMul"], "options": {"weight_type": "QInt8"}}
+
+All functions have the same parameters: the step, the file of the model, the file to write, inputs by name for each set,
+and a file for ranges of activations. Most of them ignore the last two.
+
+This file is copied into recipes, which run without mxtools. So it imports nothing of mxtools; numpy, onnx and
+onnxruntime are enough.
 """
 
 from __future__ import annotations
@@ -20,11 +25,11 @@ import onnx
 
 Step = Mapping[str, Any]
 Feeds = Sequence[Mapping[str, Any]]
-"""Inputs by name, of each set."""
+"""The inputs of the model in each set, by name."""
 
 
-def dynamic(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001 - as the others
-    """Quantise weights, and activations when the model runs."""
+def dynamic(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
+    """Quantise weights now, and activations whenever the model runs, by `quantize_dynamic` of ONNX Runtime."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     options = dict(step["options"])
@@ -33,7 +38,11 @@ def dynamic(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | 
 
 
 def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:
-    """Quantise weights, and activations to ranges that they have on inputs; `cache` keeps the ranges."""
+    """Quantise weights and activations, by `quantize_static` of ONNX Runtime.
+
+    The ranges of activations are those that they have on `feeds`. The file `cache` keeps them: if it is there, they are
+    read from it, else written to it. Versions of ONNX Runtime that know no such file find the ranges each time.
+    """
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # an untyped library's class
@@ -64,9 +73,12 @@ def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | N
 
 
 def _leave_others(graph: onnx.GraphProto, chosen: set[str]) -> None:
-    """Let nodes that are not chosen read what was made, not what quantising made of it for others that read it too.
+    """Let nodes that are not chosen read values as they were before ONNX Runtime quantised them for a chosen node.
 
-    A sum of residuals reads what a chosen product reads; with its input quantised, it would have most of the error.
+    x ─ QuantizeLinear ─ DequantizeLinear ─┬─ MatMul, chosen       x ─┬─ QuantizeLinear ─ DequantizeLinear ─ MatMul
+                                           └─ Add                     └─ Add
+
+    Here the Add is the sum of a residual connection. If its input were quantised, most of the error would be there.
     """
     quantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     pairs = (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantised)
@@ -79,7 +91,13 @@ def _leave_others(graph: onnx.GraphProto, chosen: set[str]) -> None:
 
 
 def _return_directly(graph: onnx.GraphProto, direct: Mapping[str, str]) -> None:
-    """Let the graph return the values that `direct` has for some of its outputs, by the names of the outputs."""
+    """Let the graph return other values in place of some of its outputs, and under the names of these outputs.
+
+    `direct` has such a value by the name of an output; its other names are no outputs, and do not matter here. For
+    `{"y": "m"}` the node that makes m gets y as its output, nodes that read m read y, and the one that made y goes:
+
+    MatMul ─ m ─ QuantizeLinear ─ q ─ DequantizeLinear ─ y        MatMul ─ y ─ QuantizeLinear ─ q
+    """
     kept = {value.name for value in graph.output}
     made = {name: node for node in graph.node for name in node.output}
     results = {value: name for name, value in direct.items() if name in kept and value in made and value not in kept}
@@ -93,7 +111,7 @@ def _return_directly(graph: onnx.GraphProto, direct: Mapping[str, str]) -> None:
 
 
 def _remove_unread(graph: onnx.GraphProto, may_go: Callable[[onnx.NodeProto], bool]) -> None:
-    """Remove nodes that may go and whose results nobody reads, and then those that only these read."""
+    """Remove nodes whose results nobody reads, if `may_go` is true of them, until there are no more such nodes."""
     kept = {value.name for value in graph.output}
     while True:
         read = kept | {name for node in graph.node for name in node.input}
@@ -105,7 +123,7 @@ def _remove_unread(graph: onnx.GraphProto, may_go: Callable[[onnx.NodeProto], bo
 
 
 def weights(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
-    """Quantise weights of matrix products in blocks, to 4 or 8 bits."""
+    """Quantise weights of matrix products in blocks, to 4 or 8 bits, by `MatMulNBitsQuantizer` of ONNX Runtime."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     model = onnx.load(source)
@@ -115,7 +133,7 @@ def weights(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | 
 
 
 def half(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
-    """Convert nodes to half precision, and block all others."""
+    """Convert nodes to half precision by `convert_float_to_float16` of ONNX Runtime, and keep all others out of it."""
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -123,13 +141,13 @@ def half(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | Non
     blocked = _others(model.graph, step)
     converted = convert_float_to_float16(model, node_block_list=blocked, **step["options"])
     _without_detours(converted.graph)
-    del converted.graph.value_info[:]  # some have the types from before
-    ONNXModel(converted).topological_sort()  # the converter appends its casts, and quantisers go by the order
+    del converted.graph.value_info[:]  # some still have the types from before
+    ONNXModel(converted).topological_sort()  # the converter appends its Casts; other steps need them in order
     onnx.save(converted, target)
 
 
 def _others(graph: onnx.GraphProto, step: Step) -> list[str]:
-    """Return the names of the nodes that a step does not name, also in bodies."""
+    """Return the names of the nodes that a step does not name, those in bodies (of If, Loop …) too."""
     inner = [
         body
         for node in graph.node
@@ -142,10 +160,12 @@ def _others(graph: onnx.GraphProto, step: Step) -> list[str]:
 
 
 def _without_detours(graph: onnx.GraphProto) -> None:
-    """Let blocked nodes read weights, and what other blocked nodes make, directly: the converter puts casts in between.
+    """Remove the Casts that the converter puts before blocked nodes, those that it was told to leave in float32.
 
-    Exp -> Cast to half -> Cast to float -> Log          Exp -> Log
-    weight, a float -> Cast to float -> MatMul           weight -> MatMul
+    Such a node reads weights directly again, and what another blocked node makes, without a detour through half:
+
+    Exp ─ Cast to half ─ Cast to float ─ Log          Exp ─ Log
+    weight, a float ─ Cast to float ─ MatMul          weight ─ MatMul
     """
     made = {name: node for node in graph.node for name in node.output}
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
@@ -167,7 +187,11 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def program(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
-    """Run another program, which finds in a file which nodes it is to leave as they are."""
+    """Run a user's program; raises CalledProcessError if it fails.
+
+    In the arguments `{in}` and `{out}` stand for the files of the model and of the result, `{excluded}` for a file that
+    lists the nodes which the program must leave as they are. What it prints goes to stderr.
+    """
     excluded = target.with_suffix(".txt")
     excluded.write_text(step["excluded"], encoding="utf-8")
     files = {"{in}": str(source), "{out}": str(target), "{excluded}": str(excluded)}
@@ -184,19 +208,20 @@ KINDS: dict[str, Callable[[Step, Path, Path, Feeds, Path | None], None]] = {
     "half": half,
     "program": program,
 }
-"""The functions by kind."""
+"""The functions by the kind of step."""
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:
-    """Return whether a function has a parameter: older versions lack some."""
+    """Return whether a function has a parameter, which older versions of ONNX Runtime may lack."""
     return name in inspect.signature(function).parameters
 
 
 def run_steps(steps: Sequence[Step], source: Path, folder: Path, feeds: Feeds, cache: Path | None = None) -> Path:
-    """Apply steps one after the other; return the file of the result, which lies in a folder unless there is no step.
+    """Run steps one after the other; return the file of the result, which is `source` itself if there is no step.
 
-    `cache` is a file that keeps the ranges of activations, for a static step that comes first: they depend on the model
-    as it is and on the inputs alone.
+    The results are written to `folder`. `cache` is a file that keeps ranges of activations. Only the first step uses
+    it, since only there do the ranges depend on nothing but the model `source` and the inputs `feeds`. Raises
+    RuntimeError if a step wrote no file, and whatever the tool of a step raises.
     """
     for number, step in enumerate(steps):
         target = folder / f"{number}.onnx"

@@ -1,4 +1,4 @@
-"""Tuning: from a tagged model, sets of inputs and a target to the smallest model that meets it."""
+"""Tuning: find the smallest model that meets a target, given a tagged model and sets of inputs."""
 
 from __future__ import annotations
 
@@ -33,18 +33,21 @@ from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Evaluation, Workshop, weight_bytes
 
 BUDGET = 20
-"""Evaluations that a search may make."""
+"""How many evaluations a search may make if a request does not say."""
 DEFAULT = ("int8",)
-"""The precisions that are tried where none is given."""
+"""The precisions that units may have if a request does not say."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted.
+    """What is asked of a search.
 
-    Attributes: `target`, of a metric or of a user's `function`; `precisions` that units may have, and `options` of the
-    quantisers; `outputs` that are compared; `budget`, how many models may be made; `selection` and `operators`, what is
-    tuned; `state`, a file that keeps what was found.
+    Attributes: `target`, as a text: of a metric, "sqnr>=30" (dB), or of a user's `function`, ">=0.99*base" (see
+    `metrics.target`); `precisions` that units may have besides float32; `options` of the quantisers; `function`, which
+    gets a session of ONNX Runtime, and the sets too if it takes them; `outputs`, the names of those that are compared,
+    by default what `judging.judged_outputs` chooses; `budget`, how many models may be made and judged, at least 1;
+    `selection` and `operators`, the modules and the types of nodes that may be changed, by default all; `state`, a file
+    that keeps what was found, and from which a later search continues.
     """
 
     target: str
@@ -64,10 +67,14 @@ def tune(
     request: Request,
     told: Callable[[Evaluation], object] = lambda _: None,
 ) -> Tuned:
-    """Return the smallest model that a search finds to meet a target; `told` is called after each evaluation.
+    """Find the smallest model that meets a target; return it with all that was found.
 
-    An interrupt ends the search, and the best so far is returned. Raises UsageError where the request makes no sense,
-    InputError where the model has no scopes or does not run, or where no model could be made.
+    If no model meets the target, the one with the least damage is returned, and its `met` is false. `told` is called
+    after each evaluation for which a model was made. KeyboardInterrupt ends the search, and the best model so far is
+    returned; it is raised again if there is none yet.
+
+    Raises UsageError if the request makes no sense, or its state file is of another search; InputError if the model has
+    no scopes or does not run, if the state file is damaged, or if no model could be made.
     """
     begun, wanted = time.monotonic(), target(request.target, judged=request.function is not None)
     units = Units(model, quantisers(request.precisions, request.options), request.selection, request.operators)
@@ -76,6 +83,7 @@ def tune(
     judging = judge(model, samples.seen, wanted, request.function, names)
 
     def met(verdict: Verdict) -> bool:
+        """Return whether a verdict meets the target even if the judge's noise made it look better."""
         return wanted.met(verdict.value, judging.base, judging.noise)
 
     with Scratch() as folder:
@@ -118,12 +126,13 @@ def _search(
     allowed: float,
     told: Callable[[Evaluation], object],
 ) -> Search:
-    """Return a search that keeps what it finds in the file of the request, if there is one."""
+    """Return a search that begins with what the state file has, if the request names one, and keeps it up to date."""
     comparable = metric is not None and metric.allowed is not None
     rehearsal = Rehearsal(workshop, metric, names, allowed if comparable else None)
     state = _State(request, workshop, rehearsal, names)
 
     def made(evaluation: Evaluation) -> None:
+        """Save the state after an evaluation, and tell the caller."""
         state.save()
         told(evaluation)
 
@@ -132,7 +141,10 @@ def _search(
 
 
 def _allowed(wanted: Target, request: Request, base: float) -> float:
-    """Return the damage that a target allows; of a user's function it is the loss."""
+    """Return the damage that a target allows, given the value of the model as it is.
+
+    For a user's function that is how much worse than `base` the value may be; for top1 it is 1 - value.
+    """
     value = wanted.at(base)
     if request.function:
         return base - value if wanted.rises else value - base
@@ -141,7 +153,10 @@ def _allowed(wanted: Target, request: Request, base: float) -> float:
 
 
 def _nearest(search: Search) -> Evaluation:
-    """Return the model that is nearest to a target that none meets; InputError where none could be made."""
+    """Return the evaluation with the least damage, for a target that no model meets.
+
+    Raises InputError if no model could be made or run, KeyboardInterrupt if there is no evaluation.
+    """
     found = search.nearest
     if found is None:
         raise KeyboardInterrupt
@@ -151,7 +166,7 @@ def _nearest(search: Search) -> Evaluation:
 
 
 def _made(workshop: Workshop, chosen: Evaluation) -> WorkingModel:
-    """Return the model of an evaluation, tagged by the model that it was made from."""
+    """Make the model of an evaluation again; return it with the tags of the model that it was made from."""
     with Scratch() as folder:
         made = workshop.model(chosen.precisions, folder)
         inline_within(made.proto, made.weights, folder)
@@ -162,7 +177,7 @@ def _made(workshop: Workshop, chosen: Evaluation) -> WorkingModel:
 def _held(
     model: WorkingModel, made: WorkingModel, sets: Sequence[Set], wanted: Target, request: Request, names: Sequence[str]
 ) -> Held | None:
-    """Judge the model that was chosen on sets that the search never saw; None where a function has its own."""
+    """Judge the chosen model on sets that the search never saw; None if a user's function brings its own inputs."""
     if request.function and not takes_sets(request.function):
         return None
     judging = judge(model, sets, wanted, request.function, names)
@@ -171,10 +186,13 @@ def _held(
 
 
 class _State:
-    """A file that keeps evaluations and what was measured, so that a search that was ended goes on where it was."""
+    """A file that keeps evaluations and what was measured, so that the next search continues from there.
+
+    It is JSON: `key`, a digest of what the evaluations depend on; `evaluations`; and `measured`, null if nothing was.
+    """
 
     def __init__(self, request: Request, workshop: Workshop, rehearsal: Rehearsal, names: Sequence[str]) -> None:
-        """Read the file, if there is one; InputError if it is of another search."""
+        """Read the file, if there is one; InputError if it is no such file, UsageError if it is of another search."""
         self._path, self._workshop, self._rehearsal = request.state, workshop, rehearsal
         if not self._path:
             return
@@ -183,6 +201,7 @@ class _State:
             self._read(self._path)
 
     def _read(self, path: Path) -> None:
+        """Give the workshop and the rehearsal what a file has."""
         try:
             found = decoded(read_regular(path, noted=False))
             is_same = found["key"] == self._key
@@ -196,7 +215,7 @@ class _State:
         self._rehearsal.known = measured
 
     def save(self) -> None:
-        """Write what is known by now."""
+        """Write what is known by now to the file, if the request names one."""
         if self._path:
             known = [asdict(each) for each in self._workshop.known.values()]
             measured = self._rehearsal.known and asdict(self._rehearsal.known)
@@ -204,12 +223,16 @@ class _State:
 
 
 def _evaluation(data: Mapping[str, Any]) -> Evaluation:
+    """Return an evaluation as a state file has it."""
     verdict = Verdict(**data["verdict"])
     return Evaluation(dict(data["precisions"]), int(data["size"]), verdict, bool(data["met"]))
 
 
 def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
-    """Return a digest of all that evaluations depend on: the model, the sets, and what is wanted."""
+    """Return a digest of what evaluations depend on: the model, the seen sets, and what is wanted.
+
+    A user's function counts by its module and name, and a command by its text: their code is not read.
+    """
     digest = hashlib.sha256()
     for file in sorted(workshop.source.parent.glob(f"{workshop.source.name}*")):  # the weights may be in a second file
         with file.open("rb") as opened:

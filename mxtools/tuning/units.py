@@ -1,6 +1,12 @@
-"""What gets a precision: nodes that read weights, one by one, or together where they share a weight.
+"""Units: what gets a precision. A unit is a node that reads weights, or several nodes that share a weight.
 
-The module tree is above them: `Tree` has for each call the units in it, so that a module can be tried whole.
+    module             node        weight
+    encoder.query      MatMul      W1             a unit
+    encoder.key        MatMul      W2             a unit
+    embeddings         Gather      W3   ┐         one unit of two nodes: W3 is stored once, so it can have only
+    head               Gemm        W3   ┘         one precision
+
+`Units.inside` has the units in each call, so that a whole module can be measured at once.
 """
 
 from __future__ import annotations
@@ -20,15 +26,16 @@ from mxtools.tools.node_lists import Selected
 from mxtools.tuning.quantisers import FLOAT, ORDER, Chosen, Quantiser, Step, weights_of
 
 SMALL_SHARE = 1e-3
-"""Units with less than this share of the weights' bytes are left as they are: biases, scales of normalisations."""
+"""Units with less than this share of the bytes of all units stay as they are: biases, scales of normalisations."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Nodes that get one precision.
+    """Nodes that get one precision together.
 
-    Attributes: `name` of the first node, and its `call` and `scope`; `size`, the bytes of their weights in the file;
-    `precisions` that they can have besides float32.
+    Attributes: `nodes`, their numbers in the graph; `name`, that of the first node, which stands for the unit; `call`
+    and `scope` of the first node; `size`, the bytes of all stored tensors that they read, as they are now;
+    `precisions`, those that all of them can have, without float32.
     """
 
     nodes: tuple[int, ...]
@@ -40,16 +47,20 @@ class Unit:
 
 
 Assignment = Mapping[str, str]
-"""The precision of each unit by its name; units that are not in it stay as they are."""
+"""Precisions by the names of units; units that it lacks stay as they are, in float32."""
 
 
 def key_of(assignment: Assignment) -> str:
-    """Return an assignment as a text, the same for equal ones."""
+    """Return a text that is the same for equal assignments, and only for these."""
     return json.dumps(sorted(assignment.items()))
 
 
 class Units:
-    """The units of a tagged model, in the order of their nodes, and their place in the module tree."""
+    """The units of a tagged model, and where they are in the module tree.
+
+    Attributes: `all`, the units in the order of their nodes; `by_name`, the same by name; `inside`, the units in each
+    call, with those of the calls below it; calls without units are not in it.
+    """
 
     def __init__(
         self,
@@ -58,7 +69,11 @@ class Units:
         selection: Selection | None = None,
         operators: Collection[str] = (),
     ) -> None:
-        """Find the units, inside of what is selected; raises UsageError where there is none."""
+        """Find the units among the selected nodes, by default all nodes; of `operators` only, if any are given.
+
+        Raises InputError if no node has a scope, or if a unit's node has no name of its own; UsageError if there is no
+        unit; what `calls_of` raises for a wrong selection.
+        """
         model.require_tagged()
         self.model, self.quantisers = model, quantisers
         self._graph, self._annotations = model.graph, model.annotations
@@ -75,6 +90,7 @@ class Units:
         Selected(model.annotations, tuple(n for unit in self.all for n in unit.nodes)).names  # noqa: B018 - may raise
 
     def _found(self, calls: Collection[int] | None, operators: Collection[str]) -> list[Unit]:
+        """Return the units of some calls: nodes that some quantiser takes, those with a common weight together."""
         graph, annotations = self._graph, self._annotations
         taking = {
             node: tuple(q.precision for q in self.quantisers if q.takes(graph, node))
@@ -103,7 +119,11 @@ class Units:
         return Unit(nodes, name, call, scope, size, tuple(precisions))
 
     def children(self, call: int) -> list[tuple[int | None, list[Unit]]]:
-        """Return the units in a call by the calls directly in it that have units, and those of its own, one by one."""
+        """Return the parts of a call: the units of each call directly below it, and its own units one by one.
+
+        Each part is a pair of a call and the units in it; an own unit has None for the call. Calls without units are
+        left out.
+        """
         hierarchy = self._annotations.hierarchy
         below = dict.fromkeys(
             hierarchy.path_below(call, unit.call)[-1] for unit in self.inside[call] if unit.call != call
@@ -112,7 +132,7 @@ class Units:
         return [*((child, self.inside[child]) for child in below), *((None, [unit]) for unit in own)]
 
     def steps(self, assignment: Assignment) -> list[Step]:
-        """Return the steps that give units their precisions."""
+        """Return the steps that give units their precisions, in the order in which they must run."""
         found: list[Step] = []
         for quantiser in self.quantisers:
             nodes = {n for u in self.all if assignment.get(u.name) == quantiser.precision for n in u.nodes}
@@ -123,14 +143,16 @@ class Units:
         return sorted(found, key=lambda step: ORDER.index(step["kind"]))
 
     def _chosen(self, nodes: Collection[int]) -> Chosen:
+        """Return some nodes as a quantiser takes them, with all other nodes of the main graph that have names."""
         others = tuple(n for n in self._graph.main if n not in nodes and self._graph.nodes[n].name)
         return Chosen([self._graph.nodes[n] for n in sorted(nodes)], Selected(self._annotations, others))
 
     def _following(self, assignment: Assignment, precision: str) -> set[int]:
-        """Return the nodes without weights that a call has besides units that all have a precision.
+        """Return the nodes outside of units that get a precision along with the units of their call.
 
-        What lies between such calls, as sums of residuals, goes along only if all units have that precision: it costs
-        no bytes, and much of the error would come from there.
+        They are the other nodes of each call whose own units all have this precision. Nodes of calls without own units,
+        such as the sums of residual connections, follow only if all units of the model have it: to leave them in
+        float32 costs no bytes, and much of the error would come from there.
         """
         has_units = {n for unit in self.all for n in unit.nodes}
         others = {unit.call for unit in self.all if assignment.get(unit.name, FLOAT) != precision}

@@ -1,4 +1,4 @@
-"""Making models of assignments, and judging them; what was judged once is not made again."""
+"""The workshop makes models of assignments and has them judged; what was judged once is not made again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ from mxtools.tuning.units import Assignment, Units, key_of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model that was made and judged: `precisions` by unit, `size` in bytes of weights, and the verdict."""
+    """A model that was made and judged.
+
+    Attributes: `precisions`, by unit, without those in float32; `size`, the bytes of its weights, or those of the model
+    as it is if none could be made; `verdict`, of the judge; `met`, whether the target is met.
+    """
 
     precisions: dict[str, str]
     size: int
@@ -36,26 +40,27 @@ class Evaluation:
 
     @property
     def key(self) -> str:
-        """What tells it from others."""
+        """A text that is the same for equal precisions, and only for these."""
         return key_of(self.precisions)
 
 
 def weight_bytes(model: WorkingModel) -> int:
-    """Return the bytes of a model's weights."""
+    """Return the bytes of all tensors in a model: initializers and attributes, in bodies and functions too."""
     return sum(map(bytes_of, tensors_of(model.proto)))
 
 
 class Workshop:
-    """Makes models in a folder, and judges them.
+    """Makes models in a folder, and has them judged.
 
-    `evaluations` are all that were asked for, in order; `known` has those of an earlier run too, by key, and `made` is
-    called after each one that was really made.
+    Attributes: `evaluations`, all that were asked for, in order; `known`, evaluations by key, which may come from an
+    earlier search too; `made`, a function that is called after each evaluation for which a model was really made, not
+    for those that were known; `source`, the file of the model as it is; `feeds`, the inputs of the seen sets by name.
     """
 
     def __init__(
         self, units: Units, samples: Samples, judge: Judge, met: Callable[[Verdict], bool], folder: Path
     ) -> None:
-        """Write the model as it is to a folder."""
+        """Write the model as it is to a folder; `met` says whether a verdict meets the target."""
         self.units, self.samples, self._judge, self._met, self.folder = units, samples, judge, met, folder
         self.feeds = [fed(units.model.proto, each) for each in samples.seen]
         self.source = folder / "float.onnx"
@@ -65,13 +70,16 @@ class Workshop:
         self.made: Callable[[Evaluation], object] = lambda _: None
 
     def model(self, assignment: Assignment, folder: Path) -> WorkingModel:
-        """Return the model of an assignment, whose weights are in a folder; InputError where a quantiser fails."""
+        """Return the model of an assignment, with its weights in files of `folder`; InputError if a quantiser fails."""
         steps = self.units.steps(assignment)
         made = made_by(steps, self.source, folder, self.feeds, self.folder / "ranges.json")
         return type(self.units.model).read(made)
 
     def evaluate(self, assignment: Assignment) -> Evaluation:
-        """Make and judge a model; one that a quantiser cannot make or that does not run has infinite damage."""
+        """Return the evaluation of an assignment: make the model and judge it, unless it is known.
+
+        A model that no quantiser can make, or that does not run, has an infinite damage and a problem in its verdict.
+        """
         key = key_of(assignment)
         if key not in self.known:
             self.known[key] = self._evaluated(assignment)
@@ -82,6 +90,7 @@ class Workshop:
         return evaluation
 
     def _evaluated(self, assignment: Assignment) -> Evaluation:
+        """Make and judge the model of an assignment."""
         with Scratch() as folder:
             size = weight_bytes(self.units.model)
             try:
@@ -93,15 +102,19 @@ class Workshop:
 
 
 def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[dict[str, Any]], cache: Path) -> Path:
-    """Return the file that steps make of a model; InputError where one fails, OSError where the system does."""
+    """Run steps on the model in the file `source`, and return the file of the result.
+
+    `folder` gets all files that are made, `cache` the ranges of activations (`run_steps`). Raises InputError if a step
+    fails, with the last line that the tool printed or its exception; OSError if the system fails.
+    """
     kinds = ", ".join(dict.fromkeys(step["kind"] for step in steps))
     try:
         with _logging_kept(), quiet() as log, _temporary_in(folder):
-            onnx_runtime()  # its telemetry is off, whoever imports it later
+            onnx_runtime()  # with its telemetry off, before a step imports it
             made = run_steps(steps, source, folder, feeds, cache)
-    except (MxError, OSError):  # a full disk says nothing of a model
+    except (MxError, OSError):  # a full disk is not the fault of this assignment
         raise
-    except Exception as error:  # of whatever quantises, which has no class in common
+    except Exception as error:  # tools have no class of exceptions in common
         last = next((line.strip() for line in reversed(log.text.splitlines()) if line.strip()), "")
         why = last if isinstance(error, subprocess.CalledProcessError) and last else error_line(error)
         raise InputError(
@@ -112,7 +125,7 @@ def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[d
 
 @contextmanager
 def _temporary_in(folder: Path) -> Iterator[None]:
-    """Let quantisers put their temporary files into a folder that goes even if the process is killed."""
+    """Let quantisers put their temporary files into a folder that is removed even if the process is killed."""
     kept, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -122,7 +135,7 @@ def _temporary_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _logging_kept() -> Iterator[None]:
-    """Restore the settings of logging after the block: a quantiser changes those of the whole process."""
+    """Restore the handlers and the level of the root logger after the block, since quantisers change them."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
