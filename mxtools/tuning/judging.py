@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,10 +71,13 @@ def run(session: Any, model: WorkingModel, each: Set, names: Sequence[str]) -> O
 def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[str]) -> list[str]:
     """Return the names of the outputs that are compared: the chosen ones, else all outputs of floats.
 
-    A metric of rows (`Metric.of_rows`) compares only the first of these. Raises UsageError if a chosen output is not
-    there or not of floats, or if the model has no output of floats at all.
+    A metric of rows (`Metric.of_rows`) compares only the first of these. Without a metric, a user's function judges,
+    and rehearsals compare all outputs if there are none of floats. Raises UsageError if a chosen output is not there or
+    not of floats, or if there is a metric and the model has no output of floats at all.
     """
-    known = [value.name for value in _outputs(model.proto) if value.type.tensor_type.elem_type in FLOATS]
+    outputs = _outputs(model.proto)
+    known = [value.name for value in outputs if value.type.tensor_type.elem_type in FLOATS]
+    known = known or [value.name for value in outputs if metric is None]
     unknown = next((name for name in chosen if name not in known), None)
     if unknown is not None or not known:
         raise UsageError(
@@ -83,7 +87,7 @@ def judged_outputs(model: WorkingModel, metric: Metric | None, chosen: Sequence[
     return list(chosen) or (known[:1] if metric and metric.of_rows else known)
 
 
-def _outputs(model: ModelProto) -> Iterable[ValueInfoProto]:
+def _outputs(model: ModelProto) -> Sequence[ValueInfoProto]:
     """Return the outputs of a model with their types; types that the file lacks are inferred."""
     outputs = model.graph.output
     found = {} if all(map(is_typed, outputs)) else inferred_infos(model)
@@ -105,11 +109,9 @@ class OutputJudge:
         """Return the verdict on a model; raises InputError if it does not run."""
         session, metric = opened(model), self._metric
         parts: list[dict[str, Sums]] = []
-        noises: list[dict[str, Sums]] = []
         for each, wanted in zip(self._sets, self._wanted, strict=True):
             found = run(session, model, each, self._names)
             parts.append(metric.parts(found, wanted))
-            noises.append({name: energies(found[name], wanted[name]) for name in wanted})
         value = metric.total(parts)
         if not math.isfinite(value) and not (metric.rises and value > 0):
             return Verdict(value, 0.0, math.inf)
@@ -169,8 +171,14 @@ class FunctionJudge:
 
 
 def takes_sets(function: Callable[..., Any]) -> bool:
-    """Return whether a function takes more than one parameter, and so sets of inputs besides a session."""
-    return function.__code__.co_argcount > 1 if hasattr(function, "__code__") else True
+    """Return whether a function takes sets of inputs besides a session: it needs two arguments, or calls one `sets`."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # such as a function in C
+        return True
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in by_place if p.default is p.empty or p.name == "sets"]
+    return len(needed) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 def found_function(spec: str) -> Callable[..., Any]:

@@ -135,10 +135,14 @@ def _largest(found: Array, wanted: Array) -> Sums:
     return float(np.abs(a - b).max(initial=0)) / scale, 1.0
 
 
+def _rows(array: Array) -> Array:
+    """Return an array as a matrix with one row for each vector along the last axis; a scalar is one row of one."""
+    return array.reshape(-1, array.shape[-1] if array.ndim else 1)
+
+
 def _logits(array: Array) -> Array:
     """Return the logarithm of the softmax along the last axis, as a matrix with one row for each distribution."""
-    rows = np.asarray(array, np.float64)
-    rows = rows.reshape(-1, rows.shape[-1] if rows.ndim else 1)
+    rows = _rows(np.asarray(array, np.float64))
     shifted = rows - rows.max(axis=-1, keepdims=True)
     logs: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return logs
@@ -157,7 +161,7 @@ def _divergence(found: Array, wanted: Array) -> Sums:
 
 def _agreeing(found: Array, wanted: Array) -> Sums:
     """Return how many rows have their maximum where the wanted row has it, and the number of rows."""
-    a, b = (np.asarray(x).reshape(-1, np.shape(x)[-1]).argmax(axis=-1) for x in (found, wanted))
+    a, b = (_rows(x).argmax(axis=-1) for x in (found, wanted))
     return float((a == b).sum()), float(len(a))
 
 
@@ -185,7 +189,7 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics by name. Those `of_rows` compare the first output of floats, unless a user names others."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_TARGET = re.compile(rf"\s*([a-z0-9-]*)\s*(>=|<=)\s*(?:({_NUMBER})(\s*\*\s*base)?|base\s*([+-])\s*({_NUMBER}))\s*")
+_TARGET = re.compile(rf"\s*([a-z0-9-]*)\s*(>=|<=)\s*(?:({_NUMBER})(\s*\*\s*base)?|base(?:\s*([+-])\s*({_NUMBER}))?)\s*")
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,8 @@ def target(text: str, judged: bool) -> Target:
     0.495
     >>> target(">=base-0.01", judged=True).met(0.895, base=0.9)
     True
+    >>> target(">=base", judged=True).met(0.895, base=0.9)
+    False
 
     Raises UsageError if the text is no comparison, names an unknown metric, or has the wrong sign for it (`sqnr<=30`);
     if it names a metric and `judged` is true; if it has `base` and `judged` is false.
@@ -235,11 +241,13 @@ def target(text: str, judged: bool) -> Target:
         raise UsageError(f"the target {text!r} names a metric, and the function is one", "write '>=0.99*base'")
     if not judged and name not in METRICS:
         raise UsageError(f"there is no metric {name!r}", suggestion(name, METRICS) + ", as in 'sqnr>=30'")
-    if not judged and (times or off):
+    if not judged and (times or not number):
         raise UsageError("base is what the model as it is has of a user's function", example)
     rises = sign == ">="
     if not judged and rises != METRICS[name].rises:
         raise UsageError(f"of {name} {'larger' if METRICS[name].rises else 'smaller'} is better", example)
-    factor = float(number) if times else float(bool(off))
-    offset = (float(off) if plus == "+" else -float(off)) if off else 0.0 if times else float(number)
+    if number:
+        factor, offset = (float(number), 0.0) if times else (0.0, float(number))
+    else:
+        factor, offset = 1.0, float(off or 0) * (-1 if plus == "-" else 1)
     return Target(name, rises, factor, offset, text.strip())

@@ -60,8 +60,8 @@ def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) 
     If `held` is None, every third set of `inputs` is held back, of two sets the second. `more` says whether a set may
     have arrays that are no inputs of the model.
 
-    Raises UsageError if none of the sets can be held back, if a folder has no files, or if a set has an array that is
-    no input and `more` is false; InputError if a file cannot be read, or a set lacks an input.
+    Raises UsageError if there are no sets, or none that can be held back, if a folder has no files, or if a set has an
+    array that is no input and `more` is false; InputError if a file cannot be read, or a set lacks an input.
     """
     found = _sets(model, inputs, more)
     if held is not None:
@@ -79,6 +79,8 @@ def samples(model: ModelProto, inputs: Source, held: Source | None, more: bool) 
 def _sets(model: ModelProto, source: Source, more: bool) -> list[tuple[Set, Origin]]:
     """Return the sets of a source, each with its origin: one for each file of a folder; a single file is divided."""
     if not isinstance(source, Path):
+        if not source:
+            raise UsageError("there is no set of inputs", "give at least two sets, or one and others by ⟨held-back⟩")
         return [(_typed(model, each, "a set", more), Origin("")) for each in source]
     files = files_of(source)
     found = [_read(model, file, more) for file in files]
@@ -115,13 +117,14 @@ def _typed(model: ModelProto, arrays: Set, where: str, more: bool) -> Set:
 def _pieces(model: ModelProto, whole: Set, name: str) -> list[tuple[Set, Origin]]:
     """Divide a set along the first axis of its arrays, if that is the batch; else return the whole set.
 
-    It is the batch if all arrays have the same number of rows, and the model takes either any number of rows or a fixed
-    number of them in all inputs. Each part has that fixed number of rows, or about a twelfth of all rows. Rows that do
-    not fill a part are left out.
+    It is the batch if all arrays have the same number of rows, and the model takes either any number of rows, by one
+    name, or a fixed number of them in all inputs. Each part has that fixed number of rows, or about a twelfth of all
+    rows. Rows that do not fill a part are left out.
     """
     sizes = {array.shape[0] if getattr(array, "ndim", 0) else 0 for array in whole.values()}
-    first = {size_of(v.type.tensor_type.shape.dim[0]) for v in graph_inputs(model) if v.type.tensor_type.shape.dim}
-    rows = sizes.pop() if len(sizes) == 1 else 0
+    dims = [v.type.tensor_type.shape.dim[0] for v in graph_inputs(model) if v.type.tensor_type.shape.dim]
+    first, names = set(map(size_of, dims)), {dim.dim_param for dim in dims}
+    rows = sizes.pop() if len(sizes) == 1 and len(names) == 1 else 0
     fixed = next((size for size in first if size is not None), None)
     step = fixed or max(1, rows // PIECES)
     if rows <= step or (None in first and fixed is not None):

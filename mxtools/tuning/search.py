@@ -32,7 +32,9 @@ from collections.abc import Mapping, Sequence
 
 from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.plans import Options, Plan, Plans, options
+from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.rehearsal import Rehearsal
+from mxtools.tuning.units import key_of
 from mxtools.tuning.workshop import Evaluation, Workshop
 
 WORTH = 0.01
@@ -95,6 +97,7 @@ class Search:
         self._allowed, self._budget = allowed, budget
         self.is_exhausted = False
         self._points: list[tuple[float, float]] = []
+        self._of_plans = 0
         self._explored: list[Plan] = []
 
     @property
@@ -145,9 +148,13 @@ class Search:
             c                  3         that helps, so it is c
         """
         damages = self._rehearsal.measured().damages
-        finite = {name: p for name, p in whole.precisions.items() if math.isfinite(damages[name][p])}
-        if len(finite) < len(whole.precisions):
-            whole = self._evaluated(finite)
+        kept = {name: p for name, p in whole.precisions.items() if math.isfinite(damages[name][p])}
+        for name, precision in kept.items():
+            if precision not in choices[name]:  # another one has no more bytes and does no more damage
+                kept[name] = min(choices[name], key=lambda p: choices[name][p][0])
+        kept = {name: p for name, p in kept.items() if p != FLOAT}
+        if kept != whole.precisions:
+            whole = self._evaluated(kept)
         while whole.precisions and self._is_unexplained(whole):
             group = list(whole.precisions)
             while len(group) > 1:
@@ -167,8 +174,9 @@ class Search:
         return not found.met and adds_up and damage > UNEXPLAINED * self._rehearsal.damage(found.precisions)
 
     def _evaluated(self, precisions: Mapping[str, str]) -> Evaluation:
-        """Return the evaluation of some precisions; OutOfBudgetError if the budget is spent."""
-        if len(self._workshop.evaluations) >= self._budget:
+        """Return the evaluation of some precisions; OutOfBudgetError if it is a new one and the budget is spent."""
+        evaluations = self._workshop.evaluations
+        if len(evaluations) >= self._budget and all(each.key != key_of(precisions) for each in evaluations):
             raise OutOfBudgetError
         return self._workshop.evaluate(precisions)
 
@@ -180,6 +188,7 @@ class Search:
         """
         good, failed, low = plans.of(whole.precisions if whole.met else {}), 0, 0.0
         high = self._learnt(whole)
+        self._of_plans = len(self._points)
         while low * CLOSER < high:
             aim = self._aim(low, high)
             self._explore(plans, aim, good)
@@ -240,12 +249,12 @@ class Search:
         return aim if low * CLOSER < aim < high else math.sqrt(max(low, FLOOR * high) * high)
 
     def _factor(self) -> float:
-        """Return the factor from rehearsed to measured damage: the geometric mean of those known, or 1."""
+        """Return the factor from rehearsed to measured damage: the geometric mean of those known, or 1.
+
+        That of everything small counts only until a plan was made, and only by half, since it says less.
+        """
         factors = [measured / rehearsed for rehearsed, measured in self._points]
-        if len(factors) > 1:
-            del factors[0]  # that of everything small, which says less of plans
-        else:
-            factors = [min(max(math.sqrt(factor), LIKELY[0]), LIKELY[1]) for factor in factors]
+        factors = factors[self._of_plans :] or [min(max(math.sqrt(f), LIKELY[0]), LIKELY[1]) for f in factors]
         return math.prod(factors) ** (1 / len(factors)) if factors else 1.0
 
     def _followed(self, wanted: float) -> float:

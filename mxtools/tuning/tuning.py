@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,8 @@ def tune(
     Raises UsageError if the request makes no sense, or its state file is of another search; InputError if the model has
     no scopes or does not run, if the state file is damaged, or if no model could be made.
     """
+    if request.budget < 1:
+        raise UsageError(f"the budget is {request.budget}", "allow one evaluation or more")
     begun, wanted = time.monotonic(), target(request.target, judged=request.function is not None)
     units = Units(model, quantisers(request.precisions, request.options), request.selection, request.operators)
     metric = None if request.function else METRICS[wanted.metric]
@@ -231,9 +235,9 @@ def _evaluation(data: Mapping[str, Any]) -> Evaluation:
 def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
     """Return a digest of what evaluations depend on: the model, the seen sets, and what is wanted.
 
-    A user's function counts by its module and name, and a command by its text: their code is not read.
+    A user's function counts by its name and the file that it is in, not by what that imports; a command by its text.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(version("onnxruntime").encode())
     for file in sorted(workshop.source.parent.glob(f"{workshop.source.name}*")):  # the weights may be in a second file
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -241,8 +245,16 @@ def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
         for name in sorted(each):
             array = np.asarray(each[name])
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    function = request.function and (request.function.__module__, request.function.__qualname__)
+    function = request.function and (getattr(request.function, "__qualname__", ""), _code_around(request.function))
     units = [unit.name for unit in workshop.units.all]
     told = [request.target, list(request.precisions), asdict(request.options), function, list(names), units]
     digest.update(json.dumps(told, default=str).encode())
     return digest.hexdigest()
+
+
+def _code_around(function: Callable[..., Any]) -> str:
+    """Return the text of the file that a function is in, empty if there is none."""
+    try:
+        return Path(inspect.getsourcefile(function) or "").read_text()
+    except (OSError, TypeError):
+        return ""
