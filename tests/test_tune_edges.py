@@ -105,6 +105,13 @@ def test_only_a_batch_is_divided(tmp_path: Path, other: str, pieces: int) -> Non
     assert len(samples(model, tmp_path / "inputs.npz", held, more=False).seen) == pieces
 
 
+@pytest.mark.parametrize("precisions", [["int8"], ["int8", "float16"]])
+def test_a_model_of_which_nothing_may_be_small_stays_as_it_is(precisions: list[str]) -> None:
+    found = layers().tune(sets(), "sqnr>=500", precisions)
+    assert found.met
+    assert found.chosen.precisions == {}
+
+
 def test_a_scalar_agrees_with_itself() -> None:
     one = np.float32(1)
     assert METRICS["top1"].parts({"y": np.asarray(one)}, {"y": np.asarray(one)}) == {"y": (1.0, 1.0)}

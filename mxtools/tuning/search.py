@@ -127,13 +127,18 @@ class Search:
             self.is_exhausted = True
 
     def _run(self) -> None:
-        """Try everything small; if that does not meet the target, measure the units, and make plans."""
+        """Try everything small; if that does not meet the target, measure the units, and make plans.
+
+        If no plan that saves anything is good, the model as it is may still be.
+        """
         smallest = {unit.name: _smallest(unit.precisions) for unit in self._workshop.units.all}
         whole = self._evaluated(smallest)
         if not whole.met:
             choices = options(self._workshop.units, self._rehearsal.measured())
             whole = self._without_culprits(choices, whole)
             self._descend(Plans(choices, self._rehearsal.measured().alike), whole)
+            if self.best is None:
+                self._evaluated({})
 
     def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
         """Remove precisions that do damage which was not measured from `choices`; return everything small without them.
