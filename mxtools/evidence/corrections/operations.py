@@ -69,6 +69,9 @@ class _Operations:
         self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
+        given = {tensor.name: tensor for tensor in sidecar.calls[0].inputs}
+        known = [(shapes[v], given[graph.names[v]]) for v in graph.inputs if graph.names[v] in given]
+        self._same_sizes = all(shape.agrees(tensor) for shape, tensor in known if shape and shape.dims is not None)
 
     def calls_by_node(self) -> dict[int, int]:
         """Return the nodes whose operations are found, each with the call in which its operation ran."""
@@ -115,10 +118,15 @@ class _Operations:
         return call, nodes
 
     def _can_be(self, value: int, tensor: int) -> bool:
-        """Return whether nothing is known of a value by which it cannot be a tensor, not even a reshaped one."""
+        """Return whether the known shapes of a value and of a tensor are the same.
+
+        Only the number of dimensions counts if the graph's inputs are of other sizes than those of the traced run.
+        """
         traced = self._tensors.get(tensor)
         shape = self._shapes[value] if traced else None
-        return traced is None or shape is None or shape.dims is None or shape.agrees(traced)
+        if traced is None or shape is None or shape.dims is None:
+            return True
+        return shape.agrees(traced) if self._same_sizes else len(shape.dims) == len(traced.shape)
 
     def _is_made_by(self, value: int, operation: Operation) -> bool:
         """Return whether the node that makes a value has the name of an operation.
