@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 VALUE_TOLERANCE = 1e-3
 """Largest relative difference of equal values: exporters reorder sums, which changes the last of 7 digits."""
 ABSOLUTE_SHARE = 0.2
-"""The part of it, of the largest element, that elements near 0 get: they may be rests of large summands."""
-ABSOLUTE_FLOOR = 1e-6
-"""The difference that any element may have: if all elements are tiny, they are nothing but rounding."""
+"""The part of it, of the largest element but at most of 1, that elements near 0 get: they may be rests of summands."""
+ROUNDING = 1e-6
+"""The difference that any element may have, of the largest element, or of 1 if all are smaller: that is rounding."""
 MOST_DIMENSIONS = 5
 """Dimensions up to which an array is compared with a tensor in all orders of them: 5 dimensions have 120 orders."""
 
@@ -99,8 +99,8 @@ def same_values(array: Array, wanted: Array) -> bool:
     a, b = array.ravel(), wanted.ravel()
     if a.size != b.size or a.dtype.kind != "f":
         return bool(np.array_equal(a, b))
-    largest = min(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
-    absolute = VALUE_TOLERANCE * ABSOLUTE_SHARE * largest + ABSOLUTE_FLOOR
+    largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    absolute = VALUE_TOLERANCE * ABSOLUTE_SHARE * min(1.0, largest) + ROUNDING * max(1.0, largest)
     return bool(np.allclose(a, b, rtol=VALUE_TOLERANCE, atol=absolute, equal_nan=True))
 
 

@@ -37,7 +37,7 @@ from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import call_times, full_name, known_outputs, leaving_tensors
+from mxtools.traces.traced_calls import call_times, full_name, known_outputs, leaving_tensors, operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -91,10 +91,10 @@ class _UnclaimedResults:
 
     Attributes: `former_calls`, for each moved node the call that it was in, and the calls that use its result; `calls`,
     of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
-    tensors that the operations of each call read; `returned`, the tensors by which its work leaves each call;
-    `unclaimed`, those of them that are not constants of the graph and that no value has claimed yet; `outputs`, the
-    graph's outputs that the traced model returned. The trace does not say that other outputs, such as caches, leave a
-    call.
+    tensors that the operations of each call read; `maker`, the operation that made each tensor; `returned`, the tensors
+    by which its work leaves each call; `unclaimed`, those of them that are not constants of the graph and that no value
+    has claimed yet; `outputs`, the graph's outputs that the traced model returned. The trace does not say that other
+    outputs, such as caches, leave a call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
@@ -109,6 +109,7 @@ class _UnclaimedResults:
         self.read: dict[int, set[int]] = defaultdict(set)
         for operation in sidecar.operations:
             self.read[operation.call].update(operation.inputs)
+        self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
         self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
@@ -171,8 +172,9 @@ class _UnclaimedResults:
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
         """Return whether a tensor that a call returned can have reached a reader outside of the call.
 
-        It can if their common caller passed it on, unchanged or made into a later tensor of the value's shape. If the
-        inputs of a call were not seen, it can have been given anything.
+        It can if their common caller passed it on, unchanged or made into a later tensor of the value's shape, or made
+        it into what the reader was given by one operation: an exporter may fuse that, such as a Pad, with the reader.
+        If the inputs of a call were not seen, it can have been given anything.
         """
         hierarchy = self.annotations.hierarchy
         meet = hierarchy.meet(call, reader)
@@ -180,7 +182,10 @@ class _UnclaimedResults:
             return meet != call
         entered = hierarchy.path_below(meet, reader)[-1]
         given, end = self.calls[entered].inputs, self.ended[call]
-        return not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given)
+        if not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given):
+            return True
+        makers = [self.maker[t.id] for t in given if t.id in self.maker]
+        return any(maker.call == meet and tensor.id in maker.inputs for maker in makers)
 
     def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
         """Claim a returned tensor that is the value transposed, and return whether there is one.
