@@ -7,6 +7,8 @@ import pytest
 from onnx import parser
 
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import TensorShape
+from tests.support.small_traces import trace_of
 
 NESTED = """
 <ir_version: 10, opset_import: ["" : 21, "own" : 1]>
@@ -95,3 +97,24 @@ def test_size_is_linear() -> None:
     graph = Graph(onnx.helper.make_model(proto))
     assert len(graph.nodes) == 5000
     assert sum(map(len, graph.readers)) == 5000
+
+
+@pytest.mark.parametrize(
+    ("dims", "traced", "fits"),
+    [
+        ((2, 3), "6", True),
+        ((3, 2), "2x3", False),
+        ((None, 3), "6", True),
+        ((None, 3), "3x2", False),
+        ((None, None, 4, 8), "1x16x32", True),
+        ((None, 512), "1x16x32", True),
+        ((None, None, 16, 16), "1x16x32", False),
+        ((None, None, 5), "1x16x32", False),
+        ((None, None), "1x16x32", True),
+    ],
+)
+def test_a_shape_fits_what_merging_or_splitting_dimensions_makes_of_it(
+    dims: tuple[int | None, ...], traced: str, fits: bool
+) -> None:
+    tensor = trace_of(f". M x:{traced} -> x:{traced}").calls[0].inputs[0]
+    assert TensorShape("f", dims).fits(tensor) == fits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +70,8 @@ class TensorShape:
         """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.
 
         A transposed tensor does not fit: `[2, 3]` fits a traced `[6]` or `[2, 3, 1]`, but not `[3, 2]`. If dimensions
-        are unknown, a reshaped tensor has another number of them: `[n, 3]` fits `[6]`, but not `[3, 2]`.
+        are unknown, a reshaped tensor has another number of them: `[n, 3]` fits `[6]`, but not `[3, 2]`. Nor does
+        `[n, m, 16, 16]` fit `[1, 16, 32]`: no reshape that merges or splits dimensions leads there.
         """
         if self.kind != torch_kind(tensor.dtype):
             return False
@@ -80,7 +83,9 @@ class TensorShape:
             return self.agrees(tensor)
         # Unknown dimensions can be anything, so the known ones must divide the number of elements.
         known, count = math.prod(d for d in self.dims if d is not None), math.prod(tensor.shape)
-        return known == count if None not in self.dims else known == 0 or count % known == 0
+        if None not in self.dims:
+            return known == count
+        return known == 0 or (count % known == 0 and _is_merged_or_split(self.dims, tensor.shape))
 
     def agrees(self, tensor: TorchTensor) -> bool:
         """Return whether this can have the dimensions of a traced tensor, in their order; unknown ones fit any."""
@@ -94,6 +99,26 @@ class TensorShape:
             return False
         own, traced = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
         return own != traced and sorted(own, key=str) == sorted(traced, key=str)
+
+
+def _is_merged_or_split(dims: Sequence[int | None], traced: Sequence[int]) -> bool:
+    """Return whether the last known dimensions are some of a traced tensor, merged, or parts of one.
+
+    A dimension begins and ends at a number of elements, counted from the last one:
+
+        traced [1, 16, 32]    ends at 32, 512 and 512
+        [n, 512]              from 1 to 512, past 32, merged: both are ends
+        [n, 4, 8]             from 1 to 8 and from 8 to 32, parts of the 32
+        [n, m, 16, 16]        from 1 to 16, and from 16 to 256, past 32, although neither is an end
+    """
+    ends = {1, *itertools.accumulate(reversed(traced), operator.mul)}
+    begin = 1
+    for dim in itertools.takewhile(lambda dim: dim is not None, reversed(dims)):
+        end = begin * (dim or 0)
+        if not {begin, end} <= ends and any(begin < each < end for each in ends):
+            return False
+        begin = end
+    return True
 
 
 class Shapes:
