@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import mxtools
@@ -238,6 +239,7 @@ def test_decisions_by_values_are_named(tmp_path: Path) -> None:
 
 FROZEN = """
 import torch
+import transformers
 class Frozen(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -381,3 +383,19 @@ def test_a_full_disk_is_no_fault_of_an_exporter(wraps: bool, monkeypatch: pytest
 def test_an_export_that_fails_in_every_way_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be exported"):
         mxtools.export(Refusing().eval(), (torch.rand(2, 3), torch.ones(2, 3)), exporter="dynamo")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_mixture_of_experts_is_exported(exporter: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_local_experts": 4, "num_experts_per_tok": 2}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 50}
+    torch.manual_seed(0)
+    model = transformers.MixtralModel(transformers.MixtralConfig(**sizes, **heads)).eval()
+    given = {"input_ids": torch.arange(6)[None], "attention_mask": torch.ones(1, 6, dtype=torch.int64)}
+    attempt = export(Subject(model, given, "x"), tmp_path / "m.onnx", exporter)
+    assert attempt.error is None
+    with torch.no_grad():
+        wanted = model(**given).last_hidden_state.numpy()
+    found = mxtools.load(tmp_path / "m.onnx").run({name: each.numpy() for name, each in given.items()})
+    np.testing.assert_allclose(next(iter(found.values())), wanted, rtol=1e-3, atol=1e-4)
+    assert model.get_experts_implementation() == {"": "grouped_mm"}

@@ -19,6 +19,8 @@ from mxtools.pytorch.nested import mapped
 def settled(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for a block, without gradients, key-value cache and compiled modules.
 
+    Experts of transformers are computed by operations that can be exported.
+
     Afterwards, modes, settings and random generators are as before. What the model's own code keeps in buffers and
     other attributes stays: half of it without the other half, such as a table without its size, would make it compute
     wrongly.
@@ -29,7 +31,7 @@ def settled(model: nn.Module) -> Iterator[None]:
     for config in configs:
         config.use_cache = False
     try:
-        with _random_kept(), _uncompiled(model), torch.no_grad():
+        with _random_kept(), _uncompiled(model), _plain_experts(model), torch.no_grad():
             yield
     finally:
         for config in configs:
@@ -81,6 +83,23 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
             vars(module)["forward"] = forward
         for module, call in in_place:
             module._compiled_call_impl = call
+
+
+@contextmanager
+def _plain_experts(model: nn.Module) -> Iterator[None]:
+    """Let the experts of transformers multiply by `batched_mm` inside the block.
+
+    No exporter has operators for their usual `grouped_mm`. Both compute the same, up to rounding.
+    """
+    chosen = {m: get() for m in model.modules() if (get := getattr(m, "get_experts_implementation", None)) is not None}
+    grouped = {module: each for module, each in chosen.items() if "grouped_mm" in each.values()}
+    for module in grouped:
+        module.set_experts_implementation("batched_mm")  # type: ignore[operator]  # a method of transformers
+    try:
+        yield
+    finally:
+        for module, each in grouped.items():
+            module.set_experts_implementation(each)  # type: ignore[operator]
 
 
 def _plain_wrapper(kind: type[nn.Module]) -> type[nn.Module]:
