@@ -43,6 +43,10 @@ traced, exported by each exporter, tagged, taken apart, and changed by each tool
 - **int8**: int8 changes what modules return, so here is the largest error of the model's outputs, relative to their
   largest value.
 
+Most of what is not exact is one of two: the router of a mixture of experts that takes the best experts in no particular
+order, where ONNX Runtime has another order than PyTorch; and the first layer of t5 and mt5, whose bias looks like the
+masked bias, because the mask hides nothing here.
+
 Nothing stands where a job failed; see [below](#failures). Times are of one core of a machine that had other work too.
 
 {totals}
@@ -85,10 +89,19 @@ def main() -> None:
     prepare(given.folder, zoo(given.count))
     subprocess.run(["snakemake", "--cores", "1", "--quiet", "all"], cwd=given.folder, check=True)
     check_naive(given.folder)
-    report = subprocess.run(["mx", "report", "runs", "--json"], cwd=given.folder, check=True, stdout=subprocess.PIPE)
     PAGE.mkdir(exist_ok=True)
-    (PAGE / "report.json").write_bytes(report.stdout)
+    (PAGE / "report.json").write_text(kept(given.folder))
     (PAGE / "index.md").write_text(page(given.folder / "runs"))
+
+
+def kept(folder: Path) -> str:
+    """Return the report that later runs are compared with: in few bytes, and without logs, which name places."""
+    done = subprocess.run(["mx", "report", "runs", "--json"], cwd=folder, check=True, stdout=subprocess.PIPE)
+    report = json.loads(done.stdout)
+    for each in report["reports"]:
+        if each["job"]["failure"]:
+            each["job"]["failure"]["log"] = ""
+    return json.dumps(report, separators=(",", ":")) + "\n"
 
 
 def check_naive(folder: Path) -> None:
@@ -100,22 +113,12 @@ def check_naive(folder: Path) -> None:
         if not made.exists():
             made.parent.mkdir(exist_ok=True)
             subprocess.run([sys.executable, str(NAIVE_SCRIPT), str(raw), str(made)], check=True)
-        check = [
-            "verify",
-            made,
-            "--trace",
-            raw.parents[1] / "trace.json",
-            "--round-trip",
-            "--fail-under",
-            "0",
-            "--json",
-        ]
-        step = {"name": "round-trip", "line": [str(word) for word in check]}
-        report = str(made.with_suffix(".job.json"))
+        place, trace = made.relative_to(folder), raw.parents[1].relative_to(folder) / "trace.json"
+        check = ["verify", str(place), "--trace", str(trace), "--round-trip", "--fail-under", "0", "--json"]
+        report, step = str(place.with_suffix(".job.json")), {"name": "round-trip", "line": check}
         jobs.append({"model": model, "exporter": exporter, "tool": NAIVE, "report": report, "steps": [step]})
-    plan = folder / "naive.json"
-    plan.write_text(json.dumps({"jobs": jobs}))
-    subprocess.run(["mx", "batch", str(plan), "--exit-zero"], check=True)
+    (folder / "naive.json").write_text(json.dumps({"jobs": jobs}))
+    subprocess.run(["mx", "batch", "naive.json", "--exit-zero"], cwd=folder, check=True)
 
 
 def page(runs: Path) -> str:
