@@ -239,7 +239,6 @@ def test_decisions_by_values_are_named(tmp_path: Path) -> None:
 
 FROZEN = """
 import torch
-import transformers
 class Frozen(torch.nn.Module):
     def __init__(self):
         super().__init__()
