@@ -197,6 +197,5 @@ class WorkingModel:
     def _tree(self) -> Hierarchy:
         """Return the call tree for the annotations: that of the trace, or a copy of the earlier model's."""
         if self.previous:
-            _ = self.previous.annotations.equal  # enters its calls into the tree: a copy has to have them too
             return self.previous.annotations.hierarchy.copy()
         return Hierarchy(self.sidecar.calls if self.sidecar else ())

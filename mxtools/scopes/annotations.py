@@ -69,8 +69,11 @@ class Annotations:
 
     Attributes, by node number of `graph`: `call`, the number in `hierarchy` of the node's call, None if unknown;
     `evidence`, the reason for that; `merged`, the calls whose work the node does, for merged nodes only; `equal_at`,
-    for nodes that the exporter computed once for several calls, the other calls. `nodes_with_metadata` are the nodes
-    that had any metadata when they were read, ours or another's.
+    for nodes that the exporter computed once for several calls, the other calls.
+
+    Others: `equal`, the calls without nodes whose work the nodes of an equal call do, each with that call (their scopes
+    are also absent: each is merged into that of the equal call); `nodes_with_metadata`, the nodes that had any metadata
+    when they were read, ours or another's.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
@@ -97,6 +100,7 @@ class Annotations:
                 self._saved[node] = _entry(props)
                 entries[node] = props
         self.read(entries)
+        self.equal = {} if blank else self._read_equal()
         self._unchanged = None if blank else self._state()
 
     @cached_property
@@ -109,13 +113,9 @@ class Annotations:
         """The scopes that a trace knew and no node has, each with its reason, as they are in the model's metadata."""
         return read_absent(self._model)
 
-    @cached_property
-    def equal(self) -> dict[int, int]:
-        """The calls without nodes whose work the nodes of an equal call do, each with that call.
-
-        Each of these scopes is also absent: it is merged into the scope of the equal call.
-        """
-        text = "{}" if self._is_blank else keys.props(self._model).get(keys.EQUAL, "{}")
+    def _read_equal(self) -> dict[int, int]:
+        """Return the calls without nodes whose work equal calls do, and enter them into the hierarchy."""
+        text = keys.props(self._model).get(keys.EQUAL, "{}")
         known = ((scope, self.hierarchy.find(equal)) for scope, equal in texts_by_name(text).items())
         return {self.hierarchy.enter_equal(scope, call): call for scope, call in known if call}
 
