@@ -9,8 +9,7 @@ SIGKILL for its `mx batch`), and once the head, the process `snakemake`. Then it
 done, and counts the files itself: no job may be lost, none done twice, and `mx report` must come to the same totals.
 
 `overhead` compares three ways on one core: the fleet, one `mx batch` of all jobs, and a process for each step. `page`
-opens the page of 2 000 jobs in Chromium. With `--zoo`, the models are so many
-of `zoo/`, and not the example's.
+opens the page of 2 000 jobs in Chromium. With `--zoo`, the models are so many of `zoo/`, and not the example's.
 """
 
 from __future__ import annotations
@@ -101,9 +100,9 @@ def prepare(folder: Path, models: Sequence[str] | None = None) -> None:
     """Copy the example to a folder, with its own models or others that the example or the zoo has."""
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     if models:
-        if not set(models) <= set(tomllib.loads((EXAMPLE / "models.toml").read_text())["models"]):
-            shutil.copy(ZOO / "models.py", folder)
         table = (EXAMPLE / "models.toml").read_text()
+        if not tomllib.loads(table)["models"].keys() >= set(models):
+            shutil.copy(ZOO / "models.py", folder)
         head = table[: table.index("[models.")]
         (folder / "models.toml").write_text(head + "".join(f'[models."{name}"]\n' for name in models))
 
@@ -166,8 +165,8 @@ class Killer:
                 line = (place / "cmdline").read_bytes().split(b"\0")
                 status = (place / "status").read_text()
                 if b"batch" in line and line[0].endswith(b"python") and (place / "cwd").readlink() == self.folder:
-                    found[int(place.name)] = int(re.search(r"^PPid:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
-            except (OSError, TypeError):
+                    found[int(place.name)] = int(re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0])
+            except OSError:  # it has just ended
                 continue
         return [process for process, parent in found.items() if parent not in found]
 

@@ -27,12 +27,18 @@ NAIVE_SCRIPT = ROOT / "benchmarks" / "zoo" / "naive.py"
 NAIVE = "names-only"
 """The tool of the jobs that check the tags of a naive script."""
 TOTALS = ("exporter", "tool", "jobs", "done", "all exact", "mean share of exact modules", "seconds")
-OF_EXPORTER = ("exact", "names only", "onnxslim", "int8")
+OF_EXPORTER = {
+    "exact": ("", "fidelity"),
+    "names only": (NAIVE, "fidelity"),
+    "onnxslim": ("onnxslim", "fidelity"),
+    "int8": ("int8", "error"),
+}
+"""The tool and the figure of each column that an exporter has."""
 FAILURES = ("model", "exporter", "tool", "failure")
 TEXT = """# Scoreboard
 
-What became of {models} models, each of another architecture of transformers, small and with random weights. Each was
-traced, exported by each exporter, tagged, taken apart, and changed by each tool.
+What became of {models} models, small and with random weights, each of a different architecture of transformers. Each
+was traced, exported by each exporter, tagged, taken apart, and changed by each tool.
 
 - **exact**: of the modules that the file still has, the share that returns, cut out and run alone, what PyTorch's
   module returned, and nothing else.
@@ -66,7 +72,7 @@ What the exporter itself cannot do is a failure of the step `export`.
 Made with {versions}, by one command, which takes some hours and goes on where it was ended:
 
 ```
-python benchmarks/scoreboard.py
+python benchmarks/scoreboard.py --count {models}
 ```
 
 [report.json](report.json) is the report of this run. This compares your run with it, and ends with 1 if anything is
@@ -143,7 +149,7 @@ def page(runs: Path) -> str:
     def row(model: str) -> Iterator[str]:
         yield model
         for exporter in EXPORTERS:
-            for tool, name in (("", "fidelity"), (NAIVE, "fidelity"), ("onnxslim", "fidelity"), ("int8", "error")):
+            for tool, name in OF_EXPORTER.values():
                 yield figure(jobs.get((model, exporter, tool)), name)
 
     failed = [(*job.key, result_text(job).replace("|", "/")) for job in jobs.values() if _is_cause(job)]

@@ -135,7 +135,7 @@ def _round_trip(module: object, inputs: object, exporter: str) -> tuple[dict[str
     try:
         with quiet():
             trace = mxtools.trace(module, inputs, record=True)  # type: ignore[arg-type]  # torch is not imported here
-            model = mxtools.export(module, inputs, exporter=exporter)  # type: ignore[arg-type]
+            model = mxtools.export(module, inputs, exporter=exporter)  # type: ignore[arg-type]  # as the line before
             model.tag(trace)
             verdicts = round_trip(model.knowing(trace))
     except Exception as error:  # whatever a library or an exporter raises is a row of the table

@@ -66,7 +66,7 @@ def small(kind: Any) -> Any:  # noqa: ANN401 - transformers is untyped
     return kind(**_settings(kind()))
 
 
-def _settings(config: Any) -> dict[str, Any]:  # noqa: ANN401
+def _settings(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers is untyped
     """Return what a configuration says otherwise if it is small."""
     found: dict[str, Any] = {}
     layers = getattr(config, "num_hidden_layers", None)
@@ -89,8 +89,8 @@ zoo: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def runs(name: str) -> bool:
-    """Tell whether an architecture comes out small and runs on inputs that `mx` makes."""
+def require_small(name: str) -> None:
+    """Raise an error unless an architecture comes out small and runs on inputs that `mx` makes."""
     from mxtools.pytorch.loading.inputs import load_subject
     from mxtools.pytorch.loading.running import run
 
@@ -103,14 +103,13 @@ def runs(name: str) -> bool:
     subject = load_subject(f"{Path(__file__)}:{name}")
     with torch.no_grad():
         run(subject.model, subject.inputs)
-    return True
 
 
-def _run(name: str, queue: multiprocessing.Queue[str]) -> None:
+def _tell(name: str, queue: multiprocessing.Queue[str]) -> None:
     try:
-        runs(name)
+        require_small(name)
         queue.put("")
-    except Exception as error:
+    except Exception as error:  # of any library: it keeps the architecture out
         queue.put(f"{type(error).__name__}: {error}"[:150].replace("\n", " "))
 
 
@@ -118,7 +117,7 @@ def checked() -> Iterator[tuple[str, str]]:
     """Yield each architecture and what keeps it out, empty if nothing does."""
     for name in zoo:
         queue: multiprocessing.Queue[str] = multiprocessing.Queue()
-        child = multiprocessing.get_context("fork").Process(target=_run, args=(name, queue))
+        child = multiprocessing.get_context("fork").Process(target=_tell, args=(name, queue))
         child.start()
         child.join(SECONDS)
         child.kill()

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 VALUE_TOLERANCE = 1e-3
 """Largest relative difference of equal values: exporters reorder sums, which changes the last of 7 digits."""
 ABSOLUTE_SHARE = 0.2
-"""The part of it, of the largest element but at most of 1, that elements near 0 get: they may be rests of summands."""
+"""The part of it, of the largest element but at most of 1, that elements near 0 get.
+
+They may be what is left of large summands.
+"""
 ROUNDING = 1e-6
-"""The difference that any element may have, of the largest element, or of 1 if all are smaller: that is rounding."""
+"""The difference that any element may have, as a share of the largest element, or of 1 if all are smaller."""
 MOST_DIMENSIONS = 5
 """Dimensions up to which an array is compared with a tensor in all orders of them: 5 dimensions have 120 orders."""
 

@@ -91,15 +91,16 @@ def _plain_experts(model: nn.Module) -> Iterator[None]:
 
     No exporter has operators for their usual `grouped_mm`. Both compute the same, up to rounding.
     """
-    chosen = {m: get() for m in model.modules() if (get := getattr(m, "get_experts_implementation", None)) is not None}
-    grouped = {module: each for module, each in chosen.items() if "grouped_mm" in each.values()}
-    for module in grouped:
-        module.set_experts_implementation("batched_mm")  # type: ignore[operator]  # a method of transformers
+    models: list[Any] = [m for m in model.modules() if hasattr(m, "get_experts_implementation")]  # of transformers
+    chosen = [(each, each.get_experts_implementation()) for each in models]
+    grouped = [(each, kinds) for each, kinds in chosen if "grouped_mm" in kinds.values()]
+    for each, _ in grouped:
+        each.set_experts_implementation("batched_mm")
     try:
         yield
     finally:
-        for module, each in grouped.items():
-            module.set_experts_implementation(each)  # type: ignore[operator]
+        for each, kinds in grouped:
+            each.set_experts_implementation(kinds)
 
 
 def _plain_wrapper(kind: type[nn.Module]) -> type[nn.Module]:

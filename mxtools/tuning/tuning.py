@@ -245,16 +245,20 @@ def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
         for name in sorted(each):
             array = np.asarray(each[name])
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    function = request.function and (getattr(request.function, "__qualname__", ""), _code_around(request.function))
+    function = None
+    if request.function:
+        named = request.function if hasattr(request.function, "__qualname__") else type(request.function)
+        digest.update(_code_around(named))
+        function = named.__qualname__
     units = [unit.name for unit in workshop.units.all]
     told = [request.target, list(request.precisions), asdict(request.options), function, list(names), units]
     digest.update(json.dumps(told, default=str).encode())
     return digest.hexdigest()
 
 
-def _code_around(function: Callable[..., Any]) -> str:
-    """Return the text of the file that a function is in, empty if there is none."""
+def _code_around(function: Callable[..., Any]) -> bytes:
+    """Return what is in the file of a function or a class, nothing if there is none."""
     try:
-        return Path(inspect.getsourcefile(function) or "").read_text()
+        return Path(inspect.getsourcefile(function) or "").read_bytes()
     except (OSError, TypeError):
-        return ""
+        return b""

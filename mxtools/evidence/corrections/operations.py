@@ -13,9 +13,9 @@ The trace knows in which call each operation ran. The nodes of `b` read only one
 tensor 4, which `b` was given. Hence the Tanh is the operation that made 4, and the Add, which the Tanh reads, is the
 operation that made 3, which ran in `a`. The walk goes on backwards as long as node and operation read the same number
 of values, of the same shapes. If they do not, because one function became several nodes, as the Unsqueezes of
-`x[:, :, None, None]`, all nodes back to the first one that is known to
-be in `a` belong to the function. A node moves down into the call of its operation only if everything that it reads was
-made there or moves there too. So what an exporter computes once for several calls stays in its place.
+`x[:, :, None, None]`, all nodes back to the first one that is known to be in `a` belong to the function. A node moves
+down into the call of its operation only if everything that it reads was made there or moves there too. So what an
+exporter computes once for several calls stays in its place.
 """
 
 from __future__ import annotations
