@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +44,18 @@ def declare_operators() -> None:
 
 
 def draw(module: nn.Module) -> None:
-    """Give a module weights and statistics that no other has, so that none equals another or changes nothing."""
+    """Give a module weights and statistics that no other has, so that none equals another or changes nothing.
+
+    What is added to a matrix has a mean of zero and less weight the more inputs are summed, or values would grow from
+    layer to layer, until all are infinite.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
-                tensor.add_(torch.rand(tensor.shape, generator=generator).to(tensor.dtype) * 0.1)
+                summed = math.prod(tensor.shape[1:])
+                added = torch.rand(tensor.shape, generator=generator) - (0.5 if summed > 1 else 0.0)
+                tensor.add_(added.to(tensor.dtype) * (0.1 if summed <= 1 else summed**-0.5))
     module.eval()
 
 

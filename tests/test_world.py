@@ -30,6 +30,8 @@ NAMES = (
     "results",
     "called_by_two",
     "odd_names",
+    "separable",
+    "ignored_feature",
 )
 
 
@@ -74,6 +76,16 @@ def test_equal_calls_can_each_be_cut_out(traced: dict[str, Path], mx: Mx, tmp_pa
     t = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
     (result,) = alone.run({alone.proto.graph.input[0].name: t}).values()
     np.testing.assert_allclose(result, t / (1 + np.exp(-t)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_module_whose_last_node_does_work_outside_of_it_is_not_cut_out(
+    traced: dict[str, Path], exporter: str, mx: Mx
+) -> None:
+    model = tagged(traced["separable"], "separable", exporter, mx)
+    with pytest.raises(mxtools.AbsentError, match=r"^separable ends inside Conv .* which does the work of norm too"):
+        model.filter("separable")
+    assert [node.op_type for node in model.filter("separable.0").proto.graph.node] == ["Conv"]
 
 
 def test_a_part_with_a_copy_of_shared_work_goes_back(traced: dict[str, Path], mx: Mx) -> None:

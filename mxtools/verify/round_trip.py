@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -117,17 +118,32 @@ def _live(graph: Graph, matches: dict[int, list[int]]) -> set[int]:
 
 
 def _used(sidecar: Sidecar) -> dict[int, set[int]]:
-    """Return for each call the tensors that it made and that others take; those of one element are left out."""
-    takers: dict[int, list[int]] = defaultdict(list)
-    for number, call in enumerate(sidecar.calls):
-        for tensor in call.inputs:
-            takers[tensor.id].append(number)
+    """Return for each call the tensors that it made and that others read; those of one element are left out."""
+    readers = _readers(sidecar)
     results = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs} if sidecar.calls else set()
     found = {}
     for number, end in enumerate(call_ends(sidecar)):
         own = {t.id for t in returned_tensors(sidecar.calls[number]) if prod(t.shape) > 1}
-        found[number] = {t for t in own if t in results or any(not number <= c < end for c in takers[t])}
+        found[number] = {t for t in own if t in results or any(not number <= c < end for c in readers[t])}
     return {number: tensors for number, tensors in found.items() if tensors}
+
+
+def _readers(sidecar: Sidecar) -> dict[int, list[int]]:
+    """Return for each tensor the calls that read it: those whose operations do, or that were given it.
+
+    Only a call without operations counts for what it was given: nobody saw what it did. Others may be given tensors
+    that they ignore, as a decoder that is given the features of all stages and works on the last two.
+    """
+    readers: dict[int, list[int]] = defaultdict(list)
+    for operation in sidecar.operations:
+        for tensor in operation.inputs:
+            readers[tensor].append(operation.call)
+    running = sorted(operation.call for operation in sidecar.operations)
+    for number, end in enumerate(call_ends(sidecar)):
+        if bisect_left(running, number) == bisect_left(running, end):
+            for given in sidecar.calls[number].inputs:
+                readers[given.id].append(number)
+    return readers
 
 
 def _merged(annotations: Annotations) -> set[int]:

@@ -8,16 +8,19 @@ is right for most constants and shape chains, but wrong here: the trace says tha
 the Transpose ran before `dec` began, in the caller of `dec`, the root.
 
 The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads does not. Then the node
-moves out, to the innermost call that returned such a tensor, or else to the lowest common ancestor of the node's
-sources and the caller.
+moves out, to the innermost call that returned such a tensor and that made, or was given, what the node reads. If there
+is none, it moves to the lowest common ancestor of the node's sources and the caller.
+
+torch.export sometimes says that a node which only gives a tensor another shape, such as a Flatten, belongs to its
+reader. There, too, the shapes decide, and must be exactly those of the argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
@@ -25,6 +28,8 @@ from mxtools.traces.traced_calls import calls_returning
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import TracedTensor
+
+_DOUBTFUL = frozenset({Evidence.DATAFLOW, Evidence.METADATA})
 
 
 def move_arguments_out(model: WorkingModel) -> None:
@@ -40,7 +45,9 @@ def move_arguments_out(model: WorkingModel) -> None:
     calls, sidecar, returned_by = annotations.call, model.traced, calls_returning(model.traced)
     for node, word in enumerate(annotations.evidence):
         call = calls[node]
-        if word is not Evidence.DATAFLOW or not call or graph.owner[node] != NOWHERE:
+        if word not in _DOUBTFUL or not call or graph.owner[node] != NOWHERE:
+            continue
+        if word is Evidence.METADATA and not _only_moves_elements(graph, node):
             continue
         if call in {calls[source] for source in graph.sources(node)}:  # it works on what the module itself made
             continue
@@ -49,15 +56,31 @@ def move_arguments_out(model: WorkingModel) -> None:
         if not sources or any(hierarchy.within(at, call) for at in sources):
             continue
         shapes, given = model.shapes, sidecar.calls[call].inputs
-        arguments = _fitting(given, (shapes[v] for v in graph.writes[node]))
-        if arguments and not _fitting(given, (shapes[v] for v in live)):
+        fits = TensorShape.fits if word is Evidence.DATAFLOW else TensorShape.agrees
+        arguments = _fitting(given, (shapes[v] for v in graph.writes[node]), fits)
+        if arguments and not _fitting(given, (shapes[v] for v in live), fits):
             returning = [at for tensor in arguments for at in returned_by.get(tensor.id, ())]
-            around = [at for at in returning if all(hierarchy.within(source, at) for source in sources)]
+            reads = [shapes[v] for v in live]
+            around = [
+                at
+                for at in returning
+                if all(hierarchy.within(source, at) for source in sources)
+                or all(_fitting(sidecar.calls[at].inputs, [shape], fits) for shape in reads)
+            ]
             outside = hierarchy.common({*sources, hierarchy.parent[call]})
             annotations.set(node, max(around, key=hierarchy.depth.__getitem__, default=outside), Evidence.DATAFLOW)
 
 
-def _fitting(given: Iterable[TracedTensor], shapes: Iterable[TensorShape | None]) -> list[TracedTensor]:
-    """Return those tensors of a call that have one of the shapes."""
+def _only_moves_elements(graph: Graph, node: int) -> bool:
+    operator = graph.operators[node]
+    return operator.keeps_elements or operator.is_named("Transpose")
+
+
+def _fitting(
+    given: Iterable[TracedTensor],
+    shapes: Iterable[TensorShape | None],
+    fits: Callable[[TensorShape, TracedTensor], bool],
+) -> list[TracedTensor]:
+    """Return those tensors of a call that one of the shapes fits."""
     known = [shape for shape in shapes if shape and shape.dims is not None]
-    return [tensor for tensor in given if any(shape.fits(tensor) for shape in known)]
+    return [tensor for tensor in given if any(fits(shape, tensor) for shape in known)]

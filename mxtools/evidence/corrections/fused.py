@@ -117,7 +117,10 @@ class _FusedCalls:
         ):
             self._move(before, call)
         elif after is not None and self._has_weight_of(after, call):
-            self.annotations.merged[after] = (call, *self.annotations.calls_done(after))
+            at = self.annotations.call[after]
+            assert at is not None
+            done = self.annotations.calls_done(after)
+            self.annotations.merged[after] = (*self._ending_with(call, at), call, *done)
 
     def assign_before(self, call: int) -> None:
         """Give the node before to a call without nodes of its own, if that node no longer uses its weights unchanged.
@@ -181,8 +184,20 @@ class _FusedCalls:
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
-        annotations.merged[node] = (*annotations.calls_done(node), call)
+        annotations.merged[node] = (*self._ending_with(at, call), *annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
         self.nodes[call] = [node]
         self.with_nodes.update(annotations.hierarchy.lineage(call))
+
+    def _ending_with(self, call: int, other: int) -> list[int]:
+        """Return the calls around a call that return just what it returns, but for those that are around another too.
+
+        They end inside the same node, even if they have nodes of their own, as a Sequential of two convolutions has
+        whose second one took up a BatchNorm outside of it.
+        """
+        lineage, calls = self.annotations.hierarchy.lineage, self.sidecar.calls
+        both = set(lineage(other))
+        returned = {tensor.id for tensor in calls[call].outputs}
+        around = (at for at in lineage(call) if at != call and at not in both)
+        return [at for at in around if {tensor.id for tensor in calls[at].outputs} == returned]
