@@ -110,7 +110,7 @@ class Correspondence:
         while self._open:
             value = self._open.pop()
             for other in self.earlier_values[value][:]:
-                self._zip((self.same_elements[value],), (self.earlier_same_elements[other],))
+                self._meet(self.same_elements[value], self.earlier_same_elements[other])
                 if (source := self._clamped.source.get(value)) is not None and source not in self.earlier_values:
                     self._meet(source, other)
             node = self.graph.producer[value]

@@ -24,7 +24,7 @@ from mxtools.matching.elements import same_elements
 from mxtools.matching.node_matches import NodeMatches
 from mxtools.matching.surviving_names import SurvivingNames
 from mxtools.matching.weight_matches import WeightMatches
-from mxtools.matching.weight_users import made_with
+from mxtools.matching.weight_users import made_with, read_with
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
@@ -68,6 +68,7 @@ class EarlierModelMatch:
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
+        found.learn(read_with(found, names.fits), Evidence.PARAMETER)
         found.learn_quantised()
         self.earlier_values, self.direct_evidence = found.earlier_values, found.direct_evidence
         self.values_now, self.misunderstood = found.values_now, found.misunderstood
@@ -148,13 +149,17 @@ class EarlierModelMatch:
 
 
 def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
-    """Return the values that leave calls, each with these calls, innermost first; a node outside of them reads it."""
+    """Return the values that leave calls, each with these calls, innermost first; a node outside of them reads it.
+
+    A node of an equal call reads what its own call made, so for that the value does not leave.
+    """
     hierarchy, outputs, found = annotations.hierarchy, set(graph.outputs), dict[int, list[int]]()
     for node, call in enumerate(annotations.call):
         if call is None:
             continue
         for value in graph.writes[node]:
-            calls = {at for n in graph.readers[value] if (at := annotations.call[n]) is not None}
+            readers = {at for n in graph.readers[value] if (at := annotations.call[n]) is not None}
+            calls = {at for at in readers if annotations.serving(node, call, at) == call}
             common = ROOT_CALL if value in outputs else hierarchy.common({*calls, call})
             if common != call:
                 found[value] = hierarchy.path_below(common, call)

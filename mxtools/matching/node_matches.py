@@ -48,7 +48,10 @@ class NodeMatches:
             _origins(self._earlier, found.values_now.keys()),
         )
         self.values_made = [self._makes(node, after, before) for node in range(len(self._graph.nodes))]
-        self._maker = {self._earlier.producer[v]: node for node, values in enumerate(self.values_made) for v in values}
+        self._maker: dict[int, int] = {}
+        for node, values in enumerate(self.values_made):
+            for value in values:
+                self._maker.setdefault(self._earlier.producer[value], node)
         self.same_weights = self._by_weights()
         self.node_now = self._nodes_now({twin: node for node, twins in self.same_weights.items() for twin in twins})
 

@@ -25,9 +25,29 @@ def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
     `fits` says whether a value can be a given earlier one.
     """
     graph, earlier = found.graph, found.earlier
+    made = ((graph.writes[node][0], earlier.writes[max(twins)][0]) for node, twins in _only_users(found))
+    return {value: (other,) for value, other in made if fits(value, other)}
+
+
+def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
+    """Match what a weight's only user reads besides weights with what the weight's first user in the earlier graph read.
+
+    So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on.
+    """
+    graph, earlier = found.graph, found.earlier
+    read = ((_live(graph, node), _live(earlier, min(twins))) for node, twins in _only_users(found))
+    return {a[0]: (b[0],) for a, b in read if len(a) == len(b) == 1 and fits(a[0], b[0])}
+
+
+def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:
+    """Yield each node that is a weight's only user, with the users of the weight in the earlier graph."""
     twins: dict[int, set[int]] = {}
     for value, others in found.earlier_values.items():
-        if value in graph.stored and len(nodes := users(graph, (value,))) == 1:
-            twins.setdefault(nodes[0], set()).update(users(earlier, others))
-    made = ((graph.writes[node][0], earlier.writes[max(nodes)][0]) for node, nodes in twins.items() if nodes)
-    return {value: (other,) for value, other in made if fits(value, other)}
+        if value in found.graph.stored and len(nodes := users(found.graph, (value,))) == 1:
+            twins.setdefault(nodes[0], set()).update(users(found.earlier, others))
+    return ((node, nodes) for node, nodes in twins.items() if nodes)
+
+
+def _live(graph: Graph, node: int) -> list[int]:
+    """Return what a node reads that depends on the inputs of the graph."""
+    return [value for value in graph.reads[node] if value not in graph.constant and value not in graph.stored]

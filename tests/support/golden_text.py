@@ -39,13 +39,15 @@ def read(text: str, known_tags: Mapping[str, str] | None = None) -> onnx.ModelPr
     for node in model_nodes(model):
         node.input[:] = [name.replace("__", ".") for name in node.input]
         name = node.output[0] if node.output else ""
-        for key, value in more.get(name, {}).items():
+        said = more.get(name, {})
+        for key, value in said.items():
             _set(node, key, value)
         scope, _, rest = told.get(name, "").partition(" ")
         evidence, _, merged = rest.partition(" ")
-        tag = more.get(name, {}).get(keys.TAG) or (known_tags or {}).get(scope) or derived_tag(scope)
+        tag = said.get(keys.TAG) or (known_tags or {}).get(scope) or derived_tag(scope)
         entries = {keys.SCOPE: scope, keys.TAG: tag, keys.EVIDENCE: evidence or "metadata"}
         entries |= {keys.MERGED: json.dumps(merged.split())} if merged else {}
+        entries |= {keys.EQUAL: said[keys.EQUAL]} if keys.EQUAL in said else {}
         keys.replace_props(node, keys.NODE_KEYS, entries if scope else {})
     return model
 
