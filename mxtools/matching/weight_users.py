@@ -30,7 +30,7 @@ def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
 
 
 def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
-    """Match what a weight's only user reads besides weights with what the weight's first user in the earlier graph read.
+    """Match what a weight's only user reads besides weights with what the weight's first user read before.
 
     So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on.
     """
