@@ -32,6 +32,9 @@ NAMES = (
     "odd_names",
     "separable",
     "ignored_feature",
+    "functional_norm",
+    "towers",
+    "hook_of_two",
 )
 
 
@@ -76,6 +79,22 @@ def test_equal_calls_can_each_be_cut_out(traced: dict[str, Path], mx: Mx, tmp_pa
     t = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
     (result,) = alone.run({alone.proto.graph.input[0].name: t}).values()
     np.testing.assert_allclose(result, t / (1 + np.exp(-t)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_repeated_call_is_equal_to_the_one_on_the_same_tensor(
+    traced: dict[str, Path], exporter: str, mx: Mx, tmp_path: Path
+) -> None:
+    model = tagged(traced["towers"], "towers", exporter, mx)
+    assert {s: reason for s, reason in model.absent.items() if "." not in s.partition("@")[2]} == {
+        "left.tower@1": "merged: left.tower",
+        "left.tower@2": "merged: right.tower",
+    }
+    model.save(tmp_path / "tagged.onnx")
+    read = mxtools.load(tmp_path / "tagged.onnx")
+    assert [i.name for i in read.filter("left.tower@2").proto.graph.input] == ["b"]
+    left = read.filter("left").proto.graph  # the root called the tower again, so `left` need not return its result
+    assert [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in left.output] == [[2, 4]]
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])

@@ -115,9 +115,10 @@ class Annotations:
 
     def _read_equal(self) -> dict[int, int]:
         """Return the calls without nodes whose work equal calls do, and enter them into the hierarchy."""
-        text = keys.props(self._model).get(keys.EQUAL, "{}")
-        known = ((scope, self.hierarchy.find(equal)) for scope, equal in texts_by_name(text).items())
-        return {self.hierarchy.enter_equal(scope, call): call for scope, call in known if call}
+        texts = keys.props(self._model)
+        equal, callers = (texts_by_name(texts.get(key, "{}")) for key in (keys.EQUAL, keys.CALLERS))
+        known = ((scope, self.hierarchy.find(other)) for scope, other in equal.items())
+        return {self.hierarchy.enter_equal(scope, call, callers.get(scope)): call for scope, call in known if call}
 
     def calls_with_work_of(self, calls: Iterable[int]) -> set[int]:
         """Return the calls whose nodes do the work of some calls: these themselves, or equal calls with nodes."""
@@ -145,10 +146,12 @@ class Annotations:
 
     def write_absent(self, absent: Mapping[str, str]) -> None:
         """Write the model's own metadata: the version of mxtools, the scopes that no node has, and their equals."""
-        scopes = self.hierarchy.scopes
+        scopes, parent = self.hierarchy.scopes, self.hierarchy.parent
         equal = {scopes[call]: scopes[other] for call, other in self.equal.items() if scopes[call] in absent}
+        called_from = {scopes[call]: parent[call] for call in self.equal if scopes[call] in equal}
+        callers = {s: scopes[at] for s, at in called_from.items() if at != self.hierarchy.around(s)}
         values = {keys.VERSION: VERSION}
-        for key, found in ((keys.ABSENT, absent), (keys.EQUAL, equal)):
+        for key, found in ((keys.ABSENT, absent), (keys.EQUAL, equal), (keys.CALLERS, callers)):
             if found:
                 values[key] = json.dumps(found, ensure_ascii=False)
         keys.replace_props(self._model, keys.MODEL_KEYS, values)

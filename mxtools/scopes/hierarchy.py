@@ -106,7 +106,7 @@ class Hierarchy:
         """Let `tags` be computed again: a new call or class can change the tags of its siblings too."""
         self.__dict__.pop("tags", None)
 
-    def _nearest(self, scope: str) -> int:
+    def around(self, scope: str) -> int:
         """Return the innermost known call that a scope lies below."""
         while "." in scope:
             scope = scope.rpartition(".")[0]
@@ -134,7 +134,7 @@ class Hierarchy:
             if steps or scope == ROOT:
                 known = self.add((local, class_of(level)) for local, level in steps)
             else:
-                known = self._enter(scope, self._nearest(scope), levels[-1] if levels else "")
+                known = self._enter(scope, self.around(scope), levels[-1] if levels else "")
         if levels:
             self.name_root(class_of(levels[0]))
             for call in self.lineage(known):
@@ -160,12 +160,17 @@ class Hierarchy:
             end = tag.rfind("/", 0, end)
         return align(scope, tag)
 
-    def enter_equal(self, scope: str, equal: int) -> int:
-        """Enter a scope without a tag; its call has the same class as another call. Return its number."""
+    def enter_equal(self, scope: str, equal: int, caller: str | None = None) -> int:
+        """Enter a scope without a tag; its call has the same class as another call. Return its number.
+
+        `caller` is the scope of the call that made it, if that is not the one around it.
+        """
         known = self._number.get(scope)
         if known is not None:
             return known
-        return self._enter(scope, self._nearest(scope), class_of(self.tags[equal].rpartition("/")[2]))
+        parent = self.find(caller) if caller is not None else None
+        parent = self.around(scope) if parent is None else parent
+        return self._enter(scope, parent, class_of(self.tags[equal].rpartition("/")[2]))
 
     def name_root(self, class_name: str) -> None:
         """Set the class of the root, in a tree that is not traced."""

@@ -23,7 +23,9 @@ FOLDED = "pkg.mxtools.folded"
 
 VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
-MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL})
+CALLERS = "pkg.mxtools.callers"
+"""Who called the scopes without nodes that have an equal, where the scope does not say it: a module of another one."""
+MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS})
 
 CARRIERS = "pkg.mxtools.carriers"
 TRACE = "pkg.mxtools.trace"

@@ -38,7 +38,7 @@ class Prefix:
             self._change(node)
         for function in model.functions:
             self._change(function)
-        for key, changed in ((keys.ABSENT, self._reason), (keys.EQUAL, self._scope)):
+        for key, changed in ((keys.ABSENT, self._reason), (keys.EQUAL, self._scope), (keys.CALLERS, self._scope)):
             known, own = (texts_by_name(keys.props(proto).get(key, "{}")) for proto in (joined, model))
             added = {self._scope(scope): changed(text) for scope, text in own.items()}
             if added:

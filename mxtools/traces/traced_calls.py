@@ -73,6 +73,23 @@ def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
 
+def first_equals(sidecar: Sidecar) -> dict[int, int]:
+    """Return for each tensor that depends on the model's inputs the first one that was made in the same way.
+
+    It is the tensor itself, unless operations of the same names had made another one of the same tensors before. By
+    their ids, since the values of different tensors can be equal by chance.
+    """
+    same = {tensor.id: tensor.id for tensor in sidecar.calls[0].inputs} if sidecar.calls else {}
+    first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
+    for operation in sidecar.operations:
+        if not same.keys().isdisjoint(operation.inputs):
+            read = tuple(same.get(tensor, tensor) for tensor in operation.inputs)
+            equal = first.setdefault((operation.name, read, len(operation.outputs)), operation)
+            for tensor, other in zip(operation.outputs, equal.outputs, strict=True):
+                same.setdefault(tensor, other)
+    return same
+
+
 def callers(calls: Sequence[Call], number: int) -> Iterator[int]:
     """Yield the call that made a call, the one that made that, and so on up to the root; nothing for the root."""
     parent = calls[number].parent

@@ -11,7 +11,8 @@ The exporter sees that Sigmoid and Mul exist already. So `blocks.1.act` has no n
 part of `blocks.1.time`, and a cut of `blocks.1` would begin in the middle.
 
 A call without nodes is equal to one with nodes if both modules have the same class and equal weights, and both calls
-were given the same tensors and returned equal ones. Then the calls inside them are equal too, one by one.
+were given the same tensors and returned equal ones. Then the calls inside them are equal too, one by one. Tensors are
+the same if the same operations made them of the same inputs, not if their values are the same by chance.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.scope import ROOT
-from mxtools.traces.traced_calls import call_ends
+from mxtools.traces.traced_calls import call_ends, first_equals
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
@@ -55,6 +56,7 @@ class _Work:
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._calls, self._ends = sidecar.calls, call_ends(sidecar)
+        self._first = first_equals(sidecar)
         self._class = {module.path: module.qualified_class for module in sidecar.modules}
         self._weights: dict[str, list[Hashable]] = {}
         for module in sidecar.modules:
@@ -67,7 +69,8 @@ class _Work:
         """Return a description of a call's work: class, weights, what it was given and what it returned."""
         call = self._calls[number]
         weights = tuple(self._weights.get(call.module, ()))
-        return self._class[call.module], weights, _values(call.inputs), _values(call.outputs)
+        made = tuple(self._first.get(tensor.id) for tensor in call.inputs)
+        return self._class[call.module], weights, made, _values(call.inputs), _values(call.outputs)
 
     def pairs(self, call: int, equal: int) -> Iterator[tuple[int, int]]:
         """Yield an equal pair of calls and the pairs of calls inside; nothing if they called different classes."""

@@ -24,6 +24,7 @@ weight, these two conditions are enough.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,16 @@ def assign_fused(model: WorkingModel) -> None:
     done = with_nodes | annotations.equal.keys()
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
-    if not open_ and not lacking:
+    followed = _followed_by_weights(sidecar, with_nodes)
+    if not open_ and not lacking and not followed:
         return
     fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, with_nodes)
     for call in open_:
         fused.assign(call)
     for call in lacking:
         fused.assign_before(call)
+    for call, caller in followed.items():
+        fused.assign_after(call, caller)
 
 
 def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
@@ -70,6 +74,31 @@ def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: s
     owning = {module.path for module in sidecar.modules if module.weights}
     running = {operation.call for operation in sidecar.operations}
     return sorted(c for c in (with_nodes & running) - own if sidecar.calls[c].module in owning)
+
+
+def _followed_by_weights(sidecar: Sidecar, with_nodes: set[int]) -> dict[int, int]:
+    """Return the calls with nodes behind which a caller ran one operation on their only result and on weights.
+
+    Each has that caller. One example is a convolution whose caller normalises what it returned by `F.batch_norm`.
+    """
+    owning = {module.path for module in sidecar.modules if module.weights}
+    ends = {
+        call.outputs[0].id: number
+        for number, call in enumerate(sidecar.calls)
+        if len(call.outputs) == 1 and number in with_nodes and call.module in owning
+    }
+    computed = {tensor for operation in sidecar.operations for tensor in operation.outputs}
+    computed.update(tensor.id for tensor in sidecar.calls[0].inputs)
+    found: dict[int, list[int]] = defaultdict(list)
+    weighted = set[int]()
+    for operation in sidecar.operations:
+        for tensor in operation.inputs:
+            call = ends.get(tensor)
+            if call is not None and operation.call < call:
+                found[call].append(operation.call)
+                if not computed.issuperset(operation.inputs):
+                    weighted.add(call)
+    return {call: callers[0] for call, callers in found.items() if len(callers) == 1 and call in weighted}
 
 
 class _FusedCalls:
@@ -132,6 +161,25 @@ class _FusedCalls:
         if node is not None and used.isdisjoint(self.weights[self.sidecar.calls[call].module]):
             self._move(node, call)
 
+    def assign_after(self, call: int, caller: int) -> None:
+        """Give the last node of a call to its caller if that one's next operation, which reads weights, is in it too.
+
+        It is if the node has a weight more than the module, or none of several as they were, and if no reader of the
+        node has weights.
+        """
+        nodes = self.nodes.get(call)
+        if not nodes or not self._has_altered_weights(call) or not self.annotations.hierarchy.within(call, caller):
+            return
+        weights = self._weight_shapes_of(call)
+        has_more = sum(self._weights_left(nodes[-1]).values()) > 0
+        readers = {n for value in self.graph.writes[nodes[-1]] for n in self.graph.readers[value]}
+        if (has_more or len(weights) > 1) and not any(self._reads_weights(n) for n in readers):
+            self._move(nodes[-1], caller)
+
+    def _reads_weights(self, node: int) -> bool:
+        tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
+        return any(tensor is not None and math.prod(tensor.dims) > 1 for tensor in tensors)
+
     def _node_before(self, call: int) -> int | None:
         """Return the last node of the one call that made everything that a call was given, None if no such node fits.
 
@@ -164,11 +212,15 @@ class _FusedCalls:
 
     def _has_weight_of(self, node: int, call: int) -> bool:
         """Return whether a node has a weight in the shape of a call's largest, besides its own modules' weights."""
+        largest = max(self._weight_shapes_of(call), key=math.prod, default=None)
+        return largest is not None and self._weights_left(node)[largest] > 0
+
+    def _weights_left(self, node: int) -> Counter[tuple[int, ...]]:
+        """Return the shapes of a node's weights, without those of the modules whose work it does."""
         tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
         left.subtract(shape for done in self.annotations.calls_done(node) for shape in self._weight_shapes_of(done))
-        largest = max(self._weight_shapes_of(call), key=math.prod, default=None)
-        return largest is not None and left[largest] > 0
+        return left
 
     def _weight_shapes_of(self, call: int) -> list[tuple[int, ...]]:
         return self.weight_shapes[self.sidecar.calls[call].module]
@@ -187,7 +239,7 @@ class _FusedCalls:
         annotations.merged[node] = (*self._ending_with(at, call), *annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
-        self.nodes[call] = [node]
+        insort(self.nodes.setdefault(call, []), node)
         self.with_nodes.update(annotations.hierarchy.lineage(call))
 
     def _ending_with(self, call: int, other: int) -> list[int]:

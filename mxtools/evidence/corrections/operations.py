@@ -14,13 +14,13 @@ tensor 4, which `b` was given. Hence the Tanh is the operation that made 4, and 
 operation that made 3, which ran in `a`. The walk goes on backwards as long as node and operation read the same number
 of values, of the same shapes. If they do not, because one function became several nodes, as the Unsqueezes of
 `x[:, :, None, None]`, all nodes back to the first one that is known to be in `a` belong to the function. A node moves
-down into the call of its operation only if everything that it reads was made there or moves there too. So what an
-exporter computes once for several calls stays in its place.
+down into the call of its operation only if everything that it reads was made there, moves there too, or was given to
+this call, and no other operation does the same. So what an exporter computes once for several calls stays in its place.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE, Graph
@@ -28,7 +28,7 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import operations_making
+from mxtools.traces.traced_calls import first_equals, operations_making
 
 if TYPE_CHECKING:
     from mxtools.graph.shapes import Shapes
@@ -43,14 +43,14 @@ def move_to_operations(model: WorkingModel) -> None:
     if not model.traced or not model.traced.operations or Evidence.NAME not in model.annotations.evidence:
         return
     graph, annotations = model.graph, model.annotations
-    hierarchy = annotations.hierarchy
-    wanted = _Operations(graph, annotations, model.shapes, model.traced).calls_by_node()
+    operations = _Operations(graph, annotations, model.shapes, model.traced)
+    wanted = operations.calls_by_node()
     for node in sorted(wanted):  # along the data flow
         call = wanted[node]
         if not _is_caller(annotations, node, call):
             continue
-        sources = [s for s in graph.sources(node) if not graph.is_constant(s)]
-        if sources and all((c := annotations.call[s]) is not None and hierarchy.within(c, call) for s in sources):
+        read = graph.live_reads(node)
+        if read and all(operations.is_of(value, node, call) for value in read):
             annotations.set(node, call, Evidence.DATAFLOW)
 
 
@@ -69,6 +69,10 @@ class _Operations:
         self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
+        self._known: dict[int, int] = {}
+        self._given_to = [{tensor.id for tensor in call.inputs} for call in sidecar.calls]
+        self._first = first_equals(sidecar)
+        self._times = Counter(self._first.values())
         given = {tensor.name: tensor for tensor in sidecar.calls[0].inputs}
         known = [(shapes[v], given[graph.names[v]]) for v in graph.inputs if graph.names[v] in given]
         self._same_sizes = all(shape.agrees(tensor) for shape, tensor in known if shape and shape.dims is not None)
@@ -76,7 +80,7 @@ class _Operations:
     def calls_by_node(self) -> dict[int, int]:
         """Return the nodes whose operations are found, each with the call in which its operation ran."""
         found: dict[int, int] = {}
-        known = self._given()
+        known = self._known = self._returned() | self._given()
         left: list[tuple[int, int, int | None]] = [(value, tensor, None) for value, tensor in known.items()]
         while left:
             value, tensor, reader = left.pop()
@@ -97,6 +101,14 @@ class _Operations:
                 call, nodes = self._whole(value, operation, reader)
                 found = dict.fromkeys(nodes, call) | found | {node: call}
         return found
+
+    def is_of(self, value: int, node: int, call: int) -> bool:
+        """Return whether a call made a value, or was given it and alone ran the operation of a node that reads it."""
+        if self._is_known(value, call):
+            return True
+        made = [self._known.get(result) for result in self._graph.writes[node]]
+        is_alone = all(t is not None and self._times[self._first.get(t, t)] == 1 for t in made)
+        return is_alone and self._known.get(value) in self._given_to[call]
 
     def _whole(self, value: int, operation: Operation, reader: int | None) -> tuple[int, set[int]]:
         """Return the call that ran an operation of several nodes, and these nodes, given the value that it makes.
@@ -149,6 +161,12 @@ class _Operations:
         maker = self._graph.producer[value]
         at = None if maker == NOWHERE else self._annotations.call[maker]
         return at is not None and self._annotations.hierarchy.within(at, call)
+
+    def _returned(self) -> dict[int, int]:
+        """Return the outputs of the graph with the tensors that the traced model returned, if it has as many."""
+        outputs, tensors = self._graph.outputs, self._sidecar.calls[0].outputs
+        pairs = zip(outputs, tensors, strict=False) if len(outputs) == len(tensors) else ()
+        return {value: tensor.id for value, tensor in pairs if self._can_be(value, tensor.id)}
 
     def _given(self) -> dict[int, int]:
         """Return the values that are a call's input, with their tensors; only for calls with a single input."""
