@@ -35,6 +35,7 @@ NAMES = (
     "functional_norm",
     "towers",
     "hook_of_two",
+    "traced_by_fx",
 )
 
 

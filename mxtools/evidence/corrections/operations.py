@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from mxtools.graph.shapes import Shapes
     from mxtools.traces.sidecar import Operation, Sidecar
 
+_SAID = frozenset({Evidence.NAME, Evidence.METADATA})
+"""What an exporter says: TorchScript in names, torch.export in metadata, which leave out modules of torch.fx."""
+
 
 def move_to_operations(model: WorkingModel) -> None:
-    """Move nodes down into the calls in which their operations ran, if the exporter's names say the caller.
+    """Move nodes down into the calls in which their operations ran, if the exporter says the caller.
 
     Does nothing without a trace, or if the trace has no operations.
     """
-    if not model.traced or not model.traced.operations or Evidence.NAME not in model.annotations.evidence:
+    if not model.traced or not model.traced.operations or _SAID.isdisjoint(model.annotations.evidence):
         return
     graph, annotations = model.graph, model.annotations
     operations = _Operations(graph, annotations, model.shapes, model.traced)
@@ -55,10 +58,10 @@ def move_to_operations(model: WorkingModel) -> None:
 
 
 def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
-    """Return whether the name of a node puts it into a call that contains the given one."""
+    """Return whether the exporter puts a node into a call that contains the given one."""
     at = annotations.call[node]
     is_around = at is not None and at != call and annotations.hierarchy.within(call, at)
-    return is_around and annotations.evidence[node] is Evidence.NAME
+    return is_around and annotations.evidence[node] in _SAID
 
 
 class _Operations:
