@@ -95,12 +95,13 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
 
     The nodes are visited against the data flow. A reader does not count if a call ends inside of it, or if it reads
     another result of the call, because then it read something of that call before, too. Nor does a node of the tool
-    between the call and the rest of its work, such as a Reshape. But a reader that was moved out of the call, because
-    others share it, takes along what only it reads.
+    between the call and the rest of its work, such as a Reshape, nor a reader for which an equal call did the same. But a
+    reader that was moved out of the call, because others share it, takes along what only it reads.
     """
     graph, hierarchy, outputs = match.graph, annotations.hierarchy, set(match.graph.outputs)
+    serving, twins = match.earlier_annotations.serving, match.earlier_nodes
     for node in range(len(graph.nodes) - 1, -1, -1):
-        call = annotations.call[node]
+        call = own = annotations.call[node]
         if call is None or call not in match.calls_done.get(node, ()):
             continue
         for value in graph.writes[node]:
@@ -109,6 +110,8 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
             )
             for reader in graph.readers[value] if value not in outputs else ():
                 at = annotations.call[reader]
+                if at is not None and any(serving(twin, own, at) != own for twin in twins.get(node, ())):
+                    continue
                 common = call if at is None else hierarchy.meet(call, at)
                 through = match.calls_ended if reader in match.calls_done else match.calls_led_to
                 known = before | match.calls_read_from.get(reader, set()) | through.get(reader, set())

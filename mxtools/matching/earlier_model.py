@@ -111,6 +111,14 @@ class EarlierModelMatch:
         return found
 
     @cached_property
+    def earlier_nodes(self) -> dict[int, list[int]]:
+        """The earlier nodes whose work each node does."""
+        found: dict[int, list[int]] = {}
+        for twin, node in enumerate(self.node_now):
+            found.setdefault(node, []).append(twin)
+        return found
+
+    @cached_property
     def calls_done(self) -> dict[int, set[int]]:
         """The calls whose work each node does: those of the earlier nodes it stands for, and all around them."""
         found: dict[int, set[int]] = {}
