@@ -95,8 +95,8 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
 
     The nodes are visited against the data flow. A reader does not count if a call ends inside of it, or if it reads
     another result of the call, because then it read something of that call before, too. Nor does a node of the tool
-    between the call and the rest of its work, such as a Reshape, nor a reader for which an equal call did the same. But a
-    reader that was moved out of the call, because others share it, takes along what only it reads.
+    between the call and the rest of its work, such as a Reshape, or a reader for which an equal call did the same.
+    But a reader that was moved out of the call, because others share it, takes along what only it reads.
     """
     graph, hierarchy, outputs = match.graph, annotations.hierarchy, set(match.graph.outputs)
     serving, twins = match.earlier_annotations.serving, match.earlier_nodes
