@@ -101,9 +101,10 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
     graph, hierarchy, outputs = match.graph, annotations.hierarchy, set(match.graph.outputs)
     serving, twins = match.earlier_annotations.serving, match.earlier_nodes
     for node in range(len(graph.nodes) - 1, -1, -1):
-        call = own = annotations.call[node]
-        if call is None or call not in match.calls_done.get(node, ()):
+        own = annotations.call[node]
+        if own is None or own not in match.calls_done.get(node, ()):
             continue
+        call = own
         for value in graph.writes[node]:
             before = set[int]().union(
                 *(match.calls_left_by_elements.get(other, ()) for other in match.earlier_values.get(value, ()))
@@ -117,7 +118,7 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
                 known = before | match.calls_read_from.get(reader, set()) | through.get(reader, set())
                 new = [c for c in hierarchy.path_below(common, call) if c not in known]
                 call = hierarchy.parent[new[-1]] if new else call
-        if call != annotations.call[node]:
+        if call != own:
             annotations.set(node, call, Evidence.DATAFLOW)
 
 
