@@ -35,7 +35,7 @@ def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
     So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on.
     """
     graph, earlier = found.graph, found.earlier
-    read = ((_live(graph, node), _live(earlier, min(twins))) for node, twins in _only_users(found))
+    read = ((graph.live_reads(node), earlier.live_reads(min(twins))) for node, twins in _only_users(found))
     return {a[0]: (b[0],) for a, b in read if len(a) == len(b) == 1 and fits(a[0], b[0])}
 
 
@@ -46,8 +46,3 @@ def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:
         if value in found.graph.stored and len(nodes := users(found.graph, (value,))) == 1:
             twins.setdefault(nodes[0], set()).update(users(found.earlier, others))
     return ((node, nodes) for node, nodes in twins.items() if nodes)
-
-
-def _live(graph: Graph, node: int) -> list[int]:
-    """Return what a node reads that depends on the inputs of the graph."""
-    return [value for value in graph.reads[node] if value not in graph.constant and value not in graph.stored]

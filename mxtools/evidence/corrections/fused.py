@@ -177,8 +177,9 @@ class _FusedCalls:
             self._move(nodes[-1], caller)
 
     def _reads_weights(self, node: int) -> bool:
+        """Return whether a node reads a weight of the model, or another constant of several numbers."""
         tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
-        return any(tensor is not None and math.prod(tensor.dims) > 1 for tensor in tensors)
+        return any(t is not None and (t.name in self.tied or math.prod(t.dims) > 1) for t in tensors)
 
     def _node_before(self, call: int) -> int | None:
         """Return the last node of the one call that made everything that a call was given, None if no such node fits.
@@ -252,4 +253,4 @@ class _FusedCalls:
         both = set(lineage(other))
         returned = {tensor.id for tensor in calls[call].outputs}
         around = (at for at in lineage(call) if at != call and at not in both)
-        return [at for at in around if {tensor.id for tensor in calls[at].outputs} == returned]
+        return [at for at in around if returned and {tensor.id for tensor in calls[at].outputs} == returned]
