@@ -52,6 +52,8 @@ def move_to_operations(model: WorkingModel) -> None:
         call = wanted[node]
         if not _is_caller(annotations, node, call):
             continue
+        if annotations.evidence[node] is Evidence.METADATA and node not in operations.alike:
+            continue
         read = graph.live_reads(node)
         if read and all(operations.is_of(value, node, call) for value in read):
             annotations.set(node, call, Evidence.DATAFLOW)
@@ -65,7 +67,10 @@ def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
 
 
 class _Operations:
-    """Finds the operations that made the values of a graph, going backwards from the inputs of calls."""
+    """Finds the operations that made the values of a graph, going backwards from the inputs of calls and the outputs.
+
+    Attributes: `alike`, the found nodes that have the names of their operations.
+    """
 
     def __init__(self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar) -> None:
         self._graph, self._annotations, self._shapes, self._sidecar = graph, annotations, shapes, sidecar
@@ -73,6 +78,7 @@ class _Operations:
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
         self._known: dict[int, int] = {}
+        self.alike = set[int]()
         self._given_to = [{tensor.id for tensor in call.inputs} for call in sidecar.calls]
         self._first = first_equals(sidecar)
         self._times = Counter(self._first.values())
@@ -95,6 +101,8 @@ class _Operations:
                 left += [(values[0], tensor, reader)] if known.setdefault(values[0], tensor) == tensor else []
                 continue
             found[node] = operation.call
+            if self._is_like(node, operation):
+                self.alike.add(node)
             tensors = [t for t in operation.inputs if t in self._live]
             pairs = list(zip(values, tensors, strict=False)) if len(values) == len(tensors) else []
             fitting = [(v, t) for v, t in pairs if self._can_be(v, t)]
@@ -106,9 +114,12 @@ class _Operations:
         return found
 
     def is_of(self, value: int, node: int, call: int) -> bool:
-        """Return whether a call made a value, or was given it and alone ran the operation of a node that reads it."""
-        if self._is_known(value, call):
-            return True
+        """Return whether a call made a value, or was given it and alone ran the operation of a node that reads it.
+
+        Then the node must have the operation's name: behind it, a node of two merged modules can hide an operation.
+        """
+        if self._is_known(value, call) or node not in self.alike:
+            return self._is_known(value, call)
         made = [self._known.get(result) for result in self._graph.writes[node]]
         is_alone = all(t is not None and self._times[self._first.get(t, t)] == 1 for t in made)
         return is_alone and self._known.get(value) in self._given_to[call]
