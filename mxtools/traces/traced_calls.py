@@ -73,20 +73,21 @@ def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
 
-def first_equals(sidecar: Sidecar) -> dict[int, int]:
+def first_equals(sidecar: Sidecar, known: Collection[int] = ()) -> dict[int, int]:
     """Return for each tensor that depends on the model's inputs the first one that was made in the same way.
 
     It is the tensor itself, unless operations of the same names had made another one of the same tensors before. By
-    their ids, since the values of different tensors can be equal by chance.
+    their ids, since the values of different tensors can be equal by chance. Tensors that depend on `known` ones count
+    too.
     """
-    same = {tensor.id: tensor.id for tensor in sidecar.calls[0].inputs} if sidecar.calls else {}
+    begins = (*known, *(tensor.id for tensor in sidecar.calls[0].inputs)) if sidecar.calls else known
+    same = {tensor: tensor for tensor in begins}
     first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
     for operation in sidecar.operations:
         if not same.keys().isdisjoint(operation.inputs):
             read = tuple(same.get(tensor, tensor) for tensor in operation.inputs)
             equal = first.setdefault((operation.name, read, len(operation.outputs)), operation)
-            for tensor, other in zip(operation.outputs, equal.outputs, strict=True):
-                same.setdefault(tensor, other)
+            same.update(zip(operation.outputs, equal.outputs, strict=True))
     return same
 
 

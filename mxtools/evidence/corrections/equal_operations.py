@@ -23,7 +23,7 @@ from mxtools.evidence.corrections.operations import plain_name
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.traces.traced_calls import leaving_tensors, operations_making
+from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
@@ -49,17 +49,11 @@ class _EqualOperations:
         self._leaving = [{tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
-        first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
-        same: dict[int, int] = {}
+        self._same = first_equals(sidecar, known=self._maker.keys())
         for operation in sidecar.operations:
             if operation.outputs:
                 self._ran[operation.call, plain_name(operation.name)].append(operation)
-            if not self._live.isdisjoint(operation.inputs) and operation.outputs:
-                key = operation.name, tuple(same.get(t, t) for t in operation.inputs), len(operation.outputs)
-                equal = first.setdefault(key, operation)
-                self._alike[equal.outputs[0]].append(operation)
-                same.update(zip(operation.outputs, equal.outputs, strict=True))
-        self._same = same
+                self._alike[self._same[operation.outputs[0]]].append(operation)
 
     def find(self) -> None:
         """Go backwards through the main graph, and note the nodes whose results calls read without being given."""
@@ -96,7 +90,7 @@ class _EqualOperations:
         if any(not left.isdisjoint(o.outputs) for o in found):
             return
         for operation in found:
-            for equal in self._alike[self._same.get(operation.outputs[0], operation.outputs[0])]:
+            for equal in self._alike[self._same[operation.outputs[0]]]:
                 if within(reader, equal.call) and not within(call, equal.call):
                     yield operation, equal
 

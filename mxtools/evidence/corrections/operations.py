@@ -118,8 +118,10 @@ class _Operations:
 
         Then the node must have the operation's name: behind it, a node of two merged modules can hide an operation.
         """
-        if self._is_known(value, call) or node not in self.alike:
-            return self._is_known(value, call)
+        if self._is_known(value, call):
+            return True
+        if node not in self.alike:
+            return False
         made = [self._known.get(result) for result in self._graph.writes[node]]
         is_alone = all(t is not None and self._times[self._first.get(t, t)] == 1 for t in made)
         return is_alone and self._known.get(value) in self._given_to[call]
