@@ -120,7 +120,11 @@ def test_a_call_that_is_cancelled_ends_what_it_runs(built: Build, tmp_path: Path
     (tmp_path / "m.onnx").write_bytes((built("bert") / "tagged.onnx").read_bytes())
 
     async def ask(client: Client) -> None:
-        arguments = {"source": "m.onnx", "output": "o.onnx", "command": ["sleep", "987654"]}
+        arguments = {
+            "source": "m.onnx",
+            "output": "o.onnx",
+            "command": ["sh", "-c", "exec sleep 987654", "{in}", "{out}"],
+        }
         running = asyncio.create_task(client.call_tool("mx_wrap", arguments))
         while not running.done() and not sleeping():
             await asyncio.sleep(0.1)
@@ -134,7 +138,7 @@ def test_a_call_that_is_cancelled_ends_what_it_runs(built: Build, tmp_path: Path
         assert (await client.call_tool("mx_passes", {})).structured_content["status"] == 0
 
     def sleeping() -> list[psutil.Process]:
-        return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == ["987654"]]
+        return [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "987654"]]
 
     asked(tmp_path, ask)
 

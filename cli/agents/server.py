@@ -7,12 +7,16 @@ what the command writes.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import jsonschema
+from anyio.abc import ByteReceiveStream, Process
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import CallToolRequestParams, CallToolResult, ContentBlock, ListToolsResult, TextContent
@@ -32,6 +36,8 @@ INSTRUCTIONS = (
 )
 MOST_TEXT = 200_000
 """Characters of output that a client gets: some 50,000 tokens, which is what models take in at once."""
+PATIENCE = 5.0
+"""Seconds that a cancelled command has to clean up."""
 ANSWERS = (0, 1)
 """Exit statuses of commands that did their work; with 1 the answer is no."""
 
@@ -66,8 +72,38 @@ async def _called(context: Any, params: CallToolRequestParams) -> CallToolResult
 async def _run(tool: Tool, arguments: dict[str, Any]) -> CallToolResult:
     """Run a command; a client that cancels the call, or goes away, ends it."""
     line = [sys.executable, "-P", "-m", "mxtools_cli", *tool.line(arguments)]
-    done = await anyio.run_process(line, stdin=subprocess.DEVNULL, check=False)
+    output, messages = bytearray(), bytearray()
+    process = await anyio.open_process(line, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_collect, process.stdout, output)
+            group.start_soon(_collect, process.stderr, messages)
+        status = await process.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end(process)
+    done = subprocess.CompletedProcess(line, status, bytes(output), bytes(messages))
     return result(done, arguments.get(JSON, JSON in tool.parameters))
+
+
+async def _collect(stream: ByteReceiveStream | None, into: bytearray) -> None:
+    if stream is not None:
+        async for piece in stream:
+            into += piece
+
+
+async def _end(process: Process) -> None:
+    """End a process that still runs, with all that it started: as Ctrl-C does, and by force what is left after that."""
+    if process.returncode is None:
+        for kind in ("SIGINT", "SIGKILL"):
+            with suppress(ProcessLookupError):
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, getattr(signal, kind))
+                else:
+                    process.kill()
+            with anyio.move_on_after(PATIENCE):
+                await process.wait()
+    await process.aclose()
 
 
 def result(done: subprocess.CompletedProcess[bytes], is_report: bool) -> CallToolResult:
