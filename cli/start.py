@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from .page import ASKS, front_page, plain_width
-from .terminal import end_at_once, prepare_streams, write_data
+from .terminal import end_at_once, leave, prepare_streams, write_data
 
 _PACKAGE = "onnx"
 _CLASSES = f"{_PACKAGE}.onnx_ml_pb2"
@@ -73,7 +73,10 @@ def main() -> None:
     defer_onnx()
     from .main import main as run
 
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        leave(end.code)
 
 
 def _shown() -> bool:
