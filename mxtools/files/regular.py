@@ -266,8 +266,6 @@ def _copied(source: FileBytes, start: int, length: int, file: IO[bytes]) -> int:
     done, target = 0, file.fileno()
     file.flush()
     at = file.tell()
-    with suppress(OSError):  # the system finds blocks faster if it gets all bytes at once
-        os.posix_fallocate(target, at, length)
     with suppress(OSError):  # if it fails, the usual way will say why
         while done < length:
             wanted = min(length, (done // CHUNK + 1) * CHUNK) - done
@@ -310,6 +308,14 @@ class Comparison(io.RawIOBase):
     def tell(self) -> int:
         """Return the position in the other file."""
         return self._there.tell()
+
+
+def reserve(file: IO[bytes], length: int) -> None:
+    """Tell the system how many bytes are about to be written to a file, if they are many; it finds blocks faster."""
+    if length > PIECE and _has_places(file):
+        file.flush()
+        with suppress(OSError):
+            os.posix_fallocate(file.fileno(), file.tell(), length)
 
 
 def _has_places(file: IO[bytes]) -> bool:

@@ -19,7 +19,7 @@ from mxtools.errors import UsageError
 from mxtools.files import wire
 from mxtools.files.atomic import atomic_output, write_pair
 from mxtools.files.reading import read_model
-from mxtools.files.regular import one_command
+from mxtools.files.regular import one_command, reserve
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
@@ -137,10 +137,12 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> No
         raise UsageError(
             f"the graph cannot be serialised ({error})", "it is larger than 2 GiB without its weights"
         ) from None
-    if sum(map(len, parts)) > PROTOBUF_LIMIT:
+    size = sum(map(len, parts))
+    if size > PROTOBUF_LIMIT:
         raise UsageError(
             "the model with its weights is larger than 2 GiB, the limit of ONNX files", "keep its weights external"
         )
+    reserve(file, size)
     for part in parts:
         if isinstance(part, wire.Stretch):
             part.write_to(file)
@@ -197,6 +199,7 @@ class _DataFile:
 
     def write(self, file: BinaryIO) -> None:
         """Write the bytes of all tensors that were moved here, with zeros between them."""
+        reserve(file, self._end)
         for place, offset in self._offsets.items():
             file.write(bytes(offset - file.tell()))
             if isinstance(place, DataPlace):
