@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import errno
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnxscript
 import pytest
 import torch
 import transformers
+from onnxscript import opset17
 from torch import Tensor, nn
 
 import mxtools
@@ -223,6 +226,55 @@ class Frozen(nn.Module):
         if x.sum() > 0:
             return x + 1
         return x - 1
+
+
+class _Twice(torch.autograd.Function):
+    """What only a function of onnxscript can stand for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        return g.onnxscript_op(_twice, x).setType(x.type())
+
+
+@onnxscript.script(onnxscript.values.Opset("tests", 1), default_opset=opset17)
+def _twice(x):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202 - onnxscript reads this as text
+    return opset17.Add(x, x)
+
+
+class _Resizing(nn.Module):
+    """Shapes that values decide, weights that decide none, and if wished, a function."""
+
+    def __init__(self, calls_function: bool) -> None:
+        super().__init__()
+        self.conv, self.table, self.calls_function = nn.Conv2d(3, 64, 3), nn.Embedding(500, 4), calls_function
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        larger = nn.functional.interpolate(self.conv(x), scale_factor=(1.5, 2.5)).flatten(2)
+        looked_up = self.table(ids + torch.arange(ids.shape[1], 0, -1)).mean(-1).reshape(1, -1)
+        result = larger + nn.functional.pad(looked_up, (0, larger.shape[2] - looked_up.shape[1]))
+        return _Twice.apply(result) if self.calls_function else result
+
+
+@pytest.mark.parametrize("calls_function", [False, True])
+@pytest.mark.parametrize("keep_modules", [False, True])
+def test_what_spares_weights_changes_no_byte_of_an_export(
+    keep_modules: bool, calls_function: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = _Resizing(calls_function)
+    inputs = {"x": torch.randn(1, 3, 8, 8), "ids": torch.arange(6).reshape(1, 6)}
+    dynamic = {"x": {2: "height"}}
+    written = []
+    for file in ("spared.onnx", "plain.onnx"):
+        attempt = attempt_of(model, inputs, tmp_path / file, "torchscript", keep_modules=keep_modules, dynamic=dynamic)
+        assert attempt.error is None, attempt.log
+        written.append((tmp_path / file).read_bytes())
+        monkeypatch.setattr("mxtools.pytorch.exporting.export._weights_left_alone", nullcontext)
+    assert written[0] == written[1]
+    assert (b"tests" in written[0]) == calls_function
 
 
 def test_decisions_by_values_are_named(tmp_path: Path) -> None:

@@ -62,25 +62,28 @@ class Sources:
         """The subject, loaded when it is first needed."""
         return self._load()
 
-    def trace(self, values: bool = False) -> tuple[Sidecar, Values | None]:
-        """Return the trace, and the recorded values or None; InputError if the forward pass raises."""
+    def trace(self, values: bool = False, meter: Meter | None = None) -> tuple[Sidecar, Values | None]:
+        """Return the trace, and the recorded values or None; InputError if the forward pass raises.
+
+        `meter` measures the stage instead of the sources' own: a trace that only checks a model did not make it.
+        """
         file = self.folder / "trace.json"
         known = sidecar.loads(read_regular(file, noted=False), str(file)) if file.is_file() else None
         killed = known is not None and known.record not in (None, values_beside(file).name)
         if known is None or killed or (values and not known.record):
-            known = self._traced(file, values or killed)
+            known = self._traced(file, values or killed, meter or self._meter)
         if not values:
             return known.model_copy(update={"record": None}), None
         return known, recorded(known, self.folder)
 
-    def _traced(self, file: Path, values: bool) -> Sidecar:
+    def _traced(self, file: Path, values: bool, meter: Meter | None) -> Sidecar:
         from safetensors.torch import save
 
         from mxtools.pytorch.tracing import trace
 
         arrays: dict[str, torch.Tensor] | None = {} if values else None
         subject = self.subject
-        with self._stage("trace"):
+        with _stage(meter, "trace"):
             traced = trace(subject, arrays)
             if arrays is not None:
                 recorded_values = save(arrays)
@@ -120,7 +123,7 @@ class Sources:
         from mxtools.pytorch.exporting.varying import export_varying
 
         subject = self.subject
-        with self._stage("export"), self._written(folder), temporary_folder(folder) as scratch:
+        with _stage(self._meter, "export"), self._written(folder), temporary_folder(folder) as scratch:
             unfinished = scratch / exporter
             unfinished.mkdir()
             attempt = export_varying(subject, unfinished / _MODEL, exporter, options)
@@ -144,8 +147,9 @@ class Sources:
         if self._stays:
             sync_folder(folder.parent)
 
-    def _stage(self, name: str) -> AbstractContextManager[None]:
-        return self._meter.stage(name) if self._meter else nullcontext()
+
+def _stage(meter: Meter | None, name: str) -> AbstractContextManager[None]:
+    return meter.stage(name) if meter else nullcontext()
 
 
 def _remembered(note: Path) -> ExportAttempt:

@@ -178,7 +178,7 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
     if warning and demands.verify:
         raise CheckError(warning)
     if demands.verify:
-        known, values = sources.trace(values=True)
+        known, values = sources.trace(values=True, meter=meter)
         with meter.stage("verify"):
             tagged.round_trip = counted(round_trip(tagged.against(known, values)))
     if tagged.quality < demands.quality:
