@@ -65,11 +65,16 @@ _COUNTER = re.compile(r"_*\d*$")
 def annotate_by_names(model: WorkingModel) -> None:
     """Annotate the nodes whose names contain modules; nodes with evidence from metadata keep it."""
     annotations = model.annotations
-    open_ = [n for n, call in enumerate(annotations.call) if call is None and "/" in annotations.graph.nodes[n].name]
+    named = {
+        name: open_
+        for name, nodes in annotations.graph.named.items()
+        if (open_ := [node for node in nodes if annotations.call[node] is None])
+    }
     index = model.once(call_index)
     if index:
-        _by_trace(model, index, open_)
+        _by_trace(model, index, named)
         return
+    open_ = sorted(node for nodes in named.values() for node in nodes)
     is_ours = "rename" in carriers_of(model.proto)
     for path, nodes in _modules(annotations.graph, open_).items():
         levels = (level if is_ours and is_scope(level) else _escaped(level) for level in path[:DEEPEST])
@@ -84,20 +89,16 @@ def foreign_modules(model: WorkingModel) -> dict[str, int]:
     index = model.once(call_index)
     if not index:
         return {}
-    named = (_operation(proto).rpartition("/")[0] for proto in model.graph.nodes if proto.name.startswith("/"))
-    names, found = Counter(named), Counter[str]()
-    for name, nodes in names.items():
+    rooted = {name: len(nodes) for name, nodes in model.graph.named.items() if not name or name.startswith("/")}
+    found = Counter[str]()
+    for name, count in rooted.items():
         if module := index.foreign_module(name):
-            found[module] += nodes
-    return dict(found) if found.total() > FOREIGN_SHARE * names.total() else {}
+            found[module] += count
+    return dict(found) if found.total() > FOREIGN_SHARE * sum(rooted.values()) else {}
 
 
-def _by_trace(model: WorkingModel, index: CallIndex, nodes: Iterable[int]) -> None:
-    """Annotate nodes with the modules of the trace that their names give."""
-    graph = model.graph
-    named: dict[str, list[int]] = defaultdict(list)
-    for node in nodes:
-        named[_operation(graph.nodes[node]).rpartition("/")[0]].append(node)
+def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[int]]) -> None:
+    """Annotate nodes with the modules of the trace that their names, without the last component, give."""
     found = {name: known for name in named if (known := index.by_name(name))[0]}
     rooted = {name: nodes for name, nodes in named.items() if name.startswith("/") or not name}
     require_same_model(model.name, index.sidecar, rooted, found, lambda name: name[1:])

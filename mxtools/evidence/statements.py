@@ -41,12 +41,15 @@ def disagreements(model: WorkingModel) -> dict[int, Statement]:
     if not index:
         return {}
     exporter, annotations = _Exporter(model, index), model.annotations
+    said = {
+        node: text for name, nodes in model.graph.named.items() if (text := exporter.by_name(name)) for node in nodes
+    }
+    said |= {node: exporter.by_metadata(paths) for node, paths in model.once(exporter_paths).items()}
     scopes, found = annotations.hierarchy.scopes, {}
-    for node in range(len(annotations.call)):
-        said = exporter.by_metadata(node) or exporter.by_name(node)
-        done = annotations.calls_done(node) if said else ()
-        if said and done and all(scopes[call] not in said.scopes for call in done):
-            found[node] = said
+    for node, text in said.items():
+        done = annotations.calls_done(node)
+        if done and all(scopes[call] not in text.scopes for call in done):
+            found[node] = text
     return found
 
 
@@ -55,33 +58,30 @@ class _Exporter:
 
     def __init__(self, model: WorkingModel, index: CallIndex) -> None:
         self._index, self._scopes = index, model.annotations.hierarchy.scopes
-        self._nodes, self._paths = model.graph.nodes, model.once(exporter_paths)
         self._of_paths: dict[tuple[str, ...], Statement] = {}
-        self._of_names: dict[str, Statement] = {}
 
-    def by_metadata(self, node: int) -> Statement | None:
-        """Return what it says in metadata, if there are any."""
-        paths = self._paths.get(node)
-        if paths and paths not in self._of_paths:
+    def by_metadata(self, paths: tuple[str, ...]) -> Statement:
+        """Return what the paths in metadata say."""
+        if paths not in self._of_paths:
             calls = self._index.by_paths(paths)
             self._of_paths[paths] = Statement("metadata", paths[-1], tuple(self._scopes[call] for call in calls))
-        return self._of_paths[paths] if paths else None
+        return self._of_paths[paths]
 
-    def by_name(self, node: int) -> Statement | None:
-        """Return what it says in the name, if that has the form of one with a module."""
-        module, slash, _ = self._nodes[node].name.rpartition("/")
-        if not slash or (module and not module.startswith("/")):
+    def by_name(self, module: str) -> Statement | None:
+        """Return what a name says, without its last component, if it has the form of one with a module."""
+        if module and not module.startswith("/"):
             return None
-        if module not in self._of_names:
-            calls, _ = self._index.by_name(module)
-            self._of_names[module] = Statement("name", module or "/", tuple(self._scopes[call] for call in calls))
-        return self._of_names[module]
+        calls, _ = self._index.by_name(module)
+        return Statement("name", module or "/", tuple(self._scopes[call] for call in calls))
 
 
 def _statements(model: WorkingModel, index: CallIndex, node: int) -> Iterator[Statement]:
     """Yield what each source says of a node."""
     exporter = _Exporter(model, index)
-    yield from filter(None, (exporter.by_metadata(node), exporter.by_name(node)))
+    if paths := model.once(exporter_paths).get(node):
+        yield exporter.by_metadata(paths)
+    named = (exporter.by_name(name) for name, nodes in model.graph.named.items() if node in nodes)
+    yield from filter(None, named)
     yield from _parameters(model.annotations, index, node)
 
 

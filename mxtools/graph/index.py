@@ -157,6 +157,19 @@ class Graph:
         return [n for n, region in enumerate(self.region) if region == 0 and self.owner[n] == NOWHERE]
 
     @cached_property
+    def named(self) -> dict[str, list[int]]:
+        """The nodes by what their names have before the last slash: `/encoder/layer.0` for `/encoder/layer.0/MatMul`.
+
+        Of a name of several operations (`a/Relu;a/BiasAdd`), the first one counts. Names without a slash are left out.
+        """
+        found: dict[str, list[int]] = defaultdict(list)
+        for node, proto in enumerate(self.nodes):
+            before, slash, _ = proto.name.partition(";")[0].rpartition("/")
+            if slash:
+                found[before].append(node)
+        return dict(found)
+
+    @cached_property
     def needs(self) -> list[tuple[int, ...]]:
         """The values that each node needs, each once; a node with bodies also needs what these read from outside."""
         if not self._owners:

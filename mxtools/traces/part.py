@@ -85,13 +85,13 @@ def traced_part(graph: Graph, weights: WeightStore, sidecar: Sidecar) -> str:
 
 def _named_modules(graph: Graph) -> Iterator[str]:
     """Yield the paths of the modules that a graph's nodes or parameters name, except for the root."""
-    names = set()
-    for proto in graph.nodes:
-        if paths := paths_on(proto):
-            yield from paths[-1:] if paths[-1] != ROOT else ()
-        elif proto.name.startswith("/"):
-            names.add(proto.name.rstrip("/").rpartition("/")[0])
-    yield from filter(None, (".".join(name_components(name)) for name in names))
+    paths = {
+        node: found for node, proto in enumerate(graph.nodes) if proto.metadata_props and (found := paths_on(proto))
+    }
+    yield from (listed[-1] for listed in set(paths.values()) if listed[-1] != ROOT)
+    for name, nodes in graph.named.items():
+        if name.startswith("/") and not (paths and paths.keys() >= set(nodes)):
+            yield ".".join(name_components(name))
     for value in graph.stored:
         if _STATE.fullmatch(name := graph.names[value]):
             yield name.rpartition(".")[0]
