@@ -130,7 +130,7 @@ ROWS = (
         [FILTER_TINY],
         1.15,
         base,
-        why="of 55 ms more, 20 write and flush the layer's 28 MB, 13 infer shapes, 20 read, check and annotate 1291 nodes",
+        why="of 55 ms more, 20 write and flush 28 MB, 13 infer shapes, 20 read, check and annotate 1291 nodes",
     ),
     Row(
         "mx tag, 6 GB external, in place : of 6 MB",
@@ -154,8 +154,8 @@ ROWS = (
         [AT_ONCE],
         1.8,
         base,
-        why="two stages each keep 437 MB in a file until they know the whole graph; the three programs alone, with a tiny "
-        "model, take 1.1 times as long as `mx run`",
+        why="two stages each keep 437 MB in a file until they know the whole graph; with a tiny model, the three "
+        "programs alone take 1.1 times as long as `mx run` here",
     ),
     Row(
         "mx tag with a trace, 440 MB inline : onnx load + save",
