@@ -60,7 +60,7 @@ class Ir:
         import onnx_ir
 
         model = self.load(file)
-        part = onnx_ir.convenience.extract(model, inputs, outputs)
+        part = onnx_ir.convenience.extract(model.graph, inputs, outputs)
         self.save(onnx_ir.Model(part, ir_version=model.ir_version), out)
 
 
@@ -84,10 +84,14 @@ class GraphSurgeon:
             node.name = f"{MARK}/{node.name}"
 
     def cut(self, file: str, out: str, inputs: list[str], outputs: list[str]) -> None:
+        import numpy as np
+
         model = self.load(file)
         tensors = model.tensors()
         model.inputs = [tensors[name] for name in inputs]
         model.outputs = [tensors[name] for name in outputs]
+        for tensor in (*model.inputs, *model.outputs):
+            tensor.dtype = tensor.dtype or np.float32  # the graph must say types, and inner tensors have none
         for tensor in model.inputs:
             tensor.inputs.clear()
         self.save(model.cleanup(), out)
