@@ -179,7 +179,7 @@ def main() -> int:
     for model in ("bert", "resnet"):
         title = f"mx bench {model}, usage : htp"
         if any(word in title for word in given.rows):
-            failed.append(strategies(title, folder, model, given.rounds or 3))
+            failed.append(strategies(title, folder, model, given.rounds or ROUNDS))
     return int(any(failed))
 
 
@@ -254,6 +254,7 @@ def extract(folder: Path) -> str:
 def strategies(title: str, folder: Path, model: str, rounds: int) -> bool:
     """Compare the strategies `usage` and `htp`, by what `mx bench` measures; return whether it is above the limit."""
     folders(folder)
+    os.sync()
     line = [MX, "bench", folder / model, "--strategies", "usage,htp", "--rounds", rounds, "--json"]
     (report,) = json.loads(run(line)).values()
     rows = report["strategies"]
