@@ -99,7 +99,7 @@ def cutting(model: str, layer: str) -> dict[str, str]:
     """Return the commands that cut a layer out."""
     return {
         OURS: f"\"$mx\" filter {model} --scope '{layer}' -o out/part.onnx",
-        **by_library("cut", model, ("onnx", "onnx_ir", "graphsurgeon", "sne4onnx"), ends=True),
+        **by_library("cut", model, ("onnx", "onnx_ir", "graphsurgeon", "polygraphy", "sne4onnx"), ends=True),
     }
 
 
@@ -143,7 +143,7 @@ JOBS = (
     Job(
         "split into 12 layers, 440 MB in one file",
         {OURS: "\"$mx\" split bert.tagged.onnx --each 'encoder.layer.*' -d out/parts"}
-        | by_library("layers", "bert.tagged.onnx", ("onnx", "onnx_ir", "graphsurgeon"), ends=True),
+        | by_library("layers", "bert.tagged.onnx", ("onnx", "onnx_ir", "graphsurgeon", "polygraphy"), ends=True),
         speed.base,
         "bert",
         3,

@@ -17,16 +17,19 @@ MARK = "scope"
 class Onnx:
     """The package onnx."""
 
+    has_data = False
+    """Whether the model that was loaded has external data."""
+
     def load(self, file: str) -> Any:
         import onnx
 
+        self.has_data = Path(f"{file}.data").exists()
         return onnx.load(file)
 
     def save(self, model: Any, file: str) -> None:
         import onnx
 
-        large = model.ByteSize() >= 1 << 31
-        onnx.save(model, file, save_as_external_data=large, location=f"{Path(file).name}.data")
+        onnx.save(model, file, save_as_external_data=self.has_data, location=f"{Path(file).name}.data")
 
     def annotate(self, model: Any) -> None:
         for node in model.graph.node:
@@ -64,19 +67,18 @@ class Ir:
         self.save(onnx_ir.Model(part, ir_version=model.ir_version), out)
 
 
-class GraphSurgeon:
+class GraphSurgeon(Onnx):
     """onnx-graphsurgeon."""
 
     def load(self, file: str) -> Any:
-        import onnx
         import onnx_graphsurgeon
 
-        return onnx_graphsurgeon.import_onnx(onnx.load(file))
+        return onnx_graphsurgeon.import_onnx(super().load(file))
 
     def save(self, model: Any, file: str) -> None:
         import onnx_graphsurgeon
 
-        Onnx().save(onnx_graphsurgeon.export_onnx(model), file)
+        super().save(onnx_graphsurgeon.export_onnx(model), file)
 
     def annotate(self, model: Any) -> None:
         """Write names, as it has no metadata of nodes."""
@@ -97,6 +99,22 @@ class GraphSurgeon:
         self.save(model.cleanup(), out)
 
 
+class Polygraphy:
+    """Polygraphy, as its `surgeon extract`."""
+
+    def cut(self, file: str, out: str, inputs: list[str], outputs: list[str]) -> None:
+        import numpy as np
+        from polygraphy.backend.onnx import extract_subgraph, onnx_from_path, save_onnx
+        from polygraphy.common import TensorMetadata
+
+        given, wanted = TensorMetadata(), TensorMetadata()
+        for name in inputs:
+            given.add(name, None, None)
+        for name in outputs:
+            wanted.add(name, np.float32, None)
+        save_onnx(extract_subgraph(onnx_from_path(file), given, wanted), out)
+
+
 class Sne4onnx:
     """sne4onnx."""
 
@@ -112,7 +130,13 @@ class Sne4onnx:
         )
 
 
-LIBRARIES: dict[str, Any] = {"onnx": Onnx, "onnx_ir": Ir, "graphsurgeon": GraphSurgeon, "sne4onnx": Sne4onnx}
+LIBRARIES: dict[str, Any] = {
+    "onnx": Onnx,
+    "onnx_ir": Ir,
+    "graphsurgeon": GraphSurgeon,
+    "polygraphy": Polygraphy,
+    "sne4onnx": Sne4onnx,
+}
 
 
 def main() -> None:
