@@ -23,6 +23,7 @@ from .page import command_page, plain_width
 
 if TYPE_CHECKING:
     from mxtools.pipeline.base import Pass
+    from mxtools.traces.sidecar import Sidecar
 
 Command = Callable[..., None]
 
@@ -229,6 +230,16 @@ def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: 
         raise UsageError("--static and --dynamic contradict each other", "give one")
     spec = load.keywords["model"]
     return not static and not dynamic and (Path(spec).is_dir() or ":" not in spec)
+
+
+def say_trace(command: str, traced: Sidecar) -> None:
+    """Say what a trace has, and which modules it cannot look into."""
+    from mxtools.traces.sidecar import opaque_modules
+
+    if opaque := opaque_modules(traced):
+        named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"
+        say(f"mx {command}: PyTorch runs no hooks in ScriptModules ({named}): their work counts for their callers")
+    say(f"mx {command}: {len(traced.calls)} calls of {len(traced.modules)} modules")
 
 
 def say_axes(command: str, axes: Any, why_static: str) -> None:

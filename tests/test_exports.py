@@ -31,7 +31,7 @@ from mxtools.pytorch.strategy.bench import bench
 from mxtools.pytorch.strategy.probe import Probe
 from mxtools.pytorch.subject import Subject
 from mxtools.strategies.cache import Cache
-from tests.support.commands import Mx
+from tests.support.commands import Mx, shell
 from tests.support.folders import folder_of
 from tests.support.paths import MODELS
 
@@ -97,6 +97,39 @@ class Fixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.shape[1] == 5 else x - 1
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_trace_comes_with_the_export_and_is_that_of_mx_trace(exporter: str, mx: Mx, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "bert", "BertModel")
+    done = mx("export", folder, "--exporter", exporter, "--with-trace", tmp_path / "t.json", "-o", tmp_path / "x.onnx")
+    assert done.returncode == 0, done.stderr
+    assert b"calls of" in done.stderr
+    assert mx("trace", folder, "-o", tmp_path / "alone.json").returncode == 0
+    assert mx("export", folder, "--exporter", exporter, "-o", tmp_path / "alone.onnx").returncode == 0
+    for made, alone in (("t.json", "alone.json"), ("x.onnx", "alone.onnx")):
+        assert (tmp_path / made).read_bytes() == (tmp_path / alone).read_bytes()
+
+
+def test_tag_reads_the_trace_that_the_export_in_its_pipe_writes(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "bert", "BertModel")
+    (tmp_path / "t.json").write_text("the trace of another model")
+    done = shell(f"mx export {folder} --with-trace t.json | mx tag --trace t.json -o x.onnx", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"encoder.layer.0" in (tmp_path / "x.onnx").read_bytes()
+
+
+def test_an_export_that_fails_leaves_the_trace_that_was_there(mx: Mx, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "import torch\n"
+        "class Branching(torch.nn.Module):\n"
+        "    def forward(self, x): return x * 2 if x.sum() > 0 else x\n"
+        "def load(): return Branching(), {'x': torch.ones(2)}\n"
+    )
+    (tmp_path / "t.json").write_text("earlier")
+    done = mx("export", "m.py:load", "--exporter", "dynamo", "--with-trace", "t.json", "-o", "x.onnx", cwd=tmp_path)
+    assert done.returncode == 3
+    assert (tmp_path / "t.json").read_text() == "earlier"
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from ..common import check_json, emit, progress, say
-from ..options import Cache, DataDir, Json, Output, Static, axes, key, say_axes, takes_model, varies
+from ..options import Cache, DataDir, Json, Output, Static, axes, key, say_axes, say_trace, takes_model, varies
 from ..streams import check_output, write_model, write_text
 
 
@@ -38,6 +38,9 @@ def command(
     keep_modules: Annotated[
         bool, Option("--keep-modules", help="Do not merge modules, such as a convolution and its BatchNorm.")
     ] = False,
+    with_trace: Annotated[
+        Path | None, Option(metavar="FILE", help="Also trace the model, and write the sidecar to this file.")
+    ] = None,
     log: Annotated[Path | None, Option(metavar="FILE", help="File for everything that the exporters print.")] = None,
     data_dir: DataDir = None,
     cache: Cache = None,
@@ -45,16 +48,24 @@ def command(
 ) -> None:
     """The inputs are those that `mx trace` makes with the same options.
 
+    --with-trace writes the sidecar that `mx trace` would, without loading the model twice. In a pipe, `mx tag --trace`
+    with the same file reads it when it is there.
+
     Example: mx export ./bert -o bert.onnx
     """
     check_json(json, output)
-    check_output(output, log)
+    check_output(output, log, with_trace)
     from mxtools.pytorch.exporting.exporters import ExportError, Options, axes_of, check_opset
     from mxtools.pytorch.sources import sources_of
+    from mxtools.traces.trace import write_trace
 
     check_opset(exporter, opset)
     options = Options(opset, axes(dynamic), keep_modules, varies(load, dynamic, static))
     with sources_of(load, options, cache, key=cache and key(load)) as sources:
+        traced = None
+        if with_trace:
+            with progress("tracing"):
+                traced, _ = sources.trace()
         try:
             with progress("exporting"):
                 attempts = sources.export(exporter)
@@ -65,12 +76,16 @@ def command(
             if log and "attempts" in locals():
                 write_text("\n".join(f"== {a.exporter}\n{a.log}" for a in attempts), log)
         model = attempts[-1].read()
+        if with_trace and traced:  # before the model, so that a reader of the model finds it
+            write_trace(traced, with_trace)
         write_model(model, output, data_dir)
         dynamic_axes = axes_of(model.proto)
     if json:
         report = [{"exporter": a.exporter, "error": a.error, "fixed": a.fixed, "static": a.static} for a in attempts]
         emit([*report[:-1], report[-1] | {"dynamic": dynamic_axes}])
         return
+    if traced:
+        say_trace("export", traced)
     for attempt in attempts[:-1]:
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")
     say_axes("export", dynamic_axes, attempts[-1].static)

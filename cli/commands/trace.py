@@ -8,8 +8,8 @@ from typing import Annotated, Any, BinaryIO
 
 from typer import Option
 
-from ..common import check_json, emit, progress, say
-from ..options import Cache, Json, Output, key, takes_model
+from ..common import check_json, emit, progress
+from ..options import Cache, Json, Output, key, say_trace, takes_model
 from ..streams import check_output, is_pipe, write_text
 
 
@@ -51,15 +51,11 @@ def command(
             write_trace(traced, Path(output), partial(_copy, sources.folder / traced.record))
         else:
             write_trace(traced, Path(output))
-    opaque = sidecar.opaque_modules(traced)
-    if opaque:
-        named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"
-        say(f"mx trace: PyTorch runs no hooks in ScriptModules ({named}): their work counts for their callers")
     if json:
-        figures = {"modules": len(traced.modules), "calls": len(traced.calls), "opaque": opaque}
+        figures = {"modules": len(traced.modules), "calls": len(traced.calls), "opaque": sidecar.opaque_modules(traced)}
         emit({"model": traced.model.class_name, **figures})
     else:
-        say(f"mx trace: {len(traced.calls)} calls of {len(traced.modules)} modules")
+        say_trace("trace", traced)
 
 
 def _copy(source: Path, file: BinaryIO) -> None:
