@@ -10,7 +10,7 @@ the two from the models that it makes. If a damage of 1.00e-3 is allowed:
     plan       rehearsed    factor    expected    measured
     12.1 MB    0.96e-3      1.00      0.96e-3     1.02e-3     too much; the factor is 1.02 / 0.96 = 1.06
     12.3 MB    0.90e-3      1.06      0.95e-3     0.96e-3     good; the factor, now the mean of two, is 1.065
-    12.0 MB    0.97e-3      1.065     1.03e-3     -           not made: a chance of 1 in 4 to save 2 %
+    12.1 MB    0.98e-3      1.065     1.04e-3     -           not made: a chance of 1 in 5 to save 2 %
 
 Until there is a good model, the smallest plan is made that does a little less damage than allowed (EDGE). Then a plan
 is made only if its chance to be good, times the share of the bytes that it saves, is large enough (WORTH). The chance
@@ -37,11 +37,13 @@ from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.units import key_of
 from mxtools.tuning.workshop import Evaluation, Workshop
 
-WORTH = 0.01
+WORTH = 0.005
 """The share of the bytes that another evaluation must be expected to save.
 
-It doubles with each model in a row that misses the target.
+It doubles with each evaluation beyond a tenth of the number of units, or beyond FEW.
 """
+FEW = 3
+"""Evaluations that a search of few units may make before they must be worth more."""
 AIMS = 6
 """At most so many plans are rehearsed on the way to a damage, from each of the two plans to begin with (`_explore`)."""
 LOOKED_AT = 3
@@ -191,17 +193,14 @@ class Search:
         `whole` is the evaluation of everything small. `low` is the largest rehearsed damage of a model that was good,
         `high` the smallest of one that was not; they matter only if damages are not comparable.
         """
-        good, failed, low = plans.of(whole.precisions if whole.met else {}), 0, 0.0
+        good, low = plans.of(whole.precisions if whole.met else {}), 0.0
         high = self._learnt(whole)
         self._of_plans = len(self._points)
         while low * CLOSER < high:
             aim = self._aim(low, high)
             self._explore(plans, aim, good)
             first = self._within(EDGE * aim, good) if not good.precisions else None
-            if self._comparable:
-                tried = first or self._promising(aim, good, WORTH * 2**failed)
-            else:
-                tried = self._within(aim, good)
+            tried = first or self._promising(aim, good) if self._comparable else self._within(aim, good)
             if tried is None and self._comparable:
                 return
             if tried is None:
@@ -210,14 +209,24 @@ class Search:
             found = self._evaluated(tried.precisions)
             rehearsed = self._learnt(found)
             if found.met:
-                good, failed, low = tried, 0, max(low, rehearsed)
+                good, low = tried, max(low, rehearsed)
             else:
-                high, failed = min(high, rehearsed), failed + 1
+                high = min(high, rehearsed)
             if self._comparable:
                 low, high = 0.0, math.inf  # of two plans with the same rehearsed damage, one may still be good
 
-    def _promising(self, aim: float, good: Plan, least: float) -> Plan | None:
-        """Return the plan that is expected to save the largest share of the bytes; None if that is less than `least`.
+    def _least(self) -> float:
+        """Return the share of the bytes that the next evaluation must be expected to save.
+
+        Ranking makes a model for each unit, and this should take a tenth of that. With 40 units, the first four
+        evaluations need WORTH, the fifth twice that, the sixth four times that.
+        """
+        free = max(FEW, len(self._workshop.units.all) / 10)
+        beyond = max(0.0, len(self._workshop.evaluations) + 1 - free)
+        return WORTH * math.exp2(beyond)
+
+    def _promising(self, aim: float, good: Plan) -> Plan | None:
+        """Return the plan that is expected to save the largest share of the bytes; None if that is too little.
 
         What is expected is the chance to be good times the share that the plan saves, beside the best so far. The
         chance is that of a normal distribution: ln(measured / expected) has the standard deviation SPREAD.
@@ -230,7 +239,7 @@ class Search:
             return chance * (1 - tried.size / good.size)
 
         found = max(self._explored, key=worth, default=None)
-        return found if found and worth(found) >= least else None
+        return found if found and worth(found) >= self._least() else None
 
     def _within(self, most: float, good: Plan) -> Plan | None:
         """Return the smallest explored plan with a rehearsed damage up to `most`; None if it saves less than WORTH."""
