@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from onnx import ModelProto
-from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.wire import split
@@ -27,6 +26,8 @@ from mxtools.pytorch.exporting.naming import output_names, rename_interface
 from mxtools.pytorch.nested import mapped, tensors
 from mxtools.pytorch.subject import Subject, forward_parameters
 from mxtools.runtime.quiet import quiet
+
+Function: TypeAlias = Callable[..., Any]
 
 INLINE_LIMIT = 1_900_000_000
 """The most bytes of weights with which an exporter writes a single file."""
@@ -98,38 +99,52 @@ def _torchscript(subject: Subject, path: Path, options: Options, watcher: Watche
 
 @contextmanager
 def _weights_left_alone() -> Iterator[None]:
-    """Inside the block, torch writes the same bytes without looking into weights, in half the time for BERT-base.
-
-    To infer shapes, it copies the weights of each node; but only integers and short tensors, such as the scales of a
-    Resize, can decide a shape. To look for onnxscript's functions, it parses the whole file; the graph is enough.
-    """
-    infer, add_functions = torch._C._jit_pass_onnx_graph_shape_type_inference, onnx_proto_utils._add_onnxscript_fn
-
-    def infer_without(graph: Any, values: dict[str, Any], *rest: Any) -> None:  # noqa: ANN401
-        """Infer shapes from the values that can decide one."""
-        infer(graph, {k: v for k, v in values.items() if not v.is_floating_point() or v.numel() <= LONGEST}, *rest)
-
-    def add_functions_if_any(model: bytes, opsets: Mapping[str, int]) -> bytes:
-        """Add functions if one is called: then the graph itself, without the weights, becomes another."""
-        graph = split(memoryview(model))[0]
-        return model if add_functions(graph, opsets) is graph else add_functions(model, opsets)
-
+    """Inside the block, torch writes the same bytes without looking into weights, in half the time for BERT-base."""
     with (
-        _replaced(torch._C, infer.__name__, infer_without),
-        _replaced(onnx_proto_utils, add_functions.__name__, add_functions_if_any),
+        _wrapped("torch._C", "_jit_pass_onnx_graph_shape_type_inference", _without_weights),
+        _wrapped("torch.onnx._internal.torchscript_exporter.onnx_proto_utils", "_add_onnxscript_fn", _if_called),
     ):
         yield
 
 
+def _without_weights(infer: Function) -> Function:
+    """Return a function that infers shapes from the values that can decide one, instead of copying all weights.
+
+    These are integers and short tensors, such as the scales of a Resize.
+    """
+
+    def infer_without(graph: Any, values: dict[str, Any], *rest: Any) -> None:  # noqa: ANN401
+        """Infer the shapes of a graph."""
+        infer(graph, {k: v for k, v in values.items() if not v.is_floating_point() or v.numel() <= LONGEST}, *rest)
+
+    return infer_without
+
+
+def _if_called(add_functions: Function) -> Function:
+    """Return a function that adds onnxscript's functions to a file, and parses only the graph if none is called."""
+
+    def add_if_called(model: bytes, opsets: Any) -> Any:  # noqa: ANN401
+        """Return the bytes of a model with its functions; without any, these are the bytes that were given."""
+        graph, _ = split(memoryview(model))
+        return model if add_functions(graph, opsets) is graph else add_functions(model, opsets)
+
+    return add_if_called
+
+
 @contextmanager
-def _replaced(holder: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Inside the block, a module has another function of a name."""
-    before = getattr(holder, name)
-    setattr(holder, name, function)
+def _wrapped(place: str, name: str, wrap: Callable[[Function], Function]) -> Iterator[None]:
+    """Inside the block, a function of torch's own is wrapped, if this version has it."""
+    try:
+        holder = import_module(place)
+        function = getattr(holder, name)
+    except (ImportError, AttributeError):
+        yield
+        return
+    setattr(holder, name, wrap(function))
     try:
         yield
     finally:
-        setattr(holder, name, before)
+        setattr(holder, name, function)
 
 
 def _dynamo(subject: Subject, path: Path, options: Options, watcher: Watcher) -> None:  # noqa: ARG001 - as the other's
