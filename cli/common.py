@@ -101,15 +101,16 @@ def read_model(
 ) -> WorkingModel:
     """Return a model with its trace (the given sidecar, else the one in the model) and recorded or given values.
 
-    The sidecar is read after the model, because what writes the model into a pipe may write the sidecar just before.
+    What writes the model into a pipe may write the sidecar just before, so then the sidecar is read after the model.
     """
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.traces.values import require_known
 
     if is_pipe(source) and trace and is_pipe(trace):
         raise UsageError("the model and the sidecar cannot both come from stdin", "give the file of one")
+    early = None if is_pipe(source) else read_trace_and_values(trace, inputs)
     model = WorkingModel.read(model_source(source), source_name(source), data_dir=data_dir)
-    sidecar, model.values = read_trace_and_values(trace, inputs)
+    sidecar, model.values = early or read_trace_and_values(trace, inputs)
     if sidecar:
         model.sidecar = sidecar
     if inputs and model.values:

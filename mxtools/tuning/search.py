@@ -10,7 +10,7 @@ the two from the models that it makes. If a damage of 1.00e-3 is allowed:
     plan       rehearsed    factor    expected    measured
     12.1 MB    0.96e-3      1.00      0.96e-3     1.02e-3     too much; the factor is 1.02 / 0.96 = 1.06
     12.3 MB    0.90e-3      1.06      0.95e-3     0.96e-3     good; the factor, now the mean of two, is 1.065
-    12.1 MB    0.98e-3      1.065     1.04e-3     -           not made: a chance of 1 in 5 to save 2 %
+    12.0 MB    0.97e-3      1.065     1.03e-3     -           not made: a chance of 1 in 4 to save 2 %
 
 Until there is a good model, the smallest plan is made that does a little less damage than allowed (EDGE). Then a plan
 is made only if its chance to be good, times the share of the bytes that it saves, is large enough (WORTH). The chance
@@ -37,7 +37,7 @@ from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.units import key_of
 from mxtools.tuning.workshop import Evaluation, Workshop
 
-WORTH = 0.005
+WORTH = 0.01
 """The share of the bytes that another evaluation must be expected to save.
 
 It doubles with each evaluation beyond a tenth of the number of units, or beyond FEW.
