@@ -42,7 +42,7 @@ WORTH = 0.01
 
 It doubles with each evaluation beyond a tenth of the number of units, or beyond FEW.
 """
-FEW = 3
+FEW = 4
 """Evaluations that a search of few units may make before they must be worth more."""
 AIMS = 6
 """At most so many plans are rehearsed on the way to a damage, from each of the two plans to begin with (`_explore`)."""
