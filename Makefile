@@ -14,6 +14,7 @@ help:  ## show this
 
 setup: $(VENV)/.installed  ## install mxtools and all that its development needs
 
+# An editable install leaves compiling to the first start; where Python may not write, to each start.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mxtools needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
