@@ -27,6 +27,8 @@ from typing import IO, NoReturn
 from mxtools.runtime.children import Ended, Limits, stand_alone, watched
 from mxtools.runtime.session_values import onnx_runtime
 
+from .terminal import leave_at_once
+
 FORKS = sys.platform == "linux"
 """Elsewhere libraries do not work in a forked child, or there are none."""
 USES_TORCH = ("demo", "trace", "export", "auto", "recommend", "bench")
@@ -125,10 +127,7 @@ def _become_mx(
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else int(status is not None))
+        leave_at_once(status)
 
 
 def _end_with(parent: int) -> None:

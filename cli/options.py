@@ -232,14 +232,15 @@ def varies(load: functools.partial[Any], dynamic: Iterable[str] | None, static: 
     return not static and not dynamic and (Path(spec).is_dir() or ":" not in spec)
 
 
-def say_trace(command: str, traced: Sidecar) -> None:
-    """Say what a trace has, and which modules it cannot look into."""
+def say_trace(command: str, traced: Sidecar, counts: bool) -> None:
+    """Say which modules a trace cannot look into, and with `counts`, how many calls and modules it has."""
     from mxtools.traces.sidecar import opaque_modules
 
     if opaque := opaque_modules(traced):
         named = opaque[0] if len(opaque) == 1 else f"{opaque[0]} and {len(opaque) - 1} more"
         say(f"mx {command}: PyTorch runs no hooks in ScriptModules ({named}): their work counts for their callers")
-    say(f"mx {command}: {len(traced.calls)} calls of {len(traced.modules)} modules")
+    if counts:
+        say(f"mx {command}: {len(traced.calls)} calls of {len(traced.modules)} modules")
 
 
 def say_axes(command: str, axes: Any, why_static: str) -> None:

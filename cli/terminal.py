@@ -66,6 +66,11 @@ def leave(status: object) -> NoReturn:
     and objects one by one, which takes longer than `mx filter` works on a small model.
     """
     atexit._run_exitfuncs()
+    leave_at_once(status)
+
+
+def leave_at_once(status: object) -> NoReturn:
+    """End the process with an exit status, with what was printed, but with nothing that was registered for the end."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

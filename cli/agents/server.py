@@ -96,7 +96,7 @@ async def _end(process: Process) -> None:
     """End a process that still runs, with all that it started: as Ctrl-C does, and by force what is left after that."""
     if process.returncode is None:
         for kind in ("SIGINT", "SIGKILL"):
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS permits no signal to a group that has ended
                 if hasattr(os, "killpg"):
                     os.killpg(process.pid, getattr(signal, kind))
                 else:

@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """The inputs are those that `mx trace` makes with the same options.
 
-    --with-trace writes the sidecar that `mx trace` would, without loading the model twice. In a pipe, `mx tag --trace`
-    with the same file reads it when it is there.
+    --with-trace also writes the sidecar that `mx trace` would write, and loads the model only once. `mx tag` behind it
+    in a pipe can be given the same file with --trace: it reads the model first.
 
     Example: mx export ./bert -o bert.onnx
     """
@@ -80,12 +80,12 @@ def command(
             write_trace(traced, with_trace)
         write_model(model, output, data_dir)
         dynamic_axes = axes_of(model.proto)
+    if traced:
+        say_trace("export", traced, counts=not json)
     if json:
         report = [{"exporter": a.exporter, "error": a.error, "fixed": a.fixed, "static": a.static} for a in attempts]
         emit([*report[:-1], report[-1] | {"dynamic": dynamic_axes}])
         return
-    if traced:
-        say_trace("export", traced)
     for attempt in attempts[:-1]:
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")
     say_axes("export", dynamic_axes, attempts[-1].static)

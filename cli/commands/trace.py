@@ -51,11 +51,10 @@ def command(
             write_trace(traced, Path(output), partial(_copy, sources.folder / traced.record))
         else:
             write_trace(traced, Path(output))
+    say_trace("trace", traced, counts=not json)
     if json:
         figures = {"modules": len(traced.modules), "calls": len(traced.calls), "opaque": sidecar.opaque_modules(traced)}
         emit({"model": traced.model.class_name, **figures})
-    else:
-        say_trace("trace", traced)
 
 
 def _copy(source: Path, file: BinaryIO) -> None:
