@@ -90,7 +90,7 @@ def _named_modules(graph: Graph) -> Iterator[str]:
     }
     yield from (listed[-1] for listed in set(paths.values()) if listed[-1] != ROOT)
     for name, nodes in graph.named.items():
-        if name.strip("/") and name.startswith("/") and not (paths and paths.keys() >= set(nodes)):
+        if name.startswith("/") and name.strip("/") and any(node not in paths for node in nodes):
             yield ".".join(name_components(name))
     for value in graph.stored:
         if _STATE.fullmatch(name := graph.names[value]):

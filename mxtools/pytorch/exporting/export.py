@@ -113,9 +113,13 @@ def _without_weights(infer: Function) -> Function:
     These are integers and short tensors, such as the scales of a Resize.
     """
 
+    def is_weight(value: Any) -> bool:  # noqa: ANN401 - packed weights are no tensors
+        """Return whether a value can decide no shape."""
+        return isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > LONGEST
+
     def infer_without(graph: Any, values: dict[str, Any], *rest: Any) -> None:  # noqa: ANN401
         """Infer the shapes of a graph."""
-        infer(graph, {k: v for k, v in values.items() if not v.is_floating_point() or v.numel() <= LONGEST}, *rest)
+        infer(graph, {name: value for name, value in values.items() if not is_weight(value)}, *rest)
 
     return infer_without
 
