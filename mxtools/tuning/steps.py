@@ -94,20 +94,19 @@ def _return_directly(graph: onnx.GraphProto, direct: Mapping[str, str]) -> None:
     """Let the graph return other values in place of some of its outputs, and under the names of these outputs.
 
     `direct` has such a value by the name of an output; its other names are no outputs, and do not matter here. For
-    `{"y": "m"}` the node that makes m gets y as its output, nodes that read m read y, and the one that made y goes:
+    `{"y": "m"}` the two values change their names:
 
-    MatMul ─ m ─ QuantizeLinear ─ q ─ DequantizeLinear ─ y        MatMul ─ y ─ QuantizeLinear ─ q
+    MatMul ─ m ─ QuantizeLinear ─ q ─ DequantizeLinear ─ y        MatMul ─ y ─ QuantizeLinear ─ q ─ DequantizeLinear ─ m
+
+    So a node that reads the quantised value, which was y, still does, and the graph returns what the MatMul makes.
     """
     kept = {value.name for value in graph.output}
-    made = {name: node for node in graph.node for name in node.output}
-    results = {value: name for name, value in direct.items() if name in kept and value in made and value not in kept}
-    gone = [made[name] for name in results.values()]
+    made = {name for node in graph.node for name in node.output}
+    values = {value: name for name, value in direct.items() if name in kept and value in made and value not in kept}
+    swapped = values | {name: value for value, name in values.items()}
     for node in graph.node:
-        node.input[:] = [results.get(name, name) for name in node.input]
-        if node not in gone:
-            node.output[:] = [results.get(name, name) for name in node.output]
-    for node in gone:
-        graph.node.remove(node)
+        node.input[:] = [swapped.get(name, name) for name in node.input]
+        node.output[:] = [swapped.get(name, name) for name in node.output]
 
 
 def _remove_unread(graph: onnx.GraphProto, may_go: Callable[[onnx.NodeProto], bool]) -> None:
