@@ -135,7 +135,7 @@ def test_a_precision_that_another_one_beats_is_no_dead_end() -> None:
         return sum(damages[name][precision] for name, precision in precisions.items())
 
     workshop: Any = SimpleNamespace(units=SimpleNamespace(all=units), evaluations=evaluations, evaluate=evaluate)
-    rehearsal: Any = SimpleNamespace(measured=lambda: measured, damage=damage, known=measured)
+    rehearsal: Any = SimpleNamespace(measured=lambda: measured, damage=damage, known=measured, rest=lambda: None)
     search = Search(workshop, rehearsal, 1.0, 5)
     search.run()
     assert search.best

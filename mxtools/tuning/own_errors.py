@@ -27,16 +27,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from mxtools.files.temporary import Scratch
-from mxtools.files.weights import bytes_of
+from mxtools.files.weights import bytes_of, inline_within
 from mxtools.files.writing import write_model
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import BATCH_BYTES, REFERENCE
-from mxtools.tuning.metrics import Outputs, energies, noise_ratio
-from mxtools.tuning.probe_graphs import GIVEN, SEEN, read_by, result_of, side_by_side, with_outputs
+from mxtools.tuning.metrics import energies, noise_ratio
+from mxtools.tuning.probe_graphs import GIVEN, SEEN, read_by, results_of, side_by_side, with_outputs
 from mxtools.tuning.samples import Set, pieces
 from mxtools.tuning.units import Unit
 from mxtools.tuning.workshop import Workshop, made_by
@@ -55,8 +54,8 @@ class Measured:
     Attributes: `errors`, the own error, which is the energy of the noise divided by that of the result, infinite if the
     unit returns no finite numbers; `damages`, what this error does at the outputs of the model; `sizes`, in bytes;
     `alike`, a square matrix in the order of the units, with the cosine of the angle between the errors that two units
-    make at the outputs; `probes`, how often the model was run with errors added, once for each piece; `rehearsed`, the
-    damages of whole plans by their keys (`units.key_of`).
+    make at the outputs; `probes`, how often the model was run with switches on, once for each set or piece;
+    `rehearsed`, the damages of whole plans by their keys (`units.key_of`).
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -72,72 +71,82 @@ class Measured:
         return max(finite, key=lambda precision: finite[precision], default="")
 
 
-class OwnErrors:
-    """The noise that units make at their own results, by precision, on pieces of the inputs.
+@dataclass(frozen=True)
+class Probes:
+    """What single units are probed with.
 
-    Attributes: `feeds`, the pieces of the inputs, as many as fit into memory (`BATCH_BYTES`) with what units read and
-    make there; `wanted`, the outputs of the model as it is on each piece; `few`, the number of pieces that are enough
-    to probe single units and modules; `noises`, by precision a list with the noise on each piece, which is an array for
-    each result of a node, of the same shape.
+    Attributes: `pieces` of the inputs, a few that are enough; `small`, by precision all units that can have it, side by
+    side, as the quantiser made them.
     """
 
-    def __init__(self, workshop: Workshop, names: Sequence[str], measured: Measured) -> None:
-        """Run the model as it is, and all units side by side in each precision; write errors and sizes into `measured`.
+    pieces: Sequence[Set]
+    small: Mapping[str, WorkingModel]
 
-        `names` are the outputs that are compared. Raises InputError if a run or a quantiser fails.
-        """
-        self.units = workshop.units
-        self.model, self.graph = workshop.units.model, workshop.units.model.graph
-        self.nodes = [node for unit in self.units.all for node in unit.nodes]
-        values = self._values(workshop, names)
-        self.wanted: list[Outputs] = [{name: each[name] for name in names} for each in values]
-        self.noises: dict[str, list[Arrays]] = {}
-        with Scratch() as folder:
-            for quantiser in self.units.quantisers:
-                self.noises[quantiser.precision] = self._noise(quantiser.precision, values, measured, folder)
 
-    def _values(self, workshop: Workshop, names: Sequence[str]) -> list[Arrays]:
-        """Return, for each piece, what units read and make, and the outputs; choose the pieces (`feeds`, `few`)."""
-        inner = [*read_by(self.graph, self.nodes), *(result_of(self.graph, node) for node in self.nodes)]
-        given = {value.name for value in self.model.proto.graph.input}
-        wanted = [name for name in dict.fromkeys((*inner, *names)) if name not in given]
-        load = REFERENCE.load(with_outputs(self.model.proto, wanted), self.model.weights)
+def own_errors(workshop: Workshop, measured: Measured, folder: Path) -> Probes:
+    """Measure the own errors and the sizes of all units in all their precisions, and write them into `measured`.
 
-        def run(feeds: Set) -> Arrays:
-            return {**feeds, **dict(zip(wanted, load(wanted, feeds), strict=True))}
-
-        self.feeds = pieces(self.model.proto, workshop.feeds)
-        first = run(self.feeds[0])
-        size = sum(array.nbytes for array in first.values()) or 1
-        self.few = max(1, PROBED_BYTES // size)
-        self.feeds = self.feeds[: max(1, BATCH_BYTES // size // (1 + len(self.units.quantisers)))]
-        return [first, *map(run, islice(self.feeds, 1, None))]
-
-    def results(self, unit: Unit) -> list[str]:
-        """Return the names of the values that a unit makes, one for each of its nodes."""
-        return [result_of(self.graph, node) for node in unit.nodes]
-
-    def _noise(self, precision: str, values: Sequence[Arrays], measured: Measured, folder: Path) -> list[Arrays]:
-        """Measure own errors and sizes of units in one precision; return the noise by result, for each piece."""
-        units = [unit for unit in self.units.all if precision in unit.precisions]
-        nodes = [node for unit in units for node in unit.nodes]
-        if not units:
-            return [{} for _ in values]
-        source, read = folder / f"{precision}.onnx", read_by(self.graph, nodes)
-        write_model(side_by_side(self.model.proto, self.graph, nodes, values[0]), self.model.weights, source)
-        feeds = [{GIVEN + name: each[name] for name in read} for each in values]
-        steps = self.units.steps({unit.name: precision for unit in units})
-        with Scratch() as place:
-            made = WorkingModel.read(made_by(steps, source, place, feeds, place / "ranges.json"))
-            names = [result_of(self.graph, node) for node in nodes]
-            run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
-            found = [dict(zip(names, run(seen, given), strict=True)) for given in feeds]
-        for unit in units:
-            results = self.results(unit)
-            parts = [energies(array[r], each[r]) for array, each in zip(found, values, strict=True) for r in results]
+    What quantisers make is written to `folder`. Raises InputError if a run or a quantiser fails.
+    """
+    graph, units = workshop.units.model.graph, workshop.units.all
+    found, few, values = _values(workshop)
+    small = {}
+    for precision in dict.fromkeys(precision for unit in units for precision in unit.precisions):
+        taken = [unit for unit in units if precision in unit.precisions]
+        small[precision] = made = _small(workshop, taken, precision, values, folder)
+        names = [name for unit in taken for name in _results(graph, unit)]
+        run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
+        noisy = [dict(zip(names, run(seen, _given(graph, taken, each)), strict=True)) for each in values]
+        for unit in taken:
+            results = _results(graph, unit)
+            parts = [energies(noise[r], each[r]) for noise, each in zip(noisy, values, strict=True) for r in results]
             measured.errors.setdefault(unit.name, {})[precision] = noise_ratio(parts)
             measured.sizes.setdefault(unit.name, {})[precision] = _size(made.graph, results)
-        return [{name: array[name] - each[name] for name in array} for array, each in zip(found, values, strict=True)]
+    return Probes(found[:few], small)
+
+
+def _values(workshop: Workshop) -> tuple[list[Set], int, list[Arrays]]:
+    """Return pieces of the inputs, how many of them are enough for probes, and what units read and make on each."""
+    model = workshop.units.model
+    given = {value.name for value in model.proto.graph.input}
+    read = read_by(model.graph, (node for unit in workshop.units.all for node in unit.nodes))
+    made = (name for unit in workshop.units.all for name in _results(model.graph, unit))
+    wanted = [name for name in dict.fromkeys((*read, *made)) if name not in given]
+    load = REFERENCE.load(with_outputs(model.proto, wanted), model.weights)
+
+    def run(feeds: Set) -> Arrays:
+        return {**feeds, **dict(zip(wanted, load(wanted, feeds), strict=True))}
+
+    found = pieces(model.proto, workshop.feeds)
+    first = run(found[0])
+    size = sum(array.nbytes for array in first.values()) or 1
+    found = found[: max(1, BATCH_BYTES // size // 2)]  # the other half is for what small units make
+    return found, max(1, PROBED_BYTES // size), [first, *map(run, islice(found, 1, None))]
+
+
+def _small(
+    workshop: Workshop, units: Sequence[Unit], precision: str, values: Sequence[Arrays], folder: Path
+) -> WorkingModel:
+    """Return units side by side in a precision, as its quantiser makes them with its files in `folder`."""
+    model, place = workshop.units.model, folder / precision
+    place.mkdir()
+    source, nodes = place / "units.onnx", [node for unit in units for node in unit.nodes]
+    write_model(side_by_side(model.proto, model.graph, nodes, values[0]), model.weights, source)
+    steps = workshop.units.steps({unit.name: precision for unit in units})
+    feeds = [_given(model.graph, units, each) for each in values]
+    made = WorkingModel.read(made_by(steps, source, place, feeds, place / "ranges.json"))
+    inline_within(made.proto, made.weights, place)
+    return made
+
+
+def _results(graph: Graph, unit: Unit) -> list[str]:
+    """Return the names of the values that a unit makes."""
+    return [name for node in unit.nodes for name in results_of(graph, node)]
+
+
+def _given(graph: Graph, units: Sequence[Unit], values: Arrays) -> Arrays:
+    """Return what units read, by the names of the inputs of the graph in which they stand side by side."""
+    return {GIVEN + name: values[name] for name in read_by(graph, (node for unit in units for node in unit.nodes))}
 
 
 def _size(graph: Graph, results: Sequence[str]) -> int:

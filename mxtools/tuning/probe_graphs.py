@@ -1,33 +1,42 @@
 """The two graphs that units are measured with.
 
-In one, all units stand side by side, and none is connected to another (`side_by_side`). The other is the model as it
-is, in which an error can be added to each unit's result (`with_errors_added`). For a node B that reads a and makes b:
+In one, all units stand side by side, and none is connected to another (`side_by_side`); a quantiser makes them small
+there. The other is the model as it is, with a switch at each unit (`with_switches`). For a node B that reads a and
+makes b:
 
-    side by side        mx.given.a ─ B ─ b ─ Identity ─ b.mx.seen
+    side by side     mx.given.a ─ B ─ b ─ Identity ─ b.mx.seen
 
-    errors added        a ─ B ─ b.mx.own ─┐
-                                          ├ Add ─ b ─ the nodes that read b
-                        mx.added.b ───────┘
+    with switches    a ─ If ─ b        if the switch is on: what a quantiser made between mx.given.a and b.mx.seen
+                                       else: B
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from mxtools.graph.index import Graph
+from mxtools.cut.operator_sets import reconciled
+from mxtools.files.weights import WeightStore, tensors_of
+from mxtools.graph.functions import separate_functions
+from mxtools.graph.index import Graph, graph_inputs
+from mxtools.graph.operators import function_key
+from mxtools.graph.opsets import import_missing
+from mxtools.graph.rename import names_in, replace_values
 from mxtools.graph.shapes import Array
+from mxtools.graph.walk import nodes_behind
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.tuning.units import Unit
 
-GIVEN, ADDED = "mx.given.", "mx.added."
-"""Prefixes of the names of inputs: of what units read, and of the errors that are added."""
-OWN, SEEN = ".mx.own", ".mx.seen"
-"""Suffixes of the names of results: before an error is added, and as a node that is not quantised would read them."""
+GIVEN, SMALL, SWITCH = "mx.given.", "mx.small.", "mx.is."
+"""Prefixes of names: of inputs that units read, of what a quantiser made, and of switches."""
+SEEN = ".mx.seen"
+"""Suffix of the names of results as a node that is not quantised would read them."""
 
 
-def result_of(graph: Graph, node: int) -> str:
-    """Return the name of the first value that a node makes."""
-    return graph.names[graph.writes[node][0]]
+def results_of(graph: Graph, node: int) -> list[str]:
+    """Return the names of the values that a node makes, without those that nobody reads."""
+    return [graph.names[v] for v in graph.writes[node] if graph.readers[v] or v in graph.outputs]
 
 
 def read_by(graph: Graph, nodes: Iterable[int]) -> list[str]:
@@ -51,7 +60,7 @@ def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: 
         copy.CopyFrom(graph.nodes[node])
         copy.input[:] = [inputs.get(name, name) for name in copy.input]
     part.graph.input.extend(_info(inputs[name], values[name]) for name in read)
-    for name in (result_of(graph, node) for node in nodes):
+    for name in (name for node in nodes for name in results_of(graph, node)):
         part.graph.node.append(helper.make_node("Identity", [name], [name + SEEN], name=name + SEEN))
         part.graph.output.append(_info(name + SEEN, values[name]))
     stored = dict.fromkeys(v for node in nodes for v in graph.reads[node] if v in graph.initializers)
@@ -65,7 +74,7 @@ def _info(name: str, example: Array) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(example.dtype), dims)
 
 
-def with_outputs(model: ModelProto, names: Collection[str]) -> ModelProto:
+def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
     """Return a copy of a model whose outputs are just the values `names`, in that order, inner values too."""
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -75,21 +84,82 @@ def with_outputs(model: ModelProto, names: Collection[str]) -> ModelProto:
     return copy
 
 
-def with_errors_added(model: ModelProto, graph: Graph, nodes: Collection[int]) -> ModelProto:
-    """Return a copy of a model with an input for each of some nodes, float32 of any shape.
+def switch(unit: Unit, precision: str) -> str:
+    """Return the name of the input that chooses a precision for a unit."""
+    return f"{SWITCH}{precision}.{unit.name}"
 
-    It is added to the node's first result; a scalar 0 changes nothing.
+
+def with_switches(model: WorkingModel, units: Iterable[Unit], small: Mapping[str, WorkingModel]) -> WorkingModel:
+    """Return a copy of a model with a switch for each unit and precision: an input, a boolean scalar (`switch`).
+
+    `small` has the units side by side as a quantiser made them, by precision; tensors and functions of theirs become
+    part of the copy. At most one switch of a unit may be on. Only what is chosen runs, as each node of a unit becomes
+    an If:
+
+        the switch for int8 is on:    the nodes that are int8
+        else                          the switch for int4 is on:    the nodes that are int4
+                                      else                          the node as it is
+
+    Raises InputError if a quantiser made operators of a version that cannot be converted to that of the model.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    results = {result_of(graph, node) for node in nodes}
-    del copy.graph.node[:]
-    for node in model.graph.node:
-        added = next((name for name in node.output if name in results), None)
-        proto: NodeProto = copy.graph.node.add()
-        proto.CopyFrom(node)
-        if added is not None:
-            proto.output[list(node.output).index(added)] = added + OWN
-            copy.graph.node.append(helper.make_node("Add", [added + OWN, ADDED + added], [added]))
-            copy.graph.input.append(helper.make_tensor_value_info(ADDED + added, TensorProto.FLOAT, None))
-    return copy
+    graph, proto = model.graph, ModelProto()
+    proto.CopyFrom(model.proto)
+    unit_of = {node: unit for unit in units for node in unit.nodes}
+    made = {precision: _added(precision, each, proto, model.weights) for precision, each in small.items()}
+    del proto.graph.node[:]
+    for number in graph.main:
+        node, results = graph.nodes[number], results_of(graph, number)
+        conditions = {p: switch(unit_of[number], p) for p in unit_of[number].precisions} if number in unit_of else {}
+        for precision, condition in conditions.items():
+            own = _body([node], results)
+            replace_values(own, {name: f"{name}.mx.not.{precision}" for name in results})  # a body has its own names
+            node = helper.make_node(
+                "If",
+                [condition],
+                results,
+                name=f"{condition}/{results[0]}",
+                then_branch=_behind(made[precision], [_small(name + SEEN, precision) for name in results]),
+                else_branch=own,
+            )
+        proto.graph.node.append(node)
+    names = dict.fromkeys(switch(unit, precision) for unit in unit_of.values() for precision in unit.precisions)
+    proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in names)
+    return model.with_proto(proto)
+
+
+def _added(precision: str, small: WorkingModel, proto: ModelProto, weights: WeightStore) -> Graph:
+    """Add what units in one precision need besides their nodes to a model, whose weights lie in the store `weights`.
+
+    Return the graph of the units. There, what they read has the name that it has in the model, and all other values
+    have names that are new to the model.
+    """
+    part, units = reconciled(small, proto), ModelProto()
+    units.CopyFrom(part.proto)
+    separate_functions(units, proto)
+    import_missing(proto, units)
+    given = {value.name for value in graph_inputs(units)}
+    names = names_in(units.graph)
+    replace_values(units.graph, {n: n.removeprefix(GIVEN) if n in given else _small(n, precision) for n in names})
+    for tensor in tensors_of(units):
+        weights.adopt(tensor, part.weights)
+    known = {function_key(function) for function in proto.functions}
+    proto.functions.extend(function for function in units.functions if function_key(function) not in known)
+    proto.graph.initializer.extend(units.graph.initializer)
+    proto.ir_version = max(proto.ir_version, units.ir_version)
+    return Graph(units)
+
+
+def _small(name: str, precision: str) -> str:
+    """Return the name that a value of units in one precision has beside the model."""
+    return f"{SMALL}{precision}.{name}"
+
+
+def _behind(graph: Graph, results: Sequence[str]) -> GraphProto:
+    """Return a body with all nodes of a graph that make some values."""
+    found = nodes_behind(graph, [graph.by_name[name] for name in results], until=lambda _: False)
+    return _body([graph.nodes[node] for node in sorted(found)], results)
+
+
+def _body(nodes: Sequence[NodeProto], results: Sequence[str]) -> GraphProto:
+    """Return a body that has some nodes and returns some values."""
+    return GraphProto(name="unit", node=nodes, output=[ValueInfoProto(name=name) for name in results])

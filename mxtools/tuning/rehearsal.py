@@ -1,11 +1,13 @@
-"""Rehearsals: what quantised units would do to the outputs, found without quantising the model.
+"""Rehearsals: what small units do to the outputs, found without making a model for each plan.
 
-The model as it is gets an input behind each unit, which is added to the unit's result. For a rehearsal it runs with the
-own errors of some units there (`own_errors`), and with 0 for all others. Nothing is quantised, so that is quick.
+Quantisers make all units small once, side by side (`own_errors`). The model as it is then gets a switch at each unit,
+between the unit as it is and as a quantiser made it (`probe_graphs`). A rehearsal is a run with some switches on. Its
+outputs are those of the model that a quantiser would make for these units; it only takes no quantiser, no file and no
+session of its own.
 
 First the single units are measured, in the precision in which each has its largest own error. A module with many units
-is run with the errors of all of them at once. It is opened, that is, its parts are run one by one, only if it does a
-good part of the damage that all units do together. Of 1.00 that all do:
+is run with all of them small at once. It is opened, that is, its parts are run one by one, only if it does a good part
+of the damage that all units do together. Of 1.00 that all do:
 
     encoder              0.97         3 % or more, so it is opened
       layer.0            0.95         opened too
@@ -17,9 +19,9 @@ good part of the damage that all units do together. Of 1.00 that all do:
 
 The damage of a unit in another precision is in proportion to its own error there.
 
-Then whole plans are rehearsed, before a model is made of one: the errors of all units of the plan are added at once.
-What they do is not just the sum of what each does alone. Two products that read the same rounded input are wrong in
-the same direction, and two roundings in a row may cancel out:
+Then whole plans are rehearsed, before a model is made of one. What the units of a plan do together is not just the sum
+of what each does alone. Two products that read the same rounded input are wrong in the same direction, and two
+roundings in a row may cancel out:
 
     units                 alone          both at once
     query and key         0.4, 0.5       1.3
@@ -29,18 +31,22 @@ the same direction, and two roundings in a row may cancel out:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from mxtools.files.temporary import Scratch
 from mxtools.graph.shapes import Array
-from mxtools.runtime.sessions import REFERENCE
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.tuning.judging import damage_of
+from mxtools.tuning.judging import damage_of, opened, run
 from mxtools.tuning.metrics import Metric, Outputs
-from mxtools.tuning.own_errors import Arrays, Measured, OwnErrors, shares
-from mxtools.tuning.probe_graphs import ADDED, result_of, with_errors_added, with_outputs
+from mxtools.tuning.own_errors import Measured, own_errors, shares
+from mxtools.tuning.probe_graphs import switch, with_switches
+from mxtools.tuning.samples import Set
 from mxtools.tuning.units import Assignment, Unit, key_of
 from mxtools.tuning.workshop import Workshop
 
@@ -53,13 +59,15 @@ TOGETHER = 2
 """A module with at most so many units is opened without a run of the whole, which would spare hardly anything."""
 ELEMENTS = 1 << 15
 """How many elements of the outputs are kept, at most, to find the angles between errors."""
+SETS = 32
+"""Sets of inputs, at most, that a plan is rehearsed on."""
 
 
 class Rehearsal:
-    """Runs the model as it is with the own errors of units added.
+    """Runs the model as it is with some units small.
 
     `known` is what was measured of the units, None before `measured` is called. It may also be set to what an earlier
-    search measured, which then is not measured again. Graphs and errors are made only when a run needs them.
+    search measured, which then is not measured again. What runs need is made when one needs it.
     """
 
     def __init__(self, workshop: Workshop, metric: Metric | None, names: Sequence[str], allowed: float | None) -> None:
@@ -72,14 +80,24 @@ class Rehearsal:
         self._fresh = Measured()
 
     @cached_property
-    def _own(self) -> OwnErrors:
-        """The own errors of the units, which are measured when they are first needed."""
-        return OwnErrors(self._workshop, self._names, self._fresh)
+    def _switched(self) -> tuple[_Switched, _Data]:
+        """The model with switches, and pieces to probe single units on; own errors are measured for it (`_fresh`)."""
+        units = self._workshop.units
+        with Scratch() as folder:
+            probes = own_errors(self._workshop, self._fresh, folder)
+            model = with_switches(units.model, units.all, probes.small)
+        switched = _Switched(model, units.all, self._metric, self._names)
+        return switched, switched.on(probes.pieces)
 
     @cached_property
-    def _added(self) -> _Added:
-        """The model to which errors are added, which is loaded when it is first needed."""
-        return _Added(self._own, self._metric, self._names)
+    def _whole(self) -> _Data:
+        """The sets that plans are rehearsed on: those that models are judged on, or as many of them as SETS."""
+        return self._switched[0].on(self._workshop.feeds[:: math.ceil(len(self._workshop.feeds) / SETS)])
+
+    def rest(self) -> None:
+        """Free the memory that runs need, while a model is made; the next run takes it again."""
+        if "_switched" in self.__dict__:
+            self._switched[0].close()
 
     def measured(self) -> Measured:
         """Return what is known of the units, and measure them first if nothing is.
@@ -87,9 +105,9 @@ class Rehearsal:
         Raises InputError if a run or a quantiser fails.
         """
         if self.known is None:
-            units, measured = self._own.units.all, self._fresh
+            (_, pieces), units, measured = self._switched, self._workshop.units.all, self._fresh
             worst = {unit.name: measured.noisiest(unit.name) for unit in units}
-            damages = self._damages({unit: p for unit, p in worst.items() if p})
+            damages = self._damages({unit: p for unit, p in worst.items() if p}, pieces)
             for unit in units:
                 errors, most = measured.errors[unit.name], measured.errors[unit.name].get(worst[unit.name], 0.0)
                 measured.damages[unit.name] = {
@@ -100,31 +118,34 @@ class Rehearsal:
         return self.known
 
     def damage(self, precisions: Assignment) -> float:
-        """Return the damage of a plan: that of the own errors of its units in their precisions, all added at once.
+        """Return the damage of a plan: that of a run in which its units are small.
 
-        Units that have none there add nothing. What was rehearsed once is not run again.
+        What was rehearsed once is not run again.
         """
         known, key = self.measured(), key_of(precisions)
         if key not in known.rehearsed:
-            known.rehearsed[key] = self._run(precisions, None)
+            known.rehearsed[key] = self._run(precisions, self._whole)
         return known.rehearsed[key]
 
-    def _run(self, precisions: Assignment, count: int | None) -> float:
-        """Return the damage of a plan on the first `count` pieces, None for all; add the number of runs to `probes`."""
-        (self.known or self._fresh).probes += len(self._own.feeds[:count])
-        return self._added.damage(self._workshop.units.all, precisions, count)
+    def _run(self, precisions: Assignment, data: _Data) -> float:
+        """Return the damage of a plan on some data; add the number of runs to `probes`."""
+        (self.known or self._fresh).probes += len(data.sets)
+        return self._switched[0].damage(precisions, data)
 
-    def _damages(self, precisions: Assignment) -> dict[str, float]:
-        """Return the damage of each unit in the precision given; note the angles between their errors in `alike`."""
+    def _damages(self, precisions: Assignment, pieces: _Data) -> dict[str, float]:
+        """Return the damage of each unit in the precision given, on pieces of the inputs.
+
+        The angles between the errors are noted in `alike`.
+        """
         found: dict[str, float] = {}
         alone: dict[str, Array] = {}
         tree = self._workshop.units
 
         def probed(units: Sequence[Unit]) -> float:
             """Return the damage of some units at once; keep the error of a single unit for the angles."""
-            damage = self._run({u.name: precisions[u.name] for u in units if u.name in precisions}, self._own.few)
+            damage = self._run({u.name: precisions[u.name] for u in units if u.name in precisions}, pieces)
             if len(units) == 1:
-                alone[units[0].name] = self._added.last
+                alone[units[0].name] = self._switched[0].last
             return damage
 
         def opened(call: int) -> None:
@@ -178,27 +199,43 @@ def _difference(found: Sequence[Outputs], wanted: Sequence[Outputs]) -> Array:
     return some
 
 
-class _Added:
-    """The model with an input behind each unit; `last` has the errors of the outputs in the last run."""
+@dataclass(frozen=True)
+class _Data:
+    """Sets of inputs, and the outputs of the model as it is on each."""
 
-    def __init__(self, own: OwnErrors, metric: Metric | None, names: Sequence[str]) -> None:
-        self._own, self._metric, self._names = own, metric, names
+    sets: Sequence[Set]
+    wanted: Sequence[Outputs]
+
+
+class _Switched:
+    """The model with switches; `last` has the errors of its outputs in the last run."""
+
+    def __init__(self, model: WorkingModel, units: Sequence[Unit], metric: Metric | None, names: Sequence[str]) -> None:
+        """Take a model that `with_switches` returned for some units; `names` are the outputs that are compared."""
+        self._model, self._metric, self._names = model, metric, names
+        self._off = {switch(unit, precision): np.array(False) for unit in units for precision in unit.precisions}
+        self._units = {unit.name: unit for unit in units}
         self.last: Array = np.zeros(0)
-        altered = with_errors_added(own.model.proto, own.graph, own.nodes)
-        self._run = REFERENCE.load(with_outputs(altered, names), own.model.weights)
-        self._nothing = {ADDED + result_of(own.graph, node): np.zeros((), np.float32) for node in own.nodes}
 
-    def damage(self, units: Sequence[Unit], precisions: Assignment, count: int | None) -> float:
-        """Return the damage of own errors of units in some precisions, on the first `count` pieces, None for all."""
-        found = [self._outputs(at, units, precisions) for at in range(len(self._own.feeds[:count]))]
-        self.last = _difference(found, self._own.wanted)
-        return damage_of(self._metric, found, self._own.wanted[:count])
+    @cached_property
+    def _session(self) -> Any:  # noqa: ANN401 - an untyped library's session
+        return opened(self._model)
 
-    def _outputs(self, at: int, units: Sequence[Unit], precisions: Mapping[str, str]) -> Outputs:
-        """Return the outputs of a run on the piece `at`, with the errors of units in their precisions added."""
-        added: Arrays = {}
-        for unit in units:
-            noise = self._own.noises[precisions[unit.name]][at] if unit.name in precisions else {}
-            added |= {ADDED + name: noise[name] for name in self._own.results(unit) if name in noise}
-        feeds = {**self._own.feeds[at], **self._nothing, **added}
-        return dict(zip(self._names, self._run(self._names, feeds), strict=True))
+    def close(self) -> None:
+        """Drop the session; the next run opens another one."""
+        self.__dict__.pop("_session", None)
+
+    def on(self, sets: Sequence[Set]) -> _Data:
+        """Return sets of inputs with the outputs of the model as it is."""
+        return _Data(sets, self._outputs({}, sets))
+
+    def damage(self, precisions: Assignment, data: _Data) -> float:
+        """Return the damage of units in some precisions."""
+        found = self._outputs(precisions, data.sets)
+        self.last = _difference(found, data.wanted)
+        return damage_of(self._metric, found, data.wanted)
+
+    def _outputs(self, precisions: Assignment, sets: Sequence[Set]) -> list[Outputs]:
+        """Return the outputs on each set with units in some precisions."""
+        on = {switch(self._units[name], precision): np.array(True) for name, precision in precisions.items()}
+        return [run(self._session, self._model, {**each, **self._off, **on}, self._names) for each in sets]
