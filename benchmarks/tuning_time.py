@@ -2,9 +2,9 @@
 
     python benchmarks/tuning_time.py [--layers 12] [--evaluations 20]
 
-Weights are random. Both run in a process of their own: `tune` with a target that no small model meets closely, until
-its budget is spent, and a loop that quantises the model by ONNX Runtime's tool, loads it into a session and runs all
-sets, as often as `tune` made models.
+Weights are random. All run in processes of their own: `tune` with a target that no small model meets, and a budget; and
+a loop that quantises the model by ONNX Runtime's tool, loads it into a session and runs all sets, as often as `tune`
+made models, and as often as the budget allows. `tune` needs fewer models than that, and spends time on measuring.
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def main() -> None:
         {"tuned": tuned, "parts": parts}[given.only](path, given.evaluations)
         return
     print("| | evaluations | seconds | peak MB | probes |\n|---|---:|---:|---:|---:|")
-    made = given.evaluations
-    for which in ("tuned", "parts"):
+    made = 0
+    for which, wanted in (("tuned", given.evaluations), ("parts", None), ("parts", given.evaluations)):
         line = [sys.executable, __file__, "--only", which, "--layers", str(given.layers), "--folder", str(given.folder)]
-        done = subprocess.run([*line, "--evaluations", str(made)], check=True, stdout=subprocess.PIPE, text=True)
+        line += ["--evaluations", str(wanted or made)]
+        done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
         count, seconds, peak, probes = done.stdout.splitlines()[-1].split()
         made = int(count)
         print(f"| {which} | {count} | {float(seconds):.1f} | {peak} | {probes} |", flush=True)

@@ -130,7 +130,7 @@ def test_a_plan_takes_into_account_which_errors_point_in_the_same_direction(seed
     size, damage = every[tuple(map(int, found.precisions))]
     assert found.damage == pytest.approx(damage)
     assert damage <= allowed
-    assert found.size == size <= 1.1 * best
+    assert found.cost == size <= 1.1 * best
 
 
 PRECISIONS: list[tuple[str, ...]] = [("int8",), ("qdq",), ("int4",), ("int8-weights",), ("float16",)]
@@ -184,16 +184,16 @@ def test_half_precision_is_only_where_it_is_wanted(tmp_path: Path) -> None:
     assert found.chosen.size < 0.6 * found.size
 
 
-@pytest.mark.parametrize("budget", [1, 2])
-def test_a_budget_ends_the_search_with_the_best_so_far(mx: Mx, tmp_path: Path, budget: int) -> None:
+def test_a_budget_ends_the_search_with_the_best_so_far(mx: Mx, tmp_path: Path) -> None:
     layers(outlier=2, seed=3).save(tmp_path / "m.onnx")
     write_sets(tmp_path / "sets")
-    line = f"tune m.onnx --inputs sets --target sqnr>=41 -o t.onnx --report r.json --budget {budget}"
+    line = "tune m.onnx --inputs sets --target sqnr>=41 -o t.onnx --report r.json --budget 1"
     done = mx(*line.split(), cwd=tmp_path)
     report = json.loads((tmp_path / "r.json").read_text())
-    assert len(report["evaluations"]) == budget
+    assert len(report["evaluations"]) == 1
     assert report["exhausted"]
-    assert done.returncode == (0 if report["met"] else 1)
+    assert not report["met"]
+    assert done.returncode == 1
     assert b"--budget" in done.stderr
     assert (tmp_path / "t.onnx").exists()
 

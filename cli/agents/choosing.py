@@ -143,6 +143,8 @@ class TuneEvaluation(TypedDict):
     """A model that was made and judged."""
 
     bytes: int
+    seconds: Figure | None
+    """The median time of a run; null if the search was for few bytes."""
     value: Figure | None
     noise: Figure | None
     """The standard error of the value that comes from the choice of the inputs."""
@@ -164,6 +166,8 @@ class TuneChoice(TypedDict):
     """Of its weights in float32."""
     sizes: NotRequired[dict[str, int]]
     """Bytes by precision."""
+    nanoseconds: NotRequired[dict[str, int]]
+    """The time that it takes alone, by precision, if the search was for a fast model."""
     own_errors: NotRequired[dict[str, Figure | None]]
     """The energy of the noise divided by that of its result, by precision, when only it is small."""
     damages: NotRequired[dict[str, Figure | None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from mxtools.tuning.results import Tuned
     from mxtools.tuning.tuning import Request
 
-PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16")
+PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", "bfloat16", "nncf", "modelopt", "quark")
+
+
+class Minimised(StrEnum):
+    """What is to be small."""
+
+    BYTES = "bytes"
+    TIME = "time"
 
 
 class Ranges(StrEnum):
@@ -59,10 +67,17 @@ def command(
             metavar="|".join(PRECISIONS),
             autocompletion=one_of(PRECISIONS),
             help="Precisions that a module may get, several with commas: int8 quantises activations when the model "
-            "runs, qdq before; int4 and int8-weights quantise weights only. By default int8.",
+            "runs, qdq before; int4 and int8-weights quantise weights only, bfloat16 stores them so; nncf, modelopt "
+            "and quark are other quantisers, if they are installed. By default int8.",
             show_default=False,
         ),
     ] = None,
+    minimise: Annotated[
+        Minimised,
+        Option(
+            metavar="bytes|time", help="What is to be small: bytes of weights, or the time of a run on this machine."
+        ),
+    ] = Minimised.BYTES,
     evaluate: Annotated[
         str | None,
         Option(
@@ -125,7 +140,7 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Finds which modules may be in which precision: the smallest model that meets a target, in few evaluations.
+    """Finds which modules may be in which precision: the smallest or fastest model that meets a target.
 
     Everything small is tried first, and modules are opened only where it hurts. The search sees two thirds of the
     inputs; the figure on those that it never saw is printed beside the target. If no smaller model meets the target,
@@ -144,7 +159,7 @@ def command(
     check_output(output, report, plot, recipe, state, replacing=source)
     if recipe:
         check_recipe(recipe)
-    request = _request(selected, target, to, evaluate, budget, compared, state)
+    request = _request(selected, target, to, minimise, evaluate, budget, compared, state)
     request = _with_options(request, per_tensor, reduce_range, ranges, block_size, run_by, excluded_format)
     model = read_model(source, data_dir)
     sets = samples(model.proto, inputs, held_back, more=evaluate is not None)
@@ -168,6 +183,7 @@ def _request(
     selected: Any,
     target: str,
     to: list[str] | None,
+    minimise: Minimised,
     evaluate: str | None,
     budget: int,
     compared: list[str] | None,
@@ -192,6 +208,7 @@ def _request(
         selection=selection,
         operators=operators,
         state=state,
+        minimise=minimise.value,
     )
 
 
@@ -217,6 +234,7 @@ def _with_options(
 
 def _rows(found: Tuned) -> list[tuple[str, ...]]:
     """Return the table of models of which none is both smaller and better."""
+    is_timed = found.chosen.seconds is not None
     rows: list[tuple[str, ...]] = [
         (
             "model",
@@ -224,6 +242,7 @@ def _rows(found: Tuned) -> list[tuple[str, ...]]:
             "left in float32",
             "bytes",
             "of before",
+            *(["ms"] if is_timed else []),
             found.target.metric or "figure",
             "± noise",
             "",
@@ -239,6 +258,7 @@ def _rows(found: Tuned) -> list[tuple[str, ...]]:
                 listed(found.left(each), 2) or "nothing",
                 short(each.size, " "),
                 f"{each.size / found.size:.1%}",
+                *([f"{1000 * (each.seconds or 0):.3g}"] if is_timed else []),
                 f"{verdict.value:.6g}",
                 f"{verdict.noise:.2g}",
                 "meets the target" if each.met else "",
@@ -253,10 +273,10 @@ def _plot(path: Path, found: Tuned) -> None:
     points(
         path,
         f"{found.units.model.name}: {found.target.text}",
-        [(each.size, each.verdict.value) for each in found.evaluations],
-        [(each.size, each.verdict.value) for each in found.front],
-        (found.chosen.size, found.chosen.verdict.value),
-        ("bytes of weights", found.unit),
+        [(each.cost, each.verdict.value) for each in found.evaluations],
+        [(each.cost, each.verdict.value) for each in found.front],
+        (found.chosen.cost, found.chosen.verdict.value),
+        ("bytes of weights" if found.chosen.seconds is None else "seconds of a run", found.unit),
         found.target.at(found.base),
     )
 
@@ -269,6 +289,9 @@ def _conclude(found: Tuned) -> None:
     size = (
         f"weights {short(found.size, ' ')}B → {short(found.chosen.size, ' ')}B ({found.chosen.size / found.size:.1%})"
     )
+    if found.chosen.seconds is not None:
+        before = next((each.seconds for each in found.evaluations if not each.precisions), None) or math.nan
+        size += f", {1000 * before:.3g} → {1000 * found.chosen.seconds:.3g} ms"
     made = f"{len(found.evaluations)} evaluations"
     if not found.met:
         raise CheckError(f"no smaller model meets the target; the nearest: {size}, {figures}; {made}", found.advice)

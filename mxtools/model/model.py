@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from onnx import ModelProto
 
@@ -339,14 +339,16 @@ class Model(LookingModel):
         held: PathText | Sequence[Mapping[str, Array]] | None = None,
         budget: int = 20,
         state: PathText | None = None,
+        minimise: Literal["bytes", "time"] = "bytes",
     ) -> Tuned:
-        """Find the smallest model that meets a target; return it with all that was tried.
+        """Find the smallest model that meets a target, or the fastest; return it with all that was tried.
 
         `inputs` are sets of inputs: a file, a folder, or mappings; every third is held back from the search, unless
         `held` has others. `target` is as of `mx tune`: "sqnr>=30", or of a `function`, which takes a session of ONNX
         Runtime and the sets, ">=0.99*base". `to` are the precisions that a module may get: "int8", "qdq", "int4",
-        "int8-weights", "float16". At most `budget` models are made; `state` is a file to go on from. Raises UsageError
-        where the target or a precision makes no sense, InputError where the model does not run or has no scopes.
+        "int8-weights", "float16", "bfloat16", and those of other libraries that `mx tune` names. At most `budget`
+        models are made; `state` is a file to go on from. Raises UsageError where the target or a precision makes no
+        sense, InputError where the model does not run or has no scopes.
 
         >>> sets = [model.inputs() for _ in range(3)]
         >>> found = model.tune(sets, "sqnr>=20")
@@ -362,7 +364,8 @@ class Model(LookingModel):
         seen = Path(inputs) if isinstance(inputs, str | PathLike) else inputs
         kept = Path(held) if isinstance(held, str | PathLike) else held
         sets = samples(self.proto, seen, kept, more=function is not None)
-        asked = Request(target, to, function=function, budget=budget, state=Path(state) if state else None)
+        path = Path(state) if state else None
+        asked = Request(target, to, function=function, budget=budget, state=path, minimise=minimise)
         return tune(self, sets, asked)
 
     def wrap(self, command: Sequence[str]) -> Self:

@@ -58,7 +58,7 @@ def times_alone(
             options.intra_op_num_threads = threads
             try:
                 session = load_session(part, model.weights, options, providers)
-                taken = _time(session, feeds, runs)
+                taken = median_time(session, feeds, runs)
             except InputError:  # it may need something that only the whole graph has
                 continue
             finally:
@@ -96,7 +96,7 @@ def _shape(graph: Graph, shapes: Shapes, value: int) -> Hashable:
     return shape and (shape.kind, shape.dims)
 
 
-def _time(session: object, feeds: Mapping[str, Value], runs: int) -> float:
+def median_time(session: object, feeds: Mapping[str, Value], runs: int) -> float:
     """Return the median time of a run, in microseconds."""
     times = []
     with one_line_errors():

@@ -22,7 +22,7 @@ This takes one quantisation for each precision; a model for each unit would take
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -35,10 +35,11 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import BATCH_BYTES, REFERENCE
 from mxtools.tuning.metrics import energies, noise_ratio
-from mxtools.tuning.probe_graphs import GIVEN, SEEN, read_by, results_of, side_by_side, with_outputs
+from mxtools.tuning.probe_graphs import GIVEN, SEEN, alone, read_by, results_of, side_by_side, with_outputs
+from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.samples import Set, pieces
 from mxtools.tuning.units import Unit
-from mxtools.tuning.workshop import Workshop, made_by
+from mxtools.tuning.workshop import Workshop, made_by, seconds_of
 
 PROBED_BYTES = 1 << 26
 """Single units and modules are run on so many pieces that what all units read and make there has about these bytes."""
@@ -55,7 +56,8 @@ class Measured:
     unit returns no finite numbers; `damages`, what this error does at the outputs of the model; `sizes`, in bytes;
     `alike`, a square matrix in the order of the units, with the cosine of the angle between the errors that two units
     make at the outputs; `probes`, how often the model was run with switches on, once for each set or piece;
-    `rehearsed`, the damages of whole plans by their keys (`units.key_of`).
+    `rehearsed`, the damages of whole plans by their keys (`units.key_of`); `times`, the nanoseconds that a unit takes
+    alone, with those in float32 too, empty unless the search is for models that are fast.
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class Measured:
     alike: list[list[float]] = field(default_factory=list)
     probes: int = 0
     rehearsed: dict[str, float] = field(default_factory=dict)
+    times: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def noisiest(self, unit: str) -> str:
         """Return the precision in which a unit has the largest finite own error; an empty text if it has none."""
@@ -102,6 +105,8 @@ def own_errors(workshop: Workshop, measured: Measured, folder: Path) -> Probes:
             parts = [energies(noise[r], each[r]) for noise, each in zip(noisy, values, strict=True) for r in results]
             measured.errors.setdefault(unit.name, {})[precision] = noise_ratio(parts)
             measured.sizes.setdefault(unit.name, {})[precision] = _size(made.graph, results)
+    if workshop.is_timed:
+        _time(workshop, small, values[0], measured)
     return Probes(found[:few], small)
 
 
@@ -142,6 +147,32 @@ def _small(
 def _results(graph: Graph, unit: Unit) -> list[str]:
     """Return the names of the values that a unit makes."""
     return [name for node in unit.nodes for name in results_of(graph, node)]
+
+
+def _time(workshop: Workshop, small: Mapping[str, WorkingModel], values: Arrays, measured: Measured) -> None:
+    """Measure how long each unit takes alone in each precision; units that are alike are measured once.
+
+    They are alike if their operators, attributes, weights and inputs have the same types and shapes.
+    """
+    model, units = workshop.units.model, workshop.units.all
+    nodes = [node for unit in units for node in unit.nodes]
+    own = model.with_proto(side_by_side(model.proto, model.graph, nodes, values))
+    known: dict[Hashable, int] = {}
+    for precision, made in ((FLOAT, own), *small.items()):
+        for unit in (unit for unit in units if precision in (FLOAT, *unit.precisions)):
+            feeds = _given(model.graph, [unit], values)
+            key = precision, tuple(_kind(model.graph, n) for n in unit.nodes), tuple(a.shape for a in feeds.values())
+            if key not in known:
+                known[key] = round(1e9 * seconds_of(alone(made, _results(model.graph, unit)), feeds))
+            measured.times.setdefault(unit.name, {})[precision] = known[key]
+
+
+def _kind(graph: Graph, node: int) -> Hashable:
+    """Return operator, attributes and types of the weights of a node."""
+    proto = graph.nodes[node]
+    attributes = tuple(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute)
+    weights = (graph.initializers[value] for value in graph.reads[node] if value in graph.initializers)
+    return proto.domain, proto.op_type, attributes, tuple((w.data_type, *w.dims) for w in weights)
 
 
 def _given(graph: Graph, units: Sequence[Unit], values: Arrays) -> Arrays:

@@ -40,20 +40,20 @@ CHANGES = 200
 """How many changes, each of one unit or two, a plan gets at most."""
 
 Options = Mapping[str, tuple[int, float]]
-"""What a unit can be: its size in bytes and its damage, by precision."""
+"""What a unit can be: its cost and its damage, by precision. The cost is in bytes, or in nanoseconds of a run."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The precisions of all units.
 
-    Attributes: `precisions`, by unit, without those in float32; `damage`, what they are expected to do; `size`, the
-    bytes of all units, those in float32 too.
+    Attributes: `precisions`, by unit, without those in float32; `damage`, what they are expected to do; `cost`, that
+    of all units, those in float32 too.
     """
 
     precisions: dict[str, str]
     damage: float
-    size: int
+    cost: int
 
 
 def options(units: Units, measured: Measured) -> dict[str, Options]:
@@ -64,11 +64,12 @@ def options(units: Units, measured: Measured) -> dict[str, Options]:
     """
     found: dict[str, Options] = {}
     for unit in units.all:
-        damages, sizes = measured.damages[unit.name], measured.sizes[unit.name]
-        kept: dict[str, tuple[int, float]] = {FLOAT: (unit.size, 0.0)}
-        for precision in sorted(unit.precisions, key=lambda p: (damages[p], sizes[p])):
-            if all(sizes[precision] < size for size, _ in kept.values()) and math.isfinite(damages[precision]):
-                kept[precision] = sizes[precision], damages[precision]
+        damages = measured.damages[unit.name]
+        costs = measured.times.get(unit.name) or {FLOAT: unit.size} | measured.sizes[unit.name]
+        kept: dict[str, tuple[int, float]] = {FLOAT: (costs[FLOAT], 0.0)}
+        for precision in sorted(unit.precisions, key=lambda p: (damages[p], costs[p])):
+            if all(costs[precision] < cost for cost, _ in kept.values()) and math.isfinite(damages[precision]):
+                kept[precision] = costs[precision], damages[precision]
         found[unit.name] = kept
     return found
 
@@ -131,7 +132,7 @@ class Plans:
         pairs = [(unit, option) for unit, each in enumerate(choices.values()) for option in range(len(each))]
         self._unit, self._option = np.array(pairs).T
         costs = [cost for each in choices.values() for cost in each.values()]
-        self._sizes = np.array([size for size, _ in costs])
+        self._costs = np.array([size for size, _ in costs])
         self._lengths = np.sqrt([damage for _, damage in costs])
 
     def of(self, precisions: Assignment) -> Plan:
@@ -149,7 +150,7 @@ class Plans:
         room for a later one that saves bytes.
         """
         found = self._knapsack(allowed)
-        if known and known.damage <= allowed and known.size < self._sizes[found].sum():
+        if known and known.damage <= allowed and known.cost < self._costs[found].sum():
             found = self._rows(known.precisions)
         for _ in range(CHANGES):
             better = self._changed(found, allowed)
@@ -188,7 +189,7 @@ class Plans:
     def _plan(self, rows: Array) -> Plan:
         chosen = [list(self._choices[name])[self._option[row]] for name, row in zip(self._names, rows, strict=True)]
         kept = {name: precision for name, precision in zip(self._names, chosen, strict=True) if precision != FLOAT}
-        return Plan(kept, self._damage(rows), int(self._sizes[rows].sum()))
+        return Plan(kept, self._damage(rows), int(self._costs[rows].sum()))
 
     def near(self, known: Plan, least: float, count: int) -> list[Plan]:
         """Return plans that differ from a known one in one unit or two and save more than `least` bytes.
@@ -235,7 +236,7 @@ class Plans:
         unit, lengths = self._unit[moves], self._lengths[rows]
         longer = self._lengths[moves] - lengths[unit]
         more = 2 * longer * (self._alike @ lengths)[unit] + longer**2
-        larger = self._sizes[moves] - self._sizes[rows][unit]
+        larger = self._costs[moves] - self._costs[rows][unit]
         damages = more[:, None] + more[None, :] + 2 * np.outer(longer, longer) * self._alike[np.ix_(unit, unit)]
         sizes = np.where(unit[:, None] == unit[None, :], np.inf, larger[:, None] + larger[None, :])
         np.fill_diagonal(damages, more)

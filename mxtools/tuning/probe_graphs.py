@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from mxtools.cut.operator_sets import reconciled
+from mxtools.errors import InputError
 from mxtools.files.weights import WeightStore, tensors_of
 from mxtools.graph.functions import separate_functions
 from mxtools.graph.index import Graph, graph_inputs
@@ -66,6 +67,21 @@ def side_by_side(model: ModelProto, graph: Graph, nodes: Sequence[int], values: 
     stored = dict.fromkeys(v for node in nodes for v in graph.reads[node] if v in graph.initializers)
     part.graph.initializer.extend(graph.initializers[value] for value in stored)
     return part
+
+
+def alone(units: WorkingModel, results: Sequence[str]) -> WorkingModel:
+    """Return the part of units that stand side by side which makes some results, as a model that runs."""
+    graph, proto = units.graph, units.proto
+    seen = [name + SEEN for name in results]
+    body = _behind(graph, seen)
+    read = names_in(body)
+    part = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    part.graph.CopyFrom(body)
+    del part.graph.output[:]
+    part.graph.input.extend(value for value in proto.graph.input if value.name in read)
+    part.graph.output.extend(value for value in proto.graph.output if value.name in seen)
+    part.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name in read)
+    return units.with_proto(part)
 
 
 def _info(name: str, example: Array) -> ValueInfoProto:
@@ -133,7 +149,13 @@ def _added(precision: str, small: WorkingModel, proto: ModelProto, weights: Weig
     Return the graph of the units. There, what they read has the name that it has in the model, and all other values
     have names that are new to the model.
     """
-    part, units = reconciled(small, proto), ModelProto()
+    try:
+        part, units = reconciled(small, proto), ModelProto()
+    except InputError as error:
+        raise InputError(
+            f"the quantiser for {precision} makes operators that the model's operator sets do not have ({error})",
+            "convert the model to a newer operator set first",
+        ) from None
     units.CopyFrom(part.proto)
     separate_functions(units, proto)
     import_missing(proto, units)

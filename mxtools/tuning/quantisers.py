@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from onnx import NodeProto, TensorProto
@@ -118,9 +119,21 @@ def _blocks(chosen: Chosen, bits: int, block_size: int) -> Iterable[Step]:
     yield {"kind": "weights", "nodes": [node.name for node in chosen.nodes], "options": options}
 
 
+def _brain(chosen: Chosen) -> Iterable[Step]:
+    """Yield a step that stores weights as bfloat16."""
+    weights = [node.input[_WEIGHT[node.op_type]] for node in chosen.nodes]
+    yield {"kind": "bfloat16", "nodes": [n.name for n in chosen.nodes], "options": {"weights": sorted({*weights})}}
+
+
 def _half(chosen: Chosen) -> Iterable[Step]:
     """Yield a step that converts nodes to half precision; inputs and outputs of the model keep their types."""
     yield {"kind": "half", "nodes": [node.name for node in chosen.nodes], "options": {"keep_io_types": True}}
+
+
+def _tool(chosen: Chosen, kind: str, options: Mapping[str, Any]) -> Iterable[Step]:
+    """Yield a step that runs another library's quantiser, with the arguments that keep all other nodes as they are."""
+    excluded = FORMATS[Format(kind)](chosen.others)
+    yield {"kind": kind, "nodes": [], "options": dict(options), "excluded": excluded}
 
 
 def _program(chosen: Chosen, command: Sequence[str], format_: Format) -> Iterable[Step]:
@@ -151,13 +164,25 @@ class Options:
 
 METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
 """The methods by which ONNX Runtime finds ranges of activations (its `CalibrationMethod`)."""
-PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", COMMAND)
+TOOLS = {
+    "nncf": ("nncf", {}),
+    "modelopt": (
+        "nvidia-modelopt[onnx]",
+        {"calibration_eps": ["cpu"], "dq_only": True, "high_precision_dtype": "fp32"},
+    ),
+    "quark": ("amd-quark", {}),
+}
+"""Other libraries that quantise weights and activations to 8 bits: the package to install, and options."""
+PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", "bfloat16", *TOOLS, COMMAND)
 """The precisions that quantisers make.
 
 `int8` quantises activations when the model runs, `qdq` by ranges that are found before. `int4` and `int8-weights`
-quantise only the weights of matrix products, in blocks.
+quantise only the weights of matrix products, in blocks. `bfloat16` stores weights in half the bytes, and calculates as
+before.
 """
-ORDER = ("half", "static", "weights", "dynamic", "program")
+CALIBRATED = ("static", *TOOLS)
+"""The kinds of steps that find ranges of activations on inputs."""
+ORDER = ("half", "bfloat16", *CALIBRATED, "weights", "dynamic", "program")
 """The kinds of steps, in the order in which they run.
 
 Half is first: after other steps, it would convert the sums of small integers that they make, which do not fit into it.
@@ -190,6 +215,13 @@ def _quantiser(precision: str, options: Options) -> Quantiser:
         return Quantiser(precision, all_, lambda chosen: _static(chosen, per_channel, reduced, options.method))
     if precision == "float16":
         return Quantiser(precision, all_, _half, follows=True)
+    if precision == "bfloat16":
+        return Quantiser(precision, all_, _brain)
+    if precision in TOOLS:
+        package, given = TOOLS[precision]
+        if find_spec(precision) is None:
+            raise UsageError(f"{precision} is not installed", f"pip install '{package}'")
+        return Quantiser(precision, all_ - {"Gather"}, lambda chosen: _tool(chosen, precision, given))
     if precision == COMMAND:
         command = shlex.split(options.command)
         check_command(command)

@@ -17,7 +17,7 @@ from mxtools.tools.node_lists import FORMATS, Format, Selected
 from mxtools.tuning import steps
 from mxtools.tuning.metrics import METRICS, Target
 from mxtools.tuning.own_errors import Measured
-from mxtools.tuning.quantisers import FLOAT, Step
+from mxtools.tuning.quantisers import CALIBRATED, FLOAT, Step
 from mxtools.tuning.samples import Origin
 from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Evaluation
@@ -61,8 +61,8 @@ main()
 class Counts:
     """What a search did.
 
-    Attributes: `evaluations`, how many models were judged; `probes`, how often the model was run with errors added,
-    once for each piece of the inputs; `seconds` of the whole search.
+    Attributes: `evaluations`, how many models were judged; `probes`, how often the model was run with switches on,
+    once for each set or piece of the inputs; `seconds` of the whole search.
     """
 
     evaluations: int
@@ -117,7 +117,10 @@ class Tuned:
 
     @property
     def front(self) -> list[Evaluation]:
-        """The evaluations than which no other is both smaller and better (the Pareto front), the smallest first."""
+        """The evaluations than which no other is both smaller and better (the Pareto front), the smallest first.
+
+        If the search was for the fastest model, they are those than which no other is both faster and better.
+        """
         sign = 1 if self.target.rises else -1
 
         def worth(evaluation: Evaluation) -> float:
@@ -125,7 +128,7 @@ class Tuned:
 
         found: list[Evaluation] = []
         usable = [e for e in self.evaluations if not math.isnan(e.verdict.value)]
-        for each in sorted(usable, key=lambda e: (e.size, -worth(e))):
+        for each in sorted(usable, key=lambda e: (e.cost, -worth(e))):
             if not found or worth(each) > worth(found[-1]):
                 found.append(each)
         return found
@@ -204,6 +207,8 @@ class Tuned:
         }
         if measured:
             found["sizes"] = measured.sizes[name]
+            if measured.times:
+                found["nanoseconds"] = measured.times[name]
             found["own_errors"] = {p: number(e) for p, e in measured.errors[name].items()}
             found["damages"] = {p: number(d) for p, d in measured.damages[name].items()}
         return found
@@ -238,15 +243,13 @@ class Tuned:
     def _program(self) -> str:
         """Return a program: the source of `steps` without its docstring, and a main function that runs these steps."""
         found: list[Step] = self.units.steps(self.chosen.precisions)
-        origins = self.origins if any(step["kind"] == "static" for step in found) else ()
+        origins = self.origins if any(step["kind"] in CALIBRATED for step in found) else ()
         if any(not origin.file.endswith(".npz") for origin in origins):
             raise UsageError("a recipe with ranges of activations reads .npz files only", "give ⟨inputs⟩ as such files")
         source = Path(steps.__file__).read_text(encoding="utf-8").partition('"""\n\n')[2]
         title = f'"""Make the model that meets {self.target.text}, of {Path(self.units.model.name).name}."""\n\n'
         imports = "import json\nimport shutil\nimport tempfile\n"
-        source = source.replace("import inspect\n", imports + "import inspect\n").replace(
-            "import onnx\n", "import numpy as np\nimport onnx\n", 1
-        )
+        source = source.replace("import inspect\n", imports + "import inspect\n")
         return (
             title
             + source
@@ -281,6 +284,7 @@ def _evaluation(each: Evaluation) -> Mapping[str, Any]:
     verdict = each.verdict
     return {
         "bytes": each.size,
+        "seconds": each.seconds and number(each.seconds),
         "value": number(verdict.value),
         "noise": number(verdict.noise),
         "met": each.met,

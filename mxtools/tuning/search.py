@@ -1,4 +1,4 @@
-"""The search for the smallest model that meets a target, in few evaluations.
+"""The search for the smallest model, or the fastest, that meets a target, in few evaluations.
 
 The first evaluation is of the model with all units in their smallest precisions. If it does too much damage, the units
 are measured. From then on, each evaluation is of a plan, which has a precision for each unit.
@@ -29,7 +29,7 @@ narrows down the range between the largest rehearsed damage that was good and th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.plans import Options, Plan, Plans, options
@@ -108,7 +108,7 @@ class Search:
     def best(self) -> Evaluation | None:
         """The smallest model that meets the target, None if none does; of equally small ones that with less damage."""
         met = (e for e in self._workshop.evaluations if e.met)
-        return min(met, key=lambda e: (e.size, e.verdict.damage), default=None)
+        return min(met, key=lambda e: (e.cost, e.verdict.damage), default=None)
 
     @property
     def nearest(self) -> Evaluation | None:
@@ -126,18 +126,32 @@ class Search:
             self.is_exhausted = True
 
     def _run(self) -> None:
-        """Try everything small; if that does not meet the target, measure the units, and make plans.
+        """Try everything small, or fast; if that does not meet the target, measure the units, and make plans.
 
-        If no plan that saves anything is good, the model as it is may still be.
+        If no plan that saves anything is good, the model as it is may still be. It may also be the fastest, because a
+        unit takes another time alone than in the model, so it is timed first.
         """
-        smallest = {unit.name: _smallest(unit.precisions) for unit in self._workshop.units.all}
-        whole = self._evaluated(smallest)
+        is_timed = self._workshop.is_timed
+        if is_timed:
+            self._evaluated({})
+        whole = self._evaluated(self._fastest() if is_timed else self._smallest())
         if not whole.met:
             choices = options(self._workshop.units, self._rehearsal.measured())
             whole = self._without_culprits(choices, whole)
             self._descend(Plans(choices, self._rehearsal.measured().alike), whole)
             if self.best is None:
                 self._evaluated({})
+
+    def _smallest(self) -> dict[str, str]:
+        """Return for each unit the precision with the fewest bits for a weight (BITS)."""
+        units = self._workshop.units.all
+        return {unit.name: min(unit.precisions, key=lambda p: BITS.get(p, BITS_OF_OTHERS)) for unit in units}
+
+    def _fastest(self) -> dict[str, str]:
+        """Return for each unit the precision in which it takes the least time alone, for those faster than float32."""
+        times = self._rehearsal.measured().times
+        fastest = {name: min(each, key=lambda precision: each[precision]) for name, each in times.items()}
+        return {name: precision for name, precision in fastest.items() if precision != FLOAT}
 
     def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
         """Remove precisions that do damage which was not measured from `choices`; return everything small without them.
@@ -237,7 +251,7 @@ class Search:
             chance = (
                 0.5 * math.erfc(math.log(damage / aim) / self._spread / math.sqrt(2)) if damage and aim else not damage
             )
-            return chance * (1 - tried.size / good.size)
+            return chance * (1 - tried.cost / good.cost)
 
         found = max(self._explored, key=worth, default=None)
         return found if found and worth(found) >= self._least() else None
@@ -245,8 +259,8 @@ class Search:
     def _within(self, most: float, good: Plan) -> Plan | None:
         """Return the smallest explored plan with a rehearsed damage up to `most`; None if it saves less than WORTH."""
         found = (each for each in self._explored if self._rehearsal.damage(each.precisions) <= most)
-        smallest = min(found, key=lambda each: each.size, default=good)
-        return smallest if smallest.size < (1 - WORTH) * good.size else None
+        smallest = min(found, key=lambda each: each.cost, default=good)
+        return smallest if smallest.cost < (1 - WORTH) * good.cost else None
 
     def _learnt(self, found: Evaluation) -> float:
         """Return the rehearsed damage of a model that was made; learn from that and the measured one.
@@ -325,7 +339,7 @@ class Search:
                     self._explored.append(tried)
                 allowed = corrected
         for each in (good, *self._explored[-1:]):
-            near = plans.near(each, WORTH * each.size, LOOKED_AT)
+            near = plans.near(each, WORTH * each.cost, LOOKED_AT)
             self._explored += [other for other in near if other not in self._explored and not self._is_made(other)]
 
     def _is_made(self, tried: Plan) -> bool:
@@ -333,12 +347,7 @@ class Search:
         return any(each.precisions == tried.precisions for each in self._workshop.evaluations)
 
 
-def _smallest(precisions: Sequence[str]) -> str:
-    """Return the precision with the fewest bits for a weight (BITS)."""
-    return min(precisions, key=lambda precision: BITS.get(precision, BITS_OF_OTHERS))
-
-
-BITS = {"int4": 4, "int8": 8, "qdq": 8, "int8-weights": 9, "float16": 16}
+BITS = {"int4": 4, "int8": 8, "qdq": 8, "int8-weights": 9, "float16": 16, "bfloat16": 16}
 BITS_OF_OTHERS = 8
 """Bits of a weight by precision, and those that are assumed of others, as of a user's command.
 

@@ -13,17 +13,20 @@ onnxruntime are enough.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 Step = Mapping[str, Any]
+FLOAT = onnx.TensorProto.FLOAT
 Feeds = Sequence[Mapping[str, Any]]
 """The inputs of the model in each set, by name."""
 
@@ -43,15 +46,7 @@ def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | N
     The ranges of activations are those that they have on `feeds`. The file `cache` keeps them: if it is there, they are
     read from it, else written to it. Versions of ONNX Runtime that know no such file find the ranges each time.
     """
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # an untyped library's class
-        def __init__(self) -> None:
-            self.left = iter(feeds)
-
-        def get_next(self) -> dict[str, Any] | None:
-            found = next(self.left, None)
-            return None if found is None else dict(found)
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     options = dict(step["options"])
     types = {key: QuantType[options.pop(key)] for key in ("weight_type", "activation_type")}
@@ -60,7 +55,7 @@ def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | N
     quantize_static(
         source,
         target,
-        Reader(),
+        _reader(feeds),
         nodes_to_quantize=list(step["nodes"]),
         calibrate_method=method,
         **types,
@@ -70,6 +65,27 @@ def static(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | N
     model = onnx.load(target)
     _leave_others(model.graph, set(step["nodes"]))
     onnx.save(model, target)
+
+
+def _reader(feeds: Feeds) -> Any:  # noqa: ANN401 - an untyped library's class
+    """Return the inputs in the form in which quantisers read them to find the ranges of activations."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # an untyped library's class
+        def __init__(self) -> None:
+            self.left = iter(feeds)
+
+        def get_next(self) -> dict[str, Any] | None:
+            found = next(self.left, None)
+            return None if found is None else dict(found)
+
+        def rewind(self) -> None:
+            self.left = iter(feeds)
+
+        def get_first(self) -> dict[str, Any]:  # asked for by ModelOpt only
+            return dict(feeds[0])
+
+    return Reader()
 
 
 def _leave_others(graph: onnx.GraphProto, chosen: set[str]) -> None:
@@ -145,14 +161,61 @@ def half(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | Non
     onnx.save(converted, target)
 
 
+def bfloat16(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
+    """Store weights as bfloat16, and cast them to float32 when the model runs, since few processors calculate in it.
+
+    The names of the weights are in the options. Nodes that are not chosen read such a weight as it was.
+    """
+    model, chosen, wanted = onnx.load(source), set(step["nodes"]), set(step["options"]["weights"])
+    graph = model.graph
+    stored = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    casts = [
+        onnx.helper.make_node("Cast", [f"{w.name}.bfloat16"], [f"{w.name}.float32"], f"{w.name}.Cast", to=FLOAT)
+        for w in stored
+    ]
+    for node in graph.node:
+        if node.name in chosen:
+            node.input[:] = [f"{name}.float32" if name in wanted else name for name in node.input]
+    nodes, read = [*casts, *graph.node], {*_read(graph), *(value.name for value in graph.output)}
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for tensor in stored:
+        half = _as_bfloat16(onnx.numpy_helper.to_array(tensor))
+        new = graph.initializer.add(name=f"{tensor.name}.bfloat16", data_type=onnx.TensorProto.BFLOAT16)
+        new.dims.extend(half.shape)
+        new.raw_data = half.tobytes()
+    for unread in [tensor for tensor in stored if tensor.name not in read]:
+        graph.initializer.remove(unread)
+        for value in [value for value in graph.input if value.name == unread.name]:
+            graph.input.remove(value)
+    onnx.save(model, target)
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of all values that the nodes of a graph read, in bodies (of If, Loop …) too."""
+    for node in graph.node:
+        yield from node.input
+        for body in _bodies(node):
+            yield from _read(body)
+            yield from (value.name for value in body.output)
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the bodies of a node."""
+    for attribute in node.attribute:
+        yield from (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+
+
+def _as_bfloat16(array: Any) -> Any:  # noqa: ANN401 - arrays of numpy
+    """Return float32 numbers as bfloat16, which are their upper 16 bits, rounded to the nearest, ties to even."""
+    bits = np.ascontiguousarray(array).view(np.uint32).reshape(array.shape)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
 def _others(graph: onnx.GraphProto, step: Step) -> list[str]:
     """Return the names of the nodes that a step does not name, those in bodies (of If, Loop …) too."""
-    inner = [
-        body
-        for node in graph.node
-        for attribute in node.attribute
-        for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
-    ]
+    inner = [body for node in graph.node for body in _bodies(node)]
     chosen = set(step["nodes"])
     own = [node.name for node in graph.node if node.name not in chosen]
     return own + [name for body in inner for name in _others(body, step)]
@@ -200,12 +263,51 @@ def program(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | 
     subprocess.run([first, *arguments], check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
 
 
+def by_nncf(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
+    """Quantise weights and activations to 8 bits, by `quantize` of NNCF; it corrects biases too."""
+    import nncf
+
+    excluded = nncf.IgnoredScope(**step["excluded"], validate=False)
+    found = nncf.quantize(
+        onnx.load(source), nncf.Dataset(list(feeds)), subset_size=len(feeds), ignored_scope=excluded, **step["options"]
+    )
+    onnx.save(found, target)
+
+
+def by_modelopt(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
+    """Quantise weights and activations to 8 bits, by `quantize` of NVIDIA's ModelOpt."""
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        os.fspath(source),
+        calibration_data_reader=_reader(feeds),
+        output_path=os.fspath(target),
+        **step["excluded"],
+        **step["options"],
+    )
+
+
+def by_quark(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path | None) -> None:  # noqa: ARG001
+    """Quantise weights and activations to 8 bits, by `ModelQuantizer` of AMD's Quark."""
+    from quark.onnx import Int8Spec, ModelQuantizer, QConfig, QLayerConfig
+
+    layers = QLayerConfig(activation=Int8Spec(), weight=Int8Spec())
+    quantizer = ModelQuantizer(QConfig(layers, **step["excluded"], **step["options"]))
+    source, target = source.resolve(), target.resolve()
+    with contextlib.chdir(target.parent):  # it writes a table into the working directory
+        quantizer.quantize_model(os.fspath(source), os.fspath(target), _reader(feeds))
+
+
 KINDS: dict[str, Callable[[Step, Path, Path, Feeds, Path | None], None]] = {
     "dynamic": dynamic,
     "static": static,
     "weights": weights,
     "half": half,
+    "bfloat16": bfloat16,
     "program": program,
+    "nncf": by_nncf,
+    "modelopt": by_modelopt,
+    "quark": by_quark,
 }
 """The functions by the kind of step."""
 

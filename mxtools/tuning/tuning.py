@@ -1,4 +1,4 @@
-"""Tuning: find the smallest model that meets a target, given a tagged model and sets of inputs."""
+"""Tuning: find the smallest model, or the fastest, that meets a target, given a tagged model and sets of inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,8 @@ class Request:
     gets a session of ONNX Runtime, and the sets too if it takes them; `outputs`, the names of those that are compared,
     by default what `judging.judged_outputs` chooses; `budget`, how many models may be made and judged, at least 1;
     `selection` and `operators`, the modules and the types of nodes that may be changed, by default all; `state`, a file
-    that keeps what was found, and from which a later search continues.
+    that keeps what was found, and from which a later search continues; `minimise`, what shall be small, the bytes of
+    the weights or the time of a run.
     """
 
     target: str
@@ -61,6 +62,7 @@ class Request:
     selection: Selection | None = None
     operators: Sequence[str] = ()
     state: Path | None = None
+    minimise: Literal["bytes", "time"] = "bytes"
 
 
 def tune(
@@ -91,13 +93,14 @@ def tune(
         return wanted.met(verdict.value, judging.base, judging.noise)
 
     with Scratch() as folder:
-        workshop = Workshop(units, samples, judging, met, folder)
-        search = _search(workshop, metric, request, names, _allowed(wanted, request, judging.base), told)
+        workshop = Workshop(units, samples, judging, met, folder, request.minimise == "time")
+        search, state = _search(workshop, metric, request, names, _allowed(wanted, request, judging.base), told)
         interrupted = False
         try:
             search.run()
         except KeyboardInterrupt:
             interrupted = True
+        state.save()
         chosen = search.best or _nearest(search)
         result = _made(workshop, chosen)
         held = _held(model, result, samples.held, wanted, request, names)
@@ -129,8 +132,8 @@ def _search(
     names: Sequence[str],
     allowed: float,
     told: Callable[[Evaluation], object],
-) -> Search:
-    """Return a search that begins with what the state file has, if the request names one, and keeps it up to date."""
+) -> tuple[Search, _State]:
+    """Return a search, and its state file, which it begins with if the request names one, and keeps up to date."""
     comparable = metric is not None and metric.allowed is not None
     rehearsal = Rehearsal(workshop, metric, names, allowed if comparable else None)
     state = _State(request, workshop, rehearsal, names)
@@ -141,7 +144,7 @@ def _search(
         told(evaluation)
 
     workshop.made = made
-    return Search(workshop, rehearsal, allowed, request.budget, comparable)
+    return Search(workshop, rehearsal, allowed, request.budget, comparable), state
 
 
 def _allowed(wanted: Target, request: Request, base: float) -> float:
@@ -229,7 +232,7 @@ class _State:
 def _evaluation(data: Mapping[str, Any]) -> Evaluation:
     """Return an evaluation as a state file has it."""
     verdict = Verdict(**data["verdict"])
-    return Evaluation(dict(data["precisions"]), int(data["size"]), verdict, bool(data["met"]))
+    return Evaluation(dict(data["precisions"]), int(data["size"]), verdict, bool(data["met"]), data["seconds"])
 
 
 def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
@@ -251,7 +254,15 @@ def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
         digest.update(_code_around(named))
         function = named.__qualname__
     units = [unit.name for unit in workshop.units.all]
-    told = [request.target, list(request.precisions), asdict(request.options), function, list(names), units]
+    told = [
+        request.target,
+        request.minimise,
+        list(request.precisions),
+        asdict(request.options),
+        function,
+        list(names),
+        units,
+    ]
     digest.update(json.dumps(told, default=str).encode())
     return digest.hexdigest()
 

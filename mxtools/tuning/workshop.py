@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,17 @@ from mxtools.files.temporary import Scratch
 from mxtools.files.weights import bytes_of, tensors_of
 from mxtools.files.writing import write_model
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.profile.alone import median_time
 from mxtools.runtime.quiet import error_line, quiet
 from mxtools.runtime.session_values import onnx_runtime
-from mxtools.tuning.judging import Judge, Verdict
+from mxtools.tuning.judging import Judge, Verdict, opened
 from mxtools.tuning.quantisers import Step
-from mxtools.tuning.samples import Samples, fed
+from mxtools.tuning.samples import Samples, Set, fed
 from mxtools.tuning.steps import run_steps
 from mxtools.tuning.units import Assignment, Units, key_of
+
+RUNS = 20
+"""Runs that the time of a model or a unit is the median of."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,20 @@ class Evaluation:
     """A model that was made and judged.
 
     Attributes: `precisions`, by unit, without those in float32; `size`, the bytes of its weights, or those of the model
-    as it is if none could be made; `verdict`, of the judge; `met`, whether the target is met.
+    as it is if none could be made; `verdict`, of the judge; `met`, whether the target is met; `seconds`, the median
+    time of a run on the first set, None if the search is for few bytes.
     """
 
     precisions: dict[str, str]
     size: int
     verdict: Verdict
     met: bool
+    seconds: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What the search wants to be small: the seconds of a run if they were measured, else the bytes."""
+        return self.size if self.seconds is None else self.seconds
 
     @property
     def key(self) -> str:
@@ -54,14 +66,22 @@ class Workshop:
 
     Attributes: `evaluations`, all that were asked for, in order; `known`, evaluations by key, which may come from an
     earlier search too; `made`, a function that is called after each evaluation for which a model was really made, not
-    for those that were known; `source`, the file of the model as it is; `feeds`, the inputs of the seen sets by name.
+    for those that were known; `is_timed`, whether times of models and units are measured; `source`, the file of the
+    model as it is; `feeds`, the inputs of the seen sets by name.
     """
 
     def __init__(
-        self, units: Units, samples: Samples, judge: Judge, met: Callable[[Verdict], bool], folder: Path
+        self,
+        units: Units,
+        samples: Samples,
+        judge: Judge,
+        met: Callable[[Verdict], bool],
+        folder: Path,
+        is_timed: bool = False,
     ) -> None:
         """Write the model as it is to a folder; `met` says whether a verdict meets the target."""
         self.units, self.samples, self._judge, self._met, self.folder = units, samples, judge, met, folder
+        self.is_timed = is_timed
         self.feeds = [fed(units.model.proto, each) for each in samples.seen]
         self.source = folder / "float.onnx"
         write_model(units.model.proto, units.model.weights, self.source)
@@ -92,13 +112,20 @@ class Workshop:
     def _evaluated(self, assignment: Assignment) -> Evaluation:
         """Make and judge the model of an assignment."""
         with Scratch() as folder:
-            size = weight_bytes(self.units.model)
+            size, seconds = weight_bytes(self.units.model), math.inf
             try:
                 model = self.model(assignment, folder)
                 size, verdict = weight_bytes(model), self._judge.verdict(model)
+                seconds = seconds_of(model, self.feeds[0]) if self.is_timed else 0.0
             except InputError as error:
                 verdict = Verdict(float("nan"), 0.0, float("inf"), str(error))
-        return Evaluation(dict(assignment), size, verdict, not verdict.problem and self._met(verdict))
+        met = not verdict.problem and self._met(verdict)
+        return Evaluation(dict(assignment), size, verdict, met, seconds if self.is_timed else None)
+
+
+def seconds_of(model: WorkingModel, feeds: Set) -> float:
+    """Return the median time of a run of a model; InputError if it cannot be loaded or run."""
+    return 1e-6 * median_time(opened(model), feeds, RUNS)
 
 
 def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[dict[str, Any]], cache: Path) -> Path:

@@ -1,0 +1,199 @@
+"""Rehearsals of plans by `mx tune`, and the precisions and tools that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper, parser
+
+import mxtools
+from mxtools.errors import InputError, UsageError
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.tuning.judging import OutputJudge
+from mxtools.tuning.metrics import METRICS
+from mxtools.tuning.quantisers import TOOLS, Options, quantisers
+from mxtools.tuning.rehearsal import Rehearsal
+from mxtools.tuning.samples import samples
+from mxtools.tuning.steps import run_steps
+from mxtools.tuning.tuning import Request, tune
+from mxtools.tuning.units import Units
+from mxtools.tuning.workshop import Workshop
+from tests.support.commands import Mx
+from tests.support.tuned_models import layers, sets, write_sets
+
+SQNR = METRICS["sqnr"]
+
+
+def shop(model: WorkingModel, precisions: Sequence[str], folder: Path) -> Workshop:
+    """Return what makes and judges models in some precisions; no target is met."""
+    data = samples(model.proto, sets(), None, more=False)
+    judge = OutputJudge(model, data.seen, SQNR, ["y"])
+    return Workshop(Units(model, quantisers(precisions, Options())), data, judge, lambda _: False, folder)
+
+
+@pytest.mark.parametrize("precisions", [["int8"], ["qdq"], ["int4"], ["bfloat16"], ["int4", "int8", "qdq"]])
+def test_a_rehearsal_is_what_the_model_does(tmp_path: Path, precisions: list[str]) -> None:
+    work = shop(layers(outlier=1), precisions, tmp_path)
+    rehearsal = Rehearsal(work, SQNR, ["y"], None)
+    for shift in range(4):
+        chosen = {
+            unit.name: unit.precisions[(number + shift) % len(unit.precisions)]
+            for number, unit in enumerate(work.units.all)
+            if (number + shift) % 3
+        }
+        made = work.evaluate(chosen).verdict
+        assert not made.problem
+        assert rehearsal.damage(chosen) == pytest.approx(made.damage, rel=0.01), chosen
+
+
+def test_a_rehearsal_goes_on_after_its_memory_was_freed(tmp_path: Path) -> None:
+    work = shop(layers(), ["int8"], tmp_path)
+    rehearsal = Rehearsal(work, SQNR, ["y"], None)
+    rehearsal.rest()
+    first, second = ({unit.name: "int8"} for unit in work.units.all[:2])
+    before = rehearsal.damage(first)
+    rehearsal.rest()
+    rehearsal.known = rehearsal.measured()
+    rehearsal.known.rehearsed.clear()
+    assert rehearsal.damage(first) == before
+    assert rehearsal.damage(second) != before
+
+
+def recurrent() -> mxtools.Model:
+    """Return an LSTM whose three results are all read, with a projection behind it."""
+    rng, hidden, width = np.random.default_rng(0), 16, 8
+    stored = {
+        "rnn.W": rng.standard_normal((1, 4 * hidden, width)),
+        "rnn.R": rng.standard_normal((1, 4 * hidden, hidden)) / 4,
+        "head.weight": rng.standard_normal((hidden, 4)),
+    }
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[time, batch, 8] x) => (float[a, batch, 4] y)
+    {
+        s, h, c = LSTM <hidden_size = 16> (x, "rnn.W", "rnn.R")
+        a = Add (h, c)
+        b = MatMul (a, "head.weight")
+        y = Relu (b)
+    }"""
+    proto = parser.parse_model(text.replace('"rnn.W"', "W").replace('"rnn.R"', "R").replace('"head.weight"', "V"))
+    for name, array in zip("WRV", stored.values(), strict=True):
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    for node, name in zip(proto.graph.node, ("/rnn/LSTM", "/rnn/Add", "/head/MatMul", "/head/Relu"), strict=True):
+        node.name = name
+    model = mxtools.from_proto(proto)
+    model.tag()
+    return model
+
+
+def test_all_results_of_a_node_are_rehearsed(tmp_path: Path) -> None:
+    """The model returns nothing that depends on the LSTM's first result, only on its last states."""
+    rng = np.random.default_rng(1)
+    data = [{"x": rng.standard_normal((5, 4, 8)).astype(np.float32)} for _ in range(3)]
+    model = recurrent()
+    given = samples(model.proto, data, None, more=False)
+    judge = OutputJudge(model, given.seen, SQNR, ["y"])
+    work = Workshop(Units(model, quantisers(["float16"], Options())), given, judge, lambda _: False, tmp_path)
+    rehearsal = Rehearsal(work, SQNR, ["y"], None)
+    lstm = {"/rnn/LSTM": "float16"}
+    assert rehearsal.damage(lstm) == pytest.approx(work.evaluate(lstm).verdict.damage, rel=0.5)
+    assert rehearsal.measured().errors["/rnn/LSTM"]["float16"] > 0
+
+
+def test_a_small_node_reads_a_small_input_that_the_graph_returns_too(tmp_path: Path) -> None:
+    """Here `m` is an output of the graph; the second product reads it in 8 bits, the graph returns it as it was."""
+    rng = np.random.default_rng(0)
+    proto = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[n, 32] x) => (float[n, 32] m, float[n, 32] y)'
+        "{ m = MatMul (x, V) y = MatMul (m, W) }"
+    )
+    for name in "VW":
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((32, 32)).astype(np.float32), name))
+    for node, name in zip(proto.graph.node, ("first", "second"), strict=True):
+        node.name = name
+    onnx.save(proto, tmp_path / "m.onnx")
+    options = {"weight_type": "QInt8", "activation_type": "QUInt8", "calibrate_method": "MinMax"}
+    step = {"kind": "static", "nodes": ["second"], "options": options}
+    made = onnx.load(run_steps([step], tmp_path / "m.onnx", tmp_path, sets()))
+    maker = {name: node for node in made.graph.node for name in node.output}
+    second = next(node for node in made.graph.node if node.name == "second")
+    assert [maker[name].op_type for name in second.input] == ["DequantizeLinear", "DequantizeLinear"]
+    assert maker["m"].name == "first"
+
+
+def test_bfloat16_stores_rounded_weights_for_chosen_nodes_only(tmp_path: Path) -> None:
+    proto = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 4] y, float[n, 4] z)'
+        "{ y = MatMul (x, V) z = MatMul (x, V) }"
+    )
+    numbers = np.array([[1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-9, -3.0], *3 * [[1e-40, 3e38, np.inf, 0.1]]], np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(numbers, "V"))
+    for node, name in zip(proto.graph.node, ("first", "second"), strict=True):
+        node.name = name
+    onnx.save(proto, tmp_path / "m.onnx")
+    step = {"kind": "bfloat16", "nodes": ["first"], "options": {"weights": ["V"]}}
+    made = onnx.load(run_steps([step], tmp_path / "m.onnx", tmp_path, []))
+    onnx.checker.check_model(made, full_check=True)
+    stored = {tensor.name: tensor for tensor in made.graph.initializer}
+    assert stored["V.bfloat16"].data_type == TensorProto.BFLOAT16
+    assert np.array_equal(numpy_helper.to_array(stored["V"]), numbers)
+    bits = numpy_helper.to_array(stored["V.bfloat16"]).astype(np.float32)
+    assert bits[0].tolist() == [1.0, 1 + 2**-6, 1.0, -3.0]  # ties go to the even neighbour
+    assert bits[1, 1:3].tolist() == pytest.approx([3e38, np.inf], rel=2**-8)
+    alone = {"kind": "bfloat16", "nodes": ["first", "second"], "options": {"weights": ["V"]}}
+    made = onnx.load(run_steps([alone], tmp_path / "m.onnx", tmp_path, []))
+    assert [tensor.name for tensor in made.graph.initializer] == ["V.bfloat16"]
+
+
+def test_the_fastest_model_is_that_which_took_the_least_time(mx: Mx, tmp_path: Path) -> None:
+    model = layers()
+    found = tune(
+        model,
+        samples(model.proto, sets(), None, more=False),
+        Request("sqnr>=20", ["int8", "qdq", "bfloat16"], minimise="time"),
+    )
+    assert found.met
+    assert found.evaluations[0].precisions == {}
+    assert found.chosen.seconds == min(each.seconds for each in found.evaluations if each.met and each.seconds)
+    assert found.measured
+    for unit in found.units.all:
+        assert set(found.measured.times[unit.name]) == {"float32", *unit.precisions}
+    model.save(tmp_path / "m.onnx")
+    write_sets(tmp_path / "sets")
+    line = "tune m.onnx --inputs sets --target sqnr>=20 --minimise time --state s.json -o t.onnx --report r.json"
+    first = mx(*line.split(), cwd=tmp_path)
+    assert b" ms: sqnr" in first.stderr
+    report = (tmp_path / "r.json").read_text()
+    mx(*line.split(), cwd=tmp_path)
+    assert (tmp_path / "r.json").read_text() == report  # nothing is timed again
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_another_librarys_quantiser_runs_if_it_is_installed(tool: str) -> None:
+    model = layers(outlier=1)
+    if find_spec(tool) is None:
+        with pytest.raises(UsageError, match=f"{tool} is not installed: pip install"):
+            model.tune(sets(), "sqnr>=30", [tool])
+        return
+    found = model.tune(sets(), "sqnr>=30", [tool])
+    assert found.met
+    assert found.chosen.precisions
+    assert found.chosen.size < found.size
+
+
+def test_an_operator_set_that_is_too_old_is_told() -> None:
+    """ONNX Runtime's quantiser makes version 11 of version 9, and a rehearsal needs both in one graph."""
+    proto = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 9]> g (float[n, 32] x) => (float[n, 32] y) { y = MatMul (x, W) }'
+    )
+    weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "W"))
+    proto.graph.node[0].name = "/head/MatMul"
+    model = mxtools.from_proto(proto)
+    model.tag()
+    assert model.tune(sets(), "sqnr>=10", ["int8"]).met
+    with pytest.raises(InputError, match="convert the model to a newer operator set"):
+        model.tune(sets(), "sqnr>=60", ["int8"])
