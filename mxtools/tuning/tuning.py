@@ -19,7 +19,6 @@ from mxtools.files.atomic import write_text
 from mxtools.files.json_text import decoded
 from mxtools.files.regular import read_regular
 from mxtools.files.temporary import Scratch
-from mxtools.files.weights import inline_within
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
 from mxtools.strategies.wrap import carried
@@ -173,11 +172,8 @@ def _nearest(search: Search) -> Evaluation:
 
 
 def _made(workshop: Workshop, chosen: Evaluation) -> WorkingModel:
-    """Make the model of an evaluation again; return it with the tags of the model that it was made from."""
-    with Scratch() as folder:
-        made = workshop.model(chosen.precisions, folder)
-        inline_within(made.proto, made.weights, folder)
-        tagged, _ = carried(made, workshop.units.model)
+    """Return the model of an evaluation with the tags of the model that it was made from."""
+    tagged, _ = carried(workshop.result(chosen), workshop.units.model)
     return tagged
 
 

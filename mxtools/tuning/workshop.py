@@ -14,7 +14,7 @@ from typing import Any
 
 from mxtools.errors import InputError, MxError
 from mxtools.files.temporary import Scratch
-from mxtools.files.weights import bytes_of, tensors_of
+from mxtools.files.weights import bytes_of, inline_within, tensors_of
 from mxtools.files.writing import write_model
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.profile.alone import median_time
@@ -88,6 +88,7 @@ class Workshop:
         self.evaluations: list[Evaluation] = []
         self.known: dict[str, Evaluation] = {}
         self.made: Callable[[Evaluation], object] = lambda _: None
+        self._best: tuple[Evaluation, WorkingModel] | None = None
 
     def model(self, assignment: Assignment, folder: Path) -> WorkingModel:
         """Return the model of an assignment, with its weights in files of `folder`; InputError if a quantiser fails."""
@@ -110,7 +111,7 @@ class Workshop:
         return evaluation
 
     def _evaluated(self, assignment: Assignment) -> Evaluation:
-        """Make and judge the model of an assignment."""
+        """Make and judge the model of an assignment; keep it if it is the best so far."""
         with Scratch() as folder:
             size, seconds = weight_bytes(self.units.model), math.inf
             try:
@@ -119,8 +120,21 @@ class Workshop:
                 seconds = seconds_of(model, self.feeds[0]) if self.is_timed else 0.0
             except InputError as error:
                 verdict = Verdict(float("nan"), 0.0, float("inf"), str(error))
-        met = not verdict.problem and self._met(verdict)
-        return Evaluation(dict(assignment), size, verdict, met, seconds if self.is_timed else None)
+            met = not verdict.problem and self._met(verdict)
+            found = Evaluation(dict(assignment), size, verdict, met, seconds if self.is_timed else None)
+            if met and (self._best is None or found.cost < self._best[0].cost):
+                inline_within(model.proto, model.weights, folder)  # a file that is open can still be read
+                self._best = found, model
+        return found
+
+    def result(self, chosen: Evaluation) -> WorkingModel:
+        """Return the model of an evaluation; it is made again if it is not the best that was made here."""
+        if self._best and self._best[0] == chosen:
+            return self._best[1]
+        with Scratch() as folder:
+            model = self.model(chosen.precisions, folder)
+            inline_within(model.proto, model.weights, folder)
+        return model
 
 
 def seconds_of(model: WorkingModel, feeds: Set) -> float:
