@@ -33,6 +33,7 @@ NAMES = (
     "separable",
     "ignored_feature",
     "functional_norm",
+    "siblings",
     "towers",
     "hook_of_two",
     "traced_by_fx",

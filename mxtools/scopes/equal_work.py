@@ -31,14 +31,23 @@ class EqualWork:
     def takes(self, reader: int, node: int) -> bool:
         """Return whether a reader elsewhere, or a copy of it, takes the result of a node in the calls.
 
-        It does not if an equal call that is nearer to it has this result too.
+        It does not if an equal call that is nearer to it has this result too. Calls that are equally near have all
+        returned it, or a reader outside of them could not have it.
         """
         call = self._annotations.call[node]
         if call is None or not self._calls:
             return True
         own = self._annotations.call[reader]
         places = list(self._copies(reader)) if own in self._calls else [own]
-        return any(at is None or self._annotations.serving(node, call, at) in self._calls for at in places)
+        return any(at is None or self._serves(node, call, at) for at in places)
+
+    def _serves(self, node: int, call: int, reader: int) -> bool:
+        """Return whether one of the calls makes for a reader what a node in `call` makes for several equal calls."""
+        annotations, own = self._annotations, self._annotations.equal_at.get(node, ())
+        serving = annotations.serving(node, call, reader)
+        depth, meet = annotations.hierarchy.depth, annotations.hierarchy.meet
+        nearest = depth[meet(serving, reader)]
+        return serving in self._calls or any(c in self._calls and depth[meet(c, reader)] == nearest for c in own)
 
     def _copies(self, node: int) -> Iterator[int]:
         return (c for c in self._annotations.equal_at.get(node, ()) if self._calls and c not in self._calls)

@@ -11,12 +11,21 @@ block 0. So the Where does the work of block 1 too, and is noted as equal there.
 
 The operations before such a node can have been left out in the same way. Then in the two calls, operations of the same
 name made different tensors, and their nodes are equal too.
+
+Both calls can also have returned what they computed:
+
+    x ─┬─ ReduceMean ─f─┬─ Add          head a: mean(1) -> 4, returned 4
+       └─ …             └─ Mul          head b: mean(1) -> 7, returned 7; no node of b makes a tensor of that shape
+
+No reader of `f` is in `b`, and torch and ONNX have other names for the operation. What shows that the ReduceMean works
+for `b` too is that `f` is the one value that can be the tensor which `a` returned, and that `b` has none for its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.corrections.operations import plain_name
@@ -26,7 +35,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Operation, Sidecar
+    from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor
 
 
 def find_equal_operations(model: WorkingModel) -> None:
@@ -42,6 +51,7 @@ class _EqualOperations:
     """Compares the operations of a trace, and finds the nodes that stand for several of them."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
+        self._model, self._calls = model, sidecar.calls
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
         self._maker = operations_making(sidecar)
@@ -64,6 +74,66 @@ class _EqualOperations:
                     self._note(node, *pairs.pop())
                 elif (passing := self._passing_on(node, reader)) is not None:
                     self._add(node, passing)
+        for (call, other, _), returned in self._returned_again().items():
+            for node, pair in zip(self._working_for(call, other, returned), returned, strict=False):
+                self._note(node, *pair)
+
+    def _returned_again(self) -> dict[tuple[int, int, tuple[int, ...]], list[tuple[Operation, Operation]]]:
+        """Return pairs of equal operations in two calls that both handed out the result, by the calls and its shape.
+
+        Calls without any node are left out: all of their work is that of an equal call (`find_equal_calls`).
+        """
+        within, lineage, equal = self._hierarchy.within, self._hierarchy.lineage, self._annotations.equal
+        found: dict[tuple[int, int, tuple[int, ...]], list[tuple[Operation, Operation]]] = defaultdict(list)
+        for alike in self._alike.values():
+            one, *others = [o for o in alike if o.outputs[0] in self._leaving[o.call]] or alike[:1]
+            for other in others:
+                is_apart = not within(other.call, one.call) and not within(one.call, other.call)
+                if is_apart and equal.keys().isdisjoint(lineage(other.call)):
+                    found[one.call, other.call, self._left(other).shape].append((one, other))
+        return found
+
+    def _left(self, operation: Operation) -> TracedTensor:
+        """Return the tensor that an operation made and that left its call."""
+        return next(t for t in leaving_tensors(self._calls[operation.call]) if t.id == operation.outputs[0])
+
+    def _working_for(self, call: int, other: int, pairs: Sequence[tuple[Operation, Operation]]) -> list[int]:
+        """Return the nodes of a call that did the work of pairs of operations, if it is clear which ones did.
+
+        Each tensor of that shape which left the first call has its node there, and the other call lacks as many nodes
+        as there are pairs. They are those whose operators none of its own nodes has.
+        """
+        tensor = self._left(pairs[0][1])
+        makers, others = self._making(call, tensor), self._making(other, tensor)
+        kinds = {self._graph.nodes[node].op_type for node in others}
+        found = [node for node in makers if self._graph.nodes[node].op_type not in kinds]
+        left, left_other = (self._count_left(at, tensor.shape) for at in (call, other))
+        is_clear = (len(makers), len(others), len(found)) == (left, left_other - len(pairs), len(pairs))
+        return found if is_clear else []
+
+    def _count_left(self, call: int, shape: tuple[int, ...]) -> int:
+        """Return how many tensors of a shape left a call that operations of the call itself made."""
+        left = (t for t in leaving_tensors(self._calls[call]) if t.shape == shape and t.id in self._maker)
+        return sum(self._maker[t.id].call == call for t in left)
+
+    def _making(self, call: int, tensor: TracedTensor) -> list[int]:
+        """Return the nodes of a call whose results leave it and can be a tensor."""
+        return [
+            node
+            for node in self._nodes_in[call]
+            for value in self._graph.writes[node]
+            if self._annotations.is_read_outside(value, call)
+            and (shape := self._model.shapes[value])
+            and shape.fits(tensor)
+        ]
+
+    @cached_property
+    def _nodes_in(self) -> dict[int | None, list[int]]:
+        """The nodes of the main graph in each call."""
+        found: dict[int | None, list[int]] = defaultdict(list)
+        for node in self._graph.main:
+            found[self._annotations.call[node]].append(node)
+        return found
 
     def _readers_elsewhere(self, node: int) -> list[int]:
         """Return the calls outside of a node's own call that read its results."""
