@@ -13,9 +13,12 @@ from onnx import TensorProto, numpy_helper, parser
 
 import mxtools
 from mxtools.errors import InputError, UsageError
+from mxtools.files.temporary import Scratch
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.selection import Selection
 from mxtools.tuning.judging import OutputJudge
 from mxtools.tuning.metrics import METRICS
+from mxtools.tuning.plans import MARGIN
 from mxtools.tuning.quantisers import TOOLS, Options, quantisers
 from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.samples import samples
@@ -157,7 +160,9 @@ def test_the_fastest_model_is_that_which_took_the_least_time(mx: Mx, tmp_path: P
     )
     assert found.met
     assert found.evaluations[0].precisions == {}
-    assert found.chosen.seconds == min(each.seconds for each in found.evaluations if each.met and each.seconds)
+    as_it_is, *others = found.evaluations
+    small = min((each for each in others if each.met), key=lambda each: each.cost, default=as_it_is)
+    assert found.chosen == (small if small.cost < (1 - MARGIN) * as_it_is.cost else as_it_is)
     assert found.measured
     for unit in found.units.all:
         assert set(found.measured.times[unit.name]) == {"float32", *unit.precisions}
@@ -197,3 +202,89 @@ def test_an_operator_set_that_is_too_old_is_told() -> None:
     assert model.tune(sets(), "sqnr>=10", ["int8"]).met
     with pytest.raises(InputError, match="convert the model to a newer operator set"):
         model.tune(sets(), "sqnr>=60", ["int8"])
+
+
+def built(text: str, names: Sequence[str], stored: dict[str, tuple[int, ...]]) -> mxtools.Model:
+    """Return a tagged model of a text, with names of its nodes and random weights of some shapes."""
+    proto, rng = parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in stored.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    for node, name in zip(proto.graph.node, names, strict=True):
+        node.name = name
+    model = mxtools.from_proto(proto)
+    model.tag()
+    return model
+
+
+def test_half_precision_is_in_selected_modules_only() -> None:
+    model = layers()
+    request = Request("sqnr>=20", ["float16"], selection=Selection(scopes=("layers.1",)))
+    found = tune(model, samples(model.proto, sets(), None, more=False), request)
+    half = {t.name for t in found.model.to_proto().graph.initializer if t.data_type == TensorProto.FLOAT16}
+    assert {"layers.1.up.weight", "layers.1.down.weight"} <= half
+    assert all(name.startswith("layers.1.") for name in half)
+
+
+HEAD = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 32] x) => (float[n, 32] y)'
+
+
+def test_a_node_whose_result_nobody_reads_is_no_unit() -> None:
+    model = built(
+        HEAD + "{ u = MatMul (x, V) y = MatMul (x, W) }", ("/a/MatMul", "/b/MatMul"), {"V": (32, 32), "W": (32, 32)}
+    )
+    found = model.tune(sets(), "sqnr>=60", ["int8"])
+    assert [unit.name for unit in found.units.all] == ["/b/MatMul"]
+
+
+def test_bfloat16_is_not_offered_where_a_weight_would_be_stored_twice() -> None:
+    model = built(
+        HEAD + "{ h = MatMul (x, W) t = Transpose <perm = [1, 0]> (W) y = MatMul (h, t) }",
+        ("/a/MatMul", "/b/Transpose", "/b/MatMul"),
+        {"W": (32, 32)},
+    )
+    with pytest.raises(UsageError, match="no selected node has weights that bfloat16 makes smaller"):
+        model.tune(sets(), "sqnr>=20", ["bfloat16"])
+
+
+def test_a_precision_that_does_not_run_is_left_out() -> None:
+    """ONNX has no Cast of bfloat16 before operator set 13; 8 bits are there."""
+    text = HEAD.replace("18", "12") + "{ u = MatMul (x, V) y = MatMul (u, W) }"
+    model = built(text, ("/a/MatMul", "/b/MatMul"), {"V": (32, 32), "W": (32, 32)})
+    found = model.tune(sets(), "sqnr>=20", ["int8", "bfloat16"])
+    assert set(found.chosen.precisions.values()) == {"int8"}
+    assert model.tune(sets(), "sqnr>=45", ["int8", "bfloat16"]).met
+
+
+def test_int4_before_int8_needs_no_declared_types() -> None:
+    text = HEAD + "{ u = MatMul (x, V) r = Relu (u) d = MatMul (r, W) y = Relu (d) }"
+    model = built(text, ("/a/MatMul", "/a/Relu", "/c/MatMul", "/c/Relu"), {"V": (32, 32), "W": (32, 32)})
+    data = samples(model.proto, sets(), None, more=False)
+    units = Units(model, quantisers(["int4", "int8"], Options()))
+    assert units.steps({"/a/MatMul": "int4", "/c/MatMul": "int8"})
+    with Scratch() as folder:
+        judge = OutputJudge(model, data.seen, SQNR, ["y"])
+        made = Workshop(units, data, judge, lambda _: True, folder).evaluate({"/a/MatMul": "int4", "/c/MatMul": "int8"})
+    assert not made.verdict.problem
+
+
+def test_names_that_are_taken_are_not_used_again(tmp_path: Path) -> None:
+    model = built(
+        HEAD + "{ u = MatMul (x, W) v = Relu (u) y = Add (u, v) }", ("/a/MatMul", "W.Cast", "/a/Add"), {"W": (32, 32)}
+    )
+    proto = model.to_proto()
+    for node in proto.graph.node:
+        node.input[:] = ["W.float32" if name == "v" else name for name in node.input]
+        node.output[:] = ["W.float32" if name == "v" else name for name in node.output]
+    onnx.save(proto, tmp_path / "m.onnx")
+    step = {"kind": "bfloat16", "nodes": ["/a/MatMul"], "options": {"weights": ["W"]}}
+    onnx.checker.check_model(onnx.load(run_steps([step], tmp_path / "m.onnx", tmp_path, [])), full_check=True)
+
+
+def test_the_model_as_it_is_does_not_count_for_the_budget() -> None:
+    model = layers()
+    data = samples(model.proto, sets(), None, more=False)
+    found = tune(model, data, Request("sqnr>=10", ["int8"], budget=1, minimise="time"))
+    assert sum(bool(each.precisions) for each in found.evaluations) <= 1
+    with pytest.raises(UsageError, match="there is no 'speed' to be minimised"):
+        tune(model, data, Request("sqnr>=10", minimise="speed"))  # type: ignore[arg-type]

@@ -135,7 +135,11 @@ def test_a_precision_that_another_one_beats_is_no_dead_end() -> None:
         return sum(damages[name][precision] for name, precision in precisions.items())
 
     workshop: Any = SimpleNamespace(
-        units=SimpleNamespace(all=units), evaluations=evaluations, evaluate=evaluate, is_timed=False
+        units=SimpleNamespace(all=units, model=layers()),
+        evaluations=evaluations,
+        known={},
+        evaluate=evaluate,
+        is_timed=False,
     )
     rehearsal: Any = SimpleNamespace(measured=lambda: measured, damage=damage, known=measured, rest=lambda: None)
     search = Search(workshop, rehearsal, 1.0, 5)

@@ -67,15 +67,17 @@ def command(
             metavar="|".join(PRECISIONS),
             autocompletion=one_of(PRECISIONS),
             help="Precisions that a module may get, several with commas: int8 quantises activations when the model "
-            "runs, qdq before; int4 and int8-weights quantise weights only, bfloat16 stores them so; nncf, modelopt "
-            "and quark are other quantisers, if they are installed. By default int8.",
+            "runs, qdq by ranges that are found beforehand; int4 and int8-weights quantise weights only; bfloat16 only "
+            "stores weights in half the bytes; nncf, modelopt and quark are other quantisers, if they are installed. "
+            "By default int8.",
             show_default=False,
         ),
     ] = None,
     minimise: Annotated[
         Minimised,
         Option(
-            metavar="bytes|time", help="What is to be small: bytes of weights, or the time of a run on this machine."
+            metavar="bytes|time",
+            help="Look for the model with the fewest bytes, or for the one that runs fastest on this machine.",
         ),
     ] = Minimised.BYTES,
     evaluate: Annotated[
@@ -294,11 +296,12 @@ def _conclude(found: Tuned) -> None:
         size += f", {1000 * before:.3g} → {1000 * found.chosen.seconds:.3g} ms"
     made = f"{len(found.evaluations)} evaluations"
     if not found.met:
-        raise CheckError(f"no smaller model meets the target; the nearest: {size}, {figures}; {made}", found.advice)
+        better = "smaller" if found.chosen.seconds is None else "faster"
+        raise CheckError(f"no {better} model meets the target; the nearest: {size}, {figures}; {made}", found.advice)
     say(f"mx tune: {size}: {figures}; {made}; left in float32: {listed(found.left(), MOST_SHOWN) or 'nothing'}")
     if found.held and not found.held.met:
         say("mx tune: on inputs held back the model does not meet the target: give more inputs, or a stricter target")
     if found.exhausted:
-        say("mx tune: the budget ended the search: a larger --budget may find a smaller model")
+        say("mx tune: the budget ended the search: a larger --budget may find a better model")
     if found.interrupted:
         raise KeyboardInterrupt

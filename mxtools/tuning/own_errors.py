@@ -22,11 +22,12 @@ This takes one quantisation for each precision; a model for each unit would take
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from mxtools.errors import InputError
 from mxtools.files.weights import bytes_of, inline_within
 from mxtools.files.writing import write_model
 from mxtools.graph.index import Graph
@@ -89,44 +90,57 @@ class Probes:
 def own_errors(workshop: Workshop, measured: Measured, folder: Path) -> Probes:
     """Measure the own errors and the sizes of all units in all their precisions, and write them into `measured`.
 
-    What quantisers make is written to `folder`. Raises InputError if a run or a quantiser fails.
+    What quantisers make is written to `folder`. A precision in which units cannot be made, or do not run, has infinite
+    errors. Raises InputError if that is true of all of them, or the model as it is does not run.
     """
     graph, units = workshop.units.model.graph, workshop.units.all
     found, few, values = _values(workshop)
-    small = {}
+    small, failure = {}, None
     for precision in dict.fromkeys(precision for unit in units for precision in unit.precisions):
         taken = [unit for unit in units if precision in unit.precisions]
-        small[precision] = made = _small(workshop, taken, precision, values, folder)
         names = [name for unit in taken for name in _results(graph, unit)]
-        run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
-        noisy = [dict(zip(names, run(seen, _given(graph, taken, each)), strict=True)) for each in values]
+        try:
+            made = _small(workshop, taken, precision, values, folder)
+            run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
+            noisy = [dict(zip(names, run(seen, _given(graph, taken, each)), strict=True)) for each in values]
+        except InputError as error:
+            failure = error
+            for unit in taken:
+                measured.errors.setdefault(unit.name, {})[precision] = math.inf
+                measured.sizes.setdefault(unit.name, {})[precision] = unit.size
+            continue
+        small[precision] = made
         for unit in taken:
             results = _results(graph, unit)
             parts = [energies(noise[r], each[r]) for noise, each in zip(noisy, values, strict=True) for r in results]
             measured.errors.setdefault(unit.name, {})[precision] = noise_ratio(parts)
             measured.sizes.setdefault(unit.name, {})[precision] = _size(made.graph, results)
+    if failure and not small:
+        raise failure
     if workshop.is_timed:
-        _time(workshop, small, values[0], measured)
+        _time(workshop, small, measured)
     return Probes(found[:few], small)
 
 
 def _values(workshop: Workshop) -> tuple[list[Set], int, list[Arrays]]:
     """Return pieces of the inputs, how many of them are enough for probes, and what units read and make on each."""
+    run = _run(workshop)
+    found = pieces(workshop.units.model.proto, workshop.feeds)
+    first = run(found[0])
+    size = sum(array.nbytes for array in first.values()) or 1
+    found = found[: max(1, BATCH_BYTES // size // 2)]  # the other half is for what small units make
+    return found, max(1, PROBED_BYTES // size), [first, *map(run, islice(found, 1, None))]
+
+
+def _run(workshop: Workshop) -> Callable[[Set], Arrays]:
+    """Return a function that runs the model as it is, and returns what units read and make, and the inputs."""
     model = workshop.units.model
     given = {value.name for value in model.proto.graph.input}
     read = read_by(model.graph, (node for unit in workshop.units.all for node in unit.nodes))
     made = (name for unit in workshop.units.all for name in _results(model.graph, unit))
     wanted = [name for name in dict.fromkeys((*read, *made)) if name not in given]
     load = REFERENCE.load(with_outputs(model.proto, wanted), model.weights)
-
-    def run(feeds: Set) -> Arrays:
-        return {**feeds, **dict(zip(wanted, load(wanted, feeds), strict=True))}
-
-    found = pieces(model.proto, workshop.feeds)
-    first = run(found[0])
-    size = sum(array.nbytes for array in first.values()) or 1
-    found = found[: max(1, BATCH_BYTES // size // 2)]  # the other half is for what small units make
-    return found, max(1, PROBED_BYTES // size), [first, *map(run, islice(found, 1, None))]
+    return lambda feeds: {**feeds, **dict(zip(wanted, load(wanted, feeds), strict=True))}
 
 
 def _small(
@@ -149,13 +163,14 @@ def _results(graph: Graph, unit: Unit) -> list[str]:
     return [name for node in unit.nodes for name in results_of(graph, node)]
 
 
-def _time(workshop: Workshop, small: Mapping[str, WorkingModel], values: Arrays, measured: Measured) -> None:
+def _time(workshop: Workshop, small: Mapping[str, WorkingModel], measured: Measured) -> None:
     """Measure how long each unit takes alone in each precision; units that are alike are measured once.
 
     They are alike if their operators, attributes, weights and inputs have the same types and shapes.
     """
     model, units = workshop.units.model, workshop.units.all
     nodes = [node for unit in units for node in unit.nodes]
+    values = _run(workshop)(workshop.feeds[0])  # what models are timed on
     own = model.with_proto(side_by_side(model.proto, model.graph, nodes, values))
     known: dict[Hashable, int] = {}
     for precision, made in ((FLOAT, own), *small.items()):
@@ -170,7 +185,7 @@ def _time(workshop: Workshop, small: Mapping[str, WorkingModel], values: Arrays,
 def _kind(graph: Graph, node: int) -> Hashable:
     """Return operator, attributes and types of the weights of a node."""
     proto = graph.nodes[node]
-    attributes = tuple(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute)
+    attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
     weights = (graph.initializers[value] for value in graph.reads[node] if value in graph.initializers)
     return proto.domain, proto.op_type, attributes, tuple((w.data_type, *w.dims) for w in weights)
 

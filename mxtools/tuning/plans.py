@@ -28,6 +28,8 @@ from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.units import Assignment, Units, key_of
 
+MARGIN = 0.03
+"""By what share a unit or a model must be faster than it is in float32; what is less may be chance."""
 GRID = 1 << 13
 """The number of equal steps that the allowed damage is divided into for a knapsack; damages are rounded up to steps."""
 HALVINGS = 12
@@ -56,6 +58,13 @@ class Plan:
     cost: int
 
 
+def faster(times: Mapping[str, int], precisions: Sequence[str]) -> dict[str, int]:
+    """Return the times of a unit, with that in float32 for all precisions that are not faster by more than MARGIN."""
+    usual = times[FLOAT]
+    found = {precision: times.get(precision, usual) for precision in precisions}
+    return {FLOAT: usual} | {p: taken if taken < (1 - MARGIN) * usual else usual for p, taken in found.items()}
+
+
 def options(units: Units, measured: Measured) -> dict[str, Options]:
     """Return the options of each unit by its name: float32 first, then by damage.
 
@@ -65,7 +74,9 @@ def options(units: Units, measured: Measured) -> dict[str, Options]:
     found: dict[str, Options] = {}
     for unit in units.all:
         damages = measured.damages[unit.name]
-        costs = measured.times.get(unit.name) or {FLOAT: unit.size} | measured.sizes[unit.name]
+        costs: Mapping[str, int] = {FLOAT: unit.size} | measured.sizes[unit.name]
+        if unit.name in measured.times:
+            costs = faster(measured.times[unit.name], unit.precisions)
         kept: dict[str, tuple[int, float]] = {FLOAT: (costs[FLOAT], 0.0)}
         for precision in sorted(unit.precisions, key=lambda p: (damages[p], costs[p])):
             if all(costs[precision] < cost for cost, _ in kept.values()) and math.isfinite(damages[precision]):

@@ -125,7 +125,8 @@ def with_switches(model: WorkingModel, units: Iterable[Unit], small: Mapping[str
     del proto.graph.node[:]
     for number in graph.main:
         node, results = graph.nodes[number], results_of(graph, number)
-        conditions = {p: switch(unit_of[number], p) for p in unit_of[number].precisions} if number in unit_of else {}
+        known = [p for p in unit_of[number].precisions if p in made] if number in unit_of else []
+        conditions = {p: switch(unit_of[number], p) for p in known}
         for precision, condition in conditions.items():
             own = _body([node], results)
             replace_values(own, {name: f"{name}.mx.not.{precision}" for name in results})  # a body has its own names
@@ -138,7 +139,7 @@ def with_switches(model: WorkingModel, units: Iterable[Unit], small: Mapping[str
                 else_branch=own,
             )
         proto.graph.node.append(node)
-    names = dict.fromkeys(switch(unit, precision) for unit in unit_of.values() for precision in unit.precisions)
+    names = dict.fromkeys(switch(unit, p) for unit in unit_of.values() for p in unit.precisions if p in made)
     proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in names)
     return model.with_proto(proto)
 

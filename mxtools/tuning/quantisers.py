@@ -1,6 +1,7 @@
 """The quantisers: which nodes each of them takes, and the steps that give these nodes its precision.
 
-A step is plain data, which `steps` runs with a tool of ONNX Runtime or a user's command. So a recipe can hold it.
+A step is plain data, which `steps` runs with a tool of ONNX Runtime, another library or a user's command. So a recipe
+can hold it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from onnx import NodeProto, TensorProto
 
 from mxtools.errors import UsageError, suggestion
-from mxtools.graph.index import Graph
+from mxtools.graph.index import Graph, bodies
 from mxtools.tools.external import check_command
 from mxtools.tools.node_lists import FORMATS, Format, Selected
 
@@ -48,7 +49,8 @@ class Quantiser:
     Attributes: `precision`, its name; `operators`, those of nodes with a stored weight that it takes; `steps`, a
     function from the chosen nodes to the steps that change them; `follows`, whether it also takes all other operators
     that read stored floats, and nodes without weights together with the units of their module (`Units.steps`);
-    `matrices`, whether it takes weights of two dimensions only.
+    `matrices`, whether it takes weights of two dimensions only; `replaces`, whether it saves bytes only if
+    all nodes that read a weight are chosen.
     """
 
     precision: str
@@ -56,10 +58,13 @@ class Quantiser:
     steps: Callable[[Chosen], Iterable[Step]]
     follows: bool = False
     matrices: bool = False
+    replaces: bool = False
 
     def takes(self, graph: Graph, node: int) -> bool:
         """Return whether the quantiser makes the weight of a node smaller."""
         proto = graph.nodes[node]
+        if any(bodies(proto)) or any(node in callers for callers in graph.sites.values()):
+            return False
         weights = [graph.initializers[value] for value in weights_of(graph, node)]
         if not weights or not all(map(_is_float, weights)):
             return False
@@ -96,7 +101,12 @@ def _dynamic(chosen: Chosen, per_channel: bool, reduce_range: bool) -> Iterable[
     others = [node for node in chosen.nodes if node.op_type != "Conv"]
     for nodes, weight_type in ((others, "QInt8"), (convolutions, "QUInt8")):
         if nodes:
-            options = {"weight_type": weight_type, "per_channel": per_channel, "reduce_range": reduce_range}
+            options = {
+                "weight_type": weight_type,
+                "per_channel": per_channel,
+                "reduce_range": reduce_range,
+                "extra_options": {"DefaultTensorType": TensorProto.FLOAT},  # if another step lost the types of values
+            }
             yield {"kind": "dynamic", "nodes": names_of(nodes), "options": options}
 
 
@@ -164,15 +174,16 @@ class Options:
 
 METHODS = ("MinMax", "Entropy", "Percentile", "Distribution")
 """The methods by which ONNX Runtime finds ranges of activations (its `CalibrationMethod`)."""
-TOOLS = {
-    "nncf": ("nncf", {}),
+TOOLS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "nncf": ("nncf", "nncf", {}),
     "modelopt": (
-        "nvidia-modelopt[onnx]",
+        "modelopt.onnx",
+        "nvidia-modelopt[onnx]>=0.47",
         {"calibration_eps": ["cpu"], "dq_only": True, "high_precision_dtype": "fp32"},
     ),
-    "quark": ("amd-quark", {}),
+    "quark": ("quark.onnx", "amd-quark", {}),
 }
-"""Other libraries that quantise weights and activations to 8 bits: the package to install, and options."""
+"""Other libraries that quantise to 8 bits: the module that is imported, the package to install, and options."""
 PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", "bfloat16", *TOOLS, COMMAND)
 """The precisions that quantisers make.
 
@@ -204,6 +215,14 @@ def quantisers(precisions: Sequence[str], options: Options) -> list[Quantiser]:
     return found
 
 
+def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported; packages around it are imported to find out."""
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
 def _quantiser(precision: str, options: Options) -> Quantiser:
     """Return the quantiser of a known precision."""
     products, all_ = frozenset({"MatMul"}), frozenset(_WEIGHT)
@@ -216,10 +235,10 @@ def _quantiser(precision: str, options: Options) -> Quantiser:
     if precision == "float16":
         return Quantiser(precision, all_, _half, follows=True)
     if precision == "bfloat16":
-        return Quantiser(precision, all_, _brain)
+        return Quantiser(precision, all_, _brain, replaces=True)
     if precision in TOOLS:
-        package, given = TOOLS[precision]
-        if find_spec(precision) is None:
+        module, package, given = TOOLS[precision]
+        if not _is_installed(module):
             raise UsageError(f"{precision} is not installed", f"pip install '{package}'")
         return Quantiser(precision, all_ - {"Gather"}, lambda chosen: _tool(chosen, precision, given))
     if precision == COMMAND:

@@ -213,7 +213,9 @@ class _Switched:
     def __init__(self, model: WorkingModel, units: Sequence[Unit], metric: Metric | None, names: Sequence[str]) -> None:
         """Take a model that `with_switches` returned for some units; `names` are the outputs that are compared."""
         self._model, self._metric, self._names = model, metric, names
-        self._off = {switch(unit, precision): np.array(False) for unit in units for precision in unit.precisions}
+        given = {value.name for value in model.proto.graph.input}
+        switches = (switch(unit, precision) for unit in units for precision in unit.precisions)
+        self._off = {name: np.array(False) for name in switches if name in given}
         self._units = {unit.name: unit for unit in units}
         self.last: Array = np.zeros(0)
 

@@ -1,7 +1,8 @@
 """The search for the smallest model, or the fastest, that meets a target, in few evaluations.
 
 The first evaluation is of the model with all units in their smallest precisions. If it does too much damage, the units
-are measured. From then on, each evaluation is of a plan, which has a precision for each unit.
+are measured. For the fastest model they are measured at once, and what is said of bytes here is true of time. From then
+on, each evaluation is of a plan, which has a precision for each unit.
 
 Plans are rehearsed before one is made: the model as it is runs with the plan's units small (`rehearsal`). This costs
 little, and mostly the damage is that of the real model within 1 %. In half precision it is not, because nodes without
@@ -11,7 +12,7 @@ the two, and how far that factor can be trusted. If a damage of 1.00e-3 is allow
     plan       rehearsed    factor    expected    measured
     12.1 MB    0.97e-3      1.00      0.97e-3     1.02e-3     too much: the factor is 1.05, and may be off by 5 %
     12.3 MB    0.90e-3      1.05      0.95e-3     0.95e-3     good; the factor, now the mean of two, is 1.05
-    12.0 MB    0.99e-3      1.05      1.04e-3     -           not made: a chance of 1 in 10 to save 2 %
+    12.2 MB    0.97e-3      1.05      1.02e-3     -           not made: a chance of 1 in 50 to save 1 %
 
 Until there is a good model, the smallest plan is made whose damage is a little less than allowed, by as much as the
 factor may be off. Then a plan is made only if its chance to be good, times the share of the bytes that it saves, is
@@ -32,11 +33,11 @@ import math
 from collections.abc import Mapping
 
 from mxtools.tuning.own_errors import Measured
-from mxtools.tuning.plans import Options, Plan, Plans, options
+from mxtools.tuning.plans import MARGIN, Options, Plan, Plans, faster, options
 from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.units import key_of
-from mxtools.tuning.workshop import Evaluation, Workshop
+from mxtools.tuning.workshop import Evaluation, Workshop, weight_bytes
 
 WORTH = 0.01
 """The share of the bytes that another evaluation must be expected to save.
@@ -108,7 +109,11 @@ class Search:
     def best(self) -> Evaluation | None:
         """The smallest model that meets the target, None if none does; of equally small ones that with less damage."""
         met = (e for e in self._workshop.evaluations if e.met)
-        return min(met, key=lambda e: (e.cost, e.verdict.damage), default=None)
+        return min(met, key=lambda e: (self._cost(e), e.verdict.damage), default=None)
+
+    def _cost(self, found: Evaluation) -> float:
+        """Return the cost of a model; that of the model as it is counts less, so another must be faster by MARGIN."""
+        return found.cost if found.precisions or found.seconds is None else (1 - MARGIN) * found.cost
 
     @property
     def nearest(self) -> Evaluation | None:
@@ -131,27 +136,36 @@ class Search:
         If no plan that saves anything is good, the model as it is may still be. It may also be the fastest, because a
         unit takes another time alone than in the model, so it is timed first.
         """
-        is_timed = self._workshop.is_timed
-        if is_timed:
-            self._evaluated({})
-        whole = self._evaluated(self._fastest() if is_timed else self._smallest())
+        whole = self._fastest() if self._workshop.is_timed else self._evaluated(self._smallest())
         if not whole.met:
             choices = options(self._workshop.units, self._rehearsal.measured())
             whole = self._without_culprits(choices, whole)
             self._descend(Plans(choices, self._rehearsal.measured().alike), whole)
-            if self.best is None:
-                self._evaluated({})
+        if self.best is None or self.best.size >= weight_bytes(self._workshop.units.model):
+            self._evaluated({})
 
     def _smallest(self) -> dict[str, str]:
         """Return for each unit the precision with the fewest bits for a weight (BITS)."""
         units = self._workshop.units.all
         return {unit.name: min(unit.precisions, key=lambda p: BITS.get(p, BITS_OF_OTHERS)) for unit in units}
 
-    def _fastest(self) -> dict[str, str]:
-        """Return for each unit the precision in which it takes the least time alone, for those faster than float32."""
-        times = self._rehearsal.measured().times
-        fastest = {name: min(each, key=lambda precision: each[precision]) for name, each in times.items()}
-        return {name: precision for name, precision in fastest.items() if precision != FLOAT}
+    def _fastest(self) -> Evaluation:
+        """Return the evaluation of a model with each unit in the precision in which it takes the least time alone.
+
+        In the model, units may take longer, so that it is slower than the model as it is. Then the half of them that
+        gains least is left in float32, again and again, until the model is faster, or has no small unit.
+        """
+        units, times = self._workshop.units.by_name, self._rehearsal.measured().times
+        costs = {name: faster(each, units[name].precisions) for name, each in times.items()}
+        fastest = {name: min(each, key=lambda precision: each[precision]) for name, each in costs.items()}
+        gains = {name: costs[name][FLOAT] - costs[name][precision] for name, precision in fastest.items()}
+        kept = sorted((name for name, gain in gains.items() if gain), key=lambda name: gains[name], reverse=True)
+        as_it_is = self._evaluated({})
+        found = self._evaluated({name: fastest[name] for name in kept})
+        while kept and self._cost(found) >= self._cost(as_it_is):
+            kept = kept[: len(kept) // 2]
+            found = self._evaluated({name: fastest[name] for name in kept})
+        return found
 
     def _without_culprits(self, choices: dict[str, Options], whole: Evaluation) -> Evaluation:
         """Remove precisions that do damage which was not measured from `choices`; return everything small without them.
@@ -192,12 +206,16 @@ class Search:
         return not found.met and adds_up and damage > UNEXPLAINED * self._rehearsal.damage(found.precisions)
 
     def _evaluated(self, precisions: Mapping[str, str]) -> Evaluation:
-        """Return the evaluation of some precisions; OutOfBudgetError if it is a new one and the budget is spent."""
-        evaluations = self._workshop.evaluations
-        if all(each.key != key_of(precisions) for each in evaluations):
-            if len(evaluations) >= self._budget:
+        """Return the evaluation of some precisions; OutOfBudgetError if it is a new one and the budget is spent.
+
+        The model as it is does not count, since it is not made.
+        """
+        evaluations, key = self._workshop.evaluations, key_of(precisions)
+        if precisions and all(each.key != key for each in evaluations):
+            if sum(bool(each.precisions) for each in evaluations) >= self._budget:
                 raise OutOfBudgetError
-            self._rehearsal.rest()
+            if key not in self._workshop.known:
+                self._rehearsal.rest()
         return self._workshop.evaluate(precisions)
 
     def _descend(self, plans: Plans, whole: Evaluation) -> None:

@@ -7,8 +7,8 @@ A step is plain data. It names the nodes that it changes, and has the arguments 
 All functions have the same parameters: the step, the file of the model, the file to write, inputs by name for each set,
 and a file for ranges of activations. Most of them ignore the last two.
 
-This file is copied into recipes, which run without mxtools. So it imports nothing of mxtools; numpy, onnx and
-onnxruntime are enough.
+This file is copied into recipes, which run without mxtools. So it imports nothing of mxtools. numpy, onnx and
+onnxruntime are enough, but for steps of other libraries or commands.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _remove_unread(graph: onnx.GraphProto, may_go: Callable[[onnx.NodeProto], bo
     """Remove nodes whose results nobody reads, if `may_go` is true of them, until there are no more such nodes."""
     kept = {value.name for value in graph.output}
     while True:
-        read = kept | {name for node in graph.node for name in node.input}
+        read = kept | {*_read(graph)}
         gone = [node for node in graph.node if may_go(node) and read.isdisjoint(node.output)]
         if not gone:
             return
@@ -167,23 +167,28 @@ def bfloat16(step: Step, source: Path, target: Path, feeds: Feeds, cache: Path |
     The names of the weights are in the options. Nodes that are not chosen read such a weight as it was.
     """
     model, chosen, wanted = onnx.load(source), set(step["nodes"]), set(step["options"]["weights"])
-    graph = model.graph
+    graph, free = model.graph, ""
     stored = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    taken = {*_read(graph), *(name for node in graph.node for name in (node.name, *node.output))}
+    while any(f"{name}{kind}{free}" in taken for name in wanted for kind in (".bfloat16", ".float32", ".Cast")):
+        free += "_"
     casts = [
-        onnx.helper.make_node("Cast", [f"{w.name}.bfloat16"], [f"{w.name}.float32"], f"{w.name}.Cast", to=FLOAT)
+        onnx.helper.make_node(
+            "Cast", [f"{w.name}.bfloat16{free}"], [f"{w.name}.float32{free}"], f"{w.name}.Cast{free}", to=FLOAT
+        )
         for w in stored
     ]
     for node in graph.node:
         if node.name in chosen:
-            node.input[:] = [f"{name}.float32" if name in wanted else name for name in node.input]
+            node.input[:] = [f"{name}.float32{free}" if name in wanted else name for name in node.input]
     nodes, read = [*casts, *graph.node], {*_read(graph), *(value.name for value in graph.output)}
     del graph.node[:]
     graph.node.extend(nodes)
     for tensor in stored:
-        half = _as_bfloat16(onnx.numpy_helper.to_array(tensor))
-        new = graph.initializer.add(name=f"{tensor.name}.bfloat16", data_type=onnx.TensorProto.BFLOAT16)
-        new.dims.extend(half.shape)
-        new.raw_data = half.tobytes()
+        rounded = _as_bfloat16(onnx.numpy_helper.to_array(tensor))
+        new = graph.initializer.add(name=f"{tensor.name}.bfloat16{free}", data_type=onnx.TensorProto.BFLOAT16)
+        new.dims.extend(rounded.shape)
+        new.raw_data = rounded.tobytes()
     for unread in [tensor for tensor in stored if tensor.name not in read]:
         graph.initializer.remove(unread)
         for value in [value for value in graph.input if value.name == unread.name]:

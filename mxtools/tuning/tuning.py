@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -81,6 +83,8 @@ def tune(
     """
     if request.budget < 1:
         raise UsageError(f"the budget is {request.budget}", "allow one evaluation or more")
+    if request.minimise not in ("bytes", "time"):
+        raise UsageError(f"there is no {request.minimise!r} to be minimised", "give bytes or time")
     begun, wanted = time.monotonic(), target(request.target, judged=request.function is not None)
     units = Units(model, quantisers(request.precisions, request.options), request.selection, request.operators)
     metric = None if request.function else METRICS[wanted.metric]
@@ -250,6 +254,8 @@ def _digest(request: Request, workshop: Workshop, names: Sequence[str]) -> str:
         digest.update(_code_around(named))
         function = named.__qualname__
     units = [unit.name for unit in workshop.units.all]
+    if request.minimise == "time":
+        digest.update(f"{platform.node()} {platform.processor()} {os.cpu_count()}".encode())
     told = [
         request.target,
         request.minimise,

@@ -78,7 +78,13 @@ class Units:
         self.model, self.quantisers = model, quantisers
         self._graph, self._annotations = model.graph, model.annotations
         calls = calls_of(model.annotations, selection) if selection else None
-        self.all = self._found(calls, operators)
+        self._selected = {
+            node
+            for node in self._graph.main
+            if (calls is None or (self._annotations.call[node] or ROOT_CALL) in calls)
+            and (not operators or self._graph.nodes[node].op_type in operators)
+        }
+        self.all = self._found()
         if not self.all:
             names = ", ".join(q.precision for q in quantisers)
             raise UsageError(f"no selected node has weights that {names} makes smaller", "select others, or see ⟨tree⟩")
@@ -89,14 +95,13 @@ class Units:
                 self.inside[call].append(unit)
         Selected(model.annotations, tuple(n for unit in self.all for n in unit.nodes)).names  # noqa: B018 - may raise
 
-    def _found(self, calls: Collection[int] | None, operators: Collection[str]) -> list[Unit]:
-        """Return the units of some calls: nodes that some quantiser takes, those with a common weight together."""
-        graph, annotations = self._graph, self._annotations
+    def _found(self) -> list[Unit]:
+        """Return the units: selected nodes that some quantiser takes, those with a common weight together."""
+        graph = self._graph
         taking = {
             node: tuple(q.precision for q in self.quantisers if q.takes(graph, node))
-            for node in graph.main
-            if (calls is None or (annotations.call[node] or ROOT_CALL) in calls)
-            and (not operators or graph.nodes[node].op_type in operators)
+            for node in sorted(self._selected)
+            if any(graph.readers[value] or value in graph.outputs for value in graph.writes[node])
         }
         nodes = [node for node, precisions in taking.items() if precisions]
         weights = {node: weights_of(graph, node) for node in nodes}
@@ -108,7 +113,9 @@ class Units:
         found = []
         for group in sorted(sorted(group) for group in groups):
             stored = {v for node in group for v in graph.reads[node] if v in graph.initializers}
-            common = [p for p in taking[group[0]] if all(p in taking[node] for node in group)]
+            alone = all(set(graph.readers[value]) <= set(group) for node in group for value in weights[node])
+            given = {q.precision for q in self.quantisers if alone or not q.replaces}
+            common = [p for p in taking[group[0]] if p in given and all(p in taking[node] for node in group)]
             found.append(self._unit(tuple(group), sum(bytes_of(graph.initializers[v]) for v in stored), common))
         least = SMALL_SHARE * sum(unit.size for unit in found)
         return [unit for unit in found if unit.size >= least and unit.precisions]
@@ -150,16 +157,16 @@ class Units:
     def _following(self, assignment: Assignment, precision: str) -> set[int]:
         """Return the nodes outside of units that get a precision along with the units of their call.
 
-        They are the other nodes of each call whose own units all have this precision. Nodes of calls without own units,
-        such as the sums of residual connections, follow only if all units of the model have it: to leave them in
-        float32 costs no bytes, and much of the error would come from there.
+        They are the other selected nodes of each call whose own units all have this precision. Nodes of calls without
+        own units, such as the sums of residual connections, follow only if all units of the model have it: to leave
+        them in float32 costs no bytes, and much of the error would come from there.
         """
         has_units = {n for unit in self.all for n in unit.nodes}
         others = {unit.call for unit in self.all if assignment.get(unit.name, FLOAT) != precision}
         own = {unit.call for unit in self.all} - others
-        calls = (self._annotations.call[node] or ROOT_CALL for node in self._graph.main)
+        is_whole = not others and len(self._selected) == len(self._graph.main)
         return {
             node
-            for node, call in zip(self._graph.main, calls, strict=True)
-            if node not in has_units and (not others or call in own)
+            for node in self._selected - has_units
+            if is_whole or (self._annotations.call[node] or ROOT_CALL) in own
         }

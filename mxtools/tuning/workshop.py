@@ -139,7 +139,7 @@ class Workshop:
 
 def seconds_of(model: WorkingModel, feeds: Set) -> float:
     """Return the median time of a run of a model; InputError if it cannot be loaded or run."""
-    return 1e-6 * median_time(opened(model), feeds, RUNS)
+    return 1e-6 * median_time(opened(model), fed(model.proto, feeds), RUNS)
 
 
 def made_by(steps: Sequence[Step], source: Path, folder: Path, feeds: Sequence[dict[str, Any]], cache: Path) -> Path:
