@@ -233,10 +233,10 @@ class Tuned:
     def recipe(self, path: Path) -> str:
         """Return the text of a recipe; the name of its file says which: `.py` is a program, `.json` arguments of tools.
 
-        The program makes the model with numpy, onnx, onnxruntime and the other quantisers of its steps, without mxtools.
-        The arguments are those with
-        which other quantisers, which `mx select` knows, leave the units that are in float32 here as they are. Raises
-        UsageError if the name ends otherwise, or if the program needs inputs that do not come from .npz files.
+        The program makes the model with numpy, onnx and onnxruntime, and with the other quantisers of its steps, but
+        without mxtools. The arguments are those with which other quantisers, which `mx select` knows, leave the units
+        that are in float32 here as they are. Raises UsageError if the name ends otherwise, or if the program needs
+        inputs that do not come from .npz files.
         """
         check_recipe(path)
         return self._arguments() if path.suffix == ".json" else self._program()
