@@ -34,7 +34,7 @@ GROUPS = {
         "fold": "Fold modules of an ONNX graph into functions, one for all equal ones.",
         "unfold": "Put the nodes of functions in the place of their calls.",
         "wrap": "Run another tool on an ONNX graph, and carry the tags over to its result.",
-        "tune": "Find which modules may be in which precision, to meet a target with few bytes.",
+        "tune": "Find which modules may be in which precision, to meet a target with few bytes or in little time.",
         "run": "Run a pipeline of passes over an ONNX graph.",
     },
     "Many models": {
