@@ -34,6 +34,8 @@ NAMES = (
     "ignored_feature",
     "functional_norm",
     "siblings",
+    "tokens",
+    "activations",
     "towers",
     "hook_of_two",
     "traced_by_fx",

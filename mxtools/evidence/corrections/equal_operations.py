@@ -18,7 +18,8 @@ Both calls can also have returned what they computed:
        └─ …             └─ Mul          head b: mean(1) -> 7, returned 7; no node of b makes a tensor of that shape
 
 No reader of `f` is in `b`, and torch and ONNX have other names for the operation. What shows that the ReduceMean works
-for `b` too is that `f` is the one value that can be the tensor which `a` returned, and that `b` has none for its own.
+for `b` too is that `f` is the one value that can be the tensor which `a` returned, that `b` has none for its own, and
+that both tensors had the same values.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.corrections.operations import plain_name
+from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ class _EqualOperations:
     """Compares the operations of a trace, and finds the nodes that stand for several of them."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
-        self._model, self._calls = model, sidecar.calls
+        self._model, self._calls, self._operations = model, sidecar.calls, sidecar.operations
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
         self._maker = operations_making(sidecar)
@@ -81,7 +84,9 @@ class _EqualOperations:
     def _returned_again(self) -> dict[tuple[int, int, tuple[int, ...]], list[tuple[Operation, Operation]]]:
         """Return pairs of equal operations in two calls that both handed out the result, by the calls and its shape.
 
-        Calls without any node are left out: all of their work is that of an equal call (`find_equal_calls`).
+        The trace has no arguments that are numbers, such as the axis of a mean, so the results must have had the same
+        values, too. Calls without any node are left out: all of their work is that of an equal call
+        (`find_equal_calls`).
         """
         within, lineage, equal = self._hierarchy.within, self._hierarchy.lineage, self._annotations.equal
         found: dict[tuple[int, int, tuple[int, ...]], list[tuple[Operation, Operation]]] = defaultdict(list)
@@ -89,7 +94,7 @@ class _EqualOperations:
             one, *others = [o for o in alike if o.outputs[0] in self._leaving[o.call]] or alike[:1]
             for other in others:
                 is_apart = not within(other.call, one.call) and not within(one.call, other.call)
-                if is_apart and equal.keys().isdisjoint(lineage(other.call)):
+                if is_apart and equal.keys().isdisjoint(lineage(other.call)) and self._is_used_again(one, other):
                     found[one.call, other.call, self._left(other).shape].append((one, other))
         return found
 
@@ -97,24 +102,53 @@ class _EqualOperations:
         """Return the tensor that an operation made and that left its call."""
         return next(t for t in leaving_tensors(self._calls[operation.call]) if t.id == operation.outputs[0])
 
+    def _is_used_again(self, one: Operation, other: Operation) -> bool:
+        """Return whether a result is used outside of the call that made it, and has the same values as another one."""
+        a, b = self._left(one).fingerprint, self._left(other).fingerprint
+        return self._is_used(other) and a is not None and b is not None and same_fingerprint(a, b)
+
+    def _is_used(self, operation: Operation) -> bool:
+        """Return whether an operation outside of its call uses what an operation made, for the model's results."""
+        at = self._used.get(operation.outputs[0], ())
+        return any(not self._hierarchy.within(call, operation.call) for call in at)
+
+    @cached_property
+    def _used(self) -> dict[int, set[int]]:
+        """The calls of the operations that read each tensor; of those only that the results of the model depend on."""
+        found = {tensor.id: {ROOT_CALL} for tensor in leaving_tensors(self._calls[ROOT_CALL])}
+        for operation in reversed(self._operations):
+            if not found.keys().isdisjoint(operation.outputs):
+                for tensor in operation.inputs:
+                    found.setdefault(tensor, set()).add(operation.call)
+        return found
+
     def _working_for(self, call: int, other: int, pairs: Sequence[tuple[Operation, Operation]]) -> list[int]:
         """Return the nodes of a call that did the work of pairs of operations, if it is clear which ones did.
 
-        Each tensor of that shape which left the first call has its node there, and the other call lacks as many nodes
-        as there are pairs. They are those whose operators none of its own nodes has.
+        Each used tensor of that shape which left the first call has its node there, in the same order; and the other
+        call lacks as many nodes as there are pairs.
         """
         tensor = self._left(pairs[0][1])
         makers, others = self._making(call, tensor), self._making(other, tensor)
-        kinds = {self._graph.nodes[node].op_type for node in others}
-        found = [node for node in makers if self._graph.nodes[node].op_type not in kinds]
-        left, left_other = (self._count_left(at, tensor.shape) for at in (call, other))
-        is_clear = (len(makers), len(others), len(found)) == (left, left_other - len(pairs), len(pairs))
-        return found if is_clear else []
+        left, left_other = (self._handed_out(at, tensor.shape) for at in (call, other))
+        if (len(makers), len(others)) != (len(left), len(left_other) - len(pairs)):
+            return []
+        return [makers[left.index(one.outputs[0])] for one, _ in pairs]
 
-    def _count_left(self, call: int, shape: tuple[int, ...]) -> int:
-        """Return how many tensors of a shape left a call that operations of the call itself made."""
-        left = (t for t in leaving_tensors(self._calls[call]) if t.shape == shape and t.id in self._maker)
-        return sum(self._maker[t.id].call == call for t in left)
+    def _handed_out(self, call: int, shape: tuple[int, ...]) -> list[int]:
+        """Return the tensors of a shape that left a call, and that its own operations made, in the order of these.
+
+        Left out are those that nobody used, nor an equal one that another call handed out.
+        """
+        left = {tensor.id for tensor in leaving_tensors(self._calls[call]) if tensor.shape == shape}
+        made = (o for o in self._operations if o.call == call and not left.isdisjoint(o.outputs[:1]))
+        return [o.outputs[0] for o in made if self._is_used(o) or any(self._is_used_by(o))]
+
+    def _is_used_by(self, one: Operation) -> Iterator[bool]:
+        """Yield for each other operation equal to one that handed out its result whether this is used in its place."""
+        for other in self._alike[self._same[one.outputs[0]]]:
+            if other is not one and other.outputs[0] in self._leaving[other.call]:
+                yield self._is_used_again(one, other)
 
     def _making(self, call: int, tensor: TracedTensor) -> list[int]:
         """Return the nodes of a call whose results leave it and can be a tensor."""
