@@ -31,8 +31,8 @@ class EqualWork:
     def takes(self, reader: int, node: int) -> bool:
         """Return whether a reader elsewhere, or a copy of it, takes the result of a node in the calls.
 
-        It does not if an equal call that is nearer to it has this result too. Calls that are equally near have all
-        returned it, or a reader outside of them could not have it.
+        It does not if an equal call that is nearer to it has this result too. Calls that are equally near count all:
+        what is cut out for one of them may return more than the module did, but not less.
         """
         call = self._annotations.call[node]
         if call is None or not self._calls:

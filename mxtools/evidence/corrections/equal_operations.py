@@ -103,9 +103,11 @@ class _EqualOperations:
         return next(t for t in leaving_tensors(self._calls[operation.call]) if t.id == operation.outputs[0])
 
     def _is_used_again(self, one: Operation, other: Operation) -> bool:
-        """Return whether a result is used outside of the call that made it, and has the same values as another one."""
-        a, b = self._left(one).fingerprint, self._left(other).fingerprint
-        return self._is_used(other) and a is not None and b is not None and same_fingerprint(a, b)
+        """Return whether a result is used outside of the call that made it, and is the same tensor as another one."""
+        a, b = self._left(one), self._left(other)
+        if a.shape != b.shape or a.fingerprint is None or b.fingerprint is None:
+            return False
+        return self._is_used(other) and same_fingerprint(a.fingerprint, b.fingerprint)
 
     def _is_used(self, operation: Operation) -> bool:
         """Return whether an operation outside of its call uses what an operation made, for the model's results."""
@@ -141,14 +143,13 @@ class _EqualOperations:
         Left out are those that nobody used, nor an equal one that another call handed out.
         """
         left = {tensor.id for tensor in leaving_tensors(self._calls[call]) if tensor.shape == shape}
-        made = (o for o in self._operations if o.call == call and not left.isdisjoint(o.outputs[:1]))
-        return [o.outputs[0] for o in made if self._is_used(o) or any(self._is_used_by(o))]
+        made = (o for o in self._operations_in[call] if not left.isdisjoint(o.outputs[:1]))
+        return [o.outputs[0] for o in made if self._is_used(o) or self._is_used_in_place_of(o)]
 
-    def _is_used_by(self, one: Operation) -> Iterator[bool]:
-        """Yield for each other operation equal to one that handed out its result whether this is used in its place."""
-        for other in self._alike[self._same[one.outputs[0]]]:
-            if other is not one and other.outputs[0] in self._leaving[other.call]:
-                yield self._is_used_again(one, other)
+    def _is_used_in_place_of(self, one: Operation) -> bool:
+        """Return whether the result of another operation, equal to one and handed out by its call, is used."""
+        alike = (o for o in self._alike[self._same[one.outputs[0]]] if o is not one)
+        return any(o.outputs[0] in self._leaving[o.call] and self._is_used_again(one, o) for o in alike)
 
     def _making(self, call: int, tensor: TracedTensor) -> list[int]:
         """Return the nodes of a call whose results leave it and can be a tensor."""
@@ -160,6 +161,14 @@ class _EqualOperations:
             and (shape := self._model.shapes[value])
             and shape.fits(tensor)
         ]
+
+    @cached_property
+    def _operations_in(self) -> dict[int, list[Operation]]:
+        """The operations of each call."""
+        found: dict[int, list[Operation]] = defaultdict(list)
+        for operation in self._operations:
+            found[operation.call].append(operation)
+        return found
 
     @cached_property
     def _nodes_in(self) -> dict[int | None, list[int]]:
