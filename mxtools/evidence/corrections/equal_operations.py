@@ -91,8 +91,9 @@ class _EqualOperations:
         within, lineage, equal = self._hierarchy.within, self._hierarchy.lineage, self._annotations.equal
         found: dict[tuple[int, int, tuple[int, ...]], list[tuple[Operation, Operation]]] = defaultdict(list)
         for alike in self._alike.values():
-            one, *others = [o for o in alike if o.outputs[0] in self._leaving[o.call]] or alike[:1]
-            for other in others:
+            first: dict[tuple[int, ...], Operation] = {}
+            for other in (o for o in alike if o.outputs[0] in self._leaving[o.call]):
+                one = first.setdefault(self._left(other).shape, other)
                 is_apart = not within(other.call, one.call) and not within(one.call, other.call)
                 if is_apart and equal.keys().isdisjoint(lineage(other.call)) and self._is_used_again(one, other):
                     found[one.call, other.call, self._left(other).shape].append((one, other))
