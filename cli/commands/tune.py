@@ -26,7 +26,7 @@ PRECISIONS = ("int4", "int8", "qdq", "int8-weights", "float16", "bfloat16", "nnc
 
 
 class Minimised(StrEnum):
-    """What is to be small."""
+    """What a search makes as small as it can."""
 
     BYTES = "bytes"
     TIME = "time"

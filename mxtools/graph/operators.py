@@ -121,6 +121,11 @@ def operator_key(node: NodeProto) -> OperatorKey:
     return plain_domain(node.domain), node.op_type, node.overload
 
 
+def operator_and_attributes(node: NodeProto) -> tuple[OperatorKey, tuple[bytes, ...]]:
+    """Return a key that is equal for nodes with the same operator and the same attributes, in whatever order."""
+    return operator_key(node), tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
+
+
 def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
     """Return whether two nodes have the same operator and the same attributes."""
     if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):

@@ -17,6 +17,7 @@ from mxtools.cut.cut import Cut, extracted
 from mxtools.cut.surroundings import GivenNodes
 from mxtools.errors import InputError
 from mxtools.graph.index import Graph
+from mxtools.graph.operators import operator_and_attributes
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
@@ -83,9 +84,7 @@ def distinct_modules(model: WorkingModel) -> list[Alike]:
 
 def _key(graph: Graph, shapes: Shapes, node: int) -> Hashable:
     """Return a key that is equal for nodes that take the same time."""
-    proto = graph.nodes[node]
-    attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
-    return proto.domain, proto.op_type, attributes, tuple(_shape(graph, shapes, value) for value in graph.reads[node])
+    return operator_and_attributes(graph.nodes[node]), *(_shape(graph, shapes, value) for value in graph.reads[node])
 
 
 def _shape(graph: Graph, shapes: Shapes, value: int) -> Hashable:

@@ -136,6 +136,13 @@ class Annotations:
         nearest: int = max((call, *others), key=lambda c: (depth[meet(c, reader)], -depth[c]))
         return nearest
 
+    def all_serving(self, node: int, call: int, reader: int) -> set[int]:
+        """Return the call that `serving` returns, and those of `equal_at` that are as near to the reader."""
+        depth, meet = self.hierarchy.depth, self.hierarchy.meet
+        serving = self.serving(node, call, reader)
+        nearest = depth[meet(serving, reader)]
+        return {serving, *(c for c in self.equal_at.get(node, ()) if depth[meet(c, reader)] == nearest)}
+
     @cached_property
     def _equal_to(self) -> dict[int, list[int]]:
         """The calls without nodes, by the equal call that has nodes."""

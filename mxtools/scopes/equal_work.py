@@ -39,15 +39,8 @@ class EqualWork:
             return True
         own = self._annotations.call[reader]
         places = list(self._copies(reader)) if own in self._calls else [own]
-        return any(at is None or self._serves(node, call, at) for at in places)
-
-    def _serves(self, node: int, call: int, reader: int) -> bool:
-        """Return whether one of the calls makes for a reader what a node in `call` makes for several equal calls."""
-        annotations, own = self._annotations, self._annotations.equal_at.get(node, ())
-        serving = annotations.serving(node, call, reader)
-        depth, meet = annotations.hierarchy.depth, annotations.hierarchy.meet
-        nearest = depth[meet(serving, reader)]
-        return serving in self._calls or any(c in self._calls and depth[meet(c, reader)] == nearest for c in own)
+        serving = self._annotations.all_serving
+        return any(at is None or any(c in self._calls for c in serving(node, call, at)) for at in places)
 
     def _copies(self, node: int) -> Iterator[int]:
         return (c for c in self._annotations.equal_at.get(node, ()) if self._calls and c not in self._calls)

@@ -31,6 +31,7 @@ from mxtools.errors import InputError
 from mxtools.files.weights import bytes_of, inline_within
 from mxtools.files.writing import write_model
 from mxtools.graph.index import Graph
+from mxtools.graph.operators import operator_and_attributes
 from mxtools.graph.shapes import Array
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
@@ -94,15 +95,16 @@ def own_errors(workshop: Workshop, measured: Measured, folder: Path) -> Probes:
     errors. Raises InputError if that is true of all of them, or the model as it is does not run.
     """
     graph, units = workshop.units.model.graph, workshop.units.all
-    found, few, values = _values(workshop)
+    run = _run(workshop)
+    found, few, values = _values(workshop, run)
     small, failure = {}, None
     for precision in dict.fromkeys(precision for unit in units for precision in unit.precisions):
         taken = [unit for unit in units if precision in unit.precisions]
         names = [name for unit in taken for name in _results(graph, unit)]
         try:
             made = _small(workshop, taken, precision, values, folder)
-            run, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
-            noisy = [dict(zip(names, run(seen, _given(graph, taken, each)), strict=True)) for each in values]
+            load, seen = REFERENCE.load(made.proto, made.weights), [name + SEEN for name in names]
+            noisy = [dict(zip(names, load(seen, _given(graph, taken, each)), strict=True)) for each in values]
         except InputError as error:
             failure = error
             for unit in taken:
@@ -118,13 +120,12 @@ def own_errors(workshop: Workshop, measured: Measured, folder: Path) -> Probes:
     if failure and not small:
         raise failure
     if workshop.is_timed:
-        _time(workshop, small, measured)
+        _time(workshop, small, run(workshop.feeds[0]), measured)  # models are timed on the first set, too
     return Probes(found[:few], small)
 
 
-def _values(workshop: Workshop) -> tuple[list[Set], int, list[Arrays]]:
+def _values(workshop: Workshop, run: Callable[[Set], Arrays]) -> tuple[list[Set], int, list[Arrays]]:
     """Return pieces of the inputs, how many of them are enough for probes, and what units read and make on each."""
-    run = _run(workshop)
     found = pieces(workshop.units.model.proto, workshop.feeds)
     first = run(found[0])
     size = sum(array.nbytes for array in first.values()) or 1
@@ -163,14 +164,13 @@ def _results(graph: Graph, unit: Unit) -> list[str]:
     return [name for node in unit.nodes for name in results_of(graph, node)]
 
 
-def _time(workshop: Workshop, small: Mapping[str, WorkingModel], measured: Measured) -> None:
-    """Measure how long each unit takes alone in each precision; units that are alike are measured once.
+def _time(workshop: Workshop, small: Mapping[str, WorkingModel], values: Arrays, measured: Measured) -> None:
+    """Measure how long each unit takes alone in each precision, given what units read; alike ones are measured once.
 
     They are alike if their operators, attributes, weights and inputs have the same types and shapes.
     """
     model, units = workshop.units.model, workshop.units.all
     nodes = [node for unit in units for node in unit.nodes]
-    values = _run(workshop)(workshop.feeds[0])  # what models are timed on
     own = model.with_proto(side_by_side(model.proto, model.graph, nodes, values))
     known: dict[Hashable, int] = {}
     for precision, made in ((FLOAT, own), *small.items()):
@@ -184,10 +184,8 @@ def _time(workshop: Workshop, small: Mapping[str, WorkingModel], measured: Measu
 
 def _kind(graph: Graph, node: int) -> Hashable:
     """Return operator, attributes and types of the weights of a node."""
-    proto = graph.nodes[node]
-    attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in proto.attribute))
     weights = (graph.initializers[value] for value in graph.reads[node] if value in graph.initializers)
-    return proto.domain, proto.op_type, attributes, tuple((w.data_type, *w.dims) for w in weights)
+    return operator_and_attributes(graph.nodes[node]), *((w.data_type, *w.dims) for w in weights)
 
 
 def _given(graph: Graph, units: Sequence[Unit], values: Arrays) -> Arrays:

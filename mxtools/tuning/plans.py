@@ -26,7 +26,7 @@ import numpy as np
 from mxtools.graph.shapes import Array
 from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.quantisers import FLOAT
-from mxtools.tuning.units import Assignment, Units, key_of
+from mxtools.tuning.units import Assignment, Unit, Units, key_of
 
 MARGIN = 0.03
 """By what share a unit or a model must be faster than it is in float32; what is less may be chance."""
@@ -58,10 +58,16 @@ class Plan:
     cost: int
 
 
-def faster(times: Mapping[str, int], precisions: Sequence[str]) -> dict[str, int]:
-    """Return the times of a unit, with that in float32 for all precisions that are not faster by more than MARGIN."""
+def costs(unit: Unit, measured: Measured) -> dict[str, int]:
+    """Return what a unit costs in each precision: nanoseconds if it was timed, else bytes.
+
+    A precision that is not faster than float32 by more than MARGIN costs as much as that.
+    """
+    if unit.name not in measured.times:
+        return {FLOAT: unit.size} | measured.sizes[unit.name]
+    times = measured.times[unit.name]
     usual = times[FLOAT]
-    found = {precision: times.get(precision, usual) for precision in precisions}
+    found = {precision: times.get(precision, usual) for precision in unit.precisions}
     return {FLOAT: usual} | {p: taken if taken < (1 - MARGIN) * usual else usual for p, taken in found.items()}
 
 
@@ -73,14 +79,11 @@ def options(units: Units, measured: Measured) -> dict[str, Options]:
     """
     found: dict[str, Options] = {}
     for unit in units.all:
-        damages = measured.damages[unit.name]
-        costs: Mapping[str, int] = {FLOAT: unit.size} | measured.sizes[unit.name]
-        if unit.name in measured.times:
-            costs = faster(measured.times[unit.name], unit.precisions)
-        kept: dict[str, tuple[int, float]] = {FLOAT: (costs[FLOAT], 0.0)}
-        for precision in sorted(unit.precisions, key=lambda p: (damages[p], costs[p])):
-            if all(costs[precision] < cost for cost, _ in kept.values()) and math.isfinite(damages[precision]):
-                kept[precision] = costs[precision], damages[precision]
+        damages, own = measured.damages[unit.name], costs(unit, measured)
+        kept: dict[str, tuple[int, float]] = {FLOAT: (own[FLOAT], 0.0)}
+        for precision in sorted(unit.precisions, key=lambda p: (damages[p], own[p])):
+            if all(own[precision] < cost for cost, _ in kept.values()) and math.isfinite(damages[precision]):
+                kept[precision] = own[precision], damages[precision]
         found[unit.name] = kept
     return found
 
@@ -142,9 +145,9 @@ class Plans:
         self._alike = np.array(alike) if len(alike) else np.eye(len(choices))
         pairs = [(unit, option) for unit, each in enumerate(choices.values()) for option in range(len(each))]
         self._unit, self._option = np.array(pairs).T
-        costs = [cost for each in choices.values() for cost in each.values()]
-        self._costs = np.array([size for size, _ in costs])
-        self._lengths = np.sqrt([damage for _, damage in costs])
+        figures = [each for unit in choices.values() for each in unit.values()]
+        self._costs = np.array([cost for cost, _ in figures])
+        self._lengths = np.sqrt([damage for _, damage in figures])
 
     def of(self, precisions: Assignment) -> Plan:
         """Return the plan in which units have the given precisions, and all others float32.

@@ -122,12 +122,13 @@ def with_switches(model: WorkingModel, units: Iterable[Unit], small: Mapping[str
     proto.CopyFrom(model.proto)
     unit_of = {node: unit for unit in units for node in unit.nodes}
     made = {precision: _added(precision, each, proto, model.weights) for precision, each in small.items()}
+    switches: dict[str, None] = {}  # one for all nodes of a unit
     del proto.graph.node[:]
     for number in graph.main:
         node, results = graph.nodes[number], results_of(graph, number)
-        known = [p for p in unit_of[number].precisions if p in made] if number in unit_of else []
-        conditions = {p: switch(unit_of[number], p) for p in known}
-        for precision, condition in conditions.items():
+        for precision in (p for p in unit_of[number].precisions if p in made) if number in unit_of else ():
+            condition = switch(unit_of[number], precision)
+            switches[condition] = None
             own = _body([node], results)
             replace_values(own, {name: f"{name}.mx.not.{precision}" for name in results})  # a body has its own names
             node = helper.make_node(
@@ -139,8 +140,7 @@ def with_switches(model: WorkingModel, units: Iterable[Unit], small: Mapping[str
                 else_branch=own,
             )
         proto.graph.node.append(node)
-    names = dict.fromkeys(switch(unit, p) for unit in unit_of.values() for p in unit.precisions if p in made)
-    proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in names)
+    proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in switches)
     return model.with_proto(proto)
 
 

@@ -63,7 +63,8 @@ class Quantiser:
     def takes(self, graph: Graph, node: int) -> bool:
         """Return whether the quantiser makes the weight of a node smaller."""
         proto = graph.nodes[node]
-        if any(bodies(proto)) or any(node in callers for callers in graph.sites.values()):
+        is_function = graph.operators[node].asked is None
+        if is_function or any(bodies(proto)):
             return False
         weights = [graph.initializers[value] for value in weights_of(graph, node)]
         if not weights or not all(map(_is_float, weights)):
@@ -129,7 +130,7 @@ def _blocks(chosen: Chosen, bits: int, block_size: int) -> Iterable[Step]:
     yield {"kind": "weights", "nodes": [node.name for node in chosen.nodes], "options": options}
 
 
-def _brain(chosen: Chosen) -> Iterable[Step]:
+def _bfloat16(chosen: Chosen) -> Iterable[Step]:
     """Yield a step that stores weights as bfloat16."""
     weights = [node.input[_WEIGHT[node.op_type]] for node in chosen.nodes]
     yield {"kind": "bfloat16", "nodes": [n.name for n in chosen.nodes], "options": {"weights": sorted({*weights})}}
@@ -235,7 +236,7 @@ def _quantiser(precision: str, options: Options) -> Quantiser:
     if precision == "float16":
         return Quantiser(precision, all_, _half, follows=True)
     if precision == "bfloat16":
-        return Quantiser(precision, all_, _brain, replaces=True)
+        return Quantiser(precision, all_, _bfloat16, replaces=True)
     if precision in TOOLS:
         module, package, given = TOOLS[precision]
         if not _is_installed(module):

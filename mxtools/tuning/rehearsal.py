@@ -45,7 +45,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.tuning.judging import damage_of, opened, run
 from mxtools.tuning.metrics import Metric, Outputs
 from mxtools.tuning.own_errors import Measured, own_errors, shares
-from mxtools.tuning.probe_graphs import switch, with_switches
+from mxtools.tuning.probe_graphs import SWITCH, switch, with_switches
 from mxtools.tuning.samples import Set
 from mxtools.tuning.units import Assignment, Unit, key_of
 from mxtools.tuning.workshop import Workshop
@@ -213,9 +213,8 @@ class _Switched:
     def __init__(self, model: WorkingModel, units: Sequence[Unit], metric: Metric | None, names: Sequence[str]) -> None:
         """Take a model that `with_switches` returned for some units; `names` are the outputs that are compared."""
         self._model, self._metric, self._names = model, metric, names
-        given = {value.name for value in model.proto.graph.input}
-        switches = (switch(unit, precision) for unit in units for precision in unit.precisions)
-        self._off = {name: np.array(False) for name in switches if name in given}
+        inputs = (value.name for value in model.proto.graph.input)
+        self._off = {name: np.array(False) for name in inputs if name.startswith(SWITCH)}
         self._units = {unit.name: unit for unit in units}
         self.last: Array = np.zeros(0)
 

@@ -33,7 +33,7 @@ import math
 from collections.abc import Mapping
 
 from mxtools.tuning.own_errors import Measured
-from mxtools.tuning.plans import MARGIN, Options, Plan, Plans, faster, options
+from mxtools.tuning.plans import MARGIN, Options, Plan, Plans, costs, options
 from mxtools.tuning.quantisers import FLOAT
 from mxtools.tuning.rehearsal import Rehearsal
 from mxtools.tuning.units import key_of
@@ -155,10 +155,9 @@ class Search:
         In the model, units may take longer, so that it is slower than the model as it is. Then the half of them that
         gains least is left in float32, again and again, until the model is faster, or has no small unit.
         """
-        units, times = self._workshop.units.by_name, self._rehearsal.measured().times
-        costs = {name: faster(each, units[name].precisions) for name, each in times.items()}
-        fastest = {name: min(each, key=lambda precision: each[precision]) for name, each in costs.items()}
-        gains = {name: costs[name][FLOAT] - costs[name][precision] for name, precision in fastest.items()}
+        times = {unit.name: costs(unit, self._rehearsal.measured()) for unit in self._workshop.units.all}
+        fastest = {name: min(each, key=lambda precision: each[precision]) for name, each in times.items()}
+        gains = {name: times[name][FLOAT] - times[name][precision] for name, precision in fastest.items()}
         kept = sorted((name for name, gain in gains.items() if gain), key=lambda name: gains[name], reverse=True)
         as_it_is = self._evaluated({})
         found = self._evaluated({name: fastest[name] for name in kept})

@@ -50,8 +50,8 @@ class Request:
     gets a session of ONNX Runtime, and the sets too if it takes them; `outputs`, the names of those that are compared,
     by default what `judging.judged_outputs` chooses; `budget`, how many models may be made and judged, at least 1;
     `selection` and `operators`, the modules and the types of nodes that may be changed, by default all; `state`, a file
-    that keeps what was found, and from which a later search continues; `minimise`, what shall be small, the bytes of
-    the weights or the time of a run.
+    that keeps what was found, and from which a later search continues; `minimise`, what the search makes small,
+    the bytes of the weights or the time of a run.
     """
 
     target: str

@@ -54,12 +54,12 @@ class _EqualOperations:
     """Compares the operations of a trace, and finds the nodes that stand for several of them."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
-        self._model, self._calls, self._operations = model, sidecar.calls, sidecar.operations
+        self._model, self._operations = model, sidecar.operations
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
         self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
-        self._leaving = [{tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls]
+        self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
         self._same = first_equals(sidecar, known=self._maker.keys())
@@ -101,7 +101,7 @@ class _EqualOperations:
 
     def _left(self, operation: Operation) -> TracedTensor:
         """Return the tensor that an operation made and that left its call."""
-        return next(t for t in leaving_tensors(self._calls[operation.call]) if t.id == operation.outputs[0])
+        return self._leaving[operation.call][operation.outputs[0]]
 
     def _is_used_again(self, one: Operation, other: Operation) -> bool:
         """Return whether a result is used outside of the call that made it, and is the same tensor as another one."""
@@ -118,7 +118,7 @@ class _EqualOperations:
     @cached_property
     def _used(self) -> dict[int, set[int]]:
         """The calls of the operations that read each tensor; of those only that the results of the model depend on."""
-        found = {tensor.id: {ROOT_CALL} for tensor in leaving_tensors(self._calls[ROOT_CALL])}
+        found = {tensor: {ROOT_CALL} for tensor in self._leaving[ROOT_CALL]}
         for operation in reversed(self._operations):
             if not found.keys().isdisjoint(operation.outputs):
                 for tensor in operation.inputs:
@@ -143,7 +143,7 @@ class _EqualOperations:
 
         Left out are those that nobody used, nor an equal one that another call handed out.
         """
-        left = {tensor.id for tensor in leaving_tensors(self._calls[call]) if tensor.shape == shape}
+        left = {number for number, tensor in self._leaving[call].items() if tensor.shape == shape}
         made = (o for o in self._operations_in[call] if not left.isdisjoint(o.outputs[:1]))
         return [o.outputs[0] for o in made if self._is_used(o) or self._is_used_in_place_of(o)]
 
@@ -198,7 +198,7 @@ class _EqualOperations:
         meet = self._hierarchy.meet(call, reader)
         if meet == call:
             return
-        left = self._leaving[self._hierarchy.path_below(meet, call)[-1]]
+        left = self._leaving[self._hierarchy.path_below(meet, call)[-1]].keys()
         name = plain_name(self._graph.nodes[node].op_type)
         found = [o for o in self._ran.get((call, name), ()) if self._fits(node, o)]
         if any(not left.isdisjoint(o.outputs) for o in found):
