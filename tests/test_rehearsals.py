@@ -67,29 +67,28 @@ def test_a_rehearsal_goes_on_after_its_memory_was_freed(tmp_path: Path) -> None:
     assert rehearsal.damage(second) != before
 
 
-def recurrent() -> mxtools.Model:
-    """Return an LSTM whose three results are all read, with a projection behind it."""
-    rng, hidden, width = np.random.default_rng(0), 16, 8
-    stored = {
-        "rnn.W": rng.standard_normal((1, 4 * hidden, width)),
-        "rnn.R": rng.standard_normal((1, 4 * hidden, hidden)) / 4,
-        "head.weight": rng.standard_normal((hidden, 4)),
-    }
-    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[time, batch, 8] x) => (float[a, batch, 4] y)
-    {
-        s, h, c = LSTM <hidden_size = 16> (x, "rnn.W", "rnn.R")
-        a = Add (h, c)
-        b = MatMul (a, "head.weight")
-        y = Relu (b)
-    }"""
-    proto = parser.parse_model(text.replace('"rnn.W"', "W").replace('"rnn.R"', "R").replace('"head.weight"', "V"))
-    for name, array in zip("WRV", stored.values(), strict=True):
-        proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
-    for node, name in zip(proto.graph.node, ("/rnn/LSTM", "/rnn/Add", "/head/MatMul", "/head/Relu"), strict=True):
+def built(text: str, names: Sequence[str], stored: dict[str, tuple[int, ...]]) -> mxtools.Model:
+    """Return a tagged model of a text, with names of its nodes and random weights of some shapes."""
+    proto, rng = parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in stored.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    for node, name in zip(proto.graph.node, names, strict=True):
         node.name = name
     model = mxtools.from_proto(proto)
     model.tag()
     return model
+
+
+HEAD = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 32] x) => (float[n, 32] y)'
+
+
+def recurrent() -> mxtools.Model:
+    """Return an LSTM whose two last states are read, with a product behind it."""
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[time, batch, 8] x) => (float[a, batch, 4] y)
+    { s, h, c = LSTM <hidden_size = 16> (x, W, R) a = Add (h, c) b = MatMul (a, V) y = Relu (b) }"""
+    names = ("/rnn/LSTM", "/rnn/Add", "/head/MatMul", "/head/Relu")
+    return built(text, names, {"W": (1, 64, 8), "R": (1, 64, 16), "V": (16, 4)})
 
 
 def test_all_results_of_a_node_are_rehearsed(tmp_path: Path) -> None:
@@ -108,16 +107,10 @@ def test_all_results_of_a_node_are_rehearsed(tmp_path: Path) -> None:
 
 def test_a_small_node_reads_a_small_input_that_the_graph_returns_too(tmp_path: Path) -> None:
     """Here `m` is an output of the graph; the second product reads it in 8 bits, the graph returns it as it was."""
-    rng = np.random.default_rng(0)
-    proto = parser.parse_model(
-        '<ir_version: 9, opset_import: ["" : 17]> g (float[n, 32] x) => (float[n, 32] m, float[n, 32] y)'
-        "{ m = MatMul (x, V) y = MatMul (m, W) }"
+    text = (
+        HEAD.replace("(float[n, 32] y)", "(float[n, 32] m, float[n, 32] y)") + "{ m = MatMul (x, V) y = MatMul (m, W) }"
     )
-    for name in "VW":
-        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((32, 32)).astype(np.float32), name))
-    for node, name in zip(proto.graph.node, ("first", "second"), strict=True):
-        node.name = name
-    onnx.save(proto, tmp_path / "m.onnx")
+    onnx.save(built(text, ("first", "second"), {"V": (32, 32), "W": (32, 32)}).to_proto(), tmp_path / "m.onnx")
     options = {"weight_type": "QInt8", "activation_type": "QUInt8", "calibrate_method": "MinMax"}
     step = {"kind": "static", "nodes": ["second"], "options": options}
     made = onnx.load(run_steps([step], tmp_path / "m.onnx", tmp_path, sets()))
@@ -191,30 +184,11 @@ def test_another_librarys_quantiser_runs_if_it_is_installed(tool: str) -> None:
 
 def test_an_operator_set_that_is_too_old_is_told() -> None:
     """ONNX Runtime's quantiser makes version 11 of version 9, and a rehearsal needs both in one graph."""
-    proto = parser.parse_model(
-        '<ir_version: 9, opset_import: ["" : 9]> g (float[n, 32] x) => (float[n, 32] y) { y = MatMul (x, W) }'
-    )
-    weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
-    proto.graph.initializer.append(numpy_helper.from_array(weight, "W"))
-    proto.graph.node[0].name = "/head/MatMul"
-    model = mxtools.from_proto(proto)
-    model.tag()
+    text = HEAD.replace("18", "9") + "{ y = MatMul (x, W) }"
+    model = built(text, ("/head/MatMul",), {"W": (32, 32)})
     assert model.tune(sets(), "sqnr>=10", ["int8"]).met
     with pytest.raises(InputError, match="convert the model to a newer operator set"):
         model.tune(sets(), "sqnr>=60", ["int8"])
-
-
-def built(text: str, names: Sequence[str], stored: dict[str, tuple[int, ...]]) -> mxtools.Model:
-    """Return a tagged model of a text, with names of its nodes and random weights of some shapes."""
-    proto, rng = parser.parse_model(text), np.random.default_rng(0)
-    for name, shape in stored.items():
-        array = rng.standard_normal(shape).astype(np.float32)
-        proto.graph.initializer.append(numpy_helper.from_array(array, name))
-    for node, name in zip(proto.graph.node, names, strict=True):
-        node.name = name
-    model = mxtools.from_proto(proto)
-    model.tag()
-    return model
 
 
 def test_half_precision_is_in_selected_modules_only() -> None:
@@ -224,9 +198,6 @@ def test_half_precision_is_in_selected_modules_only() -> None:
     half = {t.name for t in found.model.to_proto().graph.initializer if t.data_type == TensorProto.FLOAT16}
     assert {"layers.1.up.weight", "layers.1.down.weight"} <= half
     assert all(name.startswith("layers.1.") for name in half)
-
-
-HEAD = '<ir_version: 10, opset_import: ["" : 18]> g (float[n, 32] x) => (float[n, 32] y)'
 
 
 def test_a_node_whose_result_nobody_reads_is_no_unit() -> None:
@@ -258,18 +229,10 @@ def test_a_precision_that_does_not_run_is_left_out() -> None:
 
 def test_a_call_of_a_function_is_no_unit() -> None:
     """Half precision takes all operators that read stored floats; a function cannot be made small alone."""
-    proto = parser.parse_model(
-        HEAD.replace('"" : 18', '"" : 18, "my" : 1')
-        + """{ u = MatMul (x, V) w = my.scale (u, S) y = MatMul (w, W) }
-        <domain: "my", opset_import: ["" : 18]> scale (a, b) => (c) { c = Mul (a, b) }"""
-    )
-    rng = np.random.default_rng(0)
-    for name, shape in (("V", (32, 32)), ("W", (32, 32)), ("S", (32,))):
-        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
-    for node, name in zip(proto.graph.node, ("/a/MatMul", "/b/scale", "/c/MatMul"), strict=True):
-        node.name = name
-    model = mxtools.from_proto(proto)
-    model.tag()
+    text = """{ u = MatMul (x, V) w = my.scale (u, S) y = MatMul (w, W) }
+    <domain: "my", opset_import: ["" : 18]> scale (a, b) => (c) { c = Mul (a, b) }"""
+    head = HEAD.replace('"" : 18', '"" : 18, "my" : 1')
+    model = built(head + text, ("/a/MatMul", "/b/scale", "/c/MatMul"), {"V": (32, 32), "W": (32, 32), "S": (32,)})
     units = Units(model, quantisers(["int8", "float16"], Options()))
     assert [unit.name for unit in units.all] == ["/a/MatMul", "/c/MatMul"]
 
