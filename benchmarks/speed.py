@@ -156,8 +156,8 @@ ROWS = (
         [AT_ONCE],
         1.8,
         base,
-        why="two stages each keep 437 MB in a file until they know the whole graph; with a tiny model, the three "
-        "programs alone take 1.1 times as long as `mx run` here",
+        why="each stage can begin only when the one before it knows the graph; with a tiny model, the three programs "
+        "alone take 1.1 times as long as `mx run` here",
     ),
     Row(
         "mx tag with a trace, 440 MB inline : onnx load + save",

@@ -47,7 +47,7 @@ def process(
         check_output(output, replacing=source)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
-    model = read_model(source, data_dir, trace, inputs)
+    model = read_model(source, data_dir, trace, inputs, flowing=not write)
     if previous:
         model.previous = read_model(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar
@@ -98,10 +98,12 @@ def read_model(
     data_dir: Path | None = None,
     trace: str | None = None,
     inputs: Path | None = None,
+    flowing: bool = False,
 ) -> WorkingModel:
     """Return a model with its trace (the given sidecar, else the one in the model) and recorded or given values.
 
-    What writes the model into a pipe may write the sidecar just before, so then the sidecar is read after the model.
+    For `flowing` see `model_source`. What writes the model into a pipe may write the sidecar just before, so then the
+    sidecar is read after the model.
     """
     from mxtools.pipeline.working_model import WorkingModel
     from mxtools.traces.values import require_known
@@ -109,7 +111,7 @@ def read_model(
     if is_pipe(source) and trace and is_pipe(trace):
         raise UsageError("the model and the sidecar cannot both come from stdin", "give the file of one")
     early = None if is_pipe(source) else read_trace_and_values(trace, inputs)
-    model = WorkingModel.read(model_source(source), source_name(source), data_dir=data_dir)
+    model = WorkingModel.read(model_source(source, flowing), source_name(source), data_dir=data_dir)
     sidecar, model.values = early or read_trace_and_values(trace, inputs)
     if sidecar:
         model.sidecar = sidecar

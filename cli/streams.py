@@ -28,8 +28,12 @@ def source_name(source: FileOrPipe) -> str:
     return "stdin" if is_pipe(source) else str(source)
 
 
-def model_source(source: FileOrPipe) -> Path | IO[bytes]:
-    """Return the path or the open stdin from which to read a model; UsageError if stdin is a terminal."""
+def model_source(source: FileOrPipe, flowing: bool = False) -> Path | IO[bytes]:
+    """Return the path or the open stdin from which to read a model; UsageError if stdin is a terminal.
+
+    If the model is `flowing`, its weights can stay in the pipe: the command must write it with `write_model`, which
+    also finds out whether it has come whole.
+    """
     from mxtools.errors import InputError, UsageError
 
     if not is_pipe(source):
@@ -37,7 +41,7 @@ def model_source(source: FileOrPipe) -> Path | IO[bytes]:
     if os.isatty(0):
         raise UsageError("a model is expected on stdin, which is a terminal", "give a file or use a pipe")
     try:
-        return open(0, "rb", closefd=False)
+        return open(0, "rb", buffering=0 if flowing else -1, closefd=False)
     except OSError as error:
         raise InputError(f"stdin cannot be read ({error.strerror or error})", "give an ONNX file") from None
 
@@ -56,14 +60,14 @@ def read_bytes(source: FileOrPipe) -> bytes:
 
 
 def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None = None) -> None:
-    """Write a model to a file or to stdout."""
+    """Write a model to a file or to stdout; what is left of it in a pipe is gone afterwards."""
     from mxtools.files import outputs, writing
 
     if is_pipe(output):
         writing.write_stream(model.proto, model.weights, sys.stdout.buffer, data_dir or Path())
     else:
         outputs.claim(Path(str(output)))
-        writing.write_model(model.proto, model.weights, Path(str(output)))
+        writing.write_model(model.proto, model.weights, Path(str(output)), last=True)
 
 
 def write_text(text: str, output: FileOrPipe) -> None:

@@ -33,7 +33,7 @@ _CODES: dict[int, Literal["f", "d", "i", "q"]] = {
 }
 """Element types whose numbers Python itself can read from bytes, with the codes for it."""
 _FEW = 64
-"""Numbers that are compared one by one first: those of a weight are hardly ever equal by chance."""
+"""Numbers of eight bytes, or more of fewer, that are compared first: those of a weight are hardly ever equal."""
 
 
 def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone: bool = False) -> None:
@@ -103,12 +103,12 @@ def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
         return False
     has_bytes = tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL
     if has_bytes and (code := _CODES.get(tensor.data_type)):
-        first = None
+        few = weights.beginning(tensor, _FEW * 8).cast("B").cast(code)
+        first = few[0]
+        if any(number != first for number in few):
+            return False
         for piece in weights.streamed(tensor):
             numbers = memoryview(piece).cast("B").cast(code)
-            first = numbers[0] if first is None else first
-            if any(number != first for number in numbers[:_FEW]):
-                return False
             if numbers.tobytes() != numbers[:1].tobytes() * len(numbers):
                 break
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -13,8 +12,9 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files import wire
-from mxtools.files.regular import Bytes, FileBytes, note_read, open_regular, receive
+from mxtools.files.regular import Bytes, FileBytes, note_read, open_regular
 from mxtools.files.soundness import require_sound
+from mxtools.files.stream import keep_all, read_pipe
 from mxtools.files.weights import WeightStore, is_external, tensors_of
 
 Source = Path | IO[bytes]
@@ -94,26 +94,24 @@ def _parse(data: Bytes, name: str) -> tuple[ModelProto, bytes]:
 def _bytes(source: Source, name: str) -> FileBytes:
     """Return the bytes of a file; they are read only when they are used.
 
-    A source without positions, such as a pipe, is first copied to an unnamed temporary file.
+    Those of a pipe are in memory, in a temporary file, or still in the pipe.
     """
     try:
         if not isinstance(source, Path):
-            return _kept_or_spooled(source, name)
+            return _kept_or_piped(source, name)
         if source.is_fifo():
+            keep_all()  # what writes into this pipe may wait until another one was read
             with source.open("rb") as pipe:
-                return _kept_or_spooled(pipe, name)
+                return _kept_or_piped(pipe, name)
         return FileBytes(open_regular(source), name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read ({reason})", "give an ONNX file") from None
 
 
-def _kept_or_spooled(file: IO[bytes], name: str) -> FileBytes:
+def _kept_or_piped(file: IO[bytes], name: str) -> FileBytes:
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode):
         note_read(Path("/dev/stdin"), status)
         return FileBytes(file, name)
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the model
-    receive(file, spool)
-    spool.flush()
-    return FileBytes(spool, name)
+    return read_pipe(file, name)

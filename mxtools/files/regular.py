@@ -209,8 +209,7 @@ class FileBytes:
             start, stop = at.start or 0, self._size if at.stop is None else at.stop
             return b"".join(self.pieces(start, stop - start))
         if not 0 <= at - self._base < len(self._window):
-            self._window = self._read(at, min(WINDOW, self._size - at))
-            self._base = at
+            self._base, self._window = self._around(at)
         return self._window[at - self._base]
 
     def pieces(self, start: int, length: int) -> Iterator[bytes]:
@@ -224,12 +223,16 @@ class FileBytes:
             return
         done = 0
         if length > PIECE:
-            done = (_copied if _has_places(file) else _spliced)(self, start, length, file)
+            done = (_copied if has_places(file) else _spliced)(self, start, length, file)
         file.writelines(self.pieces(start + done, length - done))
 
     def fileno(self) -> int:
         """Return the descriptor of the file."""
         return self._file.fileno()
+
+    def _around(self, at: int) -> tuple[int, bytes]:
+        """Return a window with a byte in it: where it starts, and its bytes."""
+        return at, self._read(at, min(WINDOW, self._size - at))
 
     def _read(self, at: int, length: int) -> bytes:
         try:
@@ -312,13 +315,13 @@ class Comparison(io.RawIOBase):
 
 def reserve(file: IO[bytes], length: int) -> None:
     """Tell the system how many bytes are about to be written to a file, if they are many; it finds blocks faster."""
-    if length > PIECE and _has_places(file):
+    if length > PIECE and has_places(file):
         file.flush()
         with suppress(OSError):
             os.posix_fallocate(file.fileno(), file.tell(), length)
 
 
-def _has_places(file: IO[bytes]) -> bool:
+def has_places(file: IO[bytes]) -> bool:
     """Return whether bytes can be written to any place of a file; not with `>> file`, which appends all of them."""
     if fcntl is None or not hasattr(os, "copy_file_range"):
         return False
@@ -332,7 +335,7 @@ def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int
     with suppress(OSError, AttributeError):  # AttributeError if there is no splice, or no file behind the stream
         if stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode):
             pipe.flush()
-            _widen(pipe.fileno())
+            widen(pipe.fileno())
             while done < length and (count := os.splice(source.fileno(), pipe.fileno(), length - done, start + done)):
                 done += count
     return done
@@ -341,14 +344,14 @@ def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int
 def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
     """Copy everything from a pipe, or another stream without positions, to an empty file."""
     with suppress(OSError, AttributeError):
-        _widen(pipe.fileno())
+        widen(pipe.fileno())
         while os.splice(pipe.fileno(), file.fileno(), PIPE_BYTES):
             pass
     file.seek(0, os.SEEK_END)
     shutil.copyfileobj(pipe, file, PIECE)  # the rest, if the system could not
 
 
-def _widen(pipe: int) -> None:
+def widen(pipe: int) -> None:
     """Enlarge a pipe, if the system has room."""
     if sys.platform == "linux" and fcntl is not None:
         with suppress(OSError):

@@ -146,6 +146,15 @@ class WeightStore:
         else:
             yield self.data(tensor)
 
+    def beginning(self, tensor: TensorProto, length: int) -> memoryview:
+        """Return the first bytes of a tensor, so many of them as there are; no others are read."""
+        if is_external(tensor):
+            return memoryview(self.stretch(self.place(tensor)).beginning(length))
+        if is_deferred(tensor):
+            offset, whole, _ = wire.parse_reference(tensor.external_data[0].value)
+            return memoryview(wire.Stretch(self.source, offset, whole).beginning(length))
+        return self.data(tensor)[:length]
+
     def digest(self, tensor: TensorProto) -> bytes:
         """Return a digest of a tensor's elements; it does not depend on where and how they are stored."""
         state = blake2b(digest_size=16)

@@ -14,7 +14,7 @@ https://protobuf.dev/programming-guides/encoding and onnx.proto.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
@@ -25,7 +25,11 @@ GRAPH_INITIALIZER = 5
 TENSOR_RAW_DATA = 9
 TENSOR_EXTERNAL_DATA = 13
 TENSOR_DATA_LOCATION = 14
+ANNOUNCEMENT = 0x6D78
+"""A field of models in pipes (`files/stream.py`), which ONNX does not know: the letters mx."""
 
+LIMIT = 2**31 - 1
+"""Bytes of the longest message that protobuf reads."""
 DEFERRED_BYTES = 1024
 """Raw data of up to so many bytes stay in the skeleton, because shape inference needs them."""
 
@@ -63,6 +67,10 @@ class Stretch:
         """Return the number of bytes."""
         return self.length
 
+    def beginning(self, length: int) -> bytes | memoryview:
+        """Return the first bytes, so many of them as there are."""
+        return self.source[self.start : self.start + min(length, self.length)]
+
     def write_to(self, file: IO[bytes]) -> None:
         """Write the bytes to a file."""
         if isinstance(self.source, FileBytes):
@@ -86,13 +94,13 @@ def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message at data[start:end]; WireError if there is none."""
     position = start
     while position < end:
-        key, value = _read_varint(data, position, end)
+        key, value = read_varint(data, position, end)
         wire_type = key & 7
         if wire_type == _BYTES:
-            length, value = _read_varint(data, value, end)
+            length, value = read_varint(data, value, end)
             after = value + length
         elif wire_type == _VARINT:
-            after = _read_varint(data, value, end)[1]
+            after = read_varint(data, value, end)[1]
         elif wire_type in (_FIXED64, _FIXED32):
             after = value + (8 if wire_type == _FIXED64 else 4)
         else:
@@ -103,8 +111,8 @@ def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
         position = after
 
 
-def _read_varint(data: Bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the varint at a position (7 bits a byte, the lowest first), and the position after it."""
+def read_varint(data: Bytes, position: int, end: int) -> tuple[int, int]:
+    """Return the varint at a position (7 bits a byte, the lowest first), and the position after it; or WireError."""
     result = shift = 0
     while position < end and shift < 70:
         byte = data[position]
@@ -139,9 +147,10 @@ def split(data: Bytes) -> tuple[bytes, int]:
 
     Only the fields of the graph and of its large initializers are looked at, so the time depends on their number and
     not on their bytes. The lengths of the graph and of the changed initializers are written anew; everything else is
-    copied.
+    copied, but no announcement.
     """
-    graph = _graph(data)
+    around = [field for field in fields(data, 0, len(data)) if field.number != ANNOUNCEMENT]
+    graph = _graph(around)
     if graph is None:
         return bytes(data[:]), 0
     parts: list[bytes | memoryview] = []
@@ -154,7 +163,9 @@ def split(data: Bytes) -> tuple[bytes, int]:
                 parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, tensor)]
                 copied_to, count = field.end, count + 1
     parts.append(data[copied_to : graph.end])
-    return b"".join([data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]), count
+    before = [data[field.start : field.end] for field in around if field.end <= graph.start]
+    after = [data[field.start : field.end] for field in around if field.start >= graph.end]
+    return b"".join([*before, *_message(MODEL_GRAPH, parts), *after]), count
 
 
 def joined(skeleton: bytes, source: Bytes) -> list[Part]:
@@ -164,7 +175,7 @@ def joined(skeleton: bytes, source: Bytes) -> list[Part]:
     weight is in memory. This works even if the skeleton was changed in the meantime (renamed, cut, tagged).
     """
     data = memoryview(skeleton)
-    graph = _graph(data)
+    graph = _graph(fields(data, 0, len(data)))
     if graph is None or REFERENCE not in skeleton:
         return [data]
     parts: list[Part] = []
@@ -177,11 +188,22 @@ def joined(skeleton: bytes, source: Bytes) -> list[Part]:
     return [data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]
 
 
-def _graph(data: Bytes) -> Field | None:
-    """Return the graph of a model; None if it comes in several pieces, which protobuf allows but nobody writes."""
-    pieces = [
-        field for field in fields(data, 0, len(data)) if field.number == MODEL_GRAPH and field.wire_type == _BYTES
-    ]
+def graph_first(skeleton: bytes) -> bytes:
+    """Return the same model with its graph before its other fields, and in it the initializers behind the rest."""
+    data = memoryview(skeleton)
+    graph = _graph(fields(data, 0, len(data)))
+    if graph is None:
+        return skeleton
+    rest: list[memoryview] = []
+    initializers: list[memoryview] = []
+    for field in fields(data, graph.value, graph.end):
+        (initializers if field.number == GRAPH_INITIALIZER else rest).append(data[field.start : field.end])
+    return b"".join([*_message(MODEL_GRAPH, rest + initializers), data[: graph.start], data[graph.end :]])
+
+
+def _graph(model: Iterable[Field]) -> Field | None:
+    """Return a model's graph; None if it comes in several pieces, which protobuf allows but nobody writes."""
+    pieces = [field for field in model if field.number == MODEL_GRAPH and field.wire_type == _BYTES]
     return pieces[0] if len(pieces) == 1 else None
 
 

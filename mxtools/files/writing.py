@@ -20,6 +20,7 @@ from mxtools.files import wire
 from mxtools.files.atomic import atomic_output, write_pair
 from mxtools.files.reading import read_model
 from mxtools.files.regular import one_command, reserve
+from mxtools.files.stream import announced, finish, hand_on
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
@@ -28,22 +29,22 @@ ALIGNMENT = 64
 """The offset of an external tensor is a multiple of this."""
 PAGE = 4096
 """Replaces ALIGNMENT for tensors of 1 MiB and more: runtimes can map these page by page."""
-PROTOBUF_LIMIT = 2**31 - 1
 
 
-def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
+def write_model(proto: ModelProto, weights: WeightStore, path: Path, last: bool = False) -> None:
     """Write a model to a file, external weights to `NAME.onnx.data` beside it; the same model gives the same bytes.
 
-    Raises OutputError if a file cannot be written, UsageError if the model without external data exceeds 2 GiB.
+    `last` says that nothing needs the weights afterwards, so those in a pipe need not be kept. Raises OutputError if a
+    file cannot be written, UsageError if the model without external data exceeds 2 GiB.
     """
     beside = f"{Path(os.path.realpath(path)).name}.data"
     if not any(map(is_external, tensors_of(proto))):
-        _write_alone(proto, weights, path, beside)
+        _write_alone(proto, weights, path, beside, last)
         return
     data = _DataFile(weights, beside)
     copy = data.moved_here(proto)
     if not data:
-        _write_alone(copy, weights, path, beside)
+        _write_alone(copy, weights, path, beside, last)
         return
     for file in weights.files():
         if file.parent == Path(os.path.realpath(path)).parent and file.name.startswith(Path(beside).stem):
@@ -51,10 +52,10 @@ def write_model(proto: ModelProto, weights: WeightStore, path: Path) -> None:
     write_pair(path, beside, lambda file, name: _write_parts(file, _relocated(copy, name), weights), data.write)
 
 
-def _write_alone(proto: ModelProto, weights: WeightStore, path: Path, beside: str) -> None:
+def _write_alone(proto: ModelProto, weights: WeightStore, path: Path, beside: str, last: bool) -> None:
     """Write a model that needs no other file, over one that may have had data beside it."""
     with atomic_output(path, beside) as file:
-        _write_parts(file, proto, weights)
+        _write_parts(file, proto, weights, last)
 
 
 def write_moved(source: Path, file: BinaryIO, location: str) -> None:
@@ -73,12 +74,12 @@ def _relocated(proto: ModelProto, location: str) -> ModelProto:
 
 
 def write_stream(proto: ModelProto, weights: WeightStore, stream: IO[bytes], folder: Path = Path()) -> None:
-    """Write a model to a pipe; external data stay in their files, and their locations become relative to `folder`.
+    """Write a model to a pipe, for the last time; external data stay in their files, with locations from `folder`.
 
     Raises UsageError if the model exceeds 2 GiB, or if its external data lie outside of the folder.
     """
     external = any(map(is_external, tensors_of(proto)))
-    _write_parts(stream, _referring(proto, weights, folder) if external else proto, weights)
+    _write_parts(stream, _referring(proto, weights, folder) if external else proto, weights, last=True)
     stream.flush()
 
 
@@ -129,21 +130,28 @@ def serialised(proto: ModelProto, weights: WeightStore) -> bytes:
     return buffer.getvalue()
 
 
-def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore) -> None:
+def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore, last: bool = False) -> None:
     """Write a model with its deferred weights; UsageError if it is larger than protobuf can read."""
+    source = weights.source
     try:
-        parts = wire.joined(proto.SerializeToString(), weights.source)
+        skeleton = proto.SerializeToString()
+        parts = wire.joined(skeleton, source)
     except (ValueError, DecodeError) as error:
         raise UsageError(
             f"the graph cannot be serialised ({error})", "it is larger than 2 GiB without its weights"
         ) from None
     size = sum(map(len, parts))
-    if size > PROTOBUF_LIMIT:
+    if size > wire.LIMIT:
         raise UsageError(
             "the model with its weights is larger than 2 GiB, the limit of ONNX files", "keep its weights external"
         )
+    if last:
+        parts = announced(file, skeleton, parts, source)
+        hand_on(source, parts)
     reserve(file, size)
-    for part in parts:
+    for number, part in enumerate(parts, 1):
+        if last and number == len(parts):
+            finish(source)
         if isinstance(part, wire.Stretch):
             part.write_to(file)
         else:

@@ -1,0 +1,295 @@
+"""Large models in pipes: their weights flow by, and every file comes out as if no pipe had been there."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from mxtools.errors import InputError, MxError
+from mxtools.files import stream, wire
+from mxtools.files.reading import read_model
+from mxtools.files.stream import PipeBytes
+from mxtools.files.weights import WeightStore
+from mxtools.files.writing import write_model, write_stream
+from tests.support.commands import shell
+
+WIDTH = 2100
+"""Rows and columns of a weight: 18 MB each, so that four are worth an announcement."""
+
+
+def layers(width: int = WIDTH, count: int = 4) -> onnx.ModelProto:
+    """Return layers of a MatMul and an Add; the order of their weights is not the order of their nodes."""
+    numbers = np.random.default_rng(0)
+    weights, nodes, last = [], [], "x"
+    for at in range(count):
+        scope = f"enc.{at}"
+        weights += [
+            numpy_helper.from_array(numbers.standard_normal((width, width), np.float32), f"{scope}.weight"),
+            numpy_helper.from_array(numbers.standard_normal(width, np.float32), f"{scope}.bias"),
+            numpy_helper.from_array(np.float32([at]), f"{scope}.small"),
+        ]
+        for operator, name in (("MatMul", "weight"), ("Add", "bias"), ("Mul", "small")):
+            out = "y" if (at, operator) == (count - 1, "Mul") else f"{scope}.{operator}"
+            nodes.append(helper.make_node(operator, [last, f"{scope}.{name}"], [out], name=f"/enc/{at}/{operator}"))
+            last = out
+    x, y = (helper.make_tensor_value_info(name, 1, [1, width]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [*weights[3:], *weights[:3]])
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a large model."""
+    made = tmp_path_factory.mktemp("large")
+    (made / "raw.onnx").write_bytes(layers().SerializeToString())
+    assert (
+        shell("mx tag raw.onnx -o tagged.onnx && mx filter tagged.onnx --scope enc.2 -o part.onnx", made).returncode
+        == 0
+    )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("mx run raw.onnx -p untag | mx tag -o OUT", "tagged"),
+        ("mx tag raw.onnx | mx run -p untag | mx tag > OUT", "tagged"),
+        ("mx tag raw.onnx | tee TEED | mx run -p untag | mx tag -o OUT", "tagged"),
+        ("mx tag raw.onnx | mx filter --scope enc.2 -o OUT", "part"),
+        ("mx tag raw.onnx | mx filter --scope enc.2 >> OUT", "part"),
+        ("mx tag raw.onnx | mx filter --scope enc.2 | cat > OUT", "part"),
+        ("mx tag raw.onnx | mx filter --scope enc.2 --verify -o OUT", "part"),
+        ("mx tag raw.onnx | cat > TEED && mx run TEED -p untag | mx tag -o OUT", "tagged"),
+        ("cat raw.onnx | mx tag -o OUT", "tagged"),
+        ("mx tag raw.onnx -o OUT && mx run OUT -p untag | mx tag -o OUT", "tagged"),
+    ],
+)
+def test_a_pipe_gives_what_files_give(folder: Path, line: str, wanted: str) -> None:
+    out, teed = (folder / f"{name}.onnx" for name in ("out", "teed"))
+    out.unlink(missing_ok=True)
+    done = shell(line.replace("OUT", out.name).replace("TEED", teed.name), folder)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == (folder / f"{wanted}.onnx").read_bytes()
+
+
+def test_others_read_a_model_from_a_pipe(folder: Path) -> None:
+    import onnxruntime
+
+    assert shell("mx tag raw.onnx | tee teed.onnx | mx tree", folder).returncode == 0
+    teed, tagged = (onnx.load(folder / f"{name}.onnx") for name in ("teed", "tagged"))
+    onnx.checker.check_model(teed)
+    teed.DiscardUnknownFields()  # type: ignore[attr-defined]
+    assert teed == tagged
+    given = {"x": np.ones((1, WIDTH), np.float32)}
+    a, b = (onnxruntime.InferenceSession(folder / f"{name}.onnx").run(None, given)[0] for name in ("teed", "tagged"))
+    assert np.array_equal(a, b)
+
+
+def test_what_another_program_changed_in_a_model_from_a_pipe_counts(folder: Path) -> None:
+    assert shell("mx run raw.onnx -p untag | cat > teed.onnx", folder).returncode == 0
+    changed = onnx.load(folder / "teed.onnx")
+    first, second = (next(t for t in changed.graph.initializer if t.name == f"enc.{at}.weight") for at in (0, 1))
+    first.raw_data, second.raw_data = second.raw_data, first.raw_data
+    changed.graph.node[-1].op_type = "Sub"
+    changed.DiscardUnknownFields()  # type: ignore[attr-defined]
+    plain = changed.SerializeToString()
+    field = (folder / "teed.onnx").read_bytes()
+    field = field[: next(f.end for f in wire.fields(memoryview(field), 0, len(field)))]
+    for name, content in (("before", field + plain), ("behind", plain + field), ("plain", plain)):
+        (folder / f"{name}.in").write_bytes(content)
+        done = shell(f"cat {name}.in | mx tag -o {name}.onnx && mx tag {name}.in -o {name}.2.onnx", folder)
+        assert done.returncode == 0, done.stderr
+        assert (folder / f"{name}.onnx").read_bytes() == (folder / f"{name}.2.onnx").read_bytes()
+    assert (folder / "before.onnx").read_bytes() == (folder / "plain.onnx").read_bytes()
+    assert (folder / "behind.onnx").read_bytes() == (folder / "plain.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("part", [0.3, 0.99])
+def test_a_model_that_does_not_come_whole_ends_every_command(folder: Path, part: float) -> None:
+    (folder / "kept.onnx").write_bytes(b"old")
+    assert shell("mx tag raw.onnx | cat > teed.onnx", folder).returncode == 0
+    size = int((folder / "teed.onnx").stat().st_size * part)
+    done = shell(f"head -c {size} teed.onnx | mx tag | mx filter --scope enc.0 -o kept.onnx", folder)
+    assert done.returncode == 3
+    assert done.stderr.count(b"stdin ended, or changed, before the model did") == 2
+    assert (folder / "kept.onnx").read_bytes() == b"old"
+    assert shell(f"head -c {size} teed.onnx | mx tree", folder).returncode == 3
+    done = shell("(cat teed.onnx; echo more) | mx tag | mx filter --scope enc.0 -o kept.onnx", folder)
+    assert done.returncode == 3
+    assert b"stdin goes on behind the model" in done.stderr
+    assert (folder / "kept.onnx").read_bytes() == b"old"
+
+
+def test_what_writes_into_a_pipe_ends_its_work_when_a_command_fails(folder: Path) -> None:
+    done = shell("mx tag raw.onnx | tee teed.onnx | mx filter --scope none", folder)
+    assert done.returncode == 2
+    assert shell("mx tree teed.onnx", folder).returncode == 0
+
+
+def test_a_second_pipe_can_wait_for_the_first(folder: Path) -> None:
+    line = "mkfifo one two; (mx tag raw.onnx > one; cat part.onnx > two) & mx graft - two -o out.onnx < one"
+    done = shell(f"timeout 60 bash -c '{line}'", folder)
+    assert done.returncode == 0, done.stderr
+    assert shell("mx compare tagged.onnx out.onnx", folder).returncode == 0
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Announce even small models; return one as it is written into a pipe."""
+    for name, size in (("WORTH_IT", 0), ("MOVED", 4096), ("BEGINNING", 16)):
+        monkeypatch.setattr(stream, name, size)
+    proto, weights = read_model(cast(IO[bytes], _file(layers(40, 3).SerializeToString())), "raw")
+    return sent(lambda pipe: write_stream(proto, weights, pipe))
+
+
+def _file(content: bytes) -> IO[bytes]:
+    """Return an open file with content."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the object
+    file.write(content)
+    file.flush()
+    return file
+
+
+def sent(write: Callable[[IO[bytes]], object]) -> bytes:
+    """Return what a function writes into a pipe."""
+    reading, writing = os.pipe()
+    found = io.BytesIO()
+
+    def collect() -> None:
+        with os.fdopen(reading, "rb") as end:
+            found.write(end.read())
+
+    reader = threading.Thread(target=collect)
+    reader.start()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            write(pipe)
+    finally:
+        reader.join()
+    return found.getvalue()
+
+
+@contextmanager
+def received(content: bytes) -> Iterator[tuple[onnx.ModelProto, WeightStore]]:
+    """Read a model from a pipe into which content is written."""
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as end:
+            end.write(content)
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    pipe = os.fdopen(reading, "rb", buffering=0)
+    try:
+        yield read_model(pipe, "stdin")
+    finally:
+        stream._unread.clear()
+        pipe.close()
+        writer.join()
+
+
+def read_from_pipe(content: bytes, path: Path) -> bytes:
+    """Return what a file has to which a model from a pipe was written."""
+    with received(content) as (proto, weights):
+        write_model(proto, weights, path, last=True)
+    return path.read_bytes()
+
+
+def test_weights_stay_in_the_pipe_until_they_are_written(small: bytes, tmp_path: Path) -> None:
+    whole = layers(40, 3)
+    with received(small) as (proto, weights):
+        assert isinstance(weights.source, PipeBytes)
+        tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        wanted = {tensor.name: tensor for tensor in whole.graph.initializer}
+        assert bytes(weights.data(tensors["enc.1.bias"])) == wanted["enc.1.bias"].raw_data
+        assert bytes(weights.beginning(tensors["enc.1.weight"], 16)) == wanted["enc.1.weight"].raw_data[:16]
+        assert weights.source in stream._unread
+        write_model(proto, weights, tmp_path / "out.onnx", last=True)
+        assert weights.source not in stream._unread
+        with pytest.raises(RuntimeError, match="handed on"):
+            weights.data(tensors["enc.1.weight"])
+    assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
+
+
+def test_weights_that_are_read_are_kept(small: bytes, tmp_path: Path) -> None:
+    whole = layers(40, 3)
+    with received(small) as (proto, weights):
+        for tensor in reversed(proto.graph.initializer):
+            wanted = next(t for t in whole.graph.initializer if t.name == tensor.name)
+            assert bytes(weights.data(tensor)) == wanted.raw_data
+        write_model(proto, weights, tmp_path / "a.onnx")
+        write_model(proto, weights, tmp_path / "b.onnx", last=True)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes() == whole.SerializeToString()
+
+
+def test_weights_in_another_order_are_kept(small: bytes, tmp_path: Path) -> None:
+    whole = layers(40, 3)
+    with received(small) as (proto, weights):
+        for model in (proto, whole):
+            changed = list(reversed(model.graph.initializer))
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(changed)
+        write_model(proto, weights, tmp_path / "out.onnx", last=True)
+    assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
+
+
+def test_a_pipe_that_ends_anywhere_gives_no_model(small: bytes, tmp_path: Path) -> None:
+    for end in [*range(400), *range(400, len(small), 97), *range(len(small) - 60, len(small))]:
+        with pytest.raises(InputError):
+            read_from_pipe(small[:end], tmp_path / "out.onnx")
+        assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_end_of_a_model_is_written_only_behind_the_end_of_another(small: bytes) -> None:
+    def pass_on(content: bytes) -> bytes:
+        """Return what comes out of a pipe behind another, whether it is whole or not."""
+        with received(content) as (proto, weights):
+
+            def write(pipe: IO[bytes]) -> None:
+                with suppress(InputError):
+                    write_stream(proto, weights, pipe)
+
+            return sent(write)
+
+    assert pass_on(small) == small
+    for end in range(len(small) - 1, len(small) // 2, -211):
+        with suppress(InputError):
+            out = onnx.ModelProto()
+            with suppress(Exception):
+                out.ParseFromString(pass_on(small[:end]))
+            assert not out.ir_version
+
+
+def test_no_damaged_announcement_gives_a_wrong_model(small: bytes, tmp_path: Path) -> None:
+    """Whatever byte is another one, the result is an error, or what is read without the announcement."""
+    chance = random.Random(0)
+    begin = next(field.end for field in wire.fields(memoryview(small), 0, len(small)))
+    places = [
+        *range(len(stream._KEY), 50),
+        *(chance.randrange(50, len(small)) for _ in range(150)),
+        *range(50, begin, 7),
+    ]
+    for place in places:
+        damaged = bytearray(small)
+        damaged[place] ^= 1 << chance.randrange(8)
+        outcomes = []
+        for content in (bytes(damaged), bytes(damaged)[begin:]):
+            (tmp_path / "out.onnx").unlink(missing_ok=True)
+            try:
+                outcomes.append(read_from_pipe(content, tmp_path / "out.onnx"))
+            except MxError:
+                outcomes.append(b"")
+        assert outcomes[0] in (outcomes[1], b""), place
