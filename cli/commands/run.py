@@ -44,22 +44,28 @@ def command(
     """
     from mxtools.errors import UsageError
     from mxtools.pipeline.pipeline import Pipeline
-    from mxtools.strategies import table
 
     check_json(json, output)
     if not (pipeline or strategy):
         raise UsageError("no passes are named", "give --pipeline or --strategy")
-    steps = table.get(strategy).passes().passes if strategy else ()
+    steps = _of_strategy(strategy) if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
     check_output(output, replacing=source)
-    steps = tuple(map(_with_part, steps))
+    steps = tuple(_with_part(step) if step.name == "graft" else step for step in steps)
     report = process(Pipeline(steps), source, output, data_dir, trace, inputs, command="" if json else "run")
     if json:
         emit(report.to_dict())
 
 
+def _of_strategy(name: str) -> tuple[Pass, ...]:
+    """Return the passes of a strategy."""
+    from mxtools.strategies import table
+
+    return table.get(name).passes().passes
+
+
 def _with_part(step: Pass) -> Pass:
-    """Return the pass; if it grafts the part from stdin, with that part, because passes read only files."""
+    """Return a graft; if its part comes from stdin, with that part, because passes read only files."""
     from mxtools.passes.graft import Graft
 
     if not isinstance(step, Graft) or step.part != "-":

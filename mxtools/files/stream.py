@@ -24,8 +24,8 @@ import os
 import stat
 import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO
@@ -50,15 +50,16 @@ _unread: list[PipeBytes] = []
 """Models whose weights are still in a pipe."""
 
 
-def announced(file: IO[bytes], skeleton: bytes, parts: list[wire.Part], source: Bytes) -> list[wire.Part]:
-    """Return the parts of a model in the order in which they are written to a file.
+def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part] | None:
+    """Return the parts of a model that is announced; None if the file is no pipe, or the weights are not worth it.
 
-    If the file is a pipe, and its weights, the stretches among the parts, are worth it, the model is announced. For the
-    other arguments see `wire.joined`.
+    For the other arguments see `wire.joined`.
     """
-    if sum(len(part) for part in parts if isinstance(part, wire.Stretch)) < WORTH_IT or not _is_pipe(file):
-        return parts
-    ordered = wire.joined(wire.graph_first(skeleton), source)
+    if len(source) < WORTH_IT or not _is_pipe(file):
+        return None
+    ordered = wire.joined(skeleton, source, weights_last=True)
+    if sum(len(part) for part in ordered if isinstance(part, wire.Stretch)) < WORTH_IT:
+        return None
     before: list[bytes | memoryview] = []
     between: list[bytes | memoryview] = []
     numbers: list[int] = []
@@ -73,7 +74,7 @@ def announced(file: IO[bytes], skeleton: bytes, parts: list[wire.Part], source: 
     value = _digest(content, *before) + content
     field = _KEY + wire.varint(len(value)) + value
     fits = numbers and max(len(value), numbers[0]) <= LONGEST and len(field) + at <= wire.LIMIT
-    return [field, *ordered] if fits else parts
+    return [field, *ordered] if fits else None
 
 
 def _beginning(part: wire.Part) -> bytes | memoryview:
@@ -207,20 +208,22 @@ class PipeBytes(FileBytes):
 
     def _advance(self, end: int, file: IO[bytes] | None = None) -> None:
         """Take bytes up to a place out of the pipe, for a file or to drop them; known ones must be what they should."""
-        while self._at < end:
-            index = bisect_right(self._starts, self._at) - 1
-            first = self._at - self._starts[index]
-            if expected := self._known[index][first : first + end - self._at]:
-                if _taken(self._file, len(expected)) != expected:
-                    raise self._not_whole()
-                if file:
-                    file.write(expected)
-                self._at += len(expected)
-            else:
-                upto = min(end, self._starts[index + 1])
-                if not _moved(self._file, file, upto - self._at):
-                    raise self._not_whole()
-                self._at = upto
+        with ExitStack() as stack:
+            into = file or stack.enter_context(Path(os.devnull).open("wb"))
+            move = _way(self._file, into)
+            while self._at < end:
+                index = bisect_right(self._starts, self._at) - 1
+                first = self._at - self._starts[index]
+                if expected := self._known[index][first : first + end - self._at]:
+                    if _taken(self._file, len(expected)) != expected:
+                        raise self._not_whole()
+                    into.write(expected)
+                    self._at += len(expected)
+                else:
+                    upto = min(end, self._starts[index + 1])
+                    if not move(upto - self._at):
+                        raise self._not_whole()
+                    self._at = upto
 
     def _not_whole(self, longer: bool = False) -> InputError:
         what = "goes on behind the model" if longer else "ended, or changed, before the model did"
@@ -309,39 +312,40 @@ def _taken(pipe: IO[bytes], length: int) -> bytes:
     return b"".join(parts)
 
 
-def _moved(pipe: IO[bytes], file: IO[bytes] | None, length: int) -> bool:
-    """Move bytes from a pipe to a file or another pipe, or drop them; return whether there were so many."""
-    if file:
-        left = length - _spliced(pipe, file, length)
-    else:
-        with Path(os.devnull).open("wb", buffering=0) as nothing:
-            left = length - _spliced(pipe, nothing, length)
-    while left and (part := os.read(pipe.fileno(), min(PIECE, left))):
-        if file:
-            file.write(part)
-        left -= len(part)
-    return not left
+def _way(pipe: IO[bytes], file: IO[bytes]) -> Callable[[int], bool]:
+    """Return a function that moves a number of bytes from a pipe to a file, and returns whether there were so many.
 
+    The system moves them itself, as far as it can.
+    """
+    source, target, has_place = pipe.fileno(), -1, has_places(file)
+    with suppress(OSError, AttributeError, ValueError):  # no descriptor
+        target = file.fileno()
+        if _is_pipe(file):
+            widen(target)
 
-def _spliced(pipe: IO[bytes], file: IO[bytes], length: int) -> int:
-    """Let the system move bytes itself, as far as it can; return how many it moved."""
-    done = 0
-    with suppress(OSError, AttributeError, ValueError):  # no descriptor, or none that takes them
-        target, source = file.fileno(), pipe.fileno()
+    def spliced(length: int) -> int:
+        """Move bytes without reading them; return how many were moved."""
+        done = 0
         file.flush()
-        if has_places(file):
-            at = file.tell()
-            try:
-                while done < length and (count := os.splice(source, target, length - done, offset_dst=at + done)):
-                    done += count
-            finally:
-                file.seek(at + done)
-        else:
-            if _is_pipe(file):
-                widen(target)
-            while done < length and (count := os.splice(source, target, length - done)):
+        at = file.tell() if has_place else None
+        with suppress(OSError):  # a file to which the system cannot move bytes
+            while done < length:
+                count = os.splice(source, target, length - done, offset_dst=None if at is None else at + done)
+                if not count:
+                    break
                 done += count
-    return done
+        if at is not None:
+            file.seek(at + done)
+        return done
+
+    def move(length: int) -> bool:
+        left = length - (spliced(length) if target >= 0 else 0)
+        while left and (part := os.read(source, min(PIECE, left))):
+            file.write(part)
+            left -= len(part)
+        return not left
+
+    return move
 
 
 @atexit.register
@@ -349,5 +353,5 @@ def _drain() -> None:
     """Read what nobody needed, so that what writes into the pipe, such as `tee`, can end its work."""
     with suppress(OSError, KeyboardInterrupt):
         for model in _unread:
-            while _moved(model._file, None, PIECE):
+            while os.read(model._file.fileno(), PIECE):
                 pass

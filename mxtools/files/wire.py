@@ -168,37 +168,57 @@ def split(data: Bytes) -> tuple[bytes, int]:
     return b"".join([*before, *_message(MODEL_GRAPH, parts), *after]), count
 
 
-def joined(skeleton: bytes, source: Bytes) -> list[Part]:
+def joined(skeleton: bytes, source: Bytes, weights_last: bool = False) -> list[Part]:
     """Return the bytes of a model, in parts to be written one after the other.
 
     `source` has the bytes that the references in the skeleton point into. Stretches of it are among the parts, so no
-    weight is in memory. This works even if the skeleton was changed in the meantime (renamed, cut, tagged).
+    weight is in memory. This works even if the skeleton was changed in the meantime (renamed, cut, tagged). With
+    `weights_last`, the graph comes before the model's other fields, and in it the initializers come behind the rest.
     """
     data = memoryview(skeleton)
     graph = _graph(fields(data, 0, len(data)))
     if graph is None or REFERENCE not in skeleton:
         return [data]
     parts: list[Part] = []
+    initializers: list[Part] = []
     copied_to = graph.value
     for field in fields(data, graph.value, graph.end):
-        if field.number == GRAPH_INITIALIZER and skeleton.find(REFERENCE, field.value, field.end) >= 0:
-            parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, _restored(data, field, source))]
-            copied_to = field.end
-    parts.append(data[copied_to : graph.end])
-    return [data[: graph.start], *_message(MODEL_GRAPH, parts), data[graph.end :]]
+        if field.number == GRAPH_INITIALIZER:
+            refers = skeleton.find(REFERENCE, field.value, field.end) >= 0
+            if refers or weights_last:
+                parts.append(data[copied_to : field.start])
+                copied_to = field.end
+                tensor: list[Part] = [data[field.start : field.end]]
+                if refers:
+                    tensor = _message(GRAPH_INITIALIZER, _restored(data, field, source))
+                (initializers if weights_last else parts).extend(tensor)
+    parts += [data[copied_to : graph.end], *initializers]
+    before, after = data[: graph.start], data[graph.end :]
+    if weights_last:
+        return [*_message(MODEL_GRAPH, parts), b"".join([before, after])]
+    return [before, *_message(MODEL_GRAPH, parts), after]
 
 
-def graph_first(skeleton: bytes) -> bytes:
-    """Return the same model with its graph before its other fields, and in it the initializers behind the rest."""
-    data = memoryview(skeleton)
-    graph = _graph(fields(data, 0, len(data)))
-    if graph is None:
-        return skeleton
-    rest: list[memoryview] = []
-    initializers: list[memoryview] = []
-    for field in fields(data, graph.value, graph.end):
-        (initializers if field.number == GRAPH_INITIALIZER else rest).append(data[field.start : field.end])
-    return b"".join([*_message(MODEL_GRAPH, rest + initializers), data[: graph.start], data[graph.end :]])
+def merged(parts: Iterable[Part], source: Bytes) -> list[Part]:
+    """Return the same bytes in fewer parts: stretches become one if their source has between them what the parts have.
+
+    The names and dimensions of weights lie between weights, and hardly any command changes them.
+    """
+    found: list[Part] = []
+    last: Stretch | None = None
+    between: list[bytes | memoryview] = []
+    for part in parts:
+        if not isinstance(part, Stretch):
+            between.append(part)
+            continue
+        end = last.start + last.length if last else 0
+        if last and part.start - end == sum(map(len, between)) and source[end : part.start] == b"".join(between):
+            last = Stretch(source, last.start, part.start + part.length - last.start)
+        else:
+            found += [last, *between] if last else between
+            last = part
+        between = []
+    return [*found, *([last] if last else []), *between]
 
 
 def _graph(model: Iterable[Field]) -> Field | None:

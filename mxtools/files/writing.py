@@ -135,7 +135,7 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore, last:
     source = weights.source
     try:
         skeleton = proto.SerializeToString()
-        parts = wire.joined(skeleton, source)
+        parts = (last and announced(file, skeleton, source)) or wire.joined(skeleton, source)
     except (ValueError, DecodeError) as error:
         raise UsageError(
             f"the graph cannot be serialised ({error})", "it is larger than 2 GiB without its weights"
@@ -145,8 +145,8 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore, last:
         raise UsageError(
             "the model with its weights is larger than 2 GiB, the limit of ONNX files", "keep its weights external"
         )
+    parts = wire.merged(parts, source)
     if last:
-        parts = announced(file, skeleton, parts, source)
         hand_on(source, parts)
     reserve(file, size)
     for number, part in enumerate(parts, 1):
