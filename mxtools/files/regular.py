@@ -208,9 +208,13 @@ class FileBytes:
         if isinstance(at, slice):
             start, stop = at.start or 0, self._size if at.stop is None else at.stop
             return b"".join(self.pieces(start, stop - start))
-        if not 0 <= at - self._base < len(self._window):
-            self._base, self._window = self._around(at)
+        self._look_at(at)
         return self._window[at - self._base]
+
+    def at_hand(self, at: int) -> memoryview:
+        """Return some bytes from a place on: those that are in memory already, or else as many as are read at once."""
+        self._look_at(at)
+        return memoryview(self._window)[at - self._base :]
 
     def pieces(self, start: int, length: int) -> Iterator[bytes]:
         """Yield a number of bytes, from a place on, piece by piece; only one piece is in memory at a time."""
@@ -229,6 +233,11 @@ class FileBytes:
     def fileno(self) -> int:
         """Return the descriptor of the file."""
         return self._file.fileno()
+
+    def _look_at(self, at: int) -> None:
+        """Move the window to a byte, if it is not there already."""
+        if not 0 <= at - self._base < len(self._window):
+            self._base, self._window = self._around(at)
 
     def _around(self, at: int) -> tuple[int, bytes]:
         """Return a window with a byte in it: where it starts, and its bytes."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from mxtools.files.regular import Bytes, FileBytes
 
@@ -40,12 +40,15 @@ it in its message. If the tensor said explicitly that its data are not external,
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
+_HEAD = 12
+"""Bytes that a key of one byte and a length can take, and one more."""
+
+
 class WireError(ValueError):
     """Bytes that are not a protobuf message, or only a part of one."""
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One field of a message: its number and wire type, and at which byte it starts, its value starts, and both end."""
 
     number: int
@@ -92,23 +95,44 @@ def pieces(source: Bytes, start: int, length: int) -> Iterator[bytes | memoryvie
 
 def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message at data[start:end]; WireError if there is none."""
-    position = start
+    position, base, window = start, start, _window(data, start, end)
     while position < end:
-        key, value = read_varint(data, position, end)
-        wire_type = key & 7
-        if wire_type == _BYTES:
-            length, value = read_varint(data, value, end)
+        at = position - base
+        if at + _HEAD > len(window):
+            base, at, window = position, 0, _window(data, position, end)
+        # nearly all fields of a graph are nodes: a key of one byte, a length, and bytes
+        if at + _HEAD <= len(window) and (key := window[at]) < 0x80 and key & 7 == _BYTES:
+            wire_type = _BYTES
+            length, at = window[at + 1], at + 2
+            if length > 0x7F:
+                length, shift = length & 0x7F, 7
+                while (byte := window[at]) > 0x7F and shift < 63:
+                    length |= (byte & 0x7F) << shift
+                    shift, at = shift + 7, at + 1
+                length, at = length | byte << shift, at + 1
+            value = base + at
             after = value + length
-        elif wire_type == _VARINT:
-            after = read_varint(data, value, end)[1]
-        elif wire_type in (_FIXED64, _FIXED32):
-            after = value + (8 if wire_type == _FIXED64 else 4)
         else:
-            raise WireError(f"wire type {wire_type} at byte {position}")
+            key, value = read_varint(data, position, end)
+            wire_type = key & 7
+            if wire_type == _BYTES:
+                length, value = read_varint(data, value, end)
+                after = value + length
+            elif wire_type == _VARINT:
+                after = read_varint(data, value, end)[1]
+            elif wire_type in (_FIXED64, _FIXED32):
+                after = value + (8 if wire_type == _FIXED64 else 4)
+            else:
+                raise WireError(f"wire type {wire_type} at byte {position}")
         if after > end:
             raise WireError(f"field at byte {position} ends after the message")
         yield Field(key >> 3, wire_type, position, value, after)
         position = after
+
+
+def _window(data: Bytes, at: int, end: int) -> memoryview:
+    """Return bytes from a place on, as many as are at hand."""
+    return data.at_hand(at) if isinstance(data, FileBytes) else data[at:end]
 
 
 def read_varint(data: Bytes, position: int, end: int) -> tuple[int, int]:
