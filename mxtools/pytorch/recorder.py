@@ -144,20 +144,23 @@ class Recorder:
         with self._lock:
             running = tuple(call.frame for call in self._open[get_ident()] if call.has_frame)
             for tensor, number in zip(given, before, strict=True):
-                if self._state(tensor).number == number:
-                    self._use(tensor, running)
+                self._use(tensor, number, running)
             numbers = [self._state(tensor).number for tensor in made]
             self._made_in.update(dict.fromkeys(numbers, running))
             if running:
                 self.operations.append(Operation(running[-1], name, tuple(before), tuple(numbers)))
 
-    def _use(self, tensor: torch.Tensor, running: tuple[int, ...]) -> None:
-        """Note a use of a tensor for those calls that made it and have ended: it is used outside of them."""
-        number = self._state(tensor).number
+    def _use(self, tensor: torch.Tensor, number: int, running: tuple[int, ...]) -> None:
+        """Note a use of a tensor for those calls that made it and have ended: it is used outside of them.
+
+        `number` is that of its state when it was used. If it was changed since, what it was can no longer be read.
+        """
         for call in self._made_in.get(number, ()):
             leaves = self._frames[call].leaves
             if call not in running and number not in leaves:
-                leaves[number] = self.tensor(f"side_{len(leaves)}", tensor)
+                name, is_unchanged = f"side_{len(leaves)}", self._state(tensor).number == number
+                former = TracedTensor(name=name, id=number, **shape_and_type(tensor))
+                leaves[number] = self.tensor(name, tensor) if is_unchanged else former
 
     def calls(self) -> Iterator[Call]:
         """Yield the recorded calls, in the order in which they began."""
@@ -207,7 +210,7 @@ class Recorder:
         if not self._frames:
             self.enter(self._model, (), self._inputs)
         for _, tensor in tensors(self._interface.results(result)):
-            self._use(tensor, (0,))
+            self._use(tensor, self._state(tensor).number, (0,))
         self.leave(self._model, (), self._inputs, result)
 
     def _close(self, frame: _Frame, given: dict[str, Any], output: Any) -> None:  # noqa: ANN401

@@ -20,6 +20,10 @@ Both calls can also have returned what they computed:
 No reader of `f` is in `b`, and torch and ONNX have other names for the operation. What shows that the ReduceMean works
 for `b` too is that `f` is the one value that can be the tensor which `a` returned, that `b` has none for its own, and
 that both tensors had the same values.
+
+A module can run twice with an equal argument, as attention over the same keys does. If PyTorch ran one operation for
+what are many nodes, no operation tells who made the keys. But if the second call reads what a node of the first one
+makes, and the first one did not hand that out, then the second one made it too.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class _EqualOperations:
     """Compares the operations of a trace, and finds the nodes that stand for several of them."""
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
-        self._model, self._operations = model, sidecar.operations
+        self._model, self._calls, self._operations = model, sidecar.calls, sidecar.operations
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
         self._maker = operations_making(sidecar)
@@ -62,6 +66,7 @@ class _EqualOperations:
         self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
+        self._number = {id(operation): number for number, operation in enumerate(sidecar.operations)}
         self._same = first_equals(sidecar, known=self._maker.keys())
         for operation in sidecar.operations:
             if operation.outputs:
@@ -77,6 +82,9 @@ class _EqualOperations:
                     self._note(node, *pairs.pop())
                 elif (passing := self._passing_on(node, reader)) is not None:
                     self._add(node, passing)
+                elif self._ran_again(node, reader):
+                    self._add(node, reader)
+                    self._add_all(self._graph.live_reads(node), self._annotations.call[node], reader)
         for (call, other, _), returned in self._returned_again().items():
             for node, pair in zip(self._working_for(call, other, returned), returned, strict=False):
                 self._note(node, *pair)
@@ -224,6 +232,27 @@ class _EqualOperations:
         around, within, call = self._hierarchy.parent[serving], self._hierarchy.within, self._annotations.call[node]
         return around if call is not None and within(reader, around) and not within(call, around) else None
 
+    def _ran_again(self, node: int, reader: int) -> bool:
+        """Return whether a reader is another call of a node's module that must have made what it reads of the node.
+
+        It must if no tensor that the node can have made came to it: none that left the node's call and that it read,
+        and none that was made since and that it was given.
+        """
+        call = self._annotations.call[node]
+        if call is None or self._calls[call].module != self._calls[reader].module:
+            return False
+        begin = next((self._number[id(o)] for o in self._operations_in[call]), len(self._operations))
+        entered = self._hierarchy.path_below(self._hierarchy.meet(call, reader), reader)[-1]
+        came = [t for t in self._calls[entered].inputs if self._is_made_since(t.id, begin)]
+        came += [t for o in self._operations_in[reader] for t in map(self._leaving[call].get, o.inputs) if t]
+        call_of, readers = self._annotations.call, self._graph.readers
+        read = [v for v in self._graph.writes[node] if any(call_of[at] == reader for at in readers[v])]
+        shapes = [self._model.shapes[value] for value in read]
+        return not any(shape is None or any(map(shape.fits, came)) for shape in shapes)
+
+    def _is_made_since(self, tensor: int, begin: int) -> bool:
+        return tensor in self._maker and self._number[id(self._maker[tensor])] >= begin
+
     def _fits(self, node: int, operation: Operation) -> bool:
         """Return whether a node can stand for an operation of its name, by who made the values that it reads."""
         call, within = operation.call, self._hierarchy.within
@@ -259,14 +288,15 @@ class _EqualOperations:
                     elif one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
                         left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
 
-    def _add_all(self, values: list[int], call: int, equal: int) -> None:
+    def _add_all(self, values: list[int], call: int | None, equal: int) -> None:
         """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation."""
         call_of, producer, is_live = self._annotations.call, self._graph.producer, self._graph.is_live
         for node in nodes_behind(self._graph, values, lambda v: not is_live(v) or call_of[producer[v]] != call):
             self._add(node, equal)
 
     def _add(self, node: int, call: int) -> None:
-        if call not in self._equal_at(node):
+        """Note that a node is equal in a call, unless all of that call is equal to another one (`find_equal_calls`)."""
+        if call not in self._equal_at(node) and call not in self._annotations.equal:
             self._annotations.equal_at[node] = (*self._equal_at(node), call)
 
     def _is_made_in(self, tensor: int, call: int) -> bool:

@@ -170,12 +170,15 @@ class _UnclaimedResults:
         return any(tensor.id in self.read[at] for at in users)
 
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
-        """Return whether a tensor that a call returned can have reached a reader outside of the call.
+        """Return whether a tensor that left a call can have reached a reader outside of the call.
 
-        It can if their common caller passed it on, unchanged or made into a later tensor of the value's shape, or made
-        it into what the reader was given by one operation: an exporter may fuse that, such as a Pad, with the reader.
-        If the inputs of a call were not seen, it can have been given anything.
+        It can if an operation of the reader read it, or if their common caller passed it on, unchanged or made into a
+        later tensor of the value's shape, or made it into what the reader was given by one operation: an exporter may
+        fuse that, such as a Pad, with the reader. If the inputs of a call were not seen, it can have been given
+        anything.
         """
+        if tensor.id in self.read[reader]:
+            return True
         hierarchy = self.annotations.hierarchy
         meet = hierarchy.meet(call, reader)
         if meet in (call, reader):
