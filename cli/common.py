@@ -47,7 +47,7 @@ def process(
         check_output(output, replacing=source)
     if previous and is_pipe(previous):
         raise UsageError("--from names a file: the model to tag comes from stdin")
-    model = read_model(source, data_dir, trace, inputs, flowing=not write)
+    model = read_model(source, data_dir, trace, inputs, flowing=not (write or inputs))
     if previous:
         model.previous = read_model(previous)
         model.previous.sidecar = model.sidecar if trace else model.previous.sidecar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -41,9 +42,21 @@ def model_source(source: FileOrPipe, flowing: bool = False) -> Path | IO[bytes]:
     if os.isatty(0):
         raise UsageError("a model is expected on stdin, which is a terminal", "give a file or use a pipe")
     try:
-        return open(0, "rb", buffering=0 if flowing else -1, closefd=False)
+        flows = flowing and stat.S_ISFIFO(os.fstat(0).st_mode)
+        return _flowing_stdin() if flows else open(0, "rb", closefd=False)
     except OSError as error:
         raise InputError(f"stdin cannot be read ({error.strerror or error})", "give an ONNX file") from None
+
+
+def _flowing_stdin() -> IO[bytes]:
+    """Return stdin, out of reach of users' code and of other programs that the command starts."""
+    from mxtools.files.stream import Flowing
+
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return Flowing(pipe, "rb")
 
 
 def read_bytes(source: FileOrPipe) -> bytes:

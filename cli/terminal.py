@@ -65,6 +65,8 @@ def leave(status: object) -> NoReturn:
     What was registered for the end runs, and then the system takes all memory back at once. Python would free modules
     and objects one by one, which takes longer than `mx filter` works on a small model.
     """
+    if _interrupted and (stream := sys.modules.get("mxtools.files.stream")):
+        stream.abandon()
     atexit._run_exitfuncs()
     leave_at_once(status)
 

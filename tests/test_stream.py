@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import binascii
 import io
 import os
 import random
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import onnx
@@ -20,17 +22,26 @@ from onnx import helper, numpy_helper
 from mxtools.errors import InputError, MxError
 from mxtools.files import stream, wire
 from mxtools.files.reading import read_model
-from mxtools.files.stream import PipeBytes
+from mxtools.files.stream import Flowing, PipeBytes
 from mxtools.files.weights import WeightStore
 from mxtools.files.writing import write_model, write_stream
 from tests.support.commands import shell
 
 WIDTH = 2100
 """Rows and columns of a weight: 18 MB each, so that four are worth an announcement."""
+EMPTY_PRODUCER = b"\x08\n\x12\x00"
+"""How a model begins whose producer has an empty name: this overrides an announcement that was damaged."""
+EDIT = """
+import subprocess
+
+def edit(graph):
+    assert subprocess.run(["wc", "-c"], capture_output=True, text=True).stdout.strip() == "0"
+    return graph
+"""
 
 
-def layers(width: int = WIDTH, count: int = 4) -> onnx.ModelProto:
-    """Return layers of a MatMul and an Add; the order of their weights is not the order of their nodes."""
+def layers(width: int = WIDTH, count: int = 4, producer: str = "test") -> onnx.ModelProto:
+    """Return layers of three nodes; the order of their weights is not the order of their nodes."""
     numbers = np.random.default_rng(0)
     weights, nodes, last = [], [], "x"
     for at in range(count):
@@ -46,7 +57,10 @@ def layers(width: int = WIDTH, count: int = 4) -> onnx.ModelProto:
             last = out
     x, y = (helper.make_tensor_value_info(name, 1, [1, width]) for name in "xy")
     graph = helper.make_graph(nodes, "g", [x], [y], [*weights[3:], *weights[:3]])
-    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    if producer:
+        model.producer_name = producer
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +104,6 @@ def test_others_read_a_model_from_a_pipe(folder: Path) -> None:
     assert shell("mx tag raw.onnx | tee teed.onnx | mx tree", folder).returncode == 0
     teed, tagged = (onnx.load(folder / f"{name}.onnx") for name in ("teed", "tagged"))
     onnx.checker.check_model(teed)
-    teed.DiscardUnknownFields()  # type: ignore[attr-defined]
     assert teed == tagged
     given = {"x": np.ones((1, WIDTH), np.float32)}
     a, b = (onnxruntime.InferenceSession(folder / f"{name}.onnx").run(None, given)[0] for name in ("teed", "tagged"))
@@ -103,17 +116,24 @@ def test_what_another_program_changed_in_a_model_from_a_pipe_counts(folder: Path
     first, second = (next(t for t in changed.graph.initializer if t.name == f"enc.{at}.weight") for at in (0, 1))
     first.raw_data, second.raw_data = second.raw_data, first.raw_data
     changed.graph.node[-1].op_type = "Sub"
-    changed.DiscardUnknownFields()  # type: ignore[attr-defined]
     plain = changed.SerializeToString()
-    field = (folder / "teed.onnx").read_bytes()
-    field = field[: next(f.end for f in wire.fields(memoryview(field), 0, len(field)))]
+    teed = (folder / "teed.onnx").read_bytes()
+    field = teed[: next(f.end for f in wire.fields(memoryview(teed), 0, len(teed)))]
+    assert field[2:].find(wire.ANNOUNCED) >= 0
+    assert wire.ANNOUNCED not in plain
     for name, content in (("before", field + plain), ("behind", plain + field), ("plain", plain)):
         (folder / f"{name}.in").write_bytes(content)
         done = shell(f"cat {name}.in | mx tag -o {name}.onnx && mx tag {name}.in -o {name}.2.onnx", folder)
         assert done.returncode == 0, done.stderr
         assert (folder / f"{name}.onnx").read_bytes() == (folder / f"{name}.2.onnx").read_bytes()
-    assert (folder / "before.onnx").read_bytes() == (folder / "plain.onnx").read_bytes()
-    assert (folder / "behind.onnx").read_bytes() == (folder / "plain.onnx").read_bytes()
+        assert (folder / f"{name}.onnx").read_bytes() == mx_tagged(plain, folder)
+
+
+def mx_tagged(content: bytes, folder: Path) -> bytes:
+    """Return what `mx tag` makes of a model."""
+    (folder / "one.onnx").write_bytes(content)
+    assert shell("mx tag one.onnx -o one.onnx", folder).returncode == 0
+    return (folder / "one.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("part", [0.3, 0.99])
@@ -123,7 +143,7 @@ def test_a_model_that_does_not_come_whole_ends_every_command(folder: Path, part:
     size = int((folder / "teed.onnx").stat().st_size * part)
     done = shell(f"head -c {size} teed.onnx | mx tag | mx filter --scope enc.0 -o kept.onnx", folder)
     assert done.returncode == 3
-    assert done.stderr.count(b"stdin ended, or changed, before the model did") == 2
+    assert done.stderr.count(b"stdin ended before the model did") == 2
     assert (folder / "kept.onnx").read_bytes() == b"old"
     assert shell(f"head -c {size} teed.onnx | mx tree", folder).returncode == 3
     done = shell("(cat teed.onnx; echo more) | mx tag | mx filter --scope enc.0 -o kept.onnx", folder)
@@ -145,12 +165,55 @@ def test_a_second_pipe_can_wait_for_the_first(folder: Path) -> None:
     assert shell("mx compare tagged.onnx out.onnx", folder).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mkfifo two; mx tag raw.onnx | tee two | mx tag | mx compare two - --json; r=$?; rm two; exit $r",
+        "mkfifo a b; mx tag raw.onnx | tee a > b & mx filter --scope enc.2 < a | mx compare b - --json; rm a b; exit 0",
+        "mx tag raw.onnx | tee copy.onnx | mx tag --from copy.onnx -o out.onnx",
+        "mx tag raw.onnx | tee copy.onnx | mx graft - copy.onnx -o out.onnx",
+        "mx tag raw.onnx | mx run -p surgeon{script=edit.py:edit} -o out.onnx",
+    ],
+)
+def test_commands_that_depend_on_each_other_end(folder: Path, line: str) -> None:
+    (folder / "edit.py").write_text(EDIT)
+    done = shell(f"timeout 60 bash -o pipefail -c '{line}'", folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_command_does_not_wait_for_another(folder: Path) -> None:
+    assert shell("mx tag raw.onnx | cat > teed.onnx; mkfifo slow", folder).returncode == 0
+    slow = "(head -c 30000000 teed.onnx; sleep 15) > slow 2> /dev/null &"
+    line = f"{slow} mx tag -o x.onnx < slow & sleep 2; kill -INT $!; wait $!; s=$?; kill %1; exit $s"
+    done = shell(f"timeout 10 bash -c 'set -m; {line}'", folder)
+    assert done.returncode == 130, done.stderr
+
+
+def test_what_follows_an_incomplete_model_is_none_either(folder: Path) -> None:
+    assert shell("mx tag raw.onnx | cat > teed.onnx", folder).returncode == 0
+    done = shell("head -c 60000000 teed.onnx | mx filter --scope enc.1 > half.onnx", folder)
+    assert done.returncode == 3
+    with pytest.raises(Exception, match="pars"):
+        onnx.load(folder / "half.onnx")
+
+
+@pytest.fixture(params=["test", ""])
+def whole(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    """Return a small model, with and without a producer."""
+    return layers(40, 3, request.param)
+
+
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> bytes:
+def small(monkeypatch: pytest.MonkeyPatch, whole: onnx.ModelProto) -> bytes:
     """Announce even small models; return one as it is written into a pipe."""
-    for name, size in (("WORTH_IT", 0), ("MOVED", 4096), ("BEGINNING", 16)):
+    for name, size in (("WORTH_IT", 0), ("MOVED", 4096), ("BEGINNING", 16), ("SHARE", 1)):
         monkeypatch.setattr(stream, name, size)
-    proto, weights = read_model(cast(IO[bytes], _file(layers(40, 3).SerializeToString())), "raw")
+    return announced(whole)
+
+
+def announced(model: onnx.ModelProto) -> bytes:
+    """Return a model as it is written into a pipe."""
+    proto, weights = read_model(cast(IO[bytes], _file(model.SerializeToString())), "raw")
     return sent(lambda pipe: write_stream(proto, weights, pipe))
 
 
@@ -192,11 +255,11 @@ def received(content: bytes) -> Iterator[tuple[onnx.ModelProto, WeightStore]]:
 
     writer = threading.Thread(target=feed)
     writer.start()
-    pipe = os.fdopen(reading, "rb", buffering=0)
+    pipe = Flowing(reading, "rb")
     try:
         yield read_model(pipe, "stdin")
     finally:
-        stream._unread.clear()
+        stream.abandon()
         pipe.close()
         writer.join()
 
@@ -208,8 +271,7 @@ def read_from_pipe(content: bytes, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_weights_stay_in_the_pipe_until_they_are_written(small: bytes, tmp_path: Path) -> None:
-    whole = layers(40, 3)
+def test_weights_stay_in_the_pipe_until_they_are_written(small: bytes, whole: onnx.ModelProto, tmp_path: Path) -> None:
     with received(small) as (proto, weights):
         assert isinstance(weights.source, PipeBytes)
         tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -224,8 +286,7 @@ def test_weights_stay_in_the_pipe_until_they_are_written(small: bytes, tmp_path:
     assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
 
 
-def test_weights_that_are_read_are_kept(small: bytes, tmp_path: Path) -> None:
-    whole = layers(40, 3)
+def test_weights_that_are_read_are_kept(small: bytes, whole: onnx.ModelProto, tmp_path: Path) -> None:
     with received(small) as (proto, weights):
         for tensor in reversed(proto.graph.initializer):
             wanted = next(t for t in whole.graph.initializer if t.name == tensor.name)
@@ -235,8 +296,7 @@ def test_weights_that_are_read_are_kept(small: bytes, tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes() == whole.SerializeToString()
 
 
-def test_weights_in_another_order_are_kept(small: bytes, tmp_path: Path) -> None:
-    whole = layers(40, 3)
+def test_weights_in_another_order_are_kept(small: bytes, whole: onnx.ModelProto, tmp_path: Path) -> None:
     with received(small) as (proto, weights):
         for model in (proto, whole):
             changed = list(reversed(model.graph.initializer))
@@ -244,6 +304,47 @@ def test_weights_in_another_order_are_kept(small: bytes, tmp_path: Path) -> None
             model.graph.initializer.extend(changed)
         write_model(proto, weights, tmp_path / "out.onnx", last=True)
     assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
+
+
+def test_a_weight_that_was_renamed_keeps_its_new_name(small: bytes, whole: onnx.ModelProto, tmp_path: Path) -> None:
+    with received(small) as (proto, weights):
+        for model in (proto, whole):
+            tensor = next(t for t in model.graph.initializer if t.name == "enc.1.weight")
+            reader = next(node for node in model.graph.node if tensor.name in node.input)
+            tensor.name = reader.input[1] = "enc.1.thgiew"
+        write_model(proto, weights, tmp_path / "out.onnx", last=True)
+    assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "other"])
+def test_a_model_that_is_not_whole_stays_so(small: bytes, tmp_path: Path, damage: str) -> None:
+    changed = bytearray(small)
+    changed[small.rindex(b"enc.0.weight")] ^= 1
+    with received({"short": small[:-50], "long": small + b"more", "other": bytes(changed)}[damage]) as (proto, weights):
+        tensor = next(t for t in proto.graph.initializer if t.name == "enc.2.weight")
+        for read in (weights.data, weights.array, weights.digest):
+            with pytest.raises(InputError, match="stdin"):
+                read(tensor)
+        with pytest.raises(InputError, match="stdin"):
+            write_model(proto, weights, tmp_path / "out.onnx", last=True)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_many_small_weights_are_not_announced(small: bytes, whole: onnx.ModelProto, monkeypatch: Any) -> None:
+    assert small.startswith(b"\x12")
+    monkeypatch.setattr(stream, "SHARE", 1000)
+    assert not announced(whole).startswith(b"\x12")
+
+
+def test_no_memory_is_taken_for_holes_that_are_only_claimed(tmp_path: Path) -> None:
+    content = wire.varint(0) + wire.varint(10) + wire.varint(0) + wire.varint(10**7) + bytes(2 * 10**7)
+    value = stream._digest(content, b"") + content
+    field = wire.producer(wire.ANNOUNCED + binascii.b2a_base64(value, newline=False))
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        read_from_pipe(field, tmp_path / "out.onnx")
+    assert tracemalloc.get_traced_memory()[1] < 6 * len(field)
+    tracemalloc.stop()
 
 
 def test_a_pipe_that_ends_anywhere_gives_no_model(small: bytes, tmp_path: Path) -> None:
@@ -278,7 +379,7 @@ def test_no_damaged_announcement_gives_a_wrong_model(small: bytes, tmp_path: Pat
     chance = random.Random(0)
     begin = next(field.end for field in wire.fields(memoryview(small), 0, len(small)))
     places = [
-        *range(len(stream._KEY), 50),
+        *range(50),
         *(chance.randrange(50, len(small)) for _ in range(150)),
         *range(50, begin, 7),
     ]
@@ -286,10 +387,11 @@ def test_no_damaged_announcement_gives_a_wrong_model(small: bytes, tmp_path: Pat
         damaged = bytearray(small)
         damaged[place] ^= 1 << chance.randrange(8)
         outcomes = []
-        for content in (bytes(damaged), bytes(damaged)[begin:]):
+        for content in (bytes(damaged), bytes(damaged)[begin:].removesuffix(wire.NO_PRODUCER)):
             (tmp_path / "out.onnx").unlink(missing_ok=True)
             try:
                 outcomes.append(read_from_pipe(content, tmp_path / "out.onnx"))
             except MxError:
                 outcomes.append(b"")
+        outcomes = [content.replace(EMPTY_PRODUCER, EMPTY_PRODUCER[:2], 1) for content in outcomes]
         assert outcomes[0] in (outcomes[1], b""), place

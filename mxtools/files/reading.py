@@ -96,11 +96,11 @@ def _bytes(source: Source, name: str) -> FileBytes:
 
     Those of a pipe are in memory, in a temporary file, or still in the pipe.
     """
+    keep_all()
     try:
         if not isinstance(source, Path):
             return _kept_or_piped(source, name)
         if source.is_fifo():
-            keep_all()  # what writes into this pipe may wait until another one was read
             with source.open("rb") as pipe:
                 return _kept_or_piped(pipe, name)
         return FileBytes(open_regular(source), name)

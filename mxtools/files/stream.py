@@ -4,28 +4,34 @@ In a file, weights lie in the middle of a graph. A reader of a pipe would know t
 have come, and to keep a gigabyte of them takes longer than the work of most commands. So a command that writes a large
 model into a pipe orders the same fields of protobuf in another way, and begins with an announcement:
 
-    announcement { holes: 261120 bytes from byte 9120 on, …; and the few bytes between and behind the holes }
+    producer_name: "weights come last (mxtools) …": where they will be, and the few bytes between and behind them
     graph { node …, input …, output …, then initializer { dims: 65536 name: "w" raw_data: <256 KB> } … }
-    ir_version, opset_import, metadata_props …
+    ir_version, producer_name: "pytorch", opset_import, metadata_props …
 
-Every other program sees an ONNX model with a field that it does not know, and skips that. Our reader takes the
-announcement and what comes before the first hole, and so has all bytes but those in the holes (`PipeBytes`). It reads
-on when a model is written: then the system moves the weights from pipe to pipe, or to a file, and drops the others.
-If anything else needs weights, the rest of the pipe is kept in a temporary file first.
+In protobuf, the last of several values of a field counts. So every other program sees an ordinary model, and passes no
+announcement on. Our reader takes the announcement and what comes before the first weight, and so has all bytes but
+those in *holes*, the large weights (`PipeBytes`). It reads on when the model is written: then the system moves the
+weights from pipe to pipe, or to a file, and drops those that are not needed. If anything else needs weights, the rest
+of the pipe is kept in a temporary file first, as it is if nobody takes what is written: a program such as `tee`, which
+writes into two pipes, must not wait for a command that waits for the other pipe.
 
-The announcement has a digest of what comes before the first hole: another program may have changed the model and
-passed the field on. A command writes the end of its own model only when it has seen the end of the one it reads.
+The digest in the announcement is that of all that the reader believes: it protects from a file that was put together
+from others. The last byte of the last weight is written only when the end of the model that is read has come. So if
+anything before a command fails, no program can read what it has written.
 """
 
 from __future__ import annotations
 
 import atexit
+import binascii
+import io
 import os
+import select
 import stat
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO
@@ -35,19 +41,25 @@ from mxtools.files import wire
 from mxtools.files.regular import PIECE, Bytes, FileBytes, has_places, receive, widen
 
 WORTH_IT = 1 << 26
-"""Bytes of weights from which on a model is announced. To keep fewer takes some hundredths of a second."""
-LONGEST = 1 << 28
-"""Bytes of the longest announcement, and of the longest graph behind it, enough for a million nodes: both are read into
-memory before anything of them can be believed."""
-MOVED = 1 << 16
-"""Bytes from which on a tensor is a hole: biases and the like are part of the announcement, for passes look at them."""
+"""Bytes of large weights from which on a model is announced. To keep fewer takes some hundredths of a second."""
+MOVED = 1 << 14
+"""Bytes from which on a weight is a hole: biases and the like are part of the announcement, for passes look at them."""
 BEGINNING = 1 << 10
-"""Bytes of each tensor that the announcement has: they tell most tensors apart."""
-_KEY = wire.varint(wire.ANNOUNCEMENT << 3 | 2)
+"""Bytes of each hole's weight that the announcement has: they tell most weights apart."""
+SHARE = 8
+"""So many times as large as what is announced must the holes be: a reader has that in memory."""
+LONGEST = 1 << 25
+"""Bytes of the longest announcement, and of the longest graph behind it: some 100 000 nodes."""
+PATIENCE = 0.5
+"""Seconds for which nobody may take what is written, before the rest of the input is kept."""
 _DIGEST = 16
 
 _unread: list[PipeBytes] = []
 """Models whose weights are still in a pipe."""
+
+
+class Flowing(io.FileIO):
+    """A pipe that only one command reads, so that weights can stay in it: the command will write the model."""
 
 
 def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part] | None:
@@ -55,137 +67,171 @@ def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part
 
     For the other arguments see `wire.joined`.
     """
-    if len(source) < WORTH_IT or not _is_pipe(file):
+    if len(source) < WORTH_IT or not hasattr(os, "splice") or not _is_pipe(file):
         return None
     ordered = wire.joined(skeleton, source, weights_last=True)
-    if sum(len(part) for part in ordered if isinstance(part, wire.Stretch)) < WORTH_IT:
-        return None
-    before: list[bytes | memoryview] = []
-    between: list[bytes | memoryview] = []
-    numbers: list[int] = []
+    known = [min(len(part), _announced_bytes(part)) for part in ordered]
+    holes: list[int] = []
     at = 0
-    for part in ordered:
-        known = _beginning(part)
-        (between if numbers else before).append(known)
-        if len(known) < len(part):
-            numbers += (at + len(known), len(part) - len(known))
+    for part, length in zip(ordered, known, strict=True):
+        if length < len(part):
+            holes += (at + length, len(part) - length)
         at += len(part)
-    content = b"".join([*map(wire.varint, (at, len(numbers) // 2, *numbers)), *between])
-    value = _digest(content, *before) + content
-    field = _KEY + wire.varint(len(value)) + value
-    fits = numbers and max(len(value), numbers[0]) <= LONGEST and len(field) + at <= wire.LIMIT
-    return [field, *ordered] if fits else None
+    small = sum(length for part, length in zip(ordered, known, strict=True) if isinstance(part, wire.Stretch))
+    large = sum(holes[1::2])
+    if large < WORTH_IT or small > large // SHARE or holes[0] > LONGEST:
+        return None
+    begun = b"".join(_beginning(part, length) for part, length in zip(ordered, known, strict=True))
+    head, between = begun[: holes[0]], begun[holes[0] :]
+    closing = b"" if wire.names_producer(skeleton) else wire.NO_PRODUCER
+    numbers = map(wire.varint, (len(head), at, len(closing), len(holes) // 2, *holes))
+    content = b"".join([*numbers, between])
+    text = wire.ANNOUNCED + binascii.b2a_base64(_digest(content, head) + content, newline=False)
+    field = wire.producer(text)
+    if len(text) > LONGEST or len(field) + at + len(closing) > wire.LIMIT:
+        return None
+    return [field, *ordered[:-1], bytes(_beginning(ordered[-1], known[-1])) + closing]
 
 
-def _beginning(part: wire.Part) -> bytes | memoryview:
-    """Return what the announcement has of a part of a model."""
-    if isinstance(part, wire.Stretch):
-        return part.beginning(len(part) if len(part) < MOVED else BEGINNING)
-    return part
+def _announced_bytes(part: wire.Part) -> int:
+    """Return how many bytes of a part an announcement has at most."""
+    return len(part) if not isinstance(part, wire.Stretch) or len(part) < MOVED else BEGINNING
+
+
+def _beginning(part: wire.Part, length: int) -> bytes | memoryview:
+    return part.beginning(length) if isinstance(part, wire.Stretch) else part
 
 
 def read_pipe(pipe: IO[bytes], name: str) -> FileBytes:
     """Return the bytes of a model from a pipe, or another stream without positions.
 
-    They are copied to an unnamed temporary file, but not if the model is announced, and `pipe` is not buffered.
+    They are copied to an unnamed temporary file, but not those of an announced model if the pipe is `Flowing`.
     """
     begun = b""
-    if hasattr(os, "splice") and hasattr(pipe, "readall") and _is_pipe(pipe):
+    if isinstance(pipe, Flowing):
         widen(pipe.fileno())
-        begun = _taken(pipe, len(_KEY))
-        if begun == _KEY:
-            found, begun = _announced(pipe, name)
-            if found:
-                return found
+        found, begun = _announced(pipe, name)
+        if found:
+            return found
     return FileBytes(_copied(pipe, begun), name)
 
 
-def hand_on(source: Bytes, parts: Sequence[wire.Part]) -> None:
-    """Let the weights of a model flow from their pipe into what is written, if they are needed in the order they have.
-
-    They cannot be read again. Called before the parts are written for the last time.
-    """
-    if isinstance(source, PipeBytes):
-        source.hand_on([(part.start, len(part)) for part in parts if isinstance(part, wire.Stretch)])
-
-
-def finish(source: Bytes) -> None:
-    """Drop what is left in a pipe, before the last part is written; InputError if the model in it is not whole."""
-    if isinstance(source, PipeBytes):
-        source.finish()
-
-
 def keep_all() -> None:
-    """Copy what is left in pipes to temporary files."""
+    """Keep what is left in pipes: what a command reads next may come only when they were read."""
     for model in tuple(_unread):
         model.keep()
 
 
-class PipeBytes(FileBytes):
-    """The bytes of an announced model, whose weights are still in the pipe."""
+def abandon() -> None:
+    """Leave pipes as they are: the user interrupted, and does not want to wait for what writes into them."""
+    _unread.clear()
 
-    def __init__(self, pipe: IO[bytes], name: str, known: list[tuple[int, bytes]], end: int) -> None:
-        """Take the pipe behind the first of the known stretches, by where they start; between them are the holes."""
+
+class PipeBytes(FileBytes):
+    """The bytes of an announced model, whose weights are still in the pipe.
+
+    `_known` has all other bytes, in stretches that begin at `_starts`; `_at` is the place that the pipe has come to.
+    `_pipe` is None when nothing is left in it. Once a model was not whole, everything fails with that error.
+    """
+
+    def __init__(self, pipe: IO[bytes], name: str, known: list[tuple[int, bytes]], end: int, closing: int) -> None:
+        """Take the pipe behind the first known stretch; behind the model, so many bytes more are to come."""
         self._file, self._name, self._size = pipe, name, end
         self._base, self._window = 0, b""
         self._starts = [start for start, _ in known]
         self._known = [content for _, content in known]
-        self._at = len(self._known[0])
+        self._at, self._closing = len(self._known[0]), closing
+        self._pipe: IO[bytes] | None = pipe
         self._flows = False
+        self._failure: InputError | None = None
         _unread.append(self)
 
     def keep(self) -> None:
         """Copy the rest of the pipe to a temporary file; InputError if the model is not whole."""
+        pipe = self._left()
         if self._flows:
             raise RuntimeError("weights were read after they had been handed on")
-        if self not in _unread:
+        if pipe is None:
             return
-        _unread.remove(self)
-        self._file = _copied(self._file, self._known[0])
-        kept = os.fstat(self._file.fileno()).st_size
-        if kept != self._size:
-            raise self._not_whole(kept > self._size)
+        try:
+            self._file = _copied(pipe, self._known[0])
+        except OSError as error:
+            self._failure = InputError(
+                f"{self._name} cannot be kept in a temporary file ({error.strerror or error})",
+                "make room there, or set TMPDIR to another folder",
+            )
+            raise self._failure from None
+        more = os.fstat(self._file.fileno()).st_size - self._size - self._closing
+        if more:
+            raise self._failed("goes on behind the model" if more > 0 else "ended before the model did")
         for start, content in zip(self._starts, self._known, strict=True):
             if super()._read(start, len(content)) != content:
-                raise self._not_whole()
+                raise self._failed("is not the model that was announced")
+        self._done()
 
-    def hand_on(self, stretches: Sequence[tuple[int, int]]) -> None:
-        """Let stretches, which are all that is still needed, be written from the pipe; keep them if they cannot be."""
-        at = self._at
-        for start, length in stretches:
-            unknown, end = self._unknown(start), start + length
-            if unknown < end:
-                if unknown < at or end > self._size:
-                    self.keep()
-                    return
-                at = end
-        self._flows = self in _unread
+    def write_last(self, file: IO[bytes], parts: Sequence[wire.Part]) -> None:
+        """Write the parts of a model to a file, the last ones that anything needs; InputError if this one is not whole.
 
-    def finish(self) -> None:
-        """Read to the end of the pipe; InputError if the model in it is not whole, or not all."""
-        if self in _unread and self._flows:
-            self._advance(self._size)
-            if _taken(self._file, 1):
-                raise self._not_whole(longer=True)
-            _unread.remove(self)
+        Its weights flow from the pipe, if they are needed in the order in which they come.
+        """
+        if not self._is_in_order(parts):
+            self.keep()
+        if self._left() is None:
+            for part in parts:
+                wire.write(part, file)
+            return
+        self._flows = True
+        target = _target(file, self._soak)
+        last = max((n for n, part in enumerate(parts) if isinstance(part, wire.Stretch)), default=len(parts))
+        for number, part in enumerate(parts):
+            if number == last and isinstance(part, wire.Stretch):
+                end = part.start + part.length
+                self._write(part.start, end - 1, target)
+                held = io.BytesIO()
+                self._write(end - 1, end, _Target(held))
+                self._finish()
+                target.write(held.getvalue())
+            elif isinstance(part, wire.Stretch):
+                self._write(part.start, part.start + part.length, target)
+            else:
+                if last == len(parts) and number == len(parts) - 1:
+                    self._finish()
+                target.write(part)
 
     def write_to(self, file: IO[bytes], start: int, length: int) -> None:
-        """Write a number of bytes, from a place on, to a file: from the pipe, if they were handed on."""
-        if not self._flows:
-            self.keep()
-            super().write_to(file, start, length)
-            return
-        end = start + length
-        unknown = min(self._unknown(start), end)
-        file.write(self._read(start, unknown - start))
-        if unknown < end:
-            self._advance(unknown)
-            self._advance(end, file)
+        """Write a number of bytes, from a place on, to a file."""
+        self.keep()
+        super().write_to(file, start, length)
 
     def fileno(self) -> int:
         """Return the descriptor of a file with all bytes."""
         self.keep()
         return super().fileno()
+
+    def _left(self) -> IO[bytes] | None:
+        """Return the pipe, if anything is left in it; InputError if the model was not whole."""
+        if self._failure:
+            raise self._failure
+        return self._pipe
+
+    def _failed(self, what: str) -> InputError:
+        self._failure = InputError(f"{self._name} {what}", "check the command that writes it")
+        return self._failure
+
+    def _done(self) -> None:
+        self._pipe = None
+        if self in _unread:
+            _unread.remove(self)
+
+    def _is_in_order(self, parts: Sequence[wire.Part]) -> bool:
+        at = self._at
+        for part in parts:
+            if isinstance(part, wire.Stretch):
+                unknown, end = self._unknown(part.start), part.start + part.length
+                if unknown < end and (unknown < at or end > self._size):
+                    return False
+                at = max(at, end) if unknown < end else at
+        return True
 
     def _unknown(self, at: int) -> int:
         """Return the first place from one on that is in a hole, or the end of the model."""
@@ -206,87 +252,182 @@ class PipeBytes(FileBytes):
         self.keep()
         return super()._read(at, length)
 
-    def _advance(self, end: int, file: IO[bytes] | None = None) -> None:
-        """Take bytes up to a place out of the pipe, for a file or to drop them; known ones must be what they should."""
-        with ExitStack() as stack:
-            into = file or stack.enter_context(Path(os.devnull).open("wb"))
-            move = _way(self._file, into)
-            while self._at < end:
+    def _write(self, start: int, end: int, target: _Target) -> None:
+        """Write bytes from one place to another: those that are known, and those that flow from the pipe."""
+        unknown = min(self._unknown(start), end)
+        if start < unknown:
+            target.write(self._read(start, unknown - start))
+        if unknown < end:
+            self._advance(unknown, None)
+            self._advance(end, target)
+
+    def _finish(self) -> None:
+        """Read to the end of the pipe; InputError if it has something else behind the model."""
+        self._advance(self._size, None)
+        pipe = self._left()
+        if pipe and (more := len(_taken(pipe, self._closing + 1)) - self._closing):
+            raise self._failed("goes on behind the model" if more > 0 else "ended before the model did")
+        self._done()
+
+    def _advance(self, end: int, target: _Target | None) -> None:
+        """Take bytes up to a place out of the pipe, for a target or to drop them; known ones must be as announced."""
+        if self._at >= end:
+            return
+        with Path(os.devnull).open("wb") as nothing:
+            into = target or _Target(nothing)
+            while self._at < end and (pipe := self._left()):
                 index = bisect_right(self._starts, self._at) - 1
                 first = self._at - self._starts[index]
                 if expected := self._known[index][first : first + end - self._at]:
-                    if _taken(self._file, len(expected)) != expected:
-                        raise self._not_whole()
+                    found = _taken(pipe, len(expected))
+                    if found != expected:
+                        short = len(found) < len(expected)
+                        raise self._failed("ended before the model did" if short else "is not what was announced")
                     into.write(expected)
                     self._at += len(expected)
                 else:
-                    upto = min(end, self._starts[index + 1])
-                    if not move(upto - self._at):
-                        raise self._not_whole()
-                    self._at = upto
+                    count = into.move(pipe, min(end, self._starts[index + 1]) - self._at)
+                    self._at += count
+                    if not count and self._left() is pipe:
+                        raise self._failed("ended before the model did")
 
-    def _not_whole(self, longer: bool = False) -> InputError:
-        what = "goes on behind the model" if longer else "ended, or changed, before the model did"
-        return InputError(f"{self._name} {what}", "check the command that writes it")
+    def _soak(self) -> None:
+        """Keep the rest of the pipe in a temporary file, and go on with that, so that what writes into it can end."""
+        if self._pipe is not None:
+            self._pipe = _copied(self._pipe, b"")
+            self._pipe.seek(0)
+
+
+class _Target:
+    """A file to which bytes are written, and moved from a pipe by the system itself, as far as it can."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._has_places = file, has_places(file)
+        self._number = -1
+        with suppress(OSError, AttributeError, ValueError):  # no descriptor
+            self._number = file.fileno()
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write bytes."""
+        self._file.write(content)
+
+    def move(self, pipe: IO[bytes], length: int) -> int:
+        """Move at most so many bytes from a pipe; return how many, 0 if it has ended."""
+        if self._number >= 0:
+            self._file.flush()
+            at = self._file.tell() if self._has_places else None
+            with suppress(OSError):  # a file to which the system cannot move bytes
+                if count := os.splice(pipe.fileno(), self._number, length, offset_dst=at):
+                    if at is not None:
+                        self._file.seek(at + count)
+                    return count
+        content = os.read(pipe.fileno(), min(PIECE, length))
+        self._file.write(content)
+        return len(content)
+
+
+class _PipeTarget(_Target):
+    """A pipe that somebody may not read: then `soak` is called, which must not wait for that."""
+
+    def __init__(self, file: IO[bytes], soak: Callable[[], None]) -> None:
+        super().__init__(file)
+        file.flush()
+        widen(self._number)
+        self._soak, self._is_soaked = soak, False
+        self._taken = select.poll()
+        self._taken.register(self._number, select.POLLOUT)
+
+    def write(self, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        while left:
+            self._wait()
+            left = left[os.write(self._number, left if self._is_soaked else left[: select.PIPE_BUF]) :]
+
+    def move(self, pipe: IO[bytes], length: int) -> int:
+        while True:
+            try:
+                flags = 0 if self._is_soaked else os.SPLICE_F_NONBLOCK
+                return os.splice(pipe.fileno(), self._number, length, flags=flags)
+            except BlockingIOError:
+                if self._taken.poll(0):  # it is the input that has nothing
+                    select.select([pipe], [], [])
+                elif self._wait():
+                    return 0
+
+    def _wait(self) -> bool:
+        """Wait until the pipe takes bytes; return whether the input was soaked up meanwhile, since nobody read."""
+        if self._is_soaked or self._taken.poll(int(PATIENCE * 1000)):
+            return False
+        self._soak()
+        self._is_soaked = True
+        return True
+
+
+def _target(file: IO[bytes], soak: Callable[[], None]) -> _Target:
+    return _PipeTarget(file, soak) if _is_pipe(file) else _Target(file)
 
 
 def _announced(pipe: IO[bytes], name: str) -> tuple[PipeBytes | None, bytes]:
     """Return the model that is announced, and nothing; or None, and what was taken out of the pipe."""
-    taken = _KEY
-    while len(taken) < len(_KEY) + _DIGEST and (more := _taken(pipe, 1)):
+    taken = _taken(pipe, 1)
+    if taken != wire.PRODUCER:
+        return None, taken
+    while len(taken) < 6 and (more := _taken(pipe, 1)):
         taken += more
         if more[0] < 0x80:
             break
-    with suppress(wire.WireError, IndexError):
-        length, _ = wire.read_varint(memoryview(taken), len(_KEY), len(taken))
-        if not _DIGEST < length <= LONGEST:
+    with suppress(ValueError):  # also those of `wire` and `binascii`
+        length, _ = wire.read_varint(memoryview(taken), 1, len(taken))
+        if not len(wire.ANNOUNCED) < length <= LONGEST:
             return None, taken
-        value = _taken(pipe, length)
-        taken += value
-        end, holes, between = _described(value)
-        head = _taken(pipe, holes[0][0])
+        begun = _taken(pipe, len(wire.ANNOUNCED))
+        taken += begun
+        if begun != wire.ANNOUNCED:
+            return None, taken
+        text = _taken(pipe, length - len(begun))
+        taken += text
+        value = binascii.a2b_base64(text, strict_mode=True)
+        content = memoryview(value)[_DIGEST:]
+        size, at = wire.read_varint(content, 0, len(content))
+        if size > LONGEST:
+            return None, taken
+        head = _taken(pipe, size)
         taken += head
-        if len(value) == length and _digest(value[_DIGEST:], head) == value[:_DIGEST]:
-            known, at = [(0, head)], 0
-            for (start, size), (after, _) in zip(holes, [*holes[1:], (end, 0)], strict=True):
-                gap = after - start - size
-                known.append((start + size, between[at : at + gap]))
-                at += gap
-            return PipeBytes(pipe, name, known, end), b""
+        if len(head) == size and _digest(content, head) == value[:_DIGEST]:
+            return PipeBytes(pipe, name, *_described(content, at, head)), b""
     return None, taken
 
 
-def _described(value: bytes) -> tuple[int, list[tuple[int, int]], bytes]:
-    """Return the size of an announced model, its holes, and the bytes between and behind them; or WireError."""
-    at = _DIGEST
+def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[int, bytes]], int, int]:
+    """Return the known stretches of a model, its size, and how many bytes come behind it; WireError if they are odd."""
 
     def number() -> int:
         nonlocal at
-        found, at = wire.read_varint(memoryview(value), at, len(value))
+        found, at = wire.read_varint(content, at, len(content))
         return found
 
-    end = number()
-    holes = [(number(), number()) for _ in range(min(number(), len(value)))]
-    upto = 0
-    for start, size in holes:
-        if start < upto:
-            raise wire.WireError("holes overlap")
-        upto = start + size
-    between = value[at:]
-    if not holes or end - holes[0][0] - sum(size for _, size in holes) != len(between) or upto > end:
-        raise wire.WireError("an announcement does not add up")
-    if holes[0][0] > LONGEST:
-        raise wire.WireError("a graph is too long")
-    return end, holes, between
+    end, closing, count = number(), number(), number()
+    if not 0 < count <= wire.LIMIT // BEGINNING or end > wire.LIMIT:
+        raise wire.WireError("a model of no size")
+    holes = [(number(), number()) for _ in range(count)]
+    known, upto = [(0, head)], len(head)
+    ends = [*(start for start, _ in holes[1:]), end]
+    for (start, size), after in zip(holes, ends, strict=True):
+        gap = after - start - size
+        if start < upto or not size or gap < 0 or at + gap > len(content):
+            raise wire.WireError("holes that overlap")
+        known.append((start + size, bytes(content[at : at + gap])))
+        at, upto = at + gap, start + size
+    if at != len(content) or holes[0][0] != len(head):
+        raise wire.WireError("an announcement of another model")
+    return known, end, closing
 
 
 def _copied(pipe: IO[bytes], begun: bytes) -> IO[bytes]:
     """Return an unnamed temporary file with what was read of a pipe already, and all that is still in it."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the model
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it is closed with the model
     file.write(begun)
-    file.flush()
     receive(pipe, file)
-    file.flush()
     return file
 
 
@@ -312,46 +453,10 @@ def _taken(pipe: IO[bytes], length: int) -> bytes:
     return b"".join(parts)
 
 
-def _way(pipe: IO[bytes], file: IO[bytes]) -> Callable[[int], bool]:
-    """Return a function that moves a number of bytes from a pipe to a file, and returns whether there were so many.
-
-    The system moves them itself, as far as it can.
-    """
-    source, target, has_place = pipe.fileno(), -1, has_places(file)
-    with suppress(OSError, AttributeError, ValueError):  # no descriptor
-        target = file.fileno()
-        if _is_pipe(file):
-            widen(target)
-
-    def spliced(length: int) -> int:
-        """Move bytes without reading them; return how many were moved."""
-        done = 0
-        file.flush()
-        at = file.tell() if has_place else None
-        with suppress(OSError):  # a file to which the system cannot move bytes
-            while done < length:
-                count = os.splice(source, target, length - done, offset_dst=None if at is None else at + done)
-                if not count:
-                    break
-                done += count
-        if at is not None:
-            file.seek(at + done)
-        return done
-
-    def move(length: int) -> bool:
-        left = length - (spliced(length) if target >= 0 else 0)
-        while left and (part := os.read(source, min(PIECE, left))):
-            file.write(part)
-            left -= len(part)
-        return not left
-
-    return move
-
-
 @atexit.register
 def _drain() -> None:
     """Read what nobody needed, so that what writes into the pipe, such as `tee`, can end its work."""
-    with suppress(OSError, KeyboardInterrupt):
+    with suppress(OSError, ValueError, KeyboardInterrupt):
         for model in _unread:
-            while os.read(model._file.fileno(), PIECE):
+            while model._pipe and os.read(model._pipe.fileno(), PIECE):
                 pass

@@ -25,8 +25,13 @@ GRAPH_INITIALIZER = 5
 TENSOR_RAW_DATA = 9
 TENSOR_EXTERNAL_DATA = 13
 TENSOR_DATA_LOCATION = 14
-ANNOUNCEMENT = 0x6D78
-"""A field of models in pipes (`files/stream.py`), which ONNX does not know: the letters mx."""
+MODEL_PRODUCER_NAME = 2
+PRODUCER = b"\x12"
+"""The key of a model's producer name."""
+NO_PRODUCER = b"\x12\x00"
+"""The field of an empty one."""
+ANNOUNCED = b"weights come last (mxtools) "
+"""Begins the first producer name of models in pipes (`files/stream.py`); the one that counts follows."""
 
 LIMIT = 2**31 - 1
 """Bytes of the longest message that protobuf reads."""
@@ -173,7 +178,7 @@ def split(data: Bytes) -> tuple[bytes, int]:
     not on their bytes. The lengths of the graph and of the changed initializers are written anew; everything else is
     copied, but no announcement.
     """
-    around = [field for field in fields(data, 0, len(data)) if field.number != ANNOUNCEMENT]
+    around = _without_announcement(data, list(fields(data, 0, len(data))))
     graph = _graph(around)
     if graph is None:
         return bytes(data[:]), 0
@@ -243,6 +248,34 @@ def merged(parts: Iterable[Part], source: Bytes) -> list[Part]:
             last = part
         between = []
     return [*found, *([last] if last else []), *between]
+
+
+def _without_announcement(data: Bytes, model: list[Field]) -> list[Field]:
+    """Return a model's fields without an announcement, and without the empty producer name that overrides it."""
+    producers = [field for field in model if field.number == MODEL_PRODUCER_NAME and field.wire_type == _BYTES]
+    announcing = [f for f in producers if data[f.value : min(f.end, f.value + len(ANNOUNCED))] == ANNOUNCED]
+    if not announcing:
+        return model
+    dropped = {*announcing, *(field for field in producers if field.value == field.end)}
+    return [field for field in model if field not in dropped]
+
+
+def names_producer(skeleton: bytes) -> bool:
+    """Return whether a model has a producer name, which may be empty."""
+    return any(field.number == MODEL_PRODUCER_NAME for field in fields(memoryview(skeleton), 0, len(skeleton)))
+
+
+def producer(name: bytes) -> bytes:
+    """Return the field of a producer name."""
+    return b"".join(_message(MODEL_PRODUCER_NAME, [name]))
+
+
+def write(part: Part, file: IO[bytes]) -> None:
+    """Write a part of a model."""
+    if isinstance(part, Stretch):
+        part.write_to(file)
+    else:
+        file.write(part)
 
 
 def _graph(model: Iterable[Field]) -> Field | None:

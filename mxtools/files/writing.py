@@ -20,7 +20,7 @@ from mxtools.files import wire
 from mxtools.files.atomic import atomic_output, write_pair
 from mxtools.files.reading import read_model
 from mxtools.files.regular import one_command, reserve
-from mxtools.files.stream import announced, finish, hand_on
+from mxtools.files.stream import PipeBytes, announced
 from mxtools.files.weights import DataPlace, WeightStore, is_deferred, is_external, tensors_of
 
 SMALL = 1024
@@ -146,16 +146,12 @@ def _write_parts(file: IO[bytes], proto: ModelProto, weights: WeightStore, last:
             "the model with its weights is larger than 2 GiB, the limit of ONNX files", "keep its weights external"
         )
     parts = wire.merged(parts, source)
-    if last:
-        hand_on(source, parts)
     reserve(file, size)
-    for number, part in enumerate(parts, 1):
-        if last and number == len(parts):
-            finish(source)
-        if isinstance(part, wire.Stretch):
-            part.write_to(file)
-        else:
-            file.write(part)
+    if last and isinstance(source, PipeBytes):
+        source.write_last(file, parts)
+    else:
+        for part in parts:
+            wire.write(part, file)
 
 
 def _referring(proto: ModelProto, weights: WeightStore, folder: Path) -> ModelProto:
