@@ -26,7 +26,11 @@ def command(
     load: Any,
     output: Output = "-",
     exporter: Annotated[
-        Exporter, Option(metavar="auto|torchscript|dynamo", help="auto is dynamo, or torchscript if that fails.")
+        Exporter,
+        Option(
+            metavar="auto|torchscript|dynamo",
+            help="dynamo (torch.export), or torchscript; auto is dynamo, or torchscript if that fails.",
+        ),
     ] = Exporter.AUTO,
     opset: Annotated[
         int | None, Option(help="Version of the ONNX operator set; by default the exporter's choice.")

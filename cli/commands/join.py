@@ -44,11 +44,10 @@ def command(
     output: Output = "-",
     json: Json = False,
 ) -> None:
-    """The parts of a split become the whole model again; several models become one, end to end or side by side.
+    """Equal weights of several models are stored once, and names that two models have get a number.
 
-    Of several models, equal weights are stored once. Names that two models have get a number. With --as, the scopes,
-    inputs and outputs of a model are put under a name: encoder.block.0, encoder.input_ids. Models with other operator
-    versions are converted to the highest; dimensions that are connected get one name.
+    With --as, the scopes, inputs and outputs of a model are put under a name: encoder.block.0, encoder.input_ids.
+    Models with other operator versions are converted to the highest; dimensions that are connected get one name.
 
     Example: mx join parts -o bert.onnx
 

@@ -35,10 +35,9 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Runs the parts of a split in their order. Without --inputs, inputs are made, the same ones every time.
+    """So a model that is larger than the memory runs too. Without --inputs, inputs are made, the same ones every time.
 
-    The weights of a part are in memory only while it runs, so a model that is larger than the memory runs too. A value
-    between parts is kept until the last part has read it.
+    A value between parts is kept until the last part has read it.
 
     Example: mx run-parts parts --inputs inputs.npz -o outputs.npz
     """

@@ -66,7 +66,7 @@ def command(
         Option(
             metavar="|".join(MEASURES),
             autocompletion=one_of(MEASURES),
-            help="What no part is to have much more of than the others; by default bytes.",
+            help="What to spread evenly over the parts; by default bytes.",
             show_default=False,
         ),
     ] = None,
@@ -78,7 +78,7 @@ def command(
         Path | None,
         Option(
             metavar="FILE",
-            help="JSON that says for scopes, as globs, where they are to run: each place is one or more parts.",
+            help="JSON that maps scopes (globs) to the places where they run; each place becomes one or more parts.",
             show_default=False,
         ),
     ] = None,
@@ -112,8 +112,8 @@ def command(
 
     With --each, --class or --depth, each selected module is a part; the nodes outside of them become parts too. With
     --parts or a limit, cuts are between modules, where few and small tensors cross; modules that are selected then stay
-    whole. Parts may be 5 % larger than the best balance has them, if less crosses. With --placement, a node runs where
-    the innermost module around it does that the file names.
+    whole. Parts may be up to 5 % larger than in the best balance, if fewer bytes then cross between them. With
+    --placement, a node runs at the place of the innermost module around it that the file lists.
 
     Weights that several parts share are written once. Files that an earlier split wrote to DIR are replaced. Other
     files are left alone.

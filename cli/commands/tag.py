@@ -54,7 +54,8 @@ def command(
     Nothing else in the model changes unless you ask for it.
 
     With --trace, the modules are those of the traced PyTorch model. Recorded values (mx trace --record), or --inputs,
-    are used as evidence too. Without --trace, the file's own metadata and names are used.
+    are used as evidence too. Without --trace, the file's own metadata and names are used. On a tagged file that
+    has no trace in it, give --trace again; otherwise tags that came from the trace are replaced.
 
     With --from, tags are carried over from the model that was given to a tool. If the tool gave names of tensors to
     other tensors, as quantisers do, the old names are restored.

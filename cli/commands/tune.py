@@ -98,7 +98,7 @@ def command(
         list[str] | None,
         Option(
             metavar="NAME",
-            help="Output that is compared; by default all of floats, and the first for kl and top1.",
+            help="Output that is compared; by default all float outputs, for kl and top1 only the first output.",
         ),
     ] = None,
     report: Annotated[
@@ -142,7 +142,7 @@ def command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Finds which modules may be in which precision: the smallest or fastest model that meets a target.
+    """Only selected modules may be made small: --exclude pooler keeps the pooler as it is.
 
     Everything small is tried first, and modules are opened only where it hurts. The search sees two thirds of the
     inputs; the figure on those that it never saw is printed beside the target. If no smaller model meets the target,

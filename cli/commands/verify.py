@@ -65,7 +65,7 @@ def command(
             min=0,
             metavar="NUMBER",
             help="Largest error that still counts as equal, or smallest cosine or SQNR; by default a relative error of "
-            "0.001 (--against: 0.0001), for half precision 0.02, for int8 and smaller 0.1, or what is equal to that.",
+            "0.001 (--against: 0.0001), for half precision 0.02, for int8 and smaller 0.1, converted to the metric.",
             show_default=False,
         ),
     ] = None,
@@ -73,8 +73,8 @@ def command(
         Metric,
         Option(
             metavar="relative|relative-l2|max-abs|cosine|sqnr",
-            help="What is an error: the largest difference, divided by the largest value; the difference as a vector, "
-            "divided likewise; the largest difference; the cosine; the SQNR in dB.",
+            help="What is an error. relative: largest difference / largest value; relative-l2: difference / result, as "
+            "vectors; max-abs: largest difference; cosine; sqnr: in dB.",
         ),
     ] = Metric.RELATIVE,
     tolerances: Annotated[

@@ -35,7 +35,11 @@ def command(
     ] = "html",
     metric: Annotated[
         list[Path] | None,
-        Option(metavar="FILE", help='Colours: JSON with numbers by scope, {"time": {"encoder.layer.0": 0.12}}.'),
+        Option(
+            metavar="FILE",
+            help="Colour by the JSON of `mx profile`, `mx verify` or `mx tune`, or of your own: "
+            '{"time": {"encoder.layer.0": 0.12}}.',
+        ),
     ] = None,
     against: Annotated[
         str | None,

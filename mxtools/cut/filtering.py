@@ -20,6 +20,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.equal_work import EqualWork
 from mxtools.scopes.hierarchy import ROOT_CALL
+from mxtools.scopes.scope import ROOT, enclosing_scopes
 from mxtools.scopes.selection import Selection, calls_of, nodes_anywhere, place_of
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
     names |= signature.inputs(cut.inputs) if signature else {}
     separate = pieces(graph, chosen)
     names |= _own_names(annotations, cut, _take_over(annotations, calls, chosen))
+    _forget_others(annotations, calls)
     with model.changing() as proto:
         straight.write_annotations()
         extract(straight.proto, cut, model.weights)
@@ -155,6 +157,15 @@ def _take_over(annotations: Annotations, calls: Collection[int], chosen: Collect
         scopes = {annotations.hierarchy.scopes[call] for call in stands_for.values()}
         annotations.write_absent({scope: why for scope, why in annotations.absent.items() if scope not in scopes})
     return taken
+
+
+def _forget_others(annotations: Annotations, calls: Collection[int]) -> None:
+    """Leave out of the list of absent modules those that are not inside of selected calls: the part never had them."""
+    outer = {annotations.hierarchy.scopes[call] for call in annotations.hierarchy.outermost(calls)}
+    absent = annotations.absent
+    inside = {s: why for s, why in absent.items() if not outer.isdisjoint((s, *enclosing_scopes(s)))}
+    if outer and ROOT not in outer and inside != absent:
+        annotations.write_absent(inside)
 
 
 def _own_names(annotations: Annotations, cut: Cut, nodes: Collection[int]) -> dict[int, str]:

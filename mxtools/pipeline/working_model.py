@@ -16,6 +16,7 @@ from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.runtime.session_values import Value
+from mxtools.scopes import keys
 from mxtools.scopes.annotations import Annotations, read_absent
 from mxtools.scopes.hierarchy import Hierarchy
 
@@ -139,6 +140,11 @@ class WorkingModel:
         """Raise InputError if no node has a scope; the message calls the model `name`, if it is given."""
         if not self.is_tagged:
             of, on = (f" of {name}", " on it") if name else ("", "")
+            if self.sidecar and any(keys.SCOPE in keys.props(node) for node in self.graph.nodes):
+                raise InputError(
+                    f"the trace of {self.sidecar.model.class_name} has no scope that a node{of} has",
+                    "give the trace of the model that was exported",
+                )
             remedy = f"⟨tag⟩{on} first; if a tool made it from a tagged model, ⟨tag-from⟩ that model"
             raise InputError(f"no node{of} has a scope", remedy)
 

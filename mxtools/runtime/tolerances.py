@@ -158,7 +158,7 @@ def tolerance_of(
 def _usual(metric: Metric, relative: float) -> float:
     """Return the limit in a metric of errors that are as small, relative to all values."""
     if metric is Metric.MAX_ABS:
-        raise UsageError("no absolute error is usual: values can be of any size", "give ⟨tolerance⟩")
+        raise UsageError("max-abs has no default tolerance, because values can be of any size", "give ⟨tolerance⟩")
     if metric is Metric.SQNR:
         return -20 * math.log10(relative)
     return 1 - relative**2 / 2 if metric is Metric.COSINE else relative

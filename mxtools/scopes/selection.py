@@ -175,8 +175,10 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
         if (call in doing or not doing.isdisjoint(annotations.equal_at.get(n, ())))
         and (not operators or nodes[n].op_type in operators)
     }
-    if not found:
+    if not found and operators:
         raise UsageError(f"no selected node is a {' or '.join(operators)}", "see ⟨tree⟩")
+    if not found:
+        raise UsageError("everything that is selected is excluded, too", "exclude less")
     return found
 
 
