@@ -37,6 +37,7 @@ NAMES = (
     "memory",
     "changed_argument",
     "refined",
+    "estimated",
     "tokens",
     "activations",
     "towers",

@@ -79,7 +79,7 @@ def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part
         at += len(part)
     small = sum(length for part, length in zip(ordered, known, strict=True) if isinstance(part, wire.Stretch))
     large = sum(holes[1::2])
-    if large < WORTH_IT or small > large // SHARE or holes[0] > LONGEST:
+    if not holes or large < WORTH_IT or small > large // SHARE or holes[0] > LONGEST:
         return None
     begun = b"".join(_beginning(part, length) for part, length in zip(ordered, known, strict=True))
     head, between = begun[: holes[0]], begun[holes[0] :]

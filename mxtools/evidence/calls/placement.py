@@ -258,9 +258,10 @@ def _repetitions(
 ) -> tuple[list[Sequence[Item]], Sequence[Item]]:
     """Return the nodes of each child, if they repeat themselves as often as there are children, and the other nodes.
 
-    A single child gets all nodes, and of two each gets half of a, b, a, b. Among many nodes there may be a few others,
-    such as what an exporter computes once for all calls and leaves in the first: a, b, c, d, x, e, a, b, c, d, e.
-    If there are too many, or the rest does not repeat itself, no child gets any.
+    A single child gets all nodes, and of two each gets half of a, b, a, b. Among many nodes there may be a few others:
+    a, b, c, d, x, e, a, b, c, d, e. There may be more, if they all come before the second child's share, because what
+    an exporter computes once for all calls is left in the first: x, y, a, b, z, a, b, a, b. If there are too many, or
+    the rest does not repeat itself, no child gets any.
     """
     count = len(children)
     if count == 1:
@@ -270,7 +271,9 @@ def _repetitions(
     even = [at for at, key in enumerate(keys) if not found[key] % count]
     period = len(even) // count
     repeated = [keys[at] for at in even]
-    if (len(items) - len(even)) * LEAST_EVEN > len(items) or repeated != repeated[:period] * count:
+    others = len(items) - len(even)
+    is_once = 0 < others <= period * len(even) and even[period] == period + others
+    if (others * LEAST_EVEN > len(items) and not is_once) or repeated != repeated[:period] * count:
         return [], items
     rest = [item for item, key in zip(items, keys, strict=True) if found[key] % count]
     return [[items[at] for at in even[start : start + period]] for start in range(0, len(even), period)], rest
