@@ -129,8 +129,8 @@ def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
                 after = value + (8 if wire_type == _FIXED64 else 4)
             else:
                 raise WireError(f"wire type {wire_type} at byte {position}")
-        if after > end:
-            raise WireError(f"field at byte {position} ends after the message")
+        if after > end or key < 8:
+            raise WireError(f"field at byte {position} ends after the message, or has no number")
         yield Field(key >> 3, wire_type, position, value, after)
         position = after
 
@@ -178,10 +178,9 @@ def split(data: Bytes) -> tuple[bytes, int]:
     not on their bytes. The lengths of the graph and of the changed initializers are written anew; everything else is
     copied, but no announcement.
     """
-    around = _without_announcement(data, list(fields(data, 0, len(data))))
-    graph = _graph(around)
+    graph, begin, end = _outline(data)
     if graph is None:
-        return bytes(data[:]), 0
+        return bytes(data[begin:end]), 0
     parts: list[bytes | memoryview] = []
     copied_to, count = graph.value, 0
     for field in fields(data, graph.value, graph.end):
@@ -192,9 +191,7 @@ def split(data: Bytes) -> tuple[bytes, int]:
                 parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, tensor)]
                 copied_to, count = field.end, count + 1
     parts.append(data[copied_to : graph.end])
-    before = [data[field.start : field.end] for field in around if field.end <= graph.start]
-    after = [data[field.start : field.end] for field in around if field.start >= graph.end]
-    return b"".join([*before, *_message(MODEL_GRAPH, parts), *after]), count
+    return b"".join([data[begin : graph.start], *_message(MODEL_GRAPH, parts), data[graph.end : end]]), count
 
 
 def joined(skeleton: bytes, source: Bytes, weights_last: bool = False) -> list[Part]:
@@ -250,14 +247,25 @@ def merged(parts: Iterable[Part], source: Bytes) -> list[Part]:
     return [*found, *([last] if last else []), *between]
 
 
-def _without_announcement(data: Bytes, model: list[Field]) -> list[Field]:
-    """Return a model's fields without an announcement, and without the empty producer name that overrides it."""
-    producers = [field for field in model if field.number == MODEL_PRODUCER_NAME and field.wire_type == _BYTES]
-    announcing = [f for f in producers if data[f.value : min(f.end, f.value + len(ANNOUNCED))] == ANNOUNCED]
-    if not announcing:
-        return model
-    dropped = {*announcing, *(field for field in producers if field.value == field.end)}
-    return [field for field in model if field not in dropped]
+def _outline(data: Bytes) -> tuple[Field | None, int, int]:
+    """Return a model's graph as `_graph` does, and where it begins and ends without what announces it in a pipe.
+
+    That is its first field, and its last one if this is an empty producer name.
+    """
+    graphs, begin, end = list[Field](), 0, len(data)
+    for field in fields(data, 0, len(data)):
+        is_producer = field.number == MODEL_PRODUCER_NAME and field.wire_type == _BYTES
+        if (
+            is_producer
+            and not field.start
+            and data[field.value : min(field.end, field.value + len(ANNOUNCED))] == ANNOUNCED
+        ):
+            begin = field.end
+        if is_producer and begin and field.value == field.end == len(data):
+            end = field.start
+        if field.number == MODEL_GRAPH and field.wire_type == _BYTES:
+            graphs = [*graphs[:1], field]
+    return (graphs[0] if len(graphs) == 1 else None), begin, end
 
 
 def names_producer(skeleton: bytes) -> bool:
