@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import errno
 import io
 import os
 import random
@@ -33,8 +34,10 @@ EMPTY_PRODUCER = b"\x08\n\x12\x00"
 """How a model begins whose producer has an empty name: this overrides an announcement that was damaged."""
 EDIT = """
 import subprocess
+import onnx
 
 def edit(graph):
+    assert len(onnx.load("copy.onnx").graph.node) == 12
     assert subprocess.run(["wc", "-c"], capture_output=True, text=True).stdout.strip() == "0"
     return graph
 """
@@ -169,10 +172,11 @@ def test_a_second_pipe_can_wait_for_the_first(folder: Path) -> None:
     "line",
     [
         "mkfifo two; mx tag raw.onnx | tee two | mx tag | mx compare two - --json; r=$?; rm two; exit $r",
-        "mkfifo a b; mx tag raw.onnx | tee a > b & mx filter --scope enc.2 < a | mx compare b - --json; rm a b; exit 0",
-        "mx tag raw.onnx | tee copy.onnx | mx tag --from copy.onnx -o out.onnx",
-        "mx tag raw.onnx | tee copy.onnx | mx graft - copy.onnx -o out.onnx",
-        "mx tag raw.onnx | mx run -p surgeon{script=edit.py:edit} -o out.onnx",
+        "mkfifo a b; mx tag raw.onnx | tee a > b & mx filter --scope enc.2 < a | mx compare b - --json; r=$?; rm a b; "
+        "test $r = 1",
+        "mx tag raw.onnx | tee copy.onnx | mx tag --from copy.onnx -o out.onnx && mx compare tagged.onnx out.onnx",
+        "mx tag raw.onnx | tee copy.onnx | mx graft - copy.onnx -o out.onnx && mx compare tagged.onnx out.onnx",
+        "mx tag raw.onnx | tee copy.onnx | mx run -p surgeon{script=edit.py:edit} -o out.onnx",
     ],
 )
 def test_commands_that_depend_on_each_other_end(folder: Path, line: str) -> None:
@@ -316,11 +320,26 @@ def test_a_weight_that_was_renamed_keeps_its_new_name(small: bytes, whole: onnx.
     assert (tmp_path / "out.onnx").read_bytes() == whole.SerializeToString()
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "other"])
+def damaged(content: bytes, damage: str) -> bytes:
+    """Return a model from a pipe that is not whole any more."""
+    changed = bytearray(content)
+    changed[-2 if damage == "end" else content.rindex(b"enc.0.weight")] ^= 1
+    return {"short": content[:-50], "long": content + b"more"}.get(damage, bytes(changed))
+
+
+DAMAGES = ["short", "long", "other", "end"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_is_not_whole_is_not_written(small: bytes, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(InputError, match="stdin"):
+        read_from_pipe(damaged(small, damage), tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_model_that_is_not_whole_stays_so(small: bytes, tmp_path: Path, damage: str) -> None:
-    changed = bytearray(small)
-    changed[small.rindex(b"enc.0.weight")] ^= 1
-    with received({"short": small[:-50], "long": small + b"more", "other": bytes(changed)}[damage]) as (proto, weights):
+    with received(damaged(small, damage)) as (proto, weights):
         tensor = next(t for t in proto.graph.initializer if t.name == "enc.2.weight")
         for read in (weights.data, weights.array, weights.digest):
             with pytest.raises(InputError, match="stdin"):
@@ -330,6 +349,46 @@ def test_a_model_that_is_not_whole_stays_so(small: bytes, tmp_path: Path, damage
     assert not (tmp_path / "out.onnx").exists()
 
 
+def passed_on(content: bytes) -> bytes:
+    """Return what comes out of a pipe behind another one."""
+    with received(content) as (proto, weights):
+        return sent(lambda pipe: write_stream(proto, weights, pipe))
+
+
+def test_a_system_that_does_not_move_bytes_gives_the_same(
+    small: bytes, whole: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(errno.EINVAL, "refused")
+
+    monkeypatch.setattr(os, "splice", refused)
+    assert passed_on(small) == small
+    assert read_from_pipe(small, tmp_path / "a.onnx") == whole.SerializeToString()
+    monkeypatch.setattr(stream, "FLOWS", False)
+    monkeypatch.delattr(os, "splice")
+    assert read_from_pipe(small, tmp_path / "b.onnx") == whole.SerializeToString()
+    assert passed_on(small) == whole.SerializeToString()
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_up_what_writes_into_another(
+    small: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE", 0)
+    assert passed_on(small) == small
+
+
+def test_a_copy_from_a_pipe_protects_its_data(folder: Path) -> None:
+    mixed = layers()
+    tensor = next(t for t in mixed.graph.initializer if t.name == "enc.0.bias")
+    (folder / "mixed.onnx.data").write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, "mixed.onnx.data")
+    tensor.ClearField("raw_data")
+    (folder / "mixed.onnx").write_bytes(mixed.SerializeToString())
+    assert shell("mx tag mixed.onnx | cat > copy.onnx", folder).returncode == 0
+    assert shell("rm mixed.onnx; mx filter tagged.onnx --scope enc.1 -o mixed.onnx.data", folder).returncode == 3
+    assert shell("mx filter tagged.onnx --scope enc.1 -o mixed.onnx && mx tag copy.onnx", folder).returncode == 0
+
+
 def test_many_small_weights_are_not_announced(small: bytes, whole: onnx.ModelProto, monkeypatch: Any) -> None:
     assert small.startswith(b"\x12")
     monkeypatch.setattr(stream, "SHARE", 1000)
@@ -337,7 +396,7 @@ def test_many_small_weights_are_not_announced(small: bytes, whole: onnx.ModelPro
 
 
 def test_no_memory_is_taken_for_holes_that_are_only_claimed(tmp_path: Path) -> None:
-    content = wire.varint(0) + wire.varint(10) + wire.varint(0) + wire.varint(10**7) + bytes(2 * 10**7)
+    content = b"".join(map(wire.varint, (0, 10, 0, wire.LIMIT // stream.MOVED))) + bytes(10**7)
     value = stream._digest(content, b"") + content
     field = wire.producer(wire.ANNOUNCED + binascii.b2a_base64(value, newline=False))
     tracemalloc.start()

@@ -26,8 +26,8 @@ from mxtools.files.weights import is_external, tensors_of
 
 MARK = ".mx-"
 """A part of the names that we give to files that do not stay."""
-_MODEL = 0x08
-"""The first byte of a model: the field `ir_version`, which writers put first."""
+_MODELS = (0x08, wire.PRODUCER[0])
+"""How models begin: with `ir_version`, which writers put first, or with what announces them (`files/stream.py`)."""
 _OBJECT = ord("{")
 _LONGEST = 1 << 28
 """The size of the largest sidecar that is searched, in bytes."""
@@ -121,7 +121,7 @@ def named_in(file: Path, names: set[str] | None = None) -> set[str]:
         with file.open("rb", buffering=0) as opened:
             data = FileBytes(opened, file.name)
             first = data[0] if len(data) else None
-            if first == _MODEL:
+            if first in _MODELS:
                 return _locations(wire.split(data)[0], names)
             if first == _OBJECT and len(data) < _LONGEST:
                 return _record(data[:], names)
@@ -152,7 +152,7 @@ def _is_model(file: Path) -> bool:
     try:
         with file.open("rb", buffering=0) as opened:
             data = FileBytes(opened, file.name)
-            if not len(data) or data[0] != _MODEL:
+            if not len(data) or data[0] not in _MODELS:
                 return False
             return any(field.number == wire.MODEL_GRAPH for field in [*wire.fields(data, 0, len(data))])
     except (OSError, MxError, wire.WireError):

@@ -41,17 +41,19 @@ from mxtools.files import wire
 from mxtools.files.regular import PIECE, Bytes, FileBytes, has_places, receive, widen
 
 WORTH_IT = 1 << 26
-"""Bytes of large weights from which on a model is announced. To keep fewer takes some hundredths of a second."""
+"""Bytes of large weights that a model has at least if it is announced. To keep fewer takes hundredths of a second."""
 MOVED = 1 << 14
-"""Bytes from which on a weight is a hole: biases and the like are part of the announcement, for passes look at them."""
+"""Bytes of the smallest weight that is a hole. Biases and the like are announced, because passes look at them."""
 BEGINNING = 1 << 10
 """Bytes of each hole's weight that the announcement has: they tell most weights apart."""
 SHARE = 8
-"""So many times as large as what is announced must the holes be: a reader has that in memory."""
+"""The holes must be at least so many times as large as what is announced, because a reader has that in memory."""
 LONGEST = 1 << 25
 """Bytes of the longest announcement, and of the longest graph behind it: some 100 000 nodes."""
 PATIENCE = 0.5
 """Seconds for which nobody may take what is written, before the rest of the input is kept."""
+FLOWS = hasattr(os, "splice")
+"""Whether the system can move bytes from pipe to pipe; elsewhere, all that comes from a pipe is kept in a file."""
 _DIGEST = 16
 
 _unread: list[PipeBytes] = []
@@ -67,7 +69,7 @@ def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part
 
     For the other arguments see `wire.joined`.
     """
-    if len(source) < WORTH_IT or not hasattr(os, "splice") or not _is_pipe(file):
+    if len(source) < WORTH_IT or not FLOWS or not _is_pipe(file):
         return None
     ordered = wire.joined(skeleton, source, weights_last=True)
     known = [min(len(part), _announced_bytes(part)) for part in ordered]
@@ -84,7 +86,7 @@ def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part
     begun = b"".join(_beginning(part, length) for part, length in zip(ordered, known, strict=True))
     head, between = begun[: holes[0]], begun[holes[0] :]
     closing = b"" if wire.names_producer(skeleton) else wire.NO_PRODUCER
-    numbers = map(wire.varint, (len(head), at, len(closing), len(holes) // 2, *holes))
+    numbers = map(wire.varint, (len(head), at, len(closing) and 1, len(holes) // 2, *holes))
     content = b"".join([*numbers, between])
     text = wire.ANNOUNCED + binascii.b2a_base64(_digest(content, head) + content, newline=False)
     field = wire.producer(text)
@@ -108,7 +110,7 @@ def read_pipe(pipe: IO[bytes], name: str) -> FileBytes:
     They are copied to an unnamed temporary file, but not those of an announced model if the pipe is `Flowing`.
     """
     begun = b""
-    if isinstance(pipe, Flowing):
+    if FLOWS and isinstance(pipe, Flowing):
         widen(pipe.fileno())
         found, begun = _announced(pipe, name)
         if found:
@@ -134,8 +136,8 @@ class PipeBytes(FileBytes):
     `_pipe` is None when nothing is left in it. Once a model was not whole, everything fails with that error.
     """
 
-    def __init__(self, pipe: IO[bytes], name: str, known: list[tuple[int, bytes]], end: int, closing: int) -> None:
-        """Take the pipe behind the first known stretch; behind the model, so many bytes more are to come."""
+    def __init__(self, pipe: IO[bytes], name: str, known: list[tuple[int, bytes]], end: int, closing: bytes) -> None:
+        """Take the pipe behind the first known stretch; behind the model, the closing bytes are to come."""
         self._file, self._name, self._size = pipe, name, end
         self._base, self._window = 0, b""
         self._starts = [start for start, _ in known]
@@ -153,26 +155,20 @@ class PipeBytes(FileBytes):
             raise RuntimeError("weights were read after they had been handed on")
         if pipe is None:
             return
-        try:
-            self._file = _copied(pipe, self._known[0])
-        except OSError as error:
-            self._failure = InputError(
-                f"{self._name} cannot be kept in a temporary file ({error.strerror or error})",
-                "make room there, or set TMPDIR to another folder",
-            )
-            raise self._failure from None
-        more = os.fstat(self._file.fileno()).st_size - self._size - self._closing
+        self._file = self._kept(pipe, self._known[0])
+        more = os.fstat(self._file.fileno()).st_size - self._size - len(self._closing)
         if more:
             raise self._failed("goes on behind the model" if more > 0 else "ended before the model did")
-        for start, content in zip(self._starts, self._known, strict=True):
+        ends = ((self._size, self._closing),) if self._closing else ()
+        for start, content in (*zip(self._starts, self._known, strict=True), *ends):
             if super()._read(start, len(content)) != content:
                 raise self._failed("is not the model that was announced")
         self._done()
 
     def write_last(self, file: IO[bytes], parts: Sequence[wire.Part]) -> None:
-        """Write the parts of a model to a file, the last ones that anything needs; InputError if this one is not whole.
+        """Write a model, in parts, after which nothing needs these bytes; InputError if they are not a whole model.
 
-        Its weights flow from the pipe, if they are needed in the order in which they come.
+        The weights flow from the pipe, if they are needed in the order in which they come.
         """
         if not self._is_in_order(parts):
             self.keep()
@@ -213,6 +209,16 @@ class PipeBytes(FileBytes):
         if self._failure:
             raise self._failure
         return self._pipe
+
+    def _kept(self, pipe: IO[bytes], begun: bytes) -> IO[bytes]:
+        try:
+            return _copied(pipe, begun)
+        except OSError as error:
+            self._failure = InputError(
+                f"{self._name} cannot be kept in a temporary file ({error.strerror or error})",
+                "make room there, or set TMPDIR to another folder",
+            )
+            raise self._failure from None
 
     def _failed(self, what: str) -> InputError:
         self._failure = InputError(f"{self._name} {what}", "check the command that writes it")
@@ -265,8 +271,9 @@ class PipeBytes(FileBytes):
         """Read to the end of the pipe; InputError if it has something else behind the model."""
         self._advance(self._size, None)
         pipe = self._left()
-        if pipe and (more := len(_taken(pipe, self._closing + 1)) - self._closing):
-            raise self._failed("goes on behind the model" if more > 0 else "ended before the model did")
+        if pipe and (found := _taken(pipe, len(self._closing) + 1)) != self._closing:
+            is_short = self._closing.startswith(found)
+            raise self._failed("ended before the model did" if is_short else "goes on behind the model")
         self._done()
 
     def _advance(self, end: int, target: _Target | None) -> None:
@@ -294,7 +301,7 @@ class PipeBytes(FileBytes):
     def _soak(self) -> None:
         """Keep the rest of the pipe in a temporary file, and go on with that, so that what writes into it can end."""
         if self._pipe is not None:
-            self._pipe = _copied(self._pipe, b"")
+            self._pipe = self._kept(self._pipe, b"")
             self._pipe.seek(0)
 
 
@@ -334,29 +341,33 @@ class _PipeTarget(_Target):
         file.flush()
         widen(self._number)
         self._soak, self._is_soaked = soak, False
-        self._taken = select.poll()
-        self._taken.register(self._number, select.POLLOUT)
+        self._room = select.poll()
+        self._room.register(self._number, select.POLLOUT)
 
     def write(self, content: bytes | memoryview) -> None:
         left = memoryview(content)
         while left:
             self._wait()
-            left = left[os.write(self._number, left if self._is_soaked else left[: select.PIPE_BUF]) :]
+            left = left[os.write(self._number, left[: select.PIPE_BUF]) :]
 
     def move(self, pipe: IO[bytes], length: int) -> int:
-        while True:
-            try:
-                flags = 0 if self._is_soaked else os.SPLICE_F_NONBLOCK
-                return os.splice(pipe.fileno(), self._number, length, flags=flags)
-            except BlockingIOError:
-                if self._taken.poll(0):  # it is the input that has nothing
-                    select.select([pipe], [], [])
-                elif self._wait():
-                    return 0
+        coming = select.poll()
+        coming.register(pipe, select.POLLIN)
+        coming.poll()
+        if self._wait():
+            return 0
+        try:
+            return os.splice(pipe.fileno(), self._number, length, flags=os.SPLICE_F_NONBLOCK)
+        except BrokenPipeError:
+            raise
+        except OSError:  # as if there were no splice
+            content = os.read(pipe.fileno(), min(PIECE, length))
+        self.write(content)
+        return len(content)
 
     def _wait(self) -> bool:
         """Wait until the pipe takes bytes; return whether the input was soaked up meanwhile, since nobody read."""
-        if self._is_soaked or self._taken.poll(int(PATIENCE * 1000)):
+        if self._room.poll(None if self._is_soaked else int(PATIENCE * 1000)):
             return False
         self._soak()
         self._is_soaked = True
@@ -398,8 +409,8 @@ def _announced(pipe: IO[bytes], name: str) -> tuple[PipeBytes | None, bytes]:
     return None, taken
 
 
-def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[int, bytes]], int, int]:
-    """Return the known stretches of a model, its size, and how many bytes come behind it; WireError if they are odd."""
+def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[int, bytes]], int, bytes]:
+    """Return the known stretches of a model, its size, and what comes behind it; WireError if they are odd."""
 
     def number() -> int:
         nonlocal at
@@ -407,7 +418,7 @@ def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[in
         return found
 
     end, closing, count = number(), number(), number()
-    if not 0 < count <= wire.LIMIT // BEGINNING or end > wire.LIMIT:
+    if not 0 < count <= wire.LIMIT // MOVED or end > wire.LIMIT or closing > 1:
         raise wire.WireError("a model of no size")
     holes = [(number(), number()) for _ in range(count)]
     known, upto = [(0, head)], len(head)
@@ -420,7 +431,7 @@ def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[in
         at, upto = at + gap, start + size
     if at != len(content) or holes[0][0] != len(head):
         raise wire.WireError("an announcement of another model")
-    return known, end, closing
+    return known, end, wire.NO_PRODUCER if closing else b""
 
 
 def _copied(pipe: IO[bytes], begun: bytes) -> IO[bytes]:

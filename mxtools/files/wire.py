@@ -270,7 +270,8 @@ def _outline(data: Bytes) -> tuple[Field | None, int, int]:
 
 def names_producer(skeleton: bytes) -> bool:
     """Return whether a model has a producer name, which may be empty."""
-    return any(field.number == MODEL_PRODUCER_NAME for field in fields(memoryview(skeleton), 0, len(skeleton)))
+    model = fields(memoryview(skeleton), 0, len(skeleton))
+    return any(field.number == MODEL_PRODUCER_NAME and field.wire_type == _BYTES for field in model)
 
 
 def producer(name: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from typing import ClassVar
 
+from mxtools.files.stream import keep_all
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -27,4 +28,5 @@ class Surgeon(Pass):
         """Run the function."""
         from mxtools.surgeon.editing import edit  # imports onnx-graphsurgeon, which takes long
 
+        keep_all()  # the user's code may read what a program before this one writes
         edit(model, self.script)
