@@ -74,6 +74,12 @@ def test_every_module_is_what_pytorch_ran(traced: dict[str, Path], name: str, ex
     assert not wrong
 
 
+def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(mx: Mx, tmp_path: Path) -> None:
+    mx("trace", f"{WORLD}:recursive", "--record", "-o", "t.json", cwd=tmp_path)
+    model = tagged(tmp_path, "recursive", "torchscript", mx)
+    assert not [v for v in round_trip(model) if v.word not in ("exact", "gone")]
+
+
 def test_equal_calls_can_each_be_cut_out(traced: dict[str, Path], mx: Mx, tmp_path: Path) -> None:
     model = tagged(traced["shared_activation"], "shared_activation", "torchscript", mx)
     assert model.absent["blocks.1.act@1"] == "merged: blocks.0.act@1"

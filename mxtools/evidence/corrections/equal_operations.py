@@ -241,8 +241,11 @@ class _EqualOperations:
         call = self._annotations.call[node]
         if call is None or self._calls[call].module != self._calls[reader].module:
             return False
+        meet = self._hierarchy.meet(call, reader)
+        if meet == reader:  # a module that calls itself
+            return False
         begin = next((self._number[id(o)] for o in self._operations_in[call]), len(self._operations))
-        entered = self._hierarchy.path_below(self._hierarchy.meet(call, reader), reader)[-1]
+        entered = self._hierarchy.path_below(meet, reader)[-1]
         came = [t for t in self._calls[entered].inputs if self._is_made_since(t.id, begin)]
         came += [t for o in self._operations_in[reader] for t in map(self._leaving[call].get, o.inputs) if t]
         call_of, readers = self._annotations.call, self._graph.readers
