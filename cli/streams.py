@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -36,14 +35,15 @@ def model_source(source: FileOrPipe, flowing: bool = False) -> Path | IO[bytes]:
     also finds out whether it has come whole.
     """
     from mxtools.errors import InputError, UsageError
+    from mxtools.files.regular import is_fifo
 
     if not is_pipe(source):
         return Path(str(source))
     if os.isatty(0):
         raise UsageError("a model is expected on stdin, which is a terminal", "give a file or use a pipe")
     try:
-        flows = flowing and stat.S_ISFIFO(os.fstat(0).st_mode)
-        return _flowing_stdin() if flows else open(0, "rb", closefd=False)
+        stdin = open(0, "rb", closefd=False)  # noqa: SIM115 - the caller reads it
+        return _flowing_stdin() if flowing and is_fifo(stdin) else stdin
     except OSError as error:
         raise InputError(f"stdin cannot be read ({error.strerror or error})", "give an ONNX file") from None
 
@@ -73,7 +73,7 @@ def read_bytes(source: FileOrPipe) -> bytes:
 
 
 def write_model(model: WorkingModel, output: FileOrPipe, data_dir: Path | None = None) -> None:
-    """Write a model to a file or to stdout; what is left of it in a pipe is gone afterwards."""
+    """Write a model to a file or to stdout; weights that are still in a pipe cannot be read afterwards."""
     from mxtools.files import outputs, writing
 
     if is_pipe(output):

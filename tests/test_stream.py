@@ -21,7 +21,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mxtools.errors import InputError, MxError
-from mxtools.files import stream, wire
+from mxtools.files import stream, targets, wire
 from mxtools.files.reading import read_model
 from mxtools.files.stream import Flowing, PipeBytes
 from mxtools.files.weights import WeightStore
@@ -373,7 +373,7 @@ def test_a_system_that_does_not_move_bytes_gives_the_same(
 def test_a_pipe_that_nobody_reads_does_not_hold_up_what_writes_into_another(
     small: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "PATIENCE", 0)
+    monkeypatch.setattr(targets, "PATIENCE", 0)
     assert passed_on(small) == small
 
 

@@ -51,7 +51,7 @@ def command(
     steps = _of_strategy(strategy) if strategy else ()
     steps += Pipeline.parse(pipeline).passes if pipeline else ()
     check_output(output, replacing=source)
-    steps = tuple(_with_part(step) if step.name == "graft" else step for step in steps)
+    steps = tuple(map(_with_part, steps))
     report = process(Pipeline(steps), source, output, data_dir, trace, inputs, command="" if json else "run")
     if json:
         emit(report.to_dict())
@@ -65,7 +65,9 @@ def _of_strategy(name: str) -> tuple[Pass, ...]:
 
 
 def _with_part(step: Pass) -> Pass:
-    """Return a graft; if its part comes from stdin, with that part, because passes read only files."""
+    """Return the pass; if it grafts the part from stdin, with that part, because passes read only files."""
+    if step.name != "graft":  # its module takes long to import
+        return step
     from mxtools.passes.graft import Graft
 
     if not isinstance(step, Graft) or step.part != "-":

@@ -342,7 +342,7 @@ def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int
     """Let the system put the pages of a file into a pipe, as far as it can; return how many bytes it put there."""
     done = 0
     with suppress(OSError, AttributeError):  # AttributeError if there is no splice, or no file behind the stream
-        if stat.S_ISFIFO(os.fstat(pipe.fileno()).st_mode):
+        if is_fifo(pipe):
             pipe.flush()
             widen(pipe.fileno())
             while done < length and (count := os.splice(source.fileno(), pipe.fileno(), length - done, start + done)):
@@ -358,6 +358,13 @@ def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
             pass
     file.seek(0, os.SEEK_END)
     shutil.copyfileobj(pipe, file, PIECE)  # the rest, if the system could not
+
+
+def is_fifo(file: IO[bytes]) -> bool:
+    """Return whether an open file is a pipe."""
+    with suppress(OSError, AttributeError, ValueError):  # no descriptor
+        return stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    return False
 
 
 def widen(pipe: int) -> None:

@@ -26,11 +26,9 @@ import atexit
 import binascii
 import io
 import os
-import select
-import stat
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -38,7 +36,8 @@ from typing import IO
 
 from mxtools.errors import InputError
 from mxtools.files import wire
-from mxtools.files.regular import PIECE, Bytes, FileBytes, has_places, receive, widen
+from mxtools.files.regular import PIECE, Bytes, FileBytes, is_fifo, receive, widen
+from mxtools.files.targets import Target, taken, target_of
 
 WORTH_IT = 1 << 26
 """Bytes of large weights that a model has at least if it is announced. To keep fewer takes hundredths of a second."""
@@ -50,11 +49,11 @@ SHARE = 8
 """The holes must be at least so many times as large as what is announced, because a reader has that in memory."""
 LONGEST = 1 << 25
 """Bytes of the longest announcement, and of the longest graph behind it: some 100 000 nodes."""
-PATIENCE = 0.5
-"""Seconds for which nobody may take what is written, before the rest of the input is kept."""
 FLOWS = hasattr(os, "splice")
 """Whether the system can move bytes from pipe to pipe; elsewhere, all that comes from a pipe is kept in a file."""
 _DIGEST = 16
+_LENGTH = 6
+"""Bytes of a key and a length that is believed."""
 
 _unread: list[PipeBytes] = []
 """Models whose weights are still in a pipe."""
@@ -69,7 +68,7 @@ def announced(file: IO[bytes], skeleton: bytes, source: Bytes) -> list[wire.Part
 
     For the other arguments see `wire.joined`.
     """
-    if len(source) < WORTH_IT or not FLOWS or not _is_pipe(file):
+    if len(source) < WORTH_IT or not FLOWS or not is_fifo(file):
         return None
     ordered = wire.joined(skeleton, source, weights_last=True)
     known = [min(len(part), _announced_bytes(part)) for part in ordered]
@@ -112,7 +111,7 @@ def read_pipe(pipe: IO[bytes], name: str) -> FileBytes:
     begun = b""
     if FLOWS and isinstance(pipe, Flowing):
         widen(pipe.fileno())
-        found, begun = _announced(pipe, name)
+        found, begun = _read_announced(pipe, name)
         if found:
             return found
     return FileBytes(_copied(pipe, begun), name)
@@ -177,22 +176,14 @@ class PipeBytes(FileBytes):
                 wire.write(part, file)
             return
         self._flows = True
-        target = _target(file, self._soak)
-        last = max((n for n, part in enumerate(parts) if isinstance(part, wire.Stretch)), default=len(parts))
-        for number, part in enumerate(parts):
-            if number == last and isinstance(part, wire.Stretch):
-                end = part.start + part.length
-                self._write(part.start, end - 1, target)
-                held = io.BytesIO()
-                self._write(end - 1, end, _Target(held))
-                self._finish()
-                target.write(held.getvalue())
-            elif isinstance(part, wire.Stretch):
-                self._write(part.start, part.start + part.length, target)
-            else:
-                if last == len(parts) and number == len(parts) - 1:
-                    self._finish()
-                target.write(part)
+        target, held = target_of(file, self._soak), io.BytesIO()
+        before, last, after = _divided(parts)
+        for part in before:
+            self._put(part, target)
+        self._put(last, Target(held))
+        self._finish()
+        for content in (held.getvalue(), *after):
+            target.write(content)
 
     def write_to(self, file: IO[bytes], start: int, length: int) -> None:
         """Write a number of bytes, from a place on, to a file."""
@@ -258,11 +249,15 @@ class PipeBytes(FileBytes):
         self.keep()
         return super()._read(at, length)
 
-    def _write(self, start: int, end: int, target: _Target) -> None:
-        """Write bytes from one place to another: those that are known, and those that flow from the pipe."""
-        unknown = min(self._unknown(start), end)
-        if start < unknown:
-            target.write(self._read(start, unknown - start))
+    def _put(self, part: wire.Part, target: Target) -> None:
+        """Write a part: what is known of it, and what flows from the pipe."""
+        if not isinstance(part, wire.Stretch):
+            target.write(part)
+            return
+        end = part.start + part.length
+        unknown = min(self._unknown(part.start), end)
+        if part.start < unknown:
+            target.write(self._read(part.start, unknown - part.start))
         if unknown < end:
             self._advance(unknown, None)
             self._advance(end, target)
@@ -271,22 +266,22 @@ class PipeBytes(FileBytes):
         """Read to the end of the pipe; InputError if it has something else behind the model."""
         self._advance(self._size, None)
         pipe = self._left()
-        if pipe and (found := _taken(pipe, len(self._closing) + 1)) != self._closing:
+        if pipe and (found := taken(pipe, len(self._closing) + 1)) != self._closing:
             is_short = self._closing.startswith(found)
             raise self._failed("ended before the model did" if is_short else "goes on behind the model")
         self._done()
 
-    def _advance(self, end: int, target: _Target | None) -> None:
+    def _advance(self, end: int, target: Target | None) -> None:
         """Take bytes up to a place out of the pipe, for a target or to drop them; known ones must be as announced."""
         if self._at >= end:
             return
         with Path(os.devnull).open("wb") as nothing:
-            into = target or _Target(nothing)
+            into = target or Target(nothing)
             while self._at < end and (pipe := self._left()):
                 index = bisect_right(self._starts, self._at) - 1
                 first = self._at - self._starts[index]
                 if expected := self._known[index][first : first + end - self._at]:
-                    found = _taken(pipe, len(expected))
+                    found = taken(pipe, len(expected))
                     if found != expected:
                         short = len(found) < len(expected)
                         raise self._failed("ended before the model did" if short else "is not what was announced")
@@ -305,108 +300,50 @@ class PipeBytes(FileBytes):
             self._pipe.seek(0)
 
 
-class _Target:
-    """A file to which bytes are written, and moved from a pipe by the system itself, as far as it can."""
+def _divided(parts: Sequence[wire.Part]) -> tuple[list[wire.Part], wire.Part, list[bytes | memoryview]]:
+    """Return the parts before the last byte of the last weight, that byte, and the parts behind it.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._has_places = file, has_places(file)
-        self._number = -1
-        with suppress(OSError, AttributeError, ValueError):  # no descriptor
-            self._number = file.fileno()
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Write bytes."""
-        self._file.write(content)
-
-    def move(self, pipe: IO[bytes], length: int) -> int:
-        """Move at most so many bytes from a pipe; return how many, 0 if it has ended."""
-        if self._number >= 0:
-            self._file.flush()
-            at = self._file.tell() if self._has_places else None
-            with suppress(OSError):  # a file to which the system cannot move bytes
-                if count := os.splice(pipe.fileno(), self._number, length, offset_dst=at):
-                    if at is not None:
-                        self._file.seek(at + count)
-                    return count
-        content = os.read(pipe.fileno(), min(PIECE, length))
-        self._file.write(content)
-        return len(content)
+    Without weights, the last part is in the place of that byte.
+    """
+    last = max((n for n, part in enumerate(parts) if isinstance(part, wire.Stretch)), default=len(parts) - 1)
+    before, part = list(parts[:last]), parts[last]
+    after = [other for other in parts[last + 1 :] if not isinstance(other, wire.Stretch)]
+    if isinstance(part, wire.Stretch):
+        before.append(wire.Stretch(part.source, part.start, part.length - 1))
+        part = wire.Stretch(part.source, part.start + part.length - 1, 1)
+    return before, part, after
 
 
-class _PipeTarget(_Target):
-    """A pipe that somebody may not read: then `soak` is called, which must not wait for that."""
-
-    def __init__(self, file: IO[bytes], soak: Callable[[], None]) -> None:
-        super().__init__(file)
-        file.flush()
-        widen(self._number)
-        self._soak, self._is_soaked = soak, False
-        self._room = select.poll()
-        self._room.register(self._number, select.POLLOUT)
-
-    def write(self, content: bytes | memoryview) -> None:
-        left = memoryview(content)
-        while left:
-            self._wait()
-            left = left[os.write(self._number, left[: select.PIPE_BUF]) :]
-
-    def move(self, pipe: IO[bytes], length: int) -> int:
-        coming = select.poll()
-        coming.register(pipe, select.POLLIN)
-        coming.poll()
-        if self._wait():
-            return 0
-        try:
-            return os.splice(pipe.fileno(), self._number, length, flags=os.SPLICE_F_NONBLOCK)
-        except BrokenPipeError:
-            raise
-        except OSError:  # as if there were no splice
-            content = os.read(pipe.fileno(), min(PIECE, length))
-        self.write(content)
-        return len(content)
-
-    def _wait(self) -> bool:
-        """Wait until the pipe takes bytes; return whether the input was soaked up meanwhile, since nobody read."""
-        if self._room.poll(None if self._is_soaked else int(PATIENCE * 1000)):
-            return False
-        self._soak()
-        self._is_soaked = True
-        return True
-
-
-def _target(file: IO[bytes], soak: Callable[[], None]) -> _Target:
-    return _PipeTarget(file, soak) if _is_pipe(file) else _Target(file)
-
-
-def _announced(pipe: IO[bytes], name: str) -> tuple[PipeBytes | None, bytes]:
+def _read_announced(pipe: IO[bytes], name: str) -> tuple[PipeBytes | None, bytes]:
     """Return the model that is announced, and nothing; or None, and what was taken out of the pipe."""
-    taken = _taken(pipe, 1)
-    if taken != wire.PRODUCER:
-        return None, taken
-    while len(taken) < 6 and (more := _taken(pipe, 1)):
-        taken += more
-        if more[0] < 0x80:
-            break
+    begun = bytearray()
+
+    def take(length: int) -> bytes:
+        if length > LONGEST:
+            raise wire.WireError("an announcement that is too long")
+        found = taken(pipe, length)
+        begun.extend(found)
+        if len(found) < length:
+            raise wire.WireError("the pipe has ended")
+        return found
+
+    def require(found: bytes, wanted: bytes) -> None:
+        if found != wanted:
+            raise wire.WireError("not announced")
+
     with suppress(ValueError):  # also those of `wire` and `binascii`
-        length, _ = wire.read_varint(memoryview(taken), 1, len(taken))
-        if not len(wire.ANNOUNCED) < length <= LONGEST:
-            return None, taken
-        begun = _taken(pipe, len(wire.ANNOUNCED))
-        taken += begun
-        if begun != wire.ANNOUNCED:
-            return None, taken
-        text = _taken(pipe, length - len(begun))
-        taken += text
-        value = binascii.a2b_base64(text, strict_mode=True)
+        require(take(1), wire.PRODUCER)
+        while take(1)[0] >= 0x80 and len(begun) < _LENGTH:
+            pass
+        length, _ = wire.read_varint(memoryview(bytes(begun)), 1, len(begun))
+        require(take(min(length, len(wire.ANNOUNCED))), wire.ANNOUNCED)
+        value = binascii.a2b_base64(take(length - len(wire.ANNOUNCED)), strict_mode=True)
         content = memoryview(value)[_DIGEST:]
         size, at = wire.read_varint(content, 0, len(content))
-        if size > LONGEST:
-            return None, taken
-        head = _taken(pipe, size)
-        taken += head
-        if len(head) == size and _digest(content, head) == value[:_DIGEST]:
-            return PipeBytes(pipe, name, *_described(content, at, head)), b""
-    return None, taken
+        head = take(size)
+        require(_digest(content, head), value[:_DIGEST])
+        return PipeBytes(pipe, name, *_described(content, at, head)), b""
+    return None, bytes(begun)
 
 
 def _described(content: memoryview, at: int, head: bytes) -> tuple[list[tuple[int, bytes]], int, bytes]:
@@ -447,21 +384,6 @@ def _digest(*contents: bytes | memoryview) -> bytes:
     for content in contents:
         state.update(content)
     return state.digest()
-
-
-def _is_pipe(file: IO[bytes]) -> bool:
-    with suppress(OSError, AttributeError, ValueError):
-        return stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-    return False
-
-
-def _taken(pipe: IO[bytes], length: int) -> bytes:
-    """Take a number of bytes out of a pipe; fewer if it ends."""
-    parts: list[bytes] = []
-    while length > 0 and (part := os.read(pipe.fileno(), min(PIECE, length))):
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
 
 
 @atexit.register

@@ -66,7 +66,6 @@ class _EqualOperations:
         self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
-        self._number = {id(operation): number for number, operation in enumerate(sidecar.operations)}
         self._same = first_equals(sidecar, known=self._maker.keys())
         for operation in sidecar.operations:
             if operation.outputs:
@@ -252,6 +251,11 @@ class _EqualOperations:
         read = [v for v in self._graph.writes[node] if any(call_of[at] == reader for at in readers[v])]
         shapes = [self._model.shapes[value] for value in read]
         return not any(shape is None or any(map(shape.fits, came)) for shape in shapes)
+
+    @cached_property
+    def _number(self) -> dict[int, int]:
+        """The place of each operation in the order in which they ran, by the operation's `id`."""
+        return {id(operation): number for number, operation in enumerate(self._operations)}
 
     def _is_made_since(self, tensor: int, begin: int) -> bool:
         return tensor in self._maker and self._number[id(self._maker[tensor])] >= begin
