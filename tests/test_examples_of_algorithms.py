@@ -124,6 +124,22 @@ def test_data_flow() -> None:
     assert scopes(model) == {"s": "enc", "t": "enc", "a": "enc.a", "b": "enc.b", "y": "."}
 
 
+def test_what_lies_between_two_nodes_of_a_call_ran_in_it() -> None:
+    text = """
+        g (float[2] x) => (float[2] y, float[2] z) {
+            a = MatMul(x, w)      #@ step
+            b, c = Split(a)
+            y = Softmax(b)        #@ step
+            z = Mul(y, c)         #@ step@1
+        }"""
+    sidecar = trace_of(". Net x:2 -> z:2\nstep Step x:2 -> y:2\nstep@1 Step y:2 -> z:2")
+    traced, untraced = WorkingModel(graph(text), sidecar=sidecar), WorkingModel(graph(text))
+    for model in (traced, untraced):
+        resolve(model.annotations)
+    assert scopes(traced)["b"] == "step"
+    assert scopes(untraced)["b"] == "."
+
+
 ARGUMENT = """
 g (float[2, 8] x) => (float[8, 2] y) {
     a = Neg(x)                          #@ enc

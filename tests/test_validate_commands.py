@@ -82,7 +82,7 @@ def test_external_data_are_read(built: Build, mx: Mx, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--format", "xml"], "is none of text, json, sarif"),
+        (["--format", "xml"], "there is no format 'xml': there are text, json, sarif"),
         (["--json", "--format", "sarif"], "are two formats"),
         (["-o", "out.onnx"], "--repair"),
         (["--repair", "--json"], "would both go to stdout"),

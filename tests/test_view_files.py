@@ -289,7 +289,7 @@ def test_the_onnx_adapter_of_model_explorer_knows_the_nodes_of_the_overlays(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("-f", "pdf"), 2, "is none of html"),
+        (("-f", "pdf"), 2, "there is no format 'pdf': there are html"),
         (("--depth", "2"), 2, "--depth is for mermaid and dot"),
         (("-f", "netron", "--against", "x.onnx"), 2, "--against is for html and model-explorer"),
         (("-f", "netron", "--open"), 2, "--open is for the page"),

@@ -145,10 +145,10 @@ def _checked(
 
 def _check(format_: str, json: bool, repair: bool, sources: Sequence[str], trace: str | None, output: str) -> None:
     """Refuse options that make no sense together, and an output that cannot be written, before any work."""
-    from mxtools.errors import UsageError
+    from mxtools.errors import UsageError, suggestion
 
     if format_ not in FORMATS:
-        raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
+        raise UsageError(f"there is no format {format_!r}", suggestion(format_, FORMATS))
     if json and format_ != "json":
         raise UsageError(f"--json and --format {format_} are two formats", "give one")
     if not repair and not is_pipe(output):

@@ -102,10 +102,10 @@ def command(
 
 def _check(format_: str, depth: int | None, against: str | None, statistics: bool, open_: bool) -> None:
     """Refuse options that make no sense together, before any work."""
-    from mxtools.errors import UsageError
+    from mxtools.errors import UsageError, suggestion
 
     if format_ not in FORMATS:
-        raise UsageError(f"--format {format_} is none of {', '.join(FORMATS)}")
+        raise UsageError(f"there is no format {format_!r}", suggestion(format_, FORMATS))
     if depth is not None and format_ not in DRAWINGS:
         raise UsageError(f"--depth is for mermaid and dot, and {format_} holds all levels", "leave it out")
     if against is not None and format_ not in BESIDE:

@@ -12,6 +12,14 @@ which only ConstantOfShape reads. The nodes are visited against the data flow, s
 root reads the outputs of the graph, so the Identity goes to the root. A node without readers gets the scope of what
 feeds it, along the data flow. Bodies (of If, Loop, Scan) and functions in which nothing is known get the scope of the
 node that holds or calls them. Whatever is still open gets the root, with the evidence `root`.
+
+A call runs without a break, so what lies between two of its nodes ran inside it, whoever else reads it:
+
+    x ─ MatMul ─ Split ─┬─ Softmax ─ Mul ─ z        known: MatMul and Softmax are `step`, Mul is `step@1`, a later call,
+                        └──────────────┘            for which an exporter did not compute the Split again
+
+So the Split goes to `step`, not to the root. A trace must tell the calls of a module apart for that; without one, the
+two ends may be in two calls, and the node between them.
 """
 
 from __future__ import annotations
@@ -43,21 +51,23 @@ def resolve(annotations: Annotations, between: bool = False) -> None:
 def _by_both(graph: Graph, annotations: Annotations) -> None:
     """Give each open node between known ones the lowest common ancestor of the nearest known ones on either side."""
     count, hierarchy = len(graph.nodes), annotations.hierarchy
-
-    def nearest(nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]) -> list[int | None]:
-        """Return for each node its call, or the common ancestor of the nearest known nodes in one direction."""
-        found = list(annotations.call)
-        for node in nodes:
-            if found[node] is None:
-                calls = {call for n in neighbours(node) if (call := found[n]) is not None}
-                found[node] = hierarchy.common(calls) if calls else None
-        return found
-
-    before = nearest(range(count), graph.sources)
-    after = nearest(range(count - 1, -1, -1), graph.targets)
+    before = _nearest(annotations, range(count), graph.sources)
+    after = _nearest(annotations, range(count - 1, -1, -1), graph.targets)
     for node, (a, b) in enumerate(zip(before, after, strict=True)):
         if annotations.call[node] is None and a is not None and b is not None:
             annotations.set(node, hierarchy.meet(a, b), Evidence.DATAFLOW)
+
+
+def _nearest(
+    annotations: Annotations, nodes: Iterable[int], neighbours: Callable[[int], Iterable[int]]
+) -> list[int | None]:
+    """Return for each node its call, or the common ancestor of the nearest known nodes in one direction."""
+    found = list(annotations.call)
+    for node in nodes:
+        if found[node] is None:
+            calls = {call for n in neighbours(node) if (call := found[n]) is not None}
+            found[node] = annotations.hierarchy.common(calls) if calls else None
+    return found
 
 
 def _open(annotations: Annotations) -> list[int]:
@@ -67,10 +77,16 @@ def _open(annotations: Annotations) -> list[int]:
 
 def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
-    outputs = set(graph.outputs)
+    outputs, hierarchy = set(graph.outputs), annotations.hierarchy
+    before = _nearest(annotations, nodes, graph.sources) if hierarchy.is_traced else None
     for node in reversed(nodes):
-        inside = outputs.isdisjoint(graph.writes[node])
-        _resolve(annotations, node, graph.targets(node), () if inside else (ROOT_CALL,))
+        calls = {call for n in graph.targets(node) if (call := annotations.call[n]) is not None}
+        within = [hierarchy.meet(at, call) for call in calls] if before and (at := before[node]) is not None else []
+        if not outputs.isdisjoint(graph.writes[node]):
+            calls.add(ROOT_CALL)
+        if calls:
+            deepest = max([hierarchy.common(calls), *within], key=hierarchy.depth.__getitem__)
+            annotations.set(node, deepest, Evidence.DATAFLOW)
 
 
 def _by_sources(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
@@ -93,9 +109,8 @@ def _by_sites(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
             _resolve(annotations, node, graph.sites[graph.region[node]])
 
 
-def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int], known: tuple[int, ...] = ()) -> None:
-    """Give a node the lowest common ancestor of its neighbours' calls and of `known` ones, if there is any."""
+def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int]) -> None:
+    """Give a node the lowest common ancestor of its neighbours' calls, if any is known."""
     calls = {call for n in neighbours if (call := annotations.call[n]) is not None}
-    calls.update(known)
     if calls:
         annotations.set(node, annotations.hierarchy.common(calls), Evidence.DATAFLOW)

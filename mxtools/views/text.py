@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mxtools.errors import UsageError
+from mxtools.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     from mxtools.views.html import Earlier
@@ -27,7 +27,7 @@ def view_text(
     and `earlier` is the model that it is shown beside; other formats do not use them.
     """
     if format_ not in FORMATS:
-        raise UsageError(f"there is no format {format_!r}", f"there are {', '.join(FORMATS)}")
+        raise UsageError(f"there is no format {format_!r}", suggestion(format_, FORMATS))
     return FORMATS[format_](structure, 2 if depth is None else depth, metric, earlier)
 
 
