@@ -43,6 +43,7 @@ NAMES = (
     "towers",
     "hook_of_two",
     "traced_by_fx",
+    "detector",
 )
 
 
@@ -119,6 +120,19 @@ def test_a_module_whose_last_node_does_work_outside_of_it_is_not_cut_out(
     with pytest.raises(mxtools.AbsentError, match=r"^separable ends inside Conv .* which does the work of norm too"):
         model.filter("separable")
     assert [node.op_type for node in model.filter("separable.0").proto.graph.node] == ["Conv"]
+
+
+def test_a_module_that_ends_in_a_concat_of_its_caller_is_not_cut_out(traced: dict[str, Path], mx: Mx) -> None:
+    model = tagged(traced["detector"], "detector", "torchscript", mx)
+    with pytest.raises(mxtools.AbsentError, match=r"^encode ends inside Concat .* which does the work of \. too"):
+        model.filter("encode")
+    assert [node.op_type for node in model.filter("encode.conv").proto.graph.node] == ["Conv"]
+
+
+def test_what_a_module_was_given_is_what_its_list_held_when_it_was_called(traced: dict[str, Path]) -> None:
+    (head,) = (c for c in mxtools.load_trace(traced["detector"] / "t.json").calls if c.scope == "head")
+    assert [t.shape[1] for t in head.inputs] == [6, 8]
+    assert [t.shape[1] for t in head.outputs] == [7, 7, 7]
 
 
 def test_a_part_with_a_copy_of_shared_work_goes_back(traced: dict[str, Path], mx: Mx) -> None:

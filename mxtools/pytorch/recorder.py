@@ -43,7 +43,7 @@ from mxtools.traces.sidecar import Call, Operation, TracedTensor
 
 @dataclass
 class _Frame:
-    """One call, while it runs and afterwards; `given` are the ids of the tensors that it was given."""
+    """One call, while it runs and afterwards; `given` are the ids of the arguments that it was given."""
 
     module: nn.Module
     path: str
@@ -214,7 +214,8 @@ class Recorder:
         self.leave(self._model, (), self._inputs, result)
 
     def _close(self, frame: _Frame, given: dict[str, Any], output: Any) -> None:  # noqa: ANN401
-        if [id(tensor) for _, tensor in tensors(given)] != frame.given:  # pre-hooks that ran after ours replaced them
+        # pre-hooks that ran after ours replaced arguments; what the call itself put into a list of its caller's did not
+        if list(map(id, given.values())) != frame.given:
             frame.inputs = self._recorded(given)
         frame.outputs = self._recorded(self._interface.results(output) if frame.parent is None else output)
         with self._mode.paused():
@@ -233,7 +234,7 @@ class Recorder:
         path, scope = self._place(module, None if parent is None else self._frames[parent])
         if not is_scope(scope):
             return None
-        ids = [id(tensor) for _, tensor in tensors(given)]
+        ids = list(map(id, given.values()))
         hidden = self._interface.hidden(self._inputs) if parent is None else {}
         return _Frame(module, path, scope, parent, ids, self._recorded({**given, **hidden}))
 

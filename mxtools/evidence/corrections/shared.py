@@ -40,7 +40,7 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import call_times, full_name, known_outputs, leaving_tensors, operations_making
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar, TracedTensor
+    from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor
 
 
 def hoist_shared(model: WorkingModel) -> None:
@@ -91,10 +91,10 @@ class _UnclaimedResults:
 
     Attributes: `former_calls`, for each moved node the call that it was in, and the calls that use its result; `calls`,
     of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
-    tensors that the operations of each call read; `maker`, the operation that made each tensor; `returned`, the tensors
-    by which its work leaves each call; `unclaimed`, those of them that are not constants of the graph and that no value
-    has claimed yet; `outputs`, the graph's outputs that the traced model returned. The trace does not say that other
-    outputs, such as caches, leave a call.
+    tensors that the operations of each call read; `readers`, the operations that read each tensor; `maker`, the one
+    that made it; `returned`, the tensors by which its work leaves each call; `unclaimed`, those of them that are not
+    constants of the graph and that no value has claimed yet; `outputs`, the graph's outputs that the traced model
+    returned. The trace does not say that other outputs, such as caches, leave a call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
@@ -107,8 +107,12 @@ class _UnclaimedResults:
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
         self.read: dict[int, set[int]] = defaultdict(set)
+        self.readers: dict[int, list[Operation]] = defaultdict(list)
+        self._ending: dict[int, set[int]] = {}
         for operation in sidecar.operations:
             self.read[operation.call].update(operation.inputs)
+            for tensor in set(operation.inputs):
+                self.readers[tensor].append(operation)
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
@@ -136,7 +140,12 @@ class _UnclaimedResults:
             fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
             left, users = hierarchy.path_below(common, call), self._users(value)
-            claimed = [self._claim(at, shape, users) or self._claim_transposed(at, shape, value) for at in left]
+            claimed = [
+                self._claim(at, shape, users)
+                or self._claim_transposed(at, shape, value)
+                or self._ends_in_readers(at, value)
+                for at in left
+            ]
             fits = claimed[0]
         if not fits:
             self.former_calls[node] = {call} | self._users(value)
@@ -200,12 +209,40 @@ class _UnclaimedResults:
         if fitting is None:
             return False
         unclaimed.remove(fitting)
-        annotations = self.annotations
-        for reader in self.graph.readers[value]:
-            at = annotations.call[reader]
-            if at is not None and not annotations.hierarchy.within(at, call):
-                annotations.merged[reader] = (*annotations.calls_done(reader), call)
+        self._merge(call, self._outside(call, value))
         return True
+
+    def _ends_in_readers(self, call: int, value: int) -> bool:
+        """Return whether the readers of a value also do the last operation of a call, whose result no value is.
+
+        An exporter makes one Concat of two, if the caller concatenates what the call did, by an operation of that name:
+
+            in `enc`, cat(0, 1) -> 2; then in the root, cat(3, 2) -> 4         Concat(3, 0, 1), in the root
+        """
+        outside = self._outside(call, value)
+        if not self._ending.get(call, set()).isdisjoint(outside):
+            return True
+        for tensor in self.unclaimed[call]:
+            last = self.maker.get(tensor.id)
+            if last is not None and self.annotations.hierarchy.within(last.call, call):
+                again = {operation.call for operation in self.readers[tensor.id] if operation.name == last.name}
+                if merged := [reader for reader in outside if self.annotations.call[reader] in again]:
+                    self.unclaimed[call].remove(tensor)
+                    self._merge(call, merged)
+                    self._ending[call] = set(merged)
+                    return True
+        return False
+
+    def _outside(self, call: int, value: int) -> list[int]:
+        """Return the readers of a value that are not in a call."""
+        within = self.annotations.hierarchy.within
+        readers = ((reader, self.annotations.call[reader]) for reader in self.graph.readers[value])
+        return [reader for reader, at in readers if at is not None and not within(at, call)]
+
+    def _merge(self, call: int, nodes: list[int]) -> None:
+        """Let a call end inside of nodes of other calls."""
+        for node in nodes:
+            self.annotations.merged[node] = (*self.annotations.calls_done(node), call)
 
     def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
         """Return the ids of the returned tensors that are constants of the graph."""
