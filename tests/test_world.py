@@ -44,6 +44,7 @@ NAMES = (
     "hook_of_two",
     "traced_by_fx",
     "detector",
+    "channels_last",
 )
 
 

@@ -139,14 +139,14 @@ class _UnclaimedResults:
         if value in self.constant:
             fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
-            left, users = hierarchy.path_below(common, call), self._users(value)
-            claimed = [
-                self._claim(at, shape, users)
-                or self._claim_transposed(at, shape, value)
-                or self._ends_in_readers(at, value)
-                for at in left
-            ]
-            fits = claimed[0]
+            fits, users = False, self._users(value)
+            for at in reversed(
+                hierarchy.path_below(common, call)
+            ):  # the outermost call that the value leaves comes first
+                fits = self._claim(at, shape, users)
+                if not fits and (self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value)):
+                    fits = True
+                    users.add(at)  # what ends inside the readers also reads the value
         if not fits:
             self.former_calls[node] = {call} | self._users(value)
             self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
@@ -215,21 +215,24 @@ class _UnclaimedResults:
     def _ends_in_readers(self, call: int, value: int) -> bool:
         """Return whether the readers of a value also do the last operation of a call, whose result no value is.
 
-        An exporter makes one Concat of two, if the caller concatenates what the call did, by an operation of that name:
+        An exporter makes one operator of two, if the caller goes on with an operation of the same name:
 
             in `enc`, cat(0, 1) -> 2; then in the root, cat(3, 2) -> 4         Concat(3, 0, 1), in the root
+
+        Or it leaves out both, such as two transpositions. Then nothing in the call reads the value.
         """
-        outside = self._outside(call, value)
+        outside, within = self._outside(call, value), self.annotations.hierarchy.within
         if not self._ending.get(call, set()).isdisjoint(outside):
             return True
-        for tensor in self.unclaimed[call]:
+        for tensor in self.unclaimed[call] if len(outside) == len(self.graph.readers[value]) else ():
             last = self.maker.get(tensor.id)
-            if last is not None and self.annotations.hierarchy.within(last.call, call):
-                again = {operation.call for operation in self.readers[tensor.id] if operation.name == last.name}
-                if merged := [reader for reader in outside if self.annotations.call[reader] in again]:
+            if last is not None and within(last.call, call):
+                again = [operation.call for operation in self.readers[tensor.id] if operation.name == last.name]
+                places = [self.annotations.call[reader] for reader in outside]
+                if all(any(at is not None and within(at, second) for second in again) for at in places):
                     self.unclaimed[call].remove(tensor)
-                    self._merge(call, merged)
-                    self._ending[call] = set(merged)
+                    self._merge(call, outside)
+                    self._ending[call] = set(outside)
                     return True
         return False
 
