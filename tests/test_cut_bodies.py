@@ -306,6 +306,21 @@ def test_a_module_in_a_function() -> None:
     assert shape(part)[1] == ["k", "x"] or shape(part)[1] == ["x", "k"]
 
 
+def test_a_module_in_a_function_is_checked_on_what_it_is_given_in_a_run_of_the_whole() -> None:
+    _, report = cut(FUNCTION, "k", given={"x": X, "q": H})
+    assert report.check
+    given = next(value for name, value in report.check.given.items() if name not in ("x", "q"))
+    assert np.array_equal(given, np.where(X < 0, X * 0.5, X))
+
+
+def test_a_module_in_a_function_that_a_function_calls() -> None:
+    text = FUNCTION.replace("Mul(k, pp)", "own.g(k, pp)").replace('["" : 21]> f', '["" : 21, "own" : 1]> f')
+    text += '<domain: "own", opset_import: ["" : 21]> g (p, r) => (m) { n = Neg(p)  m = Mul(n, r) }'
+    part, _ = cut(text, "m", given={"x": X, "q": H})
+    assert [node.op_type for node in part.graph.node] == ["Mul"]
+    assert np.array_equal(run(part, n=H, x=X)[0], H * X)
+
+
 def test_a_function_that_is_called_twice_is_refused() -> None:
     with pytest.raises(
         AbsentError, match=r"m is in the function 'f', which is called several .*: select the module that calls it"

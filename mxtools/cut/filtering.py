@@ -221,6 +221,8 @@ def _opened(model: WorkingModel, nodes: Collection[int] | None, request: CutRequ
     if not place:
         return None
     inner = opened(model.copy() if request.verify else model, place)
+    if request.verify and inner.whole is inner.model:  # the cut changes the model, and the whole runs afterwards
+        inner.whole = inner.whole.copy()
     require_whole(inner, annotations, place, deciding)
     return inner
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from mxtools.errors import AbsentError
-from mxtools.graph.functions import every_node
+from mxtools.graph.functions import every_node, used_functions
 from mxtools.graph.operators import function_key, operator_key, plain_domain
 from mxtools.graph.rename import fresh, names_in, rename_in_function
 from mxtools.pipeline.working_model import WorkingModel
@@ -21,7 +21,7 @@ from mxtools.pipeline.working_model import WorkingModel
 
 @dataclass(frozen=True)
 class Inlined:
-    """A model with the nodes of a function in the place of one call.
+    """A model with the nodes of a function in the place of one call, and without functions that nothing calls any more.
 
     Attributes: `model`; `origin`, by node number in this model, the number that the node had before; `renamed`, the new
     names of the function's values, by their names in the function.
@@ -51,10 +51,20 @@ def inlined(model: WorkingModel, site: int) -> Inlined:
     graph.node.extend([*around[:position], *nodes, *around[position + 1 :]])
     region = next(r for r, sites in index.sites.items() if site in sites)
     own = [n for n, other in enumerate(index.region) if other == region]
-    count = len(index.nodes)
     passed = len(nodes) - len(function.node)
-    origin = [*range(site), *own, *[site] * passed, *range(site + 1, count)]
+    gone = _remove_uncalled(proto)
+    after = (n for n in range(site + 1, len(index.nodes)) if index.region[n] not in gone)
+    origin = [*range(site), *own, *[site] * passed, *after]
     return Inlined(model.with_proto(proto), origin, renamed)
+
+
+def _remove_uncalled(model: ModelProto) -> set[int]:
+    """Remove the functions that nothing calls; return their numbers, from 1."""
+    called = {function_key(f) for f in used_functions(model, model.graph.node)}
+    gone = [number for number, f in enumerate(model.functions, 1) if function_key(f) not in called]
+    for number in reversed(gone):
+        del model.functions[number - 1]
+    return set(gone)
 
 
 def nodes_of_call(function: FunctionProto, call: NodeProto, names: Mapping[str, str]) -> list[NodeProto]:
