@@ -92,6 +92,27 @@ def test_inputs_of_such_types_come_from_arrays_of_wider_types_and_from_their_byt
 
 
 @pytest.mark.model
+def test_parts_in_half_precision_are_rounded_at_their_boundaries(mx: Mx, tmp_path: Path) -> None:
+    """ONNX Runtime computes the operators in single precision, and rounds less inside of the whole model."""
+    random = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(random.normal(0, 0.3, (16, 16)).astype(np.float16), n) for n in "vw"]
+    nodes = [
+        node("Cast", ["x"], ["c"], name="/enc/Cast", to=TensorProto.FLOAT16),
+        node("MatMul", ["c", "v"], ["a"], name="/enc/MatMul"),
+        node("LeakyRelu", ["a"], ["h"], name="/act/LeakyRelu"),
+        node("MatMul", ["h", "w"], ["d"], name="/head/MatMul"),
+        node("Cast", ["d"], ["y"], name="/head/Cast", to=TensorProto.FLOAT),
+    ]
+    model = model_of(nodes, [info("x", 1, [4, 16])], [info("y", 1, [4, 16])], *weights)
+    onnx.save(model, tmp_path / "m.onnx")
+    mx("tag", "m.onnx", "-o", "m.onnx", cwd=tmp_path)
+    done = mx("filter", "m.onnx", "--scope", "head", "--verify", "--json", "-o", "h.onnx", cwd=tmp_path)
+    (difference,) = json.loads(done.stdout)["verify"]
+    assert 1e-5 < difference["max_rel"] < 1e-2
+    mx("split", "m.onnx", "--depth", "1", "--verify", "-d", "parts", cwd=tmp_path)
+    mx("run-parts", "parts", "--verify", "m.onnx", cwd=tmp_path)
+
+
 def test_a_trace_in_bfloat16_is_compared() -> None:
     """What PyTorch returned in bfloat16 is read and compared, so that a wrong value of that type is seen."""
     import torch

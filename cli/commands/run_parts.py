@@ -43,7 +43,8 @@ def command(
     """
     import numpy as np
 
-    from mxtools.runtime.output_check import TOLERANCE, require_close
+    from mxtools.runtime.output_check import require_close
+    from mxtools.runtime.tolerances import tolerance_of_parts
     from mxtools.split.manifest import read
     from mxtools.split.running import PartRun, differences, inputs_of, run_parts
     from mxtools.traces.values import Values, check_values_file, write_values
@@ -64,8 +65,9 @@ def command(
     say_assigned("run-parts", ours)
     report: dict[str, Any] = {"runtime": ours.name, "parts": [run.to_dict() for run in runs], "outputs": list(found)}
     if verify is not None:
-        apart = list(differences(found, read_model(verify, data_dir), given))
-        require_close(apart, TOLERANCE, f"check that {verify} is the model that was split")
+        whole = read_model(verify, data_dir)
+        apart = list(differences(found, whole, given))
+        require_close(apart, tolerance_of_parts(whole.proto), f"check that {verify} is the model that was split")
         report["verify"] = [{"output": d.output, "max_abs": d.max_abs, "max_rel": d.max_rel} for d in apart]
     if output is not None:
         arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}

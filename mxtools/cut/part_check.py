@@ -10,9 +10,10 @@ from mxtools.cut.body_values import body_values
 from mxtools.cut.opening import Opened
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.output_check import output_difference, require_close
 from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import inner_values, run_model
+from mxtools.runtime.tolerances import tolerance_of_parts
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = 
     """Run a model, feed a part of it with tensors of that run, and compare the part's outputs with that run.
 
     `opened` is the body that the part was cut out of, if it was; then one iteration is compared. Raises CheckError if a
-    difference is above TOLERANCE or the body does not run, InputError if ONNX Runtime cannot run one of the two.
+    difference is above `tolerance_of_parts` or the body does not run, InputError if ONNX Runtime cannot run one.
     """
     part_inputs = graph_inputs(part.proto)
     types = {value.name: value.type for value in (*part_inputs, *part.proto.graph.output)}
@@ -49,5 +50,5 @@ def check_part(whole: WorkingModel, part: WorkingModel, opened: Opened | None = 
     given = {v.name: values[v.name] for v in part_inputs}
     outputs = run_model(part.proto, part.weights, given)
     differences = [output_difference(name, array, values[name]) for name, array in outputs.items()]
-    require_close(differences, TOLERANCE)
+    require_close(differences, tolerance_of_parts(whole.proto))
     return PartCheck([asdict(d) for d in differences], given, {name: values[name] for name in outputs})

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.output_check import output_difference, require_close
 from mxtools.runtime.sessions import inner_values
+from mxtools.runtime.tolerances import tolerance_of_parts
 
 
 def same_outputs(before: WorkingModel, after: WorkingModel) -> list[dict[str, Any]]:
@@ -19,5 +20,5 @@ def same_outputs(before: WorkingModel, after: WorkingModel) -> list[dict[str, An
     wanted = dict.fromkeys((value.name for value in before.proto.graph.output), 0)
     expected, found = (dict(inner_values(m.proto, m.weights, inputs, wanted)) for m in (before, after))
     differences = [output_difference(name, found[name], expected[name]) for name in wanted if name in expected]
-    require_close(differences, TOLERANCE)
+    require_close(differences, tolerance_of_parts(before.proto))
     return [asdict(d) for d in differences]

@@ -9,9 +9,6 @@ from mxtools.errors import CheckError
 from mxtools.runtime.distance import UNLIKE, arrays_in, distance_of_values
 from mxtools.runtime.session_values import Value
 
-TOLERANCE = 1e-5
-"""Largest difference of a part that was cut out, relative to the largest value: the same kernels compute both."""
-
 
 @dataclass(frozen=True)
 class OutputDifference:

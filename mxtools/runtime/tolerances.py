@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from mxtools.errors import InputError, UsageError
 from mxtools.files.regular import read_toml
 from mxtools.files.weights import tensors_of
+from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import Graph
 from mxtools.runtime.distance import Distance, relative_l2
 
@@ -23,6 +24,8 @@ EXACT, HALF, QUANTISED = 1e-3, 2e-2, 0.1
 """Relative errors that still count as right, of graphs in single precision, in half precision, in small integers."""
 SAME = 1e-4
 """The relative error of a graph in single precision beside another graph: both have the same operators, or nearly."""
+_OF_PARTS = 1e-5
+"""The relative error of parts of a graph beside the whole: the same kernels compute both."""
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _SMALL = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
 _LEAST_WEIGHT_ELEMENTS = 64
@@ -186,3 +189,15 @@ def usual_tolerance(model: ModelProto, graph: Graph, exact: float = EXACT) -> fl
         return QUANTISED
     types = {tensor.data_type for tensor in tensors_of(model) if math.prod(tensor.dims) >= _LEAST_WEIGHT_ELEMENTS}
     return QUANTISED if types & _SMALL else HALF if types & _HALVES else exact
+
+
+def tolerance_of_parts(model: ModelProto) -> float:
+    """Return how far parts of a model may be off, relative to the largest value.
+
+    The same kernels compute the parts and the whole, but in half precision ONNX Runtime rounds at the boundary of a
+    part, and not between two nodes that it computes in single precision.
+    """
+    types = {tensor.data_type for tensor in tensors_of(model)}
+    types |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    types |= {a.i for node in model_nodes(model) if node.op_type == "Cast" for a in node.attribute if a.name == "to"}
+    return HALF if types & _HALVES else _OF_PARTS

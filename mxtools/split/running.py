@@ -13,9 +13,10 @@ from onnx import ModelProto
 from mxtools.errors import InputError
 from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.runtime.output_check import TOLERANCE, output_difference, require_close
+from mxtools.runtime.output_check import output_difference, require_close
 from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import REFERENCE, Runtime, run_model
+from mxtools.runtime.tolerances import tolerance_of_parts
 from mxtools.split.records import MODEL, Manifest, PartFile
 from mxtools.traces.model_inputs import model_inputs
 from mxtools.traces.values import Values, require_known
@@ -99,8 +100,8 @@ def differences(outputs: Mapping[str, Value], whole: WorkingModel, inputs: Mappi
 def check_split(whole: WorkingModel, manifest: Manifest, folder: Path) -> None:
     """Run the parts of a model, and compare their outputs with its.
 
-    Raises CheckError where one differs by more than TOLERANCE, InputError where ONNX Runtime cannot run one of them.
+    Raises CheckError where one differs by more than `tolerance_of_parts`, InputError where ONNX Runtime cannot run one.
     """
     inputs = whole.inputs()
     outputs = run_parts(manifest, folder, inputs)
-    require_close([*differences(outputs, whole, inputs)], TOLERANCE)
+    require_close([*differences(outputs, whole, inputs)], tolerance_of_parts(whole.proto))
