@@ -140,6 +140,23 @@ def test_what_lies_between_two_nodes_of_a_call_ran_in_it() -> None:
     assert scopes(untraced)["b"] == "."
 
 
+def test_a_quantised_value_that_its_module_reads_again_stays_in_it() -> None:
+    model = WorkingModel(
+        graph(
+            """
+            g (float[2] x) => (float[2] y, float[2] z) {
+                c = MatMul(x, w)                      #@ block.linear
+                q = QuantizeLinear(c, scale)
+                d = DequantizeLinear(q, scale)
+                y = Relu(d)                           #@ block.act
+                z = Sigmoid(d)                        #@ gate
+            }"""
+        )
+    )
+    resolve(model.annotations)
+    assert scopes(model)["q"] == scopes(model)["d"] == "block"
+
+
 ARGUMENT = """
 g (float[2, 8] x) => (float[8, 2] y) {
     a = Neg(x)                          #@ enc

@@ -18,8 +18,8 @@ A call runs without a break, so what lies between two of its nodes ran inside it
     x ─ MatMul ─ Split ─┬─ Softmax ─ Mul ─ z        known: MatMul and Softmax are `step`, Mul is `step@1`, a later call,
                         └──────────────┘            for which an exporter did not compute the Split again
 
-So the Split goes to `step`, not to the root. A trace must tell the calls of a module apart for that; without one, the
-two ends may be in two calls, and the node between them.
+So the Split goes to `step`, not to the root. Without a trace, calls of a module have one scope, and what lies between
+two nodes of the same scope may lie between two calls. Then it takes nodes of two scopes, such as `a.conv` and `a.act`.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ def _open(annotations: Annotations) -> list[int]:
 def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
     """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
     outputs, hierarchy = set(graph.outputs), annotations.hierarchy
-    before = _nearest(annotations, nodes, graph.sources) if hierarchy.is_traced else None
+    before = _nearest(annotations, nodes, graph.sources)
     for node in reversed(nodes):
         calls = {call for n in graph.targets(node) if (call := annotations.call[n]) is not None}
-        within = [hierarchy.meet(at, call) for call in calls] if before and (at := before[node]) is not None else []
+        at = before[node]
+        within = [hierarchy.meet(at, c) for c in calls if at is not None and (c != at or hierarchy.is_traced)]
         if not outputs.isdisjoint(graph.writes[node]):
             calls.add(ROOT_CALL)
         if calls:
