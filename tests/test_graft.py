@@ -325,3 +325,6 @@ def test_model_and_part_that_are_exchanged() -> None:
     part = model_of("p (float[N, 4] a) => (float[N, 4] c) <float[4] w = {1, 2, 3, 4}> { b = Add(a, w) c = Exp(b) }")
     with pytest.raises(InputError, match="swap the two files: the model comes first, then the part"):
         Graft(WorkingModel(model_of(CHAIN))).apply(WorkingModel(part))
+    last = model_of("p (float[N, 4] lost) => (float[N, 4] y) { y = Exp(lost) }")  # it makes all outputs of the model
+    with pytest.raises(InputError, match=r"'lost' of the part is not a tensor .*: keep the names"):
+        Graft(WorkingModel(last)).apply(WorkingModel(model_of(CHAIN)))

@@ -159,6 +159,12 @@ def test_arrays_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name} cannot be read as arrays by name"):
             Values.open(tmp_path / name)
+    with pytest.raises(InputError, match=r"\(it holds a list, without names\)"):
+        Values.open(tmp_path / "list.json")
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(InputError, match=r"\(it holds one array, without a name\)"):
+        Values.open(tmp_path / "one.npz")
 
 
 def test_values_of_another_type_are_errors(tmp_path: Path, mx: Mx) -> None:

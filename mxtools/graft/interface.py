@@ -40,8 +40,8 @@ def check_interface(model: ModelProto, graph: Graph, part: ModelProto) -> None:
 
 def _is_swapped(graph: Graph, part: ModelProto) -> bool:
     """Return whether the given part has all inputs and outputs of the model, and so may be the model itself."""
-    made = {name for node in part.graph.node for name in node.output}
-    return made.issuperset(graph.names[value] for value in graph.outputs)
+    known = {info.name for info in part.graph.input} | {name for node in part.graph.node for name in node.output}
+    return known.issuperset(graph.names[v] for v in (*set(graph.inputs) - graph.stored, *graph.outputs))
 
 
 def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
@@ -53,8 +53,9 @@ def _require(graph: Graph, part: ModelProto, what: str, name: str) -> None:
             f"{what} {name!r} of the part is in a body or a function, but only parts of the main graph can go back",
             "cut out the module that contains the body, change that, and put it back",
         )
+    tensors = [n for n, v in graph.by_name.items() if graph.producer[v] != NOWHERE or v not in graph.stored]
     raise InputError(
-        f"{what} {name!r} of the part is not a tensor of the model ({suggestion(name, graph.by_name)})",
+        f"{what} {name!r} of the part is not a tensor of the model ({suggestion(name, tensors)})",
         "swap the two files: the model comes first, then the part"
         if _is_swapped(graph, part)
         else "keep the names of inputs and outputs, and graft into the model that the part was cut from",

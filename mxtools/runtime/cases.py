@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from mxtools.errors import OutputError, UsageError
 from mxtools.files import VERSION
@@ -180,7 +180,8 @@ def save_case(
     """
     graph = case.part.graph
     for value in (*graph.input, *graph.output):
-        if not value.type.HasField("tensor_type") or is_narrow(value.type.tensor_type.elem_type):
+        element = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else TensorProto.STRING
+        if element == TensorProto.STRING or is_narrow(element):
             kind = type_text(value.type, usual=True)
             raise UsageError(f"numpy's files cannot hold {value.name!r}, which is {kind}", "cut out another part")
     check_case(folder)

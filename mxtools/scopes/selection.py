@@ -304,9 +304,9 @@ def _removed(scope: str, reason: str) -> AbsentError:
     word, _, into = reason.partition(": ")
     caller = "select the module that calls it"
     why, remedy = {
-        "merged": (f"the exporter merged it into {into}", "select that, or export with ⟨keep-modules⟩"),
-        "folded": ("the exporter folded it away", "export with ⟨keep-modules⟩"),
-        "unused": ("nothing uses its results, so the exporter removed it", caller),
+        "merged": (f"it is merged into {into}", "select that, or export with ⟨keep-modules⟩"),
+        "folded": ("it is folded into constants", "export with ⟨keep-modules⟩"),
+        "unused": ("nothing uses its results, so it was removed", caller),
         "vacuous": ("it returns its inputs unchanged", caller),
     }.get(word, (reason, caller))
     return AbsentError(f"{scope} has no node in this graph: {why}", remedy)

@@ -101,9 +101,12 @@ def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callab
         if file.suffix == ".npz":
             return _members(file)
         if file.suffix == ".json":
-            listed = {name: _array(value) for name, value in decoded(read_regular(file)).items()}
+            content = decoded(read_regular(file))
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__}, without names")
+            listed = {name: _array(value) for name, value in content.items()}
             return list(listed), listed.__getitem__
-    except (OSError, EOFError, ValueError, AttributeError, BadZipFile, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{file} cannot be read as arrays by name ({error})", "record or save it again") from None
     raise UsageError(f"{file} is not a .safetensors, .npz or .json file", "give one of these")
 
@@ -140,6 +143,8 @@ def _members(file: Path) -> tuple[list[str], Callable[[str], Any]]:
     import numpy as np
 
     arrays = np.load(open_regular(file), allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        raise TypeError("it holds one array, without a name")
     sizes = {member.filename.removesuffix(".npy"): member for member in arrays.zip.infolist()}
 
     def read(name: str) -> Array:
