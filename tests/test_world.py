@@ -45,6 +45,7 @@ NAMES = (
     "traced_by_fx",
     "detector",
     "channels_last",
+    "two_results",
 )
 
 

@@ -16,6 +16,7 @@ of values, of the same shapes. If they do not, because one function became sever
 `x[:, :, None, None]`, all nodes back to the first one that is known to be in `a` belong to the function. A node moves
 down into the call of its operation only if everything that it reads was made there, moves there too, or was given to
 this call, and no other operation does the same. So what an exporter computes once for several calls stays in its place.
+A node of which the exporter says nothing, and which data flow put into the caller, moves by the same rules.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def move_to_operations(model: WorkingModel) -> None:
 
 
 def _is_caller(annotations: Annotations, node: int, call: int) -> bool:
-    """Return whether the exporter puts a node into a call that contains the given one."""
+    """Return whether the exporter, or data flow, puts a node into a call that contains the given one."""
     at = annotations.call[node]
     is_around = at is not None and at != call and annotations.hierarchy.within(call, at)
-    return is_around and annotations.evidence[node] in _SAID
+    return is_around and annotations.evidence[node] in (*_SAID, Evidence.DATAFLOW)
 
 
 class _Operations:

@@ -54,7 +54,7 @@ def hoist_shared(model: WorkingModel) -> None:
         return
     unclaimed = _UnclaimedResults(model, model.traced)
     calls, producer = annotations.call, graph.producer
-    leaving = unclaimed.outputs | _crossing(graph, calls)
+    leaving = unclaimed.outputs.keys() | _crossing(graph, calls)
     # a heap of negative numbers, so the last node comes first; moved nodes add the makers of what they read
     waiting = sorted({-producer[value] for value in leaving if producer[value] != NOWHERE})
     done = NOWHERE
@@ -92,17 +92,16 @@ class _UnclaimedResults:
     Attributes: `former_calls`, for each moved node the call that it was in, and the calls that use its result; `calls`,
     of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
     tensors that the operations of each call read; `readers`, the operations that read each tensor; `maker`, the one
-    that made it; `returned`, the tensors by which its work leaves each call; `unclaimed`, those of them that are not
-    constants of the graph and that no value has claimed yet; `outputs`, the graph's outputs that the traced model
-    returned. The trace does not say that other outputs, such as caches, leave a call.
+    that made it; `returned`, the tensors by which its work leaves each call; `claimable`, those of them that are not
+    constants of the graph; `outputs`, the graph's outputs that the traced model returned, each with that tensor. The
+    trace does not say that other outputs, such as caches, leave a call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
         self.graph, self.annotations = model.graph, model.annotations
         self.shapes = model.shapes
         self.constant = self.graph.constant
-        returned = known_outputs([self.graph.names[value] for value in self.graph.outputs], sidecar)
-        self.outputs = {value for value in self.graph.outputs if self.graph.names[value] in returned}
+        self.outputs = self._outputs(sidecar)
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
@@ -116,7 +115,9 @@ class _UnclaimedResults:
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
-        self.unclaimed = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
+        self.claimable = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
+        self._claims: dict[tuple[int, int], int] = {}
+        self._wishes: dict[tuple[int, int], list[int]] = {}
 
     def hoist_or_claim(self, node: int, value: int) -> None:
         """Let a value claim a tensor that its call returned; if none is left, move its node out of the call.
@@ -140,10 +141,8 @@ class _UnclaimedResults:
             fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
         else:
             fits, users = False, self._users(value)
-            for at in reversed(
-                hierarchy.path_below(common, call)
-            ):  # the outermost call that the value leaves comes first
-                fits = self._claim(at, shape, users)
+            for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
+                fits = self._claim(at, shape, value, users)
                 if not fits and (self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value)):
                     fits = True
                     users.add(at)  # what ends inside the readers also reads the value
@@ -161,18 +160,43 @@ class _UnclaimedResults:
             users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
 
-    def _claim(self, call: int, shape: TensorShape, users: set[int]) -> bool:
+    def _claim(self, call: int, shape: TensorShape, value: int, users: set[int]) -> bool:
         """Claim for a value a tensor that a call returned, and return whether one fits.
 
         A tensor of the same shape comes before one that only has as many elements; among those, one that the operations
-        of the value's readers read comes first.
+        of the value's readers read comes first. A result of the model claims the tensor that the model returned.
         """
-        unclaimed = self.unclaimed[call]
-        candidates = [t for t in unclaimed if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)]
-        fitting = min(candidates, key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)), default=None)
-        if fitting is not None:
-            unclaimed.remove(fitting)
-        return fitting is not None
+        fitting = [
+            t for t in self.claimable[call] if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)
+        ]
+        fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
+        fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
+        self._wishes[call, value] = [t.id for t in fitting]
+        return self._assign(call, value)
+
+    def _assign(self, call: int, value: int) -> bool:
+        """Give a value a tensor that it can claim; if need be, the value that had it takes another one, and so on."""
+        wanted_by, had = dict[int, int](), dict[int, int]()
+        waiting = [value]
+        for wanting in waiting:
+            for tensor in self._wishes.get((call, wanting), ()):
+                if tensor in wanted_by:
+                    continue
+                wanted_by[tensor] = wanting
+                former = self._claims.get((call, tensor))
+                if former is not None:
+                    had[former] = tensor
+                    waiting.append(former)
+                    continue
+                while (now := wanted_by[tensor]) != value:
+                    self._claims[call, tensor], tensor = now, had[now]
+                self._claims[call, tensor] = value
+                return True
+        return False
+
+    def _unclaimed(self, call: int) -> list[TracedTensor]:
+        """Return the tensors of a call that no value has claimed."""
+        return [t for t in self.claimable[call] if (call, t.id) not in self._claims]
 
     def _is_read_by(self, tensor: TracedTensor, users: set[int]) -> bool:
         """Return whether an operation that ran in one of some calls read a tensor."""
@@ -204,11 +228,10 @@ class _UnclaimedResults:
 
         The readers of the value do the transposition, so the call ends inside them: they are merged nodes.
         """
-        unclaimed = self.unclaimed[call]
-        fitting = next((t for t in unclaimed if shape.is_transposed(t)), None)
+        fitting = next((t for t in self._unclaimed(call) if shape.is_transposed(t)), None)
         if fitting is None:
             return False
-        unclaimed.remove(fitting)
+        self._claims[call, fitting.id] = value
         self._merge(call, self._outside(call, value))
         return True
 
@@ -224,13 +247,13 @@ class _UnclaimedResults:
         outside, within = self._outside(call, value), self.annotations.hierarchy.within
         if not self._ending.get(call, set()).isdisjoint(outside):
             return True
-        for tensor in self.unclaimed[call] if len(outside) == len(self.graph.readers[value]) else ():
+        for tensor in self._unclaimed(call) if len(outside) == len(self.graph.readers[value]) else ():
             last = self.maker.get(tensor.id)
             if last is not None and within(last.call, call):
                 again = [operation.call for operation in self.readers[tensor.id] if operation.name == last.name]
                 places = [self.annotations.call[reader] for reader in outside]
                 if all(any(at is not None and within(at, second) for second in again) for at in places):
-                    self.unclaimed[call].remove(tensor)
+                    self._claims[call, tensor.id] = value
                     self._merge(call, outside)
                     self._ending[call] = set(outside)
                     return True
@@ -246,6 +269,15 @@ class _UnclaimedResults:
         """Let a call end inside of nodes of other calls."""
         for node in nodes:
             self.annotations.merged[node] = (*self.annotations.calls_done(node), call)
+
+    def _outputs(self, sidecar: Sidecar) -> dict[int, int | None]:
+        """Return the graph's outputs that the traced model returned, each with its tensor, if that is known."""
+        values, returned = self.graph.outputs, sidecar.calls[0].outputs
+        names = [self.graph.names[value] for value in values]
+        known = known_outputs(names, sidecar)
+        in_order = dict(zip(names, (t.id for t in returned), strict=False)) if len(names) == len(returned) else {}
+        by_name = {tensor.name: tensor.id for tensor in returned}
+        return {v: by_name.get(n, in_order.get(n)) for v, n in zip(values, names, strict=True) if n in known}
 
     def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
         """Return the ids of the returned tensors that are constants of the graph."""
