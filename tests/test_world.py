@@ -46,6 +46,7 @@ NAMES = (
     "detector",
     "channels_last",
     "two_results",
+    "rotated",
 )
 
 

@@ -11,12 +11,16 @@ The exporter sees that Sigmoid and Mul exist already. So `blocks.1.act` has no n
 part of `blocks.1.time`, and a cut of `blocks.1` would begin in the middle.
 
 A call without nodes is equal to one with nodes if both modules have the same class and equal weights, and both calls
-were given the same tensors and returned equal ones. Then the calls inside them are equal too, one by one. Tensors are
-the same if the same operations made them of the same inputs, not if their values are the same by chance.
+read the same tensors and returned equal ones. A tensor that a call was given, but that no operation in it read, does
+not count: rotary embeddings often take the hidden states only for their type. Then the calls inside them are equal too,
+one by one. Tensors are the same if the same operations made them of the same inputs, not if their values are the same
+by chance.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
@@ -57,6 +61,12 @@ class _Work:
     def __init__(self, sidecar: Sidecar) -> None:
         self._calls, self._ends = sidecar.calls, call_ends(sidecar)
         self._first = first_equals(sidecar)
+        self._read_in: dict[int, list[int]] = defaultdict(list)
+        for operation in sidecar.operations:
+            for tensor in operation.inputs:
+                self._read_in[tensor].append(operation.call)
+        for calls in self._read_in.values():
+            calls.sort()
         self._class = {module.path: module.qualified_class for module in sidecar.modules}
         self._weights: dict[str, list[Hashable]] = {}
         for module in sidecar.modules:
@@ -66,11 +76,18 @@ class _Work:
                     self._weights.setdefault(around, []).append(own)
 
     def of(self, number: int) -> Hashable:
-        """Return a description of a call's work: class, weights, what it was given and what it returned."""
+        """Return a description of a call's work: class, weights, what it read and what it returned."""
         call = self._calls[number]
         weights = tuple(self._weights.get(call.module, ()))
-        made = tuple(self._first.get(tensor.id) for tensor in call.inputs)
-        return self._class[call.module], weights, made, _values(call.inputs), _values(call.outputs)
+        read = tuple(tensor for tensor in call.inputs if self._is_read(tensor.id, number))
+        made = tuple(self._first.get(tensor.id) for tensor in read)
+        return self._class[call.module], weights, made, _values(read), _values(call.outputs)
+
+    def _is_read(self, tensor: int, call: int) -> bool:
+        """Return whether an operation in a call read a tensor; a trace without operations does not say."""
+        calls = self._read_in.get(tensor, [])
+        place = bisect_left(calls, call)
+        return not self._read_in or (place < len(calls) and calls[place] < self._ends[call])
 
     def pairs(self, call: int, equal: int) -> Iterator[tuple[int, int]]:
         """Yield an equal pair of calls and the pairs of calls inside; nothing if they called different classes."""
