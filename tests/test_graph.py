@@ -118,3 +118,21 @@ def test_a_shape_fits_what_merging_or_splitting_dimensions_makes_of_it(
 ) -> None:
     tensor = trace_of(f". M x:{traced} -> x:{traced}").calls[0].inputs[0]
     assert TensorShape("f", dims).fits(tensor) == fits
+
+
+@pytest.mark.parametrize(
+    ("dims", "can"),
+    [
+        ((2, 3, 12), True),
+        ((2, 3, None), True),
+        ((None, 3, 12), True),
+        ((2, 12, 3), False),
+        ((2, 12, None), False),
+        ((2, 5, None), False),
+        ((2, None, None), False),
+        (None, False),
+    ],
+)
+def test_a_shape_that_can_be_a_transposed_one(dims: tuple[int | None, ...] | None, can: bool) -> None:
+    tensor = trace_of(". M x:2x12x3 -> x:2x12x3").calls[0].inputs[0]
+    assert TensorShape("f", dims).can_be_transposed(tensor) == can

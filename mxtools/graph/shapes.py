@@ -6,6 +6,7 @@ import itertools
 import math
 import operator
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -99,6 +100,14 @@ class TensorShape:
             return False
         own, traced = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
         return own != traced and sorted(own, key=str) == sorted(traced, key=str)
+
+    def can_be_transposed(self, tensor: TorchTensor) -> bool:
+        """Return whether this is transposed, or would be if its only unknown dimension were the one that is left."""
+        if self.dims is None or self.dims.count(None) != 1 or len(self.dims) != len(tensor.shape):
+            return self.is_transposed(tensor)
+        left = Counter(tensor.shape)
+        left.subtract(dim for dim in self.dims if dim is not None)
+        return min(left.values()) >= 0 and not self.agrees(tensor)
 
 
 def _is_merged_or_split(dims: Sequence[int | None], traced: Sequence[int]) -> bool:

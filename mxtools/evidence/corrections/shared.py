@@ -224,11 +224,11 @@ class _UnclaimedResults:
         return any(maker.call == meet and tensor.id in maker.inputs for maker in makers)
 
     def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
-        """Claim a returned tensor that is the value transposed, and return whether there is one.
+        """Claim a returned tensor that can be the value transposed, and return whether there is one.
 
         The readers of the value do the transposition, so the call ends inside them: they are merged nodes.
         """
-        fitting = next((t for t in self._unclaimed(call) if shape.is_transposed(t)), None)
+        fitting = next((t for t in self._unclaimed(call) if shape.can_be_transposed(t)), None)
         if fitting is None:
             return False
         self._claims[call, fitting.id] = value
