@@ -47,6 +47,7 @@ NAMES = (
     "channels_last",
     "two_results",
     "rotated",
+    "sliced",
 )
 
 

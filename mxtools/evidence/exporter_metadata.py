@@ -1,8 +1,16 @@
-"""Evidence from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`)."""
+"""Evidence from the metadata that torch.export writes on nodes (`pkg.torch.onnx.name_scopes`).
+
+If a module has several names in a model, torch.export names what is called through slices of its containers by these:
+
+    layers.slice(1, None, None).0       layers.1: a ModuleList counts the modules of a slice from 0 on
+    seq.slice(1, None, None).1          seq.1: a Sequential keeps their names
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Collection
 
 from onnx import NodeProto
 
@@ -18,7 +26,35 @@ from mxtools.scopes.scope import ROOT, escape, local_name
 def exporter_paths(model: WorkingModel) -> dict[int, tuple[str, ...]]:
     """Return the module paths that torch.export wrote on nodes, by node, from the outermost module to the innermost."""
     found = {node: paths_on(model.graph.nodes[node]) for node in model.annotations.nodes_with_metadata}
-    return {node: paths for node, paths in found.items() if paths}
+    plain = _without_slices({path for paths in found.values() for path in paths if ".slice(" in path})
+    return {node: tuple(plain.get(path, path) for path in paths) for node, paths in found.items() if paths}
+
+
+_SLICE = re.compile(r"\.slice\((None|-?\d{1,9}), (None|-?\d{1,9}), None\)(?:\.(\d{1,9})(?=\.|$))?")
+
+
+def _without_slices(paths: Collection[str]) -> dict[str, str]:
+    """Return the paths of modules by those that lead through slices.
+
+    A slice that is called itself is of a Sequential. If it is not, and the number of a module in it is below the begin
+    of the slice, it is of a ModuleList. One that begins at the end of a list stays: it takes the length of the list.
+    """
+    slices = [(path, found) for path in paths for found in _SLICE.finditer(path)]
+    lowest: dict[str, int] = {}
+    for path, found in slices:
+        if found[3]:
+            container = path[: found.start(3) - 1]
+            lowest[container] = min(int(found[3]), lowest.get(container, int(found[3])))
+    plain = {path: path for path in paths}
+    for path, found in reversed(slices):  # the last slice in a path first, so the places before it stay
+        container, key = path[: found.start(3) - 1], found[3] or ""
+        begin = 0 if found[1] == "None" else int(found[1])
+        if key and container not in paths and lowest[container] < abs(begin):
+            if begin < 0:
+                continue
+            key = str(int(key) + begin)
+        plain[path] = plain[path][: found.start()] + (key and f".{key}") + plain[path][found.end() :]
+    return plain
 
 
 def annotate_by_metadata(model: WorkingModel) -> None:

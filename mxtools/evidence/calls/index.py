@@ -149,7 +149,7 @@ class CallIndex:
         calls = self._calls_of[chain[-1]]
         if len(calls) == 1:
             return tuple(calls)
-        modules = set(chain[:-1])
+        modules = {module for module in chain[:-1] if self._calls_of.get(module)}
         fitting = [c for c in calls if modules <= {self.module[a] for a in self.hierarchy.lineage(c)}]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
