@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from mxtools.errors import InputError
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import nodes_behind
-from mxtools.matching.traced_values import matched_values
+from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.traces.traced_calls import call_times
@@ -44,7 +44,7 @@ def annotate_by_values(model: WorkingModel) -> None:
     if not sidecar or not model.values or all(call is not None for call in annotations.call):
         return
     try:
-        matches = matched_values(model, sidecar, model.values)
+        matches = model.once(recorded_matches)
     except InputError as error:
         if all(call is None for call in annotations.call):
             raise

@@ -139,6 +139,11 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
     return {tensor: sorted(at, key=lambda v: graph.producer[v]) for tensor, at in matches.items()}
 
 
+def recorded_matches(model: WorkingModel) -> dict[int, list[int]]:
+    """Return what `matched_values` returns for a model's own trace and values; nothing without them; for `once`."""
+    return matched_values(model, model.traced, model.values) if model.traced and model.values else {}
+
+
 def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
     """Return the matches whose tensor and value match nothing else: looking alike alone says too little."""
     times_ = Counter(value for values in found.values() for value in values)

@@ -99,6 +99,18 @@ def callers(calls: Sequence[Call], number: int) -> Iterator[int]:
         parent = calls[parent].parent
 
 
+def ending_with(calls: Sequence[Call], number: int, other: int) -> list[int]:
+    """Return the calls around a call that return just what it returns, but for those that are around another too.
+
+    They end inside the same node, even if they have nodes of their own, as a Sequential of two convolutions has whose
+    second one took up a BatchNorm outside of it.
+    """
+    both = {other, *callers(calls, other)}
+    returned = {tensor.id for tensor in calls[number].outputs}
+    around = (at for at in callers(calls, number) if at not in both)
+    return [at for at in around if returned and {tensor.id for tensor in calls[at].outputs} == returned]
+
+
 def call_ends(sidecar: Sidecar) -> list[int]:
     """Return for each call the number of the first one after it that is not inside it.
 

@@ -29,11 +29,12 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
+from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import call_ends, calls_returning, full_name
+from mxtools.traces.traced_calls import call_ends, calls_returning, ending_with, full_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -50,7 +51,8 @@ def assign_fused(model: WorkingModel) -> None:
     if not sidecar:
         return
     with_nodes = calls_with_nodes(annotations)
-    done = with_nodes | annotations.equal.keys()
+    ended = assign_fused_by_values(model, sidecar, with_nodes)
+    done = with_nodes | annotations.equal.keys() | ended
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
     followed = _followed_by_weights(sidecar, with_nodes)
@@ -149,7 +151,7 @@ class _FusedCalls:
             at = self.annotations.call[after]
             assert at is not None
             done = self.annotations.calls_done(after)
-            self.annotations.merged[after] = (*self._ending_with(call, at), call, *done)
+            self.annotations.merged[after] = (*ending_with(self.sidecar.calls, call, at), call, *done)
 
     def assign_before(self, call: int) -> None:
         """Give the node before to a call without nodes of its own, if that node no longer uses its weights unchanged.
@@ -237,20 +239,8 @@ class _FusedCalls:
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
-        annotations.merged[node] = (*self._ending_with(at, call), *annotations.calls_done(node), call)
+        annotations.merged[node] = (*ending_with(self.sidecar.calls, at, call), *annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
         insort(self.nodes.setdefault(call, []), node)
         self.with_nodes.update(annotations.hierarchy.lineage(call))
-
-    def _ending_with(self, call: int, other: int) -> list[int]:
-        """Return the calls around a call that return just what it returns, but for those that are around another too.
-
-        They end inside the same node, even if they have nodes of their own, as a Sequential of two convolutions has
-        whose second one took up a BatchNorm outside of it.
-        """
-        lineage, calls = self.annotations.hierarchy.lineage, self.sidecar.calls
-        both = set(lineage(other))
-        returned = {tensor.id for tensor in calls[call].outputs}
-        around = (at for at in lineage(call) if at != call and at not in both)
-        return [at for at in around if returned and {tensor.id for tensor in calls[at].outputs} == returned]
