@@ -18,6 +18,7 @@ from mxtools.files.regular import read_regular
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import reached
+from mxtools.matching.surviving_names import QUANTISED
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import escape
@@ -54,20 +55,35 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
-    """Return the nodes that read a weight of the trace, each with the calls of the weight's module."""
+    """Return the nodes that read a weight of the trace, each with the calls of the weight's module.
+
+    The weight can be quantised, with a name that says so, and nodes between can reshape it or turn it back into floats:
+
+        c1.weight_quantized ─ ConvInteger       c1.bias ─ Reshape ─ Add       all three nodes are in c1
+    """
     found: dict[int, Candidates] = {}
     for value, name, dims in _stored(graph):
-        if name not in index.weights:
+        named = name if name in index.weights else name.removesuffix(QUANTISED)
+        if named not in index.weights:
             continue
-        module, weight = index.weights[name]
+        module, weight = index.weights[named]
         if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
             raise InputError(
                 f"the sidecar belongs to another model: its {name!r} has shape {list(weight.shape)}, here {list(dims)}",
                 "trace the model that was exported",
             )
         if calls := index.by_module(module.path):
-            found |= dict.fromkeys(graph.readers[value], calls)
+            forms = reached((value,), lambda form: _other_forms(graph, form))
+            found |= dict.fromkeys((node for form in forms for node in graph.readers[form]), calls)
     return found
+
+
+def _other_forms(graph: Graph, value: int) -> Iterator[int]:
+    """Yield a weight reshaped, or turned back into floats, by the nodes that read it."""
+    for node in graph.readers[value]:
+        operator = graph.operators[node]
+        if (operator.keeps_elements or operator.dequantises) and graph.reads[node][0] == value:
+            yield graph.writes[node][0]
 
 
 def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> dict[int, Candidates]:
