@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-import re
-from collections import defaultdict
 from collections.abc import Collection
 from functools import partial
 
