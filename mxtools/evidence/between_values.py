@@ -22,13 +22,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mxtools.errors import InputError
-from mxtools.evidence.calls.index import Candidates
-from mxtools.evidence.calls.placement import Narrow
+from mxtools.graph.index import Graph
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Annotations, Evidence
-from mxtools.traces.traced_calls import call_times, leaving_tensors
+from mxtools.scopes.annotations import Evidence
+from mxtools.traces.traced_calls import call_times
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -51,7 +50,10 @@ def annotate_by_values(model: WorkingModel) -> None:
             raise
         warnings.warn(f"the recorded values are not used: {error.problem}", stacklevel=2)
         return
-    inside = _inside(annotations, sidecar, matches)
+    inside: dict[int, list[int]] = defaultdict(list)
+    for call, nodes in enumerate(_between(graph, sidecar, matches)):
+        for node in nodes:
+            inside[node].append(call)
     equal = {value for values in matches.values() for value in values}
     hierarchy = annotations.hierarchy
     for node, calls in inside.items():
@@ -61,59 +63,24 @@ def annotate_by_values(model: WorkingModel) -> None:
             annotations.set(node, hierarchy.common(innermost), word)
 
 
-def calls_between(model: WorkingModel) -> Narrow | None:
-    """Return what leaves of a node's candidates those between whose recorded inputs and results it lies.
+def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
+    """Return for each call the nodes of the main graph between the values that existed when it began and its results.
 
-    A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
-    If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
-    the calls of one module apart. Returns None if there are no values, or the graph does not run on them.
+    `matches` has the values of the graph that equal each traced tensor, by its id.
     """
-    sidecar = model.traced
-    if not sidecar or not model.values:
-        return None
-    try:
-        matches = model.once(recorded_matches)
-    except InputError:  # `annotate_by_values` says so
-        return None
-    inside = _inside(model.annotations, sidecar, matches)
-    leaving = (leaving_tensors(call) for call in sidecar.calls)
-    known = {number for number, tensors in enumerate(leaving) if all(t.id in matches for t in tensors)}
-    lineage = model.annotations.hierarchy.lineage
-
-    def narrow(node: int, candidates: Candidates) -> Candidates:
-        """Return the candidates that the values allow."""
-        behind = inside.get(node, ())
-        return tuple(c for c in candidates if all(a in behind for a in lineage(c) if a in known)) or candidates
-
-    return narrow
-
-
-def _inside(annotations: Annotations, sidecar: Sidecar, matches: dict[int, list[int]]) -> dict[int, list[int]]:
-    """Return by node of the main graph the calls in which it is: between what existed as they began and their results.
-
-    `matches` has the values of the graph that equal each traced tensor, by its id. In a quantised graph most values are
-    rounded and equal none, so that little stops a search. A node that is known to be in a call elsewhere then does.
-    """
-    graph, within = annotations.graph, annotations.hierarchy.within
     begun, _, born = call_times(sidecar)
-    inside: dict[int, list[int]] = defaultdict(list)
+    inside: list[set[int]] = []
     first: dict[int, int] = {}
     for tensor, values in matches.items():
         for value in values:
             first[value] = min(first.get(value, born[tensor]), born[tensor])
 
-    lost = {c for c, call in enumerate(sidecar.calls) if not any(t.id in matches for t in call.outputs)}
-
-    def is_outside(value: int, call: int) -> bool:
-        """Return whether a value existed when a call began, or is made in a lost call that is not on its path."""
-        if value in first and first[value] <= begun[call]:
-            return True
-        maker = annotations.call[graph.producer[value]]
-        return maker in lost and not within(maker, call) and not within(call, maker)
+    def was_there(value: int, time: int) -> bool:
+        """Return whether a value existed when a call began."""
+        return value in first and first[value] <= time
 
     for number, call in enumerate(sidecar.calls):
         given = {tensor.id for tensor in call.inputs}
         returned = [matches[t.id][0] for t in call.outputs if t.id in matches and t.id not in given]
-        for node in nodes_behind(graph, returned, until=partial(is_outside, call=number)):
-            inside[node].append(number)
+        inside.append(nodes_behind(graph, returned, until=partial(was_there, time=begun[number])))
     return inside

@@ -67,24 +67,19 @@ class Item(NamedTuple):
 Groups = Mapping[Candidates, Sequence[Item]]
 """Items by the children of a call among which they are divided."""
 
-Narrow = Callable[[int, Candidates], Candidates]
-"""Returns those of a node's candidates that recorded values allow."""
-
 
 def assign(
     annotations: Annotations,
     found: Iterable[tuple[Candidates, Sequence[int]]],
     evidence: Evidence,
     origins: Mapping[int, Collection[int]] | None = None,
-    narrow: Callable[[], Narrow | None] = lambda: None,
     numbered: bool = False,
 ) -> None:
     """Annotate each node with one of its candidates.
 
     `found` has pairs of candidates and the nodes that have them. `origins` has, for each call, the calls that made its
-    inputs; NOWHERE stands for the inputs of the model. `narrow` returns what leaves out candidates that
-    recorded values exclude; it is called only if a node has several. If the pairs are `numbered`, nodes of different
-    pairs with the same candidates are in different calls.
+    inputs; NOWHERE stands for the inputs of the model. If the pairs are `numbered`, nodes of different pairs with the
+    same candidates are in different calls.
     """
     several: list[Item] = []
     for number, (calls, nodes) in enumerate(found):
@@ -93,10 +88,6 @@ def assign(
         else:
             several += [Item(node, calls, number if numbered else UNNUMBERED) for node in nodes]
     if several:
-        if allowed := narrow():
-            one: dict[Candidates, Candidates] = {}
-            narrowed = (item._replace(calls=allowed(item.node, item.calls)) for item in several)
-            several = [item._replace(calls=one.setdefault(item.calls, item.calls)) for item in narrowed]
         for node, call in _Placement(annotations, origins or {}).place(sorted(several)).items():
             annotations.set(node, call, evidence)
 
