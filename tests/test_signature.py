@@ -15,8 +15,8 @@ from mxtools.passes.filter import Filter, Io
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces import sidecar
 from mxtools.traces.values import Values
-from tests.support.small_graphs import LADDER, cut, tagged
-from tests.support.small_traces import trace_of
+from tests.support.small_graphs import HEAD, LADDER, cut, tagged
+from tests.support.small_traces import trace_of, values_of
 
 SCOPES = {
     "bert": ["encoder.layer.0", "encoder.layer.1.attention.self", "embeddings", "pooler", "."],
@@ -85,3 +85,13 @@ def test_what_has_no_signature_is_refused() -> None:
             Filter(io=Io.MODULE, **options).apply(WorkingModel(tagged(LADDER, {"b": "m"}), sidecar=TRACE))
     with pytest.raises(AbsentError, match="returned 'c'"):
         Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(tagged(LADDER, {"b": "m"}), sidecar=TRACE))
+
+
+def test_recorded_inputs_are_converted_for_a_graph_in_half_precision() -> None:
+    x = np.float32([0.1, 0.2])
+    arrays = {"x": x, "y": x, "r": -x}
+    trace = trace_of(".  Net x:2 -> y:2\nm  M   x:2 -> r:2", arrays=arrays)
+    model = tagged(HEAD + " g (float16[2] x) => (float16[2] y) { r = Neg(x) y = Abs(r) }", {"r": "m"})
+    loaded = WorkingModel(model, sidecar=trace, values=values_of(arrays, "x y r"))
+    Filter(scope=("m",), io=Io.MODULE, verify=True).apply(loaded)
+    assert [i.name for i in model.graph.input] == ["x"]

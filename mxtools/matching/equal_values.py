@@ -18,12 +18,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from mxtools.graph.fingerprints import NUMERIC
-from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array
 from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.sessions import inner_tensors
-from mxtools.traces.values import Values, feeds
+from mxtools.traces.model_inputs import recorded_feeds
+from mxtools.traces.values import Values
 
 TOLERANCES = {"float16": 0.05, "bfloat16": 0.2}
 """Largest difference of summaries, relative to the root mean square, at which values of a type are equal.
@@ -68,7 +68,7 @@ def equal_values(model: WorkingModel, previous: WorkingModel, values: Values) ->
 def computed_values(model: WorkingModel, values: Values) -> Iterator[tuple[int, Array]]:
     """Run a model; yield the values that nodes of the main graph make, each with its array."""
     graph = model.graph
-    given = feeds(model.sidecar, values, [info.name for info in graph_inputs(model.proto)])
+    given = recorded_feeds(model.proto, model.sidecar, values)
     wanted = {graph.names[value]: 0 for node in graph.main for value in graph.writes[node]}
     for name, array in inner_tensors(model.proto, model.weights, given, wanted):
         yield graph.by_name[name], array

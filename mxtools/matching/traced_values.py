@@ -10,10 +10,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
-from mxtools.graph.index import graph_inputs
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.traces.values import Values, feeds
+from mxtools.traces.model_inputs import recorded_feeds
+from mxtools.traces.values import Values
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -117,7 +117,7 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
     graph, shapes = model.graph, model.shapes
     matcher = TensorMatcher(sidecar, values)
     sizes = matcher.sizes()
-    given = feeds(sidecar, values, [info.name for info in graph_inputs(model.proto)])
+    given = recorded_feeds(model.proto, sidecar, values)
     wanted = {}
     for node in graph.main:
         for value in graph.writes[node]:

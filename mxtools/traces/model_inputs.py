@@ -42,7 +42,7 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
             items = given.get(name, _items(values, name) or None)
             given |= {} if items is None else {name: as_type(items, type_)}
         elif name in given:
-            given[name] = _exactly(given[name], type_)
+            given[name] = _exactly(given[name], type_, rounding=sidecar is not None)
     sizes = sizes_in(wanted, {name: getattr(value, "shape", ()) for name, value in given.items()})
     made = {name: _made(name, type_, sidecar, sizes) for name, type_ in wanted.items() if name not in given}
     if values and made:
@@ -50,8 +50,17 @@ def model_inputs(proto: ModelProto, sidecar: Sidecar | None, values: Values | No
     return given | made
 
 
-def _exactly(value: Value, type_: TypeProto) -> Value:
-    """Return an array in a graph's type if no number changes, as if JSON has `300` for a float; otherwise as it is."""
+def recorded_feeds(proto: ModelProto, sidecar: Sidecar | None, values: Values) -> dict[str, Value]:
+    """Return the recorded values of a graph's inputs by name, in the types that it takes."""
+    asked = {value.name: value.type for value in graph_inputs(proto)}
+    return {name: as_type(value, asked[name]) for name, value in feeds(sidecar, values, list(asked)).items()}
+
+
+def _exactly(value: Value, type_: TypeProto, rounding: bool) -> Value:
+    """Return an array in a graph's type if no number changes, as if JSON has `300` for a float; otherwise as it is.
+
+    With `rounding`, floats become other floats anyway: what was recorded of a model suits its copy in half precision.
+    """
     import numpy as np
 
     dtype = plain_dtype(type_.tensor_type.elem_type) if type_.tensor_type.elem_type else None
@@ -59,7 +68,8 @@ def _exactly(value: Value, type_: TypeProto) -> Value:
         return value
     with np.errstate(over="ignore", invalid="ignore"):
         converted = value.astype(dtype)
-    return converted if np.array_equal(converted, value, equal_nan=True) else value
+    is_rounded = rounding and value.dtype.kind == dtype.kind == "f"
+    return converted if is_rounded or np.array_equal(converted, value, equal_nan=True) else value
 
 
 def _items(values: Values, name: str) -> list[Array]:

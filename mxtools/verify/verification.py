@@ -9,7 +9,6 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import graph_inputs
-from mxtools.graph.types import as_type
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.cases import Case
 from mxtools.runtime.distance import Distance
@@ -18,8 +17,9 @@ from mxtools.runtime.sessions import REFERENCE, Runtime, inner_tensors
 from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.tags import class_of
+from mxtools.traces.model_inputs import recorded_feeds
 from mxtools.traces.traced_calls import returned_tensors
-from mxtools.traces.values import Values, feeds
+from mxtools.traces.values import Values
 from mxtools.verify.isolation import Isolation
 from mxtools.verify.output_matches import OutputMatches
 from mxtools.verify.reference import resolved, traced_run
@@ -131,14 +131,13 @@ def against(
 
 def recorded_inputs(model: ModelProto, sidecar: Sidecar, values: Values) -> dict[str, Value]:
     """Return the recorded values of a graph's inputs, in the types that it takes; InputError where one has none."""
-    asked = graph_inputs(model)
-    given = feeds(sidecar, values, [value.name for value in asked])
-    missing = next((value.name for value in asked if value.name not in given), None)
+    given = recorded_feeds(model, sidecar, values)
+    missing = next((value.name for value in graph_inputs(model) if value.name not in given), None)
     if missing is not None:
         raise InputError(
             f"the trace has no value for the graph's input {missing!r}", "give the recorded trace of this model"
         )
-    return {value.name: as_type(given[value.name], value.type) for value in asked}
+    return given
 
 
 def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, absent: dict[str, str]) -> list[Checked]:
