@@ -61,6 +61,10 @@ TRACE = trace_of(
     """
     .  Net x:2 z:2 -> d:2 e:2
     m  M   h:2 z:2 -> b:2 c:2
+    run m add h z -> b
+    run m abs b -> c
+    run . exp c -> d
+    run . sqrt b -> e
     """
 )
 
@@ -70,11 +74,14 @@ def test_outputs_are_those_of_the_module_and_names_never_clash() -> None:
     Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(model, sidecar=TRACE))
     assert [i.name for i in model.graph.input] == ["z", "h"]
     assert [o.name for o in model.graph.output] == ["b", "c"]
-    swapped = trace_of(".  Net x:2 z:2 -> d:2 e:2\nm  M   z:2 -> c:2 b:2")
+    assert [n.output[0] for n in model.graph.node if n.op_type in ("Add", "Abs")] == ["b", "c"]
+    calls = [c.model_copy(update={"outputs": c.outputs[::-1]}) if c.scope == "m" else c for c in TRACE.calls]
+    swapped = TRACE.model_copy(update={"calls": tuple(calls)})
     model = tagged(LADDER, {"b": "m", "c": "m"})
     Filter(scope=("m",), io=Io.MODULE).apply(WorkingModel(model, sidecar=swapped))
     onnx.checker.check_model(model, full_check=True)
-    assert sorted(o.name for o in model.graph.output) == ["b", "c"]
+    assert [o.name for o in model.graph.output] == ["c", "b"]
+    assert [n.output[0] for n in model.graph.node if n.op_type in ("Add", "Abs")] == ["b", "c"]
 
 
 def test_what_has_no_signature_is_refused() -> None:

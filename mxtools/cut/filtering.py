@@ -134,7 +134,9 @@ def filter_model(model: WorkingModel, request: CutRequest) -> FilterReport:
         rename_values(proto.graph, new_names)
     inputs, outputs_ = ([value.name for value in values] for values in (proto.graph.input, proto.graph.output))
     ends = zip(proto.graph.output, cut.outputs, strict=True)
-    small = tuple(o.name for o, value in ends if value not in graph.outputs and is_quantised(o.type))
+    small = tuple(
+        o.name for o, value in ends if value not in graph.outputs and is_quantised(o.type.tensor_type.elem_type)
+    )
     return FilterReport(len(proto.graph.node), inputs, outputs_, separate, check and check.renamed(new_names), small)
 
 
@@ -195,8 +197,9 @@ def _signature(model: WorkingModel, calls: set[int], request: CutRequest, is_inn
     outermost = annotations.hierarchy.outermost(calls)
     if len(outermost) != 1 or request.operators or request.is_ranged:
         raise UsageError("⟨io-module⟩ takes one whole module", "select one with ⟨scope⟩")
-    matches = matched_values(model, sidecar, model.values) if model.values and not is_inner else None
-    return Signature(annotations, model.shapes, sidecar, outermost[0], matches)
+    values = None if is_inner else model.values
+    matches = matched_values(model, sidecar, values, transposed=False) if values else None
+    return Signature(model, sidecar, outermost[0], matches)
 
 
 def _calls(model: WorkingModel, request: CutRequest) -> set[int] | None:

@@ -77,6 +77,12 @@ class Operator:
         return self.asked is not None and self.asked[1] == name and self.is_onnx  # the name first: it costs nothing
 
     @property
+    def keeps_numbers(self) -> bool:
+        """Whether its first output stands for the same numbers as its first input, perhaps in another type."""
+        is_conversion = self.dequantises or (self.quantises and not self.is_product) or self.is_named("Cast")
+        return self.keeps_elements or is_conversion
+
+    @property
     def is_product(self) -> bool:
         """Whether it is a convolution or a matrix product."""
         return self.multiply_adds is not None

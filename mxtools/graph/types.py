@@ -55,9 +55,9 @@ def _dimension_text(dim: TensorShapeProto.Dimension, usual: bool) -> str:
     return "?" if is_made_up else dim.dim_param or "?"
 
 
-def is_quantised(type_: TypeProto) -> bool:
-    """Return whether a type has integers of 8 bits or less, which stand for the numbers of a quantised model."""
-    name = TensorProto.DataType.Name(type_.tensor_type.elem_type)
+def is_quantised(element: int) -> bool:
+    """Return whether elements are integers of 8 bits or less, which stand for the numbers of a quantised model."""
+    name = TensorProto.DataType.Name(element)
     return name.removeprefix("U") in ("INT8", "INT4", "INT2")
 
 

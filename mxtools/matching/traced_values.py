@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain, permutations
 from math import prod
 from typing import TYPE_CHECKING
 
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
+from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, torch_kind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.traces.model_inputs import recorded_feeds
@@ -27,6 +28,8 @@ They may be what is left of large summands.
 """
 ROUNDING = 1e-6
 """The difference that any element may have, as a share of the largest element, or of 1 if all are smaller."""
+LIKE = 0.95
+"""Least cosine of a quantised value and of what it stands for: 4-bit weights leave more, a Relu or a residual less."""
 MOST_DIMENSIONS = 5
 """Dimensions up to which an array is compared with a tensor in all orders of them: 5 dimensions have 120 orders."""
 
@@ -107,10 +110,13 @@ def same_values(array: Array, wanted: Array) -> bool:
     return bool(np.allclose(a, b, rtol=VALUE_TOLERANCE, atol=absolute, equal_nan=True))
 
 
-def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dict[int, list[int]]:
+def matched_values(
+    model: WorkingModel, sidecar: Sidecar, values: Values, transposed: bool = True
+) -> dict[int, list[int]]:
     """Run the graph on the traced inputs; return for each tensor of the trace, by id, the values that are this tensor.
 
-    The values of a tensor are in the order in which they are made. Raises InputError if the graph does not run.
+    The values of a tensor are in the order in which they are made. If none has its elements in their order, it is those
+    with the dimensions in another order, unless `transposed` is false. Raises InputError if the graph does not run.
     """
     from mxtools.runtime.sessions import inner_tensors
 
@@ -135,13 +141,44 @@ def matched_values(model: WorkingModel, sidecar: Sidecar, values: Values) -> dic
                 found[kind][tensor].append(graph.by_name[name])
     matches = found["equal"]
     matches.update(_one_to_one(found["alike"]))
-    matches.update({tensor: at for tensor, at in found["transposed"].items() if tensor not in matches})
+    if transposed:
+        matches.update({tensor: at for tensor, at in found["transposed"].items() if tensor not in matches})
     return {tensor: sorted(at, key=lambda v: graph.producer[v]) for tensor, at in matches.items()}
 
 
 def recorded_matches(model: WorkingModel) -> dict[int, list[int]]:
     """Return what `matched_values` returns for a model's own trace and values; nothing without them; for `once`."""
     return matched_values(model, model.traced, model.values) if model.traced and model.values else {}
+
+
+def near_values(
+    model: WorkingModel, sidecar: Sidecar, values: Values, candidates: Mapping[int, Collection[int]]
+) -> dict[int, set[int]]:
+    """Run the graph on the traced inputs; return those of the candidates that are near each tensor, by its id.
+
+    How near depends on the numbers that the graph computes with. Raises InputError if the graph does not run.
+    """
+    from mxtools.runtime.distance import distance
+    from mxtools.runtime.sessions import inner_tensors
+    from mxtools.runtime.tolerances import QUANTISED, tolerance_of
+
+    graph, tolerance = model.graph, tolerance_of(model.proto, model.graph)
+    tensors = defaultdict(list)
+    for tensor, at in candidates.items():
+        for value in at:
+            tensors[value].append(tensor)
+    given = recorded_feeds(model.proto, sidecar, values)
+    wanted = {graph.names[v]: model.shapes.bytes_of(v) for v in tensors if graph.producer[v] != NOWHERE}
+    found: dict[int, set[int]] = {tensor: set() for tensor in candidates}
+    for name, array in chain(given.items(), inner_tensors(model.proto, model.weights, given, wanted)):
+        value = graph.by_name[name]
+        for tensor in tensors.get(value, ()):
+            recorded = values.get(str(tensor))
+            apart = None if recorded is None else distance(array, recorded)
+            is_like = apart is not None and tolerance.limit >= QUANTISED and apart.cosine >= LIKE
+            if apart is not None and (is_like or tolerance.is_right(apart)):
+                found[tensor].add(value)
+    return found
 
 
 def _one_to_one(found: dict[int, list[int]]) -> dict[int, list[int]]:
