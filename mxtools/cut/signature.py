@@ -189,7 +189,8 @@ class Signature:
             changed = "the exporter or a tool changed the end of the module: give ⟨io-tensors⟩"
             return AbsentError(f"{returned}, but none of its nodes makes that", changed)
         if self._matches is not None and not self._near({tensor.id: candidates})[tensor.id]:
-            return AbsentError(f"{returned}, but in a run none of its values is near that", "give ⟨io-tensors⟩")
+            other = "give a trace without recorded values, or ⟨io-tensors⟩"
+            return AbsentError(f"{returned}, but in a run none of its values is near that", other)
         record = "" if self._model.values else "make the trace with ⟨record⟩, or "
         return AbsentError(f"{returned}, but nothing decides which value that is", f"{record}give ⟨io-tensors⟩")
 
