@@ -251,6 +251,41 @@ g (float[2, 8] x, int64[2] t) => (float[4, 4] y) {
     assert carried(before, golden.untagged(text)) == golden.tags(text)
 
 
+def test_a_module_that_loses_one_of_its_results_ends_in_the_node_that_makes_it() -> None:
+    """The other result is made inside as before, which says nothing of the lost one."""
+    before = golden.read("""
+g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {
+    m = Sin(x)          #@ one
+    z = Neg(m)          #@ one
+    a = Add(x, m)       #@ one
+    y = Softmax(a)      #@ two
+}""")
+    text = """
+g (float[2, 8] x) => (float[2, 8] y, float[2, 8] z) {
+    m = Sin(x)          #@ one previous
+    z = Neg(m)          #@ one previous
+    y = com.microsoft.AddSoftmax(x, m)      #@ two previous one two
+}"""
+    assert carried(before, golden.untagged(text)) == golden.tags(text)
+
+
+def test_a_module_loses_nothing_with_a_shape_that_is_computed_elsewhere() -> None:
+    before = golden.read("""
+g (float[n, 8] x) => (float[n, 8] y) {
+    s = Shape(x)        #@ one
+    a = Neg(x)          #@ one
+    b = ConstantOfShape(s)   #@ two
+    y = Sub(a, b)       #@ two
+}""")
+    text = """
+g (float[n, 8] x) => (float[n, 8] y) {
+    a = Neg(x)          #@ one previous
+    b = com.microsoft.ZerosLike(x)     #@ two previous
+    y = Sub(a, b)       #@ two previous
+}"""
+    assert carried(before, golden.untagged(text)) == golden.tags(text)
+
+
 def test_a_folded_scale_takes_the_name_but_not_the_module() -> None:
     """The product has the name of what was scaled, says a weight that is new and one that is used no more."""
     before = with_weights(

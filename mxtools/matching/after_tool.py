@@ -125,7 +125,7 @@ def _move_shared(annotations: Annotations, match: EarlierModelMatch) -> None:
 def _merge(annotations: Annotations, match: EarlierModelMatch) -> None:
     """Annotate the nodes inside which modules end with these modules."""
     merged: dict[int, set[int]] = {}
-    for call, node in (_ending(annotations, match) | _merged_before(match)).items():
+    for call, node in sorted(_ending(annotations, match) | _merged_before(match)):
         at = annotations.call[node]
         if at is not None and at != call:
             merged.setdefault(node, {at}).add(call)
@@ -162,28 +162,39 @@ def _led_to(annotations: Annotations) -> dict[int, set[int]]:
     return found
 
 
-def _ending(annotations: Annotations, match: EarlierModelMatch) -> dict[int, int]:
-    """Return the calls whose own nodes no longer make their results, each with the node that does this work."""
+def _ending(annotations: Annotations, match: EarlierModelMatch) -> set[tuple[int, int]]:
+    """Return the calls of which a result is no longer made by their own nodes, each with a node that does this work.
+
+    A result is known by its elements, because a call may return x and Reshape(x). One that depends on shapes alone does
+    not count if the call makes another: it is copied to where it is read.
+    """
     hierarchy, earlier = annotations.hierarchy, match.earlier
-    made, ending = set[int](), dict[int, int]()
+    made, ending = set[tuple[int, int]](), dict[tuple[int, int], int]()
     for value, calls in match.calls_left.items():
-        makers = [earlier.producer[v] for v in (value, match.earlier_same_elements[value]) if v not in earlier.constant]
+        elements = match.earlier_same_elements[value]
+        makers = [earlier.producer[v] for v in (value, elements) if v not in earlier.constant]
         nodes = [match.node_now[n] for n in makers if n != NOWHERE and match.node_now[n] >= 0]
         at = [call for n in nodes if (call := annotations.call[n]) is not None]
         for call in calls if nodes else ():
             if any(hierarchy.within(a, call) for a in at):
-                made.add(call)
+                made.add((call, elements))
             else:
-                ending.setdefault(call, nodes[0])
-    return {call: node for call, node in ending.items() if call not in made and call not in match.passing_calls}
+                ending.setdefault((call, elements), nodes[0])
+    making = {call for call, _ in made}
+    return {
+        (call, node)
+        for (call, elements), node in ending.items()
+        if (call, elements) not in made and call not in match.passing_calls
+        if call not in making or elements not in earlier.data_independent
+    }
 
 
-def _merged_before(match: EarlierModelMatch) -> dict[int, int]:
+def _merged_before(match: EarlierModelMatch) -> set[tuple[int, int]]:
     """Return the calls that ended inside nodes of others in the earlier model, with the nodes that do it now."""
     earlier = match.earlier_annotations
     merged = ((node, call) for node, calls in earlier.merged.items() for call in calls if match.node_now[node] >= 0)
     return {
-        call: match.node_now[node]
+        (call, match.node_now[node])
         for node, call in merged
         if (own := earlier.call[node]) is None or not earlier.hierarchy.within(own, call)
     }
