@@ -67,8 +67,9 @@ class EarlierModelMatch:
         found.learn(names.quantised())
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
-        found.learn(made_with(found, names.fits), Evidence.PARAMETER)
+        found.learn(made_with(found, names.fits, sure=True), Evidence.PARAMETER)
         found.learn(read_with(found, names.fits), Evidence.PARAMETER)
+        found.learn(made_with(found, names.fits), Evidence.PARAMETER)
         found.learn_quantised()
         self.earlier_values, self.direct_evidence = found.earlier_values, found.direct_evidence
         self.values_now, self.misunderstood = found.values_now, found.misunderstood

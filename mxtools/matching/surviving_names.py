@@ -15,7 +15,7 @@ tool gives these to something else. The names of nodes are trusted if the operat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
@@ -36,6 +36,13 @@ QUANTISED = "_quantized"
 """What ONNX Runtime appends to the name of a value that it quantises, if operators work on quantised numbers."""
 
 
+INSERTED_CAST = "InsertedPrecisionFreeCast_"
+"""What ONNX Runtime puts in front of the name of a value in half precision for its copy in single precision.
+
+It then removes the casts, so that often only the copy is left.
+"""
+
+
 class SurvivingNames:
     """Values that have the name of an earlier value, and nodes that have the name of an earlier node.
 
@@ -47,7 +54,7 @@ class SurvivingNames:
         self.graph, self.shapes, self.weights = model.graph, model.shapes, model.weights
         self.earlier, self.earlier_weights = previous.graph, previous.weights
         self.earlier_shapes = previous.shapes
-        self.named = _same_names(self.graph.names, self.earlier.names)
+        self.named = _same_names(_without_casts(self.graph), self.earlier.names)
         self.nodes = _same_names((n.name for n in self.graph.nodes), (n.name for n in self.earlier.nodes))
 
     def fixed(self) -> ValueMatches:
@@ -124,6 +131,13 @@ def _shape(graph: Graph, shapes: Shapes, value: int) -> TensorShape | None:
     """Return the known shape of a value, which can be a weight or computed."""
     tensor = graph.initializers.get(value)
     return stored_shape(tensor) if tensor is not None else shapes[value]
+
+
+def _without_casts(graph: Graph) -> Iterator[str]:
+    """Yield the names of a graph's values, those of copies in single precision as they were before, if still free."""
+    for name in graph.names:
+        plain = name.removeprefix(INSERTED_CAST)
+        yield name if plain in graph.by_name else plain
 
 
 def _same_names(mine: Iterable[str], its: Iterable[str]) -> dict[int, int]:

@@ -1,12 +1,33 @@
-"""Which nodes use which weights."""
+"""Which nodes use which weights, and what this says of the values that they make and read.
+
+    earlier   x ─ Gemm(w, b) ─g─ Gelu ─ y
+    now       x ─ MatMul(w) ─m─ BiasGelu(b) ─ y
+
+The obvious way, that the only node with w makes and reads what the only node with w did before, fails here: a tool made
+the Gemm into two nodes. The MatMul reads what the Gemm read, but m is not g, because b comes later; and the BiasGelu
+does not read x. So a node stands for the end of an earlier node only if all weights of that are used in the node itself
+or before it, and for its beginning only if they are used in the node or behind it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
 
 from mxtools.graph.index import Graph
+from mxtools.graph.operators import is_same_operator, operator_and_attributes
+from mxtools.graph.shapes import stored_shape
 from mxtools.graph.walk import reached
 from mxtools.matching.correspondence import Correspondence, ValueMatches
+
+
+class _Users(NamedTuple):
+    """The nodes that use a weight, the first and the last of them."""
+
+    all: frozenset[int]
+    first: int
+    last: int
 
 
 def users(graph: Graph, values: Iterable[int]) -> list[int]:
@@ -19,14 +40,41 @@ def users(graph: Graph, values: Iterable[int]) -> list[int]:
     return sorted({n for value in reached(values, made) for n in graph.readers[value] if not graph.is_constant(n)})
 
 
-def made_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
+def made_with(found: Correspondence, fits: Callable[[int, int], bool], sure: bool = False) -> ValueMatches:
     """Match the results of a weight's only user with those of the weight's last user in the earlier graph.
 
-    `fits` says whether a value can be a given earlier one.
+    `fits` says whether a value can be a given earlier one. With `sure`, nodes are left out that may do the work of what
+    comes next, too. Without, these make what the clamps behind the earlier user made, which are gone.
+    """
+    graph, earlier, made = found.graph, found.earlier, dict[int, int]()
+    users_now = _users_now(found)
+    for node, twins in _only_users(found):
+        twin = max(twins)
+        does_no_more = _does_no_more(found, node, twin)
+        if all(node in use.all or use.last < node for use in users_now(twin)) and (does_no_more or not sure):
+            made[graph.writes[node][0]] = earlier.writes[twin if does_no_more else _through_clamps(earlier, twin)][0]
+    return {value: (other,) for value, other in made.items() if fits(value, other)}
+
+
+def _does_no_more(found: Correspondence, node: int, twin: int) -> bool:
+    """Return whether a node cannot do the work of what came behind an earlier one, such as the Gelu of a BiasGelu.
+
+    ONNX's own operators cannot, unless they quantise: then the least number can do the work of a Relu. Nor can a node
+    if what comes next is still there.
     """
     graph, earlier = found.graph, found.earlier
-    made = ((graph.writes[node][0], earlier.writes[max(twins)][0]) for node, twins in _only_users(found))
-    return {value: (other,) for value, other in made if fits(value, other)}
+    if graph.operators[node].is_onnx and not graph.operators[node].quantises:
+        return True
+    next_now = {operator_and_attributes(graph.nodes[n]) for n in graph.targets(node)}
+    next_before = {operator_and_attributes(earlier.nodes[n]) for n in earlier.targets(twin)}
+    return is_same_operator(graph.nodes[node], earlier.nodes[twin]) or not next_now.isdisjoint(next_before)
+
+
+def _through_clamps(earlier: Graph, node: int) -> int:
+    """Return the last of the clamps that follow on a node, each the only reader of the one before, else the node."""
+    while len(readers := list(earlier.targets(node))) == 1 and earlier.operators[readers[0]].clamps:
+        node = readers[0]
+    return node
 
 
 def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
@@ -34,9 +82,26 @@ def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
 
     So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on.
     """
-    graph, earlier = found.graph, found.earlier
-    read = ((graph.live_reads(node), earlier.live_reads(min(twins))) for node, twins in _only_users(found))
+    graph, earlier, users_now = found.graph, found.earlier, _users_now(found)
+    first = ((node, min(twins)) for node, twins in _only_users(found))
+    read = (
+        (graph.live_reads(node), earlier.live_reads(twin))
+        for node, twin in first
+        if all(node in use.all or node < use.first for use in users_now(twin))
+    )
     return {a[0]: (b[0],) for a, b in read if len(a) == len(b) == 1 and fits(a[0], b[0])}
+
+
+def _users_now(found: Correspondence) -> Callable[[int], Iterator[_Users]]:
+    """Return a function that yields the nodes that use each known weight of an earlier node now."""
+    weights = {v for v, tensor in found.earlier.initializers.items() if stored_shape(tensor).kind == "f"}
+
+    @cache
+    def using(weight: int) -> _Users | None:
+        nodes = users(found.graph, found.values_now.get(weight, ()))
+        return _Users(frozenset(nodes), nodes[0], nodes[-1]) if nodes else None
+
+    return lambda twin: (nodes for v in found.earlier.reads[twin] if v in weights and (nodes := using(v)))
 
 
 def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:
