@@ -10,6 +10,10 @@ that returns numbers below zero, and puts parts back behind the wrong value.
 So a name, or any other evidence that a value is the result of a Relu or a Clip, is trusted only if the node that makes
 the value can have done that. A Conv cannot, nor can a node that is still the one before the Relu. Then the value is
 what the Relu was given: r is c. And the result of the Relu is what comes out of the quantisation: d is r.
+
+    now       x ─ QLinearConv ─q─ DequantizeLinear ─r─ Tanh ─ y
+
+Here the name is right, but to dequantise limits nothing. So the QLinearConv did the work of the Relu, too: q is r.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import is_same_operator
+from mxtools.graph.operators import Operator, is_same_operator
 
 
 class ClampedValues:
@@ -47,6 +51,16 @@ class ClampedValues:
             other, clamp = given, earlier.producer[given]
         return other
 
+    def clamped_before(self, value: int, other: int) -> Iterator[int]:
+        """Yield the values that are only moved and dequantised to make a value, if `other` is the result of a clamp."""
+        graph, node, clamp = self._graph, self._graph.producer[value], self._earlier.producer[other]
+        if clamp == NOWHERE or not self._earlier.operators[clamp].clamps:
+            return
+        while node != NOWHERE and value not in self.source and _only_moves(graph.operators[node]) and graph.reads[node]:
+            value = graph.reads[node][0]
+            node = graph.producer[value]
+            yield value
+
     def _quantised(self, node: int) -> Iterator[int]:
         """Yield what the nodes make that dequantise a node's result; nothing if the node does not quantise."""
         graph = self._graph
@@ -75,3 +89,8 @@ class ClampedValues:
             value = graph.reads[node][0]
             node = graph.producer[self.source.get(value, value) if graph is self._graph else value]
         return node
+
+
+def _only_moves(operator: Operator) -> bool:
+    """Return whether the result of an operator is its first input, dequantised or in another order or shape."""
+    return operator.dequantises or operator.keeps_elements or operator.is_named("Transpose")

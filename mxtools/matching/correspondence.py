@@ -94,6 +94,8 @@ class Correspondence:
             for result in self._clamped.quantised.get(value, ()):
                 self._note(result, other)
         self._note(value, meant)
+        for source in self._clamped.clamped_before(value, meant):
+            self._note(source, meant)
 
     def _note(self, value: int, other: int) -> None:
         if other not in self.earlier_values.get(value, ()):
