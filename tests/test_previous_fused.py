@@ -119,3 +119,25 @@ g (float[8, 8] x) => (float[8, 8] y) {
 }"""
     after = with_weights(golden.untagged(text), c=quantised(W), **SCALE)
     assert carried(before, after) == golden.tags(text)
+
+
+def test_to_dequantise_behind_a_transpose_belongs_to_the_transpose() -> None:
+    """The Transpose moves nothing, so its result also stands for what the Gather made, which is there already."""
+    before = with_weights(
+        golden.read("""
+g (int64[1, 4] x) => (float[4, 1, 8] y) {
+    e = Gather (one__w, x)              #@ one
+    t = Transpose <perm = [1, 0, 2]> (e)    #@ two
+    y = Neg (t)                         #@ two
+}"""),
+        one__w=W,
+    )
+    text = """
+g (int64[1, 4] x) => (float[4, 1, 8] y) {
+    e_quantized = Gather (c, x)         #@ one previous
+    t_quantized = Transpose <perm = [1, 0, 2]> (e_quantized)    #@ two dataflow
+    t = DequantizeLinear (t_quantized, s, z)    #@ two previous
+    y = Neg (t)                         #@ two previous
+}"""
+    after = with_weights(golden.untagged(text), c=quantised(W), **SCALE)
+    assert carried(before, after) == golden.tags(text)

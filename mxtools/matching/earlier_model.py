@@ -64,7 +64,7 @@ class EarlierModelMatch:
             found.learn(known())
         # several weights of a model may be one earlier weight, as when a tool quantises only some of its uses
         found.learn(self._weights(found), Evidence.PARAMETER, copies=True)
-        found.learn(names.quantised())
+        found.learn(names.quantised(), copies=True)
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
         found.learn(made_with(found, names.fits, sure=True), Evidence.PARAMETER)

@@ -71,6 +71,7 @@ class NodeMatches:
             others = earlier_values.get(value, ())
             if value not in self._found.direct_evidence and not read.isdisjoint(others):
                 continue
+            others = [other for other in others if other not in read] or others  # not what the input stands for already
             twins = {other: earlier.producer[other] for other in others if earlier.producer[other] != NOWHERE}
             copies = [v for v, twin in twins.items() if _origin(earlier, twin, before) in others]
             folded = [v for v in copies if _uses_unknown(earlier, twins[v], self._found.values_now)]
