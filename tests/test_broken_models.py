@@ -16,8 +16,11 @@ from mxtools.errors import InputError, UsageError
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.order import sort_nodes
 from mxtools.graph.shapes import inferred_infos
+from mxtools.pipeline.pipeline import Pipeline
+from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from tests.support.commands import Mx
+from tests.support.cuts import HEAD, tagged
 
 FLOATS = TensorProto.FLOAT
 
@@ -240,6 +243,18 @@ def test_what_reads_its_own_result_has_no_order(tmp_path: Path, mx: Mx) -> None:
     )
     with pytest.raises(InputError, match="reads a value that is computed from its own result"):
         mxtools.load(tmp_path / "m.onnx").filter(to_tensor="y")
+
+
+@pytest.mark.parametrize("is_now", [True, False])
+def test_a_circle_is_found_before_values_are_followed_back(is_now: bool) -> None:
+    """They were followed for ever, from the model or from the one before the tool."""
+    chain = "g (float[2] x) => (float[2] y) { a = Neg(x) y = Relu(a) }"
+    circle = "g (float[2] x) => (float[2] y) { a = Identity(b) b = Identity(a) y = Identity(b) }"
+    model, previous = (tagged(HEAD + text, "a", "y") for text in ((circle, chain) if is_now else (chain, circle)))
+    working = WorkingModel(model)
+    working.previous = WorkingModel(previous)
+    with pytest.raises(InputError, match="reads a value that is computed from its own result"):
+        Pipeline.parse("untag,project-previous,resolve-auxiliary").apply(working)
 
 
 def test_what_is_in_order_stays_as_it_is() -> None:

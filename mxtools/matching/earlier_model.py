@@ -53,7 +53,12 @@ class EarlierModelMatch:
     """
 
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
-        """Compare the models by one kind of evidence after the other, the most trusted first."""
+        """Compare the models by one kind of evidence after the other, the most trusted first.
+
+        Raises InputError if the nodes of one of them have no order, since values are followed back to where they end.
+        """
+        model.graph.require_order()
+        previous.graph.require_order()
         self.graph, self.earlier, self.earlier_annotations = model.graph, previous.graph, previous.annotations
         self.earlier_same_elements = same_elements(self.earlier, previous.shapes)
         self._weight_matches, self._stored = WeightMatches(self.earlier, previous.weights), model.weights
