@@ -203,6 +203,40 @@ def test_what_was_absent_stays_so() -> None:
     assert read_absent(after) == {"drop": "vacuous"}
 
 
+TWICE = """
+g (float[2, 8] x, float[2, 8] z) => (float[2, 8] y) {
+    a = MatMul (x, enc__w)  #@ enc
+    b = MatMul (z, enc__w)  #@ enc@1
+    s = Sub (a, b)          #@ .
+    y = Tanh (s)            #@ head
+}"""
+PARTS = {
+    "the beginning": (
+        """
+g (float[2, 8] x) => (float[2, 8] a) {
+    a = MatMul (x, enc__w)  #@ enc previous
+}""",
+        {"enc@1": "unused", "head": "unused"},
+    ),
+    "the end": (
+        """
+g (float[2, 8] a, float[2, 8] b) => (float[2, 8] y) {
+    s = Sub (a, b)          #@ . previous
+    y = Tanh (s)            #@ head previous
+}""",
+        {"enc": "unused", "enc@1": "unused"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "absent"), PARTS.values(), ids=PARTS.keys())
+def test_what_is_not_in_a_part_is_neither_folded_nor_merged(text: str, absent: dict[str, str]) -> None:
+    before = with_weights(golden.read(TWICE), enc__w=W)
+    after = with_weights(golden.untagged(text), enc__w=W)
+    assert carried(before, after) == golden.tags(text)
+    assert read_absent(after) == absent
+
+
 def test_a_constant_module_is_folded() -> None:
     before = golden.read("""
         g (float[2] x) => (float[2] y) {

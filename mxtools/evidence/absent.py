@@ -50,19 +50,25 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
 
 
 def lost_scopes(
-    annotations: Annotations, earlier: Annotations, absent: dict[str, str], passing: Collection[int]
+    annotations: Annotations,
+    earlier: Annotations,
+    absent: dict[str, str],
+    passing: Collection[int],
+    part: Collection[int],
 ) -> dict[str, str]:
     """Return the scopes that had a place in an earlier model and have no node now, with the reason for each.
 
     A scope that was `absent` in the earlier model keeps its reason. A scope that had nodes is `merged: SCOPE`, else
-    `vacuous` if its call is in `passing` (calls that returned just what they were given), else `folded`.
+    `vacuous` if its call is in `passing` (calls that returned just what they were given), else `unused` if none of its
+    nodes is in `part` (earlier nodes that lead to the results of this graph), else `folded`.
     """
     scopes = annotations.hierarchy.scopes
     with_nodes = calls_with_nodes(annotations)
     merged = _merged_into(annotations) | annotations.equal
     found = {scope: reason for scope, reason in absent.items() if annotations.hierarchy.find(scope) not in with_nodes}
+    needed = earlier.hierarchy.with_callers({call for node in part if (call := earlier.call[node]) is not None})
     for call in sorted(calls_with_nodes(earlier) - with_nodes):
-        other = VACUOUS if call in passing else FOLDED
+        other = VACUOUS if call in passing else FOLDED if call in needed else UNUSED
         found[scopes[call]] = MERGED_INTO + scopes[merged[call]] if call in merged else other
     return found
 

@@ -16,9 +16,11 @@ w2 makes n, so 2 is r.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import nodes_behind
 from mxtools.matching.correspondence import Correspondence, ValueMatches
 from mxtools.matching.elements import same_elements
 from mxtools.matching.node_matches import NodeMatches
@@ -78,8 +80,10 @@ class EarlierModelMatch:
         found.learn_quantised()
         self.earlier_values, self.direct_evidence = found.earlier_values, found.direct_evidence
         self.values_now, self.misunderstood = found.values_now, found.misunderstood
-        nodes, self.same_name = NodeMatches(found), names.nodes
-        self.values_made, self.same_weights, self.node_now = nodes.values_made, nodes.same_weights, nodes.node_now
+        nodes, self.same_name, part = NodeMatches(found), names.nodes, self.part
+        self.values_made = nodes.values_made
+        self.same_weights = {n: [t for t in twins if t in part] or twins for n, twins in nodes.same_weights.items()}
+        self.node_now = [node if twin in part else NOWHERE for twin, node in enumerate(nodes.node_now)]
 
     def _is_equal(self, value: int, other: int) -> bool:
         tensor = self.graph.initializers.get(value)
@@ -89,6 +93,20 @@ class EarlierModelMatch:
         """Return the weights that are not known yet, with the earlier weights that they equal or consist of."""
         weights, known = self.graph.initializers.items(), found.earlier_values
         return {v: self._weight_matches.find(tensor, self._stored) for v, tensor in weights if v not in known}
+
+    @cached_property
+    def part(self) -> Collection[int]:
+        """The earlier nodes that lead from the graph's inputs to its outputs: not all, if it was cut out.
+
+        It is all nodes if an output is not known to be an earlier value.
+        """
+        known, everything = self.earlier_values, range(len(self.earlier.nodes))
+        if not all(value in known for value in self.graph.outputs):
+            return everything
+        begins = {other for value in self.graph.inputs for other in known.get(value, ())}
+        ends = (known[value][0] for value in self.graph.outputs)
+        behind = nodes_behind(self.earlier, ends, until=begins.__contains__)
+        return {node for node in everything if self.earlier.region[node] or self.earlier.top(node) in behind}
 
     @cached_property
     def calls_left(self) -> dict[int, list[int]]:

@@ -80,4 +80,4 @@ def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:
     with_nodes = calls_with_nodes(model.annotations)
     earlier = match.earlier_annotations.equal
     model.annotations.equal.update({c: e for c, e in earlier.items() if e in with_nodes and c not in with_nodes})
-    return lost_scopes(model.annotations, match.earlier_annotations, previous.absent, match.passing_calls)
+    return lost_scopes(model.annotations, match.earlier_annotations, previous.absent, match.passing_calls, match.part)

@@ -40,7 +40,7 @@ class Evidence(StrEnum):
 VACUOUS = "vacuous"
 """Why a scope has no node: its call returned what it was given."""
 UNUSED = "unused"
-"""Why a scope has no node: nothing used the results of its call."""
+"""Why a scope has no node: no output of the graph is computed with its call; the graph may be a part of the model."""
 FOLDED = "folded"
 """Why a scope has no node: the results of its call are constants of the graph."""
 MERGED_INTO = "merged: "
