@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from tests.support import golden_text as golden
-from tests.test_previous import LINEARS, B, V, W, carried, linear, quantised, with_weights
+from tests.support.carried_tags import LINEARS, B, V, W, carried, linear, quantised, with_weights
 
 CONV1D = """
 g (float[2, 4, 8] x) => (float[2, 4, 8] y) {
