@@ -49,7 +49,7 @@ def _trace() -> dict[str, Any]:
         "model": model,
         "modules": modules,
         "calls": calls,
-        "operations": [[2, "linear", [0], [9]]],
+        "operations": [[2 * n + 2, "linear", [n], [n + 1]] for n in range(3)],
     }
 
 

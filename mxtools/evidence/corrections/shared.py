@@ -228,7 +228,10 @@ class _UnclaimedResults:
 
         The readers of the value do the transposition, so the call ends inside them: they are merged nodes.
         """
-        fitting = next((t for t in self._unclaimed(call) if shape.can_be_transposed(t)), None)
+        inside = set(self.graph.readers[value]).difference(self._outside(call, value))
+        is_turned = any(self.graph.operators[reader].is_named("Transpose") for reader in inside)
+        fits = shape.can_be_transposed if is_turned else shape.is_transposed
+        fitting = next((t for t in self._unclaimed(call) if fits(t)), None)
         if fitting is None:
             return False
         self._claims[call, fitting.id] = value
