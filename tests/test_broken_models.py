@@ -21,6 +21,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
 from tests.support.commands import Mx
 from tests.support.cuts import HEAD, tagged
+from tests.support.small_traces import trace_of
 
 FLOATS = TensorProto.FLOAT
 
@@ -255,6 +256,28 @@ def test_a_circle_is_found_before_values_are_followed_back(is_now: bool) -> None
     working.previous = WorkingModel(previous)
     with pytest.raises(InputError, match="reads a value that is computed from its own result"):
         Pipeline.parse("untag,project-previous,resolve-auxiliary").apply(working)
+
+
+def test_a_node_without_results_is_no_other_form_of_a_weight() -> None:
+    model = model_of(
+        node("Mul", ["x", "one.weight"], ["y"], name="Mul"), node("Identity", ["one.weight"], [""], name="Identity")
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "one.weight"))
+    sidecar = trace_of(". Net x:1x4 -> y:1x4\none One x:1x4 -> y:1x4", {"one.weight": [4]})
+    working = WorkingModel(model, sidecar=sidecar)
+    Pipeline.parse("untag,project-parameters").apply(working)
+    assert [keys.props(each)[keys.SCOPE] for each in model.graph.node] == ["one", "one"]
+
+
+def test_a_clamp_without_results_does_no_work_of_a_node_before_it() -> None:
+    tanh, weight = node("Tanh", ["x"], ["y"], name="Tanh"), numpy_helper.from_array(np.ones(4, np.float32), "w")
+    before = model_of(node("Mul", ["x", "w"], ["m"], name="Mul"), node("Relu", ["m"], [""], name="Relu"), tanh)
+    after = model_of(node("Odd", ["x", "w"], ["q"], name="Odd", domain="odd"), tanh, domains=("odd",))
+    for model in (before, after):
+        model.graph.initializer.append(weight)
+    working = WorkingModel(after, previous=WorkingModel(tagged(before, "m", "y")))
+    Pipeline.parse("untag,project-previous").apply(working)
+    assert keys.props(after.graph.node[0])[keys.SCOPE] == "m"
 
 
 def test_what_is_in_order_stays_as_it_is() -> None:

@@ -83,7 +83,7 @@ def _other_forms(graph: Graph, value: int) -> Iterator[int]:
     for node in graph.readers[value]:
         operator = graph.operators[node]
         if (operator.keeps_elements or operator.dequantises) and graph.reads[node][0] == value:
-            yield graph.writes[node][0]
+            yield from graph.writes[node][:1]
 
 
 def _named(model: WorkingModel, names: Collection[str] | None, alone: bool) -> dict[int, Candidates]:

@@ -73,6 +73,8 @@ def _does_no_more(found: Correspondence, node: int, twin: int) -> bool:
 def _through_clamps(earlier: Graph, node: int) -> int:
     """Return the last of the clamps that follow on a node, each the only reader of the one before, else the node."""
     while len(readers := list(earlier.targets(node))) == 1 and earlier.operators[readers[0]].clamps:
+        if not earlier.writes[readers[0]]:
+            break
         node = readers[0]
     return node
 
