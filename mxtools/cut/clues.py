@@ -26,7 +26,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import components, nodes_behind, reached
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import calls_returning, first_equals, operations_making
+from mxtools.traces.traced_calls import calls_returning, first_equals, operations_making, operations_reading
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor
@@ -54,10 +54,7 @@ class Clues:
         """Take the annotations of a graph and its trace, whose calls have the same numbers."""
         self._annotations, self._graph, self._within = annotations, annotations.graph, annotations.hierarchy.within
         self._maker, self._returning = operations_making(sidecar), calls_returning(sidecar)
-        self._readers: dict[int, list[Operation]] = defaultdict(list)
-        for operation in sidecar.operations:
-            for used in operation.inputs:
-                self._readers[used].append(operation)
+        self._readers = operations_reading(sidecar)
         root = sidecar.calls[ROOT_CALL]
         self._inputs = {tensor.id: tensor.name for tensor in root.inputs}
         self._live, self._tagged = set(first_equals(sidecar)), set(annotations.call)

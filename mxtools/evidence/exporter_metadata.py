@@ -30,7 +30,7 @@ def exporter_paths(model: WorkingModel) -> dict[int, tuple[str, ...]]:
     return {node: tuple(plain.get(path, path) for path in paths) for node, paths in found.items() if paths}
 
 
-_SLICE = re.compile(r"\.slice\((None|-?\d{1,9}), (None|-?\d{1,9}), None\)(?:\.(\d{1,9})(?=\.|$))?")
+_SLICE = re.compile(r"(\.slice\((None|-?\d{1,9}), (?:None|-?\d{1,9}), None\))(?:\.(\d{1,9})(?=\.|$))?")
 
 
 def _without_slices(paths: Collection[str]) -> dict[str, str]:
@@ -43,12 +43,12 @@ def _without_slices(paths: Collection[str]) -> dict[str, str]:
     lowest: dict[str, int] = {}
     for path, found in slices:
         if found[3]:
-            container = path[: found.start(3) - 1]
-            lowest[container] = min(int(found[3]), lowest.get(container, int(found[3])))
+            container, number = path[: found.end(1)], int(found[3])
+            lowest[container] = min(number, lowest.get(container, number))
     plain = {path: path for path in paths}
     for path, found in reversed(slices):  # the last slice in a path first, so the places before it stay
-        container, key = path[: found.start(3) - 1], found[3] or ""
-        begin = 0 if found[1] == "None" else int(found[1])
+        container, key = path[: found.end(1)], found[3] or ""
+        begin = 0 if found[2] == "None" else int(found[2])
         if key and container not in paths and lowest[container] < abs(begin):
             if begin < 0:
                 continue

@@ -5,6 +5,7 @@ It is not in `sidecar`, because the sidecar's schema takes long to import, and m
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,15 @@ def calls_making(sidecar: Sidecar) -> dict[int, int]:
 def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
     """Return for each tensor that an operation made, by its id, that operation; the last one if there are several."""
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
+
+
+def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
+    """Return for each tensor, by its id, the operations that read it; one that reads it twice stands there twice."""
+    readers: defaultdict[int, list[Operation]] = defaultdict(list)
+    for operation in sidecar.operations:
+        for tensor in operation.inputs:
+            readers[tensor].append(operation)
+    return readers
 
 
 def first_equals(sidecar: Sidecar, known: Collection[int] = ()) -> dict[int, int]:

@@ -25,7 +25,7 @@ from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.equal_work import EqualWork
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.selection import Selection, calls_of, nodes_of
-from mxtools.traces.traced_calls import call_ends, known_outputs, returned_tensors
+from mxtools.traces.traced_calls import call_ends, known_outputs, operations_reading, returned_tensors
 from mxtools.traces.values import Values
 
 if TYPE_CHECKING:
@@ -135,9 +135,8 @@ def _readers(sidecar: Sidecar) -> dict[int, list[int]]:
     that they ignore, as a decoder that is given the features of all stages and works on the last two.
     """
     readers: dict[int, list[int]] = defaultdict(list)
-    for operation in sidecar.operations:
-        for tensor in operation.inputs:
-            readers[tensor].append(operation.call)
+    for tensor, operations in operations_reading(sidecar).items():
+        readers[tensor] += [operation.call for operation in operations]
     running = sorted(operation.call for operation in sidecar.operations)
     for number, end in enumerate(call_ends(sidecar)):
         if bisect_left(running, number) == bisect_left(running, end):

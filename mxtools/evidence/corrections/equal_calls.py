@@ -20,14 +20,13 @@ by chance.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.scope import ROOT
-from mxtools.traces.traced_calls import call_ends, first_equals
+from mxtools.traces.traced_calls import call_ends, first_equals, operations_reading
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
@@ -61,12 +60,7 @@ class _Work:
     def __init__(self, sidecar: Sidecar) -> None:
         self._calls, self._ends = sidecar.calls, call_ends(sidecar)
         self._first = first_equals(sidecar)
-        self._read_in: dict[int, list[int]] = defaultdict(list)
-        for operation in sidecar.operations:
-            for tensor in operation.inputs:
-                self._read_in[tensor].append(operation.call)
-        for calls in self._read_in.values():
-            calls.sort()
+        self._read_in = {tensor: sorted(o.call for o in read) for tensor, read in operations_reading(sidecar).items()}
         self._class = {module.path: module.qualified_class for module in sidecar.modules}
         self._weights: dict[str, list[Hashable]] = {}
         for module in sidecar.modules:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 
 from mxtools.errors import InputError
 from mxtools.evidence.absent import is_vacuous
+from mxtools.evidence.calls.index import call_index
 from mxtools.graph.walk import reached
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import INDIRECT, Evidence
-from mxtools.traces.traced_calls import calls_returning, ending_with, full_name, operations_making
+from mxtools.traces.traced_calls import calls_returning, ending_with, operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -39,17 +40,18 @@ def assign_fused_by_values(model: WorkingModel, sidecar: Sidecar, with_nodes: se
     `with_nodes` has the calls that have nodes; those that get one are added. Does nothing without recorded values, or
     if the graph does not run.
     """
-    calls = sidecar.calls
-    open_ = {c for c in range(len(calls)) if c not in with_nodes | model.annotations.equal.keys()}
-    open_ = {c for c in open_ if not is_vacuous(calls[c])}
-    ends = _ReadWeights(model, sidecar)
-    if not model.values or not (open_ or ends.several):
+    if not model.values:
+        return set()
+    done = with_nodes | model.annotations.equal.keys()
+    open_ = {c for c, call in enumerate(sidecar.calls) if c not in done and not is_vacuous(call)}
+    weights = _ReadWeights(model)
+    if not (open_ or weights.several):
         return set()
     try:
         matches = model.once(recorded_matches)
     except InputError:  # `project-values` has warned, or did not need them
         return set()
-    return _FusedByValues(model, sidecar, matches, with_nodes, open_, ends).assign()
+    return _FusedByValues(model, sidecar, matches, with_nodes, open_, weights).assign()
 
 
 class _ReadWeights:
@@ -58,13 +60,13 @@ class _ReadWeights:
     Attributes: `modules`, by node; `several`, the nodes that read weights of several modules.
     """
 
-    def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
-        graph, self.modules = model.graph, defaultdict[int, set[str]](set)
-        owners = {full_name(m, w): m.path for m in sidecar.modules for w in m.weights}
-        for value, tensor in graph.initializers.items() if model.values else ():
-            if tensor.name in owners:
+    def __init__(self, model: WorkingModel) -> None:
+        graph, index = model.graph, model.once(call_index)
+        self.modules = defaultdict[int, set[str]](set)
+        for value, tensor in graph.initializers.items():
+            if index and tensor.name in index.weights:
                 for node in graph.readers[value]:
-                    self.modules[node].add(owners[tensor.name])
+                    self.modules[node].add(index.weights[tensor.name][0].path)
         self.several = {node for node, modules in self.modules.items() if len(modules) > 1}
 
 

@@ -37,10 +37,17 @@ from mxtools.graph.shapes import TensorShape
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import call_times, full_name, known_outputs, leaving_tensors, operations_making
+from mxtools.traces.traced_calls import (
+    call_times,
+    full_name,
+    known_outputs,
+    leaving_tensors,
+    operations_making,
+    operations_reading,
+)
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor
+    from mxtools.traces.sidecar import Sidecar, TracedTensor
 
 
 def hoist_shared(model: WorkingModel) -> None:
@@ -106,16 +113,14 @@ class _UnclaimedResults:
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
         self.read: dict[int, set[int]] = defaultdict(set)
-        self.readers: dict[int, list[Operation]] = defaultdict(list)
-        self._ending: dict[int, set[int]] = {}
         for operation in sidecar.operations:
             self.read[operation.call].update(operation.inputs)
-            for tensor in set(operation.inputs):
-                self.readers[tensor].append(operation)
+        self.readers = operations_reading(sidecar)
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         folded = self._folded(model.proto, model.weights, sidecar)
         self.claimable = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
+        self._ending: dict[int, set[int]] = {}
         self._claims: dict[tuple[int, int], int] = {}
         self._wishes: dict[tuple[int, int], list[int]] = {}
 
@@ -228,14 +233,15 @@ class _UnclaimedResults:
 
         The readers of the value do the transposition, so the call ends inside them: they are merged nodes.
         """
-        inside = set(self.graph.readers[value]).difference(self._outside(call, value))
+        outside = self._outside(call, value)
+        inside = set(self.graph.readers[value]).difference(outside)
         is_turned = any(self.graph.operators[reader].is_named("Transpose") for reader in inside)
         fits = shape.can_be_transposed if is_turned else shape.is_transposed
         fitting = next((t for t in self._unclaimed(call) if fits(t)), None)
         if fitting is None:
             return False
         self._claims[call, fitting.id] = value
-        self._merge(call, self._outside(call, value))
+        self._merge(call, outside)
         return True
 
     def _ends_in_readers(self, call: int, value: int) -> bool:
