@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from mxtools.comparison.contents import Contents
 from mxtools.evidence.between_values import annotate_by_values
 from mxtools.evidence.calls.placement import assign
+from mxtools.evidence.calls.program_order import program_order
 from mxtools.evidence.corrections.arguments import move_arguments_out
 from mxtools.evidence.corrections.fused import assign_fused
 from mxtools.evidence.corrections.shared import hoist_shared
@@ -105,6 +106,33 @@ def test_calls_are_told_apart_where_a_node_was_dropped() -> None:
     block_a, block_b = (2, 5), (3, 6)
     assign(model.annotations, [(block_a, [0, 2]), (block_b, [1])], Evidence.METADATA)
     assert scopes(model) == {"a": "block.a", "b": "block.b", "y": "block@1.a"}
+
+
+def test_calls_are_told_apart_though_the_nodes_were_sorted_anew() -> None:
+    nodes = """
+        g (float[2] x, float[2] z) => (float[2] y) {
+            embed_1 = Neg(z) embed = Neg(x)
+            cell = Sub(embed, embed)
+            cell_1 = Sub(cell, embed_1)
+            y = Exp(cell_1)
+        }"""
+    sidecar = trace_of(
+        """
+        . Net x:2 z:2 -> y:2
+        embed Embed x:2 -> a:2
+        cell Cell a:2 -> b:2
+        embed@1 Embed z:2 -> c:2
+        cell@1 Cell b:2 c:2 -> d:2
+        out Out d:2 -> y:2
+        """
+    )
+    model = WorkingModel(graph(nodes), sidecar=sidecar)
+    embed, cell, out = (1, 3), (2, 4), (5,)
+    assign(model.annotations, [(embed, [0, 1]), (cell, [2, 3]), (out, [4])], Evidence.METADATA)
+    assert scopes(model) == {"embed_1": "embed@1", "embed": "embed", "cell": "cell", "cell_1": "cell@1", "y": "out"}
+    # `embed_1` comes as late as it can
+    assert program_order(model.annotations.graph, [(embed, 0), (embed, 1)], [4]) == [1, 2, 0, 3, 4]
+    assert program_order(model.annotations.graph, [(cell, 2), (cell, 3)], [4]) is None
 
 
 def test_data_flow() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 
 import mxtools
 from mxtools.errors import UsageError
+from mxtools.graph.order import sort_nodes
 from mxtools.scopes import keys
 from mxtools.verify.round_trip import round_trip
 from tests.support.commands import Mx
@@ -77,6 +79,31 @@ def test_every_module_is_what_pytorch_ran(traced: dict[str, Path], name: str, ex
     model = tagged(traced[name], name, exporter, mx)
     wrong = [v for v in round_trip(model) if v.word not in ("exact", "gone")]
     assert not wrong
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"changed_argument", "refined"}))
+def test_tags_do_not_depend_on_the_order_of_the_nodes(
+    traced: dict[str, Path], name: str, exporter: str, mx: Mx
+) -> None:
+    """In the two that are left out, only the order tells in which of two calls some nodes ran."""
+    ordered = scopes(tagged(traced[name], name, exporter, mx))
+    mixed = mxtools.load(traced[name] / f"{exporter}.onnx")
+    nodes = list(mixed.proto.graph.node)
+    Random(0).shuffle(nodes)
+    del mixed.proto.graph.node[:]
+    mixed.proto.graph.node.extend(nodes)
+    sort_nodes(mixed.proto)
+    trace = mxtools.load_trace(traced[name] / "t.json")
+    for values in (trace.values, None):
+        mixed.tag(mxtools.Trace(trace.sidecar, values))
+        assert scopes(mixed) == ordered
+
+
+def scopes(model: mxtools.Model) -> dict[str, str]:
+    """Return the scopes of all nodes but of constants, by what they make."""
+    nodes = [node for node in model.proto.graph.node if node.op_type != "Constant"]
+    return {node.output[0]: keys.props(node)[keys.SCOPE] for node in nodes}
 
 
 def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(mx: Mx, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mxtools.errors import InputError
-from mxtools.graph.index import Graph
+from mxtools.evidence.calls.index import Candidates
+from mxtools.evidence.calls.placement import Narrow
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Evidence
-from mxtools.traces.traced_calls import call_times
+from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.traces.traced_calls import call_times, returned_tensors
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -50,10 +51,7 @@ def annotate_by_values(model: WorkingModel) -> None:
             raise
         warnings.warn(f"the recorded values are not used: {error.problem}", stacklevel=2)
         return
-    inside: dict[int, list[int]] = defaultdict(list)
-    for call, nodes in enumerate(_between(graph, sidecar, matches)):
-        for node in nodes:
-            inside[node].append(call)
+    inside = _inside(annotations, sidecar, matches)
     equal = {value for values in matches.values() for value in values}
     hierarchy = annotations.hierarchy
     for node, calls in inside.items():
@@ -63,24 +61,76 @@ def annotate_by_values(model: WorkingModel) -> None:
             annotations.set(node, hierarchy.common(innermost), word)
 
 
-def _between(graph: Graph, sidecar: Sidecar, matches: dict[int, list[int]]) -> list[set[int]]:
-    """Return for each call the nodes of the main graph between the values that existed when it began and its results.
+def calls_between(model: WorkingModel) -> Narrow | None:
+    """Return what leaves of a node's candidates those between whose recorded inputs and results it lies.
 
-    `matches` has the values of the graph that equal each traced tensor, by its id.
+    A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
+    If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
+    the calls of one module apart. Returns None if there are no values, or the graph does not run on them.
     """
+    sidecar = model.traced
+    if not sidecar or not model.values:
+        return None
+    try:
+        matches = model.once(recorded_matches)
+    except InputError:  # `annotate_by_values` says so
+        return None
+    inside, known = _inside(model.annotations, sidecar, matches), _told_apart(sidecar, matches)
+    lineage = model.annotations.hierarchy.lineage
+
+    def narrow(node: int, candidates: Candidates) -> Candidates:
+        """Return the candidates that the values allow."""
+        behind = inside.get(node, ())
+        return tuple(c for c in candidates if all(a in behind for a in lineage(c) if a in known)) or candidates
+
+    return narrow
+
+
+def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
+    """Return the calls all of whose results are values that no other call of their module returned.
+
+    Calls from which more leaves than they returned are left out: not all of their nodes are behind their results.
+    """
+    returned: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for call in sidecar.calls:
+        for tensor in call.outputs:
+            for value in matches.get(tensor.id, ()):
+                returned[call.module, value].add(tensor.id)
+
+    def is_alone(tensor: int, module: str) -> bool:
+        """Return whether a tensor is a value of the graph, and the only result of a module that is this value."""
+        return tensor in matches and all(returned[module, value] == {tensor} for value in matches[tensor])
+
+    results = [() if call.leaves else returned_tensors(call) for call in sidecar.calls]
+    return {c for c, own in enumerate(results) if own and all(is_alone(t.id, sidecar.calls[c].module) for t in own)}
+
+
+def _inside(annotations: Annotations, sidecar: Sidecar, matches: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Return by node of the main graph the calls in which it is: between what existed as they began and their results.
+
+    `matches` has the values of the graph that equal each traced tensor, by its id. In a quantised graph most values are
+    rounded and equal none, so that little stops a search. A node that is known to be in a call elsewhere then does.
+    """
+    graph, within = annotations.graph, annotations.hierarchy.within
     begun, _, born = call_times(sidecar)
-    inside: list[set[int]] = []
+    inside: dict[int, list[int]] = defaultdict(list)
     first: dict[int, int] = {}
-    for tensor, values in matches.items():
-        for value in values:
+    for tensor in matches.keys() & born.keys():
+        for value in matches[tensor]:
             first[value] = min(first.get(value, born[tensor]), born[tensor])
 
-    def was_there(value: int, time: int) -> bool:
-        """Return whether a value existed when a call began."""
-        return value in first and first[value] <= time
+    lost = {c for c, call in enumerate(sidecar.calls) if not any(t.id in matches for t in call.outputs)}
+
+    def is_outside(value: int, call: int) -> bool:
+        """Return whether a value existed when a call began, or is made in a lost call that is not on its path."""
+        if value in first and first[value] <= begun[call]:
+            return True
+        maker = annotations.call[graph.producer[value]]
+        return maker in lost and not within(maker, call) and not within(call, maker)
 
     for number, call in enumerate(sidecar.calls):
         given = {tensor.id for tensor in call.inputs}
         returned = [matches[t.id][0] for t in call.outputs if t.id in matches and t.id not in given]
-        inside.append(nodes_behind(graph, returned, until=partial(was_there, time=begun[number])))
+        for node in nodes_behind(graph, returned, until=partial(is_outside, call=number)):
+            inside[node].append(number)
     return inside

@@ -26,12 +26,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise, takewhile
 
 import onnx
 from onnx import NodeProto
 
 from mxtools.carriers.packed import carriers_of
+from mxtools.evidence.between_values import calls_between
 from mxtools.evidence.calls.index import (
     FOREIGN_SHARE,
     CallIndex,
@@ -106,7 +108,7 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
     for name, known in found.items():
         by_module[known] += named[name]
     chosen = ((calls, nodes) for (calls, _), nodes in by_module.items())
-    assign(model.annotations, chosen, Evidence.NAME, index.origins, numbered=True)
+    assign(model.annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
 
 
 def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:

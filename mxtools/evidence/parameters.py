@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 from onnx import TensorProto
 
 from mxtools.errors import InputError
+from mxtools.evidence.between_values import calls_between
 from mxtools.evidence.calls.index import CallIndex, Candidates, call_index
 from mxtools.evidence.calls.placement import assign
 from mxtools.evidence.state_names import agreeing, module_path
@@ -51,7 +53,8 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
     candidates = _traced(graph, index) if index else _named(model, _read(names) if names else None, alone)
     found = {node: calls for node, calls in candidates.items() if annotations.call[node] is None}
     origins = index.origins if index else None
-    assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER, origins)
+    narrow = partial(calls_between, model)
+    assign(annotations, ((calls, (node,)) for node, calls in found.items()), Evidence.PARAMETER, origins, narrow)
 
 
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:

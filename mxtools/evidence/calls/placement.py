@@ -7,7 +7,7 @@
     calls: 0 the root, 1 `pre`, 2 `block`, 3 `block.abs`, 4 `block@1`, 5 `block@1.abs`
 
 The candidates are (2, 4) for each Relu and (3, 5) for each Abs. The order of the nodes tells the calls of one module
-apart, because it is the order of the program.
+apart, because it is the order of the program; if an optimiser has changed it, `program_order` restores it.
 
 The decision goes from the root downwards. Nodes whose candidates lie below the same children of a call (here `block`
 and `block@1`) are divided among these children together. Calls of one module do the same work: Abs, Relu, Abs, Relu is
@@ -32,11 +32,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from mxtools.evidence.calls.index import Candidates
+from mxtools.evidence.calls.program_order import program_order
 from mxtools.evidence.calls.timeline import Timeline, in_order
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.scopes.annotations import Annotations, Evidence
@@ -57,8 +58,12 @@ UNNUMBERED = -1
 
 
 class Item(NamedTuple):
-    """A node, its candidates, and the number of what the exporter wrote; equal candidates are one object."""
+    """A node, its candidates, and the number of what the exporter wrote; equal candidates are one object.
 
+    `place` is where the node stands in the order of the program.
+    """
+
+    place: int
     node: int
     calls: Candidates
     label: int
@@ -67,28 +72,37 @@ class Item(NamedTuple):
 Groups = Mapping[Candidates, Sequence[Item]]
 """Items by the children of a call among which they are divided."""
 
+Narrow = Callable[[int, Candidates], Candidates]
+"""Returns those of a node's candidates that recorded values allow."""
+
 
 def assign(
     annotations: Annotations,
     found: Iterable[tuple[Candidates, Sequence[int]]],
     evidence: Evidence,
     origins: Mapping[int, Collection[int]] | None = None,
+    narrow: Callable[[], Narrow | None] = lambda: None,
     numbered: bool = False,
 ) -> None:
     """Annotate each node with one of its candidates.
 
     `found` has pairs of candidates and the nodes that have them. `origins` has, for each call, the calls that made its
-    inputs; NOWHERE stands for the inputs of the model. If the pairs are `numbered`, nodes of different pairs with the
-    same candidates are in different calls.
+    inputs; NOWHERE stands for the inputs of the model. `narrow` returns what leaves out the candidates that recorded
+    values exclude; it is called only if a node has several. If the pairs are `numbered`, nodes of different pairs with
+    the same candidates are in different calls.
     """
     several: list[Item] = []
     for number, (calls, nodes) in enumerate(found):
         if len(calls) == 1:
             annotations.set_all(nodes, calls[0], evidence)
         else:
-            several += [Item(node, calls, number if numbered else UNNUMBERED) for node in nodes]
+            several += [Item(node, node, calls, number if numbered else UNNUMBERED) for node in nodes]
     if several:
-        for node, call in _Placement(annotations, origins or {}).place(sorted(several)).items():
+        if allowed := narrow():
+            one: dict[Candidates, Candidates] = {}
+            narrowed = (item._replace(calls=allowed(item.node, item.calls)) for item in several)
+            several = [item._replace(calls=one.setdefault(item.calls, item.calls)) for item in narrowed]
+        for node, call in _Placement(annotations, origins or {}).place(several).items():
             annotations.set(node, call, evidence)
 
 
@@ -101,11 +115,16 @@ class _Placement:
         self._timeline = Timeline(self._hierarchy)
         self._parameters = parameter_sizes(annotations, self._graph.initializers).keys()
         self._chosen: dict[int, int] = {}
+        self._places: Sequence[int] = range(len(self._graph.nodes))
         self._anchors = sorted(self._as_anchors(enumerate(annotations.call)))
 
     def place(self, items: Sequence[Item]) -> dict[int, int]:
-        """Return the call of each node; the items are in the order of the nodes."""
-        self._place(ROOT_CALL, items)
+        """Return the call of each node."""
+        alike = ((id(item.calls), item.node) for item in items)
+        if order := program_order(self._graph, alike, [node for _, node in self._anchors]):
+            self._places = sorted(range(len(order)), key=order.__getitem__)
+            self._anchors = sorted((time, self._places[node]) for time, node in self._anchors)
+        self._place(ROOT_CALL, sorted(item._replace(place=self._places[item.node]) for item in items))
         return self._chosen
 
     def _place(self, at: int, items: Sequence[Item]) -> None:
@@ -170,22 +189,22 @@ class _Placement:
         return any(maker in origins or (maker != NOWHERE and within(maker, call)) for maker in makers)
 
     def _anchors_within(self, at: int, placed: Collection[int]) -> list[tuple[int, int]]:
-        """Return the anchors within a call, as (node, time), in the order of the nodes; their times are in order too.
+        """Return the anchors within a call, as (place, time), in the order of the places; their times are in order too.
 
         `placed` has the nodes of the call that got their place before the others.
         """
         times = [self._timeline.begun[at], self._timeline.ended[at]]
         first, end = (bisect_left(self._anchors, (time, NOWHERE)) for time in times)
-        found = {node: time for time, node in self._as_anchors((node, self._chosen[node]) for node in placed)}
-        found.update({node: time for time, node in self._anchors[first:end]})
+        found = {place: time for time, place in self._as_anchors((node, self._chosen[node]) for node in placed)}
+        found.update({place: time for time, place in self._anchors[first:end]})
         return in_order(sorted(found.items()))
 
     def _as_anchors(self, called: Iterable[tuple[int, int | None]]) -> Iterable[tuple[int, int]]:
-        """Yield (time, node) for the nodes that tell the time: not constants, and in a call that made no calls."""
+        """Yield (time, place) for the nodes that tell the time: not constants, and in a call that made no calls."""
         graph, timeline = self._graph, self._timeline
         for node, call in called:
             if call and timeline.is_leaf(call) and graph.owner[node] == NOWHERE and not graph.is_constant(node):
-                yield timeline.begun[call], node
+                yield timeline.begun[call], self._places[node]
 
 
 class _Walk:
@@ -201,7 +220,7 @@ class _Walk:
         items: Iterable[Item],
     ) -> None:
         self._graph, self._timeline, self._now, self._parameters = graph, timeline, begin, parameters
-        self._nodes = [node for node, _ in anchors]
+        self._places = [place for place, _ in anchors]
         self._times = [time for _, time in anchors]
         self._ended: dict[int, list[int]] = {}
         self._labels: dict[tuple[int, int], int] = {}
@@ -214,7 +233,7 @@ class _Walk:
         Candidates for which `can_read` returns True, because they can read what the node reads, come before the others.
         If all candidates have ended by then, the last one is returned.
         """
-        next_ = bisect_left(self._nodes, item.node)
+        next_ = bisect_left(self._places, item.place)
         if next_:
             self._now = max(self._now, self._times[next_ - 1])
         near = self._near(item.calls, self._times[next_] if next_ < len(self._times) else None)
@@ -273,10 +292,32 @@ def _repetitions(
     repeated = [keys[at] for at in even]
     others = len(items) - len(even)
     is_once = 0 < others <= period * len(even) and even[period] == period + others
-    if (others * LEAST_EVEN > len(items) and not is_once) or repeated != repeated[:period] * count:
+    if others * LEAST_EVEN > len(items) and not is_once:
         return [], items
-    rest = [item for item, key in zip(items, keys, strict=True) if found[key] % count]
-    return [[items[at] for at in even[start : start + period]] for start in range(0, len(even), period)], rest
+    shares: list[Sequence[Item]]
+    shares = [[items[at] for at in even[start : start + period]] for start in range(0, len(even), period)]
+    if repeated != repeated[:period] * count:
+        shares = _dealt(graph, [items[at] for at in even], repeated, count)
+    if not shares:
+        return [], items
+    return shares, [item for item, key in zip(items, keys, strict=True) if found[key] % count]
+
+
+def _dealt(graph: Graph, items: Sequence[Item], keys: Sequence[Hashable], count: int) -> list[Sequence[Item]]:
+    """Return the nodes of each child, where each has its share of the nodes of each key, though they are mixed up.
+
+    The children run one after the other: there are no shares if a node would read what a later child makes.
+    """
+    of_key: dict[Hashable, list[Item]] = defaultdict(list)
+    for item, key in zip(items, keys, strict=True):
+        of_key[key].append(item)
+    child = {item.node: at * count // len(same) for same in of_key.values() for at, item in enumerate(same)}
+    if any(child.get(maker, 0) > at for node, at in child.items() for maker in graph.sources(node)):
+        return []
+    shares: list[list[Item]] = [[] for _ in range(count)]
+    for item in items:
+        shares[child[item.node]].append(item)
+    return list(shares)
 
 
 def _narrowed(hierarchy: Hierarchy, child: int, items: Sequence[Item]) -> list[Item]:
