@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import parser
 
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.scope import call_number, contains, enclosing_scopes, escape, join, numbered_call, split_call
 from mxtools.scopes.selection import Selection
 from mxtools.scopes.tags import align, tags_of
+from tests.support.small_graphs import LADDER
 
 
 def test_escape_keeps_separators_out() -> None:
@@ -137,6 +143,26 @@ def test_scopes_of_a_file_tell_where_levels_end() -> None:
     calls = [tree.adopt(*entry) for entry in (layer, decoder)]
     assert [tree.scopes[call] for call in tree.lineage(calls[0])] == ["model.decoder.layers.0", "model.decoder", "."]
     assert tree.scopes[calls[1]] == "model.decoder"
+
+
+def test_a_file_keeps_the_calls_that_its_scopes_do_not_show() -> None:
+    """A wrapper calls `base.model` and never `base`; `base.model` and its encoder have no nodes of their own."""
+    scopes = (".", "base.model", "base.model.stem", "base.model.enc", "base.model.enc.0.x")
+    tags = ("/W", "/W/Model", "/W/Model/Stem", "/W/Model/Enc", "/W/Model/Enc/X.0.x")
+    calls = [
+        SimpleNamespace(scope=s, tag=t, parent=p) for s, t, p in zip(scopes, tags, (None, 0, 1, 1, 3), strict=True)
+    ]
+    file = parser.parse_model(LADDER)
+    annotations = Annotations(file, WorkingModel(file).graph, Hierarchy(calls))
+    for node, call in enumerate((2, 4, 4, 4, 4, 4)):
+        annotations.set(node, call, Evidence.NAME)
+    annotations.save()
+    annotations.write_absent({})
+    tree = WorkingModel(file).annotations.hierarchy
+    assert {scope: tree.scopes[parent] for scope, parent in zip(tree.scopes[1:], tree.parent[1:], strict=True)} == {
+        call.scope: scopes[call.parent] for call in calls[1:]
+    }
+    assert tree.hidden_around({call for call in range(len(tree)) if tree.scopes[call] in scopes}) == {}
 
 
 @pytest.mark.parametrize(

@@ -152,15 +152,18 @@ class Annotations:
         return found
 
     def write_absent(self, absent: Mapping[str, str]) -> None:
-        """Write the model's own metadata: the version of mxtools, the scopes that no node has, and their equals."""
+        """Write the model's own metadata: the version of mxtools, the scopes that no node has, and their equals.
+
+        With them go the scopes that only their submodules' nodes have, where these would be read in another way.
+        """
         scopes, parent = self.hierarchy.scopes, self.hierarchy.parent
         equal = {scopes[call]: scopes[other] for call, other in self.equal.items() if scopes[call] in absent}
         called_from = {scopes[call]: parent[call] for call in self.equal if scopes[call] in equal}
         callers = {s: scopes[at] for s, at in called_from.items() if at != self.hierarchy.around(s)}
-        values = {keys.VERSION: VERSION}
-        for key, found in ((keys.ABSENT, absent), (keys.EQUAL, equal), (keys.CALLERS, callers)):
-            if found:
-                values[key] = json.dumps(found, ensure_ascii=False)
+        calls = self.hierarchy.hidden_around({call for call in self.call if call is not None})
+        lists = {keys.ABSENT: absent, keys.EQUAL: equal, keys.CALLERS: callers, keys.CALLS: calls}
+        values = {key: json.dumps(found, ensure_ascii=False) for key, found in lists.items() if found}
+        values = {keys.VERSION: VERSION} | values
         keys.replace_props(self._model, keys.MODEL_KEYS, values)
 
     def read(self, entries: Mapping[int, Mapping[str, str]]) -> None:
@@ -169,7 +172,9 @@ class Annotations:
         An unknown word of evidence becomes `previous`: the node had its scope already, for whatever reason.
         """
         merged, equal = {}, {}
-        self.hierarchy.expect({props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
+        calls = texts_by_name(keys.props(self._model).get(keys.CALLS, "{}"))
+        expected = {tag: scope for scope, tag in calls.items()}
+        self.hierarchy.expect(expected | {props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
         for node, props in entries.items():
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:

@@ -160,6 +160,21 @@ class Hierarchy:
             end = tag.rfind("/", 0, end)
         return align(scope, tag)
 
+    def hidden_around(self, calls: Collection[int]) -> dict[str, str]:
+        """Return the scopes, with their tags, around some calls that a tree of only these calls' scopes would lack.
+
+        For example, a wrapper calls `base.model`, never `base`, and `base.model` only calls others. Then `base.model.x`
+        with the tag `/Wrapper/Model/X` looks as if `base` had called `model.x`.
+        """
+        scopes, tags, tree = self.scopes, self.tags, Hierarchy()
+        tree.expect({tags[call]: scopes[call] for call in calls})
+        for call in calls:
+            tree.adopt(scopes[call], tags[call])
+        callers = {scope: tree.scopes[parent] for scope, parent in zip(tree.scopes[1:], tree.parent[1:], strict=True)}
+        around = sorted(self.with_callers(calls) - {ROOT_CALL})
+        hidden = {at for call in around if (at := self.parent[call]) and callers.get(scopes[call]) != scopes[at]}
+        return {scopes[call]: tags[call] for call in sorted(hidden.difference(calls))}
+
     def enter_equal(self, scope: str, equal: int, caller: str | None = None) -> int:
         """Enter a scope without a tag; its call has the same class as another call. Return its number.
 

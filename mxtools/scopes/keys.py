@@ -25,7 +25,9 @@ VERSION = "pkg.mxtools.version"
 ABSENT = "pkg.mxtools.absent"
 CALLERS = "pkg.mxtools.callers"
 """Who called the scopes without nodes that have an equal, where the scope does not say it: a module of another one."""
-MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS})
+CALLS = "pkg.mxtools.calls"
+"""The scopes without nodes of their own, with their tags, that the scopes and tags of their submodules do not show."""
+MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS, CALLS})
 
 CARRIERS = "pkg.mxtools.carriers"
 TRACE = "pkg.mxtools.trace"

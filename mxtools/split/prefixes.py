@@ -38,7 +38,9 @@ class Prefix:
             self._change(node)
         for function in model.functions:
             self._change(function)
-        for key, changed in ((keys.ABSENT, self._reason), (keys.EQUAL, self._scope), (keys.CALLERS, self._scope)):
+        scope, tag = self._scope, self._tag
+        lists = {keys.ABSENT: self._reason, keys.EQUAL: scope, keys.CALLERS: scope, keys.CALLS: tag}
+        for key, changed in lists.items():
             known, own = (texts_by_name(keys.props(proto).get(key, "{}")) for proto in (joined, model))
             added = {self._scope(scope): changed(text) for scope, text in own.items()}
             if added:
