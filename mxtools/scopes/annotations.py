@@ -137,9 +137,14 @@ class Annotations:
         return nearest
 
     def all_serving(self, node: int, call: int, reader: int) -> set[int]:
-        """Return the call that `serving` returns, and those of `equal_at` that are as near to the reader."""
+        """Return the call that `serving` returns, and those of `equal_at` that are as near to the reader.
+
+        If it contains the reader, it is the only one: it made the value for itself, so the others handed out nothing.
+        """
         depth, meet = self.hierarchy.depth, self.hierarchy.meet
         serving = self.serving(node, call, reader)
+        if self.hierarchy.within(reader, serving):
+            return {serving}
         nearest = depth[meet(serving, reader)]
         return {serving, *(c for c in self.equal_at.get(node, ()) if depth[meet(c, reader)] == nearest)}
 

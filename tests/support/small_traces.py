@@ -59,11 +59,11 @@ def trace_of(
     for name, shape in (weights or {}).items():
         module, _, own = name.rpartition(".")
         owned.setdefault(module, []).append(Weight(name=own, kind="parameter", shape=tuple(shape), dtype="float32"))
+    classes = {_module(s): c for s, c, *_ in reversed(rows)}
+    classes |= {path: "Module" for path in owned if path not in classes}  # never called
     modules = {
-        _module(s): TracedModule(
-            path=_module(s), class_name=c, qualified_class=c, weights=tuple(owned.get(_module(s), ()))
-        )
-        for s, c, *_ in reversed(rows)
+        path: TracedModule(path=path, class_name=c, qualified_class=c, weights=tuple(owned.get(path, ())))
+        for path, c in classes.items()
     }
     model = TracedModel(class_name=rows[0][1], qualified_class="", spec="", inputs=rows[0][2])
     operations = tuple(

@@ -21,7 +21,7 @@ from mxtools.graph.walk import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.scopes.labels import name_component, name_components
-from mxtools.scopes.scope import ROOT, contains, join, local_name
+from mxtools.scopes.scope import ROOT, contains, enclosing_scopes, join, local_name
 from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing, full_name
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class CallIndex:
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
-        self.by_module = cache(lambda path: self._interned(self._called((path,))))
+        self.by_module = cache(self._by_module)
         self.by_name = cache(self._by_name)
 
     def _enter_twins(self) -> None:
@@ -153,6 +153,14 @@ class CallIndex:
         fitting = [c for c in calls if modules <= {self.module[a] for a in self.hierarchy.lineage(c)}]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
+
+    def _by_module(self, path: str) -> Candidates:
+        """Return the calls of a module; if it was not called, of the innermost module around it that was.
+
+        That module uses the weights itself, as an encoder with `conv1d(x, self.bank.filters())`.
+        """
+        called = (at for at in (path, *reversed([*enclosing_scopes(path)])) if self._calls_of.get(at))
+        return self._interned(self._called((next(called, path),)))
 
     def _by_name(self, text: str) -> tuple[Candidates, str]:
         """Return the calls that a TorchScript node name leads to, and the part of the name that leads there.
