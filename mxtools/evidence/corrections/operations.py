@@ -17,6 +17,9 @@ of values, of the same shapes. If they do not, because one function became sever
 down into the call of its operation only if everything that it reads was made there, moves there too, or was given to
 this call, and no other operation does the same. So what an exporter computes once for several calls stays in its place.
 A node of which the exporter says nothing, and which data flow put into the caller, moves by the same rules.
+
+TorchScript gives no names to the nodes of a function that `torch.jit.script` compiled, and the trace has none of its
+operations. If a call returned what such a function made, all nodes back to the first one of that call are the function.
 """
 
 from __future__ import annotations
@@ -75,8 +78,9 @@ class _Operations:
 
     def __init__(self, graph: Graph, annotations: Annotations, shapes: Shapes, sidecar: Sidecar) -> None:
         self._graph, self._annotations, self._shapes, self._sidecar = graph, annotations, shapes, sidecar
-        self._maker = operations_making(sidecar)
-        self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
+        made = operations_making(sidecar)
+        self._live = made.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
+        self._maker = _compiled(sidecar) | made
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
         self._known: dict[int, int] = {}
         self.alike = set[int]()
@@ -142,7 +146,8 @@ class _Operations:
         made = {v for n in nodes for v in self._graph.writes[n]}
         begins_there = any(v not in made and self._is_known(v, call) for n in nodes for v in self._graph.reads[n])
         within = self._annotations.hierarchy.within
-        if begins_there and not any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs):
+        reads_own = any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs)
+        if begins_there and operation.name and not reads_own:
             return (ROOT_CALL, set()) if reader is None else (reader, nodes)
         return call, nodes
 
@@ -203,6 +208,17 @@ class _Operations:
             if len(values) == len(tensors) == 1:
                 given[values.pop()] = tensors.pop()
         return given
+
+
+def _compiled(sidecar: Sidecar) -> dict[int, Operation]:
+    """Return for each tensor that a call returned without having been given it an operation of unknown name there."""
+    from mxtools.traces.sidecar import Operation  # long to import
+
+    found = {}
+    for number, call in enumerate(sidecar.calls):  # the innermost last
+        for tensor in {t.id for t in call.outputs} - {t.id for t in call.inputs}:
+            found[tensor] = Operation(number, "", (), (tensor,))
+    return found
 
 
 def plain_name(name: str) -> str:
