@@ -241,7 +241,7 @@ class _UnclaimedResults:
         if fitting is None:
             return False
         self._claims[call, fitting.id] = value
-        self._merge(call, outside)
+        self._end_in(outside, call, fitting)
         return True
 
     def _ends_in_readers(self, call: int, value: int) -> bool:
@@ -263,7 +263,7 @@ class _UnclaimedResults:
                 places = [self.annotations.call[reader] for reader in outside]
                 if all(any(at is not None and within(at, second) for second in again) for at in places):
                     self._claims[call, tensor.id] = value
-                    self._merge(call, outside)
+                    self._end_in(outside, call, tensor)
                     self._ending[call] = set(outside)
                     return True
         return False
@@ -274,10 +274,26 @@ class _UnclaimedResults:
         readers = ((reader, self.annotations.call[reader]) for reader in self.graph.readers[value])
         return [reader for reader, at in readers if at is not None and not within(at, call)]
 
-    def _merge(self, call: int, nodes: list[int]) -> None:
-        """Let a call end inside of nodes of other calls."""
+    def _end_in(self, nodes: list[int], call: int, tensor: TracedTensor) -> None:
+        """Let a call end inside of nodes of other calls, or give it the node if that makes what the call returned.
+
+        One transposition in the place of two makes it if the second one moved only dimensions of 1, such as
+        `transpose(0, 1)` of a batch of one.
+        """
+        if len(nodes) == 1 and self._only_transposes_to(nodes[0], tensor):
+            self.annotations.set(nodes[0], call, Evidence.DATAFLOW)
+            return
         for node in nodes:
-            self.annotations.merged[node] = (*self.annotations.calls_done(node), call)
+            done = self.annotations.calls_done(node)
+            self.annotations.merged[node] = done if call in done else (*done, call)
+
+    def _only_transposes_to(self, node: int, tensor: TracedTensor) -> bool:
+        """Return whether a node is a transposition and makes a tensor, up to dimensions of 1."""
+        shape = self.shapes[self.graph.writes[node][0]] if self.graph.operators[node].is_named("Transpose") else None
+        if shape is None or shape.dims is None or node in self.annotations.merged:
+            return False
+        own, traced = ([dim for dim in dims if dim != 1] for dims in (shape.dims, tensor.shape))
+        return own == traced and len({*own}) == len(own)
 
     def _outputs(self, sidecar: Sidecar) -> dict[int, int | None]:
         """Return the graph's outputs that the traced model returned, each with its tensor, if that is known."""
