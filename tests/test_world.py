@@ -50,6 +50,7 @@ NAMES = (
     "two_results",
     "rotated",
     "sliced",
+    "time_first",
 )
 
 

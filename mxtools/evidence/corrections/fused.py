@@ -19,6 +19,10 @@ How can one tell that a Conv took up a BatchNorm? It has a weight that its own m
 of 4 elements, although `conv1` has only a kernel of 4x3x1x1, and `bn1` has weights of 4. The node before must also make
 a tensor of the right shape, and must no longer use its module's weights unchanged. If no node has such a further
 weight, these two conditions are enough.
+
+Between the two modules, operations may have moved elements, such as two transpositions that the exporter left out. So
+what counts is which tensor had the same elements before, by the fingerprints, which do not depend on their order. A
+module that returned them moved ends inside of the node too.
 """
 
 from __future__ import annotations
@@ -30,11 +34,12 @@ from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
+from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import call_ends, calls_returning, ending_with, full_name
+from mxtools.traces.traced_calls import call_ends, calls_returning, ending_with, full_name, operations_making
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -59,8 +64,9 @@ def assign_fused(model: WorkingModel) -> None:
     if not open_ and not lacking and not followed:
         return
     fused = _FusedCalls(model.graph, annotations, model.shapes, sidecar, with_nodes)
-    for call in open_:
-        fused.assign(call)
+    for call in sorted(open_, key=lambda c: (fused.ends[c], -c)):  # as they returned, the inner ones first
+        if call not in with_nodes:
+            fused.assign(call)
     for call in lacking:
         fused.assign_before(call)
     for call, caller in followed.items():
@@ -109,8 +115,8 @@ class _FusedCalls:
     Attributes: `with_nodes`, the calls that have nodes; `tied`, for each weight's name the name of the first weight
     that is the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost
     call that returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors
-    that a call's own operations made; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for
-    constants, by call.
+    that a call's own operations made; `operation`, the operation that made each tensor; `tensors`, those of the calls,
+    by their ids; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for constants, by call.
     """
 
     def __init__(
@@ -130,6 +136,8 @@ class _FusedCalls:
         self.made: dict[int, set[int]] = defaultdict(set)
         for operation in sidecar.operations:
             self.made[operation.call].update(operation.outputs)
+        self.operation = operations_making(sidecar)
+        self.tensors = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
         self.nodes: dict[int, list[int]] = {}
         for node, at in enumerate(annotations.call):
             if at is not None and graph.owner[node] == NOWHERE and not graph.is_constant(node):
@@ -190,7 +198,7 @@ class _FusedCalls:
         returned.
         """
         record = self.sidecar.calls[call]
-        makers = {self.maker[t.id] for t in record.inputs if t.id in self.maker}
+        makers = {self.maker[origin] for t in record.inputs if (origin := self._origin(t)) in self.maker}
         makers -= set(self.annotations.hierarchy.lineage(call))
         source = makers.pop() if len(makers) == 1 else None
         if source is None or not self.nodes.get(source) or not self._has_altered_weights(source):
@@ -198,6 +206,26 @@ class _FusedCalls:
         node = self.nodes[source][-1]
         shapes = [shape for value in self.graph.writes[node] if (shape := self.shapes[value])]
         return node if any(shape.fits(t) for t in self._results(call) for shape in shapes) else None
+
+    def _origin(self, tensor: TracedTensor) -> int:
+        """Return the id of the first tensor that had the same elements, before operations that only moved them."""
+        origin = at = tensor.id
+        while (operation := self.operation.get(at)) and len(operation.inputs) == 1:
+            (at,) = operation.inputs
+            known = self.tensors.get(at)
+            if known and known.fingerprint and tensor.fingerprint:
+                if not same_fingerprint(known.fingerprint, tensor.fingerprint):
+                    break
+                origin = at
+        return origin
+
+    def _ending_with(self, number: int, other: int) -> list[int]:
+        """Return the calls of `ending_with`, and those that return the same elements moved."""
+        lineage, calls = self.annotations.hierarchy.lineage, self.sidecar.calls
+        both, returned = {*lineage(other), number}, {self._origin(t) for t in calls[number].outputs}
+        return [
+            at for at in lineage(number) if at not in both and {self._origin(t) for t in calls[at].outputs} == returned
+        ]
 
     def _results(self, call: int) -> list[TracedTensor]:
         """Return what a call returned, and what it made itself and gave to the calls inside it."""
@@ -239,7 +267,7 @@ class _FusedCalls:
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
-        annotations.merged[node] = (*ending_with(self.sidecar.calls, at, call), *annotations.calls_done(node), call)
+        annotations.merged[node] = (*self._ending_with(at, call), *annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
         insort(self.nodes.setdefault(call, []), node)
