@@ -44,6 +44,9 @@ from mxtools.traces.traced_calls import call_ends, calls_returning, ending_with,
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
 
+LONGEST_MOVE = 8
+"""How many operations in a row may have moved elements: hardly ever do more, and the limit keeps the time linear."""
+
 
 def assign_fused(model: WorkingModel) -> None:
     """Find the nodes that do the work of calls without nodes, and annotate each with the call whose output it makes.
@@ -210,7 +213,10 @@ class _FusedCalls:
     def _origin(self, tensor: TracedTensor) -> int:
         """Return the id of the first tensor that had the same elements, before operations that only moved them."""
         origin = at = tensor.id
-        while (operation := self.operation.get(at)) and len(operation.inputs) == 1:
+        for _ in range(LONGEST_MOVE):
+            operation = self.operation.get(at)
+            if not operation or len(operation.inputs) != 1:
+                break
             (at,) = operation.inputs
             known = self.tensors.get(at)
             if known and known.fingerprint and tensor.fingerprint:

@@ -25,6 +25,7 @@ operations. If a call returned what such a function made, all nodes back to the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE, Graph
@@ -80,7 +81,7 @@ class _Operations:
         self._graph, self._annotations, self._shapes, self._sidecar = graph, annotations, shapes, sidecar
         made = operations_making(sidecar)
         self._live = made.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
-        self._maker = _compiled(sidecar) | made
+        self._maker = made | _compiled(sidecar, made)
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
         self._known: dict[int, int] = {}
         self.alike = set[int]()
@@ -210,13 +211,16 @@ class _Operations:
         return given
 
 
-def _compiled(sidecar: Sidecar) -> dict[int, Operation]:
-    """Return for each tensor that a call returned without having been given it an operation of unknown name there."""
+def _compiled(sidecar: Sidecar, made: Collection[int]) -> dict[int, Operation]:
+    """Return an operation of unknown name for each tensor that a call made, but none of the operations in the trace.
+
+    `made` has the tensors that these made.
+    """
     from mxtools.traces.sidecar import Operation  # long to import
 
     found = {}
     for number, call in enumerate(sidecar.calls):  # the innermost last
-        for tensor in {t.id for t in call.outputs} - {t.id for t in call.inputs}:
+        for tensor in {t.id for t in call.outputs}.difference(made, (t.id for t in call.inputs)):
             found[tensor] = Operation(number, "", (), (tensor,))
     return found
 
