@@ -10,6 +10,7 @@ from typing import Any
 from onnx import ModelProto
 
 from mxtools.comparison.contents import UNTAGGED, Contents, Digests, ModuleContent
+from mxtools.comparison.whole import WholeWork
 from mxtools.errors import listed
 from mxtools.graph.functions import model_nodes
 from mxtools.graph.index import graph_inputs
@@ -152,7 +153,12 @@ def compare(one: WorkingModel, other: WorkingModel) -> Comparison:
     digests: Digests = {}
     both = _BothContents(Contents(one, digests), Contents(other, digests))
     modules = both.modules(one.absent, other.absent)
-    return Comparison(modules, interface_changes(one.proto, other.proto) + both.output_makers())
+    found = Comparison(modules, interface_changes(one.proto, other.proto) + both.output_makers())
+    if not found.interface and not found.differing(0):
+        one.graph.require_order()
+        other.graph.require_order()
+        both.mark_whole_work(found, WholeWork(one.proto, both.a), WholeWork(other.proto, both.b))
+    return found
 
 
 class _BothContents:
@@ -246,6 +252,16 @@ class _BothContents:
             makers.append({name: scope for name, scope in found.items() if scope in self._known})
         a, b = ({name: found[name] for name in found if all(name in other for other in makers)} for found in makers)
         return _changes("maker of output", a, b)
+
+    def mark_whole_work(self, found: Comparison, work_a: WholeWork, work_b: WholeWork) -> None:
+        """Mark the modules in which differences begin that no module shows by itself; else the outputs that differ."""
+        begins = ((self.a, work_a.begins(work_b)), (self.b, work_b.begins(work_a)))
+        scopes = {contents.scope(node) for contents, nodes in begins for node in nodes}
+        for module in found.modules:
+            module.rewired = module.scope in scopes
+        if not scopes:
+            results = ({name: of.hex() for name, of in work.outputs.items()} for work in (work_a, work_b))
+            found.interface += _changes("what is returned as", *results)
 
 
 def _merged(contents: Contents) -> dict[str, str]:

@@ -117,13 +117,17 @@ class Contents:
             found.nodes[digest] += 1
             found.operators[operator_title(proto)] += 1
             for place, (name, tensor) in enumerate(self._tensors(node)):
-                weight = type_text(type_of(tensor)), self._elements(tensor)
+                weight = self.weight(tensor)
                 found.weights.setdefault(weight, name)
                 found.uses.add((digest, place, weight))
             outer = (v for v in graph.reads[node] if v not in known and v not in graph.stored)
             found.reads += [(digest, place, value) for place, value in enumerate(outer)]
             known.update((value, b"%s %d" % (digest, at)) for at, value in enumerate(graph.writes[node]))
         return found
+
+    def weight(self, tensor: TensorProto) -> Weight:
+        """Return what a stored tensor is, whatever its name."""
+        return type_text(type_of(tensor)), self._elements(tensor)
 
     def inserted(self, scope: str, known: AbstractSet[str]) -> set[int]:
         """Return the own nodes of a call that a tool put in: auxiliary ones whose names were all unknown before.
@@ -163,8 +167,8 @@ class Contents:
     def _digest(self, node: int, known: dict[int, bytes]) -> bytes:
         proto, graph = self.graph.nodes[node], self.graph
         state = blake2b(" ".join(operator_key(proto)).encode(), digest_size=16)
-        defaults = _defaults(graph.operators[node].schema)
-        for attribute in sorted(map(_attribute, proto.attribute)):
+        defaults = default_attributes(graph.operators[node].schema)
+        for attribute in sorted(map(attribute_bytes, proto.attribute)):
             if attribute not in defaults:
                 state.update(b"\0attribute " + attribute)
         for value in graph.reads[node]:
@@ -202,14 +206,14 @@ class Contents:
 
 
 @cache
-def _defaults(schema: OpSchema | None) -> frozenset[bytes]:
+def default_attributes(schema: OpSchema | None) -> frozenset[bytes]:
     """Return the attributes that make no difference to an operator, because they have its default values."""
     if schema is None:
         return frozenset()
-    return frozenset(_attribute(a.default_value) for a in schema.attributes.values() if a.default_value.name)
+    return frozenset(attribute_bytes(a.default_value) for a in schema.attributes.values() if a.default_value.name)
 
 
-def _attribute(attribute: AttributeProto) -> bytes:
+def attribute_bytes(attribute: AttributeProto) -> bytes:
     """Return an attribute as bytes; of a tensor only the type, of a graph nothing, since its nodes are compared too."""
     if attribute.type in _GRAPHS:
         return f"{attribute.name} graph".encode()
