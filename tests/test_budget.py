@@ -332,6 +332,17 @@ def test_inputs_that_a_file_lacks_are_named(mx: Mx, tmp_path: Path) -> None:
     assert done.stderr.decode().splitlines().count("mx profile: inputs that i.npz lacks are made: 'm', 'k'") == 1
 
 
+def test_outputs_that_a_file_cannot_hold_are_named(mx: Mx, tmp_path: Path) -> None:
+    text = HEAD + " g (float[2, 2] x) => (seq(float[2]) s, float[2, 2] y) { s = SplitToSequence(x) y = Neg(x) }"
+    written(tagged(text, {"s": "m", "y": "n"}), tmp_path / "parts", Budget(2))
+    done = mx("run-parts", "parts", "-o", "o.npz", cwd=tmp_path)
+    first, last = done.stderr.decode().splitlines()
+    assert first == "mx run-parts: left s: the file can hold only tensors of numbers"
+    assert last.endswith("; y: o.npz")
+    with np.load(tmp_path / "o.npz") as values:
+        assert values.files == ["y"]
+
+
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [("none", 3, "there is no file none"), ("none.npz", 3, "there is no file none.npz"), (".", 3, ". is a folder")],

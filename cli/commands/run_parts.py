@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from mxtools.runtime.sessions import Runtime
 
-from ..common import emit, read_model, say, say_differences, track
+from ..common import emit, read_model, say, say_differences, say_left, track
 from ..options import DataDir, Inputs, Json
 from ..runtimes import say_assigned, takes_runtime
 from ..streams import check_output
@@ -70,12 +70,14 @@ def command(
         require_close(apart, tolerance_of_parts(whole.proto), f"check that {verify} is the model that was split")
         report["verify"] = [{"output": d.output, "max_abs": d.max_abs, "max_rel": d.max_rel} for d in apart]
     if output is not None:
-        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
-        write_values(output, {name: array for name, array in arrays.items() if array.dtype.kind != "O"})
+        arrays = {n: value for n, value in found.items() if isinstance(value, np.ndarray) and value.dtype.kind != "O"}
+        write_values(output, arrays)
+        left = [name for name in found if name not in arrays]
+        say_left("run-parts", dict.fromkeys(left, "the file can hold only tensors of numbers"))
     if json:
         emit(report)
         return
     seconds = sum(run.seconds for run in runs)
-    written = f": {output}" if output else ""
-    say(f"mx run-parts: {len(runs)} parts in {seconds:.2f} s; {', '.join(found)}{written}")
+    made = f"{', '.join(arrays) or 'nothing'}: {output}" if output else ", ".join(found)
+    say(f"mx run-parts: {len(runs)} parts in {seconds:.2f} s; {made}")
     say_differences("run-parts", report.get("verify"))
