@@ -51,6 +51,17 @@ def test_captured_values_are_read_by_the_body_and_needed_by_the_holder(graph: Gr
     assert needed == {"c", "a", "kk", "x"}
 
 
+def test_what_bodies_without_nodes_return_is_no_need() -> None:
+    text = """
+g (bool c) => (float[2] y) {
+    y = If (c) <
+        then_branch = yes () => (float[2] t) <float[2] t = {1, 2}> {},
+        else_branch = no () => (float[2] e) <float[2] e = {3, 4}> {}>
+}"""
+    graph = Graph(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>{text}'))
+    assert [graph.names[v] for v in graph.needs[0]] == ["c"]
+
+
 def test_functions_are_regions_of_their_own(graph: Graph) -> None:
     inner = _node(graph, "q")
     assert graph.region[inner] == 1

@@ -172,7 +172,7 @@ class Graph:
     @cached_property
     def needs(self) -> list[tuple[int, ...]]:
         """The values that each node needs, each once; a node with bodies also needs what these read from outside."""
-        if not self._owners:
+        if not self._homes:
             return self.reads
         needs = [dict.fromkeys(reads) for reads in self.reads]
         # A body may read values of any graph around it, so what its nodes read counts for the outermost holder too.
