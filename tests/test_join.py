@@ -212,6 +212,7 @@ def test_an_output_that_is_an_input() -> None:
         (("e", "d"), {"d.states": "e.kk"}, UsageError, r"no model has an output or input 'e.kk': did you mean e\.k"),
         (("e", "d"), {"d.c": "e.k"}, InputError, r"'d.c' takes bool\[\], and 'e.k' is float\[batch,2\]"),
         (("e", "d"), {"d.states": "e.h", "e.x": "d.h"}, UsageError, "models are connected in a circle"),
+        (("e", "d"), {"d.states": "e.h", "states": "e.x"}, UsageError, "one input is given two values"),
     ],
 )
 def test_what_does_not_fit(

@@ -57,7 +57,9 @@ def command(
 
     check_json(json, output)
     check_output(output)
-    connections = _pairs("--map", connected)
+    connections = {target: source for source, target in _pairs("--map", connected)}
+    if len(connections) < len(connected or ()):
+        raise UsageError("--map gives one input two values", "give each input one")
     aliases = _pairs("--as", named)
     files = [*((name, "") for name in models or ()), *((file, alias) for alias, file in aliases)]
     if len(files) == 1 and not aliases and not is_pipe(files[0][0]) and _is_split(Path(files[0][0])):
@@ -68,7 +70,7 @@ def command(
     else:
         if len(files) < 2:
             raise UsageError("nothing to join", "give two models or more, or the folder of a split")
-        joined, report = join_models(_read(files), {target: source for source, target in connections}, keep)
+        joined, report = join_models(_read(files), connections, keep)
     write_model(joined, output)
     if json:
         emit(report.to_dict())
@@ -84,7 +86,7 @@ def _is_split(path: Path) -> bool:
 
 
 def _pairs(option: str, texts: Names) -> list[tuple[str, str]]:
-    """Return what an option gives as pairs; UsageError if a text is not a pair, or two have the same second part."""
+    """Return what an option gives as pairs; UsageError if a text is not a pair."""
     found = [
         tuple(text.rpartition("=")[::2]) if option == "--map" else tuple(text.partition("=")[::2])
         for text in texts or ()
