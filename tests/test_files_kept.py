@@ -224,6 +224,14 @@ def test_what_a_killed_run_left_among_temporary_files_is_removed(
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
 
 
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said = f"temporary files cannot be written to {tmp_path} \\(No space left on device\\)"
+    with pytest.raises(OutputError, match=said), Scratch(), Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_that_go_are_marked_so_that_the_next_run_removes_them(tmp_path: Path) -> None:
     """What a run leaves that was killed after the new file and before the old data went."""
     pair, mark = tmp_path / "t.json", tmp_path / "t.mx-0123abcd.safetensors"

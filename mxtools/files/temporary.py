@@ -63,8 +63,13 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Remove the folder."""
+        """Remove the folder; OutputError if a file in it could not be written, which names no file."""
         self._remove()
+        if isinstance(error, OSError) and error.filename is None and not isinstance(error, BrokenPipeError):
+            raise OutputError(
+                f"temporary files cannot be written to {self.folder.parent.parent} ({error.strerror or error})",
+                "make room, or let TMPDIR name another folder",
+            ) from error
 
 
 def _locked_folder() -> tuple[Path, int | None]:
