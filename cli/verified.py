@@ -54,7 +54,7 @@ def conclude(found: Verified, fail_over: float | None, quiet: bool) -> None:
     """Print a summary; CheckError if an error is too large, or if nothing could be compared."""
     furthest = found.worst(found.furthest) if found.furthest else None
     if not found.furthest or not furthest:
-        raise CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
+        raise _nothing_compared()
     verdict = "; ".join(_verdict(found, found.first or found.furthest))
     limit = found.tolerance if fail_over is None else found.tolerance.everywhere(fail_over)
     if not all(found.is_right(call, limit) for call in found.calls):
@@ -63,6 +63,10 @@ def conclude(found: Verified, fail_over: float | None, quiet: bool) -> None:
         raise CheckError(verdict, f"look {'at ' if there != 'there' else ''}{there}; `mx compare` shows what changed")
     if not quiet:
         say(f"mx verify: {sum(bool(c.outputs) for c in found.calls)} of {len(found.calls)} calls compared; {verdict}")
+
+
+def _nothing_compared() -> CheckError:
+    return CheckError("no module could be compared", "check that the trace belongs to this model, and tag it again")
 
 
 def _verdict(found: Verified, call: Checked) -> list[str]:
@@ -100,6 +104,8 @@ def conclude_bisection(
     if json:
         report = _limits(check.tolerance) | {"runtime": check.runtime.name, "wrong": worst.scope}
         emit(report | ({"own": figures(worst.own)} if worst.own else {}) | {"parts": parts})
+    if not parts:
+        raise _nothing_compared()
     if not worst.scope or not worst.own:
         say(f"mx verify: no module is wrong: the results agree (tolerance {check.tolerance})")
         return

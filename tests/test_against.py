@@ -297,3 +297,38 @@ def test_nonsense_is_refused_before_any_work(options: str, message: str, good: P
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--bisect", "--isolate", "--metric=cosine"])
+@pytest.mark.parametrize("op", ["Exp", "Transpose"])
+def test_what_a_graph_does_to_the_right_result_is_wrong(mx: Mx, good: Path, op: str, option: str) -> None:
+    """Nodes in no module change what the last one returned, which is right."""
+    model = pair()
+    node_of(model, "y").output[0] = "right"
+    model.graph.node.append(helper.make_node("Neg", ["right"], ["less"]))
+    model.graph.node.append(helper.make_node(op, ["less"], ["y"]))
+    for node in model.graph.node[-2:]:
+        for key, value in (("scope", "."), ("tag", "/M"), ("evidence", "root")):
+            node.metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+    if op == "Transpose":
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+        for size in (4, 2):
+            model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=size)
+    bad = good.with_name("bad.onnx")
+    onnx.save(model, bad)
+    done = mx("verify", bad, "--against", good, option)
+    assert done.returncode == 1, done.stderr.decode()
+    assert b"the whole model is the first" in done.stderr or b". is the smallest module" in done.stderr
+
+
+def test_nothing_that_could_be_compared_is_not_right(mx: Mx, tmp_path: Path) -> None:
+    text = PAIR.partition("g (")[0] + "g (string[2] x) => (string[2] y) { y = StringConcat(x, x) }"
+    model = onnx.parser.parse_model(text)
+    for key, value in (("scope", "act"), ("tag", "/M/act"), ("evidence", "name")):
+        model.graph.node[0].metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "i.json").write_text('{"x": ["a", "b"]}')
+    for options in ([], ["--bisect"]):
+        done = mx("verify", "m.onnx", "--against", "m.onnx", "--inputs", "i.json", *options, cwd=tmp_path)
+        assert done.returncode == 1
+        assert b"no module could be compared" in done.stderr

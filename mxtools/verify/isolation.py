@@ -35,11 +35,11 @@ from mxtools.runtime.sessions import REFERENCE, Runtime, batches, run_model
 from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.selection import nodes_of
 from mxtools.scopes.tags import class_of
-from mxtools.traces.traced_calls import call_ends, returned_tensors
-from mxtools.verify.output_matches import OutputMatch, OutputMatches
+from mxtools.traces.traced_calls import call_ends
+from mxtools.verify.output_matches import OutputMatches
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
+    from mxtools.traces.sidecar import Sidecar
 
 
 class Isolation:
@@ -159,7 +159,7 @@ class Isolation:
         except (AbsentError, UsageError):
             return None
         made = {v for node in chosen for v in self._graph.writes[node]}
-        found = dict.fromkeys(match.value for call in calls for _, match in self._outputs(self._calls[call]))
+        found = dict.fromkeys(match.value for call in calls for _, match in self._matches.of_call(self._calls[call]))
         outputs = [v for v in found if v in made and (len(calls) == 1 or self._is_read_outside(v, chosen))]
         if not outputs:
             return None
@@ -184,9 +184,6 @@ class Isolation:
 
     def _is_read_outside(self, value: int, chosen: Collection[int]) -> bool:
         return value in self._graph.outputs or any(reader not in chosen for reader in self._graph.readers[value])
-
-    def _outputs(self, call: Call) -> list[tuple[TracedTensor, OutputMatch]]:
-        return [(tensor, match) for tensor in returned_tensors(call) if (match := self._matches[tensor.id])]
 
     def _recorded(self, values: Iterable[int]) -> dict[int, Array]:
         found = {v: array for v in values if (array := self._matches.recorded(v)) is not None}
@@ -216,7 +213,7 @@ class Isolation:
         self.parts_run += 1
         results = run_model(part, self._weights, self._fed(cut, part, inputs), self._runtime)
         found = []
-        for tensor, match in (pair for call in calls for pair in self._outputs(self._calls[call])):
+        for tensor, match in (pair for call in calls for pair in self._matches.of_call(self._calls[call])):
             if match.value in cut.outputs:
                 array = results[names[match.value]]
                 tensors = self._matches.with_same_end(tensor)

@@ -14,6 +14,9 @@ sums in another order, or else one that leaves the module: d, which `act` reads.
 
 A node may do the work of the next module too, which then has no node. Its value is the result of either module, the one
 that it is nearer to.
+
+What the whole model returned is the output of the graph that has its name, however near another value is: a graph that
+does more to the right value, and returns that, is wrong.
 """
 
 from __future__ import annotations
@@ -28,15 +31,16 @@ import numpy as np
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.shapes import Array, Shapes, torch_kind
 from mxtools.graph.walk import values_after
-from mxtools.runtime.distance import Distance, distance
+from mxtools.runtime.distance import UNLIKE, Distance, distance
 from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.tags import class_of
 from mxtools.traces.traced_calls import call_ends, call_times, callers, calls_returning, returned_tensors
 from mxtools.traces.values import Values
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar, TracedTensor
+    from mxtools.traces.sidecar import Call, Sidecar, TracedTensor
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class OutputMatches:
         self._tensors_for: dict[int, list[TracedTensor]] = defaultdict(list)
         self._best: dict[int, tuple[_Rank, OutputMatch]] = {}
         self._without_nodes: dict[int, set[int]] = {}
+        named = {self._graph.names[value]: value for value in self._graph.outputs}
+        returned = returned_tensors(self._calls[ROOT_CALL])
+        self._ending = {named[t.name]: t for t in returned if t.name in named and t.id in self.makers}
+        self._ended: dict[int, OutputMatch] = {}
         self.tensor_at: dict[int, int] = {}
         self.harmless: set[int] = set()
         for number, candidates in self._candidates().items():
@@ -102,11 +110,16 @@ class OutputMatches:
     @property
     def wanted(self) -> dict[int, int]:
         """The values to compare, with the bytes that each takes, estimated."""
-        return {value: self._shapes.bytes_of(value) for value in sorted(self._tensors_for)}
+        return {value: self._shapes.bytes_of(value) for value in sorted({*self._tensors_for, *self._ending})}
 
     def __getitem__(self, tensor: int) -> OutputMatch | None:
         """Return what stands for a tensor, by its id, None where nothing does."""
         return self._best[tensor][1] if tensor in self._best else None
+
+    def of_call(self, call: Call) -> list[tuple[TracedTensor, OutputMatch]]:
+        """Return the tensors that a call returned for which something stands, with that."""
+        ended = self._ended if call.parent is None else {}
+        return [(t, match) for t in returned_tensors(call) if (match := ended.get(t.id) or self[t.id])]
 
     def is_right(self, tensor: int, tolerance: Tolerance) -> bool:
         """Return whether what stands for a tensor is right, by the class of the module that returned it."""
@@ -121,6 +134,8 @@ class OutputMatches:
 
         If it is not equal to a tensor it must leave the module, and not be equal to another result of that module.
         """
+        if (end := self._ending.get(value)) and self.traced(end.id) is not None:
+            self._ended[end.id] = OutputMatch(value, self.distance_to(array, end) or UNLIKE, array.shape, array.dtype)
         errors = {t.id: error for t in self._tensors_for.get(value, ()) if (error := self.distance_to(array, t))}
         equal = {number for number, error in errors.items() if error.relative <= EQUAL_TOLERANCE}
         for number, error in errors.items():
@@ -146,7 +161,8 @@ class OutputMatches:
         wrong = [number for number in self._best if not self.is_right(number, tolerance)]
         self.harmless = {number for number in wrong if self._is_harmless(number, tolerance)}
         known = [number for number in reversed(self.tensors) if number not in self.harmless]
-        self.tensor_at = {match.value: number for number in known if (match := self[number])}
+        ends = {match.value: number for number, match in self._ended.items() if match.distance != UNLIKE}
+        self.tensor_at = ends | {match.value: number for number in known if (match := self[number])}
 
     def _keep_one_result_a_value(self) -> None:
         """Where a value stands for two results of a call and is not equal to both, drop the worse match."""
@@ -208,7 +224,7 @@ class OutputMatches:
         array: Array | None = self._values.get(str(number))
         if number is None or array is None:
             return None
-        match = self._best[number][1]
+        match = ended if (ended := self._ended.get(number)) and ended.value == value else self._best[number][1]
         return array.astype(match.dtype).reshape(match.shape)
 
     def traced(self, number: int) -> Array | None:

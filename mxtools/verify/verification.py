@@ -16,6 +16,7 @@ from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import REFERENCE, Runtime, inner_tensors
 from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.tags import class_of
 from mxtools.traces.model_inputs import recorded_feeds
 from mxtools.traces.traced_calls import returned_tensors
@@ -147,18 +148,24 @@ def _calls(annotations: Annotations, sidecar: Sidecar, matches: OutputMatches, a
     for row, call in zip(found, sidecar.calls, strict=True):
         if call.parent is not None:
             found[call.parent].children.append(row)
-        own = returned_tensors(call)
-        matched = [(tensor, match) for tensor in own if (match := matches[tensor.id])]
-        row.outputs = [Output(t.name, names[m.value], m.distance, t.id in matches.harmless) for t, m in matched]
+        row.outputs = [
+            Output(t.name, names[m.value], m.distance, m == matches[t.id] and t.id in matches.harmless)
+            for t, m in matches.of_call(call)
+        ]
         if not row.outputs:
-            row.reason = absent.get(call.scope) or (GONE if own else "returns its inputs")
+            row.reason = absent.get(call.scope) or (GONE if returned_tensors(call) else "returns its inputs")
         elif any(output.harmless for output in row.outputs):
             row.reason = "differs, but without effect"
     return found
 
 
 def _first(calls: list[Checked], matches: OutputMatches, tolerance: Tolerance) -> Checked | None:
-    """Return the call that made the first wrong tensor, in the order in which these came to be; None without one."""
+    """Return the call that made the first wrong tensor, in the order in which these came to be; None without one.
+
+    It is the whole model if only its outputs are wrong.
+    """
     known = (tensor for tensor in matches.tensors if tensor not in matches.harmless)
     wrong = (tensor for tensor in known if matches[tensor] and not matches.is_right(tensor, tolerance))
-    return next((calls[matches.makers[tensor]] for tensor in wrong), None)
+    whole = calls[ROOT_CALL]
+    is_right = all(o.harmless or tolerance.is_right(o.distance, whole.class_name) for o in whole.outputs)
+    return next((calls[matches.makers[tensor]] for tensor in wrong), None if is_right else whole)
