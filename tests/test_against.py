@@ -332,3 +332,24 @@ def test_nothing_that_could_be_compared_is_not_right(mx: Mx, tmp_path: Path) -> 
         done = mx("verify", "m.onnx", "--against", "m.onnx", "--inputs", "i.json", *options, cwd=tmp_path)
         assert done.returncode == 1
         assert b"no module could be compared" in done.stderr
+
+
+def test_a_fused_node_that_computes_the_same_is_not_wrong(mx: Mx, tmp_path: Path) -> None:
+    """What the module alone is given cannot be told from what the node takes, and its error has no effect around it."""
+    plain = "m = MatMul(x, w) a = Add(m, b) p = Add(a, x) y = LayerNormalization(p, g)"
+    fused = "m = MatMul(x, w) y = com.microsoft.SkipLayerNormalization <epsilon = 1e-5> (m, x, g, z, b)"
+    scopes = {"m": "block.proj", "a": "block.proj", "p": "block", "y": "block.norm"}
+    for name, nodes in (("good.onnx", plain), ("fused.onnx", fused)):
+        model = onnx.parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]> g (float[2, 4] x) => (float[2, 4] y)
+            <float[4, 4] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}}, float[4] b = {{1, 9, -1, 3}},
+            float[4] g = {{1, 2, 1, 2}}, float[4] z = {{0, 0, 0, 0}}> {{ {nodes} }}"""
+        )
+        for node in model.graph.node:
+            scope = scopes[node.output[0]]
+            for key, value in (("scope", scope), ("tag", f"/M/{scope.replace('.', '/')}"), ("evidence", "name")):
+                node.metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+        onnx.save(model, tmp_path / name)
+    for options in ([], ["--isolate"], ["--bisect"]):
+        done = mx("verify", "fused.onnx", "--against", "good.onnx", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr.decode()

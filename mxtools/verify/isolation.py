@@ -36,7 +36,7 @@ from mxtools.runtime.tolerances import Tolerance
 from mxtools.scopes.selection import nodes_of
 from mxtools.scopes.tags import class_of
 from mxtools.traces.traced_calls import call_ends
-from mxtools.verify.output_matches import OutputMatches
+from mxtools.verify.output_matches import OutputMatches, has_no_effect
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -82,7 +82,7 @@ class Isolation:
     def smallest_wrong(self, given: Mapping[str, Array]) -> tuple[int, Distance] | None:
         """Return the innermost call that is wrong on its own, with its error, of several one that is worst.
 
-        Returns None if none is wrong.
+        Returns None if none is wrong. An error without effect on what the caller returns when that runs alone is none.
 
         Attribute `parts_run` then says how many parts were run. A part that does not run is wrong, but raises
         InputError if the whole model does not run either.
@@ -100,6 +100,10 @@ class Isolation:
             error = error_of(calls)
             if error is None:  # they cannot be one part
                 return max((size_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
+            caller = self._calls[calls[0]].parent
+            around = None if caller is None else error_of((caller,))
+            if around and has_no_effect(error, around, self._tolerance):
+                return 0.0
             return self._tolerance.excess(error, class_of(self._calls[calls[0]].tag) if len(calls) == 1 else "")
 
         wrong, group = None, tuple(inside[None])
