@@ -198,6 +198,17 @@ def test_parts_of_names_match_no_other_node(names: str, scope: str, option: str)
     assert [n for n in names.split() if any(part in n for part in parts)] == found.names
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\u202eb"])
+def test_names_that_lines_of_text_cannot_hold_are_refused(name: str) -> None:
+    selected = named("a b c d e f", scopes=("enc",))
+    node = selected.annotations.graph.nodes[selected.nodes[0]]
+    node.name = node.output[0] = name
+    for format_ in (Format.NAMES, Format.TENSORS, Format.TENSORRT):
+        with pytest.raises(UsageError, match=re.escape(f"cannot hold the name {name!r}")):
+            FORMATS[format_](selected)
+    assert name in FORMATS[Format.NNCF](selected)["names"]  # type: ignore[call-overload]
+
+
 def test_what_an_option_of_names_cannot_hold_is_refused() -> None:
     with pytest.raises(UsageError, match="would assign other nodes too, whose names contain 'b'"):
         FORMATS[Format.ORT_NAMES](named("a b c d e ab", scopes=("enc.one",)))

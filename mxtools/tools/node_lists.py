@@ -198,18 +198,26 @@ def _quark(selected: Selected) -> dict[str, Any]:
     return {"exclude": selected.names, "OptimizeModel": False, "SimplifyModel": False}
 
 
+def _lines(names: list[str]) -> list[str]:
+    """Return names, one a line; UsageError if one has characters that a line of text cannot show as they are."""
+    for name in names:
+        if not name.isprintable():
+            raise UsageError(f"a line of text cannot hold the name {name!r}", "choose a format that is JSON")
+    return names
+
+
 def _tensorrt(selected: Selected) -> list[str]:
     """Return the arguments with which trtexec keeps layers in float32; its parser's layers have the nodes' names."""
     for name in selected.names:
-        if not _SEPARATORS.isdisjoint(name):
+        if not _SEPARATORS.isdisjoint(name) or not name.isprintable():
             raise UsageError(f"trtexec's --layerPrecisions cannot hold the name {name!r}", "name it by ⟨tag-renaming⟩")
     precisions = ",".join(f"{name}:fp32" for name in selected.names)
     return ["--precisionConstraints=obey", f"--layerPrecisions={precisions}"]
 
 
 FORMATS: dict[Format, Callable[[Selected], list[str] | dict[str, Any]]] = {
-    Format.NAMES: lambda selected: selected.names,
-    Format.TENSORS: lambda selected: selected.tensors,
+    Format.NAMES: lambda selected: _lines(selected.names),
+    Format.TENSORS: lambda selected: _lines(selected.tensors),
     Format.ORT_QUANT: lambda selected: {"nodes_to_exclude": selected.excluded},
     Format.FLOAT16: lambda selected: {"node_block_list": selected.names},
     Format.NNCF: lambda selected: {"names": selected.names},
