@@ -172,6 +172,15 @@ def test_a_failing_pass_is_named_with_those_before_it(model: Model) -> None:
     assert caught.value.__notes__ == ["in the pass filter, after resolve-auxiliary"]
 
 
+def test_numbers_that_mean_nothing_are_refused(model: Model) -> None:
+    with pytest.raises(mxtools.UsageError, match="0 runs are none"):
+        model.profile(runs=0)
+    with pytest.raises(mxtools.UsageError, match="'batch' cannot have the size -1"):
+        model.tree(dims={"batch": -1})
+    with pytest.raises(mxtools.UsageError, match="no models to join"):
+        mxtools.join([])
+
+
 def test_modules_show_the_tree(model: Model) -> None:
     root = model.module()
     assert root.scope == "."

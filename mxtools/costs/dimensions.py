@@ -65,8 +65,11 @@ def bound(model: ModelProto, sizes: Mapping[str, int], other: int | None = None)
     """Return a copy of a model whose symbolic dimensions have sizes; `other` is that of the unknown ones of inputs.
 
     What the file says of values whose shapes still are not known is left out, so that they are inferred. Raises
-    UsageError if the model has no dimension of a name.
+    UsageError if the model has no dimension of a name, or a size is negative.
     """
+    negative = next((name for name, size in sizes.items() if size < 0), None)
+    if negative is not None:
+        raise UsageError(f"the dimension {negative!r} cannot have the size {sizes[negative]}", "give 0 or more")
     infos = (*model.graph.input, *model.graph.output, *model.graph.value_info)
     told = {dim.dim_param for info in infos for dim in _dims(info)} - {""}
     known = told | {part.strip() for name in told for part in re.split(r"[+*]", name)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, UsageError
 from mxtools.files.reading import read_model
 from mxtools.files.temporary import Scratch
 from mxtools.graph.functions import every_node
@@ -86,8 +86,10 @@ def run(
 ) -> Timing:
     """Run a tagged model in ONNX Runtime, optimised, with its profiler; with 0 `threads`, ONNX Runtime chooses.
 
-    Raises InputError if it does not run, or no node has a scope.
+    Raises InputError if it does not run, or no node has a scope; UsageError for less than one run.
     """
+    if runs < 1:
+        raise UsageError(f"{runs} runs are none", "ask for one or more")
     model = _named(model)
     annotations = model.annotations
     given = model.inputs()

@@ -80,9 +80,11 @@ def join_models(
 
     `connections` say for inputs which output of another model, or which input, gives them:
     `{"decoder.states": "encoder.hidden"}`. An output that is connected is none of the result, unless `keep` is set.
-    Raises UsageError where an output or input is unknown or belongs to several models, an input is given two values, or
-    the models have no order; InputError where types do not fit.
+    Raises UsageError without models, or where an output or input is unknown or belongs to several models, an input is
+    given two values, or the models have no order; InputError where types do not fit.
     """
+    if not models:
+        raise UsageError("there are no models to join", "give two or more")
     ends = _Ends(models)
     found = {ends.of(target, inputs=True): ends.of(source) for target, source in connections.items()}
     if len(found) < len(connections):  # an input can have two names, its own and one with an alias
