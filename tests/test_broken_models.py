@@ -122,6 +122,13 @@ def test_declarations_that_cannot_be_read_are_refused(text: str, tmp_path: Path,
     assert (done.returncode, b"is not NAME=" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("size", ["-1", "99999999999999999999", "9" * 5000])
+def test_declared_sizes_that_no_dimension_has_are_refused(size: str, tmp_path: Path, mx: Mx) -> None:
+    mxtools.from_proto(around(ODD["that ONNX does not have"])).save(tmp_path / "m.onnx")
+    done = mx("filter", "m.onnx", "--to-tensor", "a", f"--shape=b=1,{size}", cwd=tmp_path)
+    assert (done.returncode, b"no dimension of 'b' has the size" in done.stderr) == (2, True)
+
+
 def sparse() -> ModelProto:
     model = model_of(
         node("MatMul", ["x", "enc.w"], ["h"], name="/enc/MatMul"), node("Relu", ["h"], ["y"], name="/head/Relu")

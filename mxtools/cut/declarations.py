@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
 
+from mxtools.costs.dimensions import LARGEST
 from mxtools.errors import UsageError, suggestion
 from mxtools.graph.shapes import inferred_infos, is_typed
 from mxtools.graph.types import ELEMENT_TYPES, type_text, types_fit
@@ -16,6 +17,7 @@ Dims = Sequence[int | str | None]
 
 UNKNOWN = "?"
 """Stands for an unknown dimension."""
+_DIGITS = len(str(LARGEST)) + 1
 
 
 def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
@@ -26,8 +28,13 @@ def shapes_of(texts: Iterable[str]) -> dict[str, Dims]:
         dims = [dim.strip() for dim in listed.split(",")] if listed.strip() else []
         if not (name and equals and all(dims)):
             raise UsageError(f"{text!r} is not NAME=SIZE,SIZE…", "write hidden=1,sequence,64, with ? for unknown sizes")
-        found[name] = [None if dim == UNKNOWN else int(dim) if dim.isdecimal() else dim for dim in dims]
+        found[name] = [None if dim == UNKNOWN else _size(dim) for dim in dims]
     return found
+
+
+def _size(dim: str) -> int | str:
+    """Return a size, or the name of a symbolic one; of a number with too many digits the first, which are too many."""
+    return int(dim[:_DIGITS]) if dim.removeprefix("-").isdecimal() else dim
 
 
 def types_of(texts: Iterable[str]) -> dict[str, str]:
@@ -44,7 +51,7 @@ def types_of(texts: Iterable[str]) -> dict[str, str]:
 def declare(model: WorkingModel, shapes: Mapping[str, Dims], types: Mapping[str, str]) -> None:
     """Write types and shapes of main graph's tensors into the graph, in place.
 
-    Raises UsageError if there is no such tensor or type, or the graph says otherwise.
+    Raises UsageError if there is no such tensor, type or size, or the graph says otherwise.
     """
     declared = {name: _type(name, shapes.get(name), types.get(name)) for name in {**shapes, **types}}
     if not declared:
@@ -86,6 +93,8 @@ def _type(name: str, dims: Dims | None, element: str | None) -> TypeProto:
         for dim in dims:
             added = type_.tensor_type.shape.dim.add()
             if isinstance(dim, int):
+                if not 0 <= dim <= LARGEST:
+                    raise UsageError(f"no dimension of {name!r} has the size {dim}", f"give {LARGEST} at most")
                 added.dim_value = dim
             elif dim is not None:
                 added.dim_param = dim
