@@ -127,3 +127,13 @@ def test_every_error_has_a_status_of_its_own_kind() -> None:
         "OutputError": 3,
         "AbsentError": 4,
     }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["profile m.onnx --threads 4000000000", "cache . --prune --megabytes nan", "cache . --prune --days -1"],
+)
+def test_numbers_that_an_option_cannot_have_are_refused(line: str, mx: Mx, tmp_path: Path) -> None:
+    done = mx(*line.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"Invalid value for" in done.stderr

@@ -104,6 +104,7 @@ KNOWN = {
         ("enc", {"enc.layer.0", "enc.layer.0.attn", "enc.layer.1", "enc.layer.10"}),
         ("enc*.layer.0", {"enc.layer.0", "enc.layer.0.attn", "enc@1.layer.0"}),
         ("**.attn", {"enc.layer.0.attn"}),
+        ("*" * 201 + "attn", {"enc.layer.0.attn"}),
         ("enc.layer.1[0]", {"enc.layer.10"}),
         ("enc.layer.?", {"enc.layer.0", "enc.layer.0.attn", "enc.layer.1"}),
         (".", set(KNOWN)),

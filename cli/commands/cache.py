@@ -20,10 +20,11 @@ def command(
         bool, Option("--prune", help="Remove entries: all, or all but those that --days and --megabytes keep.")
     ] = False,
     days: Annotated[
-        float | None, Option(help="With --prune: keep entries that were used in the last DAYS days.")
+        float | None, Option(min=0, help="With --prune: keep entries that were used in the last DAYS days.")
     ] = None,
     megabytes: Annotated[
-        float | None, Option(help="With --prune: keep this many megabytes, the most recently used first.")
+        float | None,
+        Option(min=0, max=1e12, help="With --prune: keep this many megabytes, the most recently used first."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -39,7 +39,7 @@ def command(
     source: Source = "-",
     runs: Annotated[int, Option(min=1, help="Number of runs; the median time of each kernel counts.")] = 20,
     level: LevelOption = Level.ALL,
-    threads: Annotated[int, Option(min=0, help="Threads for one operator; 0 is ONNX Runtime's choice.")] = 0,
+    threads: Annotated[int, Option(min=0, max=1024, help="Threads for one operator; 0 is ONNX Runtime's choice.")] = 0,
     provider: ProviderOption = None,
     from_profile: Annotated[
         list[Path] | None,

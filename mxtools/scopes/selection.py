@@ -349,8 +349,9 @@ def _expression(pattern: str, separator: str) -> str:
     text, position = "", 0
     while position < len(pattern):
         bracket = _SET.match(pattern, position)
-        if pattern.startswith("**", position):
-            text, position = text + ".*", position + 2
+        if pattern.startswith("**", position):  # more of them say no more, and would be tried in all ways
+            stars = len(pattern) - position - len(pattern[position:].lstrip("*"))
+            text, position = text + ".*", position + stars
         elif bracket:
             text += f"[{'^' if bracket[1] else ''}{_escaped_set(bracket[2])}]"
             position = bracket.end()
