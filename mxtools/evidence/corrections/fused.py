@@ -119,7 +119,8 @@ class _FusedCalls:
     that is the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost
     call that returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors
     that a call's own operations made; `operation`, the operation that made each tensor; `tensors`, those of the calls,
-    by their ids; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for constants, by call.
+    by their ids; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for constants, by call;
+    `constants_read`, what those constants read, such as a weight that is expanded.
     """
 
     def __init__(
@@ -142,8 +143,13 @@ class _FusedCalls:
         self.operation = operations_making(sidecar)
         self.tensors = {t.id: t for call in sidecar.calls for t in (*call.inputs, *call.outputs)}
         self.nodes: dict[int, list[int]] = {}
+        self.constants_read: dict[int, set[int]] = defaultdict(set)
         for node, at in enumerate(annotations.call):
-            if at is not None and graph.owner[node] == NOWHERE and not graph.is_constant(node):
+            if at is None or graph.owner[node] != NOWHERE:
+                continue
+            if graph.is_constant(node):
+                self.constants_read[at].update(graph.reads[node])
+            else:
                 self.nodes.setdefault(at, []).append(node)
 
     def assign(self, call: int) -> None:
@@ -264,7 +270,8 @@ class _FusedCalls:
 
     def _has_altered_weights(self, call: int) -> bool:
         """Return whether a call's module has weights, and its nodes use none of them unchanged."""
-        used = {self.tied.get(self.graph.names[v]) for n in self.nodes[call] for v in self.graph.reads[n]}
+        read = self.constants_read[call].union(*(self.graph.reads[node] for node in self.nodes[call]))
+        used = {self.tied.get(self.graph.names[value]) for value in read}
         weights = self.weights[self.sidecar.calls[call].module]
         return bool(weights) and not weights & used
 
