@@ -188,6 +188,21 @@ def test_hoist_shared_leaves_a_constant_that_may_be_what_was_returned() -> None:
     assert run("project-names,resolve-auxiliary,hoist-shared", text, sidecar, names)["q"] == ("two", "dataflow")
 
 
+def test_hoist_shared_leaves_what_the_model_returns_twice_to_the_module_that_returned_it() -> None:
+    text = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] y, float[2, 4] again, float[2, 4] d) {{
+        y = Exp(x)
+        again = Identity(y)
+        d = Abs(y)
+    }}"""
+    names = {"y": "/one/Exp", "again": "/one/Identity", "d": "/two/Abs"}
+    sidecar = trace_of(".  Net x:2x4 -> y:2x4 d:2x4\none L x:2x4 -> y:2x4\ntwo L y:2x4 -> d:2x4")
+    root = sidecar.calls[0]
+    y, d = root.outputs
+    root = root.model_copy(update={"outputs": (y, y.model_copy(update={"name": "again"}), d)})
+    sidecar = sidecar.model_copy(update={"calls": (root, *sidecar.calls[1:])})
+    assert run("project-names,hoist-shared", text, sidecar, names)["y"] == ("one", "name")
+
+
 def test_hoist_shared_reads_a_merged_node_as_all_its_modules() -> None:
     sidecar = trace_of(
         """

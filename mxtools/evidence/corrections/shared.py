@@ -99,9 +99,10 @@ class _UnclaimedResults:
     Attributes: `former_calls`, for each moved node the call that it was in, and the calls that use its result; `calls`,
     of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
     tensors that the operations of each call read; `readers`, the operations that read each tensor; `maker`, the one
-    that made it; `returned`, the tensors by which its work leaves each call; `claimable`, those of them that are not
-    constants of the graph; `outputs`, the graph's outputs that the traced model returned, each with that tensor. The
-    trace does not say that other outputs, such as caches, leave a call.
+    that made it; `returned`, the tensors by which its work leaves each call; `equal`, for each constant of the graph
+    the ids of those that it equals; `claimable`, those that no constant equals; `outputs`, the graph's outputs that the
+    traced model returned, each with that tensor. The trace does not say that other outputs, such as caches, leave a
+    call.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
@@ -118,7 +119,8 @@ class _UnclaimedResults:
         self.readers = operations_reading(sidecar)
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
-        folded = self._folded(model.proto, model.weights, sidecar)
+        self.equal = self._equal(model.proto, model.weights, sidecar)
+        folded = set().union(*self.equal.values())
         self.claimable = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
         self._ending: dict[int, set[int]] = {}
         self._claims: dict[tuple[int, int], int] = {}
@@ -128,8 +130,8 @@ class _UnclaimedResults:
         """Let a value claim a tensor that its call returned; if none is left, move its node out of the call.
 
         A value that leaves several calls claims one tensor of each. It stays in its own call if that call returned it,
-        even if it leaves calls further out that did not. A constant claims nothing: it stays if its call returned a
-        tensor of its shape, and if its node reads something.
+        even if it leaves calls further out that did not. A constant claims nothing: it stays if it can be what its call
+        returned, and if its node reads something.
         """
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
         call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
@@ -143,7 +145,7 @@ class _UnclaimedResults:
         if common == call or (shape := self.shapes[value]) is None:
             return
         if value in self.constant:
-            fits = bool(self.graph.reads[node]) and any(shape.agrees(t) for t in self.returned[call])
+            fits = bool(self.graph.reads[node]) and self._can_be_returned(call, shape, value)
         else:
             fits, users = False, self._users(value)
             for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
@@ -165,19 +167,35 @@ class _UnclaimedResults:
             users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
 
+    def _can_be_returned(self, call: int, shape: TensorShape, value: int) -> bool:
+        """Return whether a constant can be a tensor that a call returned.
+
+        It is equal to that, if its elements are known. Otherwise it has the tensor's shape, or an unknown number of
+        dimensions, and no other value is known to be the tensor.
+        """
+        if value in self.equal:
+            return any(tensor.id in self.equal[value] for tensor in self.returned[call])
+        may_be = shape.fits if shape.dims is None else shape.agrees
+        return any(map(may_be, self._unclaimed(call)))
+
     def _claim(self, call: int, shape: TensorShape, value: int, users: set[int]) -> bool:
         """Claim for a value a tensor that a call returned, and return whether one fits.
 
         A tensor of the same shape comes before one that only has as many elements; among those, one that the operations
-        of the value's readers read comes first. A result of the model claims the tensor that the model returned.
+        of the value's readers read comes first. A result of the model claims the tensor that the model returned. A copy
+        claims for what it is a copy of: if a model returns a tensor twice, the second result is an Identity of the
+        first.
         """
         fitting = [
             t for t in self.claimable[call] if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)
         ]
         fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
         fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
-        self._wishes[call, value] = [t.id for t in fitting]
-        return self._assign(call, value)
+        maker = self.graph.producer[value]
+        if self.graph.operators[maker].is_named("Identity"):
+            (value,) = self.graph.reads[maker]
+        wishes = self._wishes[call, value] = [t.id for t in fitting]
+        return any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
 
     def _assign(self, call: int, value: int) -> bool:
         """Give a value a tensor that it can claim; if need be, the value that had it takes another one, and so on."""
@@ -210,17 +228,17 @@ class _UnclaimedResults:
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
         """Return whether a tensor that left a call can have reached a reader outside of the call.
 
-        It can if an operation of the reader read it, or if their common caller passed it on, unchanged or made into a
-        later tensor of the value's shape, or made it into what the reader was given by one operation: an exporter may
-        fuse that, such as a Pad, with the reader. If the inputs of a call were not seen, it can have been given
-        anything.
+        What is read within the call says nothing of what left it. Outside, it can if an operation of the reader read
+        it, or if their common caller passed it on, unchanged or made into a later tensor of the value's shape, or made
+        it into what the reader was given by one operation: an exporter may fuse that, such as a Pad, with the reader.
+        If the inputs of a call were not seen, it can have been given anything.
         """
-        if tensor.id in self.read[reader]:
-            return True
         hierarchy = self.annotations.hierarchy
         meet = hierarchy.meet(call, reader)
-        if meet in (call, reader):
-            return meet != call
+        if meet == call:
+            return False
+        if meet == reader or tensor.id in self.read[reader]:
+            return True
         entered = hierarchy.path_below(meet, reader)[-1]
         given, end = self.calls[entered].inputs, self.ended[call]
         if not given or any(t.id == tensor.id or (self.born[t.id] > end and shape.fits(t)) for t in given):
@@ -304,18 +322,19 @@ class _UnclaimedResults:
         by_name = {tensor.name: tensor.id for tensor in returned}
         return {v: by_name.get(n, in_order.get(n)) for v, n in zip(values, names, strict=True) if n in known}
 
-    def _folded(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> set[int]:
-        """Return the ids of the returned tensors that are constants of the graph."""
+    def _equal(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> dict[int, set[int]]:
+        """Return for each constant whose elements are known the ids of the returned tensors that equal it."""
         by_shape: dict[tuple[int | None, ...], list[TracedTensor]] = defaultdict(list)
         for tensor in {t.id: t for tensors in self.returned for t in tensors if math.prod(t.shape) > 1}.values():
-            by_shape[tensor.shape].append(tensor)
+            if tensor.fingerprint:
+                by_shape[tensor.shape].append(tensor)
         named = {full_name(module, weight) for module in sidecar.modules for weight in module.weights}
         wanted = [v for v, t in self.graph.initializers.items() if tuple(t.dims) in by_shape and t.name not in named]
         wanted += [v for v in self.constant if (s := self.shapes[v]) and s.dims in by_shape]
-        found = set()
-        for array in constant_arrays(model, self.graph, weights, self.shapes, wanted).values():
-            summary = fingerprint(array)
-            for tensor in by_shape.get(array.shape, ()):
-                if summary and tensor.fingerprint and same_fingerprint(summary, tensor.fingerprint):
-                    found.add(tensor.id)
-        return found
+        arrays = constant_arrays(model, self.graph, weights, self.shapes, wanted)
+        summaries = {value: (array.shape, fingerprint(array)) for value, array in arrays.items()}
+        return {
+            value: {t.id for t in by_shape[shape] if t.fingerprint and same_fingerprint(summary, t.fingerprint)}
+            for value, (shape, summary) in summaries.items()
+            if summary
+        }
