@@ -219,6 +219,33 @@ def test_hoist_shared_reads_a_merged_node_as_all_its_modules() -> None:
     assert annotations(model)["b"] == ("se", "name")
 
 
+def test_hoist_shared_moves_a_node_out_of_equal_calls_too() -> None:
+    sidecar = trace_of(
+        """
+        .      Net  x:2x4 m:2x1 -> z:2x4
+        f      F    x:2x4 m:2x1 -> q:2x4
+        f.a    L    x:2x4 m:2x1 -> p:2x4
+        f.b    L    p:2x4 m:2x1 -> q:2x4
+        f@1    F    q:2x4 m:2x1 -> z:2x4
+        f@1.a  L    q:2x4 m:2x1 -> r:2x4
+        f@1.b  L    r:2x4 m:2x1 -> z:2x4
+        """
+    )
+    text = f"""{HEAD} g (float[2, 4] x, float[2, 1] m) => (float[2, 4] z) {{
+        k = Abs(m)
+        p = Add(x, k)
+        q = Mul(p, k)
+        r = Add(q, k)
+        z = Mul(r, k)
+    }}"""
+    names = {"k": "/f/a/Abs", "p": "/f/a/Add", "q": "/f/b/Mul", "r": "/f/a_1/Add", "z": "/f/b_1/Mul"}
+    model = tagged("project-names", text, sidecar, names)
+    model.graph.node[0].metadata_props.add(key=keys.EQUAL, value='["f@1.a"]')
+    Pipeline.parse("hoist-shared").apply(WorkingModel(model, sidecar=sidecar))
+    assert annotations(model)["k"] == ("f", "dataflow")
+    assert keys.props(model.graph.node[0])[keys.EQUAL] == '["f@1"]'
+
+
 GIVEN = f"""{HEAD} g (float[1, 5, 4] x) => (float[1, 1, 4] d) <int64[2] sizes = {{4, 1}}> {{
     a = Neg(x)
     rest, first = Split <axis = 1> (a, sizes)

@@ -24,7 +24,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -134,13 +134,13 @@ class _UnclaimedResults:
         returned, and if its node reads something.
         """
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
-        call, readers = calls[node], {at for n in graph.readers[value] if (at := calls[n]) is not None}
-        if call is not None:
-            readers = {at for at in readers if self.annotations.serving(node, call, at) == call}
-        if value in self.outputs:
-            readers.add(ROOT_CALL)
+        call = calls[node]
         if call is None or graph.owner[node] != NOWHERE or graph.region[node]:
             return
+        served: dict[int, set[int]] = defaultdict(set)
+        for at in {at for n in graph.readers[value] if (at := calls[n]) is not None}:
+            served[self.annotations.serving(node, call, at)].add(at)
+        readers = served[call] | ({ROOT_CALL} if value in self.outputs else set())
         common = hierarchy.common({call, *readers})
         if common == call or (shape := self.shapes[value]) is None:
             return
@@ -155,7 +155,20 @@ class _UnclaimedResults:
                     users.add(at)  # what ends inside the readers also reads the value
         if not fits:
             self.former_calls[node] = {call} | self._users(value)
-            self.annotations.set(node, hierarchy.common(readers), Evidence.DATAFLOW)
+            outer = hierarchy.common(readers)
+            self.annotations.set(node, outer, Evidence.DATAFLOW)
+            self._move_equal(node, outer, served)
+
+    def _move_equal(self, node: int, outer: int, served: Mapping[int, set[int]]) -> None:
+        """Let a node that moved to `outer` work for the common callers of those for which its equal calls did.
+
+        `served` has for each call the readers for which it made the result, before the node was moved.
+        """
+        annotations, hierarchy = self.annotations, self.annotations.hierarchy
+        equal = {hierarchy.common({c, *served.get(c, ())}) for c in annotations.equal_at.pop(node, ())}
+        kept = tuple(sorted(c for c in equal if not hierarchy.within(c, outer)))
+        if kept:
+            annotations.equal_at[node] = kept
 
     def _users(self, value: int) -> set[int]:
         """Return the calls that read a value.
