@@ -203,6 +203,18 @@ def test_hoist_shared_leaves_what_the_model_returns_twice_to_the_module_that_ret
     assert run("project-names,hoist-shared", text, sidecar, names)["y"] == ("one", "name")
 
 
+def test_hoist_shared_leaves_what_is_read_as_it_is_and_converted_to_its_own_type() -> None:
+    text = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] d) {{
+        y = Exp(x)
+        z = Cast <to = 1> (y)
+        d = Add(y, z)
+    }}"""
+    names = {"y": "/one/Exp", "z": "/one/Cast", "d": "/two/Add"}
+    sidecar = trace_of(".  Net x:2x4 -> d:2x4\none L x:2x4 -> y:2x4\ntwo L y:2x4 -> d:2x4")
+    found = run("project-names,hoist-shared", text, sidecar, names)
+    assert found["y"] == found["z"] == ("one", "name")
+
+
 def test_hoist_shared_reads_a_merged_node_as_all_its_modules() -> None:
     sidecar = trace_of(
         """

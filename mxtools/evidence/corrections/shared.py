@@ -197,18 +197,25 @@ class _UnclaimedResults:
         A tensor of the same shape comes before one that only has as many elements; among those, one that the operations
         of the value's readers read comes first. A result of the model claims the tensor that the model returned. A copy
         claims for what it is a copy of: if a model returns a tensor twice, the second result is an Identity of the
-        first.
+        first, and a conversion to the type that a tensor has is a Cast.
         """
         fitting = [
             t for t in self.claimable[call] if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)
         ]
         fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
         fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
-        maker = self.graph.producer[value]
-        if self.graph.operators[maker].is_named("Identity"):
-            (value,) = self.graph.reads[maker]
+        value = self._original(value)
         wishes = self._wishes[call, value] = [t.id for t in fitting]
         return any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
+
+    def _original(self, value: int) -> int:
+        """Return what a value is a copy of, itself if it is none."""
+        maker = self.graph.producer[value]
+        if maker == NOWHERE or not any(map(self.graph.operators[maker].is_named, ("Identity", "Cast"))):
+            return value
+        (source,) = self.graph.reads[maker]
+        one, other = self.shapes[value], self.shapes[source]
+        return self._original(source) if one and other and one.element == other.element else value
 
     def _assign(self, call: int, value: int) -> bool:
         """Give a value a tensor that it can claim; if need be, the value that had it takes another one, and so on."""
