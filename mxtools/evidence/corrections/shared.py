@@ -210,12 +210,16 @@ class _UnclaimedResults:
 
     def _original(self, value: int) -> int:
         """Return what a value is a copy of, itself if it is none."""
-        maker = self.graph.producer[value]
-        if maker == NOWHERE or not any(map(self.graph.operators[maker].is_named, ("Identity", "Cast"))):
-            return value
-        (source,) = self.graph.reads[maker]
-        one, other = self.shapes[value], self.shapes[source]
-        return self._original(source) if one and other and one.element == other.element else value
+        graph, shapes = self.graph, self.shapes
+        while (maker := graph.producer[value]) != NOWHERE and graph.reads[maker]:
+            source = graph.reads[maker][0]
+            one, other = shapes[value], shapes[source]
+            is_copy = any(map(graph.operators[maker].is_named, ("Identity", "Cast")))
+            is_behind = graph.producer[source] < maker  # not so in a circle
+            if not is_copy or not is_behind or not one or not other or one.element != other.element:
+                break
+            value = source
+        return value
 
     def _assign(self, call: int, value: int) -> bool:
         """Give a value a tensor that it can claim; if need be, the value that had it takes another one, and so on."""
