@@ -438,6 +438,27 @@ def test_an_earlier_model_must_bear_tags() -> None:
         carried(golden.untagged(LINEAR), golden.untagged(LINEAR))
 
 
+OTHER = """
+g (float[2, 8] u) => (float[2, 8] v) {
+    m = MatMul(u, val_1)
+    a = Add(m, val_2)
+    r = Relu(a)
+    v = MatMul(r, val_3)
+}"""
+
+
+def test_another_model_is_no_earlier_model() -> None:
+    """All names of inner values are equal, and one of a weight, as exporters number them."""
+    before = with_weights(golden.read(LINEAR.replace("two__w", "val_1")), **LINEARS | {"val_1": V})
+    others = {"val_1": -V, "val_2": 2 * B, "val_3": W[::-1].copy()}
+    with pytest.raises(InputError, match="the earlier model is another one: .* has none of its weights or outputs"):
+        carried(before, with_weights(golden.untagged(OTHER), **others))
+    related = with_weights(golden.untagged(OTHER), **others | {"val_1": W})
+    assert carried(before, related)["m"] == "one previous"
+    renamed = with_weights(golden.untagged(OTHER.replace("v =", "y =").replace("8] v", "8] y")), **others)
+    assert carried(before, renamed)["r"] == "act previous"
+
+
 def test_running_twice_changes_nothing_more() -> None:
     after = with_weights(golden.untagged(CHANGED["a quantised node"]), **LINEARS)
     carried(linear(), after)

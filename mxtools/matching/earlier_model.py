@@ -18,14 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
+from math import prod
 
+from mxtools.errors import InputError
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import TensorShape
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.correspondence import Correspondence, ValueMatches
 from mxtools.matching.elements import same_elements
 from mxtools.matching.node_matches import NodeMatches
 from mxtools.matching.surviving_names import SurvivingNames
-from mxtools.matching.weight_matches import WeightMatches
+from mxtools.matching.weight_matches import LEAST_ELEMENTS, WeightMatches
 from mxtools.matching.weight_users import made_with, read_with
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
@@ -57,7 +60,8 @@ class EarlierModelMatch:
     def __init__(self, model: WorkingModel, previous: WorkingModel) -> None:
         """Compare the models by one kind of evidence after the other, the most trusted first.
 
-        Raises InputError if the nodes of one of them have no order, since values are followed back to where they end.
+        Raises InputError if the nodes of one of them have no order, since values are followed back to where they end,
+        or if the models have nothing in common.
         """
         model.graph.require_order()
         previous.graph.require_order()
@@ -74,6 +78,7 @@ class EarlierModelMatch:
         found.learn(names.quantised(), copies=True)
         if model.values:
             found.learn(_equal(model, previous, model.values), Evidence.VALUE)
+        self._require_related(model, previous, found)
         found.learn(made_with(found, names.fits, sure=True), Evidence.PARAMETER)
         found.learn(read_with(found, names.fits), Evidence.PARAMETER)
         found.learn(made_with(found, names.fits), Evidence.PARAMETER)
@@ -84,6 +89,30 @@ class EarlierModelMatch:
         self.values_made = nodes.values_made
         self.same_weights = {n: [t for t in twins if t in part] or twins for n, twins in nodes.same_weights.items()}
         self.node_now = [node if twin in part else NOWHERE for twin, node in enumerate(nodes.node_now)]
+
+    def _require_related(self, model: WorkingModel, previous: WorkingModel, found: Correspondence) -> None:
+        """Raise InputError if both models have weights, but share none, and no output or value either.
+
+        Equal names of other values say little, since exporters number them: `val_12` is in every model. An output has
+        to have as many dimensions as before, since there are many `logits`.
+        """
+        known, earlier = found.earlier_values, self.earlier.initializers
+        mine, its = (
+            [v for v, tensor in graph.initializers.items() if prod(tensor.dims) >= LEAST_ELEMENTS]
+            for graph in (self.graph, self.earlier)
+        )
+        if not mine or not its or Evidence.VALUE in found.direct_evidence.values():
+            return
+        pairs = [(v, other) for v in (*self.graph.outputs, *mine) for other in known.get(v, ())]
+        if any(
+            self._is_equal(v, other) if other in earlier else _have_one_rank(model.shapes[v], previous.shapes[other])
+            for v, other in pairs
+        ):
+            return
+        raise InputError(
+            f"the earlier model is another one: {model.name} has none of its weights or outputs",
+            "give the model from which this one was made",
+        )
 
     def _is_equal(self, value: int, other: int) -> bool:
         tensor = self.graph.initializers.get(value)
@@ -178,6 +207,12 @@ class EarlierModelMatch:
             for twin in self.earlier.readers[value]:
                 found.setdefault(self.node_now[twin], set()).update(calls)
         return found
+
+
+def _have_one_rank(one: TensorShape | None, other: TensorShape | None) -> bool:
+    """Return whether two values can have equally many dimensions."""
+    dims = one and one.dims, other and other.dims
+    return None in dims or len(dims[0] or ()) == len(dims[1] or ())
 
 
 def left_calls(graph: Graph, annotations: Annotations) -> dict[int, list[int]]:
