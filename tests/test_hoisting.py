@@ -5,9 +5,9 @@ from __future__ import annotations
 from mxtools.pipeline.pipeline import Pipeline
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
+from tests.support.passes_on_text import annotations, run, tagged
 from tests.support.small_graphs import HEAD
 from tests.support.small_traces import trace_of
-from tests.test_passes import annotations, run, tagged
 
 
 def test_hoist_shared_leaves_what_the_model_returns_twice_to_the_module_that_returned_it() -> None:

@@ -451,7 +451,7 @@ def test_another_model_is_no_earlier_model() -> None:
     """All names of inner values are equal, and one of a weight, as exporters number them."""
     before = with_weights(golden.read(LINEAR.replace("two__w", "val_1")), **LINEARS | {"val_1": V})
     others = {"val_1": -V, "val_2": 2 * B, "val_3": W[::-1].copy()}
-    with pytest.raises(InputError, match="the earlier model is another one: .* has none of its weights or outputs"):
+    with pytest.raises(InputError, match=r"the earlier model is another one: .* has none of its weights or outputs"):
         carried(before, with_weights(golden.untagged(OTHER), **others))
     related = with_weights(golden.untagged(OTHER), **others | {"val_1": W})
     assert carried(before, related)["m"] == "one previous"

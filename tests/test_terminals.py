@@ -134,8 +134,9 @@ def test_an_interrupt_that_a_library_hides_is_one(monkeypatch: pytest.MonkeyPatc
 def test_two_names_are_never_two_lines_for_one(tmp_path: Path, mx: Mx) -> None:
     saved(tmp_path, "/enc/one\n/enc/two\x1b[31m/Add")
     assert mx("tag", "m.onnx", "-o", "t.onnx", cwd=tmp_path).returncode == 0
-    listed = mx("select", "t.onnx", "--op", "Add", cwd=tmp_path).stdout
-    assert listed == b"/enc/one\\n/enc/two\\x1b[31m/Add\n"
+    refused = mx("select", "t.onnx", "--op", "Add", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert rb"a line of text cannot hold the name '/enc/one\n/enc/two\x1b[31m/Add'" in refused.stderr
     for command in (["tree"], ["tree", "--csv"], ["tree", "--markdown"], ["validate"], ["view", "-f", "dot"]):
         done = mx(command[0], "t.onnx", *command[1:], cwd=tmp_path)
         assert b"\x1b" not in done.stdout + done.stderr, command
