@@ -90,7 +90,7 @@ def test_resolve_auxiliary_takes_the_common_ancestor_of_the_readers() -> None:
     found = run("project-names,resolve-auxiliary", text, sidecar, {"a": "/m/p/Mul", "b": "/m/q/Mul"})
     assert found["k"] == ("m", "dataflow")
     assert found["s"] == found["r"] == ("m.q", "dataflow")
-    assert found["d"] == (".", "dataflow")
+    assert found["d"] == (".", "name")
 
 
 def test_resolve_auxiliary_in_bodies_and_functions() -> None:
@@ -344,6 +344,6 @@ def test_project_values_of_a_graph_that_does_not_run_leaves_the_work_to_other_ev
     names = {"a": "/one/n/Neg", "b": "/one/Abs"}
     with pytest.warns(match="the recorded values are not used: ONNX Runtime cannot run the graph"):
         found = run(passes, text, TWO, names, values=values)
-    assert [found[name][0] for name in "abcd"] == ["one.n", "one", ".", "."]
+    assert [found[name] for name in "cd"] == [("two", "dataflow"), ("two", "name")]
     with pytest.raises(InputError, match="cannot run the graph"):
-        run(passes, text, TWO, values=values)
+        run("project-values,resolve-auxiliary", text, TWO, values=values)

@@ -8,6 +8,7 @@ from random import Random
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import mxtools
@@ -99,6 +100,23 @@ def test_tags_do_not_depend_on_the_order_of_the_nodes(
     for values in (trace.values, None):
         mixed.tag(mxtools.Trace(trace.sidecar, values))
         assert scopes(mixed) == ordered
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"refined"}))
+def test_onnx_runtime_leaves_names_that_tell_where_its_nodes_belong(
+    traced: dict[str, Path], name: str, level: str, mx: Mx, tmp_path: Path
+) -> None:
+    """Without recorded values. In the model that is left out, only the order tells two calls apart."""
+    before = scopes(tagged(traced[name], name, "torchscript", mx))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "fast.onnx"), 4
+    onnxruntime.InferenceSession(traced[name] / "torchscript.onnx", options)
+    fast = mxtools.load(tmp_path / "fast.onnx")
+    fast.tag(mxtools.Trace(mxtools.load_trace(traced[name] / "t.json").sidecar))
+    after = {made: scope for made, scope in scopes(fast).items() if made in before}
+    assert after == {made: before[made] for made in after}
 
 
 def scopes(model: mxtools.Model) -> dict[str, str]:

@@ -6,8 +6,10 @@
     /model/layers.0/attn/mask/Sub/Cast        onnxruntime-genai: a Cast that belongs to the operation `mask/Sub`
     Reshape__264, Gather.3, p2o/7             names that only count
 
-With a trace, the modules are known. Without one, the file itself has to show whether a name contains modules, because
-no list of exporters' habits is ever complete:
+With a trace, the modules are known. Then the names of results count too, where an optimiser made a node: ONNX Runtime's
+`FusedConv` has the name `/conv/Conv` of its first part and makes the result `/act/Relu_output_0` of its last. Without a
+trace, the file itself has to show whether a name contains modules, because no list of exporters' habits is ever
+complete:
 
 - A path that is the name of another node is an operation, not a module: `mask/Sub`, if a node has this name.
 - The last level is not a module if it names an operator and the rest continues this name or only counts. In
@@ -43,12 +45,13 @@ from mxtools.evidence.calls.index import (
     scope_steps,
 )
 from mxtools.evidence.calls.placement import assign
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.labels import name_components
 from mxtools.scopes.scope import DEEPEST, escape, is_scope
+from mxtools.traces.traced_calls import calls_returning, outputs_returned
 
 Path = tuple[str, ...]
 """The levels of a name, outermost first."""
@@ -62,6 +65,10 @@ Half lies far from both.
 
 _COUNTER = re.compile(r"_*\d*$")
 """What exporters append to a name that exists already."""
+_RESULT = re.compile(r"(/.*)_output_\d+")
+"""The name that TorchScript gives to a result: that of the node, and which of its results it is."""
+_FUSED = "fused "
+"""What ONNX Runtime puts in front of the name of some nodes with which it fuses the next."""
 
 
 def annotate_by_names(model: WorkingModel) -> None:
@@ -101,14 +108,62 @@ def foreign_modules(model: WorkingModel) -> dict[str, int]:
 
 def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[int]]) -> None:
     """Annotate nodes with the modules of the trace that their names, without the last component, give."""
-    found = {name: known for name in named if (known := index.by_name(name))[0]}
-    rooted = {name: nodes for name, nodes in named.items() if name.startswith("/") or not name}
+    graph, annotations = model.graph, model.annotations
+    of_tools = _results_of_tools(graph, annotations, index)
+    names = {name: [node for node in nodes if node not in of_tools] for name, nodes in named.items()}
+    found = {name: known for name in names if (known := index.by_name(name))[0]}
+    rooted = {name: nodes for name, nodes in names.items() if name.startswith("/") or not name}
     require_same_model(model.name, index.sidecar, rooted, found, lambda name: name[1:])
     by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
     for name, known in found.items():
-        by_module[known] += named[name]
+        by_module[known] += names[name]
+    for node, known in of_tools.items():
+        by_module[known].append(node)
     chosen = ((calls, nodes) for (calls, _), nodes in by_module.items())
-    assign(model.annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
+    assign(annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
+    used = set(annotations.call)
+    for node, (calls, _) in of_tools.items():
+        at, ending = annotations.call[node], index.by_name(_own_name(graph.nodes[node]).rpartition("/")[0])[0]
+        if len(ending) != len(calls):  # several modules can have one name; those with nodes do not end here
+            ending = tuple(call for call in ending if call not in used)
+        if at in calls and len(ending) == len(calls) and ending != calls:
+            annotations.merged[node] = (ending[calls.index(at)], at)
+
+
+def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) -> dict[int, tuple[Candidates, str]]:
+    """Return the nodes that an optimiser made, with what the names of their results lead to, as `CallIndex.by_name`.
+
+    `FusedConv` with the name `/conv/Conv` makes `/act/Relu_output_0`, so it ends what `/act/Relu` ended. A node with a
+    name of its own counts if it reads no weights, as a Reshape: whose weights it has says more. A result of the model
+    leads to the module that returned it.
+    """
+    returning = calls_returning(index.sidecar)
+    returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, index.sidecar)
+    found: dict[int, tuple[Candidates, str]] = {}
+    for node, proto in enumerate(graph.nodes):
+        name = _own_name(proto)
+        if annotations.call[node] is not None or (name and not _is_fused(proto, name)) or not graph.writes[node]:
+            continue
+        if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
+            continue
+        value = graph.writes[node][0]
+        made = _RESULT.fullmatch(graph.names[value])
+        if value in returned and (calls := returning.get(returned[value] or NOWHERE)):
+            found[node] = (calls[-1],), ""
+        elif made and (known := index.by_name(made[1].rpartition("/")[0]))[0]:
+            found[node] = known
+    return found
+
+
+def _is_fused(node: NodeProto, name: str) -> bool:
+    """Return whether a node does more than the operation that its name says, by an operator that ONNX does not have."""
+    return bool(node.domain) and not _names(name.rpartition("/")[2], node.op_type)
+
+
+def _own_name(node: NodeProto) -> str:
+    """Return the name that a node has from the export, even if an optimiser fused it with others; else nothing."""
+    name = node.name.removeprefix(_FUSED)
+    return name if name.startswith("/") else ""
 
 
 def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:

@@ -6,7 +6,7 @@ It is not in `sidecar`, because the sidecar's schema takes long to import, and m
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.scopes.scope import ROOT
@@ -50,6 +50,18 @@ def known_outputs(outputs: Collection[str], sidecar: Sidecar) -> set[str]:
     traced = {tensor.name for tensor in sidecar.calls[0].outputs}
     same = traced.intersection(outputs) if len(outputs) != len(traced) else set[str]()
     return same or set(outputs)
+
+
+def outputs_returned(outputs: Mapping[int, str], sidecar: Sidecar) -> dict[int, int | None]:
+    """Return those of a graph's outputs that the traced model returned, each with that tensor, None if it is not known.
+
+    `outputs` has names by value. They count before the order, which counts only if there are as many as in the trace.
+    """
+    returned = sidecar.calls[0].outputs
+    in_order = dict(zip(outputs, (t.id for t in returned), strict=True)) if len(outputs) == len(returned) else {}
+    by_name = {tensor.name: tensor.id for tensor in returned}
+    known = known_outputs(outputs.values(), sidecar)
+    return {value: by_name.get(name, in_order.get(value)) for value, name in outputs.items() if name in known}
 
 
 def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:

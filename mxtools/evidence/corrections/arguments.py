@@ -7,9 +7,10 @@ Nothing says directly where the Transpose belongs. Data flow alone gives an auxi
 is right for most constants and shape chains, but wrong here: the trace says that `dec` was given a tensor of 8x2. So
 the Transpose ran before `dec` began, in the caller of `dec`, the root.
 
-The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads does not. Then the node
-moves out, to the innermost call that returned such a tensor and that made, or was given, what the node reads. If there
-is none, it moves to the lowest common ancestor of the node's sources and the caller.
+The shapes show it: what the node makes has the shape of an argument of `dec`, and what it reads does not. If it does
+not have exactly that shape, as many elements are enough, for both. Then the node moves out, to the innermost call that
+returned such a tensor and that made, or was given, what the node reads. If there is none, it moves to the lowest common
+ancestor of the node's sources and the caller.
 
 torch.export sometimes says that a node which only gives a tensor another shape, such as a Flatten, belongs to its
 reader. There, too, the shapes decide, and must be exactly those of the argument.
@@ -56,11 +57,13 @@ def move_arguments_out(model: WorkingModel) -> None:
         if not sources or any(hierarchy.within(at, call) for at in sources):
             continue
         shapes, given = model.shapes, sidecar.calls[call].inputs
-        fits = TensorShape.fits if word is Evidence.DATAFLOW else TensorShape.agrees
-        arguments = _fitting(given, (shapes[v] for v in graph.writes[node]), fits)
-        if arguments and not _fitting(given, (shapes[v] for v in live), fits):
+        made = [shapes[v] for v in graph.writes[node]]
+        is_exact = word is Evidence.METADATA or _fitting(given, made, TensorShape.agrees)
+        fits = TensorShape.agrees if is_exact else TensorShape.fits
+        arguments, reads = _fitting(given, made, fits), [shapes[v] for v in live]
+        is_known = is_exact or all(shape and shape.dims is not None for shape in reads)
+        if arguments and is_known and not _fitting(given, reads, fits):
             returning = [at for tensor in arguments for at in returned_by.get(tensor.id, ())]
-            reads = [shapes[v] for v in live]
             around = [
                 at
                 for at in returning

@@ -59,7 +59,7 @@ def assign_fused(model: WorkingModel) -> None:
     if not sidecar:
         return
     with_nodes = calls_with_nodes(annotations)
-    ended = assign_fused_by_values(model, sidecar, with_nodes)
+    ended = assign_fused_by_values(model, sidecar, with_nodes).union(*annotations.merged.values())
     done = with_nodes | annotations.equal.keys() | ended
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
@@ -213,8 +213,8 @@ class _FusedCalls:
         if source is None or not self.nodes.get(source) or not self._has_altered_weights(source):
             return None
         node = self.nodes[source][-1]
-        shapes = [shape for value in self.graph.writes[node] if (shape := self.shapes[value])]
-        return node if any(shape.fits(t) for t in self._results(call) for shape in shapes) else None
+        shapes = [self.shapes[value] for value in self.graph.writes[node]]
+        return node if any(not shape or shape.fits(t) for t in self._results(call) for shape in shapes) else None
 
     def _origin(self, tensor: TracedTensor) -> int:
         """Return the id of the first tensor that had the same elements, before operations that only moved them."""

@@ -40,10 +40,10 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
     call_times,
     full_name,
-    known_outputs,
     leaving_tensors,
     operations_making,
     operations_reading,
+    outputs_returned,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class _UnclaimedResults:
         self.graph, self.annotations = model.graph, model.annotations
         self.shapes = model.shapes
         self.constant = self.graph.constant
-        self.outputs = self._outputs(sidecar)
+        self.outputs = outputs_returned({v: self.graph.names[v] for v in self.graph.outputs}, sidecar)
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
         _, self.ended, self.born = call_times(sidecar)
@@ -336,15 +336,6 @@ class _UnclaimedResults:
             return False
         own, traced = ([dim for dim in dims if dim != 1] for dims in (shape.dims, tensor.shape))
         return own == traced and len({*own}) == len(own)
-
-    def _outputs(self, sidecar: Sidecar) -> dict[int, int | None]:
-        """Return the graph's outputs that the traced model returned, each with its tensor, if that is known."""
-        values, returned = self.graph.outputs, sidecar.calls[0].outputs
-        names = [self.graph.names[value] for value in values]
-        known = known_outputs(names, sidecar)
-        in_order = dict(zip(names, (t.id for t in returned), strict=False)) if len(names) == len(returned) else {}
-        by_name = {tensor.name: tensor.id for tensor in returned}
-        return {v: by_name.get(n, in_order.get(n)) for v, n in zip(values, names, strict=True) if n in known}
 
     def _equal(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> dict[int, set[int]]:
         """Return for each constant whose elements are known the ids of the returned tensors that equal it."""
