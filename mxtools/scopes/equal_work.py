@@ -38,7 +38,7 @@ class EqualWork:
         if call is None or not self._calls:
             return True
         own = self._annotations.call[reader]
-        places = list(self._copies(reader)) if own in self._calls else [own]
+        places = [*self._copies(reader), *([] if own in self._calls else [own])]
         serving = self._annotations.all_serving
         return any(at is None or any(c in self._calls for c in serving(node, call, at)) for at in places)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mxtools.scopes.scope import ROOT
@@ -95,21 +96,26 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
     return readers
 
 
-def first_equals(sidecar: Sidecar, known: Collection[int] = ()) -> dict[int, int]:
+def first_equals(
+    sidecar: Sidecar, known: Collection[int] = (), equal_calls: Mapping[int, int] = MappingProxyType({})
+) -> dict[int, int]:
     """Return for each tensor that depends on the model's inputs the first one that was made in the same way.
 
     It is the tensor itself, unless operations of the same names had made another one of the same tensors before. By
     their ids, since the values of different tensors can be equal by chance. Tensors that depend on `known` ones count
-    too.
+    too. `equal_calls` has for some calls an equal one: what they returned is equal, however they made it.
     """
     begins = (*known, *(tensor.id for tensor in sidecar.calls[0].inputs)) if sidecar.calls else known
     same = {tensor: tensor for tensor in begins}
+    pairs = [[sidecar.calls[c].outputs for c in pair] for pair in equal_calls.items() if max(pair) < len(sidecar.calls)]
+    equal = {max(one.id, other.id): min(one.id, other.id) for pair in pairs for one, other in zip(*pair, strict=False)}
     first: dict[tuple[str, tuple[int, ...], int], Operation] = {}
     for operation in sidecar.operations:
         if not same.keys().isdisjoint(operation.inputs):
             read = tuple(same.get(tensor, tensor) for tensor in operation.inputs)
-            equal = first.setdefault((operation.name, read, len(operation.outputs)), operation)
-            same.update(zip(operation.outputs, equal.outputs, strict=True))
+            before = first.setdefault((operation.name, read, len(operation.outputs)), operation)
+            same.update(zip(operation.outputs, before.outputs, strict=True))
+        same.update((tensor, same[equal[tensor]]) for tensor in operation.outputs if equal.get(tensor) in same)
     return same
 
 

@@ -21,6 +21,10 @@ No reader of `f` is in `b`, and torch and ONNX have other names for the operatio
 for `b` too is that `f` is the one value that can be the tensor which `a` returned, that `b` has none for its own, and
 that both tensors had the same values.
 
+A module can also do one operation, such as silu, for which ONNX has several nodes of other names. Then the node that
+makes what the module returned stands for the operation. It can have run again in a caller of the module, which gave the
+result to another module.
+
 A module can run twice with an equal argument, as attention over the same keys does. If PyTorch ran one operation for
 what are many nodes, no operation tells who made the keys. But if the second call reads what a node of the first one
 makes, and the first one did not hand that out, then the second one made it too.
@@ -66,7 +70,7 @@ class _EqualOperations:
         self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
-        self._same = first_equals(sidecar, known=self._maker.keys())
+        self._same = first_equals(sidecar, self._maker.keys(), self._annotations.equal)
         for operation in sidecar.operations:
             if operation.outputs:
                 self._ran[operation.call, plain_name(operation.name)].append(operation)
@@ -207,13 +211,21 @@ class _EqualOperations:
             return
         left = self._leaving[self._hierarchy.path_below(meet, call)[-1]].keys()
         name = plain_name(self._graph.nodes[node].op_type)
-        found = [o for o in self._ran.get((call, name), ()) if self._fits(node, o)]
+        found = [o for o in self._ran.get((call, name), ()) if self._fits(node, o)] or self._all_of(call, node)
         if any(not left.isdisjoint(o.outputs) for o in found):
             return
         for operation in found:
+            is_result = operation.outputs[0] in self._leaving[call]
             for equal in self._alike[self._same[operation.outputs[0]]]:
-                if within(reader, equal.call) and not within(call, equal.call):
+                if within(reader, equal.call) and (is_result or not within(call, equal.call)):
                     yield operation, equal
+
+    def _all_of(self, call: int, node: int) -> list[Operation]:
+        """Return the one operation that a call ran, if a node makes what the call returned of it; else nothing."""
+        ran = self._operations_in[call]
+        if len(ran) != 1 or len(self._leaving[call]) != 1 or not (tensor := self._leaving[call].get(ran[0].outputs[0])):
+            return []
+        return ran if self._making(call, tensor) == [node] else []
 
     def _passing_on(self, node: int, reader: int) -> int | None:
         """Return the call that passes on to a reader what an equal call made, if a node does the same in another call.
@@ -285,21 +297,31 @@ class _EqualOperations:
             self._add(node, equal.call)
             values = self._graph.live_reads(node)
             tensors = [pair for pair in zip(operation.inputs, equal.inputs, strict=True) if pair[0] in self._live]
-            given = [one == other and not self._is_made_in(one, operation.call) for one, other in tensors]
+            given = [self._are_equal(*pair) and not self._is_made_in(pair[0], operation.call) for pair in tensors]
             if all(given):
-                self._add_all(values, operation.call, equal.call)
-            elif len(values) == len(tensors):
-                for value, (one, other), is_given in zip(values, tensors, given, strict=True):
-                    if is_given:
-                        self._add_all([value], operation.call, equal.call)
-                    elif one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
-                        left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
+                values = self._add_all(values, operation.call, equal.call)
+            if len(values) != len(tensors):
+                continue
+            for value, (one, other), is_given in zip(values, tensors, given, strict=True):
+                if is_given:
+                    self._add_all([value], operation.call, equal.call)
+                if one != other and one in self._maker and self._graph.producer[value] != NOWHERE:
+                    left.append((self._graph.producer[value], self._maker[one], self._maker[other]))
 
-    def _add_all(self, values: list[int], call: int | None, equal: int) -> None:
-        """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation."""
-        call_of, producer, is_live = self._annotations.call, self._graph.producer, self._graph.is_live
-        for node in nodes_behind(self._graph, values, lambda v: not is_live(v) or call_of[producer[v]] != call):
+    def _are_equal(self, one: int, other: int) -> bool:
+        return self._same.get(one, one) == self._same.get(other, other)
+
+    def _add_all(self, values: list[int], call: int | None, equal: int) -> list[int]:
+        """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation.
+
+        Return the values that these nodes were given.
+        """
+        graph, place = self._graph, self._place
+        behind = nodes_behind(graph, values, lambda v: not graph.is_live(v) or place(v) != call)
+        for node in behind:
             self._add(node, equal)
+        read = (*values, *(v for node in sorted(behind) for v in graph.live_reads(node)))
+        return list(dict.fromkeys(v for v in read if place(v) != call))
 
     def _add(self, node: int, call: int) -> None:
         """Note that a node is equal in a call, unless all of that call is equal to another one (`find_equal_calls`)."""
