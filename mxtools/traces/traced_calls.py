@@ -38,7 +38,21 @@ def leaving_tensors(call: Call) -> list[TracedTensor]:
     A call can make a tensor that others use although it does not return it: it writes it to a cache, or keeps it as an
     attribute.
     """
-    return [*returned_tensors(call), *call.leaves]
+    return [*(_padded(tensor, call) for tensor in returned_tensors(call)), *call.leaves]
+
+
+def _padded(tensor: TracedTensor, call: Call) -> TracedTensor:
+    """Return a tensor that a call returned; the elements of packed sequences have their shape in a graph: padded.
+
+    PyTorch returns `data` of 5x4 with the `batch_sizes` 2, 2, 1: two sequences, of 3 and of 2 elements. Operators of
+    ONNX make 3x2x4 of them.
+    """
+    prefix, field = tensor.name.rpartition("data")[:2]
+    sizes = next((t for t in call.outputs if field and t.name == f"{prefix}batch_sizes"), None)
+    if sizes is None or sizes.fingerprint is None:
+        return tensor
+    longest, most = sizes.shape[0], int(sizes.fingerprint[2])
+    return tensor.model_copy(update={"shape": (longest, most, *tensor.shape[1:])})
 
 
 def known_outputs(outputs: Collection[str], sidecar: Sidecar) -> set[str]:
