@@ -8,6 +8,9 @@
 A cut that looks only at the readers of each value would let block 0 return `w`, which it never returned, instead of
 `p`. But what is cut out for block 1 has its own copy of the Where. So block 1 needs `p` from block 0, and nothing needs
 `w`.
+
+Two transpositions in a row are also computed once: block 0 returns a transposed tensor, block 1 transposes it again.
+The exporter makes one transposition of both, which reads what the first one reads. Block 0 never returned that.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ class EqualWork:
     def __init__(self, annotations: Annotations, calls: Collection[int]) -> None:
         """Take the calls that are cut out; without any, there are no copies."""
         self._annotations, self._calls = annotations, calls
+        self._transposed: dict[int, bool] = {}
 
     def is_copied(self, node: int) -> bool:
         """Return whether a call elsewhere has its own copy of a node in the calls."""
@@ -32,15 +36,32 @@ class EqualWork:
         """Return whether a reader elsewhere, or a copy of it, takes the result of a node in the calls.
 
         It does not if an equal call that is nearer to it has this result too. Calls that are equally near count all:
-        what is cut out for one of them may return more than the module did, but not less.
+        what is cut out for one of them may return more than the module did, but not less. Nor does it if it transposes
+        what the calls return transposed: exporters make one transposition of two in a row.
         """
         call = self._annotations.call[node]
         if call is None or not self._calls:
             return True
+        if self._transposes_again(reader, node):
+            return False
         own = self._annotations.call[reader]
         places = [*self._copies(reader), *([] if own in self._calls else [own])]
         serving = self._annotations.all_serving
         return any(at is None or any(c in self._calls for c in serving(node, call, at)) for at in places)
+
+    def _transposes_again(self, reader: int, node: int) -> bool:
+        """Return whether a reader transposes the result of a node, and a node of the calls hands it out transposed."""
+        if not self._annotations.graph.operators[reader].is_named("Transpose"):
+            return False
+        if node not in self._transposed:
+            self._transposed[node] = self._is_handed_out_transposed(node)
+        return self._transposed[node]
+
+    def _is_handed_out_transposed(self, node: int) -> bool:
+        graph, call = self._annotations.graph, self._annotations.call
+        own = (r for v in graph.writes[node] for r in graph.readers[v] if call[r] in self._calls)
+        turned = {graph.writes[r][0] for r in own if graph.operators[r].is_named("Transpose")}
+        return any(v in graph.outputs or any(call[r] not in self._calls for r in graph.readers[v]) for v in turned)
 
     def _copies(self, node: int) -> Iterator[int]:
         return (c for c in self._annotations.equal_at.get(node, ()) if self._calls and c not in self._calls)

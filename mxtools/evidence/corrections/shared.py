@@ -150,7 +150,9 @@ class _UnclaimedResults:
             fits, users = False, self._users(value)
             for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
                 fits = self._claim(at, shape, value, users)
-                if not fits and (self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value)):
+                if not fits and self._is_transposed_again(at, value):
+                    fits = True
+                elif not fits and (self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value)):
                     fits = True
                     users.add(at)  # what ends inside the readers also reads the value
         if not fits:
@@ -269,6 +271,17 @@ class _UnclaimedResults:
             return True
         makers = [self.maker[t.id] for t in given if t.id in self.maker]
         return any(maker.call == meet and tensor.id in maker.inputs for maker in makers)
+
+    def _is_transposed_again(self, call: int, value: int) -> bool:
+        """Return whether a call returned a value transposed, and all that others do with the value is to transpose it.
+
+        An exporter makes one transposition of two in a row, so the second one reads what the first one reads.
+        """
+        outside = self._outside(call, value)
+        transposing = {r for r in self.graph.readers[value] if self.graph.operators[r].is_named("Transpose")}
+        own = {self.graph.writes[reader][0] for reader in transposing.difference(outside)}
+        returned = {self._claims.get((call, tensor.id)) for tensor in self.returned[call]}
+        return bool(outside) and transposing.issuperset(outside) and not own.isdisjoint(returned)
 
     def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
         """Claim a returned tensor that can be the value transposed, and return whether there is one.
