@@ -269,7 +269,9 @@ def _merged(contents: Contents) -> dict[str, str]:
     annotations = contents.annotations
     scopes = annotations.hierarchy.scopes
     return {
-        scopes[call]: MERGED_INTO + contents.scope(node) for node, calls in annotations.merged.items() for call in calls
+        scopes[call]: MERGED_INTO + contents.scope(node)
+        for node in annotations.merged
+        for call in annotations.ending_in(node)
     }
 
 

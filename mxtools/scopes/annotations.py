@@ -198,10 +198,22 @@ class Annotations:
         within = self.hierarchy.within
         return {
             merged
-            for node, calls in self.merged.items()
-            for merged in calls
+            for node in self.merged
+            for merged in self.ending_in(node)
             if (call := self.call[node]) is None or not within(call, merged)
         }
+
+    def ending_in(self, node: int) -> tuple[int, ...]:
+        """Return the calls that end inside a merged node, without those that also make what they return themselves.
+
+        One transposition in the place of two in a row ends a call that has a transposition of the same value, too.
+        """
+        graph, call, within = self.graph, self.call, self.hierarchy.within
+        calls = self.merged.get(node, ())
+        if not graph.operators[node].is_named("Transpose"):
+            return calls
+        own = [r for r in graph.readers[graph.reads[node][0]] if r != node and graph.operators[r].is_named("Transpose")]
+        return tuple(c for c in calls if not any((at := call[r]) is not None and within(at, c) for r in own))
 
     def set(self, node: int, call: int, evidence: Evidence) -> None:
         """Annotate a node with its call and the evidence for it."""

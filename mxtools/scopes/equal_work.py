@@ -26,7 +26,6 @@ class EqualWork:
     def __init__(self, annotations: Annotations, calls: Collection[int]) -> None:
         """Take the calls that are cut out; without any, there are no copies."""
         self._annotations, self._calls = annotations, calls
-        self._transposed: dict[int, bool] = {}
 
     def is_copied(self, node: int) -> bool:
         """Return whether a call elsewhere has its own copy of a node in the calls."""
@@ -42,26 +41,18 @@ class EqualWork:
         call = self._annotations.call[node]
         if call is None or not self._calls:
             return True
-        if self._transposes_again(reader, node):
+        if self._transposes_again(reader):
             return False
         own = self._annotations.call[reader]
         places = [*self._copies(reader), *([] if own in self._calls else [own])]
         serving = self._annotations.all_serving
         return any(at is None or any(c in self._calls for c in serving(node, call, at)) for at in places)
 
-    def _transposes_again(self, reader: int, node: int) -> bool:
-        """Return whether a reader transposes the result of a node, and a node of the calls hands it out transposed."""
-        if not self._annotations.graph.operators[reader].is_named("Transpose"):
-            return False
-        if node not in self._transposed:
-            self._transposed[node] = self._is_handed_out_transposed(node)
-        return self._transposed[node]
-
-    def _is_handed_out_transposed(self, node: int) -> bool:
-        graph, call = self._annotations.graph, self._annotations.call
-        own = (r for v in graph.writes[node] for r in graph.readers[v] if call[r] in self._calls)
-        turned = {graph.writes[r][0] for r in own if graph.operators[r].is_named("Transpose")}
-        return any(v in graph.outputs or any(call[r] not in self._calls for r in graph.readers[v]) for v in turned)
+    def _transposes_again(self, reader: int) -> bool:
+        """Return whether a reader does the last transposition of one of the calls, which also has its own."""
+        done = self._annotations.merged.get(reader, ())
+        ending = self._annotations.ending_in(reader) if done else done
+        return any(call in self._calls and call not in ending for call in done)
 
     def _copies(self, node: int) -> Iterator[int]:
         return (c for c in self._annotations.equal_at.get(node, ()) if self._calls and c not in self._calls)

@@ -244,8 +244,8 @@ def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
     hierarchy = annotations.hierarchy
     doing = annotations.calls_with_work_of(calls)
     outermost = annotations.calls_with_work_of(hierarchy.outermost(calls))
-    for node, merged in annotations.merged.items():
-        ending = outermost.intersection(merged)
+    for node in annotations.merged:
+        ending = outermost.intersection(annotations.ending_in(node))
         if ending and annotations.call[node] not in doing:
             proto = annotations.graph.nodes[node]
             raise AbsentError(

@@ -147,7 +147,7 @@ def _readers(sidecar: Sidecar) -> dict[int, list[int]]:
 
 def _merged(annotations: Annotations) -> set[int]:
     """Return the calls whose work a node of another call does."""
-    return {c for node, calls in annotations.merged.items() for c in calls if c != annotations.call[node]}
+    return {c for node in annotations.merged for c in annotations.ending_in(node) if c != annotations.call[node]}
 
 
 def _cut(annotations: Annotations, scope: str) -> Cut:

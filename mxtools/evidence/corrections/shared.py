@@ -24,7 +24,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -275,13 +275,17 @@ class _UnclaimedResults:
     def _is_transposed_again(self, call: int, value: int) -> bool:
         """Return whether a call returned a value transposed, and all that others do with the value is to transpose it.
 
-        An exporter makes one transposition of two in a row, so the second one reads what the first one reads.
+        An exporter makes one transposition of two in a row, so the second one reads what the first one reads. The
+        second one ends the call too.
         """
         outside = self._outside(call, value)
         transposing = {r for r in self.graph.readers[value] if self.graph.operators[r].is_named("Transpose")}
         own = {self.graph.writes[reader][0] for reader in transposing.difference(outside)}
-        returned = {self._claims.get((call, tensor.id)) for tensor in self.returned[call]}
-        return bool(outside) and transposing.issuperset(outside) and not own.isdisjoint(returned)
+        again = next((t for t in self.returned[call] if self._claims.get((call, t.id)) in own), None)
+        if again is None or not outside or not transposing.issuperset(outside):
+            return False
+        self._merge_into(outside, call)
+        return True
 
     def _claim_transposed(self, call: int, shape: TensorShape, value: int) -> bool:
         """Claim a returned tensor that can be the value transposed, and return whether there is one.
@@ -338,6 +342,10 @@ class _UnclaimedResults:
         if len(nodes) == 1 and self._only_transposes_to(nodes[0], tensor):
             self.annotations.set(nodes[0], call, Evidence.DATAFLOW)
             return
+        self._merge_into(nodes, call)
+
+    def _merge_into(self, nodes: Iterable[int], call: int) -> None:
+        """Let nodes of other calls do the work of a call too."""
         for node in nodes:
             done = self.annotations.calls_done(node)
             self.annotations.merged[node] = done if call in done else (*done, call)
