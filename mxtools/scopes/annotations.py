@@ -210,7 +210,7 @@ class Annotations:
         """
         graph, call, within = self.graph, self.call, self.hierarchy.within
         calls = self.merged.get(node, ())
-        if not graph.operators[node].is_named("Transpose"):
+        if not graph.operators[node].is_named("Transpose") or not graph.reads[node]:
             return calls
         own = [r for r in graph.readers[graph.reads[node][0]] if r != node and graph.operators[r].is_named("Transpose")]
         return tuple(c for c in calls if not any((at := call[r]) is not None and within(at, c) for r in own))

@@ -5,6 +5,7 @@ It is not in `sidecar`, because the sidecar's schema takes long to import, and m
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -48,8 +49,8 @@ def _padded(tensor: TracedTensor, call: Call) -> TracedTensor:
     ONNX make 3x2x4 of them.
     """
     prefix, field = tensor.name.rpartition("data")[:2]
-    sizes = next((t for t in call.outputs if field and t.name == f"{prefix}batch_sizes"), None)
-    if sizes is None or sizes.fingerprint is None:
+    sizes = next((t for t in call.outputs if t.name == f"{prefix}batch_sizes"), None) if field else None
+    if sizes is None or len(sizes.shape) != 1 or not sizes.fingerprint or not math.isfinite(sizes.fingerprint[2]):
         return tensor
     longest, most = sizes.shape[0], int(sizes.fingerprint[2])
     return tensor.model_copy(update={"shape": (longest, most, *tensor.shape[1:])})

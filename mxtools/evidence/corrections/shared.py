@@ -280,7 +280,7 @@ class _UnclaimedResults:
         """
         outside = self._outside(call, value)
         transposing = {r for r in self.graph.readers[value] if self.graph.operators[r].is_named("Transpose")}
-        own = {self.graph.writes[reader][0] for reader in transposing.difference(outside)}
+        own = {made for reader in transposing.difference(outside) for made in self.graph.writes[reader]}
         again = next((t for t in self.returned[call] if self._claims.get((call, t.id)) in own), None)
         if again is None or not outside or not transposing.issuperset(outside):
             return False
@@ -352,7 +352,8 @@ class _UnclaimedResults:
 
     def _only_transposes_to(self, node: int, tensor: TracedTensor) -> bool:
         """Return whether a node is a transposition and makes a tensor, up to dimensions of 1."""
-        shape = self.shapes[self.graph.writes[node][0]] if self.graph.operators[node].is_named("Transpose") else None
+        made = self.graph.writes[node] if self.graph.operators[node].is_named("Transpose") else ()
+        shape = self.shapes[made[0]] if made else None
         if shape is None or shape.dims is None or node in self.annotations.merged:
             return False
         own, traced = ([dim for dim in dims if dim != 1] for dims in (shape.dims, tensor.shape))
