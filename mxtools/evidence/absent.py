@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import known_outputs
+from mxtools.traces.traced_calls import known_outputs, tensor_sources
 from mxtools.traces.values import inner_inputs
 
 if TYPE_CHECKING:
@@ -97,13 +97,7 @@ def _taken(annotations: Annotations, sidecar: Sidecar, with_nodes: Collection[in
     known = returned & {tensor.name for tensor in root.outputs}
     is_part = known and len(graph.outputs) < len({tensor.name for tensor in root.outputs})
     ends = [t.id for t in root.outputs if t.name in known or not is_part]
-    sources: dict[int, set[int]] = defaultdict(set)
-    for _, _, inputs, outputs in sidecar.operations:
-        for tensor in outputs:
-            sources[tensor].update(inputs)
-    for call in sidecar.calls[1:]:
-        for output in call.outputs:
-            sources[output.id].update(tensor.id for tensor in call.inputs)
+    sources = tensor_sources(sidecar)
     given = (tensor.id for call in with_nodes for tensor in sidecar.calls[call].inputs)
     asked = [graph.names[value] for value in graph.inputs if value not in graph.stored]
     begins = set(inner_inputs(sidecar, asked).values())

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from mxtools.graph.walk import reached
 from mxtools.scopes.scope import ROOT
 
 if TYPE_CHECKING:
@@ -109,6 +110,34 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
         for tensor in operation.inputs:
             readers[tensor].append(operation)
     return readers
+
+
+def tensor_sources(sidecar: Sidecar) -> defaultdict[int, set[int]]:
+    """Return for each tensor, by its id, those that it may be computed from: of its operation, and of its call."""
+    sources: defaultdict[int, set[int]] = defaultdict(set)
+    for operation in sidecar.operations:
+        for tensor in operation.outputs:
+            sources[tensor].update(operation.inputs)
+    for call in sidecar.calls[1:]:
+        for output in call.outputs:
+            sources[output.id].update(tensor.id for tensor in call.inputs)
+    return sources
+
+
+def unused_calls(sidecar: Sidecar, start: int) -> set[int]:
+    """Return the calls from whose results nothing is computed that the call `start` returned.
+
+    What changed a tensor counts as used, since the tensor may be a view of another one. So does everything, if the
+    trace has no operations or no results.
+    """
+    returned = [tensor.id for tensor in sidecar.calls[start].outputs]
+    if not sidecar.operations or not returned:
+        return set()
+    changed = (tensor for o in sidecar.operations for tensor in o.outputs if tensor in o.inputs)
+    sources = tensor_sources(sidecar)
+    used = reached((*returned, *changed), lambda tensor: sources[tensor])
+    leaving = ({tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls)
+    return {number for number, tensors in enumerate(leaving) if tensors and tensors.isdisjoint(used)}
 
 
 def first_equals(

@@ -22,7 +22,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.scopes.labels import name_component, name_components
 from mxtools.scopes.scope import ROOT, contains, enclosing_scopes, join, local_name
-from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing, full_name
+from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing, full_name, unused_calls
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedModule, Weight
@@ -77,6 +77,7 @@ class CallIndex:
             self._calls_at[place].append(number)
         self._enter_twins()
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
+        self._idle |= unused_calls(sidecar, self.start)
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
         self.by_module = cache(self._by_module)
@@ -103,7 +104,7 @@ class CallIndex:
     def _interned(self, calls: Candidates) -> Candidates:
         """Return the one tuple of these calls, so that candidates can be compared by identity.
 
-        Calls that did nothing have no nodes; they are left out if there are others.
+        Calls that did nothing, or whose results nothing uses, have no nodes; they are left out if there are others.
         """
         working = tuple(call for call in calls if call not in self._idle) or calls
         return self._unique.setdefault(working, working)
