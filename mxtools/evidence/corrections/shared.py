@@ -130,8 +130,8 @@ class _UnclaimedResults:
         """Let a value claim a tensor that its call returned; if none is left, move its node out of the call.
 
         A value that leaves several calls claims one tensor of each. It stays in its own call if that call returned it,
-        even if it leaves calls further out that did not. A constant claims nothing: it stays if it can be what its call
-        returned, and if its node reads something.
+        even if it leaves calls further out that did not; else its node moves to the innermost one that returned it. A
+        constant claims nothing: it stays if it can be what its call returned, and if its node reads something.
         """
         graph, calls, hierarchy = self.graph, self.annotations.call, self.annotations.hierarchy
         call = calls[node]
@@ -144,20 +144,20 @@ class _UnclaimedResults:
         common = hierarchy.common({call, *readers})
         if common == call or (shape := self.shapes[value]) is None:
             return
+        outer = hierarchy.common(readers)
         if value in self.constant:
-            fits = bool(self.graph.reads[node]) and self._can_be_returned(call, shape, value)
+            if self.graph.reads[node] and self._can_be_returned(call, shape, value):
+                outer = call
         else:
-            fits, users = False, self._users(value)
+            users = self._users(value)
             for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
-                fits = self._claim(at, shape, value, users)
-                if not fits and self._is_transposed_again(at, value):
-                    fits = True
-                elif not fits and (self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value)):
-                    fits = True
+                if self._claim(at, shape, value, users) or self._is_transposed_again(at, value):
+                    outer = at
+                elif self._claim_transposed(at, shape, value) or self._ends_in_readers(at, value):
+                    outer = at
                     users.add(at)  # what ends inside the readers also reads the value
-        if not fits:
+        if outer != call:
             self.former_calls[node] = {call} | self._users(value)
-            outer = hierarchy.common(readers)
             self.annotations.set(node, outer, Evidence.DATAFLOW)
             self._move_equal(node, outer, served)
 
