@@ -291,12 +291,13 @@ def _repetitions(
     period = len(even) // count
     repeated = [keys[at] for at in even]
     others = len(items) - len(even)
-    is_once = 0 < others <= period * len(even) and even[period] == period + others
+    in_turn = repeated == repeated[:period] * count
+    is_once = in_turn and 0 < others <= period * len(even) and even[period] == period + others
     if others * LEAST_EVEN > len(items) and not is_once:
         return [], items
     shares: list[Sequence[Item]]
     shares = [[items[at] for at in even[start : start + period]] for start in range(0, len(even), period)]
-    if repeated != repeated[:period] * count:
+    if not in_turn:
         shares = _dealt(graph, [items[at] for at in even], repeated, count)
     if not shares:
         return [], items
