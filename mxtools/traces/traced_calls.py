@@ -124,13 +124,15 @@ def tensor_sources(sidecar: Sidecar) -> defaultdict[int, set[int]]:
     return sources
 
 
-def unused_calls(sidecar: Sidecar, start: int) -> set[int]:
-    """Return the calls from whose results nothing is computed that the call `start` returned.
+def unused_calls(sidecar: Sidecar) -> set[int]:
+    """Return the calls from whose results nothing is computed that the model, or the exported part of it, returned.
 
     What changed a tensor counts as used, since the tensor may be a view of another one. So does everything, if the
     trace has no operations or no results.
     """
-    returned = [tensor.id for tensor in sidecar.calls[start].outputs]
+    part = sidecar.model.part or ROOT
+    start = next((call for call in sidecar.calls if call.module == part), None)
+    returned = [tensor.id for tensor in start.outputs] if start else []
     if not sidecar.operations or not returned:
         return set()
     changed = (tensor for o in sidecar.operations for tensor in o.outputs if tensor in o.inputs)

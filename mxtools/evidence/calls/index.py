@@ -77,7 +77,7 @@ class CallIndex:
             self._calls_at[place].append(number)
         self._enter_twins()
         self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
-        self._idle |= unused_calls(sidecar, self.start)
+        self._idle |= unused_calls(sidecar)
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
         self.by_module = cache(self._by_module)

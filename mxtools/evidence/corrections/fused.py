@@ -39,7 +39,14 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import Shapes
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
-from mxtools.traces.traced_calls import call_ends, calls_returning, ending_with, full_name, operations_making
+from mxtools.traces.traced_calls import (
+    call_ends,
+    calls_returning,
+    ending_with,
+    full_name,
+    operations_making,
+    unused_calls,
+)
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
@@ -52,7 +59,7 @@ def assign_fused(model: WorkingModel) -> None:
     """Find the nodes that do the work of calls without nodes, and annotate each with the call whose output it makes.
 
     The work of a call without nodes can be in a node of the call whose result it took, or of the call that took its
-    result. Does nothing without a trace.
+    result. A call whose result nothing uses did no work that is left. Does nothing without a trace.
     """
     annotations = model.annotations
     sidecar = model.traced
@@ -60,7 +67,7 @@ def assign_fused(model: WorkingModel) -> None:
         return
     with_nodes = calls_with_nodes(annotations)
     ended = assign_fused_by_values(model, sidecar, with_nodes).union(*annotations.merged.values())
-    done = with_nodes | annotations.equal.keys() | ended
+    done = with_nodes | annotations.equal.keys() | ended | unused_calls(sidecar)
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
     followed = _followed_by_weights(sidecar, with_nodes)
