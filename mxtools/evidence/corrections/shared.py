@@ -24,7 +24,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -39,6 +39,7 @@ from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
     call_times,
+    first_equals,
     full_name,
     leaving_tensors,
     operations_making,
@@ -100,7 +101,7 @@ class _UnclaimedResults:
     of the trace; `ended` and `born`, when each call ended and each tensor was first seen; `read`, the ids of the
     tensors that the operations of each call read; `readers`, the operations that read each tensor; `maker`, the one
     that made it; `returned`, the tensors by which its work leaves each call; `equal`, for each constant of the graph
-    the ids of those that it equals; `claimable`, those that no constant equals; `outputs`, the graph's outputs that the
+    the ids of those that it equals; `claimable`, those that no constant is; `outputs`, the graph's outputs that the
     traced model returned, each with that tensor. The trace does not say that other outputs, such as caches, leave a
     call.
     """
@@ -120,8 +121,7 @@ class _UnclaimedResults:
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         self.equal = self._equal(model.proto, model.weights, sidecar)
-        folded = set().union(*self.equal.values())
-        self.claimable = [[t for t in tensors if t.id not in folded] for tensors in self.returned]
+        self.claimable = self._claimable(first_equals(sidecar).keys())
         self._ending: dict[int, set[int]] = {}
         self._claims: dict[tuple[int, int], int] = {}
         self._wishes: dict[tuple[int, int], list[int]] = {}
@@ -358,6 +358,33 @@ class _UnclaimedResults:
             return False
         own, traced = ([dim for dim in dims if dim != 1] for dims in (shape.dims, tensor.shape))
         return own == traced and len({*own}) == len(own)
+
+    def _claimable(self, live: Collection[int]) -> list[list[TracedTensor]]:
+        """Return for each call the tensors that left it and that no constant stands for.
+
+        A constant can equal a tensor by chance, as zeros do, or because another call returned the same. It stands for
+        what left its own call. It also stands for what left the call of one of its readers, or came to one, unless that
+        is among the `live` tensors, which depend on the inputs of the model.
+        """
+        constants: dict[int, list[int]] = defaultdict(list)
+        for value, tensors in self.equal.items():
+            for number in tensors:
+                constants[number].append(value)
+
+        def is_folded(tensor: TracedTensor, call: int) -> bool:
+            return any(self._stands_for(value, tensor, call, tensor.id in live) for value in constants[tensor.id])
+
+        return [[t for t in tensors if not is_folded(t, call)] for call, tensors in enumerate(self.returned)]
+
+    def _stands_for(self, constant: int, tensor: TracedTensor, call: int, is_live: bool) -> bool:
+        """Return whether a constant is the tensor, equal to it, that left a call."""
+        shape, within = self.shapes[constant], self.annotations.hierarchy.within
+        maker = self.graph.producer[constant]
+        at = None if maker == NOWHERE else self.annotations.call[maker]
+        if is_live or shape is None:
+            return at is not None and within(at, call)
+        users = self._users(constant) if at is None else {at, *self._users(constant)}
+        return any(within(user, call) or self._reaches(tensor, call, shape, user) for user in users)
 
     def _equal(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> dict[int, set[int]]:
         """Return for each constant whose elements are known the ids of the returned tensors that equal it."""
