@@ -132,7 +132,7 @@ def unused_calls(sidecar: Sidecar) -> set[int]:
     """
     part = sidecar.model.part or ROOT
     start = next((call for call in sidecar.calls if call.module == part), None)
-    returned = [tensor.id for tensor in start.outputs] if start else []
+    returned = [tensor.id for tensor in leaving_tensors(start)] if start else []
     if not sidecar.operations or not returned:
         return set()
     changed = (tensor for o in sidecar.operations for tensor in o.outputs if tensor in o.inputs)

@@ -146,8 +146,7 @@ class _UnclaimedResults:
             return
         outer = hierarchy.common(readers)
         if value in self.constant:
-            if self.graph.reads[node] and self._can_be_returned(call, shape, value):
-                outer = call
+            outer = call if self.graph.reads[node] and self._can_be_returned(call, shape, value) else outer
         else:
             users = self._users(value)
             for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
@@ -362,14 +361,12 @@ class _UnclaimedResults:
     def _claimable(self, live: Collection[int]) -> list[list[TracedTensor]]:
         """Return for each call the tensors that left it and that no constant stands for.
 
-        A constant can equal a tensor by chance, as zeros do, or because another call returned the same. It stands for
-        what left its own call. It also stands for what left the call of one of its readers, or came to one, unless that
-        is among the `live` tensors, which depend on the inputs of the model.
+        A constant can equal a tensor by chance, as zeros do. It stands for what left its own call; and if that does not
+        depend on the model's inputs, as `live` tensors do, for what left the call of one of its readers, or came to it.
         """
         constants: dict[int, list[int]] = defaultdict(list)
-        for value, tensors in self.equal.items():
-            for number in tensors:
-                constants[number].append(value)
+        for value, number in ((value, number) for value, tensors in self.equal.items() for number in tensors):
+            constants[number].append(value)
 
         def is_folded(tensor: TracedTensor, call: int) -> bool:
             return any(self._stands_for(value, tensor, call, tensor.id in live) for value in constants[tensor.id])
@@ -378,8 +375,7 @@ class _UnclaimedResults:
 
     def _stands_for(self, constant: int, tensor: TracedTensor, call: int, is_live: bool) -> bool:
         """Return whether a constant is the tensor, equal to it, that left a call."""
-        shape, within = self.shapes[constant], self.annotations.hierarchy.within
-        maker = self.graph.producer[constant]
+        shape, within, maker = self.shapes[constant], self.annotations.hierarchy.within, self.graph.producer[constant]
         at = None if maker == NOWHERE else self.annotations.call[maker]
         if is_live or shape is None:
             return at is not None and within(at, call)
