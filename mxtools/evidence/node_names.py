@@ -141,14 +141,15 @@ def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) 
     returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, index.sidecar)
     found: dict[int, tuple[Candidates, str]] = {}
     for node, proto in enumerate(graph.nodes):
-        name = _own_name(proto)
-        if annotations.call[node] is not None or (name and not _is_fused(proto, name)) or not graph.writes[node]:
+        if annotations.call[node] is not None or (proto.name.startswith("/") and not proto.domain):  # nearly all
+            continue
+        name, value = _own_name(proto), next(iter(graph.writes[node]), NOWHERE)
+        made = _RESULT.fullmatch(graph.names[value]) if value not in returned and value != NOWHERE else None
+        if (value not in returned and not made) or (name and not _is_fused(proto, name)):
             continue
         if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
             continue
-        value = graph.writes[node][0]
-        made = _RESULT.fullmatch(graph.names[value])
-        if value in returned and (calls := returning.get(returned[value] or NOWHERE)):
+        if calls := returning.get(returned.get(value) or NOWHERE):
             found[node] = (calls[-1],), ""
         elif made and (known := index.by_name(made[1].rpartition("/")[0]))[0]:
             found[node] = known

@@ -166,12 +166,15 @@ class Hierarchy:
         For example, a wrapper calls `base.model`, never `base`, and `base.model` only calls others. Then `base.model.x`
         with the tag `/Wrapper/Model/X` looks as if `base` had called `model.x`.
         """
-        scopes, tags, tree = self.scopes, self.tags, Hierarchy()
+        scopes, tags, around = self.scopes, self.tags, self.with_callers(calls) - {ROOT_CALL}
+        depth = {call: scopes[call].count(".") + 1 for call in around} | {ROOT_CALL: 0}
+        if all(depth[call] == depth[self.parent[call] or ROOT_CALL] + 1 for call in around.difference(calls)):
+            return {}
+        tree = Hierarchy()
         tree.expect({tags[call]: scopes[call] for call in calls})
         for call in calls:
             tree.adopt(scopes[call], tags[call])
         callers = {scope: tree.scopes[parent] for scope, parent in zip(tree.scopes[1:], tree.parent[1:], strict=True)}
-        around = sorted(self.with_callers(calls) - {ROOT_CALL})
         hidden = {at for call in around if (at := self.parent[call]) and callers.get(scopes[call]) != scopes[at]}
         return {scopes[call]: tags[call] for call in sorted(hidden.difference(calls))}
 

@@ -212,12 +212,11 @@ class _UnclaimedResults:
     def _original(self, value: int) -> int:
         """Return what a value is a copy of, itself if it is none."""
         graph, shapes = self.graph, self.shapes
-        while (maker := graph.producer[value]) != NOWHERE and graph.reads[maker]:
-            source = graph.reads[maker][0]
+        while (maker := graph.producer[value]) != NOWHERE and graph.nodes[maker].op_type in ("Identity", "Cast"):
+            source = next(iter(graph.reads[maker]), value)
             one, other = shapes[value], shapes[source]
-            is_copy = any(map(graph.operators[maker].is_named, ("Identity", "Cast")))
             is_behind = graph.producer[source] < maker  # not so in a circle
-            if not is_copy or not is_behind or not one or not other or one.element != other.element:
+            if graph.nodes[maker].domain or not is_behind or not one or not other or one.element != other.element:
                 break
             value = source
         return value
