@@ -45,11 +45,11 @@ from mxtools.evidence.calls.index import (
     scope_steps,
 )
 from mxtools.evidence.calls.placement import assign
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
-from mxtools.scopes.labels import name_components
+from mxtools.scopes.labels import name_components, name_of_maker
 from mxtools.scopes.scope import DEEPEST, escape, is_scope
 from mxtools.traces.traced_calls import calls_returning, outputs_returned
 
@@ -65,8 +65,6 @@ Half lies far from both.
 
 _COUNTER = re.compile(r"_*\d*$")
 """What exporters append to a name that exists already."""
-_RESULT = re.compile(r"(/.*)_output_\d+")
-"""The name that TorchScript gives to a result: that of the node, and which of its results it is."""
 _FUSED = "fused "
 """What ONNX Runtime puts in front of the name of some nodes with which it fuses the next."""
 
@@ -143,15 +141,18 @@ def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) 
     for node, proto in enumerate(graph.nodes):
         if annotations.call[node] is not None or (proto.name.startswith("/") and not proto.domain):  # nearly all
             continue
-        name, value = _own_name(proto), next(iter(graph.writes[node]), NOWHERE)
-        made = _RESULT.fullmatch(graph.names[value]) if value not in returned and value != NOWHERE else None
-        if (value not in returned and not made) or (name and not _is_fused(proto, name)):
+        if not graph.writes[node]:
+            continue
+        name, value = _own_name(proto), graph.writes[node][0]
+        maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
+        is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
+        if not (is_named or value in returned) or (name and not _is_fused(proto, name)):
             continue
         if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
             continue
-        if calls := returning.get(returned.get(value) or NOWHERE):
-            found[node] = (calls[-1],), ""
-        elif made and (known := index.by_name(made[1].rpartition("/")[0]))[0]:
+        if tensor in returning:
+            found[node] = (returning[tensor][-1],), ""
+        elif is_named and (known := index.by_name(maker.rpartition("/")[0]))[0]:
             found[node] = known
     return found
 

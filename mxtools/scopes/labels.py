@@ -7,11 +7,15 @@ pkg.torch.onnx.name_scopes: ['', 'encoder', …, 'mm']    torch.export, in the m
 from __future__ import annotations
 
 import ast
+import re
 
 from onnx import NodeProto
 
 from mxtools.scopes import keys
 from mxtools.scopes.scope import ROOT
+
+_PLACE = re.compile(r"_output_\d+\Z")
+"""What TorchScript appends to a node's name for a result: which one it is."""
 
 
 def name_component(path: str) -> str:
@@ -24,6 +28,14 @@ def name_component(path: str) -> str:
 def name_components(name: str) -> list[str]:
     """Return the components of a node name: two for `/encoder/layer.0`, and also without the first slash."""
     return [component for component in name.split("/") if component]
+
+
+def name_of_maker(result: str) -> str:
+    """Return a node's name, given the one that TorchScript makes of it for a result: `/act/Relu_output_0`.
+
+    Other names stay as they are.
+    """
+    return _PLACE.sub("", result)
 
 
 def paths_on(node: NodeProto) -> tuple[str, ...]:

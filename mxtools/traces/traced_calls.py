@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -173,16 +173,18 @@ def callers(calls: Sequence[Call], number: int) -> Iterator[int]:
         parent = calls[parent].parent
 
 
-def ending_with(calls: Sequence[Call], number: int, other: int) -> list[int]:
+def ending_with(
+    calls: Sequence[Call], number: int, other: int, origin: Callable[[TracedTensor], int] = lambda tensor: tensor.id
+) -> list[int]:
     """Return the calls around a call that return just what it returns, but for those that are around another too.
 
     They end inside the same node, even if they have nodes of their own, as a Sequential of two convolutions has whose
-    second one took up a BatchNorm outside of it.
+    second one took up a BatchNorm outside of it. Tensors with the same `origin` are the same.
     """
     both = {other, *callers(calls, other)}
-    returned = {tensor.id for tensor in calls[number].outputs}
+    returned = set(map(origin, calls[number].outputs))
     around = (at for at in callers(calls, number) if at not in both)
-    return [at for at in around if returned and {tensor.id for tensor in calls[at].outputs} == returned]
+    return [at for at in around if returned and set(map(origin, calls[at].outputs)) == returned]
 
 
 def call_ends(sidecar: Sidecar) -> list[int]:

@@ -51,7 +51,10 @@ _COUNT = re.compile(r"_\d+$")
 
 
 class CallIndex:
-    """Finds the calls of a trace by what exporters write; names begin at `start`, the call of the exported part."""
+    """Finds the calls of a trace by what exporters write; names begin at `start`, the call of the exported part.
+
+    `unused` has the calls from whose results nothing is computed that is returned, see `unused_calls`.
+    """
 
     def __init__(self, hierarchy: Hierarchy, sidecar: Sidecar) -> None:
         """Index a trace's calls by module, and by the names that TorchScript gives to their nodes.
@@ -76,8 +79,8 @@ class CallIndex:
             self._places.append(place)
             self._calls_at[place].append(number)
         self._enter_twins()
-        self._idle = {number for number, call in enumerate(sidecar.calls) if does_nothing(call)}
-        self._idle |= unused_calls(sidecar)
+        self.unused = unused_calls(sidecar)
+        self._idle = self.unused.union(number for number, call in enumerate(sidecar.calls) if does_nothing(call))
         self._unique: dict[Candidates, Candidates] = {}
         self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
         self.by_module = cache(self._by_module)

@@ -22,9 +22,9 @@ from itertools import pairwise
 
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import in_order
+from mxtools.scopes.labels import name_of_maker
 
 _COUNTER = re.compile(r"_(\d{1,9})(?![^/_])")
-_PORT = re.compile(r"_output_\d+$")
 
 
 def program_order(graph: Graph, alike: Iterable[tuple[Hashable, int]], known: Iterable[int]) -> list[int] | None:
@@ -52,7 +52,7 @@ def _counted(graph: Graph, alike: Iterable[tuple[Hashable, int]]) -> Iterable[li
     """Return the nodes whose names are equal but for the counters, in the order of these."""
     found: dict[Hashable, list[tuple[dict[int, int], int]]] = defaultdict(list)
     for key, node in alike:
-        name = _PORT.sub("", next(iter(graph.nodes[node].output), ""))
+        name = name_of_maker(next(iter(graph.nodes[node].output), ""))
         stem, counters = _taken_apart(name)
         found[key, graph.nodes[node].op_type, stem].append((counters, node))
     for members in found.values():

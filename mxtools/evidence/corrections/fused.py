@@ -33,6 +33,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
+from mxtools.evidence.calls.index import call_index
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
@@ -45,7 +46,6 @@ from mxtools.traces.traced_calls import (
     ending_with,
     full_name,
     operations_making,
-    unused_calls,
 )
 
 if TYPE_CHECKING:
@@ -61,13 +61,12 @@ def assign_fused(model: WorkingModel) -> None:
     The work of a call without nodes can be in a node of the call whose result it took, or of the call that took its
     result. A call whose result nothing uses did no work that is left. Does nothing without a trace.
     """
-    annotations = model.annotations
-    sidecar = model.traced
-    if not sidecar:
+    annotations, index = model.annotations, model.once(call_index)
+    if not index:
         return
-    with_nodes = calls_with_nodes(annotations)
+    sidecar, with_nodes = index.sidecar, calls_with_nodes(annotations)
     ended = assign_fused_by_values(model, sidecar, with_nodes).union(*annotations.merged.values())
-    done = with_nodes | annotations.equal.keys() | ended | unused_calls(sidecar)
+    done = with_nodes | annotations.equal.keys() | ended | index.unused
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)
     followed = _followed_by_weights(sidecar, with_nodes)
@@ -238,14 +237,6 @@ class _FusedCalls:
                 origin = at
         return origin
 
-    def _ending_with(self, number: int, other: int) -> list[int]:
-        """Return the calls of `ending_with`, and those that return the same elements moved."""
-        lineage, calls = self.annotations.hierarchy.lineage, self.sidecar.calls
-        both, returned = {*lineage(other), number}, {self._origin(t) for t in calls[number].outputs}
-        return [
-            at for at in lineage(number) if at not in both and {self._origin(t) for t in calls[at].outputs} == returned
-        ]
-
     def _results(self, call: int) -> list[TracedTensor]:
         """Return what a call returned, and what it made itself and gave to the calls inside it."""
         inner = range(call + 1, self.ends[call])
@@ -287,7 +278,8 @@ class _FusedCalls:
         annotations = self.annotations
         at = annotations.call[node]
         assert at is not None
-        annotations.merged[node] = (*self._ending_with(at, call), *annotations.calls_done(node), call)
+        ending = ending_with(self.sidecar.calls, at, call, self._origin)
+        annotations.merged[node] = (*ending, *annotations.calls_done(node), call)
         annotations.call[node] = call
         self.nodes[at].remove(node)
         insort(self.nodes.setdefault(call, []), node)
