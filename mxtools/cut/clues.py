@@ -21,12 +21,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from mxtools.evidence.corrections.operations import plain_name
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import components, nodes_behind, reached
 from mxtools.scopes.annotations import Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import calls_returning, first_equals, operations_making, operations_reading
+from mxtools.traces.traced_calls import calls_returning, first_equals, operations_making, operations_reading, plain_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor

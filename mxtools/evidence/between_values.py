@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -24,11 +25,12 @@ from typing import TYPE_CHECKING
 from mxtools.errors import InputError
 from mxtools.evidence.calls.index import Candidates
 from mxtools.evidence.calls.placement import Narrow
+from mxtools.evidence.operation_names import named_matches
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Annotations, Evidence
-from mxtools.traces.traced_calls import call_times, returned_tensors
+from mxtools.scopes.annotations import Evidence
+from mxtools.traces.traced_calls import call_times, returned_tensors, tensors_entering
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -37,28 +39,42 @@ if TYPE_CHECKING:
 def annotate_by_values(model: WorkingModel) -> None:
     """Run the graph on the recorded inputs and annotate the nodes that have no direct evidence.
 
-    Does nothing without a trace and values to run on. If the graph does not run, since it has operators of another
-    runtime, the other evidence must do, with a warning. Raises InputError if there is none.
+    Without recorded values, names that count operations say what the values are. Does nothing without a trace. If the
+    graph does not run, since it has operators of another runtime, the other evidence must do, with a warning. Raises
+    InputError if there is none.
     """
     graph, annotations = model.graph, model.annotations
     sidecar = model.traced
-    if not sidecar or not model.values or all(call is not None for call in annotations.call):
+    if not sidecar or all(call is not None for call in annotations.call):
         return
     try:
-        matches = model.once(recorded_matches)
+        matches = model.once(traced_values)
     except InputError as error:
         if all(call is None for call in annotations.call):
             raise
         warnings.warn(f"the recorded values are not used: {error.problem}", stacklevel=2)
         return
-    inside = _inside(annotations, sidecar, matches)
-    equal = {value for values in matches.values() for value in values}
+    searched = _searched(model, sidecar, matches)
+    inside = _inside(model, sidecar, matches, searched)
+    unknown = {call.parent for number, call in enumerate(sidecar.calls) if number not in searched}
+    equal = {value for values in matches.values() for value in values} if model.values else set[int]()
     hierarchy = annotations.hierarchy
     for node, calls in inside.items():
         if annotations.call[node] is None:
             innermost = [a for a, b in pairwise(calls) if not hierarchy.within(b, a)] + calls[-1:]
+            if not unknown.isdisjoint(innermost):  # it may be in a call inside that was not searched
+                annotations.around[node] = hierarchy.common(innermost)
+                continue
             word = Evidence.VALUE if equal.intersection(graph.writes[node]) else Evidence.DATAFLOW
             annotations.set(node, hierarchy.common(innermost), word)
+
+
+def traced_values(model: WorkingModel) -> dict[int, list[int]]:
+    """Return the values of the graph that each tensor of the trace is, by its id; for `once`.
+
+    Recorded values tell; without these, names that count operations. Raises InputError if the graph does not run.
+    """
+    return model.once(recorded_matches if model.values else named_matches)
 
 
 def calls_between(model: WorkingModel) -> Narrow | None:
@@ -69,13 +85,14 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     the calls of one module apart. Returns None if there are no values, or the graph does not run on them.
     """
     sidecar = model.traced
-    if not sidecar or not model.values:
+    if not sidecar:
         return None
     try:
-        matches = model.once(recorded_matches)
+        matches = model.once(traced_values)
     except InputError:  # `annotate_by_values` says so
         return None
-    inside, known = _inside(model.annotations, sidecar, matches), _told_apart(sidecar, matches)
+    searched = _searched(model, sidecar, matches)
+    inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
     lineage = model.annotations.hierarchy.lineage
 
     def narrow(node: int, candidates: Candidates) -> Candidates:
@@ -105,13 +122,28 @@ def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
     return {c for c, own in enumerate(results) if own and all(is_alone(t.id, sidecar.calls[c].module) for t in own)}
 
 
-def _inside(annotations: Annotations, sidecar: Sidecar, matches: dict[int, list[int]]) -> dict[int, list[int]]:
+def _searched(model: WorkingModel, sidecar: Sidecar, matches: Mapping[int, list[int]]) -> set[int]:
+    """Return the calls between whose inputs and results nodes can be searched: with recorded values, all.
+
+    Names tell fewer values. Then it is those of which all that enters and all that they returned is known.
+    """
+    if model.values:
+        return set(range(len(sidecar.calls)))
+    known, entering = matches.keys(), tensors_entering(sidecar)
+    ends = [{tensor.id for tensor in returned_tensors(call)} for call in sidecar.calls]
+    return {c for c, returned in enumerate(ends) if not returned or (returned | entering[c]) <= known}
+
+
+def _inside(
+    model: WorkingModel, sidecar: Sidecar, matches: Mapping[int, list[int]], searched: Collection[int]
+) -> dict[int, list[int]]:
     """Return by node of the main graph the calls in which it is: between what existed as they began and their results.
 
     `matches` has the values of the graph that equal each traced tensor, by its id. In a quantised graph most values are
     rounded and equal none, so that little stops a search. A node that is known to be in a call elsewhere then does.
     """
-    graph, within = annotations.graph, annotations.hierarchy.within
+    graph, annotations = model.graph, model.annotations
+    within = annotations.hierarchy.within
     begun, _, born = call_times(sidecar)
     inside: dict[int, list[int]] = defaultdict(list)
     first: dict[int, int] = {}
@@ -128,7 +160,8 @@ def _inside(annotations: Annotations, sidecar: Sidecar, matches: dict[int, list[
         maker = annotations.call[graph.producer[value]]
         return maker in lost and not within(maker, call) and not within(call, maker)
 
-    for number, call in enumerate(sidecar.calls):
+    for number in sorted(searched):
+        call = sidecar.calls[number]
         given = {tensor.id for tensor in call.inputs}
         returned = [matches[t.id][0] for t in call.outputs if t.id in matches and t.id not in given]
         for node in nodes_behind(graph, returned, until=partial(is_outside, call=number)):

@@ -86,8 +86,7 @@ def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> Non
         if not outputs.isdisjoint(graph.writes[node]):
             calls.add(ROOT_CALL)
         if calls:
-            deepest = max([hierarchy.common(calls), *within], key=hierarchy.depth.__getitem__)
-            annotations.set(node, deepest, Evidence.DATAFLOW)
+            _set_within(annotations, node, max([hierarchy.common(calls), *within], key=hierarchy.depth.__getitem__))
 
 
 def _by_sources(graph: Graph, annotations: Annotations, nodes: list[int]) -> None:
@@ -114,4 +113,11 @@ def _resolve(annotations: Annotations, node: int, neighbours: Iterable[int]) -> 
     """Give a node the lowest common ancestor of its neighbours' calls, if any is known."""
     calls = {call for n in neighbours if (call := annotations.call[n]) is not None}
     if calls:
-        annotations.set(node, annotations.hierarchy.common(calls), Evidence.DATAFLOW)
+        _set_within(annotations, node, annotations.hierarchy.common(calls))
+
+
+def _set_within(annotations: Annotations, node: int, call: int) -> None:
+    """Give a node a call, unless it is known to lie in a call that this one is not in: then that one."""
+    around = annotations.around.get(node, ROOT_CALL)
+    is_in_it = annotations.hierarchy.within(call, around)
+    annotations.set(node, call if is_in_it else around, Evidence.DATAFLOW)

@@ -45,6 +45,7 @@ from mxtools.evidence.calls.index import (
     scope_steps,
 )
 from mxtools.evidence.calls.placement import assign
+from mxtools.evidence.operation_names import annotate_by_operations, merge_by_weights
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
@@ -70,14 +71,15 @@ _FUSED = "fused "
 
 
 def annotate_by_names(model: WorkingModel) -> None:
-    """Annotate the nodes whose names contain modules; nodes with evidence from metadata keep it."""
-    annotations = model.annotations
+    """Annotate the nodes whose names contain modules or count operations, if metadata say nothing of them."""
+    annotations, index = model.annotations, model.once(call_index)
+    if index:
+        annotate_by_operations(model, index)
     named = {
         name: open_
         for name, nodes in annotations.graph.named.items()
         if (open_ := [node for node in nodes if annotations.call[node] is None])
     }
-    index = model.once(call_index)
     if index:
         _by_trace(model, index, named)
         return
@@ -121,7 +123,11 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
     assign(annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
     used = set(annotations.call)
     for node, (calls, _) in of_tools.items():
-        at, ending = annotations.call[node], index.by_name(_own_name(graph.nodes[node]).rpartition("/")[0])[0]
+        name = _own_name(graph.nodes[node])
+        at, ending = annotations.call[node], index.by_name(name.rpartition("/")[0])[0]
+        if not name and at is not None:
+            merge_by_weights(model, index, node, at)
+            continue
         if len(ending) != len(calls):  # several modules can have one name; those with nodes do not end here
             ending = tuple(call for call in ending if call not in used)
         if at in calls and len(ending) == len(calls) and ending != calls:
@@ -148,7 +154,7 @@ def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) 
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
         if not (is_named or value in returned) or (name and not _is_fused(proto, name)):
             continue
-        if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
+        if not name and not proto.domain and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
             continue
         if tensor in returning:
             found[node] = (returning[tensor][-1],), ""

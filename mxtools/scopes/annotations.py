@@ -71,9 +71,9 @@ class Annotations:
     `evidence`, the reason for that; `merged`, the calls whose work the node does, for merged nodes only; `equal_at`,
     for nodes that the exporter computed once for several calls, the other calls.
 
-    Others: `equal`, the calls without nodes whose work the nodes of an equal call do, each with that call (their scopes
-    are also absent: each is merged into that of the equal call); `nodes_with_metadata`, the nodes that had any metadata
-    when they were read, ours or another's.
+    Others: `around`, for nodes whose call is not known, one in which it lies; `equal`, the calls without nodes whose
+    work the nodes of an equal call do, each with that call (their scopes are also absent: each is merged into that of
+    the equal call); `nodes_with_metadata`, the nodes that had any metadata when they were read, ours or another's.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
@@ -89,6 +89,7 @@ class Annotations:
         self._model = model
         self._is_blank = blank
         self._saved: list[_Entry | None] = [None] * len(graph.nodes)
+        self.around: dict[int, int] = {}
         self.merged: _Calls = {}
         self.equal_at: _Calls = {}
         entries: dict[int, dict[str, str]] = {}

@@ -98,6 +98,11 @@ def calls_making(sidecar: Sidecar) -> dict[int, int]:
     return {tensor: operation.call for tensor, operation in operations_making(sidecar).items()}
 
 
+def plain_name(name: str) -> str:
+    """Return the form that the names of an operator and of its function have in common: `add` for `__add__`."""
+    return name.strip("_").lower()
+
+
 def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
     """Return for each tensor that an operation made, by its id, that operation; the last one if there are several."""
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
@@ -110,6 +115,24 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
         for tensor in operation.inputs:
             readers[tensor].append(operation)
     return readers
+
+
+def tensors_entering(sidecar: Sidecar) -> list[set[int]]:
+    """Return for each call the ids of the tensors that it read, itself or in calls that it made, and did not make.
+
+    Only those count that depend on the model's inputs: they, and what operations made of them.
+    """
+    live = first_equals(sidecar).keys()
+    maker = calls_making(sidecar)
+    entering: list[set[int]] = [set() for _ in sidecar.calls]
+    for operation in sidecar.operations:
+        for tensor in live & set(operation.inputs):
+            around = {maker[tensor], *callers(sidecar.calls, maker[tensor])} if tensor in maker else set()
+            for call in (operation.call, *callers(sidecar.calls, operation.call)):
+                if call in around:
+                    break
+                entering[call].add(tensor)
+    return entering
 
 
 def tensor_sources(sidecar: Sidecar) -> defaultdict[int, set[int]]:

@@ -202,6 +202,15 @@ class CallIndex:
         }
 
     @cached_property
+    def owners(self) -> dict[str, set[str]]:
+        """The paths of the modules that have the weight of each name in `weights`; several can have the same one."""
+        firsts = {name: weight.tied or full_name(module, weight) for name, (module, weight) in self.weights.items()}
+        found: dict[str, set[str]] = defaultdict(set)
+        for name, first in firsts.items():
+            found[first].add(self.weights[name][0].path)
+        return {name: found[first] for name, first in firsts.items()}
+
+    @cached_property
     def _components(self) -> set[str]:
         """What stands for a module in node names: the component of each module."""
         return {name_component(path) for path in self.canonical}

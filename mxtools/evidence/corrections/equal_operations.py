@@ -37,13 +37,12 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mxtools.evidence.corrections.operations import plain_name
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making
+from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making, plain_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor

@@ -33,7 +33,7 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import first_equals, operations_making
+from mxtools.traces.traced_calls import first_equals, operations_making, plain_name
 
 if TYPE_CHECKING:
     from mxtools.graph.shapes import Shapes
@@ -223,8 +223,3 @@ def _compiled(sidecar: Sidecar, made: Collection[int]) -> dict[int, Operation]:
         for tensor in {t.id for t in call.outputs}.difference(made, (t.id for t in call.inputs)):
             found[tensor] = Operation(number, "", (), (tensor,))
     return found
-
-
-def plain_name(name: str) -> str:
-    """Return the form that the names of an operator and of its function have in common: `add` for `__add__`."""
-    return name.strip("_").lower()

@@ -1,0 +1,211 @@
+"""Evidence from names that count operations: torch.export calls the result of the third `linear` `linear_2`.
+
+    linear, relu, linear_1, relu_1          values of the graph; an optimiser took away the metadata of their nodes
+    linear  relu  linear    relu            operations of the trace, in `a`, `act`, `b` and, a second time, `act`
+
+So `relu_1` is the second relu, which ran in the second call of `act`. The counts agree only if torch.export saw what
+the trace saw. It takes some functions apart, as `normalize` into `linalg_vector_norm`, `div` and others, and then its
+numbers run ahead of those of the trace:
+
+    div, div_1, div_2        in the graph, of which only `div_1` was written as a division in the program
+         div                 in the trace
+
+Each name therefore has to prove itself. The trace has at least as many operations as the highest number says. A node
+that reads a weight is in the module that has it. And no operation reads what ran after it, however many other nodes lie
+between. A name that fails once counts nowhere. If two names contradict each other, the one that contradicts more often
+goes, or the one that weights confirm less often. Of a name that runs ahead, the nodes that read a module's weights
+count if they are as many as the operations of this name that ran in the module.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mxtools.evidence.calls.index import CallIndex, call_index
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.scope import contains
+from mxtools.traces.traced_calls import outputs_returned, plain_name
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
+
+_COUNTED = re.compile(r"([a-z][a-z0-9_]*?)(?:_(\d{1,9}))?")
+"""A name as torch.fx gives it, and its number; the first one has none."""
+_TAKEN = frozenset({*dir(builtins), *keyword.kwlist})
+"""Names that torch.fx does not give without a number, because Python has them: the first `sum` is `sum_1`."""
+_NODE = "node_"
+"""What the exporter puts in front of the name of a result to name its node."""
+_PARTS = frozenset({"getitem"})
+"""Names that count the results of many operations; in the trace they are a function of their own."""
+
+
+def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
+    """Annotate the nodes whose results are named for operations, if nothing else is known of them."""
+    annotations, operations = model.annotations, index.sidecar.operations
+    if None not in annotations.call:
+        return
+    for node, number in model.once(named_operations).items():
+        if annotations.call[node] is None:
+            annotations.set(node, operations[number].call, Evidence.NAME)
+            if len(model.graph.reads[node]) > len(operations[number].inputs):
+                merge_by_weights(model, index, node, operations[number].call)
+
+
+def merge_by_weights(model: WorkingModel, index: CallIndex, node: int, call: int) -> None:
+    """Let a node of a call also do the work of the call whose weights it reads, if that ran before.
+
+    An optimiser made one node of both: `FusedConv` reads the weights of `conv`, and its result is that of `act`.
+    """
+    within, owners = model.annotations.hierarchy.within, _owners(model.graph, index, node)
+    ended = [c for owner in owners for c in index.by_module(owner) if c < call and not within(call, c)]
+    if owners and ended and not any(contains(index.module[call], owner) for owner in owners):
+        model.annotations.merged[node] = (max(ended), call)
+
+
+def named_operations(model: WorkingModel) -> dict[int, int]:
+    """Return the nodes whose results are named for operations of the trace, each with its operation; for `once`.
+
+    An operation is given by its number in the trace. Returns nothing without a trace.
+    """
+    index = model.once(call_index)
+    if not index or not index.sidecar.operations:
+        return {}
+    graph, operations = model.graph, index.sidecar.operations
+    ran: dict[str, list[int]] = defaultdict(list)
+    for number, operation in enumerate(operations):
+        ran[plain_name(operation.name)].append(number)
+    found: dict[str, dict[int, int]] = {}
+    confirmed = Counter[str]()
+    for name, nodes in _counted(graph, ran).items():
+        most = max(len(operations[number].inputs) for number in ran[name])
+        alone = [node for node in nodes.values() if len(graph.reads[node]) <= most]  # not fused with others
+        owners = {node: owned for node in alone if (owned := _owners(graph, index, node))}
+        modules = {number: index.module[operations[number].call] for number in ran[name]}
+        named = _by_count(nodes, ran[name]) or _by_module(owners, modules)
+        pairs = ((modules[number], owners[node]) for node, number in named.items() if node in owners)
+        if all(any(contains(module, owner) for owner in owned) for module, owned in pairs):
+            found[name], confirmed[name] = named, len(owners)
+    while wrong := _contradictions(graph, found):
+        del found[max(wrong, key=lambda name: (wrong[name], -confirmed[name]))]
+    return {node: number for named in found.values() for node, number in named.items()}
+
+
+def named_matches(model: WorkingModel) -> dict[int, list[int]]:
+    """Return for tensors of the trace, by id, the value of the graph that they are, as names tell; for `once`.
+
+    The values are the inputs and outputs of the graph, what is named for an operation and, if its node reads as much as
+    the operation did, what it reads. A node that does more than one operation reads more.
+    """
+    graph, named = model.graph, model.once(named_operations)
+    if not model.traced or not named:
+        return {}
+    operations, given = model.traced.operations, {t.name: t.id for t in model.traced.calls[0].inputs}
+    made = {given[graph.names[value]]: value for value in graph.inputs if graph.names[value] in given}
+    returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, model.traced)
+    made |= {tensor: value for value, tensor in returned.items() if tensor is not None}
+    for node, number in named.items():
+        name, results = plain_name(operations[number].name), operations[number].outputs
+        if len(results) == len(graph.writes[node]) == 1 and _taken_apart(graph.names[graph.writes[node][0]])[0] == name:
+            made[results[0]] = graph.writes[node][0]
+    known = set(made.values())
+    read: dict[int, int] = {}
+    for node, number in named.items():
+        if len(graph.reads[node]) == len(operations[number].inputs):
+            pairs = zip(operations[number].inputs, graph.reads[node], strict=True)
+            read |= {tensor: value for tensor, value in pairs if graph.is_live(value) and value not in known}
+    found = read | made
+    _match_alike(graph, model.traced, found)
+    return {tensor: [value] for tensor, value in found.items()}
+
+
+def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
+    """Match the tensors too that have the elements of a matched one, before or after an operation that changed none.
+
+    The graph may lack such operations, such as a flatten; then both tensors are one value.
+    """
+    known = {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
+    pairs = [
+        (operation.inputs[0], operation.outputs[0])
+        for operation in sidecar.operations
+        if len(operation.inputs) == len(operation.outputs) == 1
+        and known.get(operation.inputs[0], 0) == known.get(operation.outputs[0])
+    ]
+    for before, after in reversed(pairs):
+        if after in found and before not in found:
+            maker = graph.producer[found[after]]
+            moves = maker != NOWHERE and graph.operators[maker].keeps_elements
+            found[before] = graph.reads[maker][0] if moves else found[after]
+    for before, after in pairs:
+        if before in found and after not in found:
+            readers = graph.readers[found[before]]
+            moves = len(readers) == 1 and graph.operators[readers[0]].keeps_elements
+            found[after] = graph.writes[readers[0]][0] if moves else found[before]
+
+
+def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
+    """Return the nodes of the main graph by the `known` name in that of their result, and by its number, from 0.
+
+    If the result has another name, such as an output of the graph, the node's own counts: `node_linear_3`.
+    """
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for node in graph.main:
+        texts = [graph.names[value] for value in graph.writes[node][:1]]
+        for text in (*texts, graph.nodes[node].name.removeprefix(_NODE)):
+            name, number = _taken_apart(text)
+            if name in known and name not in _PARTS:
+                found[name].setdefault(number - (name in _TAKEN), node)
+                break
+    return {name: dict(sorted(nodes.items())) for name, nodes in found.items() if min(nodes) >= 0}
+
+
+def _taken_apart(text: str) -> tuple[str, int]:
+    """Return the name and the number in a text: 3 for `linear_3`, 0 for `linear`."""
+    match = _COUNTED.fullmatch(text)
+    return (match[1], int(match[2] or 0)) if match else ("", 0)
+
+
+def _owners(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
+    """Return the modules whose weights a node reads; several can have the same one."""
+    stored = (graph.names[value] for value in graph.reads[node] if value in graph.stored)
+    return frozenset(owner for name in stored for owner in index.owners.get(name, ()))
+
+
+def _by_count(nodes: Mapping[int, int], ran: Sequence[int]) -> dict[int, int]:
+    """Return the operation of each node that its number says; nothing if the trace has too few operations."""
+    return {node: ran[number] for number, node in nodes.items()} if max(nodes) < len(ran) else {}
+
+
+def _by_module(owners: Mapping[int, Collection[str]], modules: Mapping[int, str]) -> dict[int, int]:
+    """Return the operations of the nodes that read weights, one after the other, where a module has as many of both.
+
+    `owners` has the modules of each node, `modules` that of each operation.
+    """
+    ran: dict[str, list[int]] = defaultdict(list)
+    for number, module in modules.items():
+        ran[module].append(number)
+    owned = {node: min(ran.keys() & modules, default=None) for node, modules in owners.items()}
+    times = Counter(owned.values())
+    taken = {module: iter(numbers) for module, numbers in ran.items() if len(numbers) == times[module]}
+    return {node: next(taken[module]) for node, module in owned.items() if module in taken}
+
+
+def _contradictions(graph: Graph, found: dict[str, dict[int, int]]) -> Counter[str]:
+    """Return the names by which a node reads what was made at the same time or later, with how often that is so."""
+    known = {node: (number, name) for name, named in found.items() for node, number in named.items()}
+    latest: dict[int, tuple[int, str]] = {}
+    wrong = Counter[str]()
+    for node in graph.main:  # in the order of the data flow
+        sources = [latest[maker] for maker in graph.sources(node) if maker in latest]
+        before, own = max(sources, default=None), known.get(node)
+        if own and before and before[0] >= own[0]:
+            wrong.update({own[1], before[1]})
+        if at := own or before:
+            latest[node] = at
+    return wrong
