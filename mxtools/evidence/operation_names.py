@@ -14,7 +14,8 @@ Each name therefore has to prove itself. The trace has at least as many operatio
 that reads a weight is in the module that has it. And no operation reads what ran after it, however many other nodes lie
 between. A name that fails once counts nowhere. If two names contradict each other, the one that contradicts more often
 goes, or the one that weights confirm less often. Of a name that runs ahead, the nodes that read a module's weights
-count if they are as many as the operations of this name that ran in the module.
+count if they are as many as the operations of this name that ran in the module; and a node counts if only one operation
+of its name ran between those of the nodes before and behind it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+import sys
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
@@ -83,7 +86,8 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
         ran[plain_name(operation.name)].append(number)
     found: dict[str, dict[int, int]] = {}
     confirmed = Counter[str]()
-    for name, nodes in _counted(graph, ran).items():
+    counted = _counted(graph, ran)
+    for name, nodes in counted.items():
         most = max(len(operations[number].inputs) for number in ran[name])
         alone = [node for node in nodes.values() if len(graph.reads[node]) <= most]  # not fused with others
         owners = {node: owned for node in alone if (owned := _owners(graph, index, node))}
@@ -94,7 +98,8 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
             found[name], confirmed[name] = named, len(owners)
     while wrong := _contradictions(graph, found):
         del found[max(wrong, key=lambda name: (wrong[name], -confirmed[name]))]
-    return {node: number for named in found.values() for node, number in named.items()}
+    named = {node: number for of_name in found.values() for node, number in of_name.items()}
+    return named | _only_between(graph, named, {name: (nodes.values(), ran[name]) for name, nodes in counted.items()})
 
 
 def named_matches(model: WorkingModel) -> dict[int, list[int]]:
@@ -194,6 +199,30 @@ def _by_module(owners: Mapping[int, Collection[str]], modules: Mapping[int, str]
     times = Counter(owned.values())
     taken = {module: iter(numbers) for module, numbers in ran.items() if len(numbers) == times[module]}
     return {node: next(taken[module]) for node, module in owned.items() if module in taken}
+
+
+def _only_between(
+    graph: Graph, named: Mapping[int, int], counted: Mapping[str, tuple[Iterable[int], Sequence[int]]]
+) -> dict[int, int]:
+    """Return the operations of further nodes: between what a node reads and what reads it, one of its name ran.
+
+    `counted` has for each name its nodes and its operations. An operation that two nodes could be is neither.
+    """
+    after, before = dict(named), dict(named)
+    for node in graph.main:
+        if node not in named:
+            after[node] = max((after[maker] for maker in graph.sources(node) if maker in after), default=NOWHERE)
+    for node in reversed(graph.main):
+        if node not in named:
+            before[node] = min((before[n] for n in graph.targets(node) if n in before), default=sys.maxsize)
+    found: dict[int, int] = {}
+    for nodes, ran in counted.values():
+        for node in nodes:
+            if node not in named:
+                between = ran[bisect_right(ran, after[node]) : bisect_left(ran, before[node])]
+                found |= {node: between[0]} if len(between) == 1 else {}
+    times = Counter([*named.values(), *found.values()])
+    return {node: number for node, number in found.items() if times[number] == 1}
 
 
 def _contradictions(graph: Graph, found: dict[str, dict[int, int]]) -> Counter[str]:

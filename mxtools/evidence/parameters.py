@@ -65,7 +65,8 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
         c1.weight_quantized ─ ConvInteger       c1.bias ─ Reshape ─ Add       all three nodes are in c1
     """
     found: dict[int, Candidates] = {}
-    for value, name, dims in _stored(graph):
+    # what many nodes read says least: tools keep one of equal tensors, such as the statistics of new BatchNorms
+    for value, name, dims in sorted(_stored(graph), key=lambda stored: -len(graph.readers[stored[0]])):
         named = name if name in index.weights else name.removesuffix(QUANTISED)
         if named not in index.weights:
             continue
