@@ -116,9 +116,9 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
     returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, model.traced)
     made |= {tensor: value for value, tensor in returned.items() if tensor is not None}
     for node, number in named.items():
-        name, results = plain_name(operations[number].name), operations[number].outputs
-        if len(results) == len(graph.writes[node]) == 1 and _taken_apart(graph.names[graph.writes[node][0]])[0] == name:
-            made[results[0]] = graph.writes[node][0]
+        results, values = operations[number].outputs, graph.writes[node]
+        if len(results) == len(values) == 1 and _is_result(graph, node, plain_name(operations[number].name)):
+            made[results[0]] = values[0]
     known = set(made.values())
     read: dict[int, int] = {}
     for node, number in named.items():
@@ -157,17 +157,24 @@ def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
 def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
     """Return the nodes of the main graph by the `known` name in that of their result, and by its number, from 0.
 
-    If the result has another name, such as an output of the graph, the node's own counts: `node_linear_3`.
+    If the result has another name, such as an output of the graph, the node's own counts: `node_linear_3`. That counts
+    first if it is what the node does. Then the result has the name of an operation that did nothing and was removed.
     """
     found: dict[str, dict[int, int]] = defaultdict(dict)
     for node in graph.main:
-        texts = [graph.names[value] for value in graph.writes[node][:1]]
-        for text in (*texts, graph.nodes[node].name.removeprefix(_NODE)):
+        proto = graph.nodes[node]
+        texts = [*(graph.names[value] for value in graph.writes[node][:1]), proto.name.removeprefix(_NODE)]
+        for text in sorted(texts, key=lambda text: _taken_apart(text)[0] != plain_name(proto.op_type)):
             name, number = _taken_apart(text)
             if name in known and name not in _PARTS:
                 found[name].setdefault(number - (name in _TAKEN), node)
                 break
     return {name: dict(sorted(nodes.items())) for name, nodes in found.items() if min(nodes) >= 0}
+
+
+def _is_result(graph: Graph, node: int, name: str) -> bool:
+    """Return whether a node's result is that of an operation of this name, and not of one that was fused with it."""
+    return name in (_taken_apart(graph.names[graph.writes[node][0]])[0], plain_name(graph.nodes[node].op_type))
 
 
 def _taken_apart(text: str) -> tuple[str, int]:
