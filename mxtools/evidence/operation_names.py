@@ -34,7 +34,7 @@ from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import contains
-from mxtools.traces.traced_calls import outputs_returned, plain_name
+from mxtools.traces.traced_calls import first_equals, outputs_returned, plain_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -89,7 +89,7 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
     counted = _counted(graph, ran)
     for name, nodes in counted.items():
         most = max(len(operations[number].inputs) for number in ran[name])
-        alone = [node for node in nodes.values() if len(graph.reads[node]) <= most]  # not fused with others
+        alone = [node for node in nodes.values() if len(graph.reads[_worker(graph, node)]) <= most]
         owners = {node: owned for node in alone if (owned := _owners(graph, index, node))}
         modules = {number: index.module[operations[number].call] for number in ran[name]}
         named = _by_count(nodes, ran[name]) or _by_module(owners, modules)
@@ -106,7 +106,8 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
     """Return for tensors of the trace, by id, the value of the graph that they are, as names tell; for `once`.
 
     The values are the inputs and outputs of the graph, what is named for an operation and, if its node reads as much as
-    the operation did, what it reads. A node that does more than one operation reads more.
+    the operation did, what it reads. A node that does more than one operation reads more. Tools put a Gemm between two
+    Reshapes; then the last one has the name, and what the first one reads is what the operation read.
     """
     graph, named = model.graph, model.once(named_operations)
     if not model.traced or not named:
@@ -121,12 +122,25 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
             made[results[0]] = values[0]
     known = set(made.values())
     read: dict[int, int] = {}
+    traced = {t.id: t for call in model.traced.calls for t in (*call.inputs, *call.outputs)}
     for node, number in named.items():
-        if len(graph.reads[node]) == len(operations[number].inputs):
-            pairs = zip(operations[number].inputs, graph.reads[node], strict=True)
-            read |= {tensor: value for tensor, value in pairs if graph.is_live(value) and value not in known}
+        operation, values = operations[number], graph.reads[node]
+        if values and graph.operators[node].keeps_elements and graph.producer[values[0]] != NOWHERE:
+            values = graph.reads[graph.producer[values[0]]]
+        for tensor, value in (
+            zip(operation.inputs, values, strict=False) if len(values) == len(operation.inputs) else ()
+        ):
+            shape, maker = model.shapes[value], graph.producer[value]
+            is_moved = maker != NOWHERE and graph.operators[maker].keeps_elements
+            if is_moved and shape and tensor in traced and not shape.agrees(traced[tensor]):
+                value = graph.reads[maker][0]
+            if graph.is_live(value) and value not in known:
+                read[tensor] = value
     found = read | made
     _match_alike(graph, model.traced, found)
+    # an exporter may compute the same only once
+    equal = first_equals(model.traced).items()
+    found |= {tensor: found[first] for tensor, first in equal if first in found and tensor not in found}
     return {tensor: [value] for tensor, value in found.items()}
 
 
@@ -183,9 +197,15 @@ def _taken_apart(text: str) -> tuple[str, int]:
     return (match[1], int(match[2] or 0)) if match else ("", 0)
 
 
+def _worker(graph: Graph, node: int) -> int:
+    """Return the node itself; for one that only reshapes, such as a Reshape behind a Gemm, the one before it."""
+    maker = graph.producer[graph.reads[node][0]] if graph.operators[node].keeps_elements else NOWHERE
+    return node if maker == NOWHERE else maker
+
+
 def _owners(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
     """Return the modules whose weights a node reads; several can have the same one."""
-    stored = (graph.names[value] for value in graph.reads[node] if value in graph.stored)
+    stored = (graph.names[value] for value in graph.reads[_worker(graph, node)] if value in graph.stored)
     return frozenset(owner for name in stored for owner in index.owners.get(name, ()))
 
 
