@@ -53,6 +53,7 @@ NAMES = (
     "rotated",
     "sliced",
     "time_first",
+    "squeezed",
 )
 
 
