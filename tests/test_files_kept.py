@@ -134,7 +134,7 @@ def test_data_that_another_replaced_are_an_error(files: Path) -> None:
     (files / "copy").write_bytes((files / "old.onnx.data").read_bytes())
     (files / "copy").replace(files / "old.onnx.data")
     for act in (loaded.to_proto, loaded.run):
-        with pytest.raises(InputError, match="was replaced since"):
+        with pytest.raises(InputError, match="was replaced or written to since"):
             act()
 
 
@@ -143,7 +143,7 @@ def test_a_file_that_becomes_shorter_is_an_error(files: Path) -> None:
     for name, loaded in (("plain.onnx", inline), ("big.onnx.data", external)):
         os.truncate(files / name, 100)
         for act in (loaded.to_proto, lambda model=loaded: model.save(files / "out.onnx")):
-            with pytest.raises(InputError, match="became shorter"):
+            with pytest.raises(InputError, match=r"became shorter|written to"):
                 act()
     assert not list(files.glob("*out.onnx*"))
 

@@ -38,6 +38,8 @@ _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getat
 
 Identity = tuple[int, int]
 """Device and inode of a file."""
+State = tuple[int, int, int, int]
+"""Device and inode, size, and time of the last change: another state means other bytes."""
 
 
 @dataclass
@@ -72,6 +74,11 @@ def one_command() -> Iterator[None]:
 def identity(status: os.stat_result) -> Identity:
     """Return the identity of the file with a status."""
     return status.st_dev, status.st_ino
+
+
+def state(status: os.stat_result) -> State:
+    """Return the state of the file with a status."""
+    return *identity(status), status.st_size, status.st_mtime_ns
 
 
 def note_read(path: Path, status: os.stat_result) -> None:
@@ -135,13 +142,21 @@ def is_device(path: Path) -> bool:
     return status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
 
 
+class _Opened(io.FileIO):
+    """An open file that is closed, without a warning, when nobody refers to it any more."""
+
+    def __del__(self) -> None:
+        """Close the file: a model reads its weights as long as it lives."""
+        self.close()
+
+
 def open_regular(path: Path, noted: bool = True) -> io.FileIO:
     """Open a regular file to read; InputError for anything else, OutputError for a file that this command writes.
 
     Raises OSError as `open` does. `noted` is false for the command's own files, which it both reads and writes. Between
     a check and the opening, a name can come to mean another file, so the open file is checked.
     """
-    file = io.FileIO(os.open(path, os.O_RDONLY | _NO_WAITING), "rb")
+    file = _Opened(os.open(path, os.O_RDONLY | _NO_WAITING), "rb")
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -181,13 +196,18 @@ def read_toml(path: Path) -> dict[str, Any]:
 class FileBytes:
     """The bytes of an open file, read when they are asked for, never mapped.
 
-    If the file becomes shorter, touching a map of it kills the process. Here it is an InputError.
+    If the file becomes shorter, touching a map of it kills the process. Here it is an InputError, and so is any other
+    change: programs that write to a file in place would put other bytes where these were.
     """
+
+    _state: State | None = None
+    """The state of the file when it was opened; None for what only this process writes to."""
 
     def __init__(self, file: IO[bytes] | io.FileIO, name: str) -> None:
         """Take an open file, which is kept open; `name` is for messages."""
         self._file, self._name = file, name
-        self._size = os.fstat(file.fileno()).st_size
+        status = os.fstat(file.fileno())
+        self._size, self._state = status.st_size, state(status)
         self._base, self._window = 0, b""
 
     def __len__(self) -> int:
@@ -229,6 +249,7 @@ class FileBytes:
         if length > PIECE:
             done = (_copied if has_places(file) else _spliced)(self, start, length, file)
         file.writelines(self.pieces(start + done, length - done))
+        self._check()
 
     def fileno(self) -> int:
         """Return the descriptor of the file."""
@@ -254,7 +275,13 @@ class FileBytes:
             raise InputError(
                 f"{self._name} became shorter while the command read it", "do not write to the file meanwhile"
             )
+        self._check()
         return found
+
+    def _check(self) -> None:
+        """Raise InputError if somebody wrote to the file since it was opened, so that its bytes may be others."""
+        if self._state and state(os.fstat(self._file.fileno())) != self._state:
+            raise InputError(f"{self._name} was written to since it was opened", "read it again")
 
 
 Bytes = FileBytes | memoryview

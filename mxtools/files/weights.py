@@ -24,7 +24,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 from mxtools.errors import InputError
 from mxtools.files import wire
 from mxtools.files.elements import size_of_elements
-from mxtools.files.regular import Bytes, FileBytes, Identity, identity, open_regular, stands_for
+from mxtools.files.regular import Bytes, FileBytes, State, open_regular, state, status_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,8 +61,8 @@ class WeightStore:
     """Files of external data that are open: the ones last used, and those that were replaced since."""
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """Path and size in bytes of files of external data, by location."""
-    _identities: dict[Path, Identity] = field(default_factory=dict)
-    """The identity of each file at the time when its tensors were placed."""
+    _states: dict[Path, State] = field(default_factory=dict)
+    """The state of each file at the time when its tensors were placed."""
     _kept_open: set[Path] = field(default_factory=set)
 
     def adopt(self, tensor: TensorProto, other: WeightStore) -> None:
@@ -82,15 +82,15 @@ class WeightStore:
             path, size = other._files[entry.value]
             entry.value = f"{_ADOPTED}{path}"
             self._files[entry.value] = other._files[entry.value] = (path, size)
-            self._identities[path] = other._identities[path]
+            self._states[path] = other._states[path]
 
     def files(self) -> set[Path]:
         """Return the files of external data that have tensors."""
-        return set(self._identities)
+        return set(self._states)
 
     def keep_open(self, file: Path) -> None:
         """Keep the bytes of a file readable that is about to be replaced."""
-        if file in self._identities:
+        if file in self._states:
             self._open(file)
             self._kept_open.add(file)
 
@@ -99,7 +99,8 @@ class WeightStore:
         if is_adopted(tensor):
             return False
         file = self.place(tensor).file
-        return stands_for(file, self._identities[file])
+        status = status_of(file)
+        return status is not None and state(status) == self._states[file]
 
     def data(self, tensor: TensorProto) -> memoryview:
         """Return the bytes of a tensor, little-endian; they are read if they are in a file."""
@@ -216,7 +217,7 @@ class WeightStore:
                 f"external data of {name!r} are missing: there is no {self.folder / location}",
                 "put the file there, or give ⟨data-dir⟩",
             ) from None
-        self._identities[file] = identity(status)
+        self._states[file] = state(status)
         return file, status.st_size
 
     def _open(self, file: Path) -> FileBytes:
@@ -226,8 +227,8 @@ class WeightStore:
                 opened = open_regular(file)
             except OSError as error:
                 raise InputError(f"{file} cannot be read ({error.strerror})", "load the model again") from None
-            if identity(os.fstat(opened.fileno())) != self._identities[file]:
-                raise InputError(f"{file} was replaced since the model was read", "load the model again")
+            if state(os.fstat(opened.fileno())) != self._states[file]:
+                raise InputError(f"{file} was replaced or written to since the model was read", "load the model again")
             old = [name for name in self._opened if name not in self._kept_open]
             for name in old[: len(old) - MOST_OPEN + 1]:
                 del self._opened[name]
