@@ -57,7 +57,7 @@ def _traced(subject: Subject, values: dict[str, torch.Tensor] | None) -> Sidecar
     given = [recorder.tensor(name, tensor) for name, tensor in tensors(inputs)]
     if values is not None:
         values.update({tensor.name: values[str(tensor.id)].clone() for tensor in given if str(tensor.id) in values})
-    with settled(model), quiet(), _eager():
+    with quiet(), settled(model), _eager():  # in this order: threads take turns
         _run(model, subject.interface.arguments(inputs), recorder)
         return Sidecar(
             producer=_producer(),

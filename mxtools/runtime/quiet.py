@@ -10,6 +10,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import RLock
+
+_TURN = RLock()
+"""Held inside `quiet`: what it redirects and sets belongs to the whole process, and so does what exporters patch."""
 
 
 class Log:
@@ -23,10 +27,11 @@ def quiet() -> Iterator[Log]:
     """Catch what Python and native code write to stdout and stderr in the block; afterwards it is in `text`.
 
     Native code writes to the file descriptors 1 and 2 directly, so these are redirected, not `sys.stdout`. They and all
-    settings are restored, whether the block ends or raises.
+    settings are restored, whether the block ends or raises. Threads take turns: if two of them redirected at a time,
+    the later one would restore what the earlier one redirected to.
     """
     log = Log()
-    with tempfile.TemporaryFile() as sink, ExitStack() as stack:
+    with _TURN, tempfile.TemporaryFile() as sink, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(_environment({"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}))

@@ -14,7 +14,7 @@ from mxtools.runtime.quiet import error_line, quiet, where_raised
 def run(model: nn.Module, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever it returns
     """Return what a model returns; InputError if its forward pass raises."""
     try:
-        with settled(model), quiet():
+        with quiet(), settled(model):
             return model(**arguments)
     except Exception as error:
         raise InputError(
