@@ -106,10 +106,12 @@ def load(
     >>> mxtools.load("bert.onnx")
     <Model bert.onnx: 85 nodes, not tagged>
     """
+    from mxtools.model.given import trace_of
     from mxtools.model.model import Model
 
     folder = None if data_dir is None else Path(data_dir)
-    sidecar, values = (trace.sidecar, trace.values) if trace else (None, None)
+    known = trace_of(trace)
+    sidecar, values = (known.sidecar, known.values) if known else (None, None)
     return Model.read(Path(path), data_dir=folder, sidecar=sidecar, values=values)
 
 
@@ -150,6 +152,11 @@ def from_proto(
     else:
         import onnx_ir
 
+        if not isinstance(proto, onnx_ir.Model):
+            raise UsageError(
+                f"a {type(proto).__name__} is neither an onnx.ModelProto nor an onnx_ir.Model",
+                "load a file by `mxtools.load`, and give of torch's ONNXProgram its `model`",
+            )
         copy = onnx_ir.serde.serialize_model(proto)
     if any(map(is_deferred, tensors_of(copy))):
         raise InputError("the proto does not contain its weights", "give `model.to_proto()`, which has them")
@@ -167,7 +174,9 @@ def compare(one: Model, other: Model, inputs: Inputs | None = None) -> Compariso
     >>> all(module.scope for module in found.differing(1e-5))
     True
     """
-    return one.compare(other, inputs)
+    from mxtools.model.given import model_of
+
+    return model_of(one).compare(other, inputs)
 
 
 def join(
@@ -194,6 +203,7 @@ def join(
     """
     from collections.abc import Mapping as Named
 
+    from mxtools.model.given import model_of
     from mxtools.model.model import Model
     from mxtools.split.connections import join_models, join_parts
 
@@ -201,7 +211,7 @@ def join(
         found, _ = join_parts(Path(models))
     else:
         pairs = models.items() if isinstance(models, Named) else [("", model) for model in models]
-        found, _ = join_models(list(pairs), connections or {}, keep)
+        found, _ = join_models([(name, model_of(model)) for name, model in pairs], connections or {}, keep)
     return Model(found.proto, found.weights, found.name)
 
 

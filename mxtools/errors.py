@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ClassVar
+from typing import Any, ClassVar
 
 PYTHON: dict[str, str] = {
     # parameters
@@ -174,9 +174,21 @@ class MxError(Exception):
         """What to do; empty if there is no advice."""
         return in_words(str(self.args[1]))
 
+    def __repr__(self) -> str:
+        """Return the class and the message, without the words in `⟨⟩` that `args` has."""
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error be pickled and copied, as process pools do, whatever its class is made from."""
+        return _revived, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         """Return problem and remedy on one printable line, whatever an underlying library put into them."""
         return f"{self.problem}: {self.remedy}" if self.remedy else self.problem
+
+
+def _revived(kind: type[MxError], args: tuple[Any, ...]) -> MxError:
+    return kind.__new__(kind, *args)
 
 
 class CheckError(MxError):

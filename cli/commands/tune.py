@@ -234,7 +234,7 @@ def _with_options(
     return replace(request, options=options)
 
 
-def _rows(found: Tuned) -> list[tuple[str, ...]]:
+def _rows(found: Tuned[Any]) -> list[tuple[str, ...]]:
     """Return the table of models of which none is both smaller and better."""
     is_timed = found.chosen.seconds is not None
     rows: list[tuple[str, ...]] = [
@@ -269,7 +269,7 @@ def _rows(found: Tuned) -> list[tuple[str, ...]]:
     return rows
 
 
-def _plot(path: Path, found: Tuned) -> None:
+def _plot(path: Path, found: Tuned[Any]) -> None:
     from mxtools.views.plots import points
 
     points(
@@ -283,7 +283,7 @@ def _plot(path: Path, found: Tuned) -> None:
     )
 
 
-def _conclude(found: Tuned) -> None:
+def _conclude(found: Tuned[Any]) -> None:
     """Say what was found; CheckError if it does not meet the target, KeyboardInterrupt if the user ended the search."""
     wanted, value = found.target.at(found.base), found.chosen.verdict.value
     held = f", {found.held.value:.6g} on inputs held back" if found.held else ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mxtools.errors import InputError, UsageError
 from mxtools.graph.index import graph_inputs
-from mxtools.model.given import Inputs, PathText, array_values, selection_of, texts
+from mxtools.model.given import Inputs, PathText, array_values, model_of, one_of, paths, selection_of, texts, trace_of
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
 from mxtools.scopes.modules import Module, ModuleIndex
@@ -83,8 +83,8 @@ class LookingModel(WorkingModel):
     def run(
         self,
         inputs: Inputs | None = None,
-        outputs: Sequence[str] | None = None,
-        providers: Sequence[str] | None = None,
+        outputs: Iterable[str] | None = None,
+        providers: Iterable[str] | None = None,
     ) -> dict[str, Value]:
         """Run the model in ONNX Runtime; return all `outputs`, or those that you name, as numpy arrays by name.
 
@@ -100,12 +100,12 @@ class LookingModel(WorkingModel):
         from mxtools.runtime.sessions import Level, load_session, one_line_errors, session_options
 
         sessions = self.once(_sessions)
-        key = tuple(providers or ())
+        key = texts(providers or ())
         if key not in sessions:
             self.write_annotations()
-            sessions[key] = load_session(self.proto, self.weights, session_options(Level.ALL), providers)
+            sessions[key] = load_session(self.proto, self.weights, session_options(Level.ALL), key or None)
         opened = sessions[key]
-        names = list(outputs) if outputs is not None else self.output_names
+        names = texts(outputs) if outputs is not None else self.output_names
         with one_line_errors():
             feeds = self.inputs() if inputs is None else inputs
             unknown = feeds.keys() - {value.name for value in self.proto.graph.input}
@@ -163,8 +163,8 @@ class LookingModel(WorkingModel):
         """
         from mxtools.tools.node_lists import FORMATS, Format, select
 
-        wanted = selection_of(scopes, tag, class_name, exclude)
-        return FORMATS[Format(format)](select(self, wanted, texts(op), device))
+        wanted, write = selection_of(scopes, tag, class_name, exclude), FORMATS[one_of(Format, format, "format")]
+        return write(select(self, wanted, texts(op), device))
 
     def compare(self, other: LookingModel, inputs: Inputs | None = None, trace: Trace | None = None) -> Comparison:
         """Compare with another tagged model, module by module: nodes, weights, interface, and results.
@@ -179,7 +179,7 @@ class LookingModel(WorkingModel):
         from mxtools.functions.folded import unfolded
 
         known = inputs is not None or trace is not None
-        one, two = unfolded(self.knowing(trace, inputs) if known else self), unfolded(other)
+        one, two = unfolded(self.knowing(trace, inputs) if known else self), unfolded(model_of(other))
         found = compare(one, two)
         if known:
             from mxtools.comparison.numbers import compare_numbers
@@ -220,9 +220,9 @@ class LookingModel(WorkingModel):
 
         exact = SAME if against else EXACT
         limit = tolerance_of(self.proto, self.graph, tolerance, Metric.named(metric), tolerances, exact)
-        if against:
+        if against is not None:
             with Scratch() as folder:
-                return verification.against(unfolded(self), unfolded(against), limit, folder).report(isolate)
+                return verification.against(unfolded(self), unfolded(model_of(against)), limit, folder).report(isolate)
         return verification.verify(unfolded(self.knowing(trace)), limit, isolate)
 
     def validate(self, trace: Trace | None = None) -> list[Finding]:
@@ -244,18 +244,18 @@ class LookingModel(WorkingModel):
         """
         from mxtools.validate.findings import repair
 
-        with self.changing():
+        with self.unchanged_on_error(), self.changing():
             return repair(self.knowing(trace))
 
     def profile(
         self,
         inputs: Inputs | None = None,
         *,
-        files: Iterable[PathText] = (),
+        files: PathText | Iterable[PathText] = (),
         level: str = "all",
         runs: int = 20,
         threads: int = 0,
-        providers: Sequence[str] | None = None,
+        providers: Iterable[str] | None = None,
         memory: bool = False,
     ) -> ProfileReport:
         """Return the time that each module call takes, in microseconds.
@@ -275,8 +275,9 @@ class LookingModel(WorkingModel):
         from mxtools.profile.report import report
         from mxtools.runtime.sessions import Level
 
-        known, given = self.knowing(None, inputs), [Path(file) for file in files]
-        found = timing.read(known, given) if given else timing.run(known, Level(level), runs, threads, providers)
+        known, given, optimised = self.knowing(None, inputs), paths(files), one_of(Level, level, "level")
+        chosen = texts(providers or ()) or None
+        found = timing.read(known, given) if given else timing.run(known, optimised, runs, threads, chosen)
         return report(found, memory=memory_of(known) if memory else None)
 
     def view(
@@ -285,7 +286,7 @@ class LookingModel(WorkingModel):
         format: str = "html",  # noqa: A002 - as the command calls it
         depth: int | None = None,
         *,
-        metrics: Iterable[PathText] = (),
+        metrics: PathText | Iterable[PathText] = (),
         against: LookingModel | None = None,
         statistics: bool = False,
     ) -> Path:
@@ -308,8 +309,8 @@ class LookingModel(WorkingModel):
         if format != "html" and (against is not None or statistics):
             raise UsageError(f"{format} shows one graph, without statistics", 'leave them out, or give format="html"')
         shown, first = structure(self, self.name, statistics), "parameters" if against is None else ""
-        for file in metrics:
-            first = add_metrics(shown, regular.read_bytes(Path(file)), str(file)).names[0]
+        for file in paths(metrics):
+            first = add_metrics(shown, regular.read_bytes(file), str(file)).names[0]
         earlier = None if against is None else self._beside(against, statistics)
         write_text(view_text(shown, format, depth, first, earlier), Path(path))
         return Path(path)
@@ -326,7 +327,7 @@ class LookingModel(WorkingModel):
 
     def knowing(self, trace: Trace | None, inputs: Inputs | None = None) -> Self:
         """Return the same graph with another trace, or with inputs to run on; without both, return the model itself."""
-        if trace is None and inputs is None:
+        if trace_of(trace) is None and inputs is None:
             return self
         self.write_annotations()
         other = self.with_proto(self.proto)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Literal, Self
 from onnx import ModelProto
 
 from mxtools.files.temporary import Scratch
-from mxtools.model.given import Inputs, PathText, array_values, selection_of, texts
+from mxtools.model.given import (
+    Inputs,
+    PathText,
+    array_values,
+    carry_of,
+    model_of,
+    one_of,
+    selection_of,
+    texts,
+    trace_of,
+)
 from mxtools.model.looking import LookingModel
 from mxtools.scopes.selection import Selection
 
@@ -104,7 +114,7 @@ class Model(LookingModel):
         `layer_annotation`.
 
         Raises CheckError (only with `strict`), InputError if the trace belongs to another model, UsageError for unknown
-        names.
+        names; the model is then as it was before.
 
         >>> model = mxtools.load("bert.onnx")
         >>> report = model.tag(mxtools.load_trace("bert.trace.json"))
@@ -112,20 +122,19 @@ class Model(LookingModel):
         (85, ['dataflow', 'metadata'])
         """
         from mxtools.evidence.statements import Witness
-        from mxtools.passes.carry import Carry
         from mxtools.passes.record_absent import TagReport
         from mxtools.strategies import table
 
-        if trace is not None:
-            self.sidecar = trace.sidecar
-            self.values = trace.values
-        if inputs is not None:
-            self.values = array_values(inputs)
-        self.previous = earlier
-        chosen = table.get(strategy or ("previous" if earlier else table.DEFAULT))
-        witness = Witness(self, explain)
-        report = chosen.passes(strict, Carry(**carriers)).run(self, witness.observe).last(TagReport)
-        return replace(report, explained=witness.histories())
+        chosen, carry = table.get(strategy or ("previous" if earlier else table.DEFAULT)), carry_of(carriers)
+        with self.unchanged_on_error():
+            if (known := trace_of(trace)) is not None:
+                self.sidecar, self.values = known.sidecar, known.values
+            if inputs is not None:
+                self.values = array_values(inputs)
+            self.previous = None if earlier is None else model_of(earlier)
+            witness = Witness(self, texts(explain))
+            report = chosen.passes(strict, carry).run(self, witness.observe).last(TagReport)
+            return replace(report, explained=witness.histories())
 
     def untag(self, carriers: bool = False) -> None:
         """Remove the tags that mxtools wrote, in place; with `carriers`, also their copies in other places.
@@ -145,14 +154,13 @@ class Model(LookingModel):
         >>> model.module("encoder.layer.0").nodes[-1].name
         '/encoder/layer.0/output/LayerNorm/LayerNormalization'
         """
-        from mxtools.passes.carry import Carry
-
-        self.apply(Carry(**carriers))
+        self.apply(carry_of(carriers))
 
     def apply(self, passes: str | Pass) -> PipelineReport:
         """Run passes over the model, in place: a pass, a pipeline, or its text as `mx run -p` takes it.
 
-        Returns the report of each pass. If a pass fails, a note on the error names it and those before it.
+        Returns the report of each pass. If a pass fails, the model is as it was before all of them, and a note on the
+        error names it and those before it.
 
         >>> report = model.apply("untag,project-names,resolve-auxiliary")
         >>> [step.step.name for step in report.steps]
@@ -161,7 +169,8 @@ class Model(LookingModel):
         from mxtools.pipeline.pipeline import Pipeline
 
         pipeline = Pipeline.parse(passes) if isinstance(passes, str) else Pipeline((passes,))
-        return pipeline.run(self)
+        with self.unchanged_on_error():
+            return pipeline.run(self)
 
     def filter(
         self,
@@ -198,9 +207,10 @@ class Model(LookingModel):
 
         wanted = selection_of(scopes, tag, class_name, exclude)
         ends = texts(op), texts(from_tensor), texts(to_tensor)
+        words = one_of(Auxiliary, auxiliary, "choice of auxiliary nodes"), one_of(Io, io, "interface")
         part = self.knowing(trace).copy()
         declared = dict(shapes or {}), dict(types or {})
-        filter_model(part, CutRequest(wanted, *ends, Auxiliary(auxiliary), Io(io), verify, *declared))
+        filter_model(part, CutRequest(wanted, *ends, *words, verify, *declared))
         part.name = f"{', '.join(scopes) or 'a part'} of {self.name}"
         part.values = None  # these are the whole model's inputs
         return part
@@ -260,7 +270,7 @@ class Model(LookingModel):
         from mxtools.graft.put_back import put_back
 
         whole = self.copy()
-        put_back(whole, part.copy(), verify)
+        put_back(whole, model_of(part).copy(), verify)
         return whole
 
     def fold(
@@ -334,13 +344,13 @@ class Model(LookingModel):
         self,
         inputs: PathText | Sequence[Mapping[str, Array]],
         target: str,
-        to: Sequence[str] = ("int8",),
+        to: str | Sequence[str] = ("int8",),
         function: Callable[..., float] | None = None,
         held: PathText | Sequence[Mapping[str, Array]] | None = None,
         budget: int = 20,
         state: PathText | None = None,
         minimise: Literal["bytes", "time"] = "bytes",
-    ) -> Tuned:
+    ) -> Tuned[Self]:
         """Find the smallest model that meets a target, or the fastest; return it with all that was tried.
 
         `inputs` are sets of inputs: a file, a folder, or mappings; every third is held back from the search, unless
@@ -365,7 +375,7 @@ class Model(LookingModel):
         kept = Path(held) if isinstance(held, str | PathLike) else held
         sets = samples(self.proto, seen, kept, more=function is not None)
         path = Path(state) if state else None
-        asked = Request(target, to, function=function, budget=budget, state=path, minimise=minimise)
+        asked = Request(target, texts(to), function=function, budget=budget, state=path, minimise=minimise)
         return tune(self, sets, asked)
 
     def wrap(self, command: Sequence[str]) -> Self:

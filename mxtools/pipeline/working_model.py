@@ -175,9 +175,29 @@ class WorkingModel:
         try:
             yield self.proto
         finally:
-            self.version += 1
-            self._graph = self._shapes = self._annotations = None
-            self._computed.clear()
+            self._drop()
+
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """If the block raises, let the model be afterwards as it was before."""
+        self.write_annotations()
+        known, proto = dict(vars(self)), ModelProto()
+        proto.CopyFrom(self.proto)
+        try:
+            yield
+        except BaseException:
+            version = self.version
+            vars(self).update(known)
+            self.proto.CopyFrom(proto)
+            self.version = version
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """Forget everything that was computed from the graph, because it changed."""
+        self.version += 1
+        self._graph = self._shapes = self._annotations = None
+        self._computed.clear()
 
     def clear_annotations(self) -> None:
         """Forget all annotations; `write_annotations` will remove them from the nodes that get no new ones."""
@@ -200,8 +220,30 @@ class WorkingModel:
         proto.CopyFrom(self.proto)
         return self.with_proto(proto)
 
+    def __copy__(self) -> Self:
+        """Return an independent copy: one that shared the graph would be changed by what changes the other."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return an independent copy."""
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the model be pickled, as process pools do, with its weights; UsageError if it would exceed 2 GiB."""
+        from mxtools.files.writing import materialise
+
+        self.write_annotations()
+        data = materialise(self.proto, self.weights).SerializeToString()
+        return _unpickled, (type(self), data, self.name, self.traced, self.values)
+
     def _tree(self) -> Hierarchy:
         """Return the call tree for the annotations: that of the trace, or a copy of the earlier model's."""
         if self.previous:
             return self.previous.annotations.hierarchy.copy()
         return Hierarchy(self.sidecar.calls if self.sidecar else ())
+
+
+def _unpickled(
+    kind: type[WorkingModel], data: bytes, name: str, sidecar: Sidecar | None, values: Values | None
+) -> WorkingModel:
+    return kind(ModelProto.FromString(data), None, name, sidecar=sidecar, values=values)

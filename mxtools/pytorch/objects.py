@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mxtools.errors import UsageError
 from mxtools.files.temporary import Scratch
 from mxtools.pytorch.exporting.axes import usual_axes
 from mxtools.pytorch.exporting.exporters import Axes, Options, check_opset
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def subject_of(module: nn.Module, inputs: Any) -> Subject:  # noqa: ANN401 - as forward takes them
     """Return a module with its inputs by the names of `forward`; the subject has the name of its class."""
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"a {type(module).__name__} is no torch.nn.Module", "call it in the `forward` of a module")
     return Subject(module, by_name(module, inputs), f"{type(module).__module__}:{type(module).__qualname__}")
 
 

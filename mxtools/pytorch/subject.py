@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mxtools.errors import UsageError
+
 
 class Interface:
     """How to call a model with a subject's inputs, and what its graph returns; here, `forward` as it is.
@@ -56,11 +58,19 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
             name: inputs[name] for name in sorted(inputs, key=lambda n: names.index(n) if n in names else len(names))
         }
     values = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    if len(values) > len(names):
+        raise UsageError(
+            f"`forward` of {type(model).__name__} names {len(names)} inputs, and {len(values)} were given",
+            "leave some out; instead of `*args`, let `forward` name its inputs",
+        )
     return dict(zip(names, values, strict=False))
 
 
 def forward_parameters(model: nn.Module) -> list[str]:
     """Return the names of `forward`'s parameters; if a wrapper takes anything, those of the module in it."""
+    if isinstance(model, torch.jit.ScriptModule):  # one that was made by tracing has no signature
+        forward: Any = model.forward
+        return [argument.name for argument in forward.schema.arguments][1:]
     parameters = inspect.signature(model.forward).parameters.values()
     inside = list(model.children())
     if len(inside) == 1 and [p.kind for p in parameters] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]:

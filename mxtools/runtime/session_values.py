@@ -73,14 +73,19 @@ def is_narrow(element: int | None) -> bool:
 
 
 def _fed(name: str, value: Value, element: int | None) -> Value:
-    """Return an input in ONNX Runtime's form: an array, or its own kind of value if numpy lacks the element type."""
+    """Return an input in ONNX Runtime's form: an array, also of what numpy can read as one, such as a tensor of torch.
+
+    If numpy lacks the element type, it is ONNX Runtime's own kind of value.
+    """
     import ctypes
 
     import numpy as np
 
-    if element is None or not is_narrow(element):
+    if element is None or isinstance(value, onnx_runtime().OrtValue):
         return value
     array, dtype = np.asarray(value), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
+    if not is_narrow(element):
+        return array
     if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
         array = array.view(dtype)  # .npz files have such arrays, but do not say the type
     try:

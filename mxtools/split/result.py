@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mxtools.cut.cut import extracted
+from mxtools.errors import MOST_SHOWN, listed
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.split.genai import read_config
 from mxtools.split.manifest import write
@@ -17,13 +18,15 @@ from mxtools.split.records import Manifest
 M = TypeVar("M", bound=WorkingModel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split(Generic[M]):
     """The parts of a model.
 
     If they run in order, each with the results of those before it, they give the outputs of the model.
 
     >>> parts = model.split("encoder.layer.*")
+    >>> parts
+    <Split of bert.tagged.onnx: the rest, encoder.layer.0, encoder.layer.1, the rest>
     >>> parts.scopes
     [None, 'encoder.layer.0', 'encoder.layer.1', None]
     >>> [part.file for part in parts.save("parts").parts][1]
@@ -43,6 +46,10 @@ class Split(Generic[M]):
     def scopes(self) -> list[str | None]:
         """The scope of each part; None for parts of the rest."""
         return [part.scope for part in self._parts]
+
+    def __repr__(self) -> str:
+        """Return the model and the scopes of the parts in one line."""
+        return f"<Split of {self._whole.name}: {listed([scope or 'the rest' for scope in self.scopes], MOST_SHOWN)}>"
 
     def __len__(self) -> int:
         """Return the number of parts."""

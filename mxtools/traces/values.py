@@ -58,6 +58,10 @@ class Values:
         self.names, self._read, self.where = names, read, where
         self.get = lru_cache(KEPT)(self._get)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the values be pickled, as process pools do: all of them, read from their file."""
+        return _in_memory, ({name: self.get(name) for name in sorted(self.names)}, self.where)
+
     def _get(self, name: str) -> Any:  # noqa: ANN401 - an array, or of a sequence in memory a list
         """Return the array of a name, None if there is none or numpy does not know its element type."""
         if name not in self.names:
@@ -77,6 +81,10 @@ class Values:
         """Return the values in a `.safetensors`, `.npz` or `.json` file; raises what `open_arrays` raises."""
         names, read = open_arrays(file)
         return cls(set(names), read, str(file))
+
+
+def _in_memory(arrays: dict[str, Any], where: str) -> Values:
+    return Values(arrays.keys(), arrays.__getitem__, where)
 
 
 def open_arrays(file: Path, framework: str = "numpy") -> tuple[list[str], Callable[[str], Any]]:

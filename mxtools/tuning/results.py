@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mxtools.errors import UsageError
 from mxtools.files.json_text import finite
@@ -22,6 +22,7 @@ from mxtools.tuning.samples import Origin
 from mxtools.tuning.units import Units
 from mxtools.tuning.workshop import Evaluation
 
+M = TypeVar("M", bound=WorkingModel)
 SCHEMA = "mxtools.tune/1"
 _MAIN = '''
 
@@ -85,7 +86,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Generic[M]):
     """The model that a search chose, and all that was found on the way.
 
     Attributes: `model`, the chosen one, with tags; `units`, what could get a precision; `target`; `base` and `noise`,
@@ -95,7 +96,7 @@ class Tuned:
     `origins` of the seen sets; `exhausted`, whether the budget ended the search; `interrupted`, whether the user did.
     """
 
-    model: WorkingModel
+    model: M
     units: Units
     target: Target
     base: float

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from mxtools.tuning.metrics import METRICS, Metric, Target, target
 from mxtools.tuning.own_errors import Measured
 from mxtools.tuning.quantisers import Options, quantisers
 from mxtools.tuning.rehearsal import Rehearsal
-from mxtools.tuning.results import Counts, Held, Tuned
+from mxtools.tuning.results import Counts, Held, M, Tuned
 from mxtools.tuning.samples import Samples, Set
 from mxtools.tuning.search import Search
 from mxtools.tuning.units import Units
@@ -67,11 +67,11 @@ class Request:
 
 
 def tune(
-    model: WorkingModel,
+    model: M,
     samples: Samples,
     request: Request,
     told: Callable[[Evaluation], object] = lambda _: None,
-) -> Tuned:
+) -> Tuned[M]:
     """Find the smallest model that meets a target; return it with all that was found.
 
     If no model meets the target, the one with the least damage is returned, and its `met` is false. `told` is called
@@ -105,7 +105,7 @@ def tune(
             interrupted = True
         state.save()
         chosen = search.best or _nearest(search)
-        result = _made(workshop, chosen)
+        result = _made(model, workshop, chosen)
         held = _held(model, result, samples.held, wanted, request, names)
     counts = Counts(
         len(workshop.evaluations), search.measured.probes if search.measured else 0, time.monotonic() - begun
@@ -175,9 +175,10 @@ def _nearest(search: Search) -> Evaluation:
     return found
 
 
-def _made(workshop: Workshop, chosen: Evaluation) -> WorkingModel:
-    """Return the model of an evaluation with the tags of the model that it was made from."""
-    tagged, _ = carried(workshop.result(chosen), workshop.units.model)
+def _made(model: M, workshop: Workshop, chosen: Evaluation) -> M:
+    """Return the model of an evaluation with the tags, and the name, of the model that it was made from."""
+    tagged, _ = carried(cast(M, workshop.result(chosen)), model)
+    tagged.name = model.name
     return tagged
 
 

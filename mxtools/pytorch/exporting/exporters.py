@@ -66,8 +66,11 @@ def in_turn(choice: str) -> tuple[str, ...]:
 
     Auto begins with dynamo, which writes each node's module into the file and so leaves the least to infer. Cheapest
     begins with TorchScript, which takes a fraction of the time, and keeps the names of weights if nothing is folded.
+    Raises UsageError for any other word.
     """
     orders = {"auto": ("dynamo", "torchscript"), CHEAPEST: ("torchscript", "dynamo")}
+    if choice not in orders and choice not in OPSETS:
+        raise UsageError(f"there is no exporter {choice!r}", f"there are {', '.join(['auto', *OPSETS])}")
     return orders.get(choice, (choice,))
 
 
