@@ -279,7 +279,7 @@ def export(
 def bench(
     module: nn.Module,
     inputs: Any,  # noqa: ANN401 - as forward takes them
-    strategies: Sequence[str] = ("fx", "htp", "usage"),
+    strategies: str | Sequence[str] = ("fx", "htp", "usage"),
     rounds: int = 1,
 ) -> list[Row]:
     """Export and tag a module by several strategies; return the cost of each, in seconds and bytes, and its quality.
@@ -290,10 +290,11 @@ def bench(
     >>> row.strategy, row.metrics.round_trip.rate
     ('htp', 1.0)
     """
+    from mxtools.model.given import texts
     from mxtools.pytorch.objects import subject_of
     from mxtools.pytorch.strategy import bench as benchmark
 
-    return benchmark.fastest(benchmark.bench(subject_of(module, inputs), strategies, rounds))
+    return benchmark.fastest(benchmark.bench(subject_of(module, inputs), texts(strategies), rounds))
 
 
 def list_passes() -> dict[str, type[Pass]]:

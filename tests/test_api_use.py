@@ -61,6 +61,8 @@ MISUSES: dict[str, Callable[[Model], Any]] = {
     "`forward` of Linear names 1 inputs, and 2 were given": lambda _: mxtools.trace(
         nn.Linear(1, 1), (torch.ones(1), torch.ones(1))
     ),
+    "the command 'cp {in} {out}' is one text": lambda m: m.wrap("cp {in} {out}"),
+    "there is no strategy 'hpt': did you mean": lambda _: mxtools.bench(nn.Linear(1, 1), torch.ones(1), "hpt"),
     "there is no precision 'int7'": lambda m: m.tune([m.inputs()] * 3, "sqnr>=1", to="int7"),
 }
 
@@ -216,10 +218,35 @@ def test_files_are_closed_without_a_warning(file: Path) -> None:
     assert not warned
 
 
-def test_a_split_shows_itself_in_one_line(model: Model) -> None:
-    assert repr(model.split(parts=2)).startswith("<Split of ")
-    assert "\n" not in repr(model.split(parts=2))
-    assert "0x" not in repr(model.split(parts=2))
+def test_results_show_themselves_in_one_line(model: Model) -> None:
+    split, compared, verified = model.split(parts=2), model.compare(model), model.verify(against=model)
+    assert repr(split) == f"<Split of {model.name}: the rest, the rest>"
+    assert repr(compared) == "<Comparison: 4 modules, 0 differ>"
+    assert repr(verified) == "<Verified: 4 calls, none is wrong>"
+    assert "enc.1" not in repr(model.tree())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, x: m.run(x),
+        lambda m, x: m.compare(m, x),
+        lambda m, x: m.profile(x, runs=1),
+        lambda m, x: m.tag(inputs=x),
+    ],
+)
+def test_inputs_under_other_names_are_refused(model: Model, act: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="has no input 'y': it has x"):
+        act(model, {"y": np.zeros((2, 24), np.float32)})
+
+
+def test_a_model_runs_from_another_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="a.data", size_threshold=0)
+    monkeypatch.chdir(file.parent)
+    loaded = mxtools.load(file.name)
+    monkeypatch.chdir("/")
+    assert loaded.run()
+    assert loaded.filter("enc.1").run()
 
 
 def test_a_tuned_model_has_the_name_and_the_methods_of_the_model(model: Model, file: Path) -> None:

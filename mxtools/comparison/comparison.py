@@ -70,7 +70,7 @@ class ComparedModule:
     inputs: list[Change] = field(default_factory=list)
     """The modules, or inputs of the graph, that it reads in one model but not in the other."""
     numbers: list[Number] = field(default_factory=list)
-    children: list[ComparedModule] = field(default_factory=list)
+    children: list[ComparedModule] = field(default_factory=list, repr=False)
     equal: tuple[str, ...] = ()
     """In tables, the scopes of the siblings after it that differ in the same way."""
 
@@ -124,6 +124,10 @@ class Comparison:
 
     modules: list[ComparedModule]
     interface: list[Change]
+
+    def __repr__(self) -> str:
+        """Return the numbers of modules and of those that differ, in one line."""
+        return f"<Comparison: {len(self.modules)} modules, {len(self.differing(0))} differ>"
 
     @property
     def is_of_strangers(self) -> bool:

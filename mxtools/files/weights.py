@@ -57,6 +57,8 @@ class WeightStore:
     """The folder to which the locations of external data are relative."""
     kept: list[Any] = field(default_factory=list)
     """What has to live as long as the store does, such as a temporary folder with its files."""
+    base: Path | None = None
+    """The same folder, resolved when the first tensor was placed: the process may change its own folder later."""
     _opened: dict[Path, FileBytes] = field(default_factory=dict)
     """Files of external data that are open: the ones last used, and those that were replaced since."""
     _files: dict[str, tuple[Path, int]] = field(default_factory=dict)
@@ -199,7 +201,7 @@ class WeightStore:
             )
         # Anybody may have made the file with the location: `../../etc/passwd`, or a link to it, must not be read into a
         # model that is passed on.
-        base = self.folder.resolve()
+        base = self.base = self.base or self.folder.resolve()
         file = Path(os.path.realpath(base / location))
         if not file.is_relative_to(base):
             raise InputError(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mxtools.errors import UsageError, suggestion
+from mxtools.errors import InputError, UsageError, suggestion
+from mxtools.graph.index import graph_inputs
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
 from mxtools.scopes.selection import Selection
@@ -89,8 +90,19 @@ def _shown(given: Any) -> str:  # noqa: ANN401 - anything that is not what it sh
     return f"{repr(given)[:MOST_LETTERS]} ({type(given).__name__})"
 
 
-def array_values(inputs: Inputs) -> Values:
-    """Return arrays as values that are read by name; lists of arrays, which are sequences, stay lists."""
+def require_inputs(given: Inputs, model: WorkingModel) -> None:
+    """Raise InputError if a name is not that of an input of the graph."""
+    if unknown := given.keys() - {value.name for value in model.proto.graph.input}:
+        known = [value.name for value in graph_inputs(model.proto)]
+        raise InputError(f"the graph has no input {min(unknown)!r}", f"it has {', '.join(known)}")
+
+
+def array_values(inputs: Inputs, model: WorkingModel) -> Values:
+    """Return arrays as values that are read by name; lists of arrays, which are sequences, stay lists.
+
+    Raises InputError if a name is not that of an input of the model's graph.
+    """
     from mxtools.traces.values import Values
 
+    require_inputs(inputs, model)
     return Values(inputs.keys(), lambda name: v if isinstance(v := inputs[name], list) else np.asarray(v))

@@ -9,9 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mxtools.errors import InputError, UsageError
+from mxtools.errors import UsageError
 from mxtools.graph.index import graph_inputs
-from mxtools.model.given import Inputs, PathText, array_values, model_of, one_of, paths, selection_of, texts, trace_of
+from mxtools.model.given import (
+    Inputs,
+    PathText,
+    array_values,
+    model_of,
+    one_of,
+    paths,
+    require_inputs,
+    selection_of,
+    texts,
+    trace_of,
+)
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.runtime.session_values import Value
 from mxtools.scopes.modules import Module, ModuleIndex
@@ -108,9 +119,7 @@ class LookingModel(WorkingModel):
         names = texts(outputs) if outputs is not None else self.output_names
         with one_line_errors():
             feeds = self.inputs() if inputs is None else inputs
-            unknown = feeds.keys() - {value.name for value in self.proto.graph.input}
-            if unknown:
-                raise InputError(f"the graph has no input {min(unknown)!r}", f"it has {', '.join(self.input_names)}")
+            require_inputs(feeds, self)
             return dict(zip(names, run_session(opened, names, feeds), strict=True))
 
     def tree(self, dims: Mapping[str, int] | None = None) -> Branch:
@@ -334,7 +343,7 @@ class LookingModel(WorkingModel):
         if trace is not None:
             other.sidecar, other.values = trace.sidecar, trace.values
         if inputs is not None:
-            other.values = array_values(inputs)
+            other.values = array_values(inputs, self)
         return other
 
     @property

@@ -130,7 +130,7 @@ class Model(LookingModel):
             if (known := trace_of(trace)) is not None:
                 self.sidecar, self.values = known.sidecar, known.values
             if inputs is not None:
-                self.values = array_values(inputs)
+                self.values = array_values(inputs, self)
             self.previous = None if earlier is None else model_of(earlier)
             witness = Witness(self, texts(explain))
             report = chosen.passes(strict, carry).run(self, witness.observe).last(TagReport)

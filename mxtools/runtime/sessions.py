@@ -230,7 +230,7 @@ def _data_beside(model: ModelProto, weights: WeightStore) -> Iterator[tuple[Path
     tensors = [*tensors_of(model)]
     inline = sum(bytes_of(tensor) for tensor in tensors if is_deferred(tensor))
     if inline < LARGE or any(map(is_external, tensors)) or os.name != "posix":
-        yield weights.folder, model
+        yield weights.base or weights.folder, model
         return
     with Scratch() as folder:
         yield folder, with_data_in(model, weights, folder, LEAST)

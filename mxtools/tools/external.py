@@ -18,7 +18,9 @@ IN, OUT = "{in}", "{out}"
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Raise UsageError if a command is empty or lacks a placeholder."""
+    """Raise UsageError if a command is empty, is a single text, or lacks a placeholder."""
+    if isinstance(command, str):
+        raise UsageError(f"the command {command!r} is one text", "write ⟨wrap-command⟩")
     if not command:
         raise UsageError("no command is given", "write ⟨wrap-command⟩")
     for placeholder in (IN, OUT):

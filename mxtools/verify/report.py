@@ -82,6 +82,11 @@ class Verified:
     untagged: int
     """The number of nodes that had no scope and got that of their neighbours."""
 
+    def __repr__(self) -> str:
+        """Return the number of calls, and the first one that has a wrong output, in one line."""
+        wrong = f"{self.first.scope} is the first that is wrong" if self.first else "none is wrong"
+        return f"<Verified: {len(self.calls)} calls, {wrong}>"
+
     @property
     def furthest(self) -> Checked | None:
         """The call with the largest error that is not harmless, None where nothing is compared.

@@ -78,7 +78,7 @@ class Branch:
     unsized: int = 0
     operators: Counter[str] = field(default_factory=Counter)
     evidence: Counter[str] = field(default_factory=Counter)
-    children: list[Branch] = field(default_factory=list)
+    children: list[Branch] = field(default_factory=list, repr=False)
     equal: tuple[str, ...] = ()
 
     @property

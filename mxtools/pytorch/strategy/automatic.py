@@ -69,15 +69,22 @@ def export_model_auto(
     priority: str = "coverage",
     strategy: str | None = None,
     monitor_performance: bool = True,
-    **settings: Any,  # noqa: ANN401
+    demands: Demands | None = None,
+    options: Options | None = None,
+    cache: Cache | None = None,
+    optimizer: str | None = None,
 ) -> ExportResult:
     """Export a model to a tagged ONNX file by the strategy that suits it, or by the one that you name.
 
-    `inputs` as for `StrategySelector`; `priority` is coverage, speed, fidelity or compatibility; `settings` are those
-    of `export_subject`: demands, options, cache, optimizer. Without `monitor_performance` the result has no metrics.
+    `inputs` as for `StrategySelector`; `priority` is coverage, speed, fidelity or compatibility; `demands` are the
+    requirements for a result, `options` those of the export, such as `Options(opset=18)`; `cache` keeps traces and
+    exports; `optimizer` is onnxscript, onnxslim or ort-basic, and replaces the strategy's own. Without
+    `monitor_performance` the result has no metrics.
     """
     names = (strategy,) if strategy else ()
-    result = export_subject(subject_of(model, inputs), Path(output), names, priority, **settings)
+    result = export_subject(
+        subject_of(model, inputs), Path(output), names, priority, demands, options, cache, optimizer
+    )
     return result if monitor_performance else replace(result, performance_metrics=None)
 
 
@@ -89,12 +96,18 @@ def export_model_with_fallback(
     primary: str = "fx",
     fallback: str | Sequence[str] = "htp",
     monitor_performance: bool = True,
-    **settings: Any,  # noqa: ANN401
+    demands: Demands | None = None,
+    options: Options | None = None,
+    cache: Cache | None = None,
+    optimizer: str | None = None,
 ) -> ExportResult:
     """Export a model by `primary`, or, if that fails, by the first of the fallbacks that succeeds.
 
     Everything else is as in `export_model_auto`.
     """
     names = (primary, *((fallback,) if isinstance(fallback, str) else fallback))
-    result = export_subject(subject_of(model, inputs), Path(output), names, **settings)
+    subject = subject_of(model, inputs)
+    result = export_subject(
+        subject, Path(output), names, demands=demands, options=options, cache=cache, optimizer=optimizer
+    )
     return result if monitor_performance else replace(result, performance_metrics=None)
