@@ -224,6 +224,7 @@ def test_results_show_themselves_in_one_line(model: Model) -> None:
     assert repr(compared) == "<Comparison: 4 modules, 0 differ>"
     assert repr(verified) == "<Verified: 4 calls, none is wrong>"
     assert "enc.1" not in repr(model.tree())
+    assert "<b>Layer" in model.tree()._repr_html_()
 
 
 @pytest.mark.parametrize(

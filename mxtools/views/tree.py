@@ -86,6 +86,10 @@ class Branch:
         """The module's class, from the tag."""
         return class_of(self.tag)
 
+    def _repr_html_(self) -> str:
+        """Return the branch as HTML that opens level by level; notebooks show it."""
+        return tree_html(self)
+
     def row(self) -> dict[str, Any]:
         """Return the branch, without its children, as plain data."""
         return {
