@@ -54,6 +54,8 @@ NAMES = (
     "sliced",
     "time_first",
     "squeezed",
+    "located",
+    "two_resolutions",
 )
 
 

@@ -214,10 +214,8 @@ class _EqualOperations:
         if any(not left.isdisjoint(o.outputs) for o in found):
             return
         for operation in found:
-            is_result = operation.outputs[0] in self._leaving[call]
-            for equal in self._alike[self._same[operation.outputs[0]]]:
-                if within(reader, equal.call) and (is_result or not within(call, equal.call)):
-                    yield operation, equal
+            alike = self._alike[self._same[operation.outputs[0]]]
+            yield from ((operation, equal) for equal in alike if within(reader, equal.call))
 
     def _all_of(self, call: int, node: int) -> list[Operation]:
         """Return the one operation that a call ran, if a node makes what the call returned of it; else nothing."""

@@ -33,7 +33,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
-from mxtools.evidence.calls.index import call_index
+from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE
@@ -41,10 +41,12 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.traces.traced_calls import (
     call_ends,
+    callers,
     calls_returning,
     ending_with,
     full_name,
     operations_making,
+    returned_tensors,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +65,12 @@ def assign_fused(model: WorkingModel) -> None:
     result. A call whose result nothing uses did no work that is left. Does nothing without a trace.
     """
     annotations, index = model.annotations, model.once(call_index)
-    if not index:
-        return
+    if index:
+        _assign(model, annotations, index)
+        _end_with_all(annotations, index.sidecar)
+
+
+def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> None:
     sidecar, with_nodes = index.sidecar, calls_with_nodes(annotations)
     ended = assign_fused_by_values(model, sidecar, with_nodes).union(*annotations.merged.values())
     done = with_nodes | annotations.equal.keys() | ended | index.unused
@@ -81,6 +87,27 @@ def assign_fused(model: WorkingModel) -> None:
         fused.assign_before(call)
     for call, caller in followed.items():
         fused.assign_after(call, caller)
+
+
+def _end_with_all(annotations: Annotations, sidecar: Sidecar) -> None:
+    """Let calls end inside merged nodes if all that they returned are results of calls that end in such nodes.
+
+    One example is a convolution of two resolutions, whose two results each go through a BatchNorm outside of it.
+    """
+    within, call_of = annotations.hierarchy.within, annotations.call
+    ends: dict[int, list[int]] = defaultdict(list)
+    around: dict[int, None] = {}
+    for node, calls in annotations.merged.items():
+        for ended in (c for c in calls if c != call_of[node]):
+            around |= dict.fromkeys(callers(sidecar.calls, ended))
+            for tensor in returned_tensors(sidecar.calls[ended]):
+                ends[tensor.id].append(node)
+    for call in around:
+        results = returned_tensors(sidecar.calls[call])
+        last = [{n for n in ends[t.id] if (at := call_of[n]) is not None and not within(at, call)} for t in results]
+        if last and all(last) and not any(call in annotations.merged[n] for nodes in last for n in nodes):
+            node = max(last[-1])
+            annotations.merged[node] = (call, *annotations.merged[node])
 
 
 def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
