@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mxtools.evidence.corrections.arguments import move_arguments_out
+from mxtools.evidence.corrections.unseen import move_unseen_out
 from mxtools.pipeline.base import Pass
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -18,4 +19,5 @@ class MoveArgumentsOut(Pass):
 
     def apply(self, model: WorkingModel) -> None:
         """Move each node that computes an argument of its module; do nothing without a trace."""
+        move_unseen_out(model)
         move_arguments_out(model)

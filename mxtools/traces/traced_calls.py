@@ -147,6 +147,19 @@ def tensor_sources(sidecar: Sidecar) -> defaultdict[int, set[int]]:
     return sources
 
 
+def unseen_tensors(sidecar: Sidecar) -> set[int]:
+    """Return the tensors that calls were given although nothing in the trace made them; weights are among them.
+
+    A function that `torch.jit.script` compiled made the others.
+    """
+    if not sidecar.operations:
+        return set()
+    seen = {tensor for operation in sidecar.operations for tensor in operation.outputs}
+    seen.update(tensor.id for tensor in sidecar.calls[0].inputs)
+    seen.update(tensor.id for call in sidecar.calls for tensor in returned_tensors(call))
+    return {tensor.id for call in sidecar.calls for tensor in call.inputs} - seen
+
+
 def unused_calls(sidecar: Sidecar) -> set[int]:
     """Return the calls from whose results nothing is computed that the model, or the exported part of it, returned.
 
