@@ -56,6 +56,7 @@ NAMES = (
     "squeezed",
     "located",
     "two_resolutions",
+    "partly_normalised",
     "gated",
 )
 

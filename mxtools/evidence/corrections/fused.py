@@ -67,7 +67,7 @@ def assign_fused(model: WorkingModel) -> None:
     annotations, index = model.annotations, model.once(call_index)
     if index:
         _assign(model, annotations, index)
-        _end_with_all(annotations, index.sidecar)
+        _end_around(annotations, index.sidecar)
 
 
 def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> None:
@@ -89,25 +89,39 @@ def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> 
         fused.assign_after(call, caller)
 
 
-def _end_with_all(annotations: Annotations, sidecar: Sidecar) -> None:
-    """Let calls end inside merged nodes if all that they returned are results of calls that end in such nodes.
+def _end_around(annotations: Annotations, sidecar: Sidecar) -> None:
+    """Let calls that returned what calls inside them returned end inside the same merged nodes.
 
-    One example is a convolution of two resolutions, whose two results each go through a BatchNorm outside of it.
+    A convolution of two resolutions ends there if both of its results go through a BatchNorm outside of it. So does a
+    call that would hand out other values instead: one that a merged node reads, and that it did not return.
     """
-    within, call_of = annotations.hierarchy.within, annotations.call
-    ends: dict[int, list[int]] = defaultdict(list)
+    graph, calls = annotations.graph, annotations.call
+    within = annotations.hierarchy.within
+    ends: dict[int, set[int]] = defaultdict(set)
     around: dict[int, None] = {}
-    for node, calls in annotations.merged.items():
-        for ended in (c for c in calls if c != call_of[node]):
+    for node, merged in annotations.merged.items():
+        for ended in (c for c in merged if c != calls[node]):
             around |= dict.fromkeys(callers(sidecar.calls, ended))
             for tensor in returned_tensors(sidecar.calls[ended]):
-                ends[tensor.id].append(node)
+                ends[tensor.id].add(node)
+
+    def is_inner(value: int, call: int, results: set[int]) -> bool:
+        """Return whether a call inside another one returned a value, and the other one did not."""
+        at = calls[graph.producer[value]] if graph.producer[value] != NOWHERE else None
+        if at in (None, call) or not within(at, call):
+            return False
+        return results.isdisjoint(tensor.id for tensor in returned_tensors(sidecar.calls[at]))
+
     for call in around:
-        results = returned_tensors(sidecar.calls[call])
-        last = [{n for n in ends[t.id] if (at := call_of[n]) is not None and not within(at, call)} for t in results]
-        if last and all(last) and not any(call in annotations.merged[n] for nodes in last for n in nodes):
-            node = max(last[-1])
-            annotations.merged[node] = (call, *annotations.merged[node])
+        results = {tensor.id for tensor in returned_tensors(sidecar.calls[call])}
+        last = [{n for n in ends[t] if (at := calls[n]) is not None and not within(at, call)} for t in results]
+        nodes = set().union(*last)
+        if any(call in annotations.merged[n] for n in nodes):
+            continue
+        if not all(last):
+            nodes = {n for n in nodes if any(is_inner(value, call, results) for value in graph.live_reads(n))}
+        if nodes:
+            annotations.merged[max(nodes)] = (call, *annotations.merged[max(nodes)])
 
 
 def _lacking_own_nodes(annotations: Annotations, sidecar: Sidecar, with_nodes: set[int]) -> list[int]:
