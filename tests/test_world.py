@@ -58,6 +58,7 @@ NAMES = (
     "two_resolutions",
     "partly_normalised",
     "gated",
+    "states",
 )
 
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 from mxtools.errors import InputError
 from mxtools.evidence.calls.index import Candidates
 from mxtools.evidence.calls.placement import Narrow
-from mxtools.evidence.operation_names import named_matches
+from mxtools.evidence.named_values import named_matches
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.traced_calls import call_times, returned_tensors, tensors_entering
+from mxtools.traces.traced_calls import call_times, tensors_entering, used_results
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -104,7 +104,7 @@ def calls_between(model: WorkingModel) -> Narrow | None:
 
 
 def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
-    """Return the calls all of whose results are values that no other call of their module returned.
+    """Return the calls all of whose used results are values that no other call of their module returned.
 
     Calls from which more leaves than they returned are left out: not all of their nodes are behind their results.
     """
@@ -118,20 +118,20 @@ def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
         """Return whether a tensor is a value of the graph, and the only result of a module that is this value."""
         return tensor in matches and all(returned[module, value] == {tensor} for value in matches[tensor])
 
-    results = [() if call.leaves else returned_tensors(call) for call in sidecar.calls]
-    return {c for c, own in enumerate(results) if own and all(is_alone(t.id, sidecar.calls[c].module) for t in own)}
+    results = [() if call.leaves else used for call, used in zip(sidecar.calls, used_results(sidecar), strict=True)]
+    return {c for c, own in enumerate(results) if own and all(is_alone(t, sidecar.calls[c].module) for t in own)}
 
 
 def _searched(model: WorkingModel, sidecar: Sidecar, matches: Mapping[int, list[int]]) -> set[int]:
     """Return the calls between whose inputs and results nodes can be searched: with recorded values, all.
 
-    Names tell fewer values. Then it is those of which all that enters and all that they returned is known.
+    Names tell fewer values. Then it is those of which all that enters, and all that they returned and others used, is
+    known.
     """
     if model.values:
         return set(range(len(sidecar.calls)))
     known, entering = matches.keys(), tensors_entering(sidecar)
-    ends = [{tensor.id for tensor in returned_tensors(call)} for call in sidecar.calls]
-    return {c for c, returned in enumerate(ends) if not returned or (returned | entering[c]) <= known}
+    return {c for c, returned in enumerate(used_results(sidecar)) if not returned or (returned | entering[c]) <= known}
 
 
 def _inside(

@@ -79,8 +79,9 @@ def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> Non
     """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
     outputs, hierarchy = set(graph.outputs), annotations.hierarchy
     before = _nearest(annotations, nodes, graph.sources)
+    begins = {node: calls[0] for node, calls in annotations.merged.items()}
     for node in reversed(nodes):
-        calls = {call for n in graph.targets(node) if (call := annotations.call[n]) is not None}
+        calls = {call for n in graph.targets(node) if (call := begins.get(n, annotations.call[n])) is not None}
         at = before[node]
         within = [hierarchy.meet(at, c) for c in calls if at is not None and (c != at or hierarchy.is_traced)]
         if not outputs.isdisjoint(graph.writes[node]):

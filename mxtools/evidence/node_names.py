@@ -45,7 +45,7 @@ from mxtools.evidence.calls.index import (
     scope_steps,
 )
 from mxtools.evidence.calls.placement import assign
-from mxtools.evidence.operation_names import annotate_by_operations, merge_by_weights
+from mxtools.evidence.named_values import annotate_by_operations
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
@@ -124,10 +124,7 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
     used = set(annotations.call)
     for node, (calls, _) in of_tools.items():
         name = _own_name(graph.nodes[node])
-        at, ending = annotations.call[node], index.by_name(name.rpartition("/")[0])[0]
-        if not name and at is not None:
-            merge_by_weights(model, index, node, at)
-            continue
+        at, ending = annotations.call[node], index.by_name(name.rpartition("/")[0])[0] if name else ()
         if len(ending) != len(calls):  # several modules can have one name; those with nodes do not end here
             ending = tuple(call for call in ending if call not in used)
         if at in calls and len(ending) == len(calls) and ending != calls:
@@ -154,7 +151,7 @@ def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) 
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
         if not (is_named or value in returned) or (name and not _is_fused(proto, name)):
             continue
-        if not name and not proto.domain and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
+        if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
             continue
         if tensor in returning:
             found[node] = (returning[tensor][-1],), ""

@@ -32,9 +32,8 @@ from typing import TYPE_CHECKING
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import contains
-from mxtools.traces.traced_calls import first_equals, outputs_returned, plain_name
+from mxtools.traces.traced_calls import outputs_returned, plain_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -47,29 +46,6 @@ _NODE = "node_"
 """What the exporter puts in front of the name of a result to name its node."""
 _PARTS = frozenset({"getitem"})
 """Names that count the results of many operations; in the trace they are a function of their own."""
-
-
-def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
-    """Annotate the nodes whose results are named for operations, if nothing else is known of them."""
-    annotations, operations = model.annotations, index.sidecar.operations
-    if None not in annotations.call:
-        return
-    for node, number in model.once(named_operations).items():
-        if annotations.call[node] is None:
-            annotations.set(node, operations[number].call, Evidence.NAME)
-            if len(model.graph.reads[node]) > len(operations[number].inputs):
-                merge_by_weights(model, index, node, operations[number].call)
-
-
-def merge_by_weights(model: WorkingModel, index: CallIndex, node: int, call: int) -> None:
-    """Let a node of a call also do the work of the call whose weights it reads, if that ran before.
-
-    An optimiser made one node of both: `FusedConv` reads the weights of `conv`, and its result is that of `act`.
-    """
-    within, owners = model.annotations.hierarchy.within, _owners(model.graph, index, node)
-    ended = [c for owner in owners for c in index.by_module(owner) if c < call and not within(call, c)]
-    if owners and ended and not any(contains(index.module[call], owner) for owner in owners):
-        model.annotations.merged[node] = (max(ended), call)
 
 
 def named_operations(model: WorkingModel) -> dict[int, int]:
@@ -89,8 +65,8 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
     counted = _counted(graph, ran)
     for name, nodes in counted.items():
         most = max(len(operations[number].inputs) for number in ran[name])
-        alone = [node for node in nodes.values() if len(graph.reads[_worker(graph, node)]) <= most]
-        owners = {node: owned for node in alone if (owned := _owners(graph, index, node))}
+        alone = [node for node in nodes.values() if len(graph.reads[worker(graph, node)]) <= most]
+        owners = {node: owned for node in alone if (owned := owners_of(graph, index, node))}
         modules = {number: index.module[operations[number].call] for number in ran[name]}
         named = _by_count(nodes, ran[name]) or _by_module(owners, modules)
         pairs = ((modules[number], owners[node]) for node, number in named.items() if node in owners)
@@ -99,73 +75,9 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
     while wrong := _contradictions(graph, found):
         del found[max(wrong, key=lambda name: (wrong[name], -confirmed[name]))]
     named = {node: number for of_name in found.values() for node, number in of_name.items()}
+    if named:
+        named = _returning(graph, index.sidecar) | named
     return named | _only_between(graph, named, {name: (nodes.values(), ran[name]) for name, nodes in counted.items()})
-
-
-def named_matches(model: WorkingModel) -> dict[int, list[int]]:
-    """Return for tensors of the trace, by id, the value of the graph that they are, as names tell; for `once`.
-
-    The values are the inputs and outputs of the graph, what is named for an operation and, if its node reads as much as
-    the operation did, what it reads. A node that does more than one operation reads more. Tools put a Gemm between two
-    Reshapes; then the last one has the name, and what the first one reads is what the operation read.
-    """
-    graph, named = model.graph, model.once(named_operations)
-    if not model.traced or not named:
-        return {}
-    operations, given = model.traced.operations, {t.name: t.id for t in model.traced.calls[0].inputs}
-    made = {given[graph.names[value]]: value for value in graph.inputs if graph.names[value] in given}
-    returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, model.traced)
-    made |= {tensor: value for value, tensor in returned.items() if tensor is not None}
-    for node, number in named.items():
-        results, values = operations[number].outputs, graph.writes[node]
-        if len(results) == len(values) == 1 and _is_result(graph, node, plain_name(operations[number].name)):
-            made[results[0]] = values[0]
-    known = set(made.values())
-    read: dict[int, int] = {}
-    traced = {t.id: t for call in model.traced.calls for t in (*call.inputs, *call.outputs)}
-    for node, number in named.items():
-        operation, values = operations[number], graph.reads[node]
-        if values and graph.operators[node].keeps_elements and graph.producer[values[0]] != NOWHERE:
-            values = graph.reads[graph.producer[values[0]]]
-        for tensor, value in (
-            zip(operation.inputs, values, strict=False) if len(values) == len(operation.inputs) else ()
-        ):
-            shape, maker = model.shapes[value], graph.producer[value]
-            is_moved = maker != NOWHERE and graph.operators[maker].keeps_elements
-            if is_moved and shape and tensor in traced and not shape.agrees(traced[tensor]):
-                value = graph.reads[maker][0]
-            if graph.is_live(value) and value not in known:
-                read[tensor] = value
-    found = read | made
-    _match_alike(graph, model.traced, found)
-    # an exporter may compute the same only once
-    equal = first_equals(model.traced).items()
-    found |= {tensor: found[first] for tensor, first in equal if first in found and tensor not in found}
-    return {tensor: [value] for tensor, value in found.items()}
-
-
-def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
-    """Match the tensors too that have the elements of a matched one, before or after an operation that changed none.
-
-    The graph may lack such operations, such as a flatten; then both tensors are one value.
-    """
-    known = {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
-    pairs = [
-        (operation.inputs[0], operation.outputs[0])
-        for operation in sidecar.operations
-        if len(operation.inputs) == len(operation.outputs) == 1
-        and known.get(operation.inputs[0], 0) == known.get(operation.outputs[0])
-    ]
-    for before, after in reversed(pairs):
-        if after in found and before not in found:
-            maker = graph.producer[found[after]]
-            moves = maker != NOWHERE and graph.operators[maker].keeps_elements
-            found[before] = graph.reads[maker][0] if moves else found[after]
-    for before, after in pairs:
-        if before in found and after not in found:
-            readers = graph.readers[found[before]]
-            moves = len(readers) == 1 and graph.operators[readers[0]].keeps_elements
-            found[after] = graph.writes[readers[0]][0] if moves else found[before]
 
 
 def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
@@ -178,34 +90,29 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
     for node in graph.main:
         proto = graph.nodes[node]
         texts = [*(graph.names[value] for value in graph.writes[node][:1]), proto.name.removeprefix(_NODE)]
-        for text in sorted(texts, key=lambda text: _taken_apart(text)[0] != plain_name(proto.op_type)):
-            name, number = _taken_apart(text)
+        for text in sorted(texts, key=lambda text: taken_apart(text)[0] != plain_name(proto.op_type)):
+            name, number = taken_apart(text)
             if name in known and name not in _PARTS:
                 found[name].setdefault(number - (name in _TAKEN), node)
                 break
     return {name: dict(sorted(nodes.items())) for name, nodes in found.items() if min(nodes) >= 0}
 
 
-def _is_result(graph: Graph, node: int, name: str) -> bool:
-    """Return whether a node's result is that of an operation of this name, and not of one that was fused with it."""
-    return name in (_taken_apart(graph.names[graph.writes[node][0]])[0], plain_name(graph.nodes[node].op_type))
-
-
-def _taken_apart(text: str) -> tuple[str, int]:
+def taken_apart(text: str) -> tuple[str, int]:
     """Return the name and the number in a text: 3 for `linear_3`, 0 for `linear`."""
     match = _COUNTED.fullmatch(text)
     return (match[1], int(match[2] or 0)) if match else ("", 0)
 
 
-def _worker(graph: Graph, node: int) -> int:
+def worker(graph: Graph, node: int) -> int:
     """Return the node itself; for one that only reshapes, such as a Reshape behind a Gemm, the one before it."""
     maker = graph.producer[graph.reads[node][0]] if graph.operators[node].keeps_elements else NOWHERE
     return node if maker == NOWHERE else maker
 
 
-def _owners(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
+def owners_of(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
     """Return the modules whose weights a node reads; several can have the same one."""
-    stored = (graph.names[value] for value in graph.reads[_worker(graph, node)] if value in graph.stored)
+    stored = (graph.names[value] for value in graph.reads[worker(graph, node)] if value in graph.stored)
     return frozenset(owner for name in stored for owner in index.owners.get(name, ()))
 
 
@@ -226,6 +133,14 @@ def _by_module(owners: Mapping[int, Collection[str]], modules: Mapping[int, str]
     times = Counter(owned.values())
     taken = {module: iter(numbers) for module, numbers in ran.items() if len(numbers) == times[module]}
     return {node: next(taken[module]) for node, module in owned.items() if module in taken}
+
+
+def _returning(graph: Graph, sidecar: Sidecar) -> dict[int, int]:
+    """Return the nodes that make the outputs of the graph, with the operations that made what the model returned."""
+    made = {tensor: number for number, operation in enumerate(sidecar.operations) for tensor in operation.outputs}
+    returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, sidecar)
+    ends = {graph.producer[value]: made[tensor] for value, tensor in returned.items() if tensor in made}
+    return {node: number for node, number in ends.items() if node != NOWHERE}
 
 
 def _only_between(

@@ -117,6 +117,14 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
     return readers
 
 
+def used_results(sidecar: Sidecar) -> list[set[int]]:
+    """Return for each call the ids of the tensors that it returned, and that something read or the model returned."""
+    read = {tensor for operation in sidecar.operations for tensor in operation.inputs}
+    read.update(tensor.id for call in sidecar.calls for tensor in call.inputs)
+    read.update(tensor.id for tensor in sidecar.calls[0].outputs)
+    return [{tensor.id for tensor in returned_tensors(call)} & read for call in sidecar.calls]
+
+
 def tensors_entering(sidecar: Sidecar) -> list[set[int]]:
     """Return for each call the ids of the tensors that it read, itself or in calls that it made, and did not make.
 

@@ -285,6 +285,8 @@ def _repetitions(
     count = len(children)
     if count == 1:
         return [items], ()
+    if numbered := _by_labels(items, count):
+        return numbered, ()
     keys = [(id(item.calls), graph.nodes[item.node].op_type) for item in items]
     found = Counter(keys)
     even = [at for at, key in enumerate(keys) if not found[key] % count]
@@ -302,6 +304,19 @@ def _repetitions(
     if not shares:
         return [], items
     return shares, [item for item, key in zip(items, keys, strict=True) if found[key] % count]
+
+
+def _by_labels(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
+    """Return the nodes of each child, if the exporter wrote as many numbers on the nodes of a module as there are."""
+    labels: dict[int, dict[int, int]] = defaultdict(dict)
+    shares: list[list[Item]] = [[] for _ in range(count)]
+    for item in items:
+        known = labels[id(item.calls)]
+        child = known.setdefault(item.label, len(known))
+        if item.label == UNNUMBERED or child == count:
+            return []
+        shares[child].append(item)
+    return list(shares) if all(len(known) == count for known in labels.values()) else []
 
 
 def _dealt(graph: Graph, items: Sequence[Item], keys: Sequence[Hashable], count: int) -> list[Sequence[Item]]:

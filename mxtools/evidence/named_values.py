@@ -1,0 +1,162 @@
+"""Which values of a graph the tensors of a trace are, by names that count operations; and what follows for the nodes.
+
+    x ─ Gemm ─a─ Split … Mul ─b─ Gemm ─ linear_3        PyTorch ran: `cell`, given 4, returned 9; then linear(9, w, b)
+
+The names say that the second Gemm is this linear, so the value b is tensor 9; likewise a is tensor 4. So the nodes
+between a and b are `cell`, even if it ran as a single operation that the exporter took apart into nodes with names that
+the trace does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mxtools.evidence.calls.index import CallIndex
+from mxtools.evidence.operation_names import named_operations, owners_of, taken_apart, worker
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import nodes_behind
+from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes.annotations import Evidence
+from mxtools.scopes.scope import contains
+from mxtools.traces.traced_calls import (
+    first_equals,
+    operations_making,
+    outputs_returned,
+    plain_name,
+    returned_tensors,
+    tensors_entering,
+)
+
+if TYPE_CHECKING:
+    from mxtools.traces.sidecar import Sidecar
+
+
+def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
+    """Annotate the nodes whose results are named for operations, if nothing else is known of them.
+
+    A node that reads more than its operation did does the work of others too. An optimiser made one node of them:
+    `FusedConv` reads the weights of `conv`, and its result is that of `act`.
+    """
+    annotations, operations = model.annotations, index.sidecar.operations
+    named = model.once(named_operations) if None in annotations.call else {}
+    open_ = {node: number for node, number in named.items() if annotations.call[node] is None}
+    for node, number in open_.items():
+        call = operations[number].call
+        annotations.set(node, call, Evidence.NAME)
+        graph = model.graph
+        read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]
+        if len(read) > len(operations[number].inputs):
+            before = [c for c in _fused(model, index, node, number) if not annotations.hierarchy.within(call, c)]
+            annotations.merged |= {node: (*before, call)} if before else {}
+
+
+def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> list[int]:
+    """Return the calls whose work a node does before its operation: whose weights it reads, and whose results it lacks.
+
+    These are results that the operation read, that no value of the graph is, and that no other node makes.
+    """
+    operation, owners = index.sidecar.operations[number], owners_of(model.graph, index, node)
+    found = set[int]()
+    if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
+        found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
+    makers, known = operations_making(index.sidecar), model.once(named_matches)
+    lacking = [makers[tensor] for tensor in operation.inputs if tensor in makers and tensor not in known]
+    found.update(maker.call for maker in lacking)
+    return sorted(found - {operation.call})
+
+
+def named_matches(model: WorkingModel) -> dict[int, list[int]]:
+    """Return for tensors of the trace, by id, the value of the graph that they are, as names tell; for `once`.
+
+    The values are the inputs and outputs of the graph, what is named for an operation and, if its node reads as much as
+    the operation did, what it reads. A node that does more than one operation reads more.
+    """
+    graph, named = model.graph, model.once(named_operations)
+    if not model.traced or not named:
+        return {}
+    operations, given = model.traced.operations, {t.name: t.id for t in model.traced.calls[0].inputs}
+    made = {given[graph.names[value]]: value for value in graph.inputs if graph.names[value] in given}
+    returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, model.traced)
+    made |= {tensor: value for value, tensor in returned.items() if tensor is not None}
+    for node, number in named.items():
+        results, values = operations[number].outputs, graph.writes[node]
+        if len(results) == len(values) == 1 and _is_result(graph, node, plain_name(operations[number].name)):
+            made[results[0]] = values[0]
+    known = set(made.values())
+    read: dict[int, int] = {}
+    traced = {t.id: t for call in model.traced.calls for t in (*call.inputs, *call.outputs)}
+    for node, number in named.items():
+        tensors = operations[number].inputs
+        for tensor, value in zip(tensors, _operands(graph, node, len(tensors)), strict=False):
+            shape, maker = model.shapes[value], graph.producer[value]
+            is_moved = maker != NOWHERE and graph.operators[maker].keeps_elements
+            if is_moved and shape and tensor in traced and not shape.agrees(traced[tensor]):
+                value = graph.reads[maker][0]
+            if graph.is_live(value) and value not in known:
+                read[tensor] = value
+    found = read | made
+    _match_alike(graph, model.traced, found)
+    # an exporter may compute the same only once
+    equal = first_equals(model.traced).items()
+    found |= {tensor: found[first] for tensor, first in equal if first in found and tensor not in found}
+    _match_other_results(graph, model.traced, found)
+    return {tensor: [value] for tensor, value in found.items()}
+
+
+def _is_result(graph: Graph, node: int, name: str) -> bool:
+    """Return whether a node's result is that of an operation of this name, and not of one that was fused with it."""
+    return name in (taken_apart(graph.names[graph.writes[node][0]])[0], plain_name(graph.nodes[node].op_type))
+
+
+def _operands(graph: Graph, node: int, count: int) -> tuple[int, ...]:
+    """Return what a node reads for an operation of so many inputs; nothing if it reads more or less.
+
+    Tools put a Gemm between two Reshapes. Then the last one has the name, and what the first one reads is what the
+    operation read. Exporters make a product and an Add of a linear operation; together these read what it read.
+    """
+    values = tuple(graph.reads[worker(graph, node)])
+    maker = graph.producer[values[0]] if values else NOWHERE
+    if len(values) == count - 1 and maker != NOWHERE and graph.operators[maker].is_product:
+        values = (*graph.reads[maker], *values[1:])
+    return values if len(values) == count else ()
+
+
+def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
+    """Match the tensors too that have the elements of a matched one, before or after an operation that changed none.
+
+    The graph may lack such operations, such as a flatten; then both tensors are one value.
+    """
+    known = {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
+    pairs = [
+        (operation.inputs[0], operation.outputs[0])
+        for operation in sidecar.operations
+        if len(operation.inputs) == len(operation.outputs) == 1
+        and known.get(operation.inputs[0], 0) == known.get(operation.outputs[0])
+    ]
+    for before, after in reversed(pairs):
+        if after in found and before not in found:
+            maker = graph.producer[found[after]]
+            moves = maker != NOWHERE and graph.operators[maker].keeps_elements
+            found[before] = graph.reads[maker][0] if moves else found[after]
+    for before, after in pairs:
+        if before in found and after not in found:
+            readers = graph.readers[found[before]]
+            moves = len(readers) == 1 and graph.operators[readers[0]].keeps_elements
+            found[after] = graph.writes[readers[0]][0] if moves else found[before]
+
+
+def _match_other_results(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
+    """Match the one result of a call that is not matched to the one other value that leaves the call's nodes.
+
+    Such a call is that of an LSTMCell: the next one reads the state of the cell, but no other operation does.
+    """
+    entering = tensors_entering(sidecar)
+    for number, call in enumerate(sidecar.calls):
+        returned = {tensor.id for tensor in returned_tensors(call)}
+        known = {found[tensor] for tensor in returned & found.keys()}
+        if len(returned - found.keys()) != 1 or not known or not entering[number] <= found.keys():
+            continue
+        nodes = nodes_behind(graph, known, {found[tensor] for tensor in entering[number]}.__contains__)
+        leaving = {v for node in nodes for v in graph.writes[node] if not nodes.issuperset(graph.readers[v])} - known
+        if len(leaving) == 1 and graph.is_live(value := leaving.pop()):
+            found[(returned - found.keys()).pop()] = value
