@@ -123,8 +123,9 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
     assign(annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
     used = set(annotations.call)
     for node, (calls, _) in of_tools.items():
-        name = _own_name(graph.nodes[node])
-        at, ending = annotations.call[node], index.by_name(name.rpartition("/")[0])[0] if name else ()
+        if not (name := _own_name(graph.nodes[node])):
+            continue
+        at, ending = annotations.call[node], index.by_name(name.rpartition("/")[0])[0]
         if len(ending) != len(calls):  # several modules can have one name; those with nodes do not end here
             ending = tuple(call for call in ending if call not in used)
         if at in calls and len(ending) == len(calls) and ending != calls:
@@ -150,8 +151,6 @@ def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) 
         maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
         if not (is_named or value in returned) or (name and not _is_fused(proto, name)):
-            continue
-        if not name and any(v in graph.stored and v in graph.weighted for v in graph.reads[node]):
             continue
         if tensor in returning:
             found[node] = (returning[tensor][-1],), ""

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
 from mxtools.evidence.calls.index import CallIndex, call_index
+from mxtools.evidence.corrections.ended import enter_ended
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE
@@ -72,7 +73,9 @@ def assign_fused(model: WorkingModel) -> None:
 
 def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> None:
     sidecar, with_nodes = index.sidecar, calls_with_nodes(annotations)
-    ended = assign_fused_by_values(model, sidecar, with_nodes).union(*annotations.merged.values())
+    assign_fused_by_values(model, sidecar, with_nodes)
+    enter_ended(annotations, index)
+    ended = set().union(*annotations.merged.values())
     done = with_nodes | annotations.equal.keys() | ended | index.unused
     open_ = [c for c in range(len(sidecar.calls)) if c not in done and not is_vacuous(sidecar.calls[c])]
     lacking = _lacking_own_nodes(annotations, sidecar, with_nodes)

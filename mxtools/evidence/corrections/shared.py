@@ -122,7 +122,6 @@ class _UnclaimedResults:
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
         self.equal = self._equal(model.proto, model.weights, sidecar)
         self.claimable = self._claimable(first_equals(sidecar).keys())
-        self._ending: dict[int, set[int]] = {}
         self._claims: dict[tuple[int, int], int] = {}
         self._wishes: dict[tuple[int, int], list[int]] = {}
 
@@ -311,7 +310,7 @@ class _UnclaimedResults:
         Or it leaves out both, such as two transpositions. Then nothing in the call reads the value.
         """
         outside, within = self._outside(call, value), self.annotations.hierarchy.within
-        if not self._ending.get(call, set()).isdisjoint(outside):
+        if any(call in self.annotations.merged.get(reader, ()) for reader in outside):
             return True
         for tensor in self._unclaimed(call) if len(outside) == len(self.graph.readers[value]) else ():
             last = self.maker.get(tensor.id)
@@ -321,7 +320,6 @@ class _UnclaimedResults:
                 if all(any(at is not None and within(at, second) for second in again) for at in places):
                     self._claims[call, tensor.id] = value
                     self._end_in(outside, call, tensor)
-                    self._ending[call] = set(outside)
                     return True
         return False
 
