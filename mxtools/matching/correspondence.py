@@ -160,9 +160,28 @@ class Correspondence:
             return
         live = next((v for v in graph.reads[node] if v in self.earlier_values and v not in graph.stored), NOWHERE)
         for twin in dict.fromkeys(n for other in self.earlier_values.get(live, ()) for n in earlier.readers[other]):
-            if not any(v in self.values_now for v in earlier.writes[twin]) and self._reads_same(node, twin):
+            if any(v in self.values_now for v in earlier.writes[twin]) or not self._reads_same(node, twin):
+                continue
+            if not (self._is_named_otherwise(node, twin) and self._has_changed_weights(node, twin)):
                 self._zip(graph.writes[node], earlier.writes[twin])
                 return
+
+    def _is_named_otherwise(self, node: int, twin: int) -> bool:
+        """Return whether a node's first result has the name of an earlier value that an earlier node does not make."""
+        value, other = self.graph.writes[node][0], self.earlier.writes[twin][0]
+        return self.earlier.by_name.get(self.graph.names[value], other) != other
+
+    def _has_changed_weights(self, node: int, twin: int) -> bool:
+        """Return whether a weight that a node and an earlier one read has other elements now.
+
+        A tool that folds a BatchNorm into a convolution may leave the weights of this their names.
+        """
+        pairs = zip(self.graph.reads[node], self.earlier.reads[twin], strict=True)
+        tensors = ((self.graph.initializers.get(v), self.earlier.initializers.get(o), v, o) for v, o in pairs)
+        return any(
+            mine and its and mine.data_type == its.data_type and not self._is_equal(value, other)
+            for mine, its, value, other in tensors
+        )
 
     def _reads_same(self, node: int, twin: int) -> bool:
         """Return whether two nodes have the same operator and read the same."""
