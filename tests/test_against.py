@@ -353,3 +353,25 @@ def test_a_fused_node_that_computes_the_same_is_not_wrong(mx: Mx, tmp_path: Path
     for options in ([], ["--isolate"], ["--bisect"]):
         done = mx("verify", "fused.onnx", "--against", "good.onnx", *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr.decode()
+
+
+def test_bisect_looks_into_a_module_that_cannot_be_cut_out(mx: Mx, tmp_path: Path) -> None:
+    """What ends in a node of the next module is no part of its own, but the modules in it are."""
+    plain = "p = Abs(x) m = MatMul(p, w) n = Relu(m) s = Neg(n) t = Add(s, x) y = Tanh(t)"
+    fused = "p = Abs(x) m = MatMul(p, w) n = Relu(m) t = Sub(x, n) y = Tanh(t)"
+    scopes = {"p": "pre", "m": "mid.fc", "n": "mid.act", "s": "mid", "t": "add", "y": "out"}
+    for name, nodes, first in (("good.onnx", plain, 0.1), ("bad.onnx", fused, 0.4)):
+        model = onnx.parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["" : 21]> g (float[2, 2] x) => (float[2, 2] y)
+            <float[2, 2] w = {{{first}, 0.2, 0.3, 0.5}}> {{ {nodes} }}"""
+        )
+        for node in model.graph.node:
+            scope = scopes[node.output[0]]
+            for key, value in (("scope", scope), ("tag", f"/M/{scope.replace('.', '/')}"), ("evidence", "name")):
+                node.metadata_props.add(key=f"pkg.mxtools.{key}", value=value)
+            if node.op_type == "Sub":
+                node.metadata_props.add(key="pkg.mxtools.merged", value='["mid", "add"]')
+        onnx.save(model, tmp_path / name)
+    done = mx("verify", "bad.onnx", "--against", "good.onnx", "--bisect", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"mid.fc is the smallest module" in done.stderr, done.stderr.decode()

@@ -95,11 +95,13 @@ class Isolation:
         def error_of(calls: tuple[int, ...]) -> Distance | None:
             return self._error(calls, given, needed=calls == tuple(inside[None]))
 
+        @cache
         def size_of(calls: tuple[int, ...]) -> float:
             """Return the error as a multiple of that which is just right; of a single call by its class."""
-            error = error_of(calls)
-            if error is None:  # they cannot be one part
-                return max((size_of((call,)) for call in calls), default=0.0) if len(calls) > 1 else 0.0
+            error = error_of(calls) if calls else None
+            if error is None:  # they cannot be one part: what is inside may be
+                parts = [(call,) for call in calls] if len(calls) > 1 else [tuple(inside[call]) for call in calls]
+                return max(map(size_of, parts), default=0.0)
             caller = self._calls[calls[0]].parent
             around = None if caller is None else error_of((caller,))
             if around and has_no_effect(error, around, self._tolerance):
