@@ -147,9 +147,10 @@ def scopes(model: mxtools.Model) -> dict[str, str]:
     return {node.output[0]: keys.props(node)[keys.SCOPE] for node in nodes}
 
 
-def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(mx: Mx, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(exporter: str, mx: Mx, tmp_path: Path) -> None:
     mx("trace", f"{WORLD}:recursive", "--record", "-o", "t.json", cwd=tmp_path)
-    model = tagged(tmp_path, "recursive", "torchscript", mx)
+    model = tagged(tmp_path, "recursive", exporter, mx)
     assert not [v for v in round_trip(model) if v.word not in ("exact", "gone")]
 
 

@@ -11,7 +11,7 @@ which the decoder used too, is `decoder.embed_tokens` now. If a name leads to no
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -141,7 +141,8 @@ class CallIndex:
     def _called(self, paths: tuple[str, ...]) -> Candidates:
         """Return the calls of the last module path that lie below the others; nothing if the path is not a module.
 
-        A module that was not called in the trace is skipped: its work counts as its caller's.
+        A module that was not called in the trace is skipped: its work counts as its caller's. One that calls itself
+        stands on the path several times.
         """
         if any(path not in self.canonical for path in paths[-1:]):
             return ()
@@ -153,8 +154,8 @@ class CallIndex:
         calls = self._calls_of[chain[-1]]
         if len(calls) == 1:
             return tuple(calls)
-        modules = {module for module in chain[:-1] if self._calls_of.get(module)}
-        fitting = [c for c in calls if modules <= {self.module[a] for a in self.hierarchy.lineage(c)}]
+        modules = Counter(module for module in chain if self._calls_of.get(module))
+        fitting = [c for c in calls if modules <= Counter(self.module[a] for a in self.hierarchy.lineage(c))]
         nearest = min((self.hierarchy.depth[c] for c in fitting), default=None)
         return tuple(c for c in fitting if self.hierarchy.depth[c] == nearest) or tuple(calls)
 
