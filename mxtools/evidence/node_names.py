@@ -35,6 +35,7 @@ import onnx
 from onnx import NodeProto
 
 from mxtools.carriers.packed import carriers_of
+from mxtools.evidence.altered_weights import is_made_by_tool
 from mxtools.evidence.between_values import calls_between
 from mxtools.evidence.calls.index import (
     FOREIGN_SHARE,
@@ -49,7 +50,7 @@ from mxtools.evidence.named_values import annotate_by_operations
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import components
 from mxtools.pipeline.working_model import WorkingModel
-from mxtools.scopes.annotations import Annotations, Evidence
+from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.labels import name_components, name_of_maker
 from mxtools.scopes.scope import DEEPEST, escape, is_scope
 from mxtools.traces.traced_calls import calls_returning, outputs_returned
@@ -109,7 +110,7 @@ def foreign_modules(model: WorkingModel) -> dict[str, int]:
 def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[int]]) -> None:
     """Annotate nodes with the modules of the trace that their names, without the last component, give."""
     graph, annotations = model.graph, model.annotations
-    of_tools = _results_of_tools(graph, annotations, index)
+    of_tools = _results_of_tools(model, index)
     names = {name: [node for node in nodes if node not in of_tools] for name, nodes in named.items()}
     found = {name: known for name in names if (known := index.by_name(name))[0]}
     rooted = {name: nodes for name, nodes in names.items() if name.startswith("/") or not name}
@@ -132,25 +133,28 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
             annotations.merged[node] = (ending[calls.index(at)], at)
 
 
-def _results_of_tools(graph: Graph, annotations: Annotations, index: CallIndex) -> dict[int, tuple[Candidates, str]]:
+def _results_of_tools(model: WorkingModel, index: CallIndex) -> dict[int, tuple[Candidates, str]]:
     """Return the nodes that an optimiser made, with what the names of their results lead to, as `CallIndex.by_name`.
 
     `FusedConv` with the name `/conv/Conv` makes `/act/Relu_output_0`, so it ends what `/act/Relu` ended. A node with a
-    name of its own counts if it reads no weights, as a Reshape: whose weights it has says more. A result of the model
-    leads to the module that returned it.
+    name of its own counts if it reads no weights, as a Reshape: whose weights it has says more. So does a Conv with a
+    weight into which a tool computed what came after it. A result of the model leads to the module that returned it.
     """
+    graph, annotations = model.graph, model.annotations
     returning = calls_returning(index.sidecar)
     returned = outputs_returned({value: graph.names[value] for value in graph.outputs}, index.sidecar)
     found: dict[int, tuple[Candidates, str]] = {}
     for node, proto in enumerate(graph.nodes):
-        if annotations.call[node] is not None or (proto.name.startswith("/") and not proto.domain):  # nearly all
+        if annotations.call[node] is not None or not graph.writes[node]:
             continue
-        if not graph.writes[node]:
+        value = graph.writes[node][0]
+        is_plain = proto.name.startswith("/") and not proto.domain
+        if is_plain and graph.names[value].startswith(proto.name):  # nearly all
             continue
-        name, value = _own_name(proto), graph.writes[node][0]
+        name, has_more = _own_name(proto), is_plain and any(is_made_by_tool(model, read) for read in graph.reads[node])
         maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
-        if not (is_named or value in returned) or (name and not _is_fused(proto, name)):
+        if not (is_named or value in returned) or (name and not has_more and not _is_fused(proto, name)):
             continue
         if tensor in returning:
             found[node] = (returning[tensor][-1],), ""

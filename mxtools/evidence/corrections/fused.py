@@ -33,10 +33,11 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
+from mxtools.evidence.altered_weights import is_altered
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.corrections.ended import enter_ended
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
-from mxtools.graph.fingerprints import fingerprint, same_fingerprint
+from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
@@ -53,8 +54,6 @@ from mxtools.traces.traced_calls import (
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
 
-ROUNDED = 1e-2
-"""How far half precision moves the fingerprint of a weight, at most, relative to its largest element."""
 LONGEST_MOVE = 8
 """How many operations in a row may have moved elements: hardly ever do more, and the limit keeps the time linear."""
 
@@ -170,18 +169,16 @@ class _FusedCalls:
     that is the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost
     call that returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors
     that a call's own operations made; `operation`, the operation that made each tensor; `tensors`, those of the calls,
-    by their ids; `recorded`, the fingerprint of each traced weight; `stored`, the graph's weights; `ends`, see
-    `call_ends`; `nodes`, the nodes of the main graph except for constants, by call; `constants_read`, what those
-    constants read, such as a weight that is expanded.
+    by their ids; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for constants, by call;
+    `constants_read`, what those constants read, such as a weight that is expanded.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar, with_nodes: set[int]) -> None:
         self.graph, self.annotations, self.shapes = model.graph, model.annotations, model.shapes
         graph, annotations = model.graph, model.annotations
-        self.stored, self.sidecar, self.with_nodes = model.weights, sidecar, with_nodes
+        self.model, self.sidecar, self.with_nodes = model, sidecar, with_nodes
         self.tied = {full_name(m, w): w.tied or full_name(m, w) for m in sidecar.modules for w in m.weights}
         self.weights = {m.path: {self.tied[full_name(m, w)] for w in m.weights} for m in sidecar.modules}
-        self.recorded = {full_name(m, w): w.fingerprint for m in sidecar.modules for w in m.weights}
         self.weight_shapes = {m.path: [tuple(sorted(w.shape)) for w in m.weights] for m in sidecar.modules}
         self.maker = {tensor: calls[-1] for tensor, calls in calls_returning(sidecar).items()}
         self.takers: dict[int, list[int]] = {}
@@ -319,17 +316,8 @@ class _FusedCalls:
         """
         read = self.constants_read[call].union(*(self.graph.reads[node] for node in self.nodes[call]))
         weights = self.weights[self.sidecar.calls[call].module]
-        return bool(weights) and not any(self._is_unchanged(value) for value in read if self._tied(value) in weights)
-
-    def _tied(self, value: int) -> str | None:
-        """Return the name of the traced weight that a value has, if it is one."""
-        return self.tied.get(self.graph.names[value])
-
-    def _is_unchanged(self, value: int) -> bool:
-        """Return whether a stored value with the name of a traced weight has its elements, up to rounding."""
-        tensor, recorded = self.graph.initializers.get(value), self.recorded[self.graph.names[value]]
-        own = fingerprint(self.stored.array(tensor)) if tensor is not None and recorded else None
-        return own is None or recorded is None or same_fingerprint(own, recorded, ROUNDED)
+        own = [value for value in read if self.tied.get(self.graph.names[value]) in weights]
+        return bool(weights) and all(is_altered(self.model, value) for value in own)
 
     def _move(self, node: int, call: int) -> None:
         """Give a node to the call whose output it makes."""
