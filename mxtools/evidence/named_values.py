@@ -43,25 +43,26 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
     for node, number in open_.items():
         call = operations[number].call
         annotations.set(node, call, Evidence.NAME)
-        graph = model.graph
-        read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]
-        if len(read) > len(operations[number].inputs):
-            before = [c for c in _fused(model, index, node, number) if not annotations.hierarchy.within(call, c)]
-            annotations.merged |= {node: (*before, call)} if before else {}
+        before = [c for c in _fused(model, index, node, number) if not annotations.hierarchy.within(call, c)]
+        annotations.merged |= {node: (*before, call)} if before else {}
 
 
 def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> list[int]:
-    """Return the calls whose work a node does before its operation: whose weights it reads, and whose results it lacks.
+    """Return the calls whose work a node does before its operation, if it reads more than the operation did.
 
-    These are results that the operation read, that no value of the graph is, and that no other node makes.
+    It is the one whose weights it reads. If a tool made the node, which shows in an operator that is not ONNX's, it is
+    also those that made what the operation read, but what no value of the graph is.
     """
-    operation, owners = index.sidecar.operations[number], owners_of(model.graph, index, node)
-    found = set[int]()
+    graph, operation = model.graph, index.sidecar.operations[number]
+    read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]
+    if len(read) <= len(operation.inputs):
+        return []
+    found, owners = set[int](), owners_of(graph, index, node)
     if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
         found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
-    makers, known = operations_making(index.sidecar), model.once(named_matches)
-    lacking = [makers[tensor] for tensor in operation.inputs if tensor in makers and tensor not in known]
-    found.update(maker.call for maker in lacking)
+    if graph.nodes[node].domain:
+        makers, known = operations_making(index.sidecar), model.once(named_matches)
+        found.update(makers[t].call for t in operation.inputs if t in makers and t not in known)
     return sorted(found - {operation.call})
 
 

@@ -26,14 +26,15 @@ import re
 import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.scope import contains
-from mxtools.traces.traced_calls import outputs_returned, plain_name
+from mxtools.traces.traced_calls import first_equals, outputs_returned, plain_name
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -44,6 +45,10 @@ _TAKEN = frozenset({*dir(builtins), *keyword.kwlist})
 """Names that torch.fx does not give without a number, because Python has them: the first `sum` is `sum_1`."""
 _NODE = "node_"
 """What the exporter puts in front of the name of a result to name its node."""
+ROUNDS = 4
+"""How often nodes are searched between known ones: each time more are known. More rounds find hardly any."""
+Candidates = tuple[list[int], list[int]]
+"""The nodes of a name, by their numbers, and the operations of this name in the order in which they ran."""
 _PARTS = frozenset({"getitem"})
 """Names that count the results of many operations; in the trace they are a function of their own."""
 
@@ -77,7 +82,17 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
     named = {node: number for of_name in found.values() for node, number in of_name.items()}
     if named:
         named = _returning(graph, index.sidecar) | named
-    return named | _only_between(graph, named, {name: (nodes.values(), ran[name]) for name, nodes in counted.items()})
+    live = first_equals(index.sidecar).keys()  # what does not depend on inputs is a constant of the graph
+    candidates = {
+        name: ([*nodes.values()], [number for number in ran[name] if not live.isdisjoint(operations[number].outputs)])
+        for name, nodes in counted.items()
+    }
+    for _ in range(ROUNDS):
+        further = _only_between(graph, named, candidates)
+        named |= further
+        if not further:
+            break
+    return named
 
 
 def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
@@ -143,12 +158,11 @@ def _returning(graph: Graph, sidecar: Sidecar) -> dict[int, int]:
     return {node: number for node, number in ends.items() if node != NOWHERE}
 
 
-def _only_between(
-    graph: Graph, named: Mapping[int, int], counted: Mapping[str, tuple[Iterable[int], Sequence[int]]]
-) -> dict[int, int]:
-    """Return the operations of further nodes: between what a node reads and what reads it, one of its name ran.
+def _only_between(graph: Graph, named: Mapping[int, int], counted: Mapping[str, Candidates]) -> dict[int, int]:
+    """Return the nodes of which only one operation can be theirs, with this operation; an operation has one such node.
 
-    `counted` has for each name its nodes and its operations. An operation that two nodes could be is neither.
+    It ran after those of the nodes before, and before those of the nodes behind and of the next number. If so many ran
+    between two known ones as there are nodes, each node has one of them.
     """
     after, before = dict(named), dict(named)
     for node in graph.main:
@@ -159,10 +173,17 @@ def _only_between(
             before[node] = min((before[n] for n in graph.targets(node) if n in before), default=sys.maxsize)
     found: dict[int, int] = {}
     for nodes, ran in counted.values():
-        for node in nodes:
-            if node not in named:
-                between = ran[bisect_right(ran, after[node]) : bisect_left(ran, before[node])]
-                found |= {node: between[0]} if len(between) == 1 else {}
+        earliest = [*accumulate((named.get(node, NOWHERE) for node in nodes), max)]
+        latest = [*accumulate((named.get(node, sys.maxsize) for node in reversed(nodes)), min)][::-1]
+        places = [place for place, node in enumerate(nodes) if node not in named]
+        for _, row in groupby(places, key=lambda place: (earliest[place], latest[place])):
+            group = [*row]
+            limits = [(max(earliest[k], after[nodes[k]]), min(latest[k], before[nodes[k]])) for k in group]
+            possible = [ran[bisect_right(ran, begin) : bisect_left(ran, end)] for begin, end in limits]
+            whole = ran[bisect_right(ran, limits[0][0]) : bisect_left(ran, limits[-1][1])]
+            if len(whole) == len(group):  # as many as there are: one after the other
+                possible = [[number] if number in fit else [] for number, fit in zip(whole, possible, strict=True)]
+            found |= {nodes[k]: fit[0] for k, fit in zip(group, possible, strict=True) if len(fit) == 1}
     times = Counter([*named.values(), *found.values()])
     return {node: number for node, number in found.items() if times[number] == 1}
 

@@ -103,7 +103,7 @@ class _Operations:
             if node == NOWHERE or operation is None or node in found:
                 continue
             values = self._graph.live_reads(node)
-            if len(values) == 1 and self._is_made_by(values[0], operation) and not self._is_like(node, operation):
+            if len(values) == 1 and not self._is_like(node, operation) and self._is_there(node, tensor, operation):
                 left += [(values[0], tensor, reader)] if known.setdefault(values[0], tensor) == tensor else []
                 continue
             found[node] = operation.call
@@ -163,13 +163,21 @@ class _Operations:
             return True
         return shape.agrees(traced) if self._same_sizes else len(shape.dims) == len(traced.shape)
 
-    def _is_made_by(self, value: int, operation: Operation) -> bool:
-        """Return whether the node that makes a value has the name of an operation.
+    def _is_there(self, node: int, tensor: int, operation: Operation) -> bool:
+        """Return whether what a node reads already is the tensor that an operation made.
 
-        If so, a node behind it with another name did nothing in PyTorch, such as a Cast to the same type.
+        So it is if the node before has the name of the operation; then the node did nothing in PyTorch, such as a Cast
+        to the same type. Or the node only reshapes, and what it reads has the shape of the tensor.
         """
+        value = self._graph.live_reads(node)[0]
         maker = self._graph.producer[value]
-        return maker != NOWHERE and self._is_like(maker, operation)
+        is_reshaped = self._graph.operators[node].keeps_elements and self._has_shape_of(value, tensor)
+        return is_reshaped or (maker != NOWHERE and self._is_like(maker, operation))
+
+    def _has_shape_of(self, value: int, tensor: int) -> bool:
+        """Return whether a value has the shape of a tensor, both of which are known."""
+        traced, shape = self._tensors.get(tensor), self._shapes[value]
+        return traced is not None and shape is not None and shape.agrees(traced)
 
     def _is_like(self, node: int, operation: Operation) -> bool:
         """Return whether operator and function have one name (`MatMul`, `matmul`) and so read the same inputs."""
