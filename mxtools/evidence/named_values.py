@@ -81,8 +81,8 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
     made |= {tensor: value for value, tensor in returned.items() if tensor is not None}
     for node, number in named.items():
         results, values = operations[number].outputs, graph.writes[node]
-        if len(results) == len(values) == 1 and _is_result(graph, node, plain_name(operations[number].name)):
-            made[results[0]] = values[0]
+        if len(results) == len(values) and _is_result(graph, node, plain_name(operations[number].name)):
+            made |= dict(zip(results, values, strict=True))
     known = set(made.values())
     read: dict[int, int] = {}
     traced = {t.id: t for call in model.traced.calls for t in (*call.inputs, *call.outputs)}

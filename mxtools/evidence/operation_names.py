@@ -39,8 +39,8 @@ from mxtools.traces.traced_calls import first_equals, outputs_returned, plain_na
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
 
-_COUNTED = re.compile(r"([a-z][a-z0-9_]*?)(?:_(\d{1,9}))?")
-"""A name as torch.fx gives it, and its number; the first one has none."""
+_COUNTED = re.compile(r"([a-z][a-z0-9_]*?)(?:_(\d{1,9}))?(?:__\d{1,9})?")
+"""A name as torch.fx gives it, and its number; the first one has none. The end says which of several results it is."""
 _TAKEN = frozenset({*dir(builtins), *keyword.kwlist})
 """Names that torch.fx does not give without a number, because Python has them: the first `sum` is `sum_1`."""
 _NODE = "node_"
@@ -114,7 +114,7 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
 
 
 def taken_apart(text: str) -> tuple[str, int]:
-    """Return the name and the number in a text: 3 for `linear_3`, 0 for `linear`."""
+    """Return the name and the number in a text: 3 for `linear_3`, 0 for `linear` and for `topk__1`."""
     match = _COUNTED.fullmatch(text)
     return (match[1], int(match[2] or 0)) if match else ("", 0)
 

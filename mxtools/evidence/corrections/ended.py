@@ -62,7 +62,8 @@ def enter_ended(annotations: Annotations, index: CallIndex) -> None:
         for module, weight in weights:
             name = full_name(module, weight)
             ended = [c for c in index.by_module(module.path) if any(within(maker, c) for maker in makers)]
-            if len(ended) != 1 or within(at, ended[0]) or name in used[ended[0]]:
+            is_own = module.path == own.path  # read by another call of the same module
+            if len(ended) != 1 or is_own or within(at, ended[0]) or name in used[ended[0]]:
                 continue
             if not (weight.tied or name in shared or tuple(sorted(weight.shape)) in lacking):
                 found.setdefault(node, []).append(ended[0])
