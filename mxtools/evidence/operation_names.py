@@ -80,8 +80,9 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
     while wrong := _contradictions(graph, found):
         del found[max(wrong, key=lambda name: (wrong[name], -confirmed[name]))]
     named = {node: number for of_name in found.values() for node, number in of_name.items()}
-    if named:
-        named = _returning(graph, index.sidecar) | named
+    if not named:
+        return {}
+    named = _returning(graph, index.sidecar) | named
     live = first_equals(index.sidecar).keys()  # what does not depend on inputs is a constant of the graph
     candidates = {
         name: ([*nodes.values()], [number for number in ran[name] if not live.isdisjoint(operations[number].outputs)])
@@ -104,6 +105,8 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
     found: dict[str, dict[int, int]] = defaultdict(dict)
     for node in graph.main:
         proto = graph.nodes[node]
+        if proto.name.startswith("/"):  # of TorchScript
+            continue
         texts = [*(graph.names[value] for value in graph.writes[node][:1]), proto.name.removeprefix(_NODE)]
         for text in sorted(texts, key=lambda text: taken_apart(text)[0] != plain_name(proto.op_type)):
             name, number = taken_apart(text)
