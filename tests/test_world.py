@@ -59,6 +59,7 @@ NAMES = (
     "partly_normalised",
     "gated",
     "states",
+    "square",
 )
 
 

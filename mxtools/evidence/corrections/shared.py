@@ -22,25 +22,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto
-
-from mxtools.files.weights import WeightStore
-from mxtools.graph.constants import constant_arrays
-from mxtools.graph.fingerprints import fingerprint, same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.shapes import TensorShape
+from mxtools.matching.constants import constants_equal_to
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
     call_times,
     first_equals,
-    full_name,
     leaving_tensors,
     operations_making,
     operations_reading,
@@ -49,6 +43,9 @@ from mxtools.traces.traced_calls import (
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
+
+_TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t"})
+"""The functions of torch that change the order of dimensions, and nothing else."""
 
 
 def hoist_shared(model: WorkingModel) -> None:
@@ -120,7 +117,7 @@ class _UnclaimedResults:
         self.readers = operations_reading(sidecar)
         self.maker = operations_making(sidecar)
         self.returned = [leaving_tensors(call) for call in sidecar.calls]
-        self.equal = self._equal(model.proto, model.weights, sidecar)
+        self.equal = constants_equal_to(model, [tensor for tensors in self.returned for tensor in tensors])
         self.claimable = self._claimable(first_equals(sidecar).keys())
         self._claims: dict[tuple[int, int], int] = {}
         self._wishes: dict[tuple[int, int], list[int]] = {}
@@ -199,14 +196,24 @@ class _UnclaimedResults:
         claims for what it is a copy of: if a model returns a tensor twice, the second result is an Identity of the
         first, and a conversion to the type that a tensor has is a Cast.
         """
-        fitting = [
-            t for t in self.claimable[call] if shape.fits(t) and any(self._reaches(t, call, shape, at) for at in users)
-        ]
+        fitting = [t for t in self.claimable[call] if shape.fits(t) and not self._lacks_turn(t, value)]
+        fitting = [t for t in fitting if any(self._reaches(t, call, shape, at) for at in users)]
         fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
         fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
         value = self._original(value)
         wishes = self._wishes[call, value] = [t.id for t in fitting]
         return any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
+
+    def _lacks_turn(self, tensor: TracedTensor, value: int) -> bool:
+        """Return whether an operation turned a tensor with equal dimensions, but no node did, so a value is unturned.
+
+        Its shape does not show that.
+        """
+        last = self.maker.get(tensor.id)
+        if last is None or last.name not in _TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
+            return False
+        maker = self.graph.producer[self._original(value)]
+        return maker != NOWHERE and not self.graph.operators[maker].is_named("Transpose")
 
     def _original(self, value: int) -> int:
         """Return what a value is a copy of, itself if it is none."""
@@ -293,7 +300,8 @@ class _UnclaimedResults:
         inside = set(self.graph.readers[value]).difference(outside)
         is_turned = any(self.graph.operators[reader].is_named("Transpose") for reader in inside)
         fits = shape.can_be_transposed if is_turned else shape.is_transposed
-        fitting = next((t for t in self._unclaimed(call) if fits(t)), None)
+        unclaimed = self._unclaimed(call)
+        fitting = next((t for t in unclaimed if fits(t) or (shape.fits(t) and self._lacks_turn(t, value))), None)
         if fitting is None:
             return False
         self._claims[call, fitting.id] = value
@@ -378,20 +386,3 @@ class _UnclaimedResults:
             return at is not None and within(at, call)
         users = self._users(constant) if at is None else {at, *self._users(constant)}
         return any(within(user, call) or self._reaches(tensor, call, shape, user) for user in users)
-
-    def _equal(self, model: ModelProto, weights: WeightStore, sidecar: Sidecar) -> dict[int, set[int]]:
-        """Return for each constant whose elements are known the ids of the returned tensors that equal it."""
-        by_shape: dict[tuple[int | None, ...], list[TracedTensor]] = defaultdict(list)
-        for tensor in {t.id: t for tensors in self.returned for t in tensors if math.prod(t.shape) > 1}.values():
-            if tensor.fingerprint:
-                by_shape[tensor.shape].append(tensor)
-        named = {full_name(module, weight) for module in sidecar.modules for weight in module.weights}
-        wanted = [v for v, t in self.graph.initializers.items() if tuple(t.dims) in by_shape and t.name not in named]
-        wanted += [v for v in self.constant if (s := self.shapes[v]) and s.dims in by_shape]
-        arrays = constant_arrays(model, self.graph, weights, self.shapes, wanted)
-        summaries = {value: (array.shape, fingerprint(array)) for value, array in arrays.items()}
-        return {
-            value: {t.id for t in by_shape[shape] if t.fingerprint and same_fingerprint(summary, t.fingerprint)}
-            for value, (shape, summary) in summaries.items()
-            if summary
-        }
