@@ -218,7 +218,8 @@ def progress(text: str) -> Iterator[None]:
 def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> tuple[dict[str, Any], str]:
     """Return the report of a tagging pipeline, with how some nodes got their scopes, as data and in one line.
 
-    The line has nodes by evidence, merged nodes, scopes without nodes by reason, and renamed tensors.
+    The line has nodes by evidence, merged nodes, scopes without nodes by reason, those without all their results, and
+    renamed tensors.
     """
     from mxtools.passes.record_absent import TagReport
     from mxtools.passes.restore_names import NamesReport
@@ -237,6 +238,9 @@ def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> t
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         plural = "" if len(report.absent) == 1 else "s"
         parts.append(f"{len(report.absent)} scope{plural} without nodes ({listed})")
+    if report.incomplete:
+        plural = "" if len(report.incomplete) == 1 else "s"
+        parts.append(f"{len(report.incomplete)} scope{plural} of which a result is not in the graph")
     if renamed:
         parts.append(f"{len(renamed)} tensors got their names back")
     return report.to_dict() | {"renamed": renamed}, "; ".join(parts)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes
+from mxtools.evidence.incomplete import incomplete_calls
 from mxtools.evidence.node_names import foreign_modules
 from mxtools.evidence.statements import NodeHistory, disagreements
 from mxtools.pipeline.base import Pass, Report, option
@@ -21,6 +22,7 @@ class TagReport(Report):
     `absent` has the traced scopes without nodes, each with the reason. `disagreements` is the number of nodes whose
     scope differs from what the exporter says. `part` is the module that was exported, empty for the whole model.
     `foreign` has the modules that nodes name but the trace lacks, each with its number of nodes, if there are many.
+    `incomplete` has the scopes that returned more results than the graph has of them, with how many: `1 of 2`.
     `explained` says how the nodes that the user named got their scopes.
     """
 
@@ -33,11 +35,12 @@ class TagReport(Report):
     disagreements: int = 0
     foreign: dict[str, int] = field(default_factory=dict)
     part: str = ""
+    incomplete: dict[str, str] = field(default_factory=dict)
     explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON; a part and explanations only if there are any."""
-        left_out = {name for name in ("explained", "part") if not getattr(self, name)}
+        left_out = {name for name in ("explained", "incomplete", "part") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
@@ -63,12 +66,22 @@ class RecordAbsent(Pass):
                 "give a trace of the model (⟨trace⟩), with recorded values (⟨record⟩)",
             )
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
+        annotations.incomplete = _incomplete(model)
         annotations.write_absent(absent)
         differing = 0 if model.previous else len(disagreements(model))
         foreign = {} if model.previous else foreign_modules(model)
         counts = len(annotations.call), annotations.counts(), len(annotations.merged)
         part = model.traced.model.part if model.traced else ""
-        return TagReport(*counts, absent, differing, foreign, part or "")
+        incomplete = {annotations.hierarchy.scopes[call]: text for call, text in annotations.incomplete.items()}
+        return TagReport(*counts, absent, differing, foreign, part or "", incomplete)
+
+
+def _incomplete(model: WorkingModel) -> dict[int, str]:
+    """Return the calls of which the graph lacks a result; of a tool's model, those that the earlier one lacked."""
+    if model.previous:
+        with_nodes = calls_with_nodes(model.annotations)
+        return {c: text for c, text in model.previous.annotations.incomplete.items() if c in with_nodes}
+    return incomplete_calls(model.annotations, model.traced) if model.traced else {}
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

@@ -73,7 +73,8 @@ class Annotations:
 
     Others: `around`, for nodes whose call is not known, one in which it lies; `equal`, the calls without nodes whose
     work the nodes of an equal call do, each with that call (their scopes are also absent: each is merged into that of
-    the equal call); `nodes_with_metadata`, the nodes that had any metadata when they were read, ours or another's.
+    the equal call); `nodes_with_metadata`, the nodes that had any metadata when they were read, ours or another's;
+    `incomplete`, the calls of which the graph lacks a result, with how many it has: `1 of 2`.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
@@ -102,6 +103,7 @@ class Annotations:
                 entries[node] = props
         self.read(entries)
         self.equal = {} if blank else self._read_equal()
+        self.incomplete = {} if blank else self._read_incomplete()
         self._unchanged = None if blank else self._state()
 
     @cached_property
@@ -120,6 +122,11 @@ class Annotations:
         equal, callers = (texts_by_name(texts.get(key, "{}")) for key in (keys.EQUAL, keys.CALLERS))
         known = ((scope, self.hierarchy.find(other)) for scope, other in equal.items())
         return {self.hierarchy.enter_equal(scope, call, callers.get(scope)): call for scope, call in known if call}
+
+    def _read_incomplete(self) -> dict[int, str]:
+        """Return the calls of which the graph lacks a result."""
+        texts = texts_by_name(keys.props(self._model).get(keys.INCOMPLETE, "{}"))
+        return {call: text for scope, text in texts.items() if (call := self.hierarchy.find(scope)) is not None}
 
     def calls_with_work_of(self, calls: Iterable[int]) -> set[int]:
         """Return the calls whose nodes do the work of some calls: these themselves, or equal calls with nodes."""
@@ -160,14 +167,22 @@ class Annotations:
     def write_absent(self, absent: Mapping[str, str]) -> None:
         """Write the model's own metadata: the version of mxtools, the scopes that no node has, and their equals.
 
-        With them go the scopes that only their submodules' nodes have, where these would be read in another way.
+        With them go the scopes that only their submodules' nodes have, where these would be read in another way, and
+        those of which the graph lacks a result.
         """
         scopes, parent = self.hierarchy.scopes, self.hierarchy.parent
         equal = {scopes[call]: scopes[other] for call, other in self.equal.items() if scopes[call] in absent}
         called_from = {scopes[call]: parent[call] for call in self.equal if scopes[call] in equal}
         callers = {s: scopes[at] for s, at in called_from.items() if at != self.hierarchy.around(s)}
         calls = self.hierarchy.hidden_around({call for call in self.call if call is not None})
-        lists = {keys.ABSENT: absent, keys.EQUAL: equal, keys.CALLERS: callers, keys.CALLS: calls}
+        incomplete = {scopes[call]: text for call, text in self.incomplete.items()}
+        lists = {
+            keys.ABSENT: absent,
+            keys.EQUAL: equal,
+            keys.CALLERS: callers,
+            keys.CALLS: calls,
+            keys.INCOMPLETE: incomplete,
+        }
         values = {key: json.dumps(found, ensure_ascii=False) for key, found in lists.items() if found}
         values = {keys.VERSION: VERSION} | values
         keys.replace_props(self._model, keys.MODEL_KEYS, values)

@@ -27,7 +27,9 @@ CALLERS = "pkg.mxtools.callers"
 """Who called the scopes without nodes that have an equal, where the scope does not say it: a module of another one."""
 CALLS = "pkg.mxtools.calls"
 """The scopes without nodes of their own, with their tags, that the scopes and tags of their submodules do not show."""
-MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS, CALLS})
+INCOMPLETE = "pkg.mxtools.incomplete"
+"""The scopes that returned more results than the graph has of them, each with how many: `1 of 2`."""
+MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS, CALLS, INCOMPLETE})
 
 CARRIERS = "pkg.mxtools.carriers"
 TRACE = "pkg.mxtools.trace"

@@ -58,10 +58,10 @@ def calls_of(annotations: Annotations, selection: Selection) -> set[int]:
     """Return the selected calls, each with all calls below it that have nodes.
 
     Raises UsageError if a selector matches nothing. Raises AbsentError if it names an absent module, or a module that
-    ends inside a merged node which also does the work of modules that are not selected.
+    ends inside a merged node which also does the work of modules that are not selected, or lacks a result.
     """
     calls = selected_calls(annotations, selection)
-    _refuse_merged(annotations, calls)
+    _refuse_partial(annotations, calls)
     return calls
 
 
@@ -85,7 +85,7 @@ def separate_calls(
     """Return the outermost calls of all selections, each with the calls in it that are not excluded.
 
     `depth` adds the calls on that level below the root, and calls above it that have none inside. Raises UsageError if
-    one of the calls lies in another, AbsentError if one ends inside a merged node.
+    one of the calls lies in another, AbsentError if one ends inside a merged node, or the graph lacks a result of it.
     """
     hierarchy = annotations.hierarchy
     chosen = calls_at_depth(annotations, depth) if depth is not None else set[int]()
@@ -104,7 +104,7 @@ def separate_calls(
     for call, outer in outermost.items():
         groups.setdefault(outer, set()).add(call)
     for calls in groups.values():
-        _refuse_merged(annotations, calls)
+        _refuse_partial(annotations, calls)
     return groups
 
 
@@ -239,8 +239,11 @@ def _called(graph: Graph, callers: set[int]) -> set[int]:
     return set(reached(starts, lambda region: calls[region]))
 
 
-def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
-    """Raise AbsentError if a selected call ends inside a merged node of a call that is not selected."""
+def _refuse_partial(annotations: Annotations, calls: set[int]) -> None:
+    """Raise AbsentError if the nodes of a selected call are not all of it, and no call around it is selected.
+
+    It ends inside a merged node of a call that is not selected, or the graph lacks a result of it.
+    """
     hierarchy = annotations.hierarchy
     doing = annotations.calls_with_work_of(calls)
     outermost = annotations.calls_with_work_of(hierarchy.outermost(calls))
@@ -253,6 +256,11 @@ def _refuse_merged(annotations: Annotations, calls: set[int]) -> None:
                 f"{hierarchy.scopes[annotations.call[node] or 0]} too",
                 "select that, or export with ⟨keep-modules⟩",
             )
+    for call in sorted(outermost & annotations.incomplete.keys()):
+        raise AbsentError(
+            f"{hierarchy.scopes[call]} returned results of which only {annotations.incomplete[call]} are in this graph",
+            "select the module that calls it, or export with ⟨keep-modules⟩",
+        )
 
 
 def _by_scope(pattern: str, known: dict[str, str], absent: dict[str, str]) -> set[str]:

@@ -40,6 +40,7 @@ class Prefix:
             self._change(function)
         scope, tag = self._scope, self._tag
         lists = {keys.ABSENT: self._reason, keys.EQUAL: scope, keys.CALLERS: scope, keys.CALLS: tag}
+        lists[keys.INCOMPLETE] = str  # numbers, not scopes
         for key, changed in lists.items():
             known, own = (texts_by_name(keys.props(proto).get(key, "{}")) for proto in (joined, model))
             added = {self._scope(scope): changed(text) for scope, text in own.items()}

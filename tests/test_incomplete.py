@@ -1,0 +1,74 @@
+"""Modules of which the graph lacks a result are not cut out: they would be other modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import parser
+
+import mxtools
+from mxtools.errors import AbsentError
+from mxtools.traces.sidecar import dumps
+from mxtools.traces.trace import Trace
+from tests.support.commands import Mx
+from tests.support.small_graphs import HEAD
+from tests.support.small_traces import trace_of
+
+CALLS = """
+. Net x:2 -> y:2 z:2
+block B x:2 -> p:2 q:2
+run block add x x -> p
+run block exp p -> q
+run . sin p -> y
+run . cos q -> z
+"""
+WHOLE = "add = Add(x, x) exp = Exp(add) y = Sin(add) z = Cos(exp)"
+# a tool computes cos(exp(p)) in one node of its own, outside of the block
+FUSED = "add = Add(x, x) y = Sin(add) z = com.tool.CosExp(add)"
+
+
+def tagged(nodes: str, run: str = CALLS) -> mxtools.Model:
+    """Return a graph from x to y and z, tagged by a trace."""
+    head = HEAD.replace('"" : 21', '"" : 21, "com.tool" : 1')
+    model = mxtools.Model(parser.parse_model(f"{head} g (float[2] x) => (float[2] y, float[2] z) {{ {nodes} }}"))
+    model.tag(Trace(trace_of(run)))
+    return model
+
+
+def test_a_module_with_all_its_results_is_cut_out() -> None:
+    assert tagged(WHOLE).filter("block").output_names == ["add", "exp"]
+
+
+def test_a_module_without_a_result_is_refused() -> None:
+    model = tagged(FUSED)
+    with pytest.raises(AbsentError, match="block returned results of which only 1 of 2 are in this graph"):
+        model.filter("block")
+    assert model.filter(".").output_names == ["y", "z"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        CALLS.replace("run . cos q -> z", "run . cos p -> z"),  # nothing uses the second result
+        CALLS.replace("run block exp p -> q", "run . exp p -> q"),  # the block did not make it
+        CALLS.replace("run block exp p -> q", "run block add x x -> q"),  # an exporter makes equal ones once
+    ],
+)
+def test_a_result_that_the_graph_need_not_have(run: str) -> None:
+    assert not tagged(FUSED, run).annotations.incomplete
+
+
+def test_it_is_said_and_stays_known(mx: Mx, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(dumps(trace_of(CALLS)))
+    plain = tagged(FUSED)
+    plain.untag()
+    onnx.save(plain.proto, tmp_path / "g.onnx")
+    said = mx("tag", "g.onnx", "--trace", "t.json", "-o", "tagged.onnx", cwd=tmp_path)
+    assert b"1 scope of which a result is not in the graph" in said.stderr
+    mx("tag", "g.onnx", "--from", "tagged.onnx", "-o", "again.onnx", cwd=tmp_path)
+    for file in ("tagged.onnx", "again.onnx"):
+        refused = mx("filter", file, "--scope", "block", "-o", "part.onnx", cwd=tmp_path)
+        assert refused.returncode == 4
+        assert b"1 of 2" in refused.stderr
