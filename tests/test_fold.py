@@ -448,3 +448,58 @@ def test_a_module_with_operators_that_the_model_does_not_import_is_left(field: s
     setattr(model.opset_import[0], field, value)
     with pytest.raises(AbsentError, match="one cannot be a function: the model does not import the domain '' of its"):
         Fold(each=("*",)).apply(WorkingModel(model))
+
+
+SIDE_BY_SIDE = (
+    HEAD
+    + """ g (bool c, float[2] x) => (float[2] y) {
+        a = If (c) <
+            then_branch = t () => (float[2] r) { r = Neg(x) },
+            else_branch = e () => (float[2] r) { r = Abs(x) }
+        >
+        b = Relu(a)
+        d = If (c) <
+            then_branch = t () => (float[2] r) { r = Neg(b) },
+            else_branch = e () => (float[2] r) { r = Abs(b) }
+        >
+        y = Relu(d)
+    }"""
+)
+"""Two modules as in `TWO`, with bodies in which values are called the same."""
+
+
+def test_bodies_side_by_side_keep_their_names() -> None:
+    model = two(SIDE_BY_SIDE)
+    result, report = folded(model, Fold(repeated=True))
+    assert len(report.functions) == 1
+    assert unfolded(result)[0] == model
+    assert unfolded(folded(model, Fold(each=("two",)))[0])[0] == model
+
+
+def test_a_name_that_a_tool_gave_to_another_value_is_not_given_to_one_in_a_body() -> None:
+    model = two(SIDE_BY_SIDE)
+    result, _ = folded(model, Fold(repeated=True))
+    result.graph.node.add(op_type="Exp", input=["y"], output=["r"])
+    result.graph.output.add(name="r").type.CopyFrom(result.graph.output[0].type)
+    found, _ = unfolded(result)
+    assert [node.attribute[0].g.output[0].name for node in found.graph.node if node.op_type == "If"] == ["r_1", "r_2"]
+
+
+def test_an_overload_is_not_called_in_a_function() -> None:
+    """There ONNX Runtime calls the function without an overload."""
+    text = TWO.replace('["" : 21]', '["" : 21, "own" : 1]').replace("b = Relu(a)", "b = own.Act:soft(a)")
+    text += '\n<domain: "own", overload: "soft", opset_import: ["" : 21]> Act (x) => (y) { y = Abs(x) }'
+    _, report = folded(two(text), Fold(each=("*",)))
+    assert report.left == {"one": "it calls an overload of Act, which ONNX Runtime ignores in functions"}
+    assert [function.scopes for function in report.functions] == [("two",)]
+
+
+def test_a_function_is_not_called_like_an_operator() -> None:
+    """ONNX Runtime takes a node for an Add by its name, whatever its domain, and fails where it has one input."""
+    model = tagged(HEAD + " g (float[2] x) => (float[2] y) { a = Neg(x)\n y = Abs(a) }", {"a": "one", "y": "one"})
+    for node in model.graph.node:
+        keys.set_prop(node, keys.TAG, "/Net/Add")
+    result, report = folded(model, Fold(each=("one",)))
+    assert [(function.name, function.class_name) for function in report.functions] == [("Add_1", "Add")]
+    running.session(result)
+    assert unfolded(result)[0] == model

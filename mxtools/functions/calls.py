@@ -20,9 +20,10 @@ from mxtools.scopes import keys
 class Names:
     """Names that are taken; others are made from them by numbers, each found in one step."""
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        """Begin with some names."""
+    def __init__(self, taken: Iterable[str] = (), in_bodies: Iterable[str] = ()) -> None:
+        """Begin with some names, and with those of them that only values in bodies have."""
         self._taken = set(taken)
+        self._in_bodies = set(in_bodies)
         self._given: set[str] = set()
         self._count: dict[str, int] = {}
 
@@ -44,6 +45,14 @@ class Names:
         self._taken.add(name)
         return name
 
+    def restore_in_body(self, name: str) -> str:
+        """Return a name that a value in a body had: the name itself, also if only values in other bodies have it."""
+        if name in self._taken and name not in self._in_bodies:
+            return self.take(name)
+        self._taken.add(name)
+        self._in_bodies.add(name)
+        return name
+
 
 @dataclass(frozen=True)
 class Inlined:
@@ -63,16 +72,24 @@ class Callee:
         made = names_made(function.node)
         self._inner = [name for name in made if name not in outputs]
         self._made = set(made)
+        self._in_bodies = self._made.difference(*(node.output for node in function.node))
         self.texts = [text.get() for text in texts_of(function.node)]
         self._infos = {info.name: info for info in function.value_info}
         known = {entry.key: entry.value for entry in function.metadata_props}
         self._tag = known.get(keys.SCOPE, ""), known.get(keys.TAG, "")
 
     def inlined(
-        self, call: NodeProto, record: Record | None, values: Names, nodes: Names, made: Mapping[str, NodeProto]
+        self,
+        call: NodeProto,
+        record: Record | None,
+        values: Names,
+        nodes: Names,
+        made: Mapping[str, NodeProto],
+        in_body: bool = False,
     ) -> Inlined:
         """Return what a call stands for; `values` and `nodes` are the names that are taken already.
 
+        With `in_body` the call is in a body, so that bodies that it stands for are not beside those of other calls.
         Copies that the call has of nodes of the graph are left out; `made` are the graph's nodes by their results.
         """
         props = keys.props(call)
@@ -84,7 +101,8 @@ class Callee:
         names = names_of_call(self.function, call) | {name: originals[name] for name in names_made(copies.values())}
         for name, text in originals.items():
             if name not in names:
-                names[name] = values.take(text or name)
+                is_own = record is not None and not in_body and name in self._in_bodies  # bodies side by side
+                names[name] = (values.restore_in_body if is_own else values.take)(text or name)
         for name in self.function.output:
             if name not in names and name in self._made:  # the call omits it
                 names[name] = values.take(name)

@@ -27,7 +27,7 @@ from mxtools.functions.record import record_of
 from mxtools.functions.refusals import refusal
 from mxtools.functions.structure import names_made
 from mxtools.graph.functions import model_nodes
-from mxtools.graph.operators import plain_domain, versions
+from mxtools.graph.operators import names_of_operators, plain_domain, versions
 from mxtools.graph.order import sort_nodes
 from mxtools.graph.rename import fresh
 from mxtools.pipeline.base import Report
@@ -234,7 +234,7 @@ def _definitions(
     groups: dict[tuple[str, str], list[Body]] = {}
     for body in sorted(bodies, key=lambda body: max(body.nodes)):
         groups.setdefault((class_of(annotations.hierarchy.tags[body.call]), body.structure), []).append(body)
-    taken = {function.name for function in model.proto.functions if function.domain == DOMAIN}
+    taken = {function.name for function in model.proto.functions if function.domain == DOMAIN} | names_of_operators()
     found = []
     for (class_name, _), group in groups.items():
         definition = Definition(annotations, group, fresh(class_name or "Module", taken), level)

@@ -6,6 +6,8 @@ Linear may be given to a function of the Linear, but not to one of the layer aro
 
 Another is MeanVarianceNormalization without its attribute: ONNX itself defines it by a function, in which ONNX Runtime
 then does not find the default.
+
+And of functions with one name and several overloads, a function calls the one without, whichever it names.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ def refusal(model: WorkingModel, body: Body) -> str:
     """Return why ONNX Runtime would not take a function of a body; empty where it would."""
     if any(operator_key(node) == _WITH_DEFAULT and not node.attribute for node in every_node(body.protos)):
         return f"it has a {_WITH_DEFAULT[1]} without axes, which ONNX Runtime refuses in functions"
+    overloaded = next((node.op_type for node in every_node(body.protos) if node.overload), None)
+    if overloaded is not None:
+        return f"it calls an overload of {overloaded}, which ONNX Runtime ignores in functions"
     imported = {domain for domain, version in versions(model.proto.opset_import).items() if version > 0}
     missing = next((n.domain for n in every_node(body.protos) if plain_domain(n.domain) not in imported), None)
     if missing is not None:  # which is no fault of a graph to ONNX Runtime, but is one of a function

@@ -114,11 +114,12 @@ class _Unfolding:
     def run(self) -> None:
         """Unfold what is wanted in the graph, then in the functions that are left; remove what nobody calls then."""
         model = self.model
-        values = Names(names_in(model.graph))
+        values = _names_of_values(model.graph)
         names = Names(node.name for node in every_node(model.graph.node))
         _Holder(self, model, values, names).unfold(model.graph)
         for function in self._used():
-            values = Names((*function.input, *names_in(GraphProto(node=function.node))))
+            infos = [ValueInfoProto(name=name) for name in function.input]
+            values = _names_of_values(GraphProto(node=function.node, input=infos))
             _Holder(self, function, values, Names(n.name for n in every_node(function.node))).unfold(function)
         used = {function_key(function) for function in self._used()}
         gone = self.done - used
@@ -131,6 +132,13 @@ class _Unfolding:
         return used_functions(self.model, self.model.graph.node)
 
 
+def _names_of_values(graph: GraphProto) -> Names:
+    """Return the names of values in a graph and its bodies, as names that are taken."""
+    taken = names_in(graph)
+    outside = names_in(graph, in_bodies=False)
+    return Names(taken, taken - outside)
+
+
 class _Holder:
     """The graph of a model, or a function, in which calls are unfolded; both import versions of operators."""
 
@@ -139,6 +147,7 @@ class _Holder:
         self.importer = importer
         self.values, self.names = values, names
         self.fits: dict[OperatorKey, bool] = {}
+        self.in_body = False
 
     def unfold(self, holder: GraphProto | FunctionProto) -> None:
         """Unfold the calls in a graph or function, level by level: those without a record, then the highest."""
@@ -181,7 +190,7 @@ class _Holder:
     ) -> Inlined:
         self.work.calls += 1
         self.work.done.add(function_key(callee.function))
-        return callee.inlined(call, record, self.values, self.names, made)
+        return callee.inlined(call, record, self.values, self.names, made, self.in_body)
 
     def _without_records(self, nodes: Iterable[NodeProto], infos: list[ValueInfoProto]) -> list[NodeProto]:
         """Return nodes with those of functions in the place of calls that have no record, also in bodies."""
@@ -197,7 +206,9 @@ class _Holder:
                 continue
             for body in bodies(node):
                 if any(self._callee(n) for n in every_node(body.node)):
+                    outer, self.in_body = self.in_body, True
                     self.unfold(body)
+                    self.in_body = outer
             found.append(node)
         return found
 

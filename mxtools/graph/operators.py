@@ -162,6 +162,12 @@ def versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
 
 
 @cache
+def names_of_operators() -> frozenset[str]:
+    """Return what ONNX's own operators are called."""
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain)
+
+
+@cache
 def schema(domain: str, name: str, version: int) -> onnx.defs.OpSchema | None:
     """Return the definition of an operator in a version of its domain, None if the onnx package has none."""
     try:

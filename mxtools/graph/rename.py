@@ -19,14 +19,14 @@ def fresh(name: str, taken: Collection[str]) -> str:
     return candidate
 
 
-def names_in(graph: GraphProto) -> set[str]:
-    """Return the names of all values in a graph and in the bodies of its nodes, even of values that are only read."""
+def names_in(graph: GraphProto, in_bodies: bool = True) -> set[str]:
+    """Return the names of all values in a graph, even of values that are only read, and in the bodies of its nodes."""
     found = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     found.update(sparse.values.name for sparse in graph.sparse_initializer)
     for node in graph.node:
         found.update(node.input)
         found.update(node.output)
-        for body in bodies(node):
+        for body in bodies(node) if in_bodies else ():
             found |= names_in(body)
     return found - {""}
 
