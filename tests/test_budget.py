@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import parser
 
+import mxtools
 from mxtools.errors import CheckError, InputError, UsageError
 from mxtools.model.model import Model
 from mxtools.pipeline.working_model import WorkingModel
@@ -330,6 +331,32 @@ def test_inputs_that_a_file_lacks_are_named(mx: Mx, tmp_path: Path) -> None:
     assert b"lacks" not in mx("run-parts", "parts", cwd=tmp_path).stderr
     done = mx("profile", "m.onnx", "--inputs", "i.npz", cwd=tmp_path)
     assert done.stderr.decode().splitlines().count("mx profile: inputs that i.npz lacks are made: 'm', 'k'") == 1
+
+
+def test_an_input_that_no_part_reads_does_not_keep_from_verifying(mx: Mx, tmp_path: Path) -> None:
+    text = HEAD + " g (float[2] x, float[2] unread) => (float[2] y) { a = Neg(x)\n y = Abs(a) }"
+    model = tagged(text, {"a": "m", "y": "n"})
+    written(model, tmp_path / "parts", Budget(2))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "i.npz", x=np.ones(2, "f"), unread=np.ones(2, "f"))
+    for options in ((), ("--inputs", "i.npz")):
+        done = mx("run-parts", "parts", "--verify", "m.onnx", *options, cwd=tmp_path)
+        assert (done.returncode, b"max difference 0" in done.stderr) == (0, True), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"w": [2.0, 2.0]}, "no value for the model's input 'x': give inputs= with the model's inputs"),
+        ({"x": [1.0, 1.0], "k": [2.0, 2.0]}, "the model has no input 'k': it has x, w"),
+    ],
+)
+def test_inputs_that_are_not_those_of_the_model(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    text = HEAD + " g (float[2] x, float[2] w) => (float[2] y) { a = Neg(x)\n y = Mul(a, w) }"
+    written(tagged(text, {"a": "m", "y": "n"}), tmp_path / "parts", Budget(2))
+    with pytest.raises(InputError) as error:
+        mxtools.run_parts(tmp_path / "parts", {name: np.array(value, "f") for name, value in given.items()})
+    assert str(error.value) == said
 
 
 def test_outputs_that_a_file_cannot_hold_are_named(mx: Mx, tmp_path: Path) -> None:

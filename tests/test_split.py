@@ -124,6 +124,19 @@ def test_outputs_that_are_inputs_or_initializers(tmp_path: Path) -> None:
     assert golden(text, {"y": "m"}, tmp_path, "m") == [(None, "", "", "w"), ("m", "x", "y", "y")]
 
 
+def test_an_output_that_is_an_input_that_no_part_reads(tmp_path: Path, mx: Mx) -> None:
+    text = HEAD + " g (float[2] x, int64[k] z) => (float[2] y, int64[k] z) { a = Neg(x)\n y = Abs(a) }"
+    for number, options in enumerate((["--each", "m"], ["--parts", "2"])):
+        model = tagged(text, {"a": "m", "y": "n"}).SerializeToString()
+        (tmp_path / "m.onnx").write_bytes(model)
+        folder = f"parts{number}"
+        assert mx("split", "m.onnx", *options, "--verify", "-d", folder, cwd=tmp_path).returncode == 0
+        assert mx("run-parts", folder, "--verify", "m.onnx", cwd=tmp_path).returncode == 0
+        assert mx("join", folder, "-o", "j.onnx", cwd=tmp_path).returncode == 0
+        assert mx("compare", "m.onnx", "j.onnx", cwd=tmp_path).returncode == 0
+        assert_same(tmp_path / "j.onnx", tmp_path / folder)
+
+
 def test_what_is_excluded_is_left_to_the_rest(tmp_path: Path) -> None:
     found = golden(LADDER, {"a": "m", "c": "n"}, tmp_path, "*", exclude=("n",))
     assert [part[0] for part in found] == ["m", None]

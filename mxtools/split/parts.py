@@ -82,7 +82,17 @@ def parts_of(annotations: Annotations, groups: Sequence[Collection[int]], places
         if cut := needed_cut(graph, inside, needed, graph.needs, (), is_first=number == 0):
             found.append(Part(None, cut, places[number] if places else None))
             needed.update(cut.inputs)
-    return found[::-1]
+    return _with_passed(graph, found[::-1])
+
+
+def _with_passed(graph: Graph, parts: list[Part]) -> list[Part]:
+    """Return parts, of which the first has also the inputs that the model returns as they are and no part reads."""
+    read = {value for part in parts for value in part.cut.inputs}
+    passed = [v for v in graph.outputs if v in graph.inputs and v not in graph.stored and v not in read]
+    if parts and passed:
+        cut = parts[0].cut
+        cut.inputs = Cut.ordered(graph.inputs, [*cut.inputs, *passed])
+    return parts
 
 
 def needed_cut(
@@ -154,7 +164,7 @@ class _Units:
             if cut:
                 found.append(Part(None if unit == NOWHERE else scopes[self.calls[unit]], cut))
                 needed.update(cut.inputs)
-        return found[::-1]
+        return _with_passed(graph, found[::-1])
 
     def _levels(self) -> dict[int, int]:
         """Return the level of each unit; AbsentError where a call reads a value computed from its own results."""

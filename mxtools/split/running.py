@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 
 from mxtools.errors import InputError
 from mxtools.graph.index import graph_inputs
@@ -47,7 +47,9 @@ def inputs_of(manifest: Manifest, folder: Path, given: Values | None = None, sou
         infos = graph_inputs(WorkingModel.read(folder / part.file).proto) if wanted else []
         shell.graph.input.extend(info for info in infos if info.name in wanted)
     if given:
-        require_known(given, shell, None, source)
+        known = {info.name for info in shell.graph.input}
+        unread = [ValueInfoProto(name=name) for name in manifest.inputs if name not in known]
+        require_known(given, ModelProto(graph=GraphProto(input=[*shell.graph.input, *unread])), None, source)
     return model_inputs(shell, None, given)
 
 
@@ -61,8 +63,10 @@ def run_parts(
     """Return the outputs of the model that was split, computed by its parts, which lie in a folder.
 
     A part is loaded when it is its turn, and forgotten then; a value is kept until the last part that reads it. `done`
-    is told of each part. Raises InputError if a part cannot be read or run, or the manifest does not fit the parts.
+    is told of each part. Raises InputError if a part cannot be read or run, the manifest does not fit the parts, or the
+    inputs are not those of the model.
     """
+    _require_inputs(manifest, inputs)
     values = dict(inputs)
     needed = {link.name for link in manifest.outputs}
     last = {link.name: number for number, part in enumerate(manifest.parts) for link in part.inputs}
@@ -79,6 +83,15 @@ def run_parts(
     return {link.name: values[link.name] for link in manifest.outputs}
 
 
+def _require_inputs(manifest: Manifest, inputs: Mapping[str, Value]) -> None:
+    if unknown := inputs.keys() - {*manifest.inputs}:
+        raise InputError(f"the model has no input {min(unknown)!r}", f"it has {', '.join(manifest.inputs)}")
+    wanted = (link.name for part in manifest.parts for link in part.inputs if link.source == MODEL)
+    missing = next((name for name in wanted if name not in inputs), None)
+    if missing is not None:
+        raise InputError(f"no value for the model's input {missing!r}", "give ⟨inputs⟩ with the model's inputs")
+
+
 def _run(part: PartFile, folder: Path, values: Mapping[str, Value], runtime: Runtime) -> dict[str, Value]:
     model = WorkingModel.read(folder / part.file)
     missing = next((link.name for link in part.inputs if link.name not in values), None)
@@ -89,8 +102,12 @@ def _run(part: PartFile, folder: Path, values: Mapping[str, Value], runtime: Run
 
 
 def differences(outputs: Mapping[str, Value], whole: WorkingModel, inputs: Mapping[str, Value]) -> Iterator[Any]:
-    """Yield how far outputs are from those of the whole model; InputError where it cannot be run, or has not these."""
-    expected = run_model(whole.proto, whole.weights, inputs)
+    """Yield how far outputs are from those of the whole model; InputError where it cannot be run, or has not these.
+
+    Inputs of the whole model that no part reads are made.
+    """
+    is_whole = all(info.name in inputs for info in graph_inputs(whole.proto))
+    expected = run_model(whole.proto, whole.weights, inputs if is_whole else {**whole.inputs(), **inputs})
     for name, array in expected.items():
         if name not in outputs:
             raise InputError(f"the parts have no output {name!r}, as {whole.name} has", "give the model that was split")
