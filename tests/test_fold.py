@@ -503,3 +503,14 @@ def test_a_function_is_not_called_like_an_operator() -> None:
     assert [(function.name, function.class_name) for function in report.functions] == [("Add_1", "Add")]
     running.session(result)
     assert unfolded(result)[0] == model
+
+
+def test_nodes_without_names_beside_nodes_with_a_path() -> None:
+    model = two()
+    for node in model.graph.node:
+        if node.op_type == "Mul":
+            node.name = f"/{keys.props(node)[keys.SCOPE]}/Mul"
+    result, report = folded(model, Fold(repeated=True))
+    assert [function.scopes for function in report.functions] == [("one", "two")]
+    assert result.functions[0].node[0].name == "/Mul"
+    assert unfolded(result)[0] == model

@@ -53,7 +53,8 @@ def restored(function: FunctionProto) -> FunctionProto:
     path, suffixes = (record.get("path"), record.get("suffixes")) if isinstance(record, dict) else (None, None)
     if isinstance(path, str) and path:
         for node in every_node(copy.node):
-            node.name = f"{path}{node.name}" if node.name.startswith("/") else node.name
+            if node.name.startswith("/"):  # a name that is set to what it is would be no longer missing
+                node.name = f"{path}{node.name}"
     if isinstance(suffixes, list) and all(isinstance(suffix, str) for suffix in suffixes):
         taken = {*copy.input, *names_made(copy.node)}
         names: dict[str, str] = {}
