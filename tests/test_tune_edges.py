@@ -22,6 +22,8 @@ from mxtools.tuning.search import Search
 from mxtools.tuning.tuning import Request, tune
 from mxtools.tuning.units import Unit
 from mxtools.tuning.workshop import Evaluation
+from tests.support.commands import Mx
+from tests.support.small_graphs import HEAD, tagged
 from tests.support.tuned_models import layers, sets
 
 
@@ -146,3 +148,26 @@ def test_a_precision_that_another_one_beats_is_no_dead_end() -> None:
     search.run()
     assert search.best
     assert search.best.precisions == {"a": "int8"}
+
+
+def test_why_models_could_not_be_made_is_told(mx: Mx, tmp_path: Path) -> None:
+    """The converter to half precision does not see what a body captures."""
+    text = """ g (float[8, 8] x, bool c) => (float[8, 8] y) {
+        a = Exp(x)
+        b = If (c) <
+            then_branch = t () => (float[8, 8] p) { p = Neg(a) },
+            else_branch = e () => (float[8, 8] q) { q = Abs(a) }
+        >
+        y = MatMul(b, w)
+    }"""
+    model = tagged(HEAD + text, {"a": "m", "b": "m", "y": "n"})
+    for node in model.graph.node:
+        node.name = f"/{node.op_type}"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        np.savez(tmp_path / "in" / f"{number}.npz", x=np.full((8, 8), number, np.float32), c=np.array(number > 0))
+    line = ["tune", "m.onnx", "--inputs", "in", "--target", "sqnr>=30", "--to", "float16", "-o", "t.onnx"]
+    said = mx(*line, cwd=tmp_path).stderr.decode()
+    assert "mx tune: 1 of 2 models could not be made or run: the quantiser (half) failed: " in said

@@ -295,6 +295,9 @@ def _conclude(found: Tuned[Any]) -> None:
         before = next((each.seconds for each in found.evaluations if not each.precisions), None) or math.nan
         size += f", {1000 * before:.3g} → {1000 * found.chosen.seconds:.3g} ms"
     made = f"{len(found.evaluations)} evaluations"
+    problems = [each.verdict.problem for each in found.evaluations if each.verdict.problem]
+    if problems:
+        say(f"mx tune: {len(problems)} of {len(found.evaluations)} models could not be made or run: {problems[0]}")
     if not found.met:
         better = "smaller" if found.chosen.seconds is None else "faster"
         raise CheckError(f"no {better} model meets the target; the nearest: {size}, {figures}; {made}", found.advice)
