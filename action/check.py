@@ -169,7 +169,7 @@ def _validated(model: str) -> Row:
     """Return what `mx validate` says of a model; that a whole model has no tags is no fault of it."""
     done = _mx("validate", model, "--json")
     if done.returncode > 1:
-        return Row(model, done.stderr.strip().removeprefix("mx validate: "), kinds=frozenset({ERROR}))
+        return Row(model, _reason(done.stderr), kinds=frozenset({ERROR}))
     findings = json.loads(done.stdout)["findings"]
     findings = [finding for finding in findings if finding["rule"] != "untagged" or "node" in finding]
     counts = Counter(finding["severity"] for finding in findings)
@@ -179,6 +179,16 @@ def _validated(model: str) -> Row:
     details = "".join(f"<li>{escape(line)}</li>\n" for line in lines)
     kinds = frozenset({ERROR}) if counts[ERROR] else frozenset[str]()
     return Row(model, counted or "yes", details=f"<ul>\n{details}</ul>\n" if lines else "", kinds=kinds)
+
+
+def _reason(said: str) -> str:
+    """Return why a command with `--json` failed; its last line says it, unless the command crashed."""
+    last = (said.strip().splitlines() or ["no reason is known"])[-1]
+    try:
+        error = json.loads(last)["error"]
+    except (ValueError, TypeError, KeyError):
+        return last.removeprefix("mx validate: ")
+    return ": ".join(filter(None, (error["problem"], error.get("remedy"))))
 
 
 def _line(finding: dict[str, str]) -> str:

@@ -143,6 +143,7 @@ def test_the_action_compares_what_a_pull_request_changed(pull_request: Path, tmp
     assert table["<code>untagged.onnx</code>"] == ["yes", one]
     assert table["<code>models/removed.onnx</code>"] == ["", "removed"]
     assert "Git LFS" in table["<code>models/a&#124;b.onnx</code>"][0]
+    assert "&quot;error&quot;" not in comment
     assert len(table) == 5
     details = comment.partition("<details><summary><code>models/changed.onnx</code></summary>")[2].partition(
         "</details>"
