@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, parser
 
+import mxtools
 from mxtools.errors import InputError
 from mxtools.graph.index import Graph
 from mxtools.pipeline.working_model import WorkingModel
@@ -367,3 +368,20 @@ def test_the_memory_of_a_command(mx: Mx) -> None:
     assert report["memory"]["computed"] == 3 * 8 * 1024 * 4
     done = mx("profile", "--memory", "--from-profile", "p.json", stdin=stdin)
     assert (done.returncode, done.stderr) == (2, b"mx profile: --from-profile runs nothing: leave --memory out\n")
+
+
+def test_a_folded_model_has_the_modules_that_it_has_unfolded(mx: Mx, tmp_path: Path) -> None:
+    """A kernel of a function that several modules call belongs to the module of the call."""
+    text = HEAD + " g (float[8, 8] x) => (float[8, 8] y) { a = Exp(x)\n b = Neg(a)\n c = Exp(b)\n y = Neg(c) }"
+    model = tagged(text, {"a": "one", "b": "one", "c": "two", "y": "two"})
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node_{number}"
+        keys.set_prop(node, keys.TAG, f"/Net/Block.{keys.props(node)[keys.SCOPE]}")
+    whole = mxtools.from_proto(model)
+    folded = whole.fold("*")
+    assert len(folded.proto.functions) == 1
+    kernels = [[(m.scope, len(m.kernels)) for m in given.profile(runs=1).modules] for given in (whole, folded)]
+    assert kernels[0] == kernels[1] == [(".", 0), ("one", 2), ("two", 2)]
+    folded.save(tmp_path / "f.onnx")
+    rows = mx("profile", "f.onnx", "--runs", "1", cwd=tmp_path).stdout.decode().splitlines()
+    assert [row.split()[1] for row in rows[2:4]] == ["one", "two"]

@@ -89,6 +89,7 @@ def command(
 
     Example: mx profile bert.tagged.onnx --depth 3
     """
+    from mxtools.functions.folded import unfolded
     from mxtools.profile import timing as profiling
     from mxtools.profile.report import read_report, report
     from mxtools.runtime.runtimes import check_providers
@@ -101,7 +102,7 @@ def command(
     before = read_report(against) if against else None
     if provider:
         check_providers(provider)
-    model = read_model(source, data_dir, trace, inputs)
+    model = unfolded(read_model(source, data_dir, trace, inputs))
     with progress("profiling"):
         if from_profile:
             timing = profiling.read(model, from_profile)

@@ -279,12 +279,13 @@ class LookingModel(WorkingModel):
         >>> report.modules[0].scope, report.attributed > 0.9
         ('.', True)
         """
+        from mxtools.functions.folded import unfolded
         from mxtools.profile import timing
         from mxtools.profile.memory import memory_of
         from mxtools.profile.report import report
         from mxtools.runtime.sessions import Level
 
-        known, given, optimised = self.knowing(None, inputs), paths(files), one_of(Level, level, "level")
+        known, given, optimised = unfolded(self.knowing(None, inputs)), paths(files), one_of(Level, level, "level")
         chosen = texts(providers or ()) or None
         found = timing.read(known, given) if given else timing.run(known, optimised, runs, threads, chosen)
         return report(found, memory=memory_of(known) if memory else None)
