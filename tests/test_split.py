@@ -361,3 +361,21 @@ def test_random_graphs(
     except AbsentError:
         return
     assert_same(folder / "m.onnx", folder / "parts", random_models.feeds(condition))
+
+
+def test_a_folded_model_is_split_as_if_it_were_not(tmp_path: Path, mx: Mx) -> None:
+    text = (
+        HEAD
+        + """ g (float[4, 4] x) => (float[4, 4] y) <float[4, 4] v = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}> {
+        a = MatMul(x, v)
+        b = Relu(a)
+        c = MatMul(b, v)
+        y = Relu(c)
+    }"""
+    )
+    scopes = {"a": "one.fc", "b": "one", "c": "two.fc", "y": "two"}
+    (tmp_path / "m.onnx").write_bytes(tagged(text, scopes).SerializeToString())
+    assert mx("fold", "m.onnx", "--each", "*", "-o", "f.onnx", cwd=tmp_path).returncode == 0
+    for options in ("--parts 2 --balance multiply-adds --dry-run --json", "--each *.fc --dry-run --json"):
+        found = [mx("split", name, *options.split(), cwd=tmp_path).stdout for name in ("m.onnx", "f.onnx")]
+        assert found[0] == found[1] != b""

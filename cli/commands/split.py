@@ -127,6 +127,7 @@ def command(
     from mxtools.costs.dimensions import sizes_of
     from mxtools.cut.declarations import declare, shapes_of, types_of
     from mxtools.errors import UsageError
+    from mxtools.functions.folded import unfolded
     from mxtools.profile.report import read_report
     from mxtools.scopes.selection import Selection
     from mxtools.split import manifest
@@ -145,7 +146,7 @@ def command(
     if places and (budget or each or class_ or depth or exclude):
         raise UsageError("--placement says all of where modules go", "leave the other options out")
     sizes = sizes_of(dim or ())
-    model = read_model(source, data_dir, trace, inputs)
+    model = unfolded(read_model(source, data_dir, trace, inputs))
     selections = [
         *(Selection(scopes=(glob,)) for glob in each or ()),
         *(Selection(classes=(name,)) for name in class_ or ()),
@@ -216,10 +217,16 @@ def _balance(manifest: Manifest) -> str:
     plan = manifest.plan
     if plan is None:
         return ""
-    unit = "" if plan.measure == "multiply-adds" else "ns" if plan.measure == "time" else "B"
-    largest, bound = (short(amount, " " if unit else "") + unit for amount in (plan.largest, plan.bound))
+    largest, bound = (_amount(plan.measure, amount) for amount in (plan.largest, plan.bound))
     ratio = plan.largest / plan.mean if plan.mean else 1.0
     return f"; {plan.measure}: the largest has {largest}, {ratio:.2f} times the mean, and at least {bound} is needed"
+
+
+def _amount(measure: str, amount: int) -> str:
+    """Return an amount of a measure in words; times are nanoseconds, and are shown as those of `mx profile`."""
+    if measure == "time":
+        return f"{amount / 1000:.3g} µs"
+    return short(amount) if measure == "multiply-adds" else f"{short(amount, ' ')}B"
 
 
 def _draw(manifest: Manifest, file: Path) -> None:

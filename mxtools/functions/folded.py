@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes import keys
+
+M = TypeVar("M", bound=WorkingModel)
 
 
 def is_folded(model: WorkingModel) -> bool:
@@ -11,7 +15,7 @@ def is_folded(model: WorkingModel) -> bool:
     return bool(model.proto.functions) and any(keys.FOLDED in keys.props(node) for node in model.proto.graph.node)
 
 
-def unfolded(model: WorkingModel) -> WorkingModel:
+def unfolded(model: M) -> M:
     """Return a model, or if it is folded, a copy that is not."""
     if is_folded(model):
         model = model.copy()

@@ -246,15 +246,15 @@ class Model(LookingModel):
         3
         """
         from mxtools.cut.declarations import declare
+        from mxtools.functions.folded import unfolded
         from mxtools.split.division.budget import budget_of
         from mxtools.split.planning import planned
         from mxtools.split.result import Split
 
         wanted = [*(Selection((scope,)) for scope in scopes), *(Selection(classes=(c,)) for c in texts(class_name))]
-        limits = {"bytes": max_bytes, "multiply-adds": max_multiply_adds}
         times = {module.scope: module.own for module in profile.modules} if profile else None
-        budget = budget_of(parts, limits, balance, times)
-        whole = self.copy()
+        budget = budget_of(parts, {"bytes": max_bytes, "multiply-adds": max_multiply_adds}, balance, times)
+        whole = unfolded(self.copy())
         declare(whole, shapes or {}, types or {})
         return Split(whole, *planned(whole, budget or placement, wanted, depth, texts(exclude), dims))
 
