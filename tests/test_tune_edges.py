@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import mxtools
-from mxtools.errors import UsageError
+from mxtools.errors import InputError, UsageError
 from mxtools.tuning.judging import Verdict, found_function, judged_outputs, takes_sets
 from mxtools.tuning.metrics import METRICS
 from mxtools.tuning.own_errors import Measured
@@ -171,3 +171,10 @@ def test_why_models_could_not_be_made_is_told(mx: Mx, tmp_path: Path) -> None:
     line = ["tune", "m.onnx", "--inputs", "in", "--target", "sqnr>=30", "--to", "float16", "-o", "t.onnx"]
     said = mx(*line, cwd=tmp_path).stderr.decode()
     assert "mx tune: 1 of 2 models could not be made or run: the quantiser (half) failed: " in said
+
+
+def test_a_folded_model_is_to_be_unfolded_first() -> None:
+    """Quantisers would leave what is in functions in float32, and the report would not list it."""
+    folded = layers().fold(repeated=True)
+    with pytest.raises(InputError, match="modules of the model are functions, into which quantisers do not look"):
+        folded.tune(sets(), "sqnr>=0")

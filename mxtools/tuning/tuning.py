@@ -21,6 +21,7 @@ from mxtools.files.atomic import write_text
 from mxtools.files.json_text import decoded
 from mxtools.files.regular import read_regular
 from mxtools.files.temporary import Scratch
+from mxtools.functions.folded import is_folded
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.selection import Selection
 from mxtools.strategies.wrap import carried
@@ -79,12 +80,14 @@ def tune(
     returned; it is raised again if there is none yet.
 
     Raises UsageError if the request makes no sense, or its state file is of another search; InputError if the model has
-    no scopes or does not run, if the state file is damaged, or if no model could be made.
+    no scopes, is folded or does not run, if the state file is damaged, or if no model could be made.
     """
     if request.budget < 1:
         raise UsageError(f"the budget is {request.budget}", "allow one evaluation or more")
     if request.minimise not in ("bytes", "time"):
         raise UsageError(f"there is no {request.minimise!r} to be minimised", "give bytes or time")
+    if is_folded(model):
+        raise InputError("modules of the model are functions, into which quantisers do not look", "unfold it first")
     begun, wanted = time.monotonic(), target(request.target, judged=request.function is not None)
     units = Units(model, quantisers(request.precisions, request.options), request.selection, request.operators)
     metric = None if request.function else METRICS[wanted.metric]
