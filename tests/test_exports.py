@@ -483,3 +483,44 @@ def test_a_mixture_of_experts_is_exported(exporter: str, tmp_path: Path) -> None
     found = mxtools.load(tmp_path / "m.onnx").run({name: each.numpy() for name, each in given.items()})
     np.testing.assert_allclose(next(iter(found.values())), wanted, rtol=1e-3, atol=1e-4)
     assert model.get_experts_implementation() == {"": "grouped_mm"}
+
+
+class Gate(nn.Module):
+    """Does more with positive numbers, which a compiled module can still decide when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lin(x)
+        if bool(x.sum() > 0):
+            y = y * 2
+        return y
+
+
+SCRIPT_MODULES = {"scripted": torch.jit.script, "traced": lambda model: torch.jit.trace(model, torch.ones(2, 4))}
+
+
+@pytest.mark.parametrize("kind", SCRIPT_MODULES)
+def test_a_script_module_is_exported_as_it_is_compiled(kind: str, mx: Mx, tmp_path: Path) -> None:
+    torch.jit.save(SCRIPT_MODULES[kind](Gate().eval()), tmp_path / "net.pt")
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        f"net = torch.jit.load({str(tmp_path / 'net.pt')!r}), {{'x': torch.ones(2, 4)}}\n"
+        f"bare = torch.jit.trace(torch.nn.Linear(4, 2), torch.ones(2, 4))\n"
+    )
+    spec = f"{tmp_path / 'net.py'}:net"
+    trace, raw, tagged = (tmp_path / name for name in ("t.json", "x.onnx", "y.onnx"))
+    for arguments in (
+        ("trace", spec, "-o", trace),
+        ("trace", f"{tmp_path / 'net.py'}:bare", "--input", "input=2,4", "-o", tmp_path / "bare.json"),
+        ("export", spec, "-o", raw),
+        ("tag", raw, "--trace", trace, "--strict", "-o", tagged),
+        ("auto", spec, "--verify", "-o", tmp_path / "auto.onnx"),
+    ):
+        done = mx(*arguments)
+        assert done.returncode == 0, done.stderr.decode()
+    subject = load_subject(spec)
+    assert not agreement(subject, mxtools.load(tagged)).wrong
+    assert subject.model.forward.schema  # it is the model's own again

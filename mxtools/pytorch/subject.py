@@ -68,11 +68,19 @@ def by_name(model: nn.Module, inputs: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def forward_parameters(model: nn.Module) -> list[str]:
     """Return the names of `forward`'s parameters; if a wrapper takes anything, those of the module in it."""
-    if isinstance(model, torch.jit.ScriptModule):  # one that was made by tracing has no signature
-        forward: Any = model.forward
-        return [argument.name for argument in forward.schema.arguments][1:]
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = forward_signature(model).parameters.values()
     inside = list(model.children())
     if len(inside) == 1 and [p.kind for p in parameters] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]:
         return forward_parameters(inside[0])
     return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def forward_signature(model: nn.Module) -> inspect.Signature:
+    """Return the signature of `forward`; a ScriptModule has a schema, and one that was made by tracing only this."""
+    forward: Any = model.forward
+    if not isinstance(model, torch.jit.ScriptModule):
+        return inspect.signature(forward)
+    return inspect.Signature(
+        Parameter(a.name, Parameter.POSITIONAL_OR_KEYWORD, default=a.default_value if a.has_default_value() else Parameter.empty)
+        for a in forward.schema.arguments[1:]
+    )

@@ -251,7 +251,8 @@ def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any])
 def _called_by(subject: Subject, function: Callable[..., Any]) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """Inside the block, give a model another `forward`; yield a function that calls its own with a subject's inputs.
 
-    A wrapper module would add a scope; this way does not.
+    A wrapper module would add a scope; this way does not. A ScriptModule keeps its `forward`, since it is exported from
+    its compiled code.
     """
     model = subject.model
     forward, before = model.forward, vars(model).get("forward")
@@ -260,6 +261,9 @@ def _called_by(subject: Subject, function: Callable[..., Any]) -> Iterator[Calla
         """Return what the model's own `forward` returns for inputs."""
         return subject.interface.results(forward(**subject.interface.arguments(inputs)))
 
+    if isinstance(model, torch.jit.ScriptModule):
+        yield called
+        return
     model.forward = function
     try:
         yield called

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Collection, Sequence
 from inspect import get_annotations
@@ -16,7 +15,7 @@ from mxtools.errors import InputError, UsageError
 from mxtools.pytorch.loading.parts import part_of
 from mxtools.pytorch.loading.past import with_past
 from mxtools.pytorch.loading.specs import load_model
-from mxtools.pytorch.subject import Subject, by_name, forward_parameters
+from mxtools.pytorch.subject import Subject, by_name, forward_parameters, forward_signature
 from mxtools.runtime.quiet import error_line
 from mxtools.traces.values import open_arrays
 
@@ -93,7 +92,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:
     """Raise UsageError for an input that `forward` takes neither by name nor by a `**kwargs` of any names."""
     taken = forward_parameters(model)
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = forward_signature(model).parameters.values()
     others = next((_names_of(p.annotation) for p in parameters if p.kind is p.VAR_KEYWORD), ())
     unknown = [name for name in names if name not in taken and others is not None and name not in others]
     if unknown:
@@ -109,7 +108,7 @@ def _names_of(annotation: Any) -> Collection[str] | None:  # noqa: ANN401 - any 
 
 
 def _required(model: nn.Module) -> list[str]:
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = forward_signature(model).parameters.values()
     return [
         p.name
         for p in parameters
