@@ -79,7 +79,7 @@ def _by_readers(graph: Graph, annotations: Annotations, nodes: list[int]) -> Non
     """Go through the open nodes against the data flow: a chain gets the scope of what it leads to."""
     outputs, hierarchy = set(graph.outputs), annotations.hierarchy
     before = _nearest(annotations, nodes, graph.sources)
-    begins = {node: calls[0] for node, calls in annotations.merged.items()}
+    begins = {node: calls[0] for node, calls in annotations.merged.items() if calls}
     for node in reversed(nodes):
         calls = {call for n in graph.targets(node) if (call := begins.get(n, annotations.call[n])) is not None}
         at = before[node]
