@@ -20,7 +20,7 @@ from tests.support.shared_models import Build
 
 UNSEEDED = {"disconnected", "exporter-differs", "unknown-place"}
 """Notes on what is good to know, and can be right."""
-NOT_ALONE = {"other-model", "opset-import"}
+NOT_ALONE = {"other-model", "opset-import", "unfound"}
 """Rules of which no fault is found by itself; they have tests of their own."""
 
 

@@ -77,6 +77,8 @@ class Tagged(TypedDict):
     """Modules that nodes name and the trace lacks, with the number of nodes."""
     part: NotRequired[str]
     """The module that the graph is an export of, if it is not the whole model."""
+    unfound: NotRequired[list[str]]
+    """Absent scopes that should have nodes, if there are many: the trace fits the graph badly."""
     explained: NotRequired[list[NodeHistory]]
 
 

@@ -93,6 +93,11 @@ def command(
             f"{first}; they are in the nearest module that it has: trace the code that was exported, or tag without "
             "--trace"
         )
+    elif unfound := data.get("unfound"):
+        say(
+            f"mx tag: the trace fits badly: {len(unfound)} modules of it have no nodes here, such as {unfound[0]}: trace "
+            "the model that was exported, with mx trace --record, unless this is a part of it"
+        )
 
 
 def _in_words(history: NodeHistory) -> Iterator[str]:

@@ -7,13 +7,21 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mxtools.graph.walk import reached
-from mxtools.scopes.annotations import FOLDED, MERGED_INTO, UNUSED, VACUOUS, Annotations
+from mxtools.scopes.annotations import FOLDED, INDIRECT, MERGED_INTO, UNUSED, VACUOUS, Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import known_outputs, tensor_sources
 from mxtools.traces.values import inner_inputs
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Sidecar
+
+
+UNFOUND_SHARE = 0.25
+"""The share of calls whose work the graph should have and no node does, above which a trace fits badly.
+
+Of a model that was exported, it is at most a sixteenth: tables that exporters compute beforehand, such as rotary
+embeddings. Of two more layers on three, it is above a third, and of names that say nothing, nearly all.
+"""
 
 
 def calls_with_nodes(annotations: Annotations) -> set[int]:
@@ -47,6 +55,31 @@ def absent_scopes(annotations: Annotations, sidecar: Sidecar | None) -> dict[str
         else:
             absent[scope] = UNUSED if _is_unused(calls[number], passed, live) else FOLDED
     return absent
+
+
+def unfound_scopes(annotations: Annotations, sidecar: Sidecar | None, absent: dict[str, str]) -> list[str]:
+    """Return the absent scopes that should have nodes, if they are many: then the trace fits the graph badly.
+
+    What such a call returned was used and came from inputs, so that it can hardly be a constant.
+    """
+    hierarchy = annotations.hierarchy
+    if not sidecar or FOLDED not in absent.values() or _is_of_one_module(annotations):
+        return []
+    with_nodes = calls_with_nodes(annotations)
+    live = _live(sidecar, with_nodes)
+    found = [
+        scope
+        for scope, call in zip(hierarchy.scopes, sidecar.calls, strict=False)
+        if absent.get(scope) == FOLDED and any(tensor.id in live for tensor in call.inputs)
+    ]
+    return found if len(found) > UNFOUND_SHARE * (len(found) + len(with_nodes)) else []
+
+
+def _is_of_one_module(annotations: Annotations) -> bool:
+    """Return whether a graph is just a module of the model: all nodes are in it, most by evidence of their own."""
+    calls = {call for call in annotations.call if call is not None}
+    direct = sum(word not in INDIRECT for word in annotations.evidence)
+    return 2 * direct > len(annotations.call) and annotations.hierarchy.common(calls) != ROOT_CALL
 
 
 def lost_scopes(

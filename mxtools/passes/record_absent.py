@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from mxtools.errors import CheckError
-from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes
+from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes, unfound_scopes
 from mxtools.evidence.incomplete import incomplete_calls
 from mxtools.evidence.node_names import foreign_modules
 from mxtools.evidence.statements import NodeHistory, disagreements
@@ -23,6 +23,7 @@ class TagReport(Report):
     scope differs from what the exporter says. `part` is the module that was exported, empty for the whole model.
     `foreign` has the modules that nodes name but the trace lacks, each with its number of nodes, if there are many.
     `incomplete` has the scopes that returned more results than the graph has of them, with how many: `1 of 2`.
+    `unfound` has the absent scopes that should have nodes, if there are many: then the trace fits badly.
     `explained` says how the nodes that the user named got their scopes.
     """
 
@@ -35,12 +36,13 @@ class TagReport(Report):
     disagreements: int = 0
     foreign: dict[str, int] = field(default_factory=dict)
     part: str = ""
+    unfound: tuple[str, ...] = ()
     incomplete: dict[str, str] = field(default_factory=dict)
     explained: tuple[NodeHistory, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON; a part and explanations only if there are any."""
-        left_out = {name for name in ("explained", "incomplete", "part") if not getattr(self, name)}
+        """Return the report as plain data, for JSON, without a part, scopes or explanations if there are none."""
+        left_out = {name for name in ("explained", "incomplete", "part", "unfound") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
@@ -73,7 +75,8 @@ class RecordAbsent(Pass):
         counts = len(annotations.call), annotations.counts(), len(annotations.merged)
         part = model.traced.model.part if model.traced else ""
         incomplete = {annotations.hierarchy.scopes[call]: text for call, text in annotations.incomplete.items()}
-        return TagReport(*counts, absent, differing, foreign, part or "", incomplete)
+        unfound = () if model.previous else tuple(unfound_scopes(annotations, model.traced, absent))
+        return TagReport(*counts, absent, differing, foreign, part or "", unfound, incomplete)
 
 
 def _incomplete(model: WorkingModel) -> dict[int, str]:

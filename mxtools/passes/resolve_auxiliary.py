@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mxtools.evidence.corrections.beginnings import release_unbounded
 from mxtools.evidence.data_flow import resolve
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
@@ -21,3 +22,4 @@ class ResolveAuxiliary(Pass):
     def apply(self, model: WorkingModel) -> None:
         """Annotate every node that has no annotation yet."""
         resolve(model.annotations, self.between)
+        release_unbounded(model)

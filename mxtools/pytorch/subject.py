@@ -81,6 +81,12 @@ def forward_signature(model: nn.Module) -> inspect.Signature:
     if not isinstance(model, torch.jit.ScriptModule):
         return inspect.signature(forward)
     return inspect.Signature(
-        Parameter(a.name, Parameter.POSITIONAL_OR_KEYWORD, default=a.default_value if a.has_default_value() else Parameter.empty)
-        for a in forward.schema.arguments[1:]
+        [
+            Parameter(
+                argument.name,
+                Parameter.POSITIONAL_OR_KEYWORD,
+                default=argument.default_value if argument.has_default_value() else Parameter.empty,
+            )
+            for argument in forward.schema.arguments[1:]
+        ]
     )

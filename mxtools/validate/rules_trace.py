@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mxtools.evidence.absent import absent_scopes
+from mxtools.evidence.absent import absent_scopes, unfound_scopes
 from mxtools.evidence.calls.index import OTHER_MODEL_SHARE, call_index
 from mxtools.evidence.statements import disagreements
 from mxtools.files.json_text import list_of_texts
@@ -78,6 +78,20 @@ def _unmentioned(checked: CheckedModel) -> Iterator[Fault]:
         parent = checked.calls[call.parent].scope if call.parent is not None else None
         if call.scope not in known and (parent is None or parent in known):
             yield Fault("it has no node, and is not listed as absent", scope=call.scope, mend=mend)
+
+
+@rule(
+    "unfound",
+    Severity.WARNING,
+    f"{TRACE}, with ⟨recording⟩, unless it is a part",
+    unless=("other-model", "untagged", "unknown-scope"),
+)
+def _unfound(checked: CheckedModel) -> Iterator[Fault]:
+    """Most modules of the trace that work with the model's inputs have nodes."""
+    absent = checked.model.absent
+    if found := unfound_scopes(checked.annotations, checked.model.sidecar, absent if checked.has_trace else {}):
+        more = f", like {len(found) - 1} others" if len(found) > 1 else ""
+        yield Fault(f"no node was found for it{more}, although its work depends on inputs", scope=found[0])
 
 
 @rule("other-weights", Severity.ERROR, TRACE, unless=("other-model",))
