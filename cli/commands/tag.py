@@ -95,8 +95,8 @@ def command(
         )
     elif unfound := data.get("unfound"):
         say(
-            f"mx tag: the trace fits badly: {len(unfound)} modules of it have no nodes here, such as {unfound[0]}: trace "
-            "the model that was exported, with mx trace --record, unless this is a part of it"
+            f"mx tag: the trace fits badly: {len(unfound)} modules of it have no nodes here, such as {unfound[0]}: "
+            "trace the model that was exported, with mx trace --record, unless this is a part of it"
         )
 
 
