@@ -106,9 +106,11 @@ def without_annotations(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_valid_graphs_stay_valid(name: str) -> None:
     for case, found in runs(name).items():
+        # of what another runtime's operators make, onnx does not know the type, and wants to know it in functions
+        is_known = all(not node.domain for node in found.before.graph.node)
         for model in (found.before, found.after):
             try:
-                onnx.checker.check_model(model, full_check=True)
+                onnx.checker.check_model(model, full_check=is_known)
             except onnx.checker.ValidationError as error:
                 pytest.fail(f"{case}: {error}")
 

@@ -118,11 +118,15 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
 
 
 def used_results(sidecar: Sidecar) -> list[set[int]]:
-    """Return for each call the ids of the tensors that it returned, and that something read or the model returned."""
+    """Return for each call the ids of the tensors that it returned, and that something read or the model returned.
+
+    If the trace has no operations, all count.
+    """
     read = {tensor for operation in sidecar.operations for tensor in operation.inputs}
     read.update(tensor.id for call in sidecar.calls for tensor in call.inputs)
     read.update(tensor.id for tensor in sidecar.calls[0].outputs)
-    return [{tensor.id for tensor in returned_tensors(call)} & read for call in sidecar.calls]
+    returned = [{tensor.id for tensor in returned_tensors(call)} for call in sidecar.calls]
+    return [own & read for own in returned] if sidecar.operations else returned
 
 
 def tensors_entering(sidecar: Sidecar) -> list[set[int]]:
