@@ -54,6 +54,8 @@ def annotate_by_values(model: WorkingModel) -> None:
             raise
         warnings.warn(f"the recorded values are not used: {error.problem}", stacklevel=2)
         return
+    if not matches:
+        return
     searched = _searched(model, sidecar, matches)
     inside = _inside(model, sidecar, matches, searched)
     unknown = {call.parent for number, call in enumerate(sidecar.calls) if number not in searched}
@@ -82,7 +84,7 @@ def calls_between(model: WorkingModel) -> Narrow | None:
 
     A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
     If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
-    the calls of one module apart. Returns None if there are no values, or the graph does not run on them.
+    the calls of one module apart. Returns None if no values are known, or the graph does not run on them.
     """
     sidecar = model.traced
     if not sidecar:
@@ -90,6 +92,8 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     try:
         matches = model.once(traced_values)
     except InputError:  # `annotate_by_values` says so
+        return None
+    if not matches:
         return None
     searched = _searched(model, sidecar, matches)
     inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
