@@ -135,7 +135,7 @@ def _taken(annotations: Annotations, sidecar: Sidecar, with_nodes: Collection[in
     asked = [graph.names[value] for value in graph.inputs if value not in graph.stored]
     begins = set(inner_inputs(sidecar, asked).values())
     starts = (tensor for tensor in (*ends, *given) if tensor not in begins)
-    return reached(starts, lambda tensor: sources[tensor] - begins)
+    return set(reached(starts, lambda tensor: sources[tensor] - begins))
 
 
 def _live(sidecar: Sidecar, with_nodes: Collection[int]) -> Collection[int]:

@@ -185,7 +185,7 @@ def unused_calls(sidecar: Sidecar) -> set[int]:
         return set()
     changed = (tensor for o in sidecar.operations for tensor in o.outputs if tensor in o.inputs)
     sources = tensor_sources(sidecar)
-    used = reached((*returned, *changed), lambda tensor: sources[tensor])
+    used = set(reached((*returned, *changed), lambda tensor: sources[tensor]))  # `isdisjoint` goes through a dict
     leaving = ({tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls)
     return {number for number, tensors in enumerate(leaving) if tensors and tensors.isdisjoint(used)}
 
