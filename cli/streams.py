@@ -35,7 +35,7 @@ def model_source(source: FileOrPipe, flowing: bool = False) -> Path | IO[bytes]:
     also finds out whether it has come whole.
     """
     from mxtools.errors import InputError, UsageError
-    from mxtools.files.regular import is_fifo
+    from mxtools.files.handles import is_fifo
 
     if not is_pipe(source):
         return Path(str(source))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -19,11 +17,7 @@ from pathlib import Path
 from typing import IO, Any, overload
 
 from mxtools.errors import InputError, OutputError
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from mxtools.files.handles import has_places, is_fifo, widen
 
 PIECE = 1 << 20
 """Bytes that are read at a time."""
@@ -31,8 +25,6 @@ WINDOW = 1 << 14
 """Bytes that are kept around the one that was asked for: enough for many nodes, and not much of a weight."""
 CHUNK = 1 << 24
 """Bytes that the system copies at a time. Several threads are no faster: one waits while another writes to its file."""
-PIPE_BYTES = 1 << 20
-"""The size that a pipe gets, if the system allows it: with the usual 64 KB, each end mostly waits for the other."""
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Without these, opening a pipe to which nobody writes would wait for ever."""
 
@@ -357,14 +349,6 @@ def reserve(file: IO[bytes], length: int) -> None:
             os.posix_fallocate(file.fileno(), file.tell(), length)
 
 
-def has_places(file: IO[bytes]) -> bool:
-    """Return whether bytes can be written to any place of a file; not with `>> file`, which appends all of them."""
-    if fcntl is None or not hasattr(os, "copy_file_range"):
-        return False
-    is_buffered = isinstance(file, io.BufferedWriter | io.BufferedRandom)
-    return is_buffered and file.seekable() and not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND
-
-
 def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int:
     """Let the system put the pages of a file into a pipe, as far as it can; return how many bytes it put there."""
     done = 0
@@ -375,28 +359,3 @@ def _spliced(source: FileBytes, start: int, length: int, pipe: IO[bytes]) -> int
             while done < length and (count := os.splice(source.fileno(), pipe.fileno(), length - done, start + done)):
                 done += count
     return done
-
-
-def receive(pipe: IO[bytes], file: IO[bytes]) -> None:
-    """Copy everything from a pipe, or another stream without positions, to an empty file."""
-    with suppress(OSError, AttributeError):
-        widen(pipe.fileno())
-        while os.splice(pipe.fileno(), file.fileno(), PIPE_BYTES):
-            pass
-    file.seek(0, os.SEEK_END)
-    shutil.copyfileobj(pipe, file, PIECE)  # the rest, if the system could not
-
-
-def is_fifo(file: IO[bytes]) -> bool:
-    """Return whether an open file is a pipe."""
-    with suppress(OSError, AttributeError, ValueError):  # no descriptor
-        return stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-    return False
-
-
-def widen(pipe: int) -> None:
-    """Enlarge a pipe, if the system has room."""
-    if sys.platform == "linux" and fcntl is not None:
-        with suppress(OSError):
-            if fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

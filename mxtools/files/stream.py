@@ -36,7 +36,8 @@ from typing import IO
 
 from mxtools.errors import InputError
 from mxtools.files import wire
-from mxtools.files.regular import PIECE, Bytes, FileBytes, is_fifo, receive, widen
+from mxtools.files.handles import is_fifo, receive, widen
+from mxtools.files.regular import PIECE, Bytes, FileBytes
 from mxtools.files.targets import Target, taken, target_of
 
 WORTH_IT = 1 << 26

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
-from mxtools.files.regular import PIECE, has_places, is_fifo, widen
+from mxtools.files.handles import has_places, is_fifo, widen
+from mxtools.files.regular import PIECE
 
 PATIENCE = 0.5
 """Seconds for which nobody may take what is written, before the rest of the input is kept."""
