@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -43,7 +44,7 @@ def test_a_module_with_all_its_results_is_cut_out() -> None:
 
 def test_a_module_without_a_result_is_refused() -> None:
     model = tagged(FUSED)
-    with pytest.raises(AbsentError, match="block returned results of which only 1 of 2 are in this graph"):
+    with pytest.raises(AbsentError, match="only 1 of 2 results of block are in this graph"):
         model.filter("block")
     assert model.filter(".").output_names == ["y", "z"]
 
@@ -67,6 +68,8 @@ def test_it_is_said_and_stays_known(mx: Mx, tmp_path: Path) -> None:
     onnx.save(plain.proto, tmp_path / "g.onnx")
     said = mx("tag", "g.onnx", "--trace", "t.json", "-o", "tagged.onnx", cwd=tmp_path)
     assert b"1 scope of which a result is not in the graph" in said.stderr
+    report = json.loads(mx("tag", "g.onnx", "--trace", "t.json", "-o", "tagged.onnx", "--json", cwd=tmp_path).stdout)
+    assert report["incomplete"] == {"block": "1 of 2"}
     mx("tag", "g.onnx", "--from", "tagged.onnx", "-o", "again.onnx", cwd=tmp_path)
     for file in ("tagged.onnx", "again.onnx"):
         refused = mx("filter", file, "--scope", "block", "-o", "part.onnx", cwd=tmp_path)

@@ -79,6 +79,8 @@ class Tagged(TypedDict):
     """The module that the graph is an export of, if it is not the whole model."""
     unfound: NotRequired[list[str]]
     """Absent scopes that should have nodes, if there are many: the trace fits the graph badly."""
+    incomplete: NotRequired[dict[str, str]]
+    """Scopes that returned more results than the graph has of them, each with how many: `1 of 2`."""
     explained: NotRequired[list[NodeHistory]]
 
 

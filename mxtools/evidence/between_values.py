@@ -56,7 +56,7 @@ def annotate_by_values(model: WorkingModel) -> None:
         return
     if not matches:
         return
-    searched = _searched(model, sidecar, matches)
+    searched = model.once(searchable_calls)
     inside = _inside(model, sidecar, matches, searched)
     unknown = {call.parent for number, call in enumerate(sidecar.calls) if number not in searched}
     equal = {value for values in matches.values() for value in values} if model.values else set[int]()
@@ -95,7 +95,7 @@ def calls_between(model: WorkingModel) -> Narrow | None:
         return None
     if not matches:
         return None
-    searched = _searched(model, sidecar, matches)
+    searched = model.once(searchable_calls)
     inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
     lineage = model.annotations.hierarchy.lineage
 
@@ -126,15 +126,16 @@ def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
     return {c for c, own in enumerate(results) if own and all(is_alone(t, sidecar.calls[c].module) for t in own)}
 
 
-def _searched(model: WorkingModel, sidecar: Sidecar, matches: Mapping[int, list[int]]) -> set[int]:
-    """Return the calls between whose inputs and results nodes can be searched: with recorded values, all.
+def searchable_calls(model: WorkingModel) -> set[int]:
+    """Return the calls between whose inputs and results nodes can be searched; for `once`.
 
-    Names tell fewer values. Then it is those of which all that enters, and all that they returned and others used, is
-    known.
+    With recorded values it is all. Names tell fewer values. Then it is those of which all that enters, and all that
+    they returned and others used, is known. Returns nothing without a trace.
     """
-    if model.values:
-        return set(range(len(sidecar.calls)))
-    known, entering = matches.keys(), tensors_entering(sidecar)
+    sidecar = model.traced
+    if not sidecar or model.values:
+        return set(range(len(sidecar.calls))) if sidecar else set()
+    known, entering = model.once(traced_values).keys(), tensors_entering(sidecar)
     return {c for c, returned in enumerate(used_results(sidecar)) if not returned or (returned | entering[c]) <= known}
 
 

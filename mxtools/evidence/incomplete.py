@@ -34,7 +34,7 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar) -> dict[int, st
     call used it for what the model returned; of equal ones, the first. Calls that return one result have it if anything
     leaves them, and calls that share nodes with equal calls are left out.
     """
-    wanted = {call: count for call, count in _used_results(annotations, sidecar).items() if count > 1}
+    wanted = {call: count for call, count in _results_wanted(annotations, sidecar).items() if count > 1}
     nodes = _nodes_within(annotations, wanted)
     shared = {call for node in annotations.equal_at for call in annotations.equal_at[node]} | annotations.equal.keys()
     found = {}
@@ -45,7 +45,7 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar) -> dict[int, st
     return found
 
 
-def _used_results(annotations: Annotations, sidecar: Sidecar) -> dict[int, int]:
+def _results_wanted(annotations: Annotations, sidecar: Sidecar) -> dict[int, int]:
     """Return for each call, except for the root, how many of its results count."""
     made, live, within = operations_making(sidecar), first_equals(sidecar), annotations.hierarchy.within
     ends = {tensor.id for tensor in sidecar.calls[0].outputs}

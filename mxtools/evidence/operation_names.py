@@ -47,8 +47,8 @@ _NODE = "node_"
 """What the exporter puts in front of the name of a result to name its node."""
 ROUNDS = 4
 """How often nodes are searched between known ones: each time more are known. More rounds find hardly any."""
-Candidates = tuple[list[int], list[int]]
-"""The nodes of a name, by their numbers, and the operations of this name in the order in which they ran."""
+Sharing = tuple[list[int], list[int]]
+"""The nodes that share a name, by their numbers, and the operations of this name in the order in which they ran."""
 _PARTS = frozenset({"getitem"})
 """Names that count the results of many operations; in the trace they are a function of their own."""
 
@@ -84,12 +84,12 @@ def named_operations(model: WorkingModel) -> dict[int, int]:
         return {}
     named = _returning(graph, index.sidecar) | named
     live = first_equals(index.sidecar).keys()  # what does not depend on inputs is a constant of the graph
-    candidates = {
+    sharing = {
         name: ([*nodes.values()], [number for number in ran[name] if not live.isdisjoint(operations[number].outputs)])
         for name, nodes in counted.items()
     }
     for _ in range(ROUNDS):
-        further = _only_between(graph, named, candidates)
+        further = _only_between(graph, named, sharing)
         named |= further
         if not further:
             break
@@ -147,7 +147,7 @@ def _by_module(owners: Mapping[int, Collection[str]], modules: Mapping[int, str]
     ran: dict[str, list[int]] = defaultdict(list)
     for number, module in modules.items():
         ran[module].append(number)
-    owned = {node: min(ran.keys() & modules, default=None) for node, modules in owners.items()}
+    owned = {node: min(ran.keys() & paths, default=None) for node, paths in owners.items()}
     times = Counter(owned.values())
     taken = {module: iter(numbers) for module, numbers in ran.items() if len(numbers) == times[module]}
     return {node: next(taken[module]) for node, module in owned.items() if module in taken}
@@ -161,7 +161,7 @@ def _returning(graph: Graph, sidecar: Sidecar) -> dict[int, int]:
     return {node: number for node, number in ends.items() if node != NOWHERE}
 
 
-def _only_between(graph: Graph, named: Mapping[int, int], counted: Mapping[str, Candidates]) -> dict[int, int]:
+def _only_between(graph: Graph, named: Mapping[int, int], counted: Mapping[str, Sharing]) -> dict[int, int]:
     """Return the nodes of which only one operation can be theirs, with this operation; an operation has one such node.
 
     It ran after those of the nodes before, and before those of the nodes behind and of the next number. If so many ran

@@ -256,9 +256,9 @@ def _refuse_partial(annotations: Annotations, calls: set[int]) -> None:
                 f"{hierarchy.scopes[annotations.call[node] or 0]} too",
                 "select that, or export with ⟨keep-modules⟩",
             )
-    for call in sorted(outermost & annotations.incomplete.keys()):
+    if lacking := sorted(outermost & annotations.incomplete.keys()):
         raise AbsentError(
-            f"{hierarchy.scopes[call]} returned results of which only {annotations.incomplete[call]} are in this graph",
+            f"only {annotations.incomplete[lacking[0]]} results of {hierarchy.scopes[lacking[0]]} are in this graph",
             "select the module that calls it, or export with ⟨keep-modules⟩",
         )
 

@@ -31,20 +31,25 @@ def release_unbounded(model: WorkingModel) -> None:
     Only if many calls have no nodes: otherwise those before it were merged or do nothing.
     """
     sidecar, annotations = model.traced, model.annotations
-    if not sidecar or model.previous or not unfound_scopes(annotations, sidecar, absent_scopes(annotations, sidecar)):
+    beginning = _beginning(annotations) if sidecar and not model.previous else set[int]()
+    if not sidecar or not beginning:
         return
-    graph, hierarchy = model.graph, annotations.hierarchy
-    beyond = _beyond(annotations, sidecar)
-    inputs = {value for value in graph.inputs if value not in graph.stored}
-    released = set[int]()
-    for node in graph.main:
-        call, word = annotations.call[node], annotations.evidence[node]
-        if call is not None and word is Evidence.DATAFLOW and not inputs.isdisjoint(graph.live_reads(node)):
-            released.update(beyond.intersection(hierarchy.lineage(call)))
+    if not unfound_scopes(annotations, sidecar, absent_scopes(annotations, sidecar)):
+        return
+    hierarchy = annotations.hierarchy
+    released = _beyond(annotations, sidecar) & hierarchy.with_callers(beginning)
     for call in hierarchy.outermost(released):
         nodes = [n for n, at in enumerate(annotations.call) if at is not None and hierarchy.within(at, call)]
         around = hierarchy.parent[call]
         annotations.set_all(nodes, around, Evidence.ROOT if around == ROOT_CALL else Evidence.DATAFLOW)
+
+
+def _beginning(annotations: Annotations) -> set[int]:
+    """Return the calls that begin at inputs of the graph, as far as only data flow gives them the nodes there."""
+    graph, called = annotations.graph, annotations.call
+    inputs = {value for value in graph.inputs if value not in graph.stored}
+    nodes = [n for n in graph.main if annotations.evidence[n] is Evidence.DATAFLOW]
+    return {call for n in nodes if (call := called[n]) and not inputs.isdisjoint(graph.live_reads(n))}
 
 
 def _beyond(annotations: Annotations, sidecar: Sidecar) -> set[int]:

@@ -71,6 +71,7 @@ def assign_fused(model: WorkingModel) -> None:
 
 
 def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> None:
+    """Find the nodes in which calls end: by values, by weights, and then by the order in which calls ran."""
     sidecar, with_nodes = index.sidecar, calls_with_nodes(annotations)
     assign_fused_by_values(model, sidecar, with_nodes)
     enter_ended(annotations, index)
