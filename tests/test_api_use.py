@@ -22,7 +22,9 @@ import mxtools
 from benchmarks.killing.cases import model as tagged_model
 from mxtools.errors import InputError, UsageError
 from mxtools.model.model import Model
+from mxtools.pytorch import objects
 from mxtools.pytorch.exporting.exporters import ExportAttempt, ExportError
+from mxtools.runtime.quiet import TURN
 
 
 @pytest.fixture
@@ -193,6 +195,20 @@ def test_threads_export_the_same_module() -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 4
+
+
+@pytest.mark.parametrize("work", [mxtools.trace, mxtools.export, objects.subject_of])
+def test_a_module_is_not_looked_at_while_another_thread_exports_it(work: Callable[..., object]) -> None:
+    module, found = nn.Linear(3, 3), []
+    thread = threading.Thread(target=lambda: found.append(work(module, torch.ones(1, 3))))
+    forward = module.forward
+    with TURN:
+        module.forward = lambda *arguments: forward(*arguments)  # as the exporters patch it
+        thread.start()
+        thread.join(timeout=0.5)
+        del module.forward
+    thread.join()
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("external", [False, True])

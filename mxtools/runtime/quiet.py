@@ -12,8 +12,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 
-_TURN = RLock()
-"""Held inside `quiet`: what it redirects and sets belongs to the whole process, and so does what exporters patch."""
+TURN = RLock()
+"""Held inside `quiet`: what it redirects and sets belongs to the whole process, and so does what exporters patch.
+
+Hold it also to look at a module that another thread may be exporting, because then its `forward` is the exporter's.
+"""
 
 
 class Log:
@@ -31,7 +34,7 @@ def quiet() -> Iterator[Log]:
     the later one would restore what the earlier one redirected to.
     """
     log = Log()
-    with _TURN, tempfile.TemporaryFile() as sink, ExitStack() as stack:
+    with TURN, tempfile.TemporaryFile() as sink, ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(_environment({"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}))
