@@ -240,7 +240,7 @@ def tagged(result: PipelineReport, explained: tuple[NodeHistory, ...] = ()) -> t
         parts.append(f"{len(report.absent)} scope{plural} without nodes ({listed})")
     if report.incomplete:
         plural = "" if len(report.incomplete) == 1 else "s"
-        parts.append(f"{len(report.incomplete)} scope{plural} of which a result is not in the graph")
+        parts.append(f"{len(report.incomplete)} scope{plural} of which a part is not in the graph")
     if renamed:
         parts.append(f"{len(renamed)} tensors got their names back")
     return report.to_dict() | {"renamed": renamed}, "; ".join(parts)

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
+import torch
 from onnx import parser
+from torch import Tensor, nn
 
 import mxtools
 from mxtools.errors import AbsentError
@@ -61,13 +64,46 @@ def test_a_result_that_the_graph_need_not_have(run: str) -> None:
     assert not tagged(FUSED, run).annotations.incomplete
 
 
+class Pooling(nn.Module):
+    """Normalises with the channels last, and pools with the channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.norm(x).permute(0, 3, 1, 2))
+        return result
+
+
+@pytest.mark.model
+def test_a_module_whose_beginning_is_not_recognised_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime pools before it permutes, so that no value of its graph is what the head was given."""
+    torch.manual_seed(0)
+    module, x = Pooling().eval(), torch.randn(1, 3, 3, 4)
+    raw = mxtools.export(module, x, exporter="dynamo")
+    raw.save(tmp_path / "raw.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fast.onnx")
+    onnxruntime.InferenceSession(tmp_path / "raw.onnx", options)
+    fast, trace = mxtools.load(tmp_path / "fast.onnx"), mxtools.trace(module, x)
+    assert "ReduceMean" in [node.op_type for node in fast.proto.graph.node][:-3]
+    assert fast.tag(trace).incomplete == {"head": "without: head.0"}
+    with pytest.raises(AbsentError, match=r"^head begins or ends with head\.0, which no node"):
+        fast.filter("head")
+    assert raw.tag(trace).incomplete == {}
+    assert [node.op_type for node in raw.filter("head").proto.graph.node][:1] == ["ReduceMean"]
+
+
 def test_it_is_said_and_stays_known(mx: Mx, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(dumps(trace_of(CALLS)))
     plain = tagged(FUSED)
     plain.untag()
     onnx.save(plain.proto, tmp_path / "g.onnx")
     said = mx("tag", "g.onnx", "--trace", "t.json", "-o", "tagged.onnx", cwd=tmp_path)
-    assert b"1 scope of which a result is not in the graph" in said.stderr
+    assert b"1 scope of which a part is not in the graph" in said.stderr
     report = json.loads(mx("tag", "g.onnx", "--trace", "t.json", "-o", "tagged.onnx", "--json", cwd=tmp_path).stdout)
     assert report["incomplete"] == {"block": "1 of 2"}
     mx("tag", "g.onnx", "--from", "tagged.onnx", "-o", "again.onnx", cwd=tmp_path)

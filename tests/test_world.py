@@ -60,6 +60,7 @@ NAMES = (
     "gated",
     "states",
     "square",
+    "fused_ends",
 )
 
 

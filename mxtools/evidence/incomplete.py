@@ -1,10 +1,14 @@
-"""Calls of which the graph lacks a result, although something used it.
+"""Calls that lack something in the graph: a result that something used, or a call with which they begin or end.
 
     in `block`, add(0, 1) -> 2, mul(2, 1) -> 3; it returned 2 and 3; then outside exp(2) -> 4, sin(3) -> 5
 
 Two values must leave the nodes of `block`. If a graph has only one, a tool made the other one elsewhere, or a node of
 `block` was not recognised. What could be cut out for `block` would be another module, and nobody would see it. So the
 scope is recorded as incomplete, and a command that cuts refuses it.
+
+    in `head`, `pool` ran mean(2) -> 3, and `fc` ran linear(3) -> 4
+
+Likewise if no node is known to be `pool`, although it is no constant: the nodes of `head` begin too late then.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import reached
-from mxtools.scopes.annotations import Annotations
+from mxtools.scopes.annotations import FOLDED, WITHOUT, Annotations
+from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
+    callers,
     first_equals,
     operations_making,
     operations_reading,
@@ -24,11 +30,14 @@ from mxtools.traces.traced_calls import (
 )
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.sidecar import Operation, Sidecar
 
 
-def incomplete_calls(annotations: Annotations, sidecar: Sidecar) -> dict[int, str]:
+def incomplete_calls(annotations: Annotations, sidecar: Sidecar, absent: dict[str, str]) -> dict[int, str]:
     """Return the calls with nodes from which fewer values leave than they returned, with both numbers: `1 of 2`.
+
+    Also those that begin or end with a call without nodes, with its scope: `without: head.pool`. `absent` has the
+    scopes without nodes, with the reason for each.
 
     A result counts if an operation of the call made it, from inputs of the model, and if an operation outside of the
     call used it for what the model returned; of equal ones, the first. Calls that return one result have it if anything
@@ -37,7 +46,7 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar) -> dict[int, st
     wanted = {call: count for call, count in _results_wanted(annotations, sidecar).items() if count > 1}
     nodes = _nodes_within(annotations, wanted)
     shared = {call for node in annotations.equal_at for call in annotations.equal_at[node]} | annotations.equal.keys()
-    found = {}
+    found = _without_an_end(annotations, sidecar, absent)
     for call, own in nodes.items():
         leaving = _leaving(annotations, own) if own and call not in shared else wanted[call]
         if leaving < wanted[call]:
@@ -45,23 +54,63 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar) -> dict[int, st
     return found
 
 
+def _without_an_end(annotations: Annotations, sidecar: Sidecar, absent: dict[str, str]) -> dict[int, str]:
+    """Return the calls with nodes that begin or end with a call which should have some too, each with that."""
+    hierarchy = annotations.hierarchy
+    folded = {number for number, scope in enumerate(hierarchy.scopes) if absent.get(scope) == FOLDED}
+    folded -= {call for calls in annotations.merged.values() for call in calls}
+    if not folded:
+        return {}
+    flow = _Flow(annotations, sidecar)
+    found: dict[int, str] = {}
+    for operation in sidecar.operations:
+        if operation.call not in folded or not flow.is_needed(operation):
+            continue
+        for around in callers(sidecar.calls, operation.call):
+            if around == ROOT_CALL or not (flow.enters(operation, around) or flow.leaves(operation, around)):
+                break
+            if hierarchy.scopes[around] not in absent:
+                found.setdefault(around, f"{WITHOUT}{hierarchy.scopes[operation.call]}")
+    return found
+
+
 def _results_wanted(annotations: Annotations, sidecar: Sidecar) -> dict[int, int]:
     """Return for each call, except for the root, how many of its results count."""
-    made, live, within = operations_making(sidecar), first_equals(sidecar), annotations.hierarchy.within
-    ends = {tensor.id for tensor in sidecar.calls[0].outputs}
-    needed = set(reached(ends, lambda tensor: made[tensor].inputs if tensor in made else ()))
-    readers = operations_reading(sidecar)
-
-    def is_used(tensor: int, call: int) -> bool:
-        """Return whether something outside of a call used a tensor for what the model returned."""
-        outside = (op for op in readers[tensor] if not within(op.call, call))
-        return tensor in ends or any(not needed.isdisjoint(operation.outputs) for operation in outside)
-
+    flow, within = _Flow(annotations, sidecar), annotations.hierarchy.within
     counts = {}
     for number, call in enumerate(sidecar.calls[1:], 1):
-        own = {t.id for t in returned_tensors(call) if t.id in made and within(made[t.id].call, number)}
-        counts[number] = sum(live.get(tensor) == tensor and is_used(tensor, number) for tensor in own)
+        own = {t.id for t in returned_tensors(call) if t.id in flow.made and within(flow.made[t.id].call, number)}
+        counts[number] = sum(flow.live.get(tensor) == tensor and flow.is_used(tensor, number) for tensor in own)
     return counts
+
+
+class _Flow:
+    """What the operations of a trace made, of what, and for what."""
+
+    def __init__(self, annotations: Annotations, sidecar: Sidecar) -> None:
+        self.made, self.live = operations_making(sidecar), first_equals(sidecar)
+        self._within, self._readers = annotations.hierarchy.within, operations_reading(sidecar)
+        self._ends = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs}
+        made = self.made
+        self._needed = set(reached(self._ends, lambda tensor: made[tensor].inputs if tensor in made else ()))
+
+    def is_used(self, tensor: int, call: int) -> bool:
+        """Return whether something outside of a call used a tensor for what the model returned."""
+        outside = (op for op in self._readers[tensor] if not self._within(op.call, call))
+        return tensor in self._ends or any(not self._needed.isdisjoint(op.outputs) for op in outside)
+
+    def is_needed(self, operation: Operation) -> bool:
+        """Return whether what an operation made depends on inputs of the model, and the model's results on it."""
+        return any(tensor in self.live and tensor in self._needed for tensor in operation.outputs)
+
+    def enters(self, operation: Operation, call: int) -> bool:
+        """Return whether an operation reads what was made outside of a call, from inputs of the model."""
+        read = [tensor for tensor in operation.inputs if tensor in self.live]
+        return any(t not in self.made or not self._within(self.made[t].call, call) for t in read)
+
+    def leaves(self, operation: Operation, call: int) -> bool:
+        """Return whether something outside of a call used what an operation made."""
+        return any(self.is_used(tensor, call) for tensor in operation.outputs)
 
 
 def _nodes_within(annotations: Annotations, calls: Iterable[int]) -> dict[int, set[int]]:

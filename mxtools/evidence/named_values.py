@@ -9,9 +9,10 @@ the trace does not know.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mxtools.evidence.calls.index import CallIndex
+from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.operation_names import named_operations, owners_of, taken_apart, worker
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
@@ -28,7 +29,10 @@ from mxtools.traces.traced_calls import (
 )
 
 if TYPE_CHECKING:
-    from mxtools.traces.sidecar import Sidecar
+    from mxtools.traces.sidecar import Operation, Sidecar
+
+MOST_FUSED = 8
+"""The number of operations of which optimisers make one node, at most."""
 
 
 def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
@@ -39,7 +43,8 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
     """
     annotations, operations = model.annotations, index.sidecar.operations
     named = model.once(named_operations) if None in annotations.call else {}
-    open_ = {node: number for node, number in named.items() if annotations.call[node] is None}
+    known = _by_their_results(model.graph, index.sidecar, model.once(named_matches)) | named if named else {}
+    open_ = {node: number for node, number in known.items() if annotations.call[node] is None}
     for node, number in open_.items():
         call = operations[number].call
         annotations.set(node, call, Evidence.NAME)
@@ -47,11 +52,29 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
         annotations.merged |= {node: (*before, call)} if before else {}
 
 
+def _by_their_results(graph: Graph, sidecar: Sidecar, found: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """Return the operations of the nodes that a tool made, by the results, of which some values were `found`.
+
+    The result of such a node has no telling name if the exporter took the operation apart: `FusedGemm ─ val_4 ─ Gemm ─
+    linear_1`. Its operator shows that a tool made it: it is not one of ONNX's.
+    """
+    fused = {value: n for n in graph.main if graph.nodes[n].domain for value in graph.writes[n][:1]}
+    if not fused:
+        return {}
+    return {
+        fused[value]: number
+        for number, operation in reversed([*enumerate(sidecar.operations)])
+        for tensor in operation.outputs
+        for value in found.get(tensor, ())
+        if value in fused
+    }
+
+
 def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> list[int]:
     """Return the calls whose work a node does before its operation, if it reads more than the operation did.
 
-    It is the one whose weights it reads. If a tool made the node, which shows in an operator that is not ONNX's, it is
-    also those that made what the operation read, but what no value of the graph is.
+    It is the one whose weights it reads. If a tool made the node, it is also those that made what the operation read,
+    but what no value of the graph is.
     """
     graph, operation = model.graph, index.sidecar.operations[number]
     read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]
@@ -60,10 +83,31 @@ def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> lis
     found, owners = set[int](), owners_of(graph, index, node)
     if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
         found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
-    if graph.nodes[node].domain:
-        makers, known = operations_making(index.sidecar), model.once(named_matches)
-        found.update(makers[t].call for t in operation.inputs if t in makers and t not in known)
+    if graph.nodes[node].domain or graph.operators[node].is_product:
+        found.update(_unmatched_before(model, node, operation))
     return sorted(found - {operation.call})
+
+
+def _unmatched_before(model: WorkingModel, node: int, operation: Operation) -> set[int]:
+    """Return the calls of the operations before one, back to what the node reads.
+
+    `FusedConv` does conv, norm, the sum with a residual and act. If this leads past what it reads, only those that made
+    what the operation read count.
+    """
+    makers, known, live = model.once(_makers), model.once(named_matches), model.once(_live)
+    first = [makers[t] for t in operation.inputs if t in live and t in makers and t not in known]
+    found, queue = {*map(id, first)}, [*first]
+    for before in queue:
+        for tensor in before.inputs:
+            if tensor in known:
+                if known[tensor][0] not in model.graph.reads[node]:
+                    return {o.call for o in first}
+            elif tensor in live and tensor in makers and id(makers[tensor]) not in found:
+                found.add(id(makers[tensor]))
+                queue.append(makers[tensor])
+        if len(queue) > MOST_FUSED:
+            return {o.call for o in first}
+    return {o.call for o in queue}
 
 
 def named_matches(model: WorkingModel) -> dict[int, list[int]]:
@@ -96,6 +140,7 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
             if graph.is_live(value) and value not in known:
                 read[tensor] = value
     found = read | made
+    _match_read_by_fused(model, named, found)
     _match_alike(graph, model.traced, found)
     # an exporter may compute the same only once
     equal = first_equals(model.traced).items()
@@ -120,6 +165,37 @@ def _operands(graph: Graph, node: int, count: int) -> tuple[int, ...]:
     if len(values) == count - 1 and maker != NOWHERE and graph.operators[maker].is_product:
         values = (*graph.reads[maker], *values[1:])
     return values if len(values) == count else ()
+
+
+def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: dict[int, int]) -> None:
+    """Match what the first operation read of those that a tool fused to one node: the one whose weights the node reads.
+
+    `FusedGemm` reads what `linear` read, and its result is that of `act`.
+    """
+    index, graph = model.once(call_index), model.graph
+    if not index:
+        return
+    makers = model.once(_makers)
+    by_result = _by_their_results(graph, index.sidecar, {tensor: [value] for tensor, value in found.items()})
+    ends = {**by_result, **named}
+    for node, number in ends.items():
+        owners = owners_of(graph, index, node) if graph.nodes[node].domain else frozenset[str]()
+        operation: Operation | None = index.sidecar.operations[number]
+        for _ in range(MOST_FUSED if owners else 0):
+            operation = makers.get(operation.inputs[0]) if operation and operation.inputs else None
+            if operation and index.module[operation.call] in owners:
+                found.setdefault(operation.inputs[0], graph.reads[node][0])
+                break
+
+
+def _makers(model: WorkingModel) -> dict[int, Operation]:
+    """Return the operations of the trace by what they made; for `once`."""
+    return operations_making(model.traced) if model.traced else {}
+
+
+def _live(model: WorkingModel) -> Collection[int]:
+    """Return the tensors of the trace that depend on inputs of the model; for `once`."""
+    return first_equals(model.traced).keys() if model.traced else ()
 
 
 def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:

@@ -28,6 +28,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Mapping, Sequence
 from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
@@ -164,8 +165,8 @@ def _returning(graph: Graph, sidecar: Sidecar) -> dict[int, int]:
 def _only_between(graph: Graph, named: Mapping[int, int], counted: Mapping[str, Sharing]) -> dict[int, int]:
     """Return the nodes of which only one operation can be theirs, with this operation; an operation has one such node.
 
-    It ran after those of the nodes before, and before those of the nodes behind and of the next number. If so many ran
-    between two known ones as there are nodes, each node has one of them.
+    It ran after those of the nodes before and of lower numbers, and before those of the nodes behind and of higher
+    numbers. If so many ran between as there are nodes, each node has one of them.
     """
     after, before = dict(named), dict(named)
     for node in graph.main:
@@ -178,17 +179,31 @@ def _only_between(graph: Graph, named: Mapping[int, int], counted: Mapping[str, 
     for nodes, ran in counted.values():
         earliest = [*accumulate((named.get(node, NOWHERE) for node in nodes), max)]
         latest = [*accumulate((named.get(node, sys.maxsize) for node in reversed(nodes)), min)][::-1]
+        begins = accumulate((after[node] for node in nodes), max)
+        ends = reversed([*accumulate((before[node] for node in reversed(nodes)), min)])
+        ranges = [(bisect_right(ran, begin), bisect_left(ran, end)) for begin, end in zip(begins, ends, strict=True)]
         places = [place for place, node in enumerate(nodes) if node not in named]
         for _, row in groupby(places, key=lambda place: (earliest[place], latest[place])):
-            group = [*row]
-            limits = [(max(earliest[k], after[nodes[k]]), min(latest[k], before[nodes[k]])) for k in group]
-            possible = [ran[bisect_right(ran, begin) : bisect_left(ran, end)] for begin, end in limits]
-            whole = ran[bisect_right(ran, limits[0][0]) : bisect_left(ran, limits[-1][1])]
-            if len(whole) == len(group):  # as many as there are: one after the other
-                possible = [[number] if number in fit else [] for number, fit in zip(whole, possible, strict=True)]
-            found |= {nodes[k]: fit[0] for k, fit in zip(group, possible, strict=True) if len(fit) == 1}
+            taken = _one_for_each([(place, ranges[place]) for place in row])
+            found |= {nodes[place]: ran[number] for place, number in taken.items()}
     times = Counter([*named.values(), *found.values()])
     return {node: number for node, number in found.items() if times[number] == 1}
+
+
+def _one_for_each(rows: Sequence[tuple[int, tuple[int, int]]]) -> dict[int, int]:
+    """Return which number each place has, if its range begins and ends with it, or is shared by as many places.
+
+    Places come in order, each with its range of numbers, such as `(4, (7, 9))` for 7 and 8.
+    """
+    first, last = rows[0][1][0], rows[-1][1][1]
+    if last - first == len(rows):
+        return {place: number for number, (place, own) in enumerate(rows, first) if number in range(*own)}
+    found: dict[int, int] = {}
+    for own, group in groupby(rows, key=itemgetter(1)):
+        places = [place for place, _ in group]
+        if len(range(*own)) == len(places):
+            found |= zip(places, range(*own), strict=True)
+    return found
 
 
 def _contradictions(graph: Graph, found: dict[str, dict[int, int]]) -> Counter[str]:

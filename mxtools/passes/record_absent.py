@@ -68,7 +68,7 @@ class RecordAbsent(Pass):
                 "give a trace of the model (⟨trace⟩), with recorded values (⟨record⟩)",
             )
         absent = _lost(model, model.previous) if model.previous else absent_scopes(annotations, model.traced)
-        annotations.incomplete = _incomplete(model)
+        annotations.incomplete = _incomplete(model, absent)
         annotations.write_absent(absent)
         differing = 0 if model.previous else len(disagreements(model))
         foreign = {} if model.previous else foreign_modules(model)
@@ -79,12 +79,12 @@ class RecordAbsent(Pass):
         return TagReport(*counts, absent, differing, foreign, part or "", unfound, incomplete)
 
 
-def _incomplete(model: WorkingModel) -> dict[int, str]:
-    """Return the calls of which the graph lacks a result; of a tool's model, those that the earlier one lacked."""
+def _incomplete(model: WorkingModel, absent: dict[str, str]) -> dict[int, str]:
+    """Return the calls that lack something in the graph; of a tool's model, those that the earlier one lacked."""
     if model.previous:
         with_nodes = calls_with_nodes(model.annotations)
         return {c: text for c, text in model.previous.annotations.incomplete.items() if c in with_nodes}
-    return incomplete_calls(model.annotations, model.traced) if model.traced else {}
+    return incomplete_calls(model.annotations, model.traced, absent) if model.traced else {}
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

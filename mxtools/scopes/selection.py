@@ -16,7 +16,7 @@ from itertools import chain
 from mxtools.errors import AbsentError, UsageError, suggestion
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
-from mxtools.scopes.annotations import INDIRECT, Annotations
+from mxtools.scopes.annotations import INDIRECT, WITHOUT, Annotations
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.scopes.places import MAIN, Place, Places
 from mxtools.scopes.scope import ROOT, enclosing_scopes
@@ -242,7 +242,7 @@ def _called(graph: Graph, callers: set[int]) -> set[int]:
 def _refuse_partial(annotations: Annotations, calls: set[int]) -> None:
     """Raise AbsentError if the nodes of a selected call are not all of it, and no call around it is selected.
 
-    It ends inside a merged node of a call that is not selected, or the graph lacks a result of it.
+    It ends inside a merged node of a call that is not selected, or the graph lacks something of it.
     """
     hierarchy = annotations.hierarchy
     doing = annotations.calls_with_work_of(calls)
@@ -257,8 +257,12 @@ def _refuse_partial(annotations: Annotations, calls: set[int]) -> None:
                 "select that, or export with ⟨keep-modules⟩",
             )
     if lacking := sorted(outermost & annotations.incomplete.keys()):
+        scope, text = hierarchy.scopes[lacking[0]], annotations.incomplete[lacking[0]]
+        missing = text.removeprefix(WITHOUT)
         raise AbsentError(
-            f"only {annotations.incomplete[lacking[0]]} results of {hierarchy.scopes[lacking[0]]} are in this graph",
+            f"only {text} results of {scope} are in this graph"
+            if missing == text
+            else f"{scope} begins or ends with {missing}, which no node of this graph is known to be",
             "select the module that calls it, or export with ⟨keep-modules⟩",
         )
 
