@@ -356,6 +356,16 @@ def test_what_is_wrong_on_other_values_is_never_called_right(mx: Mx, tmp_path: P
     assert "on other values" in row.error
 
 
+@pytest.mark.parametrize(("scale", "kind"), [(1.0, "smaller values"), (0.2, "larger values")])
+def test_a_decision_by_magnitude_is_found(scale: float, kind: str, mx: Mx, tmp_path: Path) -> None:
+    """Negative floats have the same one."""
+    condition = FROZEN.replace("x.sum() > 0", "x.abs().max() > 0.5").replace("rand(2, 3)", f"ones(2, 3) * {scale}")
+    (tmp_path / "m.py").write_text(condition)
+    done = mx("auto", f"{tmp_path}/m.py:frozen", "--verify", "-o", tmp_path / "y.onnx")
+    assert done.returncode == 3
+    assert f"on {kind} output 'output_0' differs from PyTorch's" in done.stderr.decode()
+
+
 def test_the_result_says_on_what_it_was_verified(mx: Mx, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "bert", "BertModel")
     done = mx("auto", folder, "--verify", "-o", tmp_path / "x.onnx")
@@ -414,18 +424,22 @@ def test_inputs_that_a_model_refuses_say_nothing(tmp_path: Path) -> None:
 
 def test_other_inputs_are_of_the_same_kind() -> None:
     given = {"ids": torch.tensor([[1, 2, 3, 4, 5]]), "mask": torch.ones(1, 5, dtype=torch.int64), "x": torch.ones(1, 2)}
+    given["padded"] = torch.tensor([[1, 1, 1, 0, 0]])
     axes = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}, "x": {0: "batch"}}
-    example, values, sizes = trials(given, axes)
+    example, values, larger, smaller, sizes = trials(given, axes)
     assert example.choices == (given,)
     other = values.choices[0]
     assert other["ids"].tolist() == [[5, 4, 3, 2, 1]]
     assert other["mask"].tolist() == [[1, 1, 1, 1, 0]]
+    assert other["padded"].tolist() == [[1, 1, 0, 0, 0]]  # in reverse order, a causal model would see nothing at first
     assert other["x"].tolist() == [[-1, -1]]
+    assert [trial.choices[0]["x"].tolist() for trial in (larger, smaller)] == [[[8, 8]], [[0.125, 0.125]]]
     resized = sizes.choices[0]
     assert {name: tuple(tensor.shape) for name, tensor in resized.items()} == {
         "ids": (2, 2),
         "mask": (2, 2),
         "x": (2, 2),
+        "padded": (1, 5),
     }
     assert set(resized["ids"].flatten().tolist()) <= {1, 2, 3, 4, 5}
     assert sizes.kind == "other sizes (batch 2, length 2)"
@@ -433,6 +447,12 @@ def test_other_inputs_are_of_the_same_kind() -> None:
 
 def test_axes_in_words() -> None:
     assert in_words({"a": {0: "batch"}, "b": BOTH, "c": {0: "batch"}}) == "batch of a, c; batch, sequence of b"
+
+
+def test_an_axis_that_an_input_lacks_is_refused(mx: Mx, tmp_path: Path) -> None:
+    done = mx("export", f"{MODELS}:bert", "--dynamic", "input_ids=2", "-o", tmp_path / "x.onnx")
+    assert done.returncode == 2
+    assert b"names axis 2 of input_ids, which has shape [1, " in done.stderr
 
 
 def test_dynamic_and_static_contradict_each_other(mx: Mx, tmp_path: Path) -> None:

@@ -34,11 +34,16 @@ def _length(name: str) -> str:
 
 
 def check_axes(subject: Subject, axes: Axes) -> None:
-    """Raise UsageError if a name is not an input of the subject."""
-    unknown = set(axes) - {name for name, _ in tensors(subject.inputs)}
+    """Raise UsageError if a name is not an input of the subject, or an input has no such axis."""
+    known = dict(tensors(subject.inputs))
+    unknown = set(axes) - known.keys()
     if unknown:
         inputs = ", ".join(subject.inputs)
         raise UsageError(f"⟨dynamic⟩ names {min(unknown)!r}, which is not an input", f"there are {inputs}")
+    for name, symbols in axes.items():
+        if outside := sorted(symbols.keys() - range(known[name].dim())):
+            shape = [*known[name].shape]
+            raise UsageError(f"⟨dynamic⟩ names axis {outside[0]} of {name}, which has shape {shape}", "count from 0")
 
 
 def shapes_for_torch(inputs: dict[str, Any], axes: Axes, must_vary: bool) -> dict[str, Any]:

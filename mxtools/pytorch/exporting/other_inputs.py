@@ -1,8 +1,8 @@
 """Inputs with which the model was not exported: with other values, and with other sizes if axes are dynamic.
 
 They are made from the given ones, deterministically, so that they suit any model: ids are ids that were there, floats
-have the same magnitude, and a mask of ones gets a zero at its end, as if for padding. A model need not accept them all.
-Inputs that it refuses say nothing, so each kind has a plainer choice for this case.
+have the same magnitude or a multiple of it, and a mask of ones gets a zero at its end, as if for padding. A model need
+not accept them all. Inputs that it refuses say nothing, so each kind has a plainer choice for this case.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _STRIDE = 7
 """Every so many elements of the given tensor make one of another size, so neighbours differ, and so do rows."""
 _FEWER = 3
 """How much shorter a sequence becomes: fewer positions are always allowed, more are not."""
+_SCALE = 8.0
+"""How much larger and smaller floats become; a power of two, so that nothing is rounded."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,28 @@ class Trial:
 def trials(inputs: dict[str, Any], axes: Axes, steps: Mapping[str, int] | None = None) -> Iterator[Trial]:
     """Yield the given inputs, others of the same sizes, and others of other sizes if the axes let them vary.
 
+    Floats are also scaled, since a model may decide by a magnitude, which is the same for negated ones.
+
     `steps` are further sizes to try, by symbol: a decoder with a cache takes one token at a time.
     """
     yield Trial("the example inputs", (inputs,))
     others = mapped(inputs, lambda _, tensor: _other(tensor))
     floats = mapped(inputs, lambda _, tensor: _other(tensor) if tensor.is_floating_point() else tensor)
     yield Trial("other values", (others, floats))
+    if any(tensor.is_floating_point() for _, tensor in tensors(inputs)):
+        yield Trial("larger values", (_scaled(inputs, _SCALE),))
+        yield Trial("smaller values", (_scaled(inputs, 1 / _SCALE),))
     sizes = sizes_of(inputs, axes)
     if not sizes:
         return
     for wanted in (changed_sizes(sizes), sizes | dict(steps)) if steps else (changed_sizes(sizes),):
         words = ", ".join(f"{symbol} {size}" for symbol, size in wanted.items())
         yield Trial(f"other sizes ({words})", tuple(resized(inputs, axes, wanted, stride) for stride in (_STRIDE, 1)))
+
+
+def _scaled(inputs: dict[str, Any], factor: float) -> dict[str, Any]:
+    scaled: dict[str, Any] = mapped(inputs, lambda _, tensor: tensor * factor if tensor.is_floating_point() else tensor)
+    return scaled
 
 
 def _other(tensor: torch.Tensor) -> torch.Tensor:
@@ -62,7 +74,19 @@ def _other(tensor: torch.Tensor) -> torch.Tensor:
         other = tensor.clone()
         other.view(-1)[-1] = max(int(tensor.flatten()[0]) - 1, 0)
         return other
+    if not ((tensor != 0) & (tensor != 1)).any():
+        return _padded_more(tensor)
     return tensor.flatten().flip(0).reshape(tensor.shape)
+
+
+def _padded_more(mask: torch.Tensor) -> torch.Tensor:
+    """Return a mask of zeros and ones whose last one is a zero too.
+
+    In reverse order, it could hide all that the first token may attend to. What such a token yields is arbitrary.
+    """
+    other = mask.flatten().clone()
+    other[other.nonzero()[-1]] = 0
+    return other.reshape(mask.shape)
 
 
 def sizes_of(inputs: dict[str, Any], axes: Axes) -> dict[str, int]:
