@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mxtools.errors import InputError, MxError, OutputError, UsageError
-from mxtools.files import wire
+from mxtools.files import reading, regular, wire
 from mxtools.files.atomic import atomic_output, write_text
 from mxtools.files.weights import is_deferred
 from mxtools.files.writing import write_model
@@ -95,6 +95,24 @@ def test_large_weights_are_deferred_and_can_be_read(tmp_path: Path) -> None:
     assert loaded.proto.ByteSize() < 1000
     assert np.array_equal(loaded.weights.array(weight), BIG)
     assert bytes(loaded.weights.data(weight)) == BIG.tobytes()
+
+
+def test_what_is_in_memory_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.onnx").write_bytes(model(*(tensor(f"w{number}") for number in range(20))).SerializeToString())
+    reads: list[int] = []
+    read_at = regular._read_at
+    monkeypatch.setattr(regular, "_read_at", lambda file, at, length: reads.append(at) or read_at(file, at, length))
+    loaded = WorkingModel.read(tmp_path / "m.onnx")
+    assert all(is_deferred(weight) for weight in loaded.proto.graph.initializer)
+    assert len(reads) <= 3 * 20
+
+
+def test_no_external_data_are_looked_for_where_all_weights_are_inline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(model(tensor("w")).SerializeToString())
+    monkeypatch.setattr(reading, "tensors_of", lambda proto: pytest.fail("looked for external data"))
+    WorkingModel.read(tmp_path / "m.onnx")
 
 
 def test_a_graph_in_two_pieces_is_read(tmp_path: Path) -> None:

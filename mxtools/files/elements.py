@@ -1,14 +1,29 @@
-"""The element types of tensors: which exist, how many bytes their elements take, and which field has them."""
+"""The element types of tensors: which exist, how many bytes their elements take, and which field has them.
+
+And the types of attributes that have no tensors in them.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cache
 
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 ELEMENTS = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 """The element types that ONNX has."""
+
+PLAIN = frozenset(
+    {
+        AttributeProto.FLOAT,
+        AttributeProto.INT,
+        AttributeProto.STRING,
+        AttributeProto.FLOATS,
+        AttributeProto.INTS,
+        AttributeProto.STRINGS,
+    }
+)
+"""The types of attributes that hold nothing but numbers and texts."""
 
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8, "STRING": 0, "UNDEFINED": 0}
 """Bits of an element, by the name of its type, if the name does not contain them as `BFLOAT16` and `FLOAT8E4M3FN` do.

@@ -50,7 +50,7 @@ def read_model(
     if not folder.is_dir():
         raise UsageError(f"⟨data-dir⟩ {folder} is not a folder")
     weights = WeightStore(data, folder)
-    if placing and b"location" in skeleton:
+    if placing and skeleton.count(b"location") > skeleton.count(wire.REFERENCE):  # each reference has one too
         for tensor in tensors_of(proto):
             if is_external(tensor):
                 weights.place(tensor)

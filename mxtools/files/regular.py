@@ -219,6 +219,8 @@ class FileBytes:
         """Return a byte, or the bytes of a slice without a step; InputError if the file ends before it does."""
         if isinstance(at, slice):
             start, stop = at.start or 0, self._size if at.stop is None else at.stop
+            if self._base <= start <= stop <= self._base + len(self._window):
+                return self._window[start - self._base : stop - self._base]
             return b"".join(self.pieces(start, stop - start))
         self._look_at(at)
         return self._window[at - self._base]

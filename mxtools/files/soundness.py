@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -35,7 +35,7 @@ from onnx import (
 
 from mxtools.errors import InputError
 from mxtools.files import wire
-from mxtools.files.elements import ELEMENTS, entries_of, size_of_elements
+from mxtools.files.elements import ELEMENTS, PLAIN, entries_of, size_of_elements
 from mxtools.files.limits import EXPANDED_NODES
 
 _MEND = "fix the program that made the file, or export again"
@@ -49,8 +49,6 @@ _PROMISED = {
     AttributeProto.TYPE_PROTO: "tp",
 }
 """The field that an attribute of a type needs; numbers and texts have a value even if their field is missing."""
-_SPECIAL = frozenset({*_PROMISED, AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSORS})
-_SPECIAL |= {AttributeProto.TYPE_PROTOS, AttributeProto.UNDEFINED}
 
 
 class UnsoundError(ValueError):
@@ -147,12 +145,12 @@ def _check_function(function: FunctionProto) -> None:
 
 def _check_nodes(nodes: Iterable[NodeProto], where: str) -> None:
     """Check the nodes of one graph; written for speed, since every command runs it for every node."""
-    special = _SPECIAL
+    plain = PLAIN
     for node in nodes:
         if not node.op_type:
             raise UnsoundError(f"node {node.name!r} of {where} has no operator")
         for attribute in node.attribute:
-            if attribute.type in special:
+            if attribute.type not in plain:
                 _check_attribute(attribute, f"{node.op_type} {node.name!r}")
 
 
@@ -166,19 +164,10 @@ def _check_attribute(attribute: AttributeProto, where: str) -> None:
         )
     if not attribute.type and not attribute.ref_attr_name and _holds_message(attribute):
         raise UnsoundError(f"{where} has a type that ONNX does not have")
-    for tensor in (*_given(attribute, "t"), *attribute.tensors):
-        _check_tensor(tensor, where)
-    for sparse in (*_given(attribute, "sparse_tensor"), *attribute.sparse_tensors):
-        _check_sparse(sparse, where)
-    for graph in (*_given(attribute, "g"), *attribute.graphs):
-        _check_graph(graph, where)
-    for type_ in (*_given(attribute, "tp"), *attribute.type_protos):
-        _check_type(type_, where)
-
-
-def _given(attribute: AttributeProto, field: str) -> tuple[Any, ...]:
-    """Return the message in a field of an attribute, if it is there."""
-    return (getattr(attribute, field),) if attribute.HasField(field) else ()
+    for field, content in attribute.ListFields():
+        if check := _CHECKS.get(field.name):
+            for message in (content,) if isinstance(content, Message) else content:
+                check(message, where)
 
 
 def _holds_message(attribute: AttributeProto) -> bool:
@@ -243,6 +232,19 @@ def _check_tensor(tensor: TensorProto, where: str) -> None:
         raise UnsoundError(
             f"tensor {tensor.name!r} of {where} has dimensions {dims[:8]}, and its data do not match them"
         )
+
+
+_CHECKS: dict[str, Callable[[Any, str], None]] = {
+    "t": _check_tensor,
+    "tensors": _check_tensor,
+    "sparse_tensor": _check_sparse,
+    "sparse_tensors": _check_sparse,
+    "g": _check_graph,
+    "graphs": _check_graph,
+    "tp": _check_type,
+    "type_protos": _check_type,
+}
+"""What checks the messages in a field of an attribute."""
 
 
 def _check_calls(proto: ModelProto) -> None:

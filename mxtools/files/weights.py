@@ -23,7 +23,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorPr
 
 from mxtools.errors import InputError
 from mxtools.files import wire
-from mxtools.files.elements import size_of_elements
+from mxtools.files.elements import PLAIN, size_of_elements
 from mxtools.files.regular import Bytes, FileBytes, State, open_regular, state, status_of
 
 if TYPE_CHECKING:
@@ -320,24 +320,32 @@ def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def _of_nodes(holder: GraphProto | FunctionProto) -> Iterator[TensorProto]:
+    plain, tensor = PLAIN, AttributeProto.TENSOR
     for node in holder.node:
         for attribute in node.attribute:
-            yield from _of_attribute(attribute)
+            if (kind := attribute.type) == tensor:  # by far the most that hold any
+                yield attribute.t
+            elif kind not in plain:
+                yield from _of_attribute(attribute)
     if isinstance(holder, FunctionProto):
         for attribute in holder.attribute_proto:
             yield from _of_attribute(attribute)
 
 
 def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
-    if attribute.type == AttributeProto.TENSOR:
+    """Yield the tensors in the field of an attribute that its type names; nobody reads what is in others."""
+    kind = attribute.type
+    if kind == AttributeProto.TENSOR:
         yield attribute.t
-    yield from attribute.tensors
-    sparse = [attribute.sparse_tensor] if attribute.type == AttributeProto.SPARSE_TENSOR else []
-    for tensor in (*sparse, *attribute.sparse_tensors):
-        yield from (tensor.values, tensor.indices)
-    graphs = [attribute.g] if attribute.type == AttributeProto.GRAPH else []
-    for graph in (*graphs, *attribute.graphs):
-        yield from _of_graph(graph)
+    elif kind == AttributeProto.TENSORS:
+        yield from attribute.tensors
+    elif kind in (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS):
+        is_one = kind == AttributeProto.SPARSE_TENSOR
+        for sparse in (attribute.sparse_tensor,) if is_one else attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+    elif kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        for graph in (attribute.g,) if kind == AttributeProto.GRAPH else attribute.graphs:
+            yield from _of_graph(graph)
 
 
 def _number(text: str | None, name: str, key: str) -> int | None:

@@ -98,8 +98,8 @@ def pieces(source: Bytes, start: int, length: int) -> Iterator[bytes | memoryvie
         yield source[start : start + length]
 
 
-def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message at data[start:end]; WireError if there is none."""
+def fields(data: Bytes, start: int, end: int, only: int = 0) -> Iterator[Field]:
+    """Yield the fields of the message at data[start:end], or `only` those of one number; WireError if there is none."""
     position, base, window = start, start, _window(data, start, end)
     while position < end:
         at = position - base
@@ -118,21 +118,27 @@ def fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
             value = base + at
             after = value + length
         else:
-            key, value = read_varint(data, position, end)
+            key, value, after = _any_field(data, position, end)
             wire_type = key & 7
-            if wire_type == _BYTES:
-                length, value = read_varint(data, value, end)
-                after = value + length
-            elif wire_type == _VARINT:
-                after = read_varint(data, value, end)[1]
-            elif wire_type in (_FIXED64, _FIXED32):
-                after = value + (8 if wire_type == _FIXED64 else 4)
-            else:
-                raise WireError(f"wire type {wire_type} at byte {position}")
         if after > end or key < 8:
             raise WireError(f"field at byte {position} ends after the message, or has no number")
-        yield Field(key >> 3, wire_type, position, value, after)
+        if not only or key >> 3 == only:
+            yield Field(key >> 3, wire_type, position, value, after)
         position = after
+
+
+def _any_field(data: Bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Return the key of the field at a position, and where its value starts and ends."""
+    key, value = read_varint(data, position, end)
+    wire_type = key & 7
+    if wire_type == _BYTES:
+        length, value = read_varint(data, value, end)
+        return key, value, value + length
+    if wire_type == _VARINT:
+        return key, value, read_varint(data, value, end)[1]
+    if wire_type in (_FIXED64, _FIXED32):
+        return key, value, value + (8 if wire_type == _FIXED64 else 4)
+    raise WireError(f"wire type {wire_type} at byte {position}")
 
 
 def _window(data: Bytes, at: int, end: int) -> memoryview:
@@ -183,9 +189,8 @@ def split(data: Bytes) -> tuple[bytes, int]:
         return bytes(data[begin:end]), 0
     parts: list[bytes | memoryview] = []
     copied_to, count = graph.value, 0
-    for field in fields(data, graph.value, graph.end):
-        is_initializer = field.number == GRAPH_INITIALIZER and field.wire_type == _BYTES
-        if is_initializer and field.end - field.value > DEFERRED_BYTES:
+    for field in fields(data, graph.value, graph.end, GRAPH_INITIALIZER):
+        if field.wire_type == _BYTES and field.end - field.value > DEFERRED_BYTES:
             tensor = _deferred(data, field)
             if tensor:  # everything since the last changed tensor is copied in one piece
                 parts += [data[copied_to : field.start], *_message(GRAPH_INITIALIZER, tensor)]
@@ -208,16 +213,15 @@ def joined(skeleton: bytes, source: Bytes, weights_last: bool = False) -> list[P
     parts: list[Part] = []
     initializers: list[Part] = []
     copied_to = graph.value
-    for field in fields(data, graph.value, graph.end):
-        if field.number == GRAPH_INITIALIZER:
-            refers = skeleton.find(REFERENCE, field.value, field.end) >= 0
-            if refers or weights_last:
-                parts.append(data[copied_to : field.start])
-                copied_to = field.end
-                tensor: list[Part] = [data[field.start : field.end]]
-                if refers:
-                    tensor = _message(GRAPH_INITIALIZER, _restored(data, field, source))
-                (initializers if weights_last else parts).extend(tensor)
+    for field in fields(data, graph.value, graph.end, GRAPH_INITIALIZER):
+        refers = skeleton.find(REFERENCE, field.value, field.end) >= 0
+        if refers or weights_last:
+            parts.append(data[copied_to : field.start])
+            copied_to = field.end
+            tensor: list[Part] = [data[field.start : field.end]]
+            if refers:
+                tensor = _message(GRAPH_INITIALIZER, _restored(data, field, source))
+            (initializers if weights_last else parts).extend(tensor)
     parts += [data[copied_to : graph.end], *initializers]
     before, after = data[: graph.start], data[graph.end :]
     if weights_last:

@@ -10,8 +10,8 @@ from mxtools.graph.walk import in_order
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs in the attributes of a node."""
-    yield from graphs_in(node.attribute)
+    """Return the graphs in the attributes of a node."""
+    return graphs_in(node.attribute)
 
 
 def graphs_in(attributes: Iterable[AttributeProto]) -> Iterator[GraphProto]:
