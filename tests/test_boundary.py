@@ -34,6 +34,39 @@ EXPANDING = """ g ({input} x, float[2, 64] h) => (float[2, 64] y)
 }}"""
 
 
+def test_nodes_behind_the_boundary_are_not_inferred() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]>
+        g (float[n, m] x) => (float[k] y) {
+            a = NonZero(x)
+            b = Cast<to = 1>(a)
+            c = NonZero(b)
+            y = Size(c)
+        }"""
+    )
+    whole, part = inferred_infos(model), inferred_infos(model, names=["b"])
+    assert part["a"] == whole["a"]
+    assert part["b"] == whole["b"]
+    assert "c" in whole
+    assert "c" not in part
+
+
+def test_shapes_that_hang_on_the_inputs_are_inferred_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[bool] = []
+
+    def infer(model: ModelProto, propagating: bool = True) -> dict[str, onnx.ValueInfoProto]:
+        runs.append(propagating)
+        return inferred_infos(model, propagating)
+
+    monkeypatch.setattr("mxtools.graph.shapes.inferred_infos", infer)
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (float[n, 2] x) => (float[n, 2] y) { a = Abs(x) y = Neg(a) }'
+    model = WorkingModel(onnx.parser.parse_model(text))
+    shape = model.shapes[model.graph.by_name["a"]]
+    assert shape is not None
+    assert shape.dims == (None, 2)
+    assert runs == [True]
+
+
 def dims(info: onnx.ValueInfoProto) -> Dims:
     return [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim]
 

@@ -39,7 +39,7 @@ def boundary_infos(
     """
     known = declared = value_infos(model)
     if not all(is_shaped(declared.get(name)) for name in names):
-        known = inferred_infos(model)
+        known = inferred_infos(model, names=names)
     missing = [name for name in names if not is_typed(known.get(name))]
     if missing:
         known |= _run(model, graph, weights, known, missing)

@@ -7,7 +7,7 @@ import math
 import operator
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from mxtools.files.elements import size_of_elements
 from mxtools.files.limits import INFERENCE
-from mxtools.graph.index import bodies
+from mxtools.graph.index import bodies, graph_inputs
 from mxtools.graph.operators import BLOCK_PRODUCT, Operators, plain_domain, sizes_of_block_product, versions
 from mxtools.graph.types import size_of, type_of
 
@@ -134,7 +134,8 @@ class Shapes:
     """The known shapes of a graph's values, by number.
 
     The file comes first. Inference takes long, so it runs only when a shape is asked for that the file lacks. Its
-    slower kind, which follows computed shapes, runs only if the faster kind does not find the shape.
+    slower kind, which follows computed shapes, runs only if the faster kind does not find the shape. It runs at once if
+    the sizes of inputs are not known, because then the faster kind hardly finds any.
     """
 
     def __init__(self, model: ModelProto, names: Sequence[str]) -> None:
@@ -142,7 +143,8 @@ class Shapes:
         self._model, self._names = model, names
         self._declared = value_infos(model)
         self._inferred: dict[str, ValueInfoProto] = {}
-        self._propagating_left = [True, False]  # the inferences that are left to try, the first one last
+        # the inferences that are left to try, the first one last
+        self._propagating_left = [True] if any(map(_is_of_unknown_size, graph_inputs(model))) else [True, False]
         self._known: dict[int, TensorShape | None] = {}
 
     def __getitem__(self, value: int) -> TensorShape | None:
@@ -167,23 +169,42 @@ class Shapes:
         return found
 
 
+def _is_of_unknown_size(info: ValueInfoProto) -> bool:
+    shape = known_shape(info)
+    return shape is not None and shape.count is None
+
+
 def value_infos(model: ModelProto) -> dict[str, ValueInfoProto]:
     """Return the types that the file declares for values of its main graph, by name."""
     return {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
 
 
-def inferred_infos(model: ModelProto, propagating: bool = True) -> dict[str, ValueInfoProto]:
+def inferred_infos(
+    model: ModelProto, propagating: bool = True, names: Collection[str] | None = None
+) -> dict[str, ValueInfoProto]:
     """Return the types of the main graph's values by name, as the file declares them, else as ONNX infers them.
 
-    With `propagating`, inference follows shapes that the graph computes, which takes half as long again. A type may
-    lack a shape, if nothing can infer the rank. A node that inference cannot handle leaves its own results unknown, but
-    does not stop the inference of others.
+    With `propagating`, inference follows shapes that the graph computes, which takes half as long again. If `names` are
+    given, the nodes behind the last one that makes one of these are left out, because inference goes through the nodes
+    in order. A type may lack a shape, if nothing can infer the rank. A node that inference cannot handle leaves its own
+    results unknown, but does not stop the inference of others.
     """
+    model = model if names is None else _beginning(model, set(names))
     declared, inferred = value_infos(model), inferred_model(model, propagating)
     found = (
         value_infos(inferred) if inferred else _inferred_around(ModelProto.FromString(_prepared(model)), propagating)
     )
     return {**declared, **found, **{name: info for name, info in declared.items() if is_shaped(info)}}
+
+
+def _beginning(model: ModelProto, names: set[str]) -> ModelProto:
+    """Return a copy of a model whose last node is the last one that makes a value of one of some names."""
+    beginning, count = ModelProto(), len(model.graph.node)
+    beginning.CopyFrom(model)
+    while count and names.isdisjoint(model.graph.node[count - 1].output):
+        count -= 1
+    del beginning.graph.node[count:]
+    return beginning
 
 
 def inferred_model(model: ModelProto, propagating: bool = True) -> ModelProto | None:
