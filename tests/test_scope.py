@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from mxtools.pipeline.working_model import WorkingModel
+from mxtools.scopes import hierarchy
 from mxtools.scopes.annotations import Annotations, Evidence
 from mxtools.scopes.hierarchy import Hierarchy
 from mxtools.scopes.scope import call_number, contains, enclosing_scopes, escape, join, numbered_call, split_call
@@ -182,3 +183,15 @@ def test_call_numbers(scope: str, expected: tuple[str, int]) -> None:
     assert call_number(scope) == expected
     assert numbered_call(*expected) == scope
     assert "".join(split_call(scope)) == scope
+
+
+def test_levels_of_a_tag_are_aligned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hierarchy, "align", lambda scope, tag: asked.append(scope) or align(scope, tag))
+    entries = {"/M/A": "a", "/M/A/B.0": "a.b.0", "/M/A/B.1": "a.b.1", "/M/A/B.1/C": "a.b.1.c"}
+    tree = Hierarchy()
+    tree.expect(entries)
+    for tag, scope in entries.items():
+        assert [tree.adopt(scope, tag) for _ in range(3)] == [tree.find(scope)] * 3
+    assert tree.scopes == [".", "a", "a.b.0", "a.b.1", "a.b.1.c"]
+    assert len(asked) == len(entries)

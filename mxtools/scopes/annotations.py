@@ -195,7 +195,7 @@ class Annotations:
 
         An unknown word of evidence becomes `previous`: the node had its scope already, for whatever reason.
         """
-        merged, equal = {}, {}
+        merged, equal = dict[int, str](), dict[int, str]()
         calls = texts_by_name(keys.props(self._model).get(keys.CALLS, "{}"))
         expected = {tag: scope for scope, tag in calls.items()}
         self.hierarchy.expect(expected | {props.get(keys.TAG, ""): props[keys.SCOPE] for props in entries.values()})
@@ -203,9 +203,12 @@ class Annotations:
             call = self._find(props[keys.SCOPE], props.get(keys.TAG))
             if call is not None:
                 self.set(node, call, _EVIDENCE_BY_WORD.get(props.get(keys.EVIDENCE, ""), Evidence.PREVIOUS))
-                merged[node], equal[node] = props.get(keys.MERGED, ""), props.get(keys.EQUAL, "")
+                if several := props.get(keys.MERGED):
+                    merged[node] = several
+                if several := props.get(keys.EQUAL):
+                    equal[node] = several
         for found, texts in ((self.merged, merged), (self.equal_at, equal)):
-            found.update({node: self._calls(text) for node, text in texts.items() if text})
+            found.update({node: self._calls(text) for node, text in texts.items()})
 
     def calls_done(self, node: int) -> tuple[int, ...]:
         """Return the calls whose work a node does: those merged into it, else its own if that is known."""
@@ -320,8 +323,8 @@ class Annotations:
 
 
 def _entry(props: dict[str, str]) -> _Entry:
-    tag, evidence, merged, equal = (props.get(key, "") for key in keys.TAG_KEYS[1:])
-    return (props[keys.SCOPE], tag, evidence, merged, equal)
+    get = props.get
+    return (props[keys.SCOPE], get(keys.TAG, ""), get(keys.EVIDENCE, ""), get(keys.MERGED, ""), get(keys.EQUAL, ""))
 
 
 def read_absent(model: ModelProto) -> dict[str, str]:

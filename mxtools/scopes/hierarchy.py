@@ -53,7 +53,7 @@ class Hierarchy:
         self._classes: list[str] = [root_class]
         self._known_tags: dict[int, str] = {i: call.tag for i, call in enumerate(calls)}
         self._number = {scope: i for i, scope in enumerate(self.scopes)}
-        self._expected: Mapping[str, str] = {}
+        self.expect({})
 
     def copy(self) -> Hierarchy:
         """Return a tree with the same calls and numbers, which grows on its own."""
@@ -129,6 +129,9 @@ class Hierarchy:
         """
         known = self._number.get(scope)
         levels = tag.split("/")[1:]
+        root = class_of(levels[0]) if levels else ""
+        if known is not None and root == self._classes[ROOT_CALL] and self._known_tags.get(known) == tag:
+            return known
         if known is None:
             steps = self._steps(scope, tag)
             if steps or scope == ROOT:
@@ -136,7 +139,7 @@ class Hierarchy:
             else:
                 known = self._enter(scope, self.around(scope), levels[-1] if levels else "")
         if levels:
-            self.name_root(class_of(levels[0]))
+            self.name_root(root)
             for call in self.lineage(known):
                 self._known_tags.setdefault(call, "/" + "/".join(levels[: self.depth[call] + 1]))
         return known
@@ -147,9 +150,15 @@ class Hierarchy:
         If a model calls `model.decoder` and never `model`, only the decoder's own nodes show that this is one level.
         """
         self._expected = scopes
+        self._known_steps: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def _steps(self, scope: str, tag: str) -> list[tuple[str, str]]:
         """Return the levels of a tag below the root, each with its part of the scope, by the expected tags."""
+        if (scope, tag) not in self._known_steps:
+            self._known_steps[scope, tag] = self._found_steps(scope, tag)
+        return self._known_steps[scope, tag]
+
+    def _found_steps(self, scope: str, tag: str) -> list[tuple[str, str]]:
         end = tag.rfind("/")
         while end > tag.find("/", 1) > 0:
             around = self._expected.get(tag[:end], ROOT)

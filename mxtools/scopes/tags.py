@@ -49,6 +49,8 @@ def align(scope: str, tag: str) -> list[tuple[str, str]]:
     position and level, so the work is at most names x levels x names.
     """
     names, levels = ([] if scope == ROOT else scope.split(".")), tag.split("/")[2:]
+    if len(levels) == 1:
+        return [(scope, levels[0])] if names and _fits(names, levels[0]) else []
 
     @cache
     def divide(start: int, level: int) -> tuple[int, ...] | None:
