@@ -151,12 +151,14 @@ def _results_of_tools(model: WorkingModel, index: CallIndex) -> dict[int, tuple[
         is_plain = proto.name.startswith("/") and not proto.domain
         if is_plain and graph.names[value].startswith(proto.name):  # nearly all
             continue
-        name, has_more = _own_name(proto), is_plain and any(is_made_by_tool(model, read) for read in graph.reads[node])
         maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
-        if not (is_named or value in returned) or (name and not has_more and not _is_fused(proto, name)):
+        if not (is_named or value in returned):
             continue
-        if tensor in returning:
+        name, has_more = _own_name(proto), is_plain and any(is_made_by_tool(model, read) for read in graph.reads[node])
+        if name and not has_more and not _is_fused(proto, name):
+            continue
+        if tensor is not None and tensor in returning:
             found[node] = (returning[tensor][-1],), ""
         elif is_named and (known := index.by_name(maker.rpartition("/")[0]))[0]:
             found[node] = known

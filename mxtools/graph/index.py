@@ -297,7 +297,7 @@ class Graph:
             if None in reads:  # an omitted input, or a value of a graph around this one
                 reads = tuple([self._find_or_add(names, name) for name in inputs if name])
                 count = len(self.names)
-            if node.attribute and any(a.type in _WITH_BODY for a in node.attribute):
+            if (attributes := node.attribute) and any(a.type in _WITH_BODY for a in attributes):
                 reads += self._add_bodies(node, names, region)
                 count = len(self.names)
             number = len(all_nodes)

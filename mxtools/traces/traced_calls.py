@@ -7,15 +7,32 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
+from weakref import ref
 
 from mxtools.graph.walk import reached
 from mxtools.scopes.scope import ROOT
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModule, TracedTensor, Weight
+
+T = TypeVar("T")
+
+
+def once_per_trace(compute: Callable[[Sidecar], T]) -> Callable[[Sidecar], T]:
+    """Let a function run once for each trace, as long as the trace lives; nobody may change what it returns."""
+    known: dict[int, tuple[ref[Sidecar], T]] = {}  # by identity: traces have no quick hash
+
+    @wraps(compute)
+    def found(sidecar: Sidecar) -> T:
+        number = id(sidecar)
+        if number not in known:
+            known[number] = ref(sidecar, lambda _: known.pop(number)), compute(sidecar)
+        return known[number][1]
+
+    return found
 
 
 def full_name(module: TracedModule, weight: Weight) -> str:
@@ -81,7 +98,8 @@ def outputs_returned(outputs: Mapping[int, str], sidecar: Sidecar) -> dict[int, 
     return {value: by_name.get(name, in_order.get(value)) for value, name in outputs.items() if name in known}
 
 
-def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
+@once_per_trace
+def calls_returning(sidecar: Sidecar) -> Mapping[int, Sequence[int]]:
     """Return for each tensor, by its id, the calls that returned it without being given it, the outermost first.
 
     The last of them computed it; those before only pass on what a module inside them returned.
@@ -93,7 +111,8 @@ def calls_returning(sidecar: Sidecar) -> dict[int, list[int]]:
     return calls
 
 
-def calls_making(sidecar: Sidecar) -> dict[int, int]:
+@once_per_trace
+def calls_making(sidecar: Sidecar) -> Mapping[int, int]:
     """Return for each tensor that an operation made, by its id, the innermost call that was running."""
     return {tensor: operation.call for tensor, operation in operations_making(sidecar).items()}
 
@@ -103,7 +122,8 @@ def plain_name(name: str) -> str:
     return name.strip("_").lower()
 
 
-def operations_making(sidecar: Sidecar) -> dict[int, Operation]:
+@once_per_trace
+def operations_making(sidecar: Sidecar) -> Mapping[int, Operation]:
     """Return for each tensor that an operation made, by its id, that operation; the last one if there are several."""
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
@@ -117,7 +137,8 @@ def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
     return readers
 
 
-def used_results(sidecar: Sidecar) -> list[set[int]]:
+@once_per_trace
+def used_results(sidecar: Sidecar) -> Sequence[Set[int]]:
     """Return for each call the ids of the tensors that it returned, and that something read or the model returned.
 
     If the trace has no operations, all count.
@@ -129,7 +150,8 @@ def used_results(sidecar: Sidecar) -> list[set[int]]:
     return [own & read for own in returned] if sidecar.operations else returned
 
 
-def tensors_entering(sidecar: Sidecar) -> list[set[int]]:
+@once_per_trace
+def tensors_entering(sidecar: Sidecar) -> Sequence[Set[int]]:
     """Return for each call the ids of the tensors that it read, itself or in calls that it made, and did not make.
 
     Only those count that depend on the model's inputs: they, and what operations made of them.
@@ -190,9 +212,13 @@ def unused_calls(sidecar: Sidecar) -> set[int]:
     return {number for number, tensors in enumerate(leaving) if tensors and tensors.isdisjoint(used)}
 
 
-def first_equals(
-    sidecar: Sidecar, known: Collection[int] = (), equal_calls: Mapping[int, int] = MappingProxyType({})
-) -> dict[int, int]:
+@once_per_trace
+def first_equals(sidecar: Sidecar) -> Mapping[int, int]:
+    """Return what `first_equals_with` does if nothing more is known."""
+    return first_equals_with(sidecar, (), {})
+
+
+def first_equals_with(sidecar: Sidecar, known: Collection[int], equal_calls: Mapping[int, int]) -> dict[int, int]:
     """Return for each tensor that depends on the model's inputs the first one that was made in the same way.
 
     It is the tensor itself, unless operations of the same names had made another one of the same tensors before. By

@@ -42,9 +42,10 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import first_equals, leaving_tensors, operations_making, plain_name
+from mxtools.traces.traced_calls import first_equals_with, leaving_tensors, operations_making, plain_name
 
 if TYPE_CHECKING:
+    from mxtools.graph.shapes import TensorShape
     from mxtools.traces.sidecar import Operation, Sidecar, TracedTensor
 
 
@@ -68,8 +69,10 @@ class _EqualOperations:
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
+        self._ends: dict[int, list[tuple[int, TensorShape]]] = {}
+        self._makers: dict[tuple[int, tuple[int, ...], str], list[int]] = {}
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
-        self._same = first_equals(sidecar, self._maker.keys(), self._annotations.equal)
+        self._same = first_equals_with(sidecar, self._maker.keys(), self._annotations.equal)
         for operation in sidecar.operations:
             if operation.outputs:
                 self._ran[operation.call, plain_name(operation.name)].append(operation)
@@ -164,14 +167,15 @@ class _EqualOperations:
 
     def _making(self, call: int, tensor: TracedTensor) -> list[int]:
         """Return the nodes of a call whose results leave it and can be a tensor."""
-        return [
-            node
-            for node in self._nodes_in[call]
-            for value in self._graph.writes[node]
-            if self._annotations.is_read_outside(value, call)
-            and (shape := self._model.shapes[value])
-            and shape.fits(tensor)
-        ]
+        graph, shapes, annotations = self._graph, self._model.shapes, self._annotations
+        if call not in self._ends:
+            made = ((node, value) for node in self._nodes_in[call] for value in graph.writes[node])
+            ends = ((node, shapes[value]) for node, value in made if annotations.is_read_outside(value, call))
+            self._ends[call] = [(node, shape) for node, shape in ends if shape]
+        key = call, tensor.shape, tensor.dtype
+        if key not in self._makers:
+            self._makers[key] = [node for node, shape in self._ends[call] if shape.fits(tensor)]
+        return self._makers[key]
 
     @cached_property
     def _operations_in(self) -> dict[int, list[Operation]]:

@@ -81,7 +81,7 @@ class _Operations:
         self._graph, self._annotations, self._shapes, self._sidecar = graph, annotations, shapes, sidecar
         made = operations_making(sidecar)
         self._live = made.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
-        self._maker = made | _compiled(sidecar, made)
+        self._maker = {**made, **_compiled(sidecar, made)}
         self._tensors = {tensor.id: tensor for call in sidecar.calls for tensor in call.outputs}
         self._known: dict[int, int] = {}
         self.alike = set[int]()

@@ -21,7 +21,6 @@ that read k. Then u, which only Sqrt reads, leaves `one` too, and Abs follows.
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -81,14 +80,9 @@ def hoist_shared(model: WorkingModel) -> None:
 
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     """Return the values that a node of one call makes and a node of another call reads."""
-    import numpy as np
-
-    count = len(graph.nodes)
-    call = np.fromiter((NOWHERE if at is None else at for at in calls), np.int64, count)
-    reading = np.repeat(np.arange(count), np.fromiter(map(len, graph.reads), np.int64, count))
-    values = np.fromiter(itertools.chain.from_iterable(graph.reads), np.int64, len(reading))
-    makers = np.array(graph.producer, np.int64)[values]
-    return set(values[(makers != NOWHERE) & (call[makers] != call[reading])].tolist())
+    made_in = [NOWHERE if maker == NOWHERE else calls[maker] for maker in graph.producer]
+    reading = zip(graph.reads, calls, strict=True)
+    return {v for reads, at in reading for v in reads if (made := made_in[v]) != at and made != NOWHERE}
 
 
 class _UnclaimedResults:
