@@ -43,10 +43,12 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar, absent: dict[st
     call used it for what the model returned; of equal ones, the first. Calls that return one result have it if anything
     leaves them, and calls that share nodes with equal calls are left out.
     """
+    found = _without_an_end(annotations, sidecar, absent)
     wanted = {call: count for call, count in _results_wanted(annotations, sidecar).items() if count > 1}
+    if not wanted:
+        return found
     nodes = _nodes_within(annotations, wanted)
     shared = {call for node in annotations.equal_at for call in annotations.equal_at[node]} | annotations.equal.keys()
-    found = _without_an_end(annotations, sidecar, absent)
     for call, own in nodes.items():
         leaving = _leaving(annotations, own) if own and call not in shared else wanted[call]
         if leaving < wanted[call]:
@@ -75,11 +77,15 @@ def _without_an_end(annotations: Annotations, sidecar: Sidecar, absent: dict[str
 
 
 def _results_wanted(annotations: Annotations, sidecar: Sidecar) -> dict[int, int]:
-    """Return for each call, except for the root, how many of its results count."""
+    """Return for each call with several results, except for the root, how many of them count."""
+    several = [number for number, call in enumerate(sidecar.calls[1:], 1) if len(call.outputs) > 1]
+    if not several:
+        return {}
     flow, within = _Flow(annotations, sidecar), annotations.hierarchy.within
     counts = {}
-    for number, call in enumerate(sidecar.calls[1:], 1):
-        own = {t.id for t in returned_tensors(call) if t.id in flow.made and within(flow.made[t.id].call, number)}
+    for number in several:
+        returned = (tensor.id for tensor in returned_tensors(sidecar.calls[number]))
+        own = {tensor for tensor in returned if tensor in flow.made and within(flow.made[tensor].call, number)}
         counts[number] = sum(flow.live.get(tensor) == tensor and flow.is_used(tensor, number) for tensor in own)
     return counts
 

@@ -151,18 +151,32 @@ def _results_of_tools(model: WorkingModel, index: CallIndex) -> dict[int, tuple[
         is_plain = proto.name.startswith("/") and not proto.domain
         if is_plain and graph.names[value].startswith(proto.name):  # nearly all
             continue
+        if value not in returned and not graph.names[value].startswith("/"):
+            continue
         maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
         is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
-        if not (is_named or value in returned):
-            continue
-        name, has_more = _own_name(proto), is_plain and any(is_made_by_tool(model, read) for read in graph.reads[node])
-        if name and not has_more and not _is_fused(proto, name):
-            continue
         if tensor is not None and tensor in returning:
-            found[node] = (returning[tensor][-1],), ""
-        elif is_named and (known := index.by_name(maker.rpartition("/")[0]))[0]:
+            known: tuple[Candidates, str] = (returning[tensor][-1],), ""
+        elif is_named:
+            known = index.by_name(maker.rpartition("/")[0])
+        else:
+            continue
+        name = _own_name(proto)
+        if known[0] and (not name or _is_fused(proto, name) or (is_plain and _ends_elsewhere(model, node, known[0]))):
             found[node] = known
     return found
+
+
+def _ends_elsewhere(model: WorkingModel, node: int, calls: Candidates) -> bool:
+    """Return whether a tool put into a node what came after it, so that its result is that of other calls.
+
+    Weights are read only if its own name does not lead to the one call to which that of the result leads.
+    """
+    graph = model.graph
+    index = model.once(call_index)
+    own = index.by_name(graph.nodes[node].name.rpartition("/")[0])[0] if index else ()
+    is_its_own = len(calls) == 1 and own == calls
+    return not is_its_own and any(is_made_by_tool(model, read) for read in graph.reads[node])
 
 
 def _is_fused(node: NodeProto, name: str) -> bool:

@@ -47,6 +47,9 @@ def disagreements(model: WorkingModel) -> dict[int, Statement]:
     said |= {node: exporter.by_metadata(paths) for node, paths in model.once(exporter_paths).items()}
     scopes, found = annotations.hierarchy.scopes, {}
     for node, text in said.items():
+        call = annotations.call[node]
+        if call is not None and scopes[call] in text.scopes and node not in annotations.merged:  # nearly all
+            continue
         done = annotations.calls_done(node)
         if done and all(scopes[call] not in text.scopes for call in done):
             found[node] = text

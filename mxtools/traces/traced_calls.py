@@ -60,6 +60,18 @@ def leaving_tensors(call: Call) -> list[TracedTensor]:
     return [*(_padded(tensor, call) for tensor in returned_tensors(call)), *call.leaves]
 
 
+@once_per_trace
+def tensors_returned(sidecar: Sidecar) -> Sequence[Sequence[TracedTensor]]:
+    """Return for each call what `returned_tensors` does."""
+    return [returned_tensors(call) for call in sidecar.calls]
+
+
+@once_per_trace
+def tensors_leaving(sidecar: Sidecar) -> Sequence[Sequence[TracedTensor]]:
+    """Return for each call what `leaving_tensors` does."""
+    return [leaving_tensors(call) for call in sidecar.calls]
+
+
 def _padded(tensor: TracedTensor, call: Call) -> TracedTensor:
     """Return a tensor that a call returned; the elements of packed sequences have their shape in a graph: padded.
 
@@ -105,8 +117,8 @@ def calls_returning(sidecar: Sidecar) -> Mapping[int, Sequence[int]]:
     The last of them computed it; those before only pass on what a module inside them returned.
     """
     calls: dict[int, list[int]] = {}
-    for number, call in enumerate(sidecar.calls):
-        for tensor in returned_tensors(call):
+    for number, tensors in enumerate(tensors_returned(sidecar)):
+        for tensor in tensors:
             calls.setdefault(tensor.id, []).append(number)
     return calls
 
@@ -146,7 +158,7 @@ def used_results(sidecar: Sidecar) -> Sequence[Set[int]]:
     read = {tensor for operation in sidecar.operations for tensor in operation.inputs}
     read.update(tensor.id for call in sidecar.calls for tensor in call.inputs)
     read.update(tensor.id for tensor in sidecar.calls[0].outputs)
-    returned = [{tensor.id for tensor in returned_tensors(call)} for call in sidecar.calls]
+    returned = [{tensor.id for tensor in tensors} for tensors in tensors_returned(sidecar)]
     return [own & read for own in returned] if sidecar.operations else returned
 
 
@@ -190,7 +202,7 @@ def unseen_tensors(sidecar: Sidecar) -> set[int]:
         return set()
     seen = {tensor for operation in sidecar.operations for tensor in operation.outputs}
     seen.update(tensor.id for tensor in sidecar.calls[0].inputs)
-    seen.update(tensor.id for call in sidecar.calls for tensor in returned_tensors(call))
+    seen.update(tensor.id for tensors in tensors_returned(sidecar) for tensor in tensors)
     return {tensor.id for call in sidecar.calls for tensor in call.inputs} - seen
 
 
@@ -208,7 +220,7 @@ def unused_calls(sidecar: Sidecar) -> set[int]:
     changed = (tensor for o in sidecar.operations for tensor in o.outputs if tensor in o.inputs)
     sources = tensor_sources(sidecar)
     used = set(reached((*returned, *changed), lambda tensor: sources[tensor]))  # `isdisjoint` goes through a dict
-    leaving = ({tensor.id for tensor in leaving_tensors(call)} for call in sidecar.calls)
+    leaving = ({tensor.id for tensor in tensors} for tensors in tensors_leaving(sidecar))
     return {number for number, tensors in enumerate(leaving) if tensors and tensors.isdisjoint(used)}
 
 

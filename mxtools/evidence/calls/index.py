@@ -93,7 +93,8 @@ class CallIndex:
             if module.weights:
                 weights = tuple(weight.tied or full_name(module, weight) for weight in module.weights)
                 found[module.class_name, weights].append(module)
-        twins = {module.path: group for group in found.values() for module in group}
+        groups = (group for group in found.values() if len(group) > 1 or group[0].aliases)
+        twins = {module.path: group for group in groups for module in group}
         for number, call in enumerate(self.sidecar.calls):
             names = [
                 name for m in twins.get(call.module, ()) for name in (m.path, *m.aliases) if call.parent is not None

@@ -42,7 +42,7 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import first_equals_with, leaving_tensors, operations_making, plain_name
+from mxtools.traces.traced_calls import first_equals_with, operations_making, plain_name, tensors_leaving
 
 if TYPE_CHECKING:
     from mxtools.graph.shapes import TensorShape
@@ -67,7 +67,7 @@ class _EqualOperations:
         self._hierarchy = model.annotations.hierarchy
         self._maker = operations_making(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
-        self._leaving = [{tensor.id: tensor for tensor in leaving_tensors(call)} for call in sidecar.calls]
+        self._leaving = [{tensor.id: tensor for tensor in tensors} for tensors in tensors_leaving(sidecar)]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ends: dict[int, list[tuple[int, TensorShape]]] = {}
         self._makers: dict[tuple[int, tuple[int, ...], str], list[int]] = {}

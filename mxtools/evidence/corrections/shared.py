@@ -34,10 +34,10 @@ from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
     call_times,
     first_equals,
-    leaving_tensors,
     operations_making,
     operations_reading,
     outputs_returned,
+    tensors_leaving,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class _UnclaimedResults:
             self.read[operation.call].update(operation.inputs)
         self.readers = operations_reading(sidecar)
         self.maker = operations_making(sidecar)
-        self.returned = [leaving_tensors(call) for call in sidecar.calls]
+        self.returned = tensors_leaving(sidecar)
         self.equal = constants_equal_to(model, [tensor for tensors in self.returned for tensor in tensors])
         self.claimable = self._claimable(first_equals(sidecar).keys())
         self._claims: dict[tuple[int, int], int] = {}
