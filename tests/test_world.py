@@ -156,6 +156,12 @@ def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(exporter: 
     assert not [v for v in round_trip(model) if v.word not in ("exact", "gone")]
 
 
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_convolution_that_its_caller_normalises_is_merged(traced: dict[str, Path], exporter: str, mx: Mx) -> None:
+    model = tagged(traced["functional_norm"], "functional_norm", exporter, mx)
+    assert model.absent == {"0.conv": "merged: 0"}
+
+
 def test_equal_calls_can_each_be_cut_out(traced: dict[str, Path], mx: Mx, tmp_path: Path) -> None:
     model = tagged(traced["shared_activation"], "shared_activation", "torchscript", mx)
     assert model.absent["blocks.1.act@1"] == "merged: blocks.0.act@1"

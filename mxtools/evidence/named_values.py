@@ -9,7 +9,7 @@ the trace does not know.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
@@ -84,17 +84,17 @@ def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> lis
     if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
         found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
     if graph.nodes[node].domain or graph.operators[node].is_product:
-        found.update(_unmatched_before(model, node, operation))
+        found.update(_unmatched_before(model, index.sidecar, node, operation))
     return sorted(found - {operation.call})
 
 
-def _unmatched_before(model: WorkingModel, node: int, operation: Operation) -> set[int]:
+def _unmatched_before(model: WorkingModel, sidecar: Sidecar, node: int, operation: Operation) -> set[int]:
     """Return the calls of the operations before one, back to what the node reads.
 
     `FusedConv` does conv, norm, the sum with a residual and act. If this leads past what it reads, only those that made
     what the operation read count.
     """
-    makers, known, live = model.once(_makers), model.once(named_matches), model.once(_live)
+    makers, known, live = operations_making(sidecar), model.once(named_matches), first_equals(sidecar)
     first = [makers[t] for t in operation.inputs if t in live and t in makers and t not in known]
     found, queue = {*map(id, first)}, [*first]
     for before in queue:
@@ -175,7 +175,7 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
     index, graph = model.once(call_index), model.graph
     if not index:
         return
-    makers = model.once(_makers)
+    makers = operations_making(index.sidecar)
     by_result = _by_their_results(graph, index.sidecar, {tensor: [value] for tensor, value in found.items()})
     ends = {**by_result, **named}
     for node, number in ends.items():
@@ -186,16 +186,6 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
             if operation and index.module[operation.call] in owners:
                 found.setdefault(operation.inputs[0], graph.reads[node][0])
                 break
-
-
-def _makers(model: WorkingModel) -> dict[int, Operation]:
-    """Return the operations of the trace by what they made; for `once`."""
-    return operations_making(model.traced) if model.traced else {}
-
-
-def _live(model: WorkingModel) -> Collection[int]:
-    """Return the tensors of the trace that depend on inputs of the model; for `once`."""
-    return first_equals(model.traced).keys() if model.traced else ()
 
 
 def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:

@@ -86,6 +86,7 @@ def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> 
     for call in sorted(open_, key=lambda c: (fused.ends[c], -c)):  # as they returned, the inner ones first
         if call not in with_nodes:
             fused.assign(call)
+            fused.enter_caller(call)
     for call in lacking:
         fused.assign_before(call)
     for call, caller in followed.items():
@@ -244,6 +245,19 @@ class _FusedCalls:
         readers = {n for value in self.graph.writes[nodes[-1]] for n in self.graph.readers[value]}
         if (has_more or len(weights) > 1) and not any(self._reads_weights(n) for n in readers):
             self._move(nodes[-1], caller)
+
+    def enter_caller(self, call: int) -> None:
+        """Let a call end inside the node of its caller that reads its weights, if it has no node.
+
+        torch.export puts a Conv with a folded `F.batch_norm` into the module that called this function.
+        """
+        graph, annotations = self.graph, self.annotations
+        caller = self.sidecar.calls[call].parent
+        stored = (graph.by_name.get(name, NOWHERE) for name in self.weights[self.sidecar.calls[call].module])
+        readers = {node for value in stored if value != NOWHERE for node in graph.readers[value]}
+        nodes = [node for node in readers if annotations.call[node] == caller]
+        if len(nodes) == 1 and nodes[0] not in annotations.merged:
+            annotations.merged[nodes[0]] = (call, *annotations.calls_done(nodes[0]))
 
     def _reads_weights(self, node: int) -> bool:
         """Return whether a node reads a weight of the model, or another constant of several numbers."""
