@@ -61,6 +61,7 @@ NAMES = (
     "states",
     "square",
     "fused_ends",
+    "normed_features",
 )
 
 
@@ -241,6 +242,17 @@ def test_a_block_returns_what_pytorch_returned_and_not_what_others_do_too(
     read.graft(second)
     for name, array in read.run({"x": np.ones((2, 3, 8), np.float32)}).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_modules_that_begin_with_the_same_transposition_are_each_cut_out(
+    traced: dict[str, Path], exporter: str, mx: Mx, tmp_path: Path
+) -> None:
+    tagged(traced["normed_features"], "normed_features", exporter, mx).save(tmp_path / "tagged.onnx")
+    model = mxtools.load(tmp_path / "tagged.onnx")
+    stages, norm = (model.filter(scope).proto.graph for scope in ("stages", "norms.0"))
+    assert [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in stages.output] == [[1, 4, 7, 7], [1, 5, 5, 5]]
+    assert [node.op_type for node in norm.node] == ["Transpose", "LayerNormalization", "Transpose"]
 
 
 def test_what_leaves_by_the_side_has_a_name_of_its_own(traced: dict[str, Path], mx: Mx) -> None:

@@ -35,6 +35,10 @@ def once_per_trace(compute: Callable[[Sidecar], T]) -> Callable[[Sidecar], T]:
     return found
 
 
+TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t"})
+"""The functions of torch that change the order of dimensions, and nothing else."""
+
+
 def full_name(module: TracedModule, weight: Weight) -> str:
     """Return a weight's name in the model's state dict: `encoder.layer.0.output.dense.weight`."""
     return weight.name if module.path == ROOT else f"{module.path}.{weight.name}"
@@ -132,6 +136,15 @@ def calls_making(sidecar: Sidecar) -> Mapping[int, int]:
 def plain_name(name: str) -> str:
     """Return the form that the names of an operator and of its function have in common: `add` for `__add__`."""
     return name.strip("_").lower()
+
+
+def operator_name(function: str) -> str:
+    """Return the plain name of the operator that exporters write for a function of torch.
+
+    It is the function's own, but for those that change the order of dimensions.
+    """
+    name = plain_name(function)
+    return "transpose" if name in TURNING else name
 
 
 @once_per_trace

@@ -42,7 +42,13 @@ from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
-from mxtools.traces.traced_calls import first_equals_with, operations_making, plain_name, tensors_leaving
+from mxtools.traces.traced_calls import (
+    first_equals_with,
+    operations_making,
+    operator_name,
+    plain_name,
+    tensors_leaving,
+)
 
 if TYPE_CHECKING:
     from mxtools.graph.shapes import TensorShape
@@ -75,7 +81,7 @@ class _EqualOperations:
         self._same = first_equals_with(sidecar, self._maker.keys(), self._annotations.equal)
         for operation in sidecar.operations:
             if operation.outputs:
-                self._ran[operation.call, plain_name(operation.name)].append(operation)
+                self._ran[operation.call, operator_name(operation.name)].append(operation)
                 self._alike[self._same[operation.outputs[0]]].append(operation)
 
     def find(self) -> None:

@@ -32,6 +32,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
+    TURNING,
     call_times,
     first_equals,
     operations_making,
@@ -42,9 +43,6 @@ from mxtools.traces.traced_calls import (
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedTensor
-
-_TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t"})
-"""The functions of torch that change the order of dimensions, and nothing else."""
 
 
 def hoist_shared(model: WorkingModel) -> None:
@@ -204,7 +202,7 @@ class _UnclaimedResults:
         Its shape does not show that.
         """
         last = self.maker.get(tensor.id)
-        if last is None or last.name not in _TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
+        if last is None or last.name not in TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
             return False
         maker = self.graph.producer[self._original(value)]
         return maker != NOWHERE and not self.graph.operators[maker].is_named("Transpose")
