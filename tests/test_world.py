@@ -62,6 +62,7 @@ NAMES = (
     "square",
     "fused_ends",
     "normed_features",
+    "activated_features",
 )
 
 
@@ -253,6 +254,18 @@ def test_modules_that_begin_with_the_same_transposition_are_each_cut_out(
     stages, norm = (model.filter(scope).proto.graph for scope in ("stages", "norms.0"))
     assert [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in stages.output] == [[1, 4, 7, 7], [1, 5, 5, 5]]
     assert [node.op_type for node in norm.node] == ["Transpose", "LayerNormalization", "Transpose"]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_modules_that_begin_with_the_same_activation_are_each_cut_out(
+    traced: dict[str, Path], exporter: str, mx: Mx, tmp_path: Path
+) -> None:
+    tagged(traced["activated_features"], "activated_features", exporter, mx).save(tmp_path / "tagged.onnx")
+    model = mxtools.load(tmp_path / "tagged.onnx")
+    stages, head = (model.filter(scope).proto.graph for scope in ("stages", "head"))
+    first = next(node.output[0] for node in stages.node if node.op_type == "Conv")
+    assert {o.name for o in stages.output} >= {first}
+    assert [i.name for i in head.input] == [first]
 
 
 def test_what_leaves_by_the_side_has_a_name_of_its_own(traced: dict[str, Path], mx: Mx) -> None:

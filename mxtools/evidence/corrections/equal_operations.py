@@ -25,6 +25,9 @@ A module can also do one operation, such as silu, for which ONNX has several nod
 makes what the module returned stands for the operation. It can have run again in a caller of the module, which gave the
 result to another module.
 
+Or two modules begin with it, and the first one is in a module that returned what both were given, a tensor of the same
+shape. Then no name shows whose node it is, but nothing came to the second one that the node can have made.
+
 A module can run twice with an equal argument, as attention over the same keys does. If PyTorch ran one operation for
 what are many nodes, no operation tells who made the keys. But if the second call reads what a node of the first one
 makes, and the first one did not hand that out, then the second one made it too.
@@ -33,7 +36,7 @@ makes, and the first one did not hand that out, then the second one made it too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -94,8 +97,9 @@ class _EqualOperations:
                 elif (passing := self._passing_on(node, reader)) is not None:
                     self._add(node, passing)
                 elif self._ran_again(node, reader):
-                    self._add(node, reader)
-                    self._add_all(self._graph.live_reads(node), self._annotations.call[node], reader)
+                    self._add_whole(node, reader)
+                elif (again := self._again_at(node, reader)) is not None:
+                    self._add_whole(node, again)
         for (call, other, _), returned in self._returned_again().items():
             for node, pair in zip(self._working_for(call, other, returned), returned, strict=False):
                 self._note(node, *pair)
@@ -265,11 +269,61 @@ class _EqualOperations:
         begin = next((self._number[id(o)] for o in self._operations_in[call]), len(self._operations))
         entered = self._hierarchy.path_below(meet, reader)[-1]
         came = [t for t in self._calls[entered].inputs if self._is_made_since(t.id, begin)]
-        came += [t for o in self._operations_in[reader] for t in map(self._leaving[call].get, o.inputs) if t]
+        return not self._can_have_come(node, reader, came)
+
+    def _can_have_come(self, node: int, reader: int, came: Iterable[TracedTensor]) -> bool:
+        """Return whether what a reader reads of a node can have come to it.
+
+        It is then one of those that `came`, or one that left the node's call and that the reader's operations read.
+        """
+        call = self._annotations.call[node]
+        left = self._leaving[call] if call is not None else {}
+        tensors = [*came, *(left[t] for o in self._operations_in[reader] for t in o.inputs if t in left)]
         call_of, readers = self._annotations.call, self._graph.readers
         read = [v for v in self._graph.writes[node] if any(call_of[at] == reader for at in readers[v])]
         shapes = [self._model.shapes[value] for value in read]
-        return not any(shape is None or any(map(shape.fits, came)) for shape in shapes)
+        return any(shape is None or any(map(shape.fits, tensors)) for shape in shapes)
+
+    def _again_at(self, node: int, reader: int) -> int | None:
+        """Return the call that must have done a node's work again, for a reader in it, though no name shows it.
+
+        Both calls begin with the same operation, such as a silu, the node has made what it makes only of what this
+        operation reads, and nothing that the node can have made came to the reader.
+        """
+        call, within = self._annotations.call[node], self._hierarchy.within
+        meet = ROOT_CALL if call is None else self._hierarchy.meet(call, reader)
+        if call is None or meet in (call, reader) or not self._beginning[call]:
+            return None
+        entered = self._hierarchy.path_below(meet, reader)[-1]
+        values, places = self._given_behind(node, call), set[int]()
+        for operation in self._beginning[call]:
+            read = {tensor for tensor in operation.inputs if tensor in self._live}
+            came = [tensor for tensor in self._calls[entered].inputs if tensor.id not in read]
+            if len(values) == len(read) and not self._can_have_come(node, reader, came):
+                alike = (o.call for o in self._alike[self._same[operation.outputs[0]]])
+                places.update(at for at in alike if within(reader, at) and not within(call, at))
+        return places.pop() if len(places) == 1 else None
+
+    @cached_property
+    def _beginning(self) -> dict[int, list[Operation]]:
+        """The operations of each call that read only what it was given, and that ran again on the same tensors."""
+        found: dict[int, list[Operation]] = defaultdict(list)
+        for alike in self._alike.values():
+            for one in alike if len(alike) > 1 else ():
+                if not any(self._is_made_in(tensor, one.call) for tensor in one.inputs):
+                    found[one.call].append(one)
+        return found
+
+    def _given_behind(self, node: int, call: int) -> set[int]:
+        """Return the values from outside of a node's call of which its result is made."""
+        graph, place, within = self._graph, self._place, self._hierarchy.within
+
+        def is_given(value: int) -> bool:
+            at = place(value)
+            return at is None or not within(at, call)
+
+        nodes = {node} | nodes_behind(graph, graph.live_reads(node), lambda v: not graph.is_live(v) or is_given(v))
+        return {value for each in nodes for value in graph.live_reads(each) if is_given(value)}
 
     @cached_property
     def _number(self) -> dict[int, int]:
@@ -317,6 +371,11 @@ class _EqualOperations:
 
     def _are_equal(self, one: int, other: int) -> bool:
         return self._same.get(one, one) == self._same.get(other, other)
+
+    def _add_whole(self, node: int, equal: int) -> None:
+        """Note that a node is equal, and what leads to it in its call."""
+        self._add(node, equal)
+        self._add_all(self._graph.live_reads(node), self._annotations.call[node], equal)
 
     def _add_all(self, values: list[int], call: int | None, equal: int) -> list[int]:
         """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation.
