@@ -63,6 +63,9 @@ NAMES = (
     "fused_ends",
     "normed_features",
     "activated_features",
+    "encoded_twice",
+    "quantised_twice",
+    "perceptual",
 )
 
 

@@ -30,7 +30,7 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
-from mxtools.traces.traced_calls import call_times, tensors_entering, used_results
+from mxtools.traces.traced_calls import call_times, first_equals, tensors_entering, used_results
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar
@@ -108,15 +108,17 @@ def calls_between(model: WorkingModel) -> Narrow | None:
 
 
 def _told_apart(sidecar: Sidecar, matches: dict[int, list[int]]) -> set[int]:
-    """Return the calls all of whose used results are values that no other call of their module returned.
+    """Return the calls all of whose used results are values that no other call of their module returned before.
 
+    Of calls that made equal tensors of the same ones, only the first counts: an exporter may compute these only once.
     Calls from which more leaves than they returned are left out: not all of their nodes are behind their results.
     """
+    first = first_equals(sidecar)
     returned: dict[tuple[str, int], set[int]] = defaultdict(set)
     for call in sidecar.calls:
         for tensor in call.outputs:
             for value in matches.get(tensor.id, ()):
-                returned[call.module, value].add(tensor.id)
+                returned[call.module, value].add(first.get(tensor.id, tensor.id))
 
     def is_alone(tensor: int, module: str) -> bool:
         """Return whether a tensor is a value of the graph, and the only result of a module that is this value."""

@@ -16,6 +16,7 @@ from functools import partial
 from onnx import NodeProto
 
 from mxtools.evidence.between_values import calls_between
+from mxtools.evidence.calls.equal_work import without_repeated
 from mxtools.evidence.calls.index import call_index, require_same_model
 from mxtools.evidence.calls.placement import assign
 from mxtools.pipeline.working_model import WorkingModel
@@ -70,7 +71,8 @@ def annotate_by_metadata(model: WorkingModel) -> None:
     if index:
         found = {paths: calls for paths in labelled if (calls := index.by_paths(paths))}
         require_same_model(model.name, index.sidecar, labelled, found, lambda paths: paths[-1])
-        chosen = ((calls, labelled[paths]) for paths, calls in found.items())
+        pairs = ((calls, labelled[paths]) for paths, calls in found.items())
+        chosen = without_repeated(graph, pairs, lambda: index.repeated)
         assign(annotations, chosen, Evidence.METADATA, index.origins, partial(calls_between, model))
         return
     for node, paths in sorted((node, paths) for paths, nodes in labelled.items() for node in nodes):

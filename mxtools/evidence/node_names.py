@@ -37,6 +37,7 @@ from onnx import NodeProto
 from mxtools.carriers.packed import carriers_of
 from mxtools.evidence.altered_weights import is_made_by_tool
 from mxtools.evidence.between_values import calls_between
+from mxtools.evidence.calls.equal_work import without_repeated
 from mxtools.evidence.calls.index import (
     FOREIGN_SHARE,
     CallIndex,
@@ -120,7 +121,8 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
         by_module[known] += names[name]
     for node, known in of_tools.items():
         by_module[known].append(node)
-    chosen = ((calls, nodes) for (calls, _), nodes in by_module.items())
+    pairs = ((calls, nodes) for (calls, _), nodes in by_module.items())
+    chosen = without_repeated(graph, pairs, lambda: index.repeated)
     assign(annotations, chosen, Evidence.NAME, index.origins, partial(calls_between, model), numbered=True)
     used = set(annotations.call)
     for node, (calls, _) in of_tools.items():

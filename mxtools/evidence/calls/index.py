@@ -17,12 +17,20 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from mxtools.errors import InputError
+from mxtools.evidence.calls.equal_work import EqualWork
 from mxtools.graph.walk import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL, Hierarchy
 from mxtools.scopes.labels import name_component, name_components
 from mxtools.scopes.scope import ROOT, contains, enclosing_scopes, join, local_name
-from mxtools.traces.traced_calls import calls_making, calls_returning, does_nothing, full_name, unused_calls
+from mxtools.traces.traced_calls import (
+    calls_making,
+    calls_returning,
+    does_nothing,
+    first_equals,
+    full_name,
+    unused_calls,
+)
 
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Sidecar, TracedModule, Weight
@@ -117,15 +125,23 @@ class CallIndex:
     def origins(self) -> dict[int, set[int]]:
         """The calls that made each call's inputs: the innermost one that returned a tensor, or ran its operation.
 
+        If an equal tensor was made before, its maker counts too, because an exporter computes only the first one.
         NOWHERE stands for the inputs of the graph.
         """
         maker = {tensor: calls[-1] for tensor, calls in calls_returning(self.sidecar).items()}
         maker.update(calls_making(self.sidecar))
         maker.update({tensor.id: NOWHERE for tensor in self.sidecar.calls[ROOT_CALL].inputs})
+        first = first_equals(self.sidecar)
+        same = {tensor: (tensor, first.get(tensor, tensor)) for tensor in maker}
         return {
-            number: {maker[tensor.id] for tensor in call.inputs if tensor.id in maker}
+            number: {maker[t] for tensor in call.inputs for t in same.get(tensor.id, ()) if t in maker}
             for number, call in enumerate(self.sidecar.calls)
         }
+
+    @cached_property
+    def repeated(self) -> set[int]:
+        """The calls that only did again what an earlier call had done, see `EqualWork`."""
+        return EqualWork(self.sidecar).repeated
 
     def _step(self, place: int, name: str) -> int:
         """Return the place of a name below another place in the tree of names; enter it if it is new."""
