@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
+import mxtools
 from tests.support.commands import Mx
 
 
@@ -117,3 +119,37 @@ def test_other_commands_see_modules_in_bodies(mx: Mx, tmp_path: Path) -> None:
     assert split.returncode == 4
     assert "cell is in the body of Scan 'node_scan__1': select a module that contains it all" in split.stderr.decode()
     assert mx("split", tmp_path / "t.onnx", "--depth", "2", "-d", tmp_path / "parts", "--verify").returncode == 0
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(x).sin() * 2
+
+
+class Blocks(nn.Module):
+    """Both branches are modules that work after their last weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.yes, self.no = Block(), Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda t: self.yes(t), lambda t: self.no(t), (x,))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_follows_the_weights_of_a_branch_is_in_the_module_that_ended_with_it(sign: int) -> None:
+    torch.manual_seed(0)
+    module, x = Blocks().eval(), torch.rand(3, 4) * sign
+    trace = mxtools.trace(module, {"x": x})
+    model = mxtools.export(module, {"x": x}, exporter="dynamo")
+    model.tag(trace)
+    part = model.filter("yes" if sign > 0 else "no").proto
+    session = onnxruntime.InferenceSession(part.SerializeToString())
+    (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(result, module(x), atol=1e-6)

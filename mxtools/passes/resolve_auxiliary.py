@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mxtools.evidence.corrections.beginnings import release_unbounded
+from mxtools.evidence.corrections.branches import annotate_branches
 from mxtools.evidence.data_flow import resolve
 from mxtools.pipeline.base import Pass, option
 from mxtools.pipeline.working_model import WorkingModel
@@ -21,5 +22,6 @@ class ResolveAuxiliary(Pass):
 
     def apply(self, model: WorkingModel) -> None:
         """Annotate every node that has no annotation yet."""
+        annotate_branches(model)
         resolve(model.annotations, self.between)
         release_unbounded(model)
