@@ -9,6 +9,7 @@ show that the Gemm is in `r.l`. Since `r` returned what the branch did, the Sin,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def annotate_branches(model: WorkingModel) -> None:
     if len(ending) != len(ifs):
         return
     for node, calls in zip(ifs, ending, strict=True):
-        ends = [v for v in graph.reads[node] if graph.producer[v] != NOWHERE and not _is_outside(graph, node, v)]
+        ends = [value for value in graph.reads[node] if not _is_outside(graph, node, value)]
         inside = sorted(nodes_behind(graph, ends, partial(_is_outside, graph, node)))
         for call in calls:  # the outermost first
             _annotate_after(model, inside, call)
@@ -44,7 +45,7 @@ def annotate_branches(model: WorkingModel) -> None:
 
 def _is_outside(graph: Graph, holder: int, value: int) -> bool:
     """Return whether a value is made outside the bodies of a node."""
-    return graph.owner[graph.producer[value]] != holder
+    return graph.producer[value] == NOWHERE or graph.owner[graph.producer[value]] != holder
 
 
 def _annotate_after(model: WorkingModel, nodes: list[int], call: int) -> None:
@@ -58,8 +59,9 @@ def _annotate_after(model: WorkingModel, nodes: list[int], call: int) -> None:
 
 def _ending_with_branches(sidecar: Sidecar) -> Iterator[list[int]]:
     """Yield for each `torch.cond` of a trace, in order, the calls in it that returned just what it did."""
+    returning: dict[frozenset[int], list[int]] = defaultdict(list)
+    for number, call in enumerate(sidecar.calls):
+        returning[frozenset(tensor.id for tensor in call.outputs)].append(number)
     for operation in sidecar.operations:
         if plain_name(operation.name) == "cond":
-            inside = range(operation.call + 1, len(sidecar.calls))
-            returned = set(operation.outputs)
-            yield [c for c in inside if {tensor.id for tensor in sidecar.calls[c].outputs} == returned]
+            yield [call for call in returning[frozenset(operation.outputs)] if call > operation.call]
