@@ -58,7 +58,8 @@ def runtime_of(
     ] = None,
 ) -> Runtime:
     """Return the runtime that options describe; UsageError if they contradict each other, or it is not installed."""
-    from mxtools.runtime.runtimes import CommandRuntime, OpenVino, check_providers
+    from mxtools.runtime.runtimes import CommandRuntime, OpenVino
+    from mxtools.runtime.sessions import check_providers
 
     own = bool(provider or provider_option or session_option or level is not Level.NONE)
     if own and (run_by or runtime is not Library.ONNX_RUNTIME):

@@ -211,6 +211,11 @@ def test_a_module_is_not_looked_at_while_another_thread_exports_it(work: Callabl
     assert len(found) == 1
 
 
+def test_a_provider_that_is_not_there_is_not_replaced_by_another(model: Model) -> None:
+    with pytest.raises(UsageError, match="no provider 'NoExecutionProvider' here: there are"):
+        model.run(providers=["NoExecutionProvider"])
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_a_file_that_was_written_to_is_no_longer_read(file: Path, external: bool) -> None:
     proto = onnx.load(file)

@@ -92,7 +92,7 @@ def command(
     from mxtools.functions.folded import unfolded
     from mxtools.profile import timing as profiling
     from mxtools.profile.report import read_report, report
-    from mxtools.runtime.runtimes import check_providers
+    from mxtools.runtime.sessions import check_providers
     from mxtools.views.plots import check_plot
 
     if plot:

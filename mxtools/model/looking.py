@@ -102,7 +102,8 @@ class LookingModel(WorkingModel):
         Types that numpy lacks go in and come out as wider ones: bfloat16 and float8 as float32, int4 as int8. A
         sequence is a list of arrays.
 
-        Without `inputs`, the model runs on recorded inputs, or else on made ones. Raises InputError if it does not run.
+        Without `inputs`, the model runs on recorded inputs, or else on made ones. Raises InputError if it does not run,
+        and UsageError if a provider is not there.
 
         >>> {name: array.shape for name, array in model.run().items()}
         {'last_hidden_state': (1, 12, 32), 'pooler_output': (1, 32)}

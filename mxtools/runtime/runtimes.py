@@ -19,19 +19,11 @@ from mxtools.files.temporary import Scratch
 from mxtools.files.weights import WeightStore
 from mxtools.files.writing import write_model
 from mxtools.runtime.processes import filled, run_command
-from mxtools.runtime.session_values import Value, onnx_runtime
+from mxtools.runtime.session_values import Value
 from mxtools.runtime.sessions import Run
 
 MODEL, INPUTS, OUTPUTS = "{model}", "{inputs}", "{outputs}"
 """What stands in a command's arguments for the two files that it reads and the one that it writes."""
-
-
-def check_providers(names: Sequence[str]) -> None:
-    """Raise UsageError if ONNX Runtime lacks a provider, since it would silently take another one."""
-    known = onnx_runtime().get_available_providers()
-    for name in names:
-        if name not in known:
-            raise UsageError(f"ONNX Runtime has no provider {name!r} here", f"there are {', '.join(known)}")
 
 
 @dataclass(frozen=True)

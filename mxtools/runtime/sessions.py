@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import onnx
 from onnx import ModelProto, ValueInfoProto
 
-from mxtools.errors import InputError
+from mxtools.errors import InputError, UsageError
 from mxtools.files.limits import SESSION
 from mxtools.files.temporary import Scratch
 from mxtools.files.weights import WeightStore, bytes_of, is_deferred, is_external, tensors_of
@@ -198,6 +198,14 @@ def session_options(level: Level) -> Any:  # noqa: ANN401 - an untyped library's
     return options
 
 
+def check_providers(names: Sequence[str]) -> None:
+    """Raise UsageError if ONNX Runtime lacks a provider, since it would silently take another one."""
+    known = onnx_runtime().get_available_providers()
+    for name in names:
+        if name not in known:
+            raise UsageError(f"ONNX Runtime has no provider {name!r} here", f"there are {', '.join(known)}")
+
+
 def load_session(
     model: ModelProto,
     weights: WeightStore,
@@ -207,8 +215,9 @@ def load_session(
 ) -> Any:  # noqa: ANN401 - an untyped library's session
     """Load a model into ONNX Runtime and return the session; InputError if that fails.
 
-    `provider_options` are those of the first provider.
+    `provider_options` are those of the first provider. Raises UsageError if ONNX Runtime lacks a provider.
     """
+    check_providers(providers or ())
     if not all(map(weights.is_found, filter(is_external, tensors_of(model)))):  # ONNX Runtime reads only one folder
         model = ModelProto.FromString(model.SerializeToString())
         for tensor in filter(is_external, tensors_of(model)):
