@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -90,11 +91,49 @@ def test_a_module_whose_beginning_is_not_recognised_is_refused(tmp_path: Path) -
     onnxruntime.InferenceSession(tmp_path / "raw.onnx", options)
     fast, trace = mxtools.load(tmp_path / "fast.onnx"), mxtools.trace(module, x)
     assert "ReduceMean" in [node.op_type for node in fast.proto.graph.node][:-3]
-    assert fast.tag(trace).incomplete == {"head": "without: head.0"}
-    with pytest.raises(AbsentError, match=r"^head begins or ends with head\.0, which no node"):
+    assert fast.tag(trace).incomplete == {"head": "without: adaptive_avg_pool2d of head.0"}
+    with pytest.raises(AbsentError, match=r"^head begins or ends with adaptive_avg_pool2d of head\.0, which no node"):
         fast.filter("head")
     assert raw.tag(trace).incomplete == {}
     assert [node.op_type for node in raw.filter("head").proto.graph.node][:1] == ["ReduceMean"]
+
+
+class Clamped(nn.Module):
+    """Ends with a relu, and its caller clamps what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x))
+
+
+class Clamping(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.out = block, nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(torch.clamp(self.block(x), 0.1, 0.5))
+        return result
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("block", "last"),
+    [(Clamped, "block"), (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), r"block\.1")],
+    ids=["function", "module"],
+)
+def test_a_module_whose_end_went_into_the_next_node_is_refused(block: Callable[[], nn.Module], last: str) -> None:
+    """torch.export's exporter drops a Relu before a Clip, and what is left of the module is its convolution."""
+    torch.manual_seed(0)
+    module, x = Clamping(block()).eval(), torch.randn(1, 3, 2, 2)
+    model = mxtools.export(module, x, exporter="dynamo")
+    model.tag(mxtools.trace(module, x))
+    assert "Relu" not in {node.op_type for node in model.proto.graph.node}
+    with pytest.raises(AbsentError, match=f"^block begins or ends with relu of {last}, which no node"):
+        model.filter("block")
 
 
 def test_it_is_said_and_stays_known(mx: Mx, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Calls that lack something in the graph: a result that something used, or a call with which they begin or end.
+"""Calls that lack something in the graph: a result that something used, or what they begin or end with.
 
     in `block`, add(0, 1) -> 2, mul(2, 1) -> 3; it returned 2 and 3; then outside exp(2) -> 4, sin(3) -> 5
 
@@ -8,7 +8,8 @@ scope is recorded as incomplete, and a command that cuts refuses it.
 
     in `head`, `pool` ran mean(2) -> 3, and `fc` ran linear(3) -> 4
 
-Likewise if no node is known to be `pool`, although it is no constant: the nodes of `head` begin too late then.
+Likewise if no node is known to be `pool`, although it is no constant: the nodes of `head` begin too late then. Or if an
+exporter dropped the relu with which a module ended, because a Clip outside of it does the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import FOLDED, WITHOUT, Annotations
@@ -26,6 +28,7 @@ from mxtools.traces.traced_calls import (
     first_equals,
     operations_making,
     operations_reading,
+    plain_name,
     returned_tensors,
 )
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 def incomplete_calls(annotations: Annotations, sidecar: Sidecar, absent: dict[str, str]) -> dict[int, str]:
     """Return the calls with nodes from which fewer values leave than they returned, with both numbers: `1 of 2`.
 
-    Also those that begin or end with a call without nodes, with its scope: `without: head.pool`. `absent` has the
+    Also those that lack their beginning or end, with the operation: `without: relu of block.act`. `absent` has the
     scopes without nodes, with the reason for each.
 
     A result counts if an operation of the call made it, from inputs of the model, and if an operation outside of the
@@ -57,22 +60,30 @@ def incomplete_calls(annotations: Annotations, sidecar: Sidecar, absent: dict[st
 
 
 def _without_an_end(annotations: Annotations, sidecar: Sidecar, absent: dict[str, str]) -> dict[int, str]:
-    """Return the calls with nodes that begin or end with a call which should have some too, each with that."""
-    hierarchy = annotations.hierarchy
-    folded = {number for number, scope in enumerate(hierarchy.scopes) if absent.get(scope) == FOLDED}
-    folded -= {call for calls in annotations.merged.values() for call in calls}
-    if not folded:
+    """Return the calls with nodes that begin or end with an operation for which there is none, each with that.
+
+    It is an operation of a call that should have nodes too, or with which a call ended that has only those of calls
+    inside it. One with which such a call began may be in the first of these nodes, as a Pad in a Conv.
+    """
+    scopes = annotations.hierarchy.scopes
+    placed = {call for call in annotations.call if call is not None} | annotations.equal.keys() | {ROOT_CALL}
+    placed |= {call for calls in (*annotations.merged.values(), *annotations.equal_at.values()) for call in calls}
+    lacking = {n for n, scope in enumerate(scopes) if n not in placed and absent.get(scope, FOLDED) == FOLDED}
+    if not lacking:
         return {}
     flow = _Flow(annotations, sidecar)
     found: dict[int, str] = {}
     for operation in sidecar.operations:
-        if operation.call not in folded or not flow.is_needed(operation):
+        call = operation.call
+        if call not in lacking or not flow.is_needed(operation):
             continue
-        for around in callers(sidecar.calls, operation.call):
-            if around == ROOT_CALL or not (flow.enters(operation, around) or flow.leaves(operation, around)):
+        is_absent = scopes[call] in absent
+        for around in (call, *callers(sidecar.calls, call)):
+            is_last = flow.leaves(operation, around) and (is_absent or flow.changes(operation))
+            if around == ROOT_CALL or not (is_last or (is_absent and flow.enters(operation, around))):
                 break
-            if hierarchy.scopes[around] not in absent:
-                found.setdefault(around, f"{WITHOUT}{hierarchy.scopes[operation.call]}")
+            if scopes[around] not in absent:
+                found.setdefault(around, f"{WITHOUT}{plain_name(operation.name)} of {scopes[call]}")
     return found
 
 
@@ -95,6 +106,8 @@ class _Flow:
 
     def __init__(self, annotations: Annotations, sidecar: Sidecar) -> None:
         self.made, self.live = operations_making(sidecar), first_equals(sidecar)
+        tensors = (tensor for call in sidecar.calls for tensor in (*call.inputs, *call.outputs))
+        self._known = {tensor.id: tensor.fingerprint for tensor in tensors if tensor.fingerprint}
         self._within, self._readers = annotations.hierarchy.within, operations_reading(sidecar)
         self._ends = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs}
         made = self.made
@@ -108,6 +121,11 @@ class _Flow:
     def is_needed(self, operation: Operation) -> bool:
         """Return whether what an operation made depends on inputs of the model, and the model's results on it."""
         return any(tensor in self.live and tensor in self._needed for tensor in operation.outputs)
+
+    def changes(self, operation: Operation) -> bool:
+        """Return whether an operation made other elements than it read, as far as both are known."""
+        read, made = ([self._known[t] for t in tensors if t in self._known] for tensors in operation[2:])
+        return bool(read and made) and not any(same_fingerprint(a, b) for a in read for b in made)
 
     def enters(self, operation: Operation, call: int) -> bool:
         """Return whether an operation reads what was made outside of a call, from inputs of the model."""

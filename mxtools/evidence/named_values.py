@@ -73,8 +73,8 @@ def _by_their_results(graph: Graph, sidecar: Sidecar, found: Mapping[int, Sequen
 def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> list[int]:
     """Return the calls whose work a node does before its operation, if it reads more than the operation did.
 
-    It is the one whose weights it reads. If a tool made the node, it is also those that made what the operation read,
-    but what no value of the graph is.
+    It is the one whose weights it reads. If a tool made the node, or put more into a Conv or Gemm, it is also those
+    that made what the operation read, but what no value of the graph is.
     """
     graph, operation = model.graph, index.sidecar.operations[number]
     read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]

@@ -46,7 +46,7 @@ FOLDED = "folded"
 MERGED_INTO = "merged: "
 """Begins the reason why a scope has no node, if a node of another scope does its work; that scope follows."""
 WITHOUT = "without: "
-"""Begins the reason why a scope is incomplete, if it begins or ends with a scope without nodes; that scope follows."""
+"""Begins the reason why a scope is incomplete, if it lacks its first or last operation; that operation follows."""
 
 INDIRECT = frozenset({Evidence.DATAFLOW, Evidence.ROOT})
 """The evidence of auxiliary operators."""
@@ -77,7 +77,7 @@ class Annotations:
     work the nodes of an equal call do, each with that call (their scopes are also absent: each is merged into that of
     the equal call); `nodes_with_metadata`, the nodes that had any metadata when they were read, ours or another's;
     `incomplete`, the calls of which the graph lacks a result, with how many it has, `1 of 2`, or the beginning or end,
-    with the scope that should be there, `without: head.pool`.
+    with the operation that should be there, `without: relu of head.act`.
     """
 
     def __init__(self, model: ModelProto, graph: Graph, hierarchy: Hierarchy, blank: bool = False) -> None:
