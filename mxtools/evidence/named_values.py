@@ -39,11 +39,17 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
     """Annotate the nodes whose results are named for operations, if nothing else is known of them.
 
     A node that reads more than its operation did does the work of others too. An optimiser made one node of them:
-    `FusedConv` reads the weights of `conv`, and its result is that of `act`.
+    `FusedConv` reads the weights of `conv`, and its result is that of `act`. If only its own name is that of an
+    operation, and its result is known to be that of another one, the result counts.
     """
     annotations, operations = model.annotations, index.sidecar.operations
     named = model.once(named_operations) if None in annotations.call else {}
-    known = _by_their_results(model.graph, index.sidecar, model.once(named_matches)) | named if named else {}
+    by_result = _by_their_results(model.graph, index.sidecar, model.once(named_matches)) if named else {}
+    known = named | {
+        node: number
+        for node, number in by_result.items()
+        if node not in named or not _is_result(model.graph, node, plain_name(operations[named[node]].name))
+    }
     open_ = {node: number for node, number in known.items() if annotations.call[node] is None}
     for node, number in open_.items():
         call = operations[number].call
