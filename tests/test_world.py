@@ -66,6 +66,7 @@ NAMES = (
     "encoded_twice",
     "quantised_twice",
     "perceptual",
+    "counted",
 )
 
 

@@ -69,7 +69,7 @@ def hoist_shared(model: WorkingModel) -> None:
             if value in leaving or calls[node] != before:
                 unclaimed.hoist_or_claim(node, value)
         # a moved node now reads its inputs from outside of its old module, so they leave that module from now on
-        for value in graph.reads[node] if calls[node] != before else ():
+        for value in _data_read(graph, node) if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
                 leaving.add(value)
@@ -79,8 +79,13 @@ def hoist_shared(model: WorkingModel) -> None:
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     """Return the values that a node of one call makes and a node of another call reads."""
     made_in = [NOWHERE if maker == NOWHERE else calls[maker] for maker in graph.producer]
-    reading = zip(graph.reads, calls, strict=True)
-    return {v for reads, at in reading for v in reads if (made := made_in[v]) != at and made != NOWHERE}
+    reading = ((v, at) for node, at in enumerate(calls) for v in _data_read(graph, node))
+    return {v for v, at in reading if (made := made_in[v]) != at and made != NOWHERE}
+
+
+def _data_read(graph: Graph, node: int) -> Collection[int]:
+    """Return the values that a node reads; none if it asks only for a shape, since no tensor has to leave for that."""
+    return () if graph.operators[node].reads_only_shape else graph.reads[node]
 
 
 class _UnclaimedResults:
@@ -126,7 +131,7 @@ class _UnclaimedResults:
         if call is None or graph.owner[node] != NOWHERE or graph.region[node]:
             return
         served: dict[int, set[int]] = defaultdict(set)
-        for at in {at for n in graph.readers[value] if (at := calls[n]) is not None}:
+        for at in {at for n in self._readers(value) if (at := calls[n]) is not None}:
             served[self.annotations.serving(node, call, at)].add(at)
         readers = served[call] | ({ROOT_CALL} if value in self.outputs else set())
         common = hierarchy.common({call, *readers})
@@ -165,9 +170,13 @@ class _UnclaimedResults:
         A moved node counts for its former call and its users, a merged node for all its calls.
         """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
-        for node in self.graph.readers[value]:
+        for node in self._readers(value):
             users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
+
+    def _readers(self, value: int) -> list[int]:
+        """Return the nodes that read a value; those that ask only for its shape do not count."""
+        return [node for node in self.graph.readers[value] if not self.graph.operators[node].reads_only_shape]
 
     def _can_be_returned(self, call: int, shape: TensorShape, value: int) -> bool:
         """Return whether a constant can be a tensor that a call returned.
