@@ -50,3 +50,17 @@ def test_hoist_shared_moves_a_node_out_of_equal_calls_too() -> None:
     Pipeline.parse("hoist-shared").apply(WorkingModel(model, sidecar=sidecar))
     assert annotations(model)["k"] == ("f", "dataflow")
     assert keys.props(model.graph.node[0])[keys.EQUAL] == '["f@1"]'
+
+
+def test_hoist_shared_leaves_what_others_read_only_the_size_of() -> None:
+    text = f"""{HEAD} g (float[2, 4] x) => (float[2, 4] y, float[2, 4] z) {{
+        k = Exp(x)
+        s = Shape(k)
+        y = Abs(k)
+        z = Expand(y, s)
+    }}"""
+    names = {"k": "/one/Exp", "s": "/one/Shape", "y": "/one/Abs", "z": "/Expand"}
+    placed = run(
+        "project-names,hoist-shared", text, trace_of(".  Net x:2x4 -> y:2x4 z:2x4\none L x:2x4 -> y:2x4"), names
+    )
+    assert placed == {"k": ("one", "name"), "s": (".", "dataflow"), "y": ("one", "name"), "z": (".", "name")}
