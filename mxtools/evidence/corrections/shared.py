@@ -182,12 +182,13 @@ class _UnclaimedResults:
         """Return whether a constant can be a tensor that a call returned.
 
         It is equal to that, if its elements are known. Otherwise it has the tensor's shape, or an unknown number of
-        dimensions, and no other value is known to be the tensor.
+        dimensions, no other value is known to be the tensor, and the tensor can have reached a reader of the constant.
         """
         if value in self.equal:
             return any(tensor.id in self.equal[value] for tensor in self.returned[call])
         may_be = shape.fits if shape.dims is None else shape.agrees
-        return any(map(may_be, self._unclaimed(call)))
+        users = self._users(value)
+        return any(may_be(t) and self._reaches_any(t, call, shape, users) for t in self._unclaimed(call))
 
     def _claim(self, call: int, shape: TensorShape, value: int, users: set[int]) -> bool:
         """Claim for a value a tensor that a call returned, and return whether one fits.
@@ -198,7 +199,7 @@ class _UnclaimedResults:
         first, and a conversion to the type that a tensor has is a Cast.
         """
         fitting = [t for t in self.claimable[call] if shape.fits(t) and not self._lacks_turn(t, value)]
-        fitting = [t for t in fitting if any(self._reaches(t, call, shape, at) for at in users)]
+        fitting = [t for t in fitting if self._reaches_any(t, call, shape, users)]
         fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
         fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
         value = self._original(value)
@@ -255,6 +256,10 @@ class _UnclaimedResults:
     def _is_read_by(self, tensor: TracedTensor, users: set[int]) -> bool:
         """Return whether an operation that ran in one of some calls read a tensor."""
         return any(tensor.id in self.read[at] for at in users)
+
+    def _reaches_any(self, tensor: TracedTensor, call: int, shape: TensorShape, readers: Iterable[int]) -> bool:
+        """Return whether a tensor that left a call can have reached one of some readers outside of the call."""
+        return any(self._reaches(tensor, call, shape, at) for at in readers)
 
     def _reaches(self, tensor: TracedTensor, call: int, shape: TensorShape, reader: int) -> bool:
         """Return whether a tensor that left a call can have reached a reader outside of the call.
