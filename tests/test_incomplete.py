@@ -65,6 +65,91 @@ def test_a_result_that_the_graph_need_not_have(run: str) -> None:
     assert not tagged(FUSED, run).annotations.incomplete
 
 
+@pytest.mark.model
+def test_what_follows_may_do_the_work_of_the_beginning() -> None:
+    """The exporter lets the Conv pad."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(2, 2, 3), nn.ReLU())
+    module, x = nn.Sequential(nn.Sigmoid(), block, nn.Tanh()).eval(), torch.randn(1, 2, 4, 4)
+    raw = mxtools.export(module, x, exporter="dynamo")
+    assert "Pad" not in [node.op_type for node in raw.proto.graph.node]
+    assert raw.tag(mxtools.trace(module, x)).incomplete == {}
+    assert [node.op_type for node in raw.filter("1").proto.graph.node] == ["Conv", "Relu"]
+
+
+@pytest.mark.model
+def test_what_follows_does_not_do_the_work_of_the_end_of_what_is_before() -> None:
+    """The exporter makes one Clip of both; by its name it is in the second module."""
+    torch.manual_seed(0)
+    first, second = nn.Sequential(nn.Linear(4, 4), nn.ReLU6()), nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
+    module, x = nn.Sequential(first, second).eval(), torch.randn(2, 3, 4)
+    raw = mxtools.export(module, x, exporter="dynamo")
+    assert raw.tag(mxtools.trace(module, x)).incomplete == {"0": "without: hardtanh of 0.1"}
+
+
+class Normalised(nn.Module):
+    """Ends with a function that exporters take apart; with `two`, it returns something else too."""
+
+    def __init__(self, two: bool) -> None:
+        super().__init__()
+        self.linear, self.two = nn.Linear(4, 4), two
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = self.linear(x)
+        y = nn.functional.normalize(h, dim=-1)
+        return (h.relu(), y) if self.two else (y,)
+
+
+class Net(nn.Module):
+    """Normalises what a module returned, so that no name tells where the module ends."""
+
+    def __init__(self, two: bool) -> None:
+        super().__init__()
+        self.block = Normalised(two)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.block(x)
+        y = nn.functional.normalize(found[-1], dim=0)
+        return found[0] + y if self.two else y.sin() + y
+
+    @property
+    def two(self) -> bool:
+        return self.block.two
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("two", "text"), [(False, "0 of 1"), (True, "1 of 2")])
+def test_a_value_that_is_known_to_be_another_is_no_result(two: bool, text: str) -> None:
+    torch.manual_seed(0)
+    module, x = Net(two).eval(), torch.randn(3, 4)
+    raw = mxtools.export(module, x, exporter="dynamo")
+    assert raw.tag(mxtools.trace(module, x)).incomplete == {}
+    for node in raw.proto.graph.node:
+        del node.metadata_props[:]  # as ONNX Runtime does
+    raw = mxtools.Model(raw.proto)
+    assert raw.tag(mxtools.trace(module, x)).incomplete == {"block": text}
+    with pytest.raises(AbsentError, match=f"only {text} results of block"):
+        raw.filter("block")
+
+
+class Transposed(nn.Module):
+    """Ends with an operation that exporters leave out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).contiguous()
+
+
+@pytest.mark.model
+def test_a_module_may_end_with_what_exporters_leave_out() -> None:
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Tanh(), Transposed(), nn.Flatten(1), nn.Linear(8, 2)).eval(), torch.randn(2, 2, 4)
+    raw = mxtools.export(module, x, exporter="dynamo")
+    for node in raw.proto.graph.node:
+        del node.metadata_props[:]
+    raw = mxtools.Model(raw.proto)
+    assert raw.tag(mxtools.trace(module, x)).incomplete == {}
+
+
 class Pooling(nn.Module):
     """Normalises with the channels last, and pools with the channels first."""
 
@@ -134,6 +219,42 @@ def test_a_module_whose_end_went_into_the_next_node_is_refused(block: Callable[[
     assert "Relu" not in {node.op_type for node in model.proto.graph.node}
     with pytest.raises(AbsentError, match=f"^block begins or ends with relu of {last}, which no node"):
         model.filter("block")
+
+
+class Mixer(nn.Module):
+    """Adds what a function made that exporters take apart, and normalises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.norm, self.linear = Spectrum(), nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(self.norm(x + self.mix(x)))
+        return result
+
+
+class Spectrum(nn.Module):
+    """Makes the spectrum of what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x, dim=-1).real
+
+
+@pytest.mark.model
+def test_a_node_that_a_tool_made_reads_what_no_name_tells(tmp_path: Path) -> None:
+    """ONNX Runtime adds and normalises in one node. It reads what the first module returned, whatever its name is."""
+    torch.manual_seed(0)
+    module, x = Mixer().eval(), torch.randn(1, 4, 8)
+    mxtools.export(module, x, exporter="dynamo").save(tmp_path / "raw.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fast.onnx")
+    onnxruntime.InferenceSession(tmp_path / "raw.onnx", options)
+    fast = mxtools.load(tmp_path / "fast.onnx")
+    assert "SkipLayerNormalization" in [node.op_type for node in fast.proto.graph.node]
+    fast.tag(mxtools.trace(module, x))
+    assert "DFT" in [node.op_type for node in fast.filter("mix").proto.graph.node]
+    assert fast.filter("norm").proto.graph.node[-1].op_type == "SkipLayerNormalization"
 
 
 def test_it_is_said_and_stays_known(mx: Mx, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ the trace does not know.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import contains
 from mxtools.traces.traced_calls import (
+    fingerprints,
     first_equals,
     operations_making,
     outputs_returned,
@@ -95,25 +97,52 @@ def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> lis
 
 
 def _unmatched_before(model: WorkingModel, sidecar: Sidecar, node: int, operation: Operation) -> set[int]:
-    """Return the calls of the operations before one, back to what the node reads.
+    """Return the calls of the operations before one, back to what the node reads."""
+    return {o.call for o in _done_with(model.graph, sidecar, model.once(_known), node, operation)[0]}
+
+
+class _Known:
+    """The values that tensors are, and all these values."""
+
+    def __init__(self, values: dict[int, int]) -> None:
+        self.values, self.told = values, {*values.values()}
+
+
+def _known(model: WorkingModel) -> _Known:
+    """Return what `named_matches` does, with one value each; for `once`."""
+    return _Known({tensor: values[0] for tensor, values in model.once(named_matches).items()})
+
+
+def _done_with(
+    graph: Graph, sidecar: Sidecar, matched: _Known, node: int, operation: Operation
+) -> tuple[list[Operation], list[int]]:
+    """Return the operations before one, back to what the node reads, and the tensors there that no known value is.
 
     `FusedConv` does conv, norm, the sum with a residual and act. If this leads past what it reads, only those that made
-    what the operation read count.
+    what the operation read count. If it reads values that no name tells, it is back to as many tensors:
+    `SkipLayerNormalization` reads x and what `fft` made of it.
     """
-    makers, known, live = operations_making(sidecar), model.once(named_matches), first_equals(sidecar)
+    makers, live, known = operations_making(sidecar), first_equals(sidecar), matched.values
     first = [makers[t] for t in operation.inputs if t in live and t in makers and t not in known]
     found, queue = {*map(id, first)}, [*first]
-    for before in queue:
+    reads = {value for value in graph.reads[node] if graph.is_live(value)}
+    untold = reads - matched.told
+    unread = reads - untold - {known[tensor] for tensor in operation.inputs if tensor in known}
+    for done, before in enumerate(queue):
+        if done and not unread and len(queue) - done == len(untold):
+            made = {tensor for o in queue[done:] for tensor in o.outputs}
+            return queue[:done], [t for o in queue[:done] for t in o.inputs if t in made]
         for tensor in before.inputs:
             if tensor in known:
-                if known[tensor][0] not in model.graph.reads[node]:
-                    return {o.call for o in first}
+                if known[tensor] not in reads:
+                    return first, []
+                unread.discard(known[tensor])
             elif tensor in live and tensor in makers and id(makers[tensor]) not in found:
                 found.add(id(makers[tensor]))
                 queue.append(makers[tensor])
         if len(queue) > MOST_FUSED:
-            return {o.call for o in first}
-    return {o.call for o in queue}
+            return first, []
+    return queue, []
 
 
 def named_matches(model: WorkingModel) -> dict[int, list[int]]:
@@ -176,14 +205,15 @@ def _operands(graph: Graph, node: int, count: int) -> tuple[int, ...]:
 def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: dict[int, int]) -> None:
     """Match what the first operation read of those that a tool fused to one node: the one whose weights the node reads.
 
-    `FusedGemm` reads what `linear` read, and its result is that of `act`.
+    `FusedGemm` reads what `linear` read, and its result is that of `act`. Also match the one value that no name tells,
+    if only one tensor can be it.
     """
     index, graph = model.once(call_index), model.graph
     if not index:
         return
     makers = operations_making(index.sidecar)
     by_result = _by_their_results(graph, index.sidecar, {tensor: [value] for tensor, value in found.items()})
-    ends = {**by_result, **named}
+    ends, matched = {**by_result, **named}, _Known(found)
     for node, number in ends.items():
         owners = owners_of(graph, index, node) if graph.nodes[node].domain else frozenset[str]()
         operation: Operation | None = index.sidecar.operations[number]
@@ -192,6 +222,12 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
             if operation and index.module[operation.call] in owners:
                 found.setdefault(operation.inputs[0], graph.reads[node][0])
                 break
+        if not graph.nodes[node].domain:
+            continue
+        tensors = {*_done_with(graph, index.sidecar, matched, node, index.sidecar.operations[number])[1]}
+        values = {value for value in graph.reads[node] if graph.is_live(value)} - matched.told
+        if len(tensors) == len(values) == 1:
+            found.setdefault(tensors.pop(), values.pop())
 
 
 def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
@@ -199,7 +235,7 @@ def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
 
     The graph may lack such operations, such as a flatten; then both tensors are one value.
     """
-    known = {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
+    known = fingerprints(sidecar)
     pairs = [
         (operation.inputs[0], operation.outputs[0])
         for operation in sidecar.operations
@@ -221,9 +257,12 @@ def _match_alike(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
 def _match_other_results(graph: Graph, sidecar: Sidecar, found: dict[int, int]) -> None:
     """Match the one result of a call that is not matched to the one other value that leaves the call's nodes.
 
-    Such a call is that of an LSTMCell: the next one reads the state of the cell, but no other operation does.
+    Such a call is that of an LSTMCell: the next one reads the state of the cell, but no other operation does. A value
+    that is known to be a tensor with other elements is no such value.
     """
     entering = tensors_entering(sidecar)
+    prints = fingerprints(sidecar)
+    tensors = _tensors_of(found)
     for number, call in enumerate(sidecar.calls):
         returned = {tensor.id for tensor in returned_tensors(call)}
         known = {found[tensor] for tensor in returned & found.keys()}
@@ -231,5 +270,15 @@ def _match_other_results(graph: Graph, sidecar: Sidecar, found: dict[int, int]) 
             continue
         nodes = nodes_behind(graph, known, {found[tensor] for tensor in entering[number]}.__contains__)
         leaving = {v for node in nodes for v in graph.writes[node] if not nodes.issuperset(graph.readers[v])} - known
-        if len(leaving) == 1 and graph.is_live(value := leaving.pop()):
-            found[(returned - found.keys()).pop()] = value
+        (left,) = returned - found.keys()
+        alike = {v for v in leaving if all(prints.get(t, 0) == prints.get(left) for t in tensors.get(v, ()))}
+        if len(alike) == 1 and graph.is_live(value := alike.pop()):
+            found[left] = value
+
+
+def _tensors_of(found: Mapping[int, int]) -> dict[int, list[int]]:
+    """Return the tensors that each value is, of those that were `found`."""
+    tensors: dict[int, list[int]] = defaultdict(list)
+    for tensor, value in found.items():
+        tensors[value].append(tensor)
+    return tensors

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from mxtools.errors import CheckError
 from mxtools.evidence.absent import absent_scopes, calls_with_nodes, lost_scopes, unfound_scopes
 from mxtools.evidence.incomplete import incomplete_calls
+from mxtools.evidence.named_values import named_matches
 from mxtools.evidence.node_names import foreign_modules
 from mxtools.evidence.statements import NodeHistory, disagreements
 from mxtools.pipeline.base import Pass, Report, option
@@ -84,7 +85,9 @@ def _incomplete(model: WorkingModel, absent: dict[str, str]) -> dict[int, str]:
     if model.previous:
         with_nodes = calls_with_nodes(model.annotations)
         return {c: text for c, text in model.previous.annotations.incomplete.items() if c in with_nodes}
-    return incomplete_calls(model.annotations, model.traced, absent) if model.traced else {}
+    if not model.traced:
+        return {}
+    return incomplete_calls(model.annotations, model.traced, absent, lambda: model.once(named_matches))
 
 
 def _lost(model: WorkingModel, previous: WorkingModel) -> dict[str, str]:

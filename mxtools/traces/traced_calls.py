@@ -16,6 +16,7 @@ from mxtools.graph.walk import reached
 from mxtools.scopes.scope import ROOT
 
 if TYPE_CHECKING:
+    from mxtools.graph.fingerprints import Fingerprint
     from mxtools.traces.sidecar import Call, Operation, Sidecar, TracedModule, TracedTensor, Weight
 
 T = TypeVar("T")
@@ -131,6 +132,11 @@ def calls_returning(sidecar: Sidecar) -> Mapping[int, Sequence[int]]:
 def calls_making(sidecar: Sidecar) -> Mapping[int, int]:
     """Return for each tensor that an operation made, by its id, the innermost call that was running."""
     return {tensor: operation.call for tensor, operation in operations_making(sidecar).items()}
+
+
+def fingerprints(sidecar: Sidecar) -> Mapping[int, Fingerprint]:
+    """Return the fingerprints that are known, by the ids of their tensors."""
+    return {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
 
 
 def plain_name(name: str) -> str:
