@@ -299,7 +299,9 @@ class _EqualOperations:
         for operation in self._beginning[call]:
             read = {tensor for tensor in operation.inputs if tensor in self._live}
             came = [tensor for tensor in self._calls[entered].inputs if tensor.id not in read]
-            if len(values) == len(read) and not self._can_have_come(node, reader, came):
+            given = [tensor for tensor in self._calls[operation.call].inputs if tensor.id in read]
+            fit = all(not (s := self._model.shapes[v]) or any(map(s.fits, given)) for v in values)
+            if len(values) == len(read) and fit and not self._can_have_come(node, reader, came):
                 alike = (o.call for o in self._alike[self._same[operation.outputs[0]]])
                 places.update(at for at in alike if within(reader, at) and not within(call, at))
         return places.pop() if len(places) == 1 else None
