@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from tests.support import browsing, commands, shared_models
 from tests.support.commands import Mx
+from tests.support.processors import int8_overflows
 from tests.support.shared_models import Build, Record, SharedFolder
 
 settings.register_profile("tests", deadline=None)  # a machine with much else to do is no fault of the code
@@ -52,6 +53,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mx() -> Mx:
     """Run `mx` with arguments; the result has returncode, stdout and stderr (bytes)."""
     return commands.mx
+
+
+@pytest.fixture
+def exact_int8() -> None:
+    """Skip what expects exact products of bytes, on a processor on which ONNX Runtime lets them overflow."""
+    if int8_overflows():
+        pytest.skip("sums of products of unsigned and signed bytes overflow on this processor")
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,11 @@ def shop(model: WorkingModel, precisions: Sequence[str], folder: Path) -> Worksh
 
 
 @pytest.mark.parametrize("precisions", [["int8"], ["qdq"], ["int4"], ["bfloat16"], ["int4", "int8", "qdq"]])
-def test_a_rehearsal_is_what_the_model_does(tmp_path: Path, precisions: list[str]) -> None:
+def test_a_rehearsal_is_what_the_model_does(
+    tmp_path: Path, precisions: list[str], request: pytest.FixtureRequest
+) -> None:
+    if "qdq" in precisions:
+        request.getfixturevalue("exact_int8")
     work = shop(layers(outlier=1), precisions, tmp_path)
     rehearsal = Rehearsal(work, SQNR, ["y"], None)
     for shift in range(4):

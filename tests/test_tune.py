@@ -153,6 +153,7 @@ def test_the_recipe_makes_the_same_model_without_mxtools(mx: Mx, tmp_path: Path,
             assert np.array_equal(a, b)
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_what_is_left_in_float_is_told_to_other_tools(mx: Mx, tmp_path: Path) -> None:
     layers(outlier=1).save(tmp_path / "m.onnx")
     write_sets(tmp_path / "sets")
@@ -247,6 +248,7 @@ def test_the_command_lists_the_precisions_that_there_are() -> None:
     assert (*tune_command.PRECISIONS, COMMAND) == quantisers_module.PRECISIONS
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_an_interrupt_gives_the_best_so_far() -> None:
     model, data = layers(outlier=1, seed=3), samples(layers().proto, sets(), None, more=False)
     count = 0
@@ -336,6 +338,7 @@ def test_an_interrupt_on_the_command_line_writes_the_best_so_far(mx: Mx, folder:
     assert done.returncode in (1, 130), done.stderr.decode()
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_the_report_is_shown_and_drawn(mx: Mx, folder: Path) -> None:
     line = "tune m.onnx --inputs plain --target sqnr>=30 -o t.onnx --report r.json --plot p.svg"
     done = mx(*line.split(), cwd=folder)
@@ -361,6 +364,7 @@ quantize_dynamic(source, target, nodes_to_exclude=open(excluded).read().split("\
 """
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_a_users_quantiser_is_told_what_to_leave(mx: Mx, folder: Path) -> None:
     (folder / "quantise.py").write_text(QUANTISER)
     command = f"{sys.executable} quantise.py {{in}} {{out}} {{excluded}}"
@@ -480,6 +484,7 @@ def only(model: mxtools.Model, scope: str) -> float:
     return tune(model, data, request).evaluations[0].verdict.damage
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_damages_that_were_measured_are_those_of_models_with_one_small_module() -> None:
     model = layers(outlier=1)
     found = model.tune(sets(), "sqnr>=90", ["int8"], budget=1)
