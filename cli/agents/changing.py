@@ -80,7 +80,7 @@ class Tagged(TypedDict):
     unfound: NotRequired[list[str]]
     """Absent scopes that should have nodes, if there are many: the trace fits the graph badly."""
     incomplete: NotRequired[dict[str, str]]
-    """Scopes that returned more results than the graph has of them, each with how many: `1 of 2`."""
+    """Scopes that lack something in the graph: results, `1 of 2`, or an operation at an end, `without: relu of act`."""
     explained: NotRequired[list[NodeHistory]]
 
 

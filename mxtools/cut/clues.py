@@ -110,7 +110,7 @@ class Clues:
 
     def is_used_outside(self, tensor: int, call: int) -> bool:
         """Return whether an operation outside of a call used a tensor, or may have: a trace may lack operations."""
-        is_used = any(not self._within(operation.call, call) for operation in self._readers[tensor])
+        is_used = any(not self._within(operation.call, call) for operation in self._readers.get(tensor, ()))
         return is_used or tensor in self._returned or not self._maker
 
     def is_read_outside(self, value: int, call: int) -> bool:
@@ -182,7 +182,7 @@ class Clues:
             clues |= {("made of", o.call) for t in each.inputs if (o := self._maker.get(t)) and o.call != call}
             made = each.outputs
             clues |= {("item", (len(made), place)) for place, t in enumerate(made) if t in used and len(made) > 1}
-        readers = [o for o in self._readers[tensor] if not self._within(o.call, call)]
+        readers = [o for o in self._readers.get(tensor, ()) if not self._within(o.call, call)]
         clues |= {("read in", reader.call) for reader in readers}
         return clues | {("read by", plain_name(reader.name)) for reader in readers}
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mxtools.evidence.named_values import tensors_by_value
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import reached
@@ -36,7 +37,7 @@ from mxtools.traces.traced_calls import (
     operations_making,
     operations_reading,
     plain_name,
-    returned_tensors,
+    tensors_returned,
 )
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def _results_wanted(annotations: Annotations, flow: _Flow) -> dict[int, int]:
     within, counts = annotations.hierarchy.within, {}
     graph, pairs = annotations.graph, enumerate(annotations.evidence)
     is_guessed = any(word in INDIRECT and not graph.is_constant(node) for node, word in pairs)
-    for number, call in enumerate(flow.sidecar.calls[1:], 1):
-        if len(call.outputs) < 2 and not is_guessed:
+    for number, tensors in enumerate(tensors_returned(flow.sidecar)):
+        if number == ROOT_CALL or (len(flow.sidecar.calls[number].outputs) < 2 and not is_guessed):
             continue
-        returned = (tensor.id for tensor in returned_tensors(call))
+        returned = (tensor.id for tensor in tensors)
         own = {tensor for tensor in returned if tensor in flow.made and within(flow.made[tensor].call, number)}
         counts[number] = sum(flow.live.get(tensor) == tensor and flow.is_used(tensor, number) for tensor in own)
     return counts
@@ -129,21 +130,21 @@ class _Flow:
         self.made, self.live = operations_making(sidecar), first_equals(sidecar)
         self._within, self._readers = annotations.hierarchy.within, operations_reading(sidecar)
         self._ends = {tensor.id for tensor in sidecar.calls[ROOT_CALL].outputs}
+
+    @cached_property
+    def _needed(self) -> set[int]:
+        """The tensors of which the model's results were made."""
         made = self.made
-        self._needed = set(reached(self._ends, lambda tensor: made[tensor].inputs if tensor in made else ()))
+        return set(reached(self._ends, lambda tensor: made[tensor].inputs if tensor in made else ()))
 
     @cached_property
     def _tensors(self) -> dict[int, list[int]]:
         """The tensors that each known value is."""
-        tensors: dict[int, list[int]] = defaultdict(list)
-        for tensor, values in self._known().items():
-            for value in values:
-                tensors[value].append(tensor)
-        return tensors
+        return tensors_by_value((tensor, value) for tensor, values in self._known().items() for value in values)
 
     def is_used(self, tensor: int, call: int) -> bool:
         """Return whether something outside of a call used a tensor for what the model returned."""
-        outside = (op for op in self._readers[tensor] if not self._within(op.call, call))
+        outside = (op for op in self._readers.get(tensor, ()) if not self._within(op.call, call))
         return tensor in self._ends or any(not self._needed.isdisjoint(op.outputs) for op in outside)
 
     def is_needed(self, operation: Operation) -> bool:
@@ -179,7 +180,12 @@ class _Flow:
 
     def is_done_by_readers(self, operation: Operation) -> bool:
         """Return whether the nodes of all calls that used what an operation made read instead what it read."""
-        calls = {o.call for t in operation.outputs for o in self._readers[t] if not self._needed.isdisjoint(o.outputs)}
+        calls = {
+            o.call
+            for t in operation.outputs
+            for o in self._readers.get(t, ())
+            if not self._needed.isdisjoint(o.outputs)
+        }
         values = [self._known().get(tensor, ()) for tensor in operation.inputs if tensor in self.live]
         graph, call, merged = self._annotations.graph, self._annotations.call, self._annotations.merged
         nodes = [{node for value in several for node in graph.readers[value]} for several in values]

@@ -10,7 +10,7 @@ the trace does not know.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
@@ -26,8 +26,8 @@ from mxtools.traces.traced_calls import (
     operations_making,
     outputs_returned,
     plain_name,
-    returned_tensors,
     tensors_entering,
+    tensors_returned,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
     """
     annotations, operations = model.annotations, index.sidecar.operations
     named = model.once(named_operations) if None in annotations.call else {}
-    by_result = _by_their_results(model.graph, index.sidecar, model.once(named_matches)) if named else {}
+    made_by_tools = _results_of_tools(model.graph) if named else {}
+    # values are matched only if they are needed
+    by_result = _by_their_results(made_by_tools, index.sidecar, model.once(named_matches)) if made_by_tools else {}
     known = named | {
         node: number
         for node, number in by_result.items()
@@ -60,21 +62,24 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
         annotations.merged |= {node: (*before, call)} if before else {}
 
 
-def _by_their_results(graph: Graph, sidecar: Sidecar, found: Mapping[int, Sequence[int]]) -> dict[int, int]:
-    """Return the operations of the nodes that a tool made, by the results, of which some values were `found`.
+def _results_of_tools(graph: Graph) -> dict[int, int]:
+    """Return the results of the nodes that a tool made, each with its node: their operators are not ONNX's."""
+    return {value: n for n in graph.main if graph.nodes[n].domain for value in graph.writes[n][:1]}
 
-    The result of such a node has no telling name if the exporter took the operation apart: `FusedGemm ─ val_4 ─ Gemm ─
-    linear_1`. Its operator shows that a tool made it: it is not one of ONNX's.
+
+def _by_their_results(
+    results: Mapping[int, int], sidecar: Sidecar, found: Mapping[int, Sequence[int]]
+) -> dict[int, int]:
+    """Return the operations of the nodes that made some `results`, if these values were `found` to be tensors.
+
+    Such a result has no telling name if the exporter took the operation apart: `FusedGemm ─ val_4 ─ Gemm ─ linear_1`.
     """
-    fused = {value: n for n in graph.main if graph.nodes[n].domain for value in graph.writes[n][:1]}
-    if not fused:
-        return {}
     return {
-        fused[value]: number
+        results[value]: number
         for number, operation in reversed([*enumerate(sidecar.operations)])
         for tensor in operation.outputs
         for value in found.get(tensor, ())
-        if value in fused
+        if value in results
     }
 
 
@@ -211,8 +216,11 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
     index, graph = model.once(call_index), model.graph
     if not index:
         return
+    results = _results_of_tools(graph)
+    if not results:
+        return
     makers = operations_making(index.sidecar)
-    by_result = _by_their_results(graph, index.sidecar, {tensor: [value] for tensor, value in found.items()})
+    by_result = _by_their_results(results, index.sidecar, {tensor: [value] for tensor, value in found.items()})
     ends, matched = {**by_result, **named}, _Known(found)
     for node, number in ends.items():
         owners = owners_of(graph, index, node) if graph.nodes[node].domain else frozenset[str]()
@@ -262,9 +270,9 @@ def _match_other_results(graph: Graph, sidecar: Sidecar, found: dict[int, int]) 
     """
     entering = tensors_entering(sidecar)
     prints = fingerprints(sidecar)
-    tensors = _tensors_of(found)
-    for number, call in enumerate(sidecar.calls):
-        returned = {tensor.id for tensor in returned_tensors(call)}
+    tensors = tensors_by_value(found.items())
+    for number, own in enumerate(tensors_returned(sidecar)):
+        returned = {tensor.id for tensor in own}
         known = {found[tensor] for tensor in returned & found.keys()}
         if len(returned - found.keys()) != 1 or not known or not entering[number] <= found.keys():
             continue
@@ -276,9 +284,9 @@ def _match_other_results(graph: Graph, sidecar: Sidecar, found: dict[int, int]) 
             found[left] = value
 
 
-def _tensors_of(found: Mapping[int, int]) -> dict[int, list[int]]:
-    """Return the tensors that each value is, of those that were `found`."""
+def tensors_by_value(matches: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """Return the tensors that each value is, from pairs of a tensor and a value."""
     tensors: dict[int, list[int]] = defaultdict(list)
-    for tensor, value in found.items():
+    for tensor, value in matches:
         tensors[value].append(tensor)
     return tensors

@@ -23,7 +23,8 @@ class TagReport(Report):
     `absent` has the traced scopes without nodes, each with the reason. `disagreements` is the number of nodes whose
     scope differs from what the exporter says. `part` is the module that was exported, empty for the whole model.
     `foreign` has the modules that nodes name but the trace lacks, each with its number of nodes, if there are many.
-    `incomplete` has the scopes that returned more results than the graph has of them, with how many: `1 of 2`.
+    `incomplete` has the scopes that lack something in the graph: results, `1 of 2`, or their first or last operation,
+    `without: relu of act`.
     `unfound` has the absent scopes that should have nodes, if there are many: then the trace fits badly.
     `explained` says how the nodes that the user named got their scopes.
     """

@@ -28,7 +28,7 @@ CALLERS = "pkg.mxtools.callers"
 CALLS = "pkg.mxtools.calls"
 """The scopes without nodes of their own, with their tags, that the scopes and tags of their submodules do not show."""
 INCOMPLETE = "pkg.mxtools.incomplete"
-"""The scopes that returned more results than the graph has of them, each with how many: `1 of 2`."""
+"""The scopes that lack something in the graph: results, `1 of 2`, or an operation at an end, `without: relu of act`."""
 MODEL_KEYS = frozenset({VERSION, ABSENT, EQUAL, CALLERS, CALLS, INCOMPLETE})
 
 CARRIERS = "pkg.mxtools.carriers"

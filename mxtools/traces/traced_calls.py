@@ -134,6 +134,7 @@ def calls_making(sidecar: Sidecar) -> Mapping[int, int]:
     return {tensor: operation.call for tensor, operation in operations_making(sidecar).items()}
 
 
+@once_per_trace
 def fingerprints(sidecar: Sidecar) -> Mapping[int, Fingerprint]:
     """Return the fingerprints that are known, by the ids of their tensors."""
     return {t.id: t.fingerprint for call in sidecar.calls for t in (*call.inputs, *call.outputs) if t.fingerprint}
@@ -159,13 +160,17 @@ def operations_making(sidecar: Sidecar) -> Mapping[int, Operation]:
     return {tensor: operation for operation in sidecar.operations for tensor in operation.outputs}
 
 
-def operations_reading(sidecar: Sidecar) -> defaultdict[int, list[Operation]]:
-    """Return for each tensor, by its id, the operations that read it; one that reads it twice stands there twice."""
-    readers: defaultdict[int, list[Operation]] = defaultdict(list)
+@once_per_trace
+def operations_reading(sidecar: Sidecar) -> Mapping[int, Sequence[Operation]]:
+    """Return for each tensor, by its id, the operations that read it; one that reads it twice stands there twice.
+
+    A tensor that none reads has no entry.
+    """
+    readers: dict[int, list[Operation]] = defaultdict(list)
     for operation in sidecar.operations:
         for tensor in operation.inputs:
             readers[tensor].append(operation)
-    return readers
+    return dict(readers)
 
 
 @once_per_trace

@@ -127,7 +127,7 @@ class _EndedCalls:
             if ending:
                 annotations.merged[node] = tuple(dict.fromkeys((*sorted(ending), *annotations.calls_done(node))))
             results = [v for v in graph.writes[node] if graph.readers[v] or v in outputs]
-            going_on = {op.call for tensor in between for op in self._readers[tensor]} - ending
+            going_on = {op.call for tensor in between for op in self._readers.get(tensor, ())} - ending
             if len(results) > 1 and (common := hierarchy.common({at, *going_on})) != at:
                 annotations.merged.setdefault(node, annotations.calls_done(node))
                 annotations.set(node, common, Evidence.DATAFLOW)
@@ -145,7 +145,7 @@ class _EndedCalls:
         made_of: dict[int, set[int]] = defaultdict(set)
         fresh = starts
         for _ in range(LONGEST):
-            reading = [op for tensor in fresh - given for op in self._readers[tensor] if op.call in callers]
+            reading = [op for tensor in fresh - given for op in self._readers.get(tensor, ()) if op.call in callers]
             fresh = {tensor for operation in reading for tensor in operation.outputs} - made_of.keys()
             for operation in reading:
                 for tensor in operation.outputs:

@@ -329,7 +329,7 @@ class _UnclaimedResults:
         for tensor in self._unclaimed(call) if len(outside) == len(self.graph.readers[value]) else ():
             last = self.maker.get(tensor.id)
             if last is not None and within(last.call, call):
-                again = [operation.call for operation in self.readers[tensor.id] if operation.name == last.name]
+                again = [operation.call for operation in self.readers.get(tensor.id, ()) if operation.name == last.name]
                 places = [self.annotations.call[reader] for reader in outside]
                 if all(any(at is not None and within(at, second) for second in again) for at in places):
                     self._claims[call, tensor.id] = value
