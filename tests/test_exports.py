@@ -322,6 +322,37 @@ def test_decisions_by_values_are_named(tmp_path: Path) -> None:
     assert attempt.error.endswith(f"(test_exports.py:{line})")
 
 
+class Remembering(torch.nn.Module):
+    """Adds what it was given to what it keeps, by assigning it or in place, as a buffer or a plain attribute."""
+
+    def __init__(self, kind: str, in_place: bool) -> None:
+        super().__init__()
+        if kind == "buffer":
+            self.register_buffer("state", torch.zeros(2, 3))
+        else:
+            self.state = torch.zeros(2, 3)
+        self.in_place, self.read = in_place, True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input, and if the state is read, what was given so far."""
+        self.state = self.state.add_(x) if self.in_place else self.state + x
+        return x * 2 + (self.state if self.read else 0)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("kind", ["buffer", "attribute"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_state_that_results_depend_on_is_named(tmp_path: Path, exporter: str, kind: str, in_place: bool) -> None:
+    model = Remembering(kind, in_place)
+    attempt = attempt_of(model, {"x": torch.ones(2, 3)}, tmp_path / "x.onnx", exporter)
+    assert attempt.kept == ("state",)
+    (warning,) = attempt.warnings
+    assert warning.startswith("the model carries `state` over from run to run, which the graph does not")
+    model.read = False
+    attempt = attempt_of(model, {"x": torch.ones(2, 3)}, tmp_path / "y.onnx", exporter)
+    assert (attempt.kept, attempt.warnings) == ((), ())
+
+
 FROZEN = """
 import torch
 class Frozen(torch.nn.Module):

@@ -31,6 +31,8 @@ class Exported(TypedDict):
     """Why it failed; null where it succeeded."""
     fixed: list[str]
     """Places where the model's code decided by a value: the graph has what was decided for the example inputs."""
+    kept: list[str]
+    """Tensors that the model carries over from run to run, which changes its results; the graph does not."""
     static: str
     """Why no axis is dynamic, although some were to be; else empty."""
     dynamic: NotRequired[Axes]

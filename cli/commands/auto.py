@@ -106,7 +106,7 @@ def _rate(result: ExportResult) -> str:
     trip = result.performance_metrics.round_trip if result.performance_metrics else None
     if not trip:
         return ""
-    first, *others = result.verified_on or ("nothing, because it is random",)
+    first, *others = result.verified_on or ("nothing, because each run returns something else",)
     also = f", as a whole also on {', '.join(others)}" if others else ""
     return f", round trip {trip.rate:.4f} (on {first}{also})"
 

@@ -87,11 +87,12 @@ def command(
     if traced:
         say_trace("export", traced, counts=not json)
     if json:
-        report = [{"exporter": a.exporter, "error": a.error, "fixed": a.fixed, "static": a.static} for a in attempts]
+        shown = ("exporter", "error", "fixed", "kept", "static")
+        report = [{key: getattr(a, key) for key in shown} for a in attempts]
         emit([*report[:-1], report[-1] | {"dynamic": dynamic_axes}])
         return
     for attempt in attempts[:-1]:
         say(f"mx export: {attempt.exporter} failed ({attempt.error}), used {attempts[-1].exporter}")
     say_axes("export", dynamic_axes, attempts[-1].static)
-    for place in attempts[-1].fixed:
-        say(f"mx export: {place}: the graph uses that for all inputs")
+    for warning in attempts[-1].warnings:
+        say(f"mx export: {warning}")

@@ -128,7 +128,7 @@ class Sources:
             unfinished.mkdir()
             attempt = export_varying(subject, unfinished / _MODEL, exporter, options)
             if attempt.error is None:
-                note = {"fixed": attempt.fixed, "static": attempt.static}
+                note = {"fixed": attempt.fixed, "kept": attempt.kept, "static": attempt.static}
                 write_text(json.dumps(note) + "\n", unfinished / _NOTE)
                 self._keep(unfinished, folder)
         return attempt
@@ -155,7 +155,8 @@ def _stage(meter: Meter | None, name: str) -> AbstractContextManager[None]:
 def _remembered(note: Path) -> ExportAttempt:
     """Return an attempt as it was noted when it was made."""
     known = decoded(read_regular(note, noted=False)) if note.is_file() else {}
-    return ExportAttempt("", note, fixed=tuple(known.get("fixed", ())), static=known.get("static", ""))
+    fixed, kept = (tuple(known.get(key, ())) for key in ("fixed", "kept"))
+    return ExportAttempt("", note, fixed=fixed, kept=kept, static=known.get("static", ""))
 
 
 @contextmanager

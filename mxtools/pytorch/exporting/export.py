@@ -22,6 +22,7 @@ from mxtools.pytorch.exporting.axes import check_axes, rename_symbols, shapes_fo
 from mxtools.pytorch.exporting.code_places import chained, where_in_model
 from mxtools.pytorch.exporting.exporters import ExportAttempt, Options
 from mxtools.pytorch.exporting.frozen import Watcher
+from mxtools.pytorch.exporting.kept_state import kept_state
 from mxtools.pytorch.exporting.naming import output_names, rename_interface
 from mxtools.pytorch.nested import mapped, tensors
 from mxtools.pytorch.subject import Subject, forward_parameters
@@ -57,7 +58,7 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
             error, trail = _cause(problem), traceback.format_exc()
     if error is None:
         _check_inputs_are_read(subject, written)
-    return ExportAttempt(exporter, path, error, log.text + trail, watcher.found())
+    return ExportAttempt(exporter, path, error, log.text + trail, watcher.found(), watcher.kept)
 
 
 def _raise_disk_error(error: BaseException) -> None:
@@ -151,11 +152,11 @@ def _wrapped(place: str, name: str, wrap: Callable[[Function], Function]) -> Ite
         setattr(holder, name, function)
 
 
-def _dynamo(subject: Subject, path: Path, options: Options, watcher: Watcher) -> None:  # noqa: ARG001 - as the other's
+def _dynamo(subject: Subject, path: Path, options: Options, watcher: Watcher) -> None:
     """Export the graph of torch.export."""
     weights = sum(p.numel() * p.element_size() for p in (*subject.model.parameters(), *subject.model.buffers()))
     shapes = shapes_for_torch(subject.inputs, options.dynamic, not options.varying) if options.dynamic else None
-    with _flat_results(subject) as results:
+    with _flat_results(subject, watcher) as results:
         program = torch.onnx.export(
             subject.model,
             (),
@@ -219,11 +220,11 @@ def _forward_by_name(subject: Subject, watcher: Watcher) -> Iterator[tuple[tuple
         return found[0] if len(found) == 1 else found
 
     with _called_by(subject, by_position) as called:
-        yield tuple(given.values()), _names_of_results(subject, called)
+        yield tuple(given.values()), _names_of_results(subject, called, watcher)
 
 
 @contextmanager
-def _flat_results(subject: Subject) -> Iterator[list[str]]:
+def _flat_results(subject: Subject, watcher: Watcher) -> Iterator[list[str]]:
     """Inside the block, a model returns a tuple of tensors, since torch.export knows few classes; yield their names."""
 
     def flat(**inputs: Any) -> Any:  # noqa: ANN401
@@ -233,17 +234,22 @@ def _flat_results(subject: Subject) -> Iterator[list[str]]:
     taken = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in subject.inputs]
     vars(flat)["__signature__"] = inspect.Signature(taken)
     with _called_by(subject, flat) as called:
-        yield _names_of_results(subject, called)
+        yield _names_of_results(subject, called, watcher)
 
 
-def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any]) -> list[str]:
-    """Run the model once and return names for the tensors that it returns.
+def _names_of_results(subject: Subject, called: Callable[[dict[str, Any]], Any], watcher: Watcher) -> list[str]:
+    """Run the model and return names for the tensors that it returns; the watcher is told what the model keeps.
 
     Gradients are off. A model may compute something from parameters in its first run and keep it; with gradients, no
     exporter would take this for a constant.
     """
-    with torch.no_grad():
-        result = called(copied(subject.inputs))
+
+    def run() -> Any:  # noqa: ANN401
+        """Return the results for the same inputs and the same random numbers."""
+        with torch.no_grad(), _random_kept():
+            return called(copied(subject.inputs))
+
+    result, watcher.kept = kept_state(subject.model, run)
     return output_names(result, subject.model, [name for name, _ in tensors(subject.inputs)])
 
 

@@ -22,6 +22,8 @@ OPSETS = {"torchscript": range(7, 24), "dynamo": range(7, onnx_opset_version() +
 Dynamo itself writes 18 and later ones. It makes earlier ones by conversion, which fails for many models.
 """
 
+_SHOWN = 3
+"""The most names of kept tensors that are shown."""
 CHEAPEST = "cheapest"
 """Chooses the exporter that takes the least time, and the other one if its graph is not accepted."""
 
@@ -46,7 +48,8 @@ class ExportAttempt:
     """An exporter's attempt: its name, its file, the cause of a failure in one line or None, and all its messages.
 
     `fixed` says where the model's code made a decision by a value. The graph cannot do this: it has the decision for
-    the example inputs. `static` says why axes that should vary do not.
+    the example inputs. `kept` names the tensors that the model keeps from one run to the next, and that change its
+    results. The graph begins every run with the same ones. `static` says why axes that should vary do not.
     """
 
     exporter: str
@@ -54,7 +57,18 @@ class ExportAttempt:
     error: str | None = None
     log: str = ""
     fixed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     static: str = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences that say where the graph does not do for other inputs, or later runs, what the model does."""
+        decisions = (f"{place}: the graph uses that for all inputs" for place in self.fixed)
+        if not self.kept:
+            return tuple(decisions)
+        names = ", ".join(f"`{name}`" for name in self.kept[:_SHOWN]) + (" …" if len(self.kept) > _SHOWN else "")
+        remedy = "make it an input and an output to keep it"
+        return (*decisions, f"the model carries {names} over from run to run, which the graph does not: {remedy}")
 
     def read(self) -> WorkingModel:
         """Return the exported model."""

@@ -63,10 +63,14 @@ class Fixed:
 
 
 class Watcher:
-    """Notes the decisions that a model's code makes while it is exported by tracing."""
+    """Notes the decisions that a model's code makes while it is exported by tracing, and the state that it keeps.
+
+    Attributes: `kept`, the names of tensors by which the model returns something else in its next run.
+    """
 
     def __init__(self, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
         """Take the inputs, and the dynamic axes: if there are any, sizes vary too."""
+        self.kept: tuple[str, ...] = ()
         self._inputs = sum(1 for _ in tensors(inputs))
         self._sizes_vary = bool(axes)
         self._found: dict[str, Fixed] = {}

@@ -183,10 +183,7 @@ def accepted(tagged: Tagged, sources: Sources, demands: Demands, meter: Meter) -
             tagged.round_trip = counted(round_trip(tagged.against(known, values)))
     if tagged.quality < demands.quality:
         raise CheckError(f"its quality is {tagged.quality:.3f}, below the required {demands.quality}")
-    tagged.warnings += [
-        *([warning] if warning else []),
-        *(f"{place}: the graph uses that for all inputs" for place in tagged.export.fixed),
-    ]
+    tagged.warnings += [*([warning] if warning else []), *tagged.export.warnings]
     return tagged
 
 
