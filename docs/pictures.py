@@ -47,9 +47,10 @@ mx view model.onnx --metric profile.json -o profile.html
 mx select model.onnx --scope classifier --format ort-quant > keep.json
 python - <<'END'
 import json
-from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
-quantize_dynamic("model.onnx", "int8.onnx", **json.load(open("keep.json")))
+keep = json.load(open("keep.json"))
+quantize_dynamic("model.onnx", "int8.onnx", weight_type=QuantType.QUInt8, **keep)
 END
 mx tag int8.onnx --from model.onnx -o int8.onnx
 mx view int8.onnx --against model.onnx -o against.html

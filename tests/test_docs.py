@@ -60,7 +60,6 @@ def test_readme_runs_from_an_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.usefixtures("exact_int8")
 def test_pages_run_one_after_the_other_and_print_their_samples(tmp_path: Path) -> None:
     samples.run(samples.PREPARE, tmp_path)
     for page in samples.pages():
