@@ -69,7 +69,8 @@ class Commands(TyperGroup):
         if args and args[0] in COMMANDS:
             return args[0], load(args[0]), args[1:]
         if args and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}: {suggestion(args[0], COMMANDS)}")
+            near = "write mx COMMAND --help" if args[0] == "help" else suggestion(args[0], COMMANDS)
+            ctx.fail(f"there is no command {args[0]!r}: {near}")
         return super().resolve_command(ctx, args)
 
 
@@ -165,13 +166,21 @@ def _ended_by(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
     if hasattr(error, "format_message"):
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "mx"
+        path = _path_of(error)
         text = " ".join(error.format_message().replace(_OF_PYDANTIC, "").split()).rstrip(".")
         if text:  # help that was shown without being asked for has none
+            if text in ("No such option: -o", "No such option: --output"):
+                text += ": what it writes goes to stdout, as in > FILE"
             _say_error(path, 2, text, f"see `{path} --help`", f"{text} (see `{path} --help`)")
         return 2
     return _failed("mx", error)
+
+
+def _path_of(error: BaseException) -> str:
+    """Return the command whose arguments are wrong; the last option without its value does not know its command."""
+    if context := getattr(error, "ctx", None):
+        return str(context.command_path)
+    return f"mx {_command_named()}" if _command_named() in COMMANDS else "mx"
 
 
 def _failed(command: str, error: BaseException) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -95,7 +96,7 @@ Depth = Annotated[
 ]
 Dims = Annotated[
     list[str] | None,
-    Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension: batch=8; can be repeated."),
+    Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension: batch=8."),
 ]
 Plot = Annotated[
     Path | None, Option("--plot", metavar="FILE", help="Also draw a picture: .png or .svg.", show_default=False)
@@ -324,6 +325,16 @@ class OurCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters."""
         return prepared(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; a usage error if an option has the next option in the place of its value."""
+        options = {name: each for each in self.params for name in (*each.opts, *each.secondary_opts)}
+        words = args[: args.index("--")] if "--" in args else args
+        for word, following in pairwise(words):
+            takes_value = word.startswith("-") and word in options and not getattr(options[word], "is_flag", False)
+            if takes_value and following in options and following.startswith("-") and not ctx.resilient_parsing:
+                ctx.fail(f"{word} has no value: {following} follows it")
+        return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
         """Return the help, or show it in colours and return nothing."""

@@ -91,6 +91,18 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, message: str) -> No
         load_subject(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (r"C:\models\bert", "there is no model 'C:.*bert': give a Hugging Face folder"),
+        ("C:/models/net.py:make", "there is no file C:/models/net.py"),
+    ],
+)
+def test_a_drive_of_windows_is_no_package(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_subject(spec)
+
+
 def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="the hub cannot be reached, and nobody/nothing is not in its cache"):

@@ -265,8 +265,9 @@ def _against(
     """Yield what compares the model with another one, for each set of inputs; without tags, it gets the other's."""
     from mxtools.functions.folded import unfolded
     from mxtools.strategies import table
-    from mxtools.traces.values import Values, files_of
+    from mxtools.traces.values import Values, files_of, require_known
     from mxtools.verify import verification
+    from mxtools.verify.reference import Recorded
 
     reference = unfolded(read_model(against))
     reference.require_tagged(against)
@@ -275,6 +276,8 @@ def _against(
         table.get("previous").passes(False).run(model)
     for number, file in enumerate(files_of(inputs) if inputs else [None]):
         reference.values = Values.open(file) if file else reference.values
+        if file and reference.values and not isinstance(theirs, Recorded):  # which has more than inputs
+            require_known(reference.values, reference.proto, reference.sidecar, str(file))
         place = folder / str(number)
         place.mkdir()
         yield verification.against(model, reference, tolerance, place, ours, theirs)

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 DRAWINGS = ("mermaid", "dot")
 """Formats that are short texts, which a terminal may show."""
+OTHERS = {
+    **dict.fromkeys((".onnx", ".json"), "model-explorer"),
+    **dict.fromkeys((".dot", ".gv"), "dot"),
+    **dict.fromkeys((".mmd", ".mermaid"), "mermaid"),
+    ".graphml": "graphml",
+    **dict.fromkeys((".png", ".svg", ".pdf"), ""),
+}
+"""Endings of files that are no pages, and the format that each is of, if there is one."""
 BESIDE = ("html", "model-explorer")
 """Formats that can show another model beside the first."""
 
@@ -75,6 +83,7 @@ def command(
     if open_ and is_pipe(output):
         output = _page_of(source)
     check_json(json, output)
+    _check_ending(format_, output)
     is_model = format_ == "model-explorer" and output.endswith(".onnx")
     check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
     if against is not None and is_pipe(source) and is_pipe(against):
@@ -113,6 +122,16 @@ def _check(format_: str, depth: int | None, against: str | None, statistics: boo
     for given, option in ((statistics, "--statistics"), (open_, "--open")):
         if given and format_ != "html":
             raise UsageError(f"{option} is for the page, and {format_} is none", "leave out --format")
+
+
+def _check_ending(format_: str, output: str) -> None:
+    """Refuse to write a page to a file whose name says that it is something else."""
+    from mxtools.errors import UsageError
+
+    ending = Path(output).suffix.lower()
+    if format_ == "html" and ending in OTHERS:
+        wanted = f", or --format {OTHERS[ending]}" if OTHERS[ending] else ""
+        raise UsageError(f"{output} is no name for a page", f"give FILE.html{wanted}")
 
 
 def _structure(

@@ -21,6 +21,8 @@ Source = Path | IO[bytes]
 
 _ARCHIVE = b"PK\x03\x04"
 """How a zip archive begins."""
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\0": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+"""How compressed files begin, and the programs that decompress them."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How the text begins that Git LFS puts in the place of a file that it did not fetch."""
 _BEGINNING = 64
@@ -68,6 +70,11 @@ def _no_model(data: Bytes, name: str) -> tuple[str, str]:
             f"{name} is an archive, such as PyTorch's files of weights, not an ONNX model",
             "give an .onnx file",
         )
+    for beginning, program in _COMPRESSED.items():
+        if first.startswith(beginning):
+            return f"{name} is compressed", f"decompress it with `{program}`"
+    if first[8:10] == b'{"':
+        return f"{name} is a file of weights (safetensors), not an ONNX model", "give an .onnx file"
     if first.startswith(_LFS_POINTER):
         return f"{name} is a Git LFS pointer, not the model itself", "fetch it with `git lfs pull`"
     if first.isascii() and first.decode().translate(_SPACES).isprintable():
@@ -105,6 +112,8 @@ def _bytes(source: Source, name: str) -> FileBytes:
                 return _kept_or_piped(pipe, name)
         return FileBytes(open_regular(source), name)
     except (OSError, ValueError) as error:
+        if isinstance(source, Path) and isinstance(error, OSError) and source.is_dir():
+            raise InputError(f"{name} is a folder, not an ONNX model", "give an .onnx file") from None
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name} cannot be read ({reason})", "give an ONNX file") from None
 

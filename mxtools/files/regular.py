@@ -180,8 +180,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(read_regular(path).decode())
-    except (OSError, ValueError, RecursionError) as error:
+        return tomllib.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as TOML ({error})", "fix it") from None
 
 

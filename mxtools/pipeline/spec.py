@@ -59,9 +59,8 @@ class _Parser:
 
     def _error(self, position: int) -> UsageError:
         found = self.text[position : position + 20]
-        return UsageError(
-            f"pipeline {self.text!r} has an error at {found!r} (column {position + 1})", "write 'name{key=value},name2'"
-        )
+        where = f"has an error at {found!r} (column {position + 1})" if found else "is not complete"
+        return UsageError(f"pipeline {self.text!r} {where}", "write 'name{key=value},name2'")
 
     def take(self, *allowed: str) -> str:
         """Return the next token; `allowed` are its possible kinds (word or string), or the marks that it may be."""

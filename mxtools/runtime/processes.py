@@ -53,7 +53,9 @@ def run_command(command: Sequence[str], messages: BinaryIO) -> None:
         _stop(process)
     if status:
         how = f"was killed by {Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
-        raise InputError(f"{command[0]} {how}" + (f": {last_line}" if last_line else ", with nothing on stderr"))
+        if not last_line:
+            raise InputError(f"{command[0]} {how}, with nothing on stderr", "run it by itself to see why")
+        raise InputError(f"{command[0]} {how}: {last_line}")
 
 
 def _passed_on(process: subprocess.Popen[bytes], messages: BinaryIO) -> str:

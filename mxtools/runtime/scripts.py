@@ -30,7 +30,9 @@ def find(spec: str) -> Any:  # noqa: ANN401
     for part in name.split("."):
         if not hasattr(value, part):
             known = [*(zoo if isinstance(zoo, Mapping) else ()), *(n for n in vars(module) if not n.startswith("_"))]
-            raise InputError(f"{source} has no {name!r}", suggestion(name, sorted(known)))
+            raise InputError(
+                f"{source} has no {name!r}", suggestion(name, sorted(known)) if known else "it defines nothing"
+            )
         value = getattr(value, part)
     return value
 
@@ -52,8 +54,16 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
-    with _importing(name, str(Path.cwd())):
-        return importlib.import_module(name)
+    try:
+        with _importing(name, str(Path.cwd())):
+            return importlib.import_module(name)
+    except InputError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
+            raise InputError(
+                f"there is no module {missing.name}", "install its package, or give FILE.py:NAME"
+            ) from error
+        raise
 
 
 @contextmanager

@@ -176,7 +176,9 @@ def nodes_anywhere(annotations: Annotations, calls: Collection[int], operators: 
         and (not operators or nodes[n].op_type in operators)
     }
     if not found and operators:
-        raise UsageError(f"no selected node is a {' or '.join(operators)}", "see ⟨tree⟩")
+        kinds = sorted({nodes[n].op_type for n, call in enumerate(annotations.call) if call in doing})
+        near = suggestion(next(iter(operators)), kinds)
+        raise UsageError(f"no selected node is a {' or '.join(operators)}", f"{near} (see ⟨tree⟩)")
     if not found:
         raise UsageError("everything that is selected is excluded, too", "exclude less")
     return found
@@ -326,6 +328,10 @@ def _removed(scope: str, reason: str) -> AbsentError:
 
 def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:
     """Return the error for a selector that matches nothing: by `what` it selects, and which texts exist."""
+    if what == "scope" and wanted.startswith("/"):
+        return UsageError(
+            f"no node has a scope that matches {wanted!r}", "select it by ⟨by-tag⟩, as tags begin with '/'"
+        )
     near = suggestion(wanted.replace("*", ""), sorted(set(known)), 0.5)
     return UsageError(f"no node has a {what} that matches {wanted!r}", f"{near} (see ⟨tree⟩)")
 

@@ -137,6 +137,9 @@ def files_of(folder: Path) -> list[str]:
 def read(source: Path) -> tuple[Manifest, Path]:
     """Return the manifest in a folder, or in a file, and the folder; InputError where it is none of mxtools."""
     path = source / FILE if source.is_dir() else source
+    if not path.exists():
+        problem = f"{source} has no {FILE}" if source.is_dir() else f"there is no file {source}"
+        raise InputError(problem, "give the folder that ⟨splitter⟩ wrote")
     try:
         found = validated(PassingManifest, read_regular(path), str(path))
     except ValidationError:

@@ -36,6 +36,8 @@ _READ = (
 
 MOST_MISSING = 3
 """How many names of parameters without weights a warning lists."""
+_DRIVE = re.compile(r"^[A-Za-z]:(?=[\\/])")
+"""How a path of Windows begins: its colon stands before no NAME."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -46,7 +48,7 @@ def load_model(
 
     Raises InputError if there is no such model, or if its code raises.
     """
-    if Path(spec).is_dir() or ":" not in spec:
+    if Path(spec).is_dir() or ":" not in _DRIVE.sub("", spec):
         return _pretrained(spec, task, trust_remote_code), None
     return _built(scripts.find(spec), spec)
 
