@@ -40,7 +40,7 @@ def shown(parameter: Any) -> str:
     metavar = parameter.metavar or parameter.name.strip("_").upper()
     if parameter.param_type_name == "argument":
         return str(metavar)
-    return ", ".join(parameter.opts) + ("" if parameter.is_flag else f" {metavar}")
+    return ", ".join((*parameter.opts, *parameter.secondary_opts)) + ("" if parameter.is_flag else f" {metavar}")
 
 
 def explained(parameter: Any) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(
     source: Annotated[Path, Argument(metavar="JOBS", help="The jobs, JSON or TOML.", show_default=False)],
     attempts: Annotated[
-        int, Option(min=1, metavar="N", help="How often a job is tried that was killed or took too long.")
+        int, Option(min=1, metavar="N", help="How many times to try a job that was killed or took too long.")
     ] = 3,
     separate: Annotated[
         bool, Option("--separate", help="Start a process for each step, which imports its libraries itself.")

@@ -144,9 +144,9 @@ def command(
 ) -> None:
     """Only selected modules may be made small: --exclude pooler keeps the pooler as it is.
 
-    Everything small is tried first, and modules are opened only where it hurts. The search sees two thirds of the
-    inputs; the figure on those that it never saw is printed beside the target. If no smaller model meets the target,
-    the nearest one is written, and the exit status is 1. An interrupt ends the search with the best so far.
+    All modules are made small first, and the search goes into a module only if that costs too much. It sees two thirds
+    of the inputs; the figure on those that it never saw is printed beside the target. If no smaller model meets the
+    target, the nearest one is written, and the exit status is 1. An interrupt ends the search with the best so far.
 
     Example: mx tune bert.tagged.onnx --inputs calibration/ --target 'sqnr>=30' -o bert.tuned.onnx --report tune.json
     """

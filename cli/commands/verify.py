@@ -16,10 +16,7 @@ from mxtools.runtime.tolerances import Metric
 from ..common import progress, read_model
 from ..options import DataDir, Depth, Json, Plot, Source, Trace
 from ..runtimes import (
-    LevelOption,
     Library,
-    LibraryOption,
-    ProviderOption,
     runtime_of,
     say_assigned,
     takes_runtime,
@@ -123,9 +120,15 @@ def command(
         Path | None,
         Option(metavar="FILE", help="With --against: values of a run elsewhere (`mx run-values`), in place of a run."),
     ] = None,
-    against_level: LevelOption = Level.NONE,
-    against_provider: ProviderOption = None,
-    against_runtime: LibraryOption = Library.ONNX_RUNTIME,
+    against_level: Annotated[
+        Level, Option(metavar="none|basic|extended|all", help="As --level, for the other model.")
+    ] = Level.NONE,
+    against_provider: Annotated[
+        list[str] | None, Option(metavar="NAME", help="As --provider, for the other model.")
+    ] = None,
+    against_runtime: Annotated[
+        Library, Option(metavar="onnxruntime|openvino", help="As --runtime, for the other model.")
+    ] = Library.ONNX_RUNTIME,
     against_values: Annotated[
         Path | None, Option(metavar="FILE", help="Values of a run of the other model elsewhere, with its inputs.")
     ] = None,
