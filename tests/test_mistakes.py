@@ -20,6 +20,7 @@ MISTAKES = {
     "an option for a value": ("filter m.onnx --scope -o x.onnx", 2, "--scope has no value: -o follows it (see"),
     "no value at the end": ("tree m.onnx --depth", 2, "mx tree: Option '--depth' requires an argument (see `mx tree"),
     "a tag for a scope": ("filter m.onnx --scope /layers.0", 2, "select it by --tag, as tags begin with '/'"),
+    "scopes with commas": ("filter m.onnx --scope layers.0,head", 2, "give each of them by itself, without commas"),
     "an operator in small letters": ("select m.onnx --op matmul", 2, "did you mean MatMul? (see `mx tree`)"),
     "an output of what has none": ("select m.onnx --scope head -o x", 2, "No such option: -o: what it writes goes to"),
     "help as a command": ("help tree", 2, "there is no command 'help': write mx COMMAND --help"),

@@ -328,12 +328,13 @@ def _removed(scope: str, reason: str) -> AbsentError:
 
 def _no_match(what: str, wanted: str, known: Iterable[str]) -> UsageError:
     """Return the error for a selector that matches nothing: by `what` it selects, and which texts exist."""
+    problem, names = f"no node has a {what} that matches {wanted!r}", set(known)
     if what == "scope" and wanted.startswith("/"):
-        return UsageError(
-            f"no node has a scope that matches {wanted!r}", "select it by ⟨by-tag⟩, as tags begin with '/'"
-        )
-    near = suggestion(wanted.replace("*", ""), sorted(set(known)), 0.5)
-    return UsageError(f"no node has a {what} that matches {wanted!r}", f"{near} (see ⟨tree⟩)")
+        return UsageError(problem, "select it by ⟨by-tag⟩, as tags begin with '/'")
+    if names.issuperset(wanted.split(",")):
+        return UsageError(problem, "give each of them by itself, without commas")
+    near = suggestion(wanted.replace("*", ""), sorted(names), 0.5)
+    return UsageError(problem, f"{near} (see ⟨tree⟩)")
 
 
 def _with_ancestors(scopes: Iterable[str]) -> set[str]:
