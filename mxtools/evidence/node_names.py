@@ -150,13 +150,14 @@ def _results_of_tools(model: WorkingModel, index: CallIndex) -> dict[int, tuple[
         if annotations.call[node] is not None or not graph.writes[node]:
             continue
         value = graph.writes[node][0]
+        result = graph.names[value]
+        if value not in returned and not result.startswith("/"):
+            continue
         is_plain = proto.name.startswith("/") and not proto.domain
-        if is_plain and graph.names[value].startswith(proto.name):  # nearly all
+        if is_plain and result.startswith(proto.name):  # nearly all
             continue
-        if value not in returned and not graph.names[value].startswith("/"):
-            continue
-        maker, tensor = name_of_maker(graph.names[value]), returned.get(value)
-        is_named = value not in returned and maker.startswith("/") and maker != graph.names[value]
+        maker, tensor = name_of_maker(result), returned.get(value)
+        is_named = value not in returned and maker.startswith("/") and maker != result
         if tensor is not None and tensor in returning:
             known: tuple[Candidates, str] = (returning[tensor][-1],), ""
         elif is_named:
