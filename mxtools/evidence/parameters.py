@@ -20,7 +20,7 @@ from mxtools.files.regular import read_regular
 from mxtools.files.weights import WeightStore
 from mxtools.graph.index import Graph
 from mxtools.graph.walk import reached
-from mxtools.matching.surviving_names import QUANTISED
+from mxtools.matching.surviving_names import name_before
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import escape
@@ -60,18 +60,20 @@ def annotate_by_parameters(model: WorkingModel, names: Path | None = None, alone
 def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
     """Return the nodes that read a weight of the trace, each with the calls of the weight's module.
 
-    The weight can be quantised, with a name that says so, and nodes between can reshape it or turn it back into floats:
+    The weight can be quantised or packed, with a name that says so, and nodes between can reshape it or turn it back
+    into floats:
 
         c1.weight_quantized ─ ConvInteger       c1.bias ─ Reshape ─ Add       all three nodes are in c1
     """
     found: dict[int, Candidates] = {}
     # what many nodes read says least: tools keep one of equal tensors, such as the statistics of new BatchNorms
     for value, name, dims in sorted(_stored(graph), key=lambda stored: -len(graph.readers[stored[0]])):
-        named = name if name in index.weights else name.removesuffix(QUANTISED)
+        named = name if name in index.weights else name_before(name)
         if named not in index.weights:
             continue
         module, weight = index.weights[named]
-        if tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
+        is_packed = any(graph.operators[node].packed for node in graph.readers[value])
+        if not is_packed and tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
             raise InputError(
                 f"the sidecar belongs to another model: its {name!r} has shape {list(weight.shape)}, here {list(dims)}",
                 "trace the model that was exported",

@@ -8,7 +8,7 @@ import operator
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -19,7 +19,7 @@ from mxtools.files.elements import size_of_elements
 from mxtools.files.limits import INFERENCE
 from mxtools.graph.index import bodies, graph_inputs
 from mxtools.graph.operators import BLOCK_PRODUCT, Operators, plain_domain, sizes_of_block_product, versions
-from mxtools.graph.types import size_of, type_of
+from mxtools.graph.types import is_quantised, size_of, type_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,6 +66,11 @@ class TensorShape:
     def bytes(self) -> int | None:
         """The bytes of the elements, None if their number is unknown."""
         return None if self.count is None else size_of_elements(self.element, self.count)
+
+    @property
+    def in_floats(self) -> TensorShape:
+        """The same with floats as elements if they are quantised numbers, which stand for floats."""
+        return replace(self, kind="f") if is_quantised(self.element) else self
 
     def fits(self, tensor: TorchTensor) -> bool:
         """Return whether this can be a traced tensor, perhaps reshaped, but with its elements in the same order.

@@ -108,7 +108,7 @@ class NodeMatches:
             for node in nodes:
                 same_goal = [twin for twin in twins if goal_before[twin] == goal[node] != SHARED]
                 found.setdefault(node, []).extend(twins if len(nodes) == 1 else same_goal)
-        return found
+        return dict(sorted(found.items()))  # of several nodes, the last one ends what the earlier one did
 
     def _goals(self) -> list[int]:
         """Return for each node the next one behind it, or itself, that makes known values; SHARED if several do."""

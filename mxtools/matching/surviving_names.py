@@ -14,6 +14,7 @@ tool gives these to something else. The names of nodes are trusted if the operat
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
@@ -34,6 +35,8 @@ nearly all names behind the first node that it removed mean something else, and 
 
 QUANTISED = "_quantized"
 """What ONNX Runtime appends to the name of a value that it quantises, if operators work on quantised numbers."""
+_PACKED = re.compile(r"_Q\d+$")
+"""What ONNX Runtime appends to the name of a weight that it packs into fewer bits: `dense.weight_Q4`."""
 
 
 INSERTED_CAST = "InsertedPrecisionFreeCast_"
@@ -41,6 +44,11 @@ INSERTED_CAST = "InsertedPrecisionFreeCast_"
 
 It then removes the casts, so that often only the copy is left.
 """
+
+
+def name_before(name: str) -> str:
+    """Return the name that a weight had before ONNX Runtime quantised or packed it, if it did."""
+    return _PACKED.sub("", name.removesuffix(QUANTISED))
 
 
 class SurvivingNames:
@@ -80,13 +88,14 @@ class SurvivingNames:
     def quantised(self) -> ValueMatches:
         """Return the values that are quantised now: ONNX Runtime names them after the earlier ones, `x_quantized`.
 
+        A weight that it packed into 4 bits is called `w_Q4`.
         If there was a Relu behind the earlier value and it is gone, the quantisation does its work too, because the
         numbers begin at zero. The value then stands for what the Relu made.
         """
         found = {}
         kept = {self.graph.nodes[node].name for node in self.nodes}
         for value, name in enumerate(self.graph.names):
-            base = name.removesuffix(QUANTISED)
+            base = name_before(name) if value in self.graph.initializers else name.removesuffix(QUANTISED)
             if base != name and base in self.earlier.by_name and base not in self.graph.by_name:
                 found[value] = (self._through_clamps(self.earlier.by_name[base], kept),)
         return found

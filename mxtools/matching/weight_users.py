@@ -82,7 +82,9 @@ def _through_clamps(earlier: Graph, node: int) -> int:
 def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
     """Match what a weight's only user reads besides weights with what the weight's first user read before.
 
-    So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on.
+    So a MatMul and an Add that a tool made into one Gemm lead backwards to the value that both worked on. If a weight
+    of the first user was not recognised, the node must read a constant that was not either: a tool may have packed the
+    weight of a Gemm into a node before, and the node only adds the bias.
     """
     graph, earlier, users_now = found.graph, found.earlier, _users_now(found)
     first = ((node, min(twins)) for node, twins in _only_users(found))
@@ -90,20 +92,32 @@ def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueM
         (graph.live_reads(node), earlier.live_reads(twin))
         for node, twin in first
         if all(node in use.all or node < use.first for use in users_now(twin))
+        and (found.values_now.keys() >= _weights(earlier, twin) or _reads_unknown(found, node))
     )
     return {a[0]: (b[0],) for a, b in read if len(a) == len(b) == 1 and fits(a[0], b[0])}
 
 
 def _users_now(found: Correspondence) -> Callable[[int], Iterator[_Users]]:
     """Return a function that yields the nodes that use each known weight of an earlier node now."""
-    weights = {v for v, tensor in found.earlier.initializers.items() if stored_shape(tensor).kind == "f"}
 
     @cache
     def using(weight: int) -> _Users | None:
         nodes = users(found.graph, found.values_now.get(weight, ()))
         return _Users(frozenset(nodes), nodes[0], nodes[-1]) if nodes else None
 
-    return lambda twin: (nodes for v in found.earlier.reads[twin] if v in weights and (nodes := using(v)))
+    return lambda twin: (nodes for v in _weights(found.earlier, twin) if (nodes := using(v)))
+
+
+def _weights(graph: Graph, node: int) -> set[int]:
+    """Return the stored floats that a node reads."""
+    stored = ((value, graph.initializers.get(value)) for value in graph.reads[node])
+    return {value for value, tensor in stored if tensor is not None and stored_shape(tensor).kind == "f"}
+
+
+def _reads_unknown(found: Correspondence, node: int) -> bool:
+    """Return whether a node reads a constant that is not known to be one of the earlier graph."""
+    constants = (value for value in found.graph.reads[node] if value in found.graph.constant)
+    return any(value not in found.earlier_values for value in constants)
 
 
 def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:

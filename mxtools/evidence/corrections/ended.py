@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import reached
 from mxtools.scopes.annotations import Annotations, Evidence
-from mxtools.traces.traced_calls import calls_returning, full_name, operations_reading
+from mxtools.traces.traced_calls import calls_returning, full_name, operations_making, operations_reading
 
 if TYPE_CHECKING:
     from mxtools.evidence.calls.index import CallIndex
@@ -110,6 +110,7 @@ class _EndedCalls:
         self._annotations, self._calls = annotations, index.sidecar.calls
         self._returning = calls_returning(index.sidecar)
         self._readers = operations_reading(index.sidecar)
+        self._maker = operations_making(index.sidecar)
 
     def enter(self, found: dict[int, list[int]]) -> None:
         """Enter the calls that end inside each node; move nodes with further results out to who goes on with these."""
@@ -122,15 +123,28 @@ class _EndedCalls:
             makers = {call for call in makers if not any(c != call and hierarchy.within(c, call) for c in makers)}
             made, read = self._returned(ended), self._returned(makers)
             between = self._between(made | read, {at, *ended, *makers}, at) - (read - made)
+            results = [v for v in graph.writes[node] if graph.readers[v] or v in outputs]
+            if len(results) > 1 and not between:
+                between = self._made_around(at, makers)
             ending = {call for tensor in between for call in self._returning.get(tensor, ())}
             ending = {call for call in ending if not hierarchy.within(at, call)}.union(ended)
             if ending:
                 annotations.merged[node] = tuple(dict.fromkeys((*sorted(ending), *annotations.calls_done(node))))
-            results = [v for v in graph.writes[node] if graph.readers[v] or v in outputs]
             going_on = {op.call for tensor in between for op in self._readers.get(tensor, ())} - ending
             if len(results) > 1 and (common := hierarchy.common({at, *going_on})) != at:
-                annotations.merged.setdefault(node, annotations.calls_done(node))
+                begun = [call for call in hierarchy.path_below(common, at) if call != at]  # their cuts would lack it
+                annotations.merged[node] = tuple(dict.fromkeys((*begun, *annotations.calls_done(node))))
                 annotations.set(node, common, Evidence.DATAFLOW)
+
+    def _made_around(self, at: int, makers: Collection[int]) -> set[int]:
+        """Return what a call was given that an operation made of several tensors, in a call around all `makers`."""
+        made = ((t.id, self._maker[t.id]) for t in self._calls[at].inputs if t.id in self._maker)
+        within = self._annotations.hierarchy.within
+        return {
+            tensor
+            for tensor, operation in made
+            if len(operation.inputs) > 1 and makers and all(within(maker, operation.call) for maker in makers)
+        }
 
     def _returned(self, calls: Collection[int]) -> set[int]:
         return {tensor.id for call in calls for tensor in self._calls[call].outputs}

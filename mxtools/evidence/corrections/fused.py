@@ -260,25 +260,41 @@ class _FusedCalls:
             annotations.merged[nodes[0]] = (call, *annotations.calls_done(nodes[0]))
 
     def _reads_weights(self, node: int) -> bool:
-        """Return whether a node reads a weight of the model, or another constant of several numbers."""
-        tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
+        """Return whether a node reads a weight of the model, or another constant of numbers, perhaps quantised."""
+        graph = self.graph
+        read = [*graph.reads[node]]
+        for value in graph.reads[node]:
+            maker = graph.producer[value]
+            if maker != NOWHERE and graph.operators[maker].dequantises and graph.is_constant(maker):
+                read += graph.reads[maker][:1]
+        tensors = (graph.initializers.get(value) for value in read)
         return any(t is not None and (t.name in self.tied or math.prod(t.dims) > 1) for t in tensors)
+
+    def _adds_bias(self, node: int) -> bool:
+        """Return whether a node is no operator of ONNX and reads weights, of one dimension only."""
+        tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
+        dims = [tuple(tensor.dims) for tensor in tensors if tensor]
+        return bool(self.graph.nodes[node].domain) and bool(dims) and all(len(d) == 1 and d[0] > 1 for d in dims)
 
     def _node_before(self, call: int) -> int | None:
         """Return the last node of the one call that made everything that a call was given, None if no such node fits.
 
-        It fits if its call's weights are altered, and if it makes a tensor with the shape of one that the call
-        returned.
+        It fits if its call's weights are altered, or if a tool made it of an addition of a bias and more, such as a
+        FastGelu; and if it makes a tensor with the shape of one that the call returned.
         """
         record = self.sidecar.calls[call]
         makers = {self.maker[origin] for t in record.inputs if (origin := self._origin(t)) in self.maker}
         makers -= set(self.annotations.hierarchy.lineage(call))
         source = makers.pop() if len(makers) == 1 else None
-        if source is None or not self.nodes.get(source) or not self._has_altered_weights(source):
+        if source is None or not self.nodes.get(source):
             return None
         node = self.nodes[source][-1]
+        if not self._adds_bias(node) and not self._has_altered_weights(source):
+            return None
         shapes = [self.shapes[value] for value in self.graph.writes[node]]
-        return node if any(not shape or shape.fits(t) for t in self._results(call) for shape in shapes) else None
+        return (
+            node if any(not shape or shape.in_floats.fits(t) for t in self._results(call) for shape in shapes) else None
+        )
 
     def _origin(self, tensor: TracedTensor) -> int:
         """Return the id of the first tensor that had the same elements, before operations that only moved them."""

@@ -135,12 +135,12 @@ class _UnclaimedResults:
             served[self.annotations.serving(node, call, at)].add(at)
         readers = served[call] | ({ROOT_CALL} if value in self.outputs else set())
         common = hierarchy.common({call, *readers})
-        if common == call or (shape := self.shapes[value]) is None:
+        if common == call or (shape := self._shape(call, value)) is None:
             return
         outer = hierarchy.common(readers)
         if value in self.constant:
             outer = call if self.graph.reads[node] and self._can_be_returned(call, shape, value) else outer
-        else:
+        elif not graph.operators[node].is_named("DynamicQuantizeLinear"):  # no call returned a scale
             users = self._users(value)
             for at in reversed(hierarchy.path_below(common, call)):  # the outermost call comes first
                 if self._claim(at, shape, value, users) or self._is_transposed_again(at, value):
@@ -174,6 +174,11 @@ class _UnclaimedResults:
             users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
 
+    def _shape(self, call: int, value: int) -> TensorShape | None:
+        """Return the shape of a value of a call; quantised numbers are the floats for which they stand."""
+        shape = self.shapes[value]
+        return shape if not shape or any(map(shape.fits, self.returned[call])) else shape.in_floats
+
     def _readers(self, value: int) -> list[int]:
         """Return the nodes that read a value; those that ask only for its shape do not count."""
         return [node for node in self.graph.readers[value] if not self.graph.operators[node].reads_only_shape]
@@ -201,7 +206,7 @@ class _UnclaimedResults:
         fitting = [t for t in self.claimable[call] if shape.fits(t) and not self._lacks_turn(t, value)]
         fitting = [t for t in fitting if self._reaches_any(t, call, shape, users)]
         fitting = [t for t in fitting if t.id == self.outputs.get(value)] or fitting
-        fitting.sort(key=lambda t: (t.shape != shape.dims, not self._is_read_by(t, users)))
+        fitting.sort(key=lambda t: (t.shape != shape.dims, not any(t.id in self.read[at] for at in users)))
         value = self._original(value)
         wishes = self._wishes[call, value] = [t.id for t in fitting]
         return any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
@@ -215,6 +220,9 @@ class _UnclaimedResults:
         if last is None or last.name not in TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
             return False
         maker = self.graph.producer[self._original(value)]
+        while maker != NOWHERE and self.graph.operators[maker].keeps_numbers:  # what was turned may be quantised
+            before = self.graph.producer[self.graph.reads[maker][0]]
+            maker = before if before < maker else NOWHERE  # not so in a circle
         return maker != NOWHERE and not self.graph.operators[maker].is_named("Transpose")
 
     def _original(self, value: int) -> int:
@@ -252,10 +260,6 @@ class _UnclaimedResults:
     def _unclaimed(self, call: int) -> list[TracedTensor]:
         """Return the tensors of a call that no value has claimed."""
         return [t for t in self.claimable[call] if (call, t.id) not in self._claims]
-
-    def _is_read_by(self, tensor: TracedTensor, users: set[int]) -> bool:
-        """Return whether an operation that ran in one of some calls read a tensor."""
-        return any(tensor.id in self.read[at] for at in users)
 
     def _reaches_any(self, tensor: TracedTensor, call: int, shape: TensorShape, readers: Iterable[int]) -> bool:
         """Return whether a tensor that left a call can have reached one of some readers outside of the call."""
