@@ -226,13 +226,15 @@ class _UnclaimedResults:
         return maker != NOWHERE and not self.graph.operators[maker].is_named("Transpose")
 
     def _original(self, value: int) -> int:
-        """Return what a value is a copy of, itself if it is none."""
+        """Return what a value is a copy of, or the quantised numbers of; itself if it is neither."""
         graph, shapes = self.graph, self.shapes
-        while (maker := graph.producer[value]) != NOWHERE and graph.nodes[maker].op_type in ("Identity", "Cast"):
-            source = next(iter(graph.reads[maker]), value)
+        while (maker := graph.producer[value]) != NOWHERE:
+            source, operator = next(iter(graph.reads[maker]), value), graph.operators[maker]
             one, other = shapes[value], shapes[source]
-            is_behind = graph.producer[source] < maker  # not so in a circle
-            if graph.nodes[maker].domain or not is_behind or not one or not other or one.element != other.element:
+            is_copied = graph.nodes[maker].op_type in ("Identity", "Cast") and not graph.nodes[maker].domain
+            is_same = is_copied and one and other and one.element == other.element
+            is_quantised = operator.keeps_numbers and (operator.quantises or operator.dequantises)
+            if not (is_same or is_quantised) or graph.producer[source] >= maker:  # in a circle
                 break
             value = source
         return value
