@@ -156,6 +156,26 @@ def scopes(model: mxtools.Model) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("name", ["masked_blocks"])
+def test_every_module_is_what_pytorch_ran_as_long_as_no_tool_merges_more(
+    name: str, exporter: str, mx: Mx, tmp_path: Path
+) -> None:
+    mx("trace", f"{WORLD}:{name}", "--record", "-o", "t.json", cwd=tmp_path)
+    model = tagged(tmp_path, name, exporter, mx)
+    assert not [v for v in round_trip(model) if v.word not in ("exact", "gone")]
+
+
+def test_a_call_is_cut_out_whole_where_another_reads_the_mask_that_a_third_made(mx: Mx, tmp_path: Path) -> None:
+    mx("trace", f"{WORLD}:masked_blocks", "-o", "t.json", cwd=tmp_path)
+    model = tagged(tmp_path, "masked_blocks", "torchscript", mx)
+    for number in (0, 1):
+        part = model.filter(f"convolutions.{number}").proto.graph
+        assert [v.type.tensor_type.elem_type for v in part.input].count(onnx.TensorProto.BOOL) == 1
+        assert [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in part.input if "Less" in v.name] == [[2, 4]]
+        assert len(part.output) == 1
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_every_call_of_a_module_that_calls_itself_is_what_pytorch_ran(exporter: str, mx: Mx, tmp_path: Path) -> None:
     mx("trace", f"{WORLD}:recursive", "--record", "-o", "t.json", cwd=tmp_path)
     model = tagged(tmp_path, "recursive", exporter, mx)

@@ -187,6 +187,17 @@ def used_results(sidecar: Sidecar) -> Sequence[Set[int]]:
 
 
 @once_per_trace
+def calls_using(sidecar: Sidecar) -> Mapping[int, Set[int]]:
+    """Return the calls of the operations that read each tensor; of those only that the model's results depend on."""
+    found = {tensor.id: {0} for tensor in tensors_leaving(sidecar)[0]}
+    for operation in reversed(sidecar.operations):
+        if not found.keys().isdisjoint(operation.outputs):
+            for tensor in operation.inputs:
+                found.setdefault(tensor, set()).add(operation.call)
+    return found
+
+
+@once_per_trace
 def tensors_entering(sidecar: Sidecar) -> Sequence[Set[int]]:
     """Return for each call the ids of the tensors that it read, itself or in calls that it made, and did not make.
 

@@ -46,6 +46,7 @@ from mxtools.graph.walk import nodes_behind
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.hierarchy import ROOT_CALL
 from mxtools.traces.traced_calls import (
+    calls_using,
     first_equals_with,
     operations_making,
     operator_name,
@@ -74,13 +75,14 @@ class _EqualOperations:
         self._model, self._calls, self._operations = model, sidecar.calls, sidecar.operations
         self._graph, self._annotations = model.graph, model.annotations
         self._hierarchy = model.annotations.hierarchy
-        self._maker = operations_making(sidecar)
+        self._maker, self._used = operations_making(sidecar), calls_using(sidecar)
         self._live = self._maker.keys() | {tensor.id for tensor in sidecar.calls[0].inputs}
         self._leaving = [{tensor.id: tensor for tensor in tensors} for tensors in tensors_leaving(sidecar)]
         self._alike: dict[int, list[Operation]] = defaultdict(list)
         self._ends: dict[int, list[tuple[int, TensorShape]]] = {}
         self._makers: dict[tuple[int, tuple[int, ...], str], list[int]] = {}
         self._ran: dict[tuple[int, str], list[Operation]] = defaultdict(list)
+        self._waiting: dict[int, list[tuple[int | None, int]]] = defaultdict(list)
         self._same = first_equals_with(sidecar, self._maker.keys(), self._annotations.equal)
         for operation in sidecar.operations:
             if operation.outputs:
@@ -100,6 +102,7 @@ class _EqualOperations:
                     self._add_whole(node, reader)
                 elif (again := self._again_at(node, reader)) is not None:
                     self._add_whole(node, again)
+            self._note_waiting(node)
         for (call, other, _), returned in self._returned_again().items():
             for node, pair in zip(self._working_for(call, other, returned), returned, strict=False):
                 self._note(node, *pair)
@@ -135,18 +138,7 @@ class _EqualOperations:
 
     def _is_used(self, operation: Operation) -> bool:
         """Return whether an operation outside of its call uses what an operation made, for the model's results."""
-        at = self._used.get(operation.outputs[0], ())
-        return any(not self._hierarchy.within(call, operation.call) for call in at)
-
-    @cached_property
-    def _used(self) -> dict[int, set[int]]:
-        """The calls of the operations that read each tensor; of those only that the results of the model depend on."""
-        found = {tensor: {ROOT_CALL} for tensor in self._leaving[ROOT_CALL]}
-        for operation in reversed(self._operations):
-            if not found.keys().isdisjoint(operation.outputs):
-                for tensor in operation.inputs:
-                    found.setdefault(tensor, set()).add(operation.call)
-        return found
+        return any(not self._hierarchy.within(at, operation.call) for at in self._used.get(operation.outputs[0], ()))
 
     def _working_for(self, call: int, other: int, pairs: Sequence[tuple[Operation, Operation]]) -> list[int]:
         """Return the nodes of a call that did the work of pairs of operations, if it is clear which ones did.
@@ -208,9 +200,8 @@ class _EqualOperations:
         call, within = self._annotations.call[node], self._hierarchy.within
         if call is None:
             return []
-        readers = (r for v in self._graph.writes[node] for r in self._graph.readers[v])
-        places = {at for r in readers if (at := self._annotations.call[r]) is not None}
-        return sorted(at for at in places if not within(at, call))
+        places = {self._annotations.call[r] for v in self._graph.writes[node] for r in self._graph.readers[v]}
+        return sorted(at for at in places if at is not None and not within(at, call))
 
     def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
         """Yield the operations that a node can stand for in its call, each with the equal one nearest to a reader.
@@ -374,22 +365,31 @@ class _EqualOperations:
     def _are_equal(self, one: int, other: int) -> bool:
         return self._same.get(one, one) == self._same.get(other, other)
 
-    def _add_whole(self, node: int, equal: int) -> None:
-        """Note that a node is equal, and what leads to it in its call."""
+    def _add_whole(self, node: int, equal: int, call: int | None = None) -> None:
+        """Note that a node is equal, and what leads to it in its call, or in another one whose work it does too."""
         self._add(node, equal)
-        self._add_all(self._graph.live_reads(node), self._annotations.call[node], equal)
+        self._add_all(self._graph.live_reads(node), self._annotations.call[node] if call is None else call, equal)
 
     def _add_all(self, values: list[int], call: int | None, equal: int) -> list[int]:
         """Note that the nodes of a call which lead to values are equal too: all but the last node of an operation.
 
-        Return the values that these nodes were given.
+        Return the values that these nodes were given. Their nodes wait until it is known which did the call's work too.
         """
         graph, place = self._graph, self._place
         behind = nodes_behind(graph, values, lambda v: not graph.is_live(v) or place(v) != call)
         for node in behind:
             self._add(node, equal)
         read = (*values, *(v for node in sorted(behind) for v in graph.live_reads(node)))
-        return list(dict.fromkeys(v for v in read if place(v) != call))
+        given = list(dict.fromkeys(v for v in read if place(v) != call))
+        for maker in {graph.producer[v] for v in given if place(v) is not None}:
+            self._waiting[maker].append((call, equal))
+        return given
+
+    def _note_waiting(self, node: int) -> None:
+        """Note that a node is equal in calls that did all of a call's work again, if it does that call's work too."""
+        for call, equal in self._waiting.pop(node, ()):
+            if call in self._equal_at(node) and equal != self._annotations.call[node]:
+                self._add_whole(node, equal, call)
 
     def _add(self, node: int, call: int) -> None:
         """Note that a node is equal in a call, unless all of that call is equal to another one (`find_equal_calls`)."""
