@@ -156,13 +156,27 @@ def scopes(model: mxtools.Model) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-@pytest.mark.parametrize("name", ["masked_blocks"])
+@pytest.mark.parametrize("name", ["masked_blocks", "hooked"])
 def test_every_module_is_what_pytorch_ran_as_long_as_no_tool_merges_more(
     name: str, exporter: str, mx: Mx, tmp_path: Path
 ) -> None:
     mx("trace", f"{WORLD}:{name}", "--record", "-o", "t.json", cwd=tmp_path)
     model = tagged(tmp_path, name, exporter, mx)
     assert not [v for v in round_trip(model) if v.word not in ("exact", "gone")]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_calls_in_a_hook_have_the_nodes_that_pytorch_names_after_its_caller(
+    exporter: str, mx: Mx, tmp_path: Path
+) -> None:
+    mx("trace", f"{WORLD}:hooked", "-o", "t.json", cwd=tmp_path)
+    found = {*scopes(tagged(tmp_path, "hooked", exporter, mx)).values()}
+    assert {
+        "first.adapters.first.1",
+        "second.layer.adapters.layer.1",
+        "adapters.before.1",
+    } <= found  # hooks before a call are not in it
+    assert {"first", "second.layer"} <= found  # what the hooks do with the results
 
 
 def test_a_call_is_cut_out_whole_where_another_reads_the_mask_that_a_third_made(mx: Mx, tmp_path: Path) -> None:

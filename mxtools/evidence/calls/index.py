@@ -14,6 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from mxtools.errors import InputError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Candidates = tuple[int, ...]
 """The calls that a node can belong to."""
+Found = TypeVar("Found")
 Label = TypeVar("Label")
 """What an exporter writes on a node to name its module: the path in a node's name, or a list of paths."""
 
@@ -93,6 +95,7 @@ class CallIndex:
         self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
         self.by_module = cache(self._by_module)
         self.by_name = cache(self._by_name)
+        self._two_below = cache(self._all_two_below)
 
     def _enter_twins(self) -> None:
         """Give calls further names that lead to no call yet: the other names of the called module, and its twins'."""
@@ -190,15 +193,44 @@ class CallIndex:
         The name comes without its last component. The part ends before the first component that is not a module. If
         that is the very first one, there are no calls.
         """
-        names, known, place = name_components(text), list[str](), self._places[self.start]
+        names, count, place = name_components(text), 0, self._places[self.start]
         for name in names:
-            following = next((n for n in (name, _COUNT.sub("", name)) if n in self._next[place]), None)
+            following = _named(self._next[place], name)
             if following is None:
                 break
-            place = self._next[place][following]
-            known.append(name)
-        calls = self._calls_at[place] if known or not names else ()
-        return self._interned(tuple(calls)), "/".join(known)
+            place = following
+            count += 1
+        calls = self._calls_at[place] if count or not names else []
+        if count < len(names):
+            calls, count = max((calls, count), self._called_by_hook(names), key=itemgetter(1))
+        return self._interned(tuple(calls)), "/".join(names[:count])
+
+    def _called_by_hook(self, names: Sequence[str]) -> tuple[list[int], int]:
+        """Return the calls in a hook that names lead to, and how many of the names do.
+
+        A hook runs in the caller of the module that has it. So the names do not show this module, whose calls the
+        hook's are: `/adapter/down/MatMul`, where `down` ran in `layer.adapter`.
+        """
+        outside: int | None = self._places[self.start]
+        inside, found = list[int](), (list[int](), 0)
+        for count, name in enumerate(names, 1):
+            inside = [at for place in inside if (at := _named(self._next[place], name)) is not None]
+            if outside is not None:
+                inside += _named(self._two_below(outside), name) or ()
+                outside = _named(self._next[outside], name)
+            if inside:
+                found = sorted({call for place in inside for call in self._calls_at[place]}), count
+            elif outside is None:
+                break
+        return found
+
+    def _all_two_below(self, place: int) -> dict[str, list[int]]:
+        """Return the places two levels below a place, by their names."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for below in self._next[place].values():
+            for name, at in self._next[below].items():
+                found[name].append(at)
+        return dict(found)
 
     def foreign_module(self, text: str) -> str:
         """Return the module that a node name, without its last component, has and the trace lacks; '' for none.
@@ -271,3 +303,8 @@ def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:
         steps.append((name.removeprefix(before + ".") if before else name, ""))
         before = name
     return steps
+
+
+def _named(below: Mapping[str, Found], name: str) -> Found | None:
+    """Return what has a name, or has it without the number of a call; None if there is none."""
+    return below.get(name, below.get(_COUNT.sub("", name)))
