@@ -67,6 +67,7 @@ NAMES = (
     "quantised_twice",
     "perceptual",
     "counted",
+    "copied",
 )
 
 

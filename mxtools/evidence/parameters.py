@@ -18,7 +18,7 @@ from mxtools.evidence.calls.placement import assign
 from mxtools.evidence.state_names import agreeing, module_path
 from mxtools.files.regular import read_regular
 from mxtools.files.weights import WeightStore
-from mxtools.graph.index import Graph
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
 from mxtools.matching.surviving_names import name_before
 from mxtools.pipeline.working_model import WorkingModel
@@ -64,10 +64,19 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
     into floats:
 
         c1.weight_quantized ─ ConvInteger       c1.bias ─ Reshape ─ Add       all three nodes are in c1
+
+    A node that copies it into another module's weight, which equals it, is part of that module.
     """
     found: dict[int, Candidates] = {}
+    stored = _stored(graph)
+    weights = {value for value, name, _ in stored if name in index.weights}
+
+    def is_other_weight(node: int) -> bool:
+        """Return whether a node copies a weight into another one."""
+        return not weights.isdisjoint(_copies(graph, node))
+
     # what many nodes read says least: tools keep one of equal tensors, such as the statistics of new BatchNorms
-    for value, name, dims in sorted(_stored(graph), key=lambda stored: -len(graph.readers[stored[0]])):
+    for value, name, dims in sorted(stored, key=lambda one: -len(graph.readers[one[0]])):
         named = name if name in index.weights else name_before(name)
         if named not in index.weights:
             continue
@@ -79,8 +88,9 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
                 "trace the model that was exported",
             )
         if calls := index.by_module(module.path):
-            forms = reached((value,), lambda form: _other_forms(graph, form))
-            found |= dict.fromkeys((node for form in forms for node in graph.readers[form]), calls)
+            forms = reached((value,), lambda form: (v for v in _other_forms(graph, form) if v not in weights))
+            readers = (node for form in forms for node in graph.readers[form] if not is_other_weight(node))
+            found |= dict.fromkeys((*readers, *({graph.producer[value]} - {NOWHERE})), calls)
     return found
 
 
