@@ -209,7 +209,13 @@ class _UnclaimedResults:
         fitting.sort(key=lambda t: (t.shape != shape.dims, not any(t.id in self.read[at] for at in users)))
         value = self._original(value)
         wishes = self._wishes[call, value] = [t.id for t in fitting]
-        return any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
+        has_one = any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
+        return has_one or any(self._is_claimed_reshaped(call, t, value) for t in fitting if t.shape == shape.dims)
+
+    def _is_claimed_reshaped(self, call: int, tensor: TracedTensor, value: int) -> bool:
+        """Return whether a value reshaped has claimed a tensor: an exporter does it once for a call and its caller."""
+        maker = self.graph.producer[self._claims.get((call, tensor.id), value)]
+        return maker != NOWHERE and self.graph.operators[maker].keeps_elements and self.graph.reads[maker][0] == value
 
     def _lacks_turn(self, tensor: TracedTensor, value: int) -> bool:
         """Return whether an operation turned a tensor with equal dimensions, but no node did, so a value is unturned.
