@@ -92,7 +92,7 @@ class CallIndex:
         self.unused = unused_calls(sidecar)
         self._idle = self.unused.union(number for number, call in enumerate(sidecar.calls) if does_nothing(call))
         self._unique: dict[Candidates, Candidates] = {}
-        self.by_paths = cache(lambda paths: self._interned(self._called(tuple(map(self._in_whole, paths)))))
+        self.by_paths = cache(lambda paths: self._interned(self._called(self._in_whole(paths))))
         self.by_module = cache(self._by_module)
         self.by_name = cache(self._by_name)
         self._two_below = cache(self._all_two_below)
@@ -154,9 +154,18 @@ class CallIndex:
             self._calls_at.append([])
         return self._next[place][name]
 
-    def _in_whole(self, path: str) -> str:
-        """Return a module's path in the traced model, given its path in the graph."""
-        return self.part if path == ROOT else join(self.part, path)
+    def _in_whole(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Return the paths of modules in the traced model, given those in the graph, outermost first.
+
+        Where a model reaches modules through lists of Python and one is registered twice, dynamo's paths can begin anew
+        below a module: `blocks.0`, `fc`, `fc.0`, where the last is `blocks.0.fc.0`.
+        """
+        found = list[str]()
+        for path in paths:
+            whole = self.part if path == ROOT else join(self.part, path)
+            inner = (join(around, path) for around in reversed(found) if whole not in self.canonical)
+            found.append(next((each for each in inner if each in self.canonical), whole))
+        return tuple(found)
 
     def _called(self, paths: tuple[str, ...]) -> Candidates:
         """Return the calls of the last module path that lie below the others; nothing if the path is not a module.
