@@ -322,6 +322,26 @@ def test_decisions_by_values_are_named(tmp_path: Path) -> None:
     assert attempt.error.endswith(f"(test_exports.py:{line})")
 
 
+class ClampedTwice(torch.nn.Module):
+    """Clamps what it took out of a stack, as DETRs do with their reference points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor from 1e-5 to 1."""
+        y = self.linear(x).sigmoid()
+        return torch.stack([y, y * 2])[0].clamp(0, 1).clamp(min=1e-5)
+
+
+def test_an_export_of_what_nothing_makes_has_failed(tmp_path: Path) -> None:
+    """Torch's optimiser of ONNX graphs writes such a file without an error."""
+    attempt = attempt_of(ClampedTwice(), {"x": torch.ones(2, 3)}, tmp_path / "x.onnx", "dynamo")
+    assert attempt.error == "it wrote a Clip of 'sigmoid_min_1', which nothing makes"
+    assert attempt_of(ClampedTwice(), {"x": torch.ones(2, 3)}, tmp_path / "y.onnx", "torchscript").error is None
+
+
 class Remembering(torch.nn.Module):
     """Adds what it was given to what it keeps, by assigning it or in place, as a buffer or a plain attribute."""
 

@@ -250,6 +250,12 @@ class Graph:
                 found.update(self.writes[node])
         return found
 
+    def first_unmade(self) -> tuple[int, int] | None:
+        """Return the first node that reads what is neither given nor made before it, and that value; None if none."""
+        given = {*self.inputs, *self.stored}
+        read = ((node, value) for node in self.main for value in self.needs[node] if value not in given)
+        return next(((node, value) for node, value in read if not 0 <= self.producer[value] < node), None)
+
     def _first_late(self) -> int | None:
         """Return the first node that reads the result of a later node, None if the nodes are in order."""
         made = {self.names[value] for value in self._late}

@@ -56,12 +56,10 @@ def _edited(model: WorkingModel, function: Any, script: str) -> ModelProto:  # n
 def _check_order(model: ModelProto, spec: str) -> None:
     """Raise InputError if a node reads a tensor that nothing makes, or that a later node makes."""
     graph = Graph(model)
-    given = {*graph.inputs, *graph.stored}
-    for node in graph.main:
-        missing = next((v for v in graph.needs[node] if v not in given and not 0 <= graph.producer[v] < node), None)
-        if missing is not None:
-            raise InputError(
-                f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads "
-                f"{graph.names[missing]!r}, which no node before it makes",
-                "end with graph.cleanup().toposort()",
-            )
+    if unmade := graph.first_unmade():
+        node, value = unmade
+        raise InputError(
+            f"after {spec}, {graph.nodes[node].op_type} {graph.nodes[node].name!r} reads {graph.names[value]!r}, "
+            "which no node before it makes",
+            "end with graph.cleanup().toposort()",
+        )

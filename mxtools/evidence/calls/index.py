@@ -316,4 +316,4 @@ def scope_steps(names: Iterable[str]) -> list[tuple[str, str]]:
 
 def _named(below: Mapping[str, Found], name: str) -> Found | None:
     """Return what has a name, or has it without the number of a call; None if there is none."""
-    return below.get(name, below.get(_COUNT.sub("", name)))
+    return below[name] if name in below else below.get(_COUNT.sub("", name))

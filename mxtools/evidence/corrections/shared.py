@@ -210,18 +210,16 @@ class _UnclaimedResults:
         value = self._original(value)
         wishes = self._wishes[call, value] = [t.id for t in fitting]
         has_one = any(self._claims.get((call, t)) == value for t in wishes) or self._assign(call, value)
-        return has_one or any(self._is_claimed_reshaped(call, t, value) for t in fitting if t.shape == shape.dims)
+        equal = (self._claims.get((call, t.id), value) for t in fitting if t.shape == shape.dims)
+        return has_one or any(self._is_reshaped(claiming, value) for claiming in equal)
 
-    def _is_claimed_reshaped(self, call: int, tensor: TracedTensor, value: int) -> bool:
-        """Return whether a value reshaped has claimed a tensor: an exporter does it once for a call and its caller."""
-        maker = self.graph.producer[self._claims.get((call, tensor.id), value)]
-        return maker != NOWHERE and self.graph.operators[maker].keeps_elements and self.graph.reads[maker][0] == value
+    def _is_reshaped(self, value: int, source: int) -> bool:
+        """Return whether a value is another one reshaped, as an exporter does once for a call and its caller."""
+        maker = self.graph.producer[value]
+        return maker != NOWHERE and self.graph.operators[maker].keeps_elements and self.graph.reads[maker][0] == source
 
     def _lacks_turn(self, tensor: TracedTensor, value: int) -> bool:
-        """Return whether an operation turned a tensor with equal dimensions, but no node did, so a value is unturned.
-
-        Its shape does not show that.
-        """
+        """Return whether an operation turned a tensor but no node did, which equal dimensions do not show."""
         last = self.maker.get(tensor.id)
         if last is None or last.name not in TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
             return False

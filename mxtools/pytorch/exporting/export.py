@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from mxtools.errors import InputError, UsageError
 from mxtools.files.wire import split
+from mxtools.graph.index import Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.pytorch.eval_mode import copied, settled
 from mxtools.pytorch.exporting.axes import check_axes, rename_symbols, shapes_for_torch
@@ -51,13 +52,14 @@ def export(subject: Subject, path: Path, exporter: str, options: Options | None 
         try:
             with settled(subject.model), _random_kept():
                 EXPORTERS[exporter](subject, path, options, watcher)
-                written = WorkingModel.read(path).proto
-                _check_opset(written, exporter, options)
+                model = WorkingModel.read(path)
+                _check_opset(model.proto, options)
+                _check_all_is_made(model.graph)
         except Exception as problem:
             _raise_disk_error(problem)
             error, trail = _cause(problem), traceback.format_exc()
     if error is None:
-        _check_inputs_are_read(subject, written)
+        _check_inputs_are_read(subject, model.proto)
     return ExportAttempt(exporter, path, error, log.text + trail, watcher.found(), watcher.kept)
 
 
@@ -180,11 +182,18 @@ EXPORTERS: dict[str, Callable[[Subject, Path, Options, Watcher], None]] = {
 }
 
 
-def _check_opset(written: ModelProto, exporter: str, options: Options) -> None:
+def _check_opset(written: ModelProto, options: Options) -> None:
     """Raise InputError if the exporter wrote another operator set than the one it was told to write."""
     version = {entry.domain: entry.version for entry in written.opset_import}.get("")
     if options.opset is not None and version not in (None, options.opset):
-        raise InputError(f"{exporter} wrote operator set {version} instead of {options.opset}")
+        raise InputError(f"it wrote operator set {version} instead of {options.opset}")
+
+
+def _check_all_is_made(graph: Graph) -> None:
+    """Raise InputError if a node reads what nothing makes: exporters have written such files without an error."""
+    if unmade := graph.first_unmade():
+        node, value = unmade
+        raise InputError(f"it wrote a {graph.nodes[node].op_type} of {graph.names[value]!r}, which nothing makes")
 
 
 def _check_inputs_are_read(subject: Subject, written: ModelProto) -> None:
@@ -292,5 +301,6 @@ def _cause(error: BaseException) -> str:
     for problem in reversed(chain):
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
         if lines:
-            return f"{type(problem).__name__}: {lines[0][:200]}".rstrip(".:") + where
+            kind = "" if isinstance(problem, InputError) else f"{type(problem).__name__}: "
+            return f"{kind}{lines[0][:200]}".rstrip(".:") + where
     return type(error).__name__ + where
