@@ -103,6 +103,58 @@ def test_the_trace_alone_tells_the_modules_of_a_quantised_file(tmp_path: Path, w
         assert len({name.removesuffix("_quantized") for name in found.filter(call).output_names}) == 1
 
 
+class Clamped(nn.Module):
+    """Ends two modules and itself with Relus, which the quantiser takes away, and gives BatchNorms to convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.LeakyReLU(0.2))
+        self.box, self.flat = nn.Conv2d(8, 4, 1), nn.Flatten()
+        self.mean, self.spread = nn.Linear(64, 4), nn.Linear(64, 4)
+        for norm in (each for each in self.modules() if isinstance(each, nn.BatchNorm2d)):
+            nn.init.uniform_(norm.weight, 0.5, 2.0)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.flat(torch.relu(self.box(self.body(self.stem(x)))))
+        return self.mean(y), self.spread(y)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_names_that_count_operations_tell_the_modules_of_a_quantised_file(tmp_path: Path, form: QuantFormat) -> None:
+    """The quantiser appends to the names of torch.export, and gives what a Relu made to the convolution before it."""
+    torch.manual_seed(0)
+    module, x = Clamped().eval(), torch.randn(1, 3, 8, 8)
+    trace, model = mxtools.trace(module, (x,)), mxtools.export(module, (x,), exporter="dynamo")
+    before, after = str(tmp_path / "float.onnx"), str(tmp_path / "quantised.onnx")
+    model.save(before)
+    rows = Once(model.input_names[0], x.numpy())
+    quantize_static(before, after, rows, quant_format=form, weight_type=QuantType.QUInt8)
+    found = mxtools.load(after)
+    for node in found.proto.graph.node:
+        del node.metadata_props[:]
+    found.tag(trace)
+    scopes: dict[str, str] = {}
+    for node in found.proto.graph.node:
+        if node.name.startswith("node_"):
+            scopes[node.name.removeprefix("node_").removesuffix("_quant")] = keys.props(node)[keys.SCOPE]
+    first = next(name for name in scopes if name.startswith("Conv"))
+    wanted = {first: "stem.2", "conv2d_1": "body.0", "instance_norm": "body.1", "leaky_relu": "body.2", "conv2d_2": "."}
+    assert scopes.items() >= {**wanted, "linear": "mean", "linear_1": "spread"}.items()
+    for call in ("stem.0", "stem.1", "box"):  # a Relu is done with what they returned
+        with pytest.raises(AbsentError, match=r"merged into|ends inside"):
+            found.filter(call)
+    feeds = {model.input_names[0]: x.numpy()}
+    with torch.no_grad():
+        wanted_stem = module.stem(x).numpy()
+    (got,) = found.filter("stem").run(feeds).values()
+    if got.dtype == np.float32:  # otherwise the part ends with the quantised numbers
+        assert got.min() >= 0
+        np.testing.assert_allclose(got, wanted_stem, atol=0.1)
+
+
 GELU = """
 . Net x:2x4 -> y:2x4
 fc Linear x:2x4 -> h:2x4

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mxtools.evidence.calls.index import call_index
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
+from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.shapes import Array
+from mxtools.matching.surviving_names import name_before
 from mxtools.pipeline.working_model import WorkingModel
 
 ROUNDED = 1e-2
@@ -28,9 +31,34 @@ def is_altered(model: WorkingModel, value: int) -> bool:
     The bias of a convolution has, if a tool folded a BatchNorm into it, or the addition of a constant. Without a trace,
     or if the trace has no fingerprint of the weight, nothing shows it.
     """
-    index, tensor = model.once(call_index), model.graph.initializers.get(value)
-    if not index or tensor is None or tensor.name not in index.weights:
+    index, name = model.once(call_index), weight_name(model.graph, value)
+    if not index or name not in index.weights:
         return False
-    traced = index.weights[tensor.name][1].fingerprint
-    own = fingerprint(model.weights.array(tensor)) if traced else None
+    traced = index.weights[name][1].fingerprint
+    elements = _elements(model, value) if traced else None
+    own = None if elements is None else fingerprint(elements)
     return own is not None and traced is not None and not same_fingerprint(own, traced, ROUNDED)
+
+
+def weight_name(graph: Graph, value: int) -> str:
+    """Return the name of a stored value; for one that a node turns back into floats, the name before the quantiser."""
+    maker = graph.producer[value]
+    is_quantised = maker != NOWHERE and graph.operators[maker].dequantises
+    return name_before(graph.names[graph.reads[maker][0]]) if is_quantised else graph.names[value]
+
+
+def _elements(model: WorkingModel, value: int) -> Array | None:
+    """Return the elements of a stored value, or of one that is quantised with one scale for all or for each channel."""
+    graph, maker = model.graph, model.graph.producer[value]
+    stored = [graph.initializers.get(v) for v in ((value,) if maker == NOWHERE else graph.reads[maker])]
+    tensors = [tensor for tensor in stored if tensor]
+    if len(tensors) < len(stored) or any(len(scale.dims) > 1 for scale in tensors[1:]):
+        return None
+    numbers, *others = map(model.weights.array, tensors)
+    if not others:
+        return numbers
+    axis = next((attribute.i for attribute in graph.nodes[maker].attribute if attribute.name == "axis"), 1)
+    shape = [-1 if place == axis else 1 for place in range(numbers.ndim)]
+    scale, *zero = (each.reshape(shape).astype("f") if each.size > 1 else each.astype("f") for each in others)
+    elements: Array = (numbers.astype("f") - (zero[0] if zero else 0)) * scale
+    return elements

@@ -10,13 +10,22 @@ the trace does not know.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
-from mxtools.evidence.operation_names import named_operations, owners_of, taken_apart, worker
+from mxtools.evidence.operation_names import (
+    named_operations,
+    own_name,
+    owners_of,
+    result_name,
+    stored_reads,
+    taken_apart,
+    worker,
+)
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import nodes_behind
+from mxtools.matching.surviving_names import QUANTISED
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Evidence
 from mxtools.scopes.scope import contains
@@ -24,6 +33,7 @@ from mxtools.traces.traced_calls import (
     fingerprints,
     first_equals,
     operations_making,
+    operations_reading,
     outputs_returned,
     plain_name,
     tensors_entering,
@@ -33,6 +43,8 @@ from mxtools.traces.traced_calls import (
 if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
 
+_CLAMPING = frozenset({"relu", "relu6", "clamp", "hardtanh"})
+"""Operations that quantisers remove."""
 MOST_FUSED = 8
 """The number of operations of which optimisers make one node, at most."""
 
@@ -54,12 +66,48 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
         for node, number in by_result.items()
         if node not in named or not _is_result(model.graph, node, plain_name(operations[named[node]].name))
     }
+    clamping = _clamping_too(model.graph, index.sidecar, known)
     open_ = {node: number for node, number in known.items() if annotations.call[node] is None}
-    for node, number in open_.items():
+    for node, own in open_.items():
+        number = clamping.get(node, own)
         call = operations[number].call
-        annotations.set(node, call, Evidence.NAME)
-        before = [c for c in _fused(model, index, node, number) if not annotations.hierarchy.within(call, c)]
+        for place in _with_quantisation(model.graph, node, operations[number]):
+            annotations.set(place, call, Evidence.NAME)
+        done = {*_fused(model, index, node, number), operations[own].call}
+        before = [c for c in sorted(done) if not annotations.hierarchy.within(call, c)]
         annotations.merged |= {node: (*before, call)} if before else {}
+
+
+def _clamping_too(graph: Graph, sidecar: Sidecar, known: Mapping[int, int]) -> dict[int, int]:
+    """Return the nodes with quantised results that do what a Relu did with these, each with the Relu's operation.
+
+    A quantiser takes the Relu away if the numbers of the node begin at zero.
+    """
+    quantised = {node: known[node] for node in known if graph.names[graph.writes[node][0]].endswith(QUANTISED)}
+    if not quantised:
+        return {}
+    numbers = {operation.outputs[0]: n for n, operation in enumerate(sidecar.operations) if operation.outputs}
+    readers, done, found = operations_reading(sidecar), {*known.values()}, dict[int, int]()
+    for node, number in quantised.items():
+        reading = readers.get(sidecar.operations[number].outputs[0], ())
+        if len(reading) == 1 and plain_name(reading[0].name) in _CLAMPING:
+            number = numbers[reading[0].outputs[0]]
+            found |= {} if number in done else {node: number}
+    return found
+
+
+def _with_quantisation(graph: Graph, node: int, operation: Operation) -> Iterator[int]:
+    """Yield a node, and those behind it that only turn its quantised results back into floats.
+
+    Where a quantiser took a Relu away, the quantisation behind does its work, since its numbers begin at zero.
+    """
+    readers = [reader for value in graph.writes[node] for reader in graph.readers[value]]
+    yield node
+    yield from (reader for reader in readers if graph.operators[reader].dequantises)
+    if plain_name(operation.name) in _CLAMPING and graph.nodes[node].op_type not in ("Relu", "Clip"):
+        for reader in readers:
+            if graph.operators[reader].is_named("QuantizeLinear"):
+                yield from _with_quantisation(graph, reader, operation)
 
 
 def _results_of_tools(graph: Graph) -> dict[int, int]:
@@ -86,17 +134,20 @@ def _by_their_results(
 def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> list[int]:
     """Return the calls whose work a node does before its operation, if it reads more than the operation did.
 
-    It is the one whose weights it reads. If a tool made the node, or put more into a Conv or Gemm, it is also those
-    that made what the operation read, but what no value of the graph is.
+    It is the one whose weights it reads. If a tool made the node, put more into a Conv or Gemm, or gave the node the
+    result of another operation than its name says, it is also those that made what the operation read, but what no
+    value of the graph is.
     """
     graph, operation = model.graph, index.sidecar.operations[number]
-    read = [value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted]
-    if len(read) <= len(operation.inputs):
+    read = {value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted}
+    quantised = {*stored_reads(graph, node)}.difference(graph.reads[node])
+    if len(read | quantised) <= len(operation.inputs):
         return []
     found, owners = set[int](), owners_of(graph, index, node)
     if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
         found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
-    if graph.nodes[node].domain or graph.operators[node].is_product:
+    is_of_tool = taken_apart(own_name(graph.nodes[node]))[0] not in ("", plain_name(operation.name))
+    if graph.nodes[node].domain or graph.operators[node].is_product or is_of_tool:
         found.update(_unmatched_before(model, index.sidecar, node, operation))
     return sorted(found - {operation.call})
 
@@ -191,15 +242,18 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
 
 def _is_result(graph: Graph, node: int, name: str) -> bool:
     """Return whether a node's result is that of an operation of this name, and not of one that was fused with it."""
-    return name in (taken_apart(graph.names[graph.writes[node][0]])[0], plain_name(graph.nodes[node].op_type))
+    return name in (taken_apart(result_name(graph, graph.writes[node][0]))[0], plain_name(graph.nodes[node].op_type))
 
 
 def _operands(graph: Graph, node: int, count: int) -> tuple[int, ...]:
     """Return what a node reads for an operation of so many inputs; nothing if it reads more or less.
 
     Tools put a Gemm between two Reshapes. Then the last one has the name, and what the first one reads is what the
-    operation read. Exporters make a product and an Add of a linear operation; together these read what it read.
+    operation read. Exporters make a product and an Add of a linear operation; together these read what it read. A
+    DequantizeLinear behind the node that did the operation reads its result.
     """
+    if graph.operators[node].dequantises:
+        return ()
     values = tuple(graph.reads[worker(graph, node)])
     maker = graph.producer[values[0]] if values else NOWHERE
     if len(values) == count - 1 and maker != NOWHERE and graph.operators[maker].is_product:

@@ -27,17 +27,21 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.matching.surviving_names import QUANTISED, name_before
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.scope import contains
 from mxtools.traces.traced_calls import first_equals, outputs_returned, plain_name
 
 if TYPE_CHECKING:
+    from onnx import NodeProto
+
     from mxtools.traces.sidecar import Sidecar
 
 _COUNTED = re.compile(r"([a-z][a-z0-9_]*?)(?:_(\d{1,9}))?(?:__\d{1,9})?")
@@ -46,6 +50,8 @@ _TAKEN = frozenset({*dir(builtins), *keyword.kwlist})
 """Names that torch.fx does not give without a number, because Python has them: the first `sum` is `sum_1`."""
 _NODE = "node_"
 """What the exporter puts in front of the name of a result to name its node."""
+_QUANTISING = "_quant"
+"""What ONNX Runtime appends to the name of a node in whose place it puts one that works on quantised numbers."""
 ROUNDS = 4
 """How often nodes are searched between known ones: each time more are known. More rounds find hardly any."""
 Sharing = tuple[list[int], list[int]]
@@ -104,17 +110,43 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
     first if it is what the node does. Then the result has the name of an operation that did nothing and was removed.
     """
     found: dict[str, dict[int, int]] = defaultdict(dict)
-    for node in graph.main:
+    for node in sorted(graph.main, key=partial(_is_of_quantiser, graph)):
         proto = graph.nodes[node]
         if proto.name.startswith("/"):  # of TorchScript
             continue
-        texts = [*(graph.names[value] for value in graph.writes[node][:1]), proto.name.removeprefix(_NODE)]
+        texts = [
+            *(result_name(graph, value) for value in graph.writes[node][:1]),
+            own_name(proto),
+        ]
         for text in sorted(texts, key=lambda text: taken_apart(text)[0] != plain_name(proto.op_type)):
             name, number = taken_apart(text)
             if name in known and name not in _PARTS:
                 found[name].setdefault(number - (name in _TAKEN), node)
                 break
     return {name: dict(sorted(nodes.items())) for name, nodes in found.items() if min(nodes) >= 0}
+
+
+def _is_of_quantiser(graph: Graph, node: int) -> int:
+    """Return 1 for a node with quantised results or a name from a quantiser, 2 for a DequantizeLinear, otherwise 0.
+
+    A ConvInteger only begins what the node with the name of the result ends, and behind a QLinearConv with this name,
+    a DequantizeLinear only repeats it.
+    """
+    named = (
+        graph.nodes[node].name.endswith(_QUANTISING),
+        *(graph.names[v].endswith(QUANTISED) for v in graph.writes[node]),
+    )
+    return 2 if graph.operators[node].dequantises else int(any(named))
+
+
+def own_name(node: NodeProto) -> str:
+    """Return the name of a node, without what the exporter and a quantiser added: `linear_3`."""
+    return node.name.removeprefix(_NODE).removesuffix(_QUANTISING)
+
+
+def result_name(graph: Graph, value: int) -> str:
+    """Return the name of a value, without what a quantiser appended to it."""
+    return graph.names[value].removesuffix(QUANTISED)
 
 
 def taken_apart(text: str) -> tuple[str, int]:
@@ -131,8 +163,17 @@ def worker(graph: Graph, node: int) -> int:
 
 def owners_of(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
     """Return the modules whose weights a node reads; several can have the same one."""
-    stored = (graph.names[value] for value in graph.reads[worker(graph, node)] if value in graph.stored)
-    return frozenset(owner for name in stored for owner in index.owners.get(name, ()))
+    names = [graph.names[value] for value in stored_reads(graph, worker(graph, node))]
+    known = [name if name in index.owners else name_before(name) for name in names]
+    return frozenset(owner for name in known for owner in index.owners.get(name, ()))
+
+
+def stored_reads(graph: Graph, node: int) -> list[int]:
+    """Return the stored values that a node reads, also quantised ones that a node before it turns back into floats."""
+    makers = [(value, graph.producer[value]) for value in graph.reads[node]]
+    quantised = [maker != NOWHERE and graph.operators[maker].dequantises for _, maker in makers]
+    read = [graph.reads[maker][0] if back else value for (value, maker), back in zip(makers, quantised, strict=True)]
+    return [value for value in read if value in graph.stored]
 
 
 def _by_count(nodes: Mapping[int, int], ran: Sequence[int]) -> dict[int, int]:

@@ -33,10 +33,11 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
-from mxtools.evidence.altered_weights import is_altered
+from mxtools.evidence.altered_weights import is_altered, weight_name
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.corrections.ended import enter_ended
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
+from mxtools.evidence.operation_names import stored_reads
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE
 from mxtools.pipeline.working_model import WorkingModel
@@ -261,13 +262,7 @@ class _FusedCalls:
 
     def _reads_weights(self, node: int) -> bool:
         """Return whether a node reads a weight of the model, or another constant of numbers, perhaps quantised."""
-        graph = self.graph
-        read = [*graph.reads[node]]
-        for value in graph.reads[node]:
-            maker = graph.producer[value]
-            if maker != NOWHERE and graph.operators[maker].dequantises and graph.is_constant(maker):
-                read += graph.reads[maker][:1]
-        tensors = (graph.initializers.get(value) for value in read)
+        tensors = (self.graph.initializers.get(value) for value in stored_reads(self.graph, node))
         return any(t is not None and (t.name in self.tied or math.prod(t.dims) > 1) for t in tensors)
 
     def _adds_bias(self, node: int) -> bool:
@@ -347,7 +342,7 @@ class _FusedCalls:
         """
         read = self.constants_read[call].union(*(self.graph.reads[node] for node in self.nodes[call]))
         weights = self.weights[self.sidecar.calls[call].module]
-        own = [value for value in read if self.tied.get(self.graph.names[value]) in weights]
+        own = [value for value in read if self.tied.get(weight_name(self.graph, value)) in weights]
         return bool(weights) and all(is_altered(self.model, value) for value in own)
 
     def _move(self, node: int, call: int) -> None:
