@@ -131,7 +131,8 @@ def test_names_that_count_operations_tell_the_modules_of_a_quantised_file(tmp_pa
     before, after = str(tmp_path / "float.onnx"), str(tmp_path / "quantised.onnx")
     model.save(before)
     rows = Once(model.input_names[0], x.numpy())
-    quantize_static(before, after, rows, quant_format=form, weight_type=QuantType.QUInt8)
+    unsigned = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8}
+    quantize_static(before, after, rows, quant_format=form, **unsigned)
     found = mxtools.load(after)
     for node in found.proto.graph.node:
         del node.metadata_props[:]
