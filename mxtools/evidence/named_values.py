@@ -67,12 +67,15 @@ def annotate_by_operations(model: WorkingModel, index: CallIndex) -> None:
         if node not in named or not _is_result(model.graph, node, plain_name(operations[named[node]].name))
     }
     clamping = _clamping_too(model.graph, index.sidecar, known)
-    open_ = {node: number for node, number in known.items() if annotations.call[node] is None}
-    for node, own in open_.items():
+    for node, own in known.items():
         number = clamping.get(node, own)
         call = operations[number].call
-        for place in _with_quantisation(model.graph, node, operations[number]):
+        behind = _with_quantisation(model.graph, node, operations[number])
+        open_ = [place for place in behind if annotations.call[place] is None]
+        for place in open_:
             annotations.set(place, call, Evidence.NAME)
+        if node not in open_:
+            continue
         done = {*_fused(model, index, node, number), operations[own].call}
         before = [c for c in sorted(done) if not annotations.hierarchy.within(call, c)]
         annotations.merged |= {node: (*before, call)} if before else {}
