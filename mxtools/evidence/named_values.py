@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from mxtools.traces.sidecar import Operation, Sidecar
 
 _CLAMPING = frozenset({"relu", "relu6", "clamp", "hardtanh"})
-"""Operations that quantisers remove."""
+"""Operations whose operators quantisers remove."""
+_CLAMPS = frozenset({"Relu", "Clip"})
+"""These operators."""
 MOST_FUSED = 8
 """The number of operations of which optimisers make one node, at most."""
 
@@ -86,31 +88,38 @@ def _clamping_too(graph: Graph, sidecar: Sidecar, known: Mapping[int, int]) -> d
 
     A quantiser takes the Relu away if the numbers of the node begin at zero.
     """
-    quantised = {node: known[node] for node in known if graph.names[graph.writes[node][0]].endswith(QUANTISED)}
+    quantised = [n for n in known if any(graph.names[v].endswith(QUANTISED) for v in graph.writes[n])]
     if not quantised:
         return {}
     numbers = {operation.outputs[0]: n for n, operation in enumerate(sidecar.operations) if operation.outputs}
     readers, done, found = operations_reading(sidecar), {*known.values()}, dict[int, int]()
-    for node, number in quantised.items():
-        reading = readers.get(sidecar.operations[number].outputs[0], ())
-        if len(reading) == 1 and plain_name(reading[0].name) in _CLAMPING:
+    for node in quantised:
+        reading = [operation for t in sidecar.operations[known[node]].outputs for operation in readers.get(t, ())]
+        if len(reading) == 1 and plain_name(reading[0].name) in _CLAMPING and not _is_clamped(graph, node):
             number = numbers[reading[0].outputs[0]]
             found |= {} if number in done else {node: number}
     return found
 
 
-def _with_quantisation(graph: Graph, node: int, operation: Operation) -> Iterator[int]:
+def _is_clamped(graph: Graph, node: int) -> bool:
+    """Return whether a Relu or Clip reads the results of a node, also as floats."""
+    behind = [reader for place in _with_quantisation(graph, node) for reader in graph.targets(place)]
+    return any(graph.nodes[reader].op_type in _CLAMPS for reader in behind)
+
+
+def _with_quantisation(graph: Graph, node: int, operation: Operation | None = None) -> Iterator[int]:
     """Yield a node, and those behind it that only turn its quantised results back into floats.
 
-    Where a quantiser took a Relu away, the quantisation behind does its work, since its numbers begin at zero.
+    Where a quantiser took the Relu of an operation away, the quantisation behind does its work, since its numbers begin
+    at zero.
     """
-    readers = [reader for value in graph.writes[node] for reader in graph.readers[value]]
+    readers = [*graph.targets(node)]
     yield node
     yield from (reader for reader in readers if graph.operators[reader].dequantises)
-    if plain_name(operation.name) in _CLAMPING and graph.nodes[node].op_type not in ("Relu", "Clip"):
+    if operation and plain_name(operation.name) in _CLAMPING and graph.nodes[node].op_type not in _CLAMPS:
         for reader in readers:
             if graph.operators[reader].is_named("QuantizeLinear"):
-                yield from _with_quantisation(graph, reader, operation)
+                yield from _with_quantisation(graph, reader)
 
 
 def _results_of_tools(graph: Graph) -> dict[int, int]:
@@ -245,7 +254,7 @@ def named_matches(model: WorkingModel) -> dict[int, list[int]]:
 
 def _is_result(graph: Graph, node: int, name: str) -> bool:
     """Return whether a node's result is that of an operation of this name, and not of one that was fused with it."""
-    return name in (taken_apart(result_name(graph, graph.writes[node][0]))[0], plain_name(graph.nodes[node].op_type))
+    return name in (taken_apart(result_name(graph, node))[0], plain_name(graph.nodes[node].op_type))
 
 
 def _operands(graph: Graph, node: int, count: int) -> tuple[int, ...]:

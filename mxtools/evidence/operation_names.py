@@ -114,10 +114,7 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
         proto = graph.nodes[node]
         if proto.name.startswith("/"):  # of TorchScript
             continue
-        texts = [
-            *(result_name(graph, value) for value in graph.writes[node][:1]),
-            own_name(proto),
-        ]
+        texts = [result_name(graph, node), own_name(proto)]
         for text in sorted(texts, key=lambda text: taken_apart(text)[0] != plain_name(proto.op_type)):
             name, number = taken_apart(text)
             if name in known and name not in _PARTS:
@@ -144,9 +141,9 @@ def own_name(node: NodeProto) -> str:
     return node.name.removeprefix(_NODE).removesuffix(_QUANTISING)
 
 
-def result_name(graph: Graph, value: int) -> str:
-    """Return the name of a value, without what a quantiser appended to it."""
-    return graph.names[value].removesuffix(QUANTISED)
+def result_name(graph: Graph, node: int) -> str:
+    """Return the name of a node's first result, without what a quantiser appended to it; empty if it has none."""
+    return next((graph.names[value].removesuffix(QUANTISED) for value in graph.writes[node]), "")
 
 
 def taken_apart(text: str) -> tuple[str, int]:
