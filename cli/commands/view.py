@@ -83,12 +83,12 @@ def command(
     if open_ and is_pipe(output):
         output = _page_of(source)
     check_json(json, output)
-    _check_ending(format_, output)
     is_model = format_ == "model-explorer" and output.endswith(".onnx")
     check_output(output, readable=format_ in DRAWINGS, replacing=source if is_model else None)
     if against is not None and is_pipe(source) and is_pipe(against):
         raise UsageError("both graphs cannot come from stdin", "give the file of one")
     model = read_model(source, data_dir)
+    _check_ending(format_, output)  # whether it would overwrite what is read comes first
     shown, first = _structure(model, source, metric or [], statistics)
     first = first or ("parameters" if against is None else "")
     differing = ""

@@ -115,7 +115,8 @@ def _by_trace(model: WorkingModel, index: CallIndex, named: Mapping[str, list[in
     names = {name: [node for node in nodes if node not in of_tools] for name, nodes in named.items()}
     found = {name: known for name in names if (known := index.by_name(name))[0]}
     rooted = {name: nodes for name, nodes in names.items() if name.startswith("/") or not name}
-    require_same_model(model.name, index.sidecar, rooted, found, lambda name: name[1:])
+    same = {name for name in found if index.names_module(name)}  # a hook's calls could be another model's
+    require_same_model(model.name, index.sidecar, rooted, same, lambda name: name[1:])
     by_module: dict[tuple[Candidates, str], list[int]] = defaultdict(list)
     for name, known in found.items():
         by_module[known] += names[name]

@@ -202,17 +202,26 @@ class CallIndex:
         The name comes without its last component. The part ends before the first component that is not a module. If
         that is the very first one, there are no calls.
         """
-        names, count, place = name_components(text), 0, self._places[self.start]
-        for name in names:
-            following = _named(self._next[place], name)
-            if following is None:
-                break
-            place = following
-            count += 1
-        calls = self._calls_at[place] if count or not names else []
+        names = name_components(text)
+        calls, count = self._called_by_steps(names)
         if count < len(names):
             calls, count = max((calls, count), self._called_by_hook(names), key=itemgetter(1))
         return self._interned(tuple(calls)), "/".join(names[:count])
+
+    def names_module(self, text: str) -> bool:
+        """Return whether a node name, without its last component, begins with a module that is called where it says."""
+        names = name_components(text)
+        return not names or self._called_by_steps(names)[1] > 0
+
+    def _called_by_steps(self, names: Sequence[str]) -> tuple[list[int], int]:
+        """Return the calls that names lead to, each the next one's caller, and how many of the names do."""
+        place = self._places[self.start]
+        for count, name in enumerate(names):
+            following = _named(self._next[place], name)
+            if following is None:
+                return (self._calls_at[place] if count else []), count
+            place = following
+        return self._calls_at[place], len(names)
 
     def _called_by_hook(self, names: Sequence[str]) -> tuple[list[int], int]:
         """Return the calls in a hook that names lead to, and how many of the names do.
