@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mxtools.evidence.calls.index import call_index
 from mxtools.graph.fingerprints import fingerprint, same_fingerprint
-from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.index import Graph
 from mxtools.graph.shapes import Array
 from mxtools.matching.surviving_names import name_before
 from mxtools.pipeline.working_model import WorkingModel
@@ -42,23 +42,25 @@ def is_altered(model: WorkingModel, value: int) -> bool:
 
 def weight_name(graph: Graph, value: int) -> str:
     """Return the name of a stored value; for one that a node turns back into floats, the name before the quantiser."""
-    maker = graph.producer[value]
-    is_quantised = maker != NOWHERE and graph.operators[maker].dequantises
-    return name_before(graph.names[graph.reads[maker][0]]) if is_quantised else graph.names[value]
+    stored = graph.before_floats(value)
+    return graph.names[value] if stored == value else name_before(graph.names[stored])
 
 
 def _elements(model: WorkingModel, value: int) -> Array | None:
     """Return the elements of a stored value, or of one that is quantised with one scale for all or for each channel."""
     graph, maker = model.graph, model.graph.producer[value]
-    stored = [graph.initializers.get(v) for v in ((value,) if maker == NOWHERE else graph.reads[maker])]
-    tensors = [tensor for tensor in stored if tensor]
-    if len(tensors) < len(stored) or any(len(scale.dims) > 1 for scale in tensors[1:]):
+    if graph.before_floats(value) == value:
+        tensor = graph.initializers.get(value)
+        return None if tensor is None else model.weights.array(tensor)
+    tensors = [tensor for v in graph.reads[maker] if (tensor := graph.initializers.get(v)) is not None]
+    if len(tensors) < max(2, len(graph.reads[maker])):
         return None
     numbers, *others = map(model.weights.array, tensors)
-    if not others:
-        return numbers
     axis = next((attribute.i for attribute in graph.nodes[maker].attribute if attribute.name == "axis"), 1)
-    shape = [-1 if place == axis else 1 for place in range(numbers.ndim)]
-    scale, *zero = (each.reshape(shape).astype("f") if each.size > 1 else each.astype("f") for each in others)
+    channels = numbers.shape[axis] if -numbers.ndim <= axis < numbers.ndim else 1
+    if any(each.size not in (1, channels) for each in others):
+        return None
+    shape = [channels if place == axis % numbers.ndim else 1 for place in range(numbers.ndim)]
+    scale, *zero = (each.reshape(shape if each.size > 1 else ()).astype("f") for each in others)
     elements: Array = (numbers.astype("f") - (zero[0] if zero else 0)) * scale
     return elements

@@ -110,10 +110,9 @@ def _counted(graph: Graph, known: Container[str]) -> dict[str, dict[int, int]]:
     first if it is what the node does. Then the result has the name of an operation that did nothing and was removed.
     """
     found: dict[str, dict[int, int]] = defaultdict(dict)
-    for node in sorted(graph.main, key=partial(_is_of_quantiser, graph)):
+    nodes = (node for node in graph.main if not graph.nodes[node].name.startswith("/"))  # those are of TorchScript
+    for node in sorted(nodes, key=partial(_is_of_quantiser, graph)):
         proto = graph.nodes[node]
-        if proto.name.startswith("/"):  # of TorchScript
-            continue
         texts = [result_name(graph, node), own_name(proto)]
         for text in sorted(texts, key=lambda text: taken_apart(text)[0] != plain_name(proto.op_type)):
             name, number = taken_apart(text)
@@ -167,10 +166,7 @@ def owners_of(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
 
 def stored_reads(graph: Graph, node: int) -> list[int]:
     """Return the stored values that a node reads, also quantised ones that a node before it turns back into floats."""
-    makers = [(value, graph.producer[value]) for value in graph.reads[node]]
-    quantised = [maker != NOWHERE and graph.operators[maker].dequantises for _, maker in makers]
-    read = [graph.reads[maker][0] if back else value for (value, maker), back in zip(makers, quantised, strict=True)]
-    return [value for value in read if value in graph.stored]
+    return [value for value in map(graph.before_floats, graph.reads[node]) if value in graph.stored]
 
 
 def _by_count(nodes: Mapping[int, int], ran: Sequence[int]) -> dict[int, int]:

@@ -250,6 +250,16 @@ class Graph:
                 found.update(self.writes[node])
         return found
 
+    def data_reads(self, node: int) -> tuple[int, ...]:
+        """Return the values that a node reads; none if it asks only for a shape, which needs no tensor."""
+        return () if self.operators[node].reads_only_shape else self.reads[node]
+
+    def before_floats(self, value: int) -> int:
+        """Return the quantised numbers that a node turned back into floats to make a value; itself if none did."""
+        maker = self.producer[value]
+        is_quantised = maker != NOWHERE and self.operators[maker].dequantises and self.reads[maker]
+        return self.reads[maker][0] if is_quantised else value
+
     def first_unmade(self) -> tuple[int, int] | None:
         """Return the first node that reads what is neither given nor made before it, and that value; None if none."""
         given = {*self.inputs, *self.stored}

@@ -69,7 +69,7 @@ def hoist_shared(model: WorkingModel) -> None:
             if value in leaving or calls[node] != before:
                 unclaimed.hoist_or_claim(node, value)
         # a moved node now reads its inputs from outside of its old module, so they leave that module from now on
-        for value in _data_read(graph, node) if calls[node] != before else ():
+        for value in graph.data_reads(node) if calls[node] != before else ():
             maker = producer[value]
             if maker < node and maker != NOWHERE and calls[maker] != calls[node]:
                 leaving.add(value)
@@ -79,13 +79,8 @@ def hoist_shared(model: WorkingModel) -> None:
 def _crossing(graph: Graph, calls: Sequence[int | None]) -> set[int]:
     """Return the values that a node of one call makes and a node of another call reads."""
     made_in = [NOWHERE if maker == NOWHERE else calls[maker] for maker in graph.producer]
-    reading = ((v, at) for node, at in enumerate(calls) for v in _data_read(graph, node))
+    reading = ((v, at) for node, at in enumerate(calls) for v in graph.data_reads(node))
     return {v for v, at in reading if (made := made_in[v]) != at and made != NOWHERE}
-
-
-def _data_read(graph: Graph, node: int) -> Collection[int]:
-    """Return the values that a node reads; none if it asks only for a shape, since no tensor has to leave for that."""
-    return () if graph.operators[node].reads_only_shape else graph.reads[node]
 
 
 class _UnclaimedResults:
