@@ -156,6 +156,51 @@ def test_names_that_count_operations_tell_the_modules_of_a_quantised_file(tmp_pa
         np.testing.assert_allclose(got, wanted_stem, atol=0.1)
 
 
+class Swish(nn.Module):
+    """A convolution, whose BatchNorm the exporter puts into it, and an activation of two nodes."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 8, 3, groups=groups, bias=False), nn.BatchNorm2d(8)
+        self.act = nn.SiLU()
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        nn.init.uniform_(self.norm.bias, -0.5, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.act(self.norm(self.conv(x)))
+        return result
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_a_quantised_convolution_ends_where_its_norm_ends(tmp_path: Path, exporter: str, form: QuantFormat) -> None:
+    """What stands around it, or takes the place of a Sigmoid, is only there because numbers are quantised."""
+    torch.manual_seed(0)
+    module, x = nn.Sequential(Swish(3, 1), Swish(8, 8)).eval(), torch.randn(1, 3, 12, 12)
+    trace, model = mxtools.trace(module, (x,)), mxtools.export(module, (x,), exporter=exporter)
+    before, after = str(tmp_path / "float.onnx"), str(tmp_path / "quantised.onnx")
+    model.save(before)
+    unsigned = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8}
+    quantize_static(before, after, Once(model.input_names[0], x.numpy()), quant_format=form, **unsigned)
+    found = mxtools.load(after)
+    report = found.tag(trace)
+    placed: dict[str, list[str]] = {}
+    for node in found.proto.graph.node:
+        placed.setdefault(node.op_type.removeprefix("QLinear"), []).append(keys.props(node)[keys.SCOPE])
+    assert placed["Conv"] == ["0.norm", "1.norm"]
+    assert placed["Sigmoid"] == placed["Mul"] == ["0.act", "1.act"]
+    assert report.disagreements == 0
+    assert {reason for scope, reason in report.absent.items() if "conv" in scope} <= {
+        "merged: 0.norm",
+        "merged: 1.norm",
+    }
+    for call in ("0.conv", "1.conv"):
+        with pytest.raises(AbsentError, match=r"merged into|ends inside"):
+            found.filter(call)
+    assert len(found.filter("0.norm").output_names) == len(found.filter("0").output_names) == 1
+
+
 GELU = """
 . Net x:2x4 -> y:2x4
 fc Linear x:2x4 -> h:2x4

@@ -24,9 +24,12 @@ embeddings. Of two more layers on three, it is above a third, and of names that 
 """
 
 
-def calls_with_nodes(annotations: Annotations) -> set[int]:
-    """Return the calls that are the scopes of nodes, all calls around them, and the root."""
-    with_nodes = {call for call in annotations.call if call is not None}
+def calls_with_nodes(annotations: Annotations, passed_over: Collection[int] = ()) -> set[int]:
+    """Return the calls that are the scopes of nodes, all calls around them, and the root.
+
+    The nodes that are `passed_over` do not count.
+    """
+    with_nodes = {call for n, call in enumerate(annotations.call) if call is not None and n not in passed_over}
     return annotations.hierarchy.with_callers({ROOT_CALL, *with_nodes})
 
 

@@ -124,7 +124,7 @@ def _with_quantisation(graph: Graph, node: int, operation: Operation | None = No
 
 def _results_of_tools(graph: Graph) -> dict[int, int]:
     """Return the results of the nodes that a tool made, each with its node: their operators are not ONNX's."""
-    return {value: n for n in graph.main if graph.nodes[n].domain for value in graph.writes[n][:1]}
+    return {value: n for n in graph.main if graph.operators[n].is_compound for value in graph.writes[n][:1]}
 
 
 def _by_their_results(
@@ -159,7 +159,7 @@ def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> lis
     if owners and not any(contains(index.module[operation.call], owner) for owner in owners):
         found.update(sorted(c for owner in owners for c in index.by_module(owner) if c < operation.call)[-1:])
     is_of_tool = taken_apart(own_name(graph.nodes[node]))[0] not in ("", plain_name(operation.name))
-    if graph.nodes[node].domain or graph.operators[node].is_product or is_of_tool:
+    if graph.operators[node].is_compound or graph.operators[node].is_product or is_of_tool:
         found.update(_unmatched_before(model, index.sidecar, node, operation))
     return sorted(found - {operation.call})
 
@@ -289,14 +289,14 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
     by_result = _by_their_results(results, index.sidecar, {tensor: [value] for tensor, value in found.items()})
     ends, matched = {**by_result, **named}, _Known(found)
     for node, number in ends.items():
-        owners = owners_of(graph, index, node) if graph.nodes[node].domain else frozenset[str]()
+        owners = owners_of(graph, index, node) if graph.operators[node].is_compound else frozenset[str]()
         operation: Operation | None = index.sidecar.operations[number]
         for _ in range(MOST_FUSED if owners else 0):
             operation = makers.get(operation.inputs[0]) if operation and operation.inputs else None
             if operation and index.module[operation.call] in owners:
                 found.setdefault(operation.inputs[0], graph.reads[node][0])
                 break
-        if not graph.nodes[node].domain:
+        if not graph.operators[node].is_compound:
             continue
         tensors = {*_done_with(graph, index.sidecar, matched, node, index.sidecar.operations[number])[1]}
         values = {value for value in graph.reads[node] if graph.is_live(value)} - matched.told

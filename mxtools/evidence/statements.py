@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mxtools.errors import UsageError
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.exporter_metadata import exporter_paths
+from mxtools.graph.index import Graph
 from mxtools.pipeline.pipeline import Step
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
@@ -50,10 +51,17 @@ def disagreements(model: WorkingModel) -> dict[int, Statement]:
         call = annotations.call[node]
         if call is not None and scopes[call] in text.scopes and node not in annotations.merged:  # nearly all
             continue
-        done = annotations.calls_done(node)
+        done = annotations.calls_done(_converted(model.graph, node))
         if done and all(scopes[call] not in text.scopes for call in done):
             found[node] = text
     return found
+
+
+def _converted(graph: Graph, node: int) -> int:
+    """Return the node whose results one only turns into quantised numbers or back; itself if it does more."""
+    while graph.operators[node].is_conversion and (source := next(iter(graph.sources(node)), node)) < node:
+        node = source
+    return node
 
 
 class _Exporter:

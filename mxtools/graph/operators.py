@@ -79,13 +79,26 @@ class Operator:
     @property
     def keeps_numbers(self) -> bool:
         """Whether its first output stands for the same numbers as its first input, perhaps in another type."""
-        is_conversion = self.dequantises or (self.quantises and not self.is_product) or self.is_named("Cast")
-        return self.keeps_elements or is_conversion
+        return self.keeps_elements or self.is_conversion or self.is_named("Cast")
+
+    @property
+    def is_conversion(self) -> bool:
+        """Whether it only turns floats into quantised numbers, or such numbers into floats."""
+        return self.dequantises or (self.quantises and not self.is_product)
 
     @property
     def is_product(self) -> bool:
         """Whether it is a convolution or a matrix product."""
         return self.multiply_adds is not None
+
+    @property
+    def is_compound(self) -> bool:
+        """Whether it can do what several of ONNX's do: the model defines it, or it is a tool's, such as FusedConv."""
+        return self.asked is None or bool(self.asked[0] and not self.asked[1].startswith(_ON_QUANTISED))
+
+
+_ON_QUANTISED = ("QLinear", "QGemm")
+"""How the names of ONNX Runtime's operators begin that do on quantised numbers what one of ONNX's does on floats."""
 
 
 class Operators(dict[tuple[int, str, str, str], Operator]):

@@ -67,8 +67,8 @@ def enter_ended(annotations: Annotations, index: CallIndex) -> None:
                 continue
             if not (weight.tied or name in shared or tuple(sorted(weight.shape)) in lacking):
                 found.setdefault(node, []).append(ended[0])
-    for node, proto in enumerate(graph.nodes):
-        if proto.domain and node not in found and _reads_more(annotations, index, node):
+    for node, operator in enumerate(graph.operators):
+        if operator.is_compound and node not in found and _reads_more(annotations, index, node):
             found[node] = []
     if found:
         _EndedCalls(annotations, index).enter(found)

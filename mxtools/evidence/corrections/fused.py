@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.evidence.absent import calls_with_nodes, is_vacuous
@@ -39,7 +40,7 @@ from mxtools.evidence.corrections.ended import enter_ended
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.evidence.operation_names import stored_reads
 from mxtools.graph.fingerprints import same_fingerprint
-from mxtools.graph.index import NOWHERE
+from mxtools.graph.index import NOWHERE, Graph
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.traces.traced_calls import (
@@ -73,7 +74,8 @@ def assign_fused(model: WorkingModel) -> None:
 
 def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> None:
     """Find the nodes in which calls end: by values, by weights, and then by the order in which calls ran."""
-    sidecar, with_nodes = index.sidecar, calls_with_nodes(annotations)
+    sidecar = index.sidecar
+    with_nodes = calls_with_nodes(annotations, _dequantising_weights(annotations.graph))
     assign_fused_by_values(model, sidecar, with_nodes)
     enter_ended(annotations, index)
     ended = set().union(*annotations.merged.values())
@@ -92,6 +94,11 @@ def _assign(model: WorkingModel, annotations: Annotations, index: CallIndex) -> 
         fused.assign_before(call)
     for call, caller in followed.items():
         fused.assign_after(call, caller)
+
+
+def _dequantising_weights(graph: Graph) -> set[int]:
+    """Return the nodes that only turn quantised weights back into floats."""
+    return {node for node, operator in enumerate(graph.operators) if operator.dequantises and graph.is_constant(node)}
 
 
 def _end_around(annotations: Annotations, sidecar: Sidecar) -> None:
@@ -172,8 +179,8 @@ class _FusedCalls:
     that is the same tensor; `weights` and `weight_shapes`, those of each module, by its path; `maker`, the innermost
     call that returned each tensor, by its id; `takers`, the calls that were given it; `made`, the ids of the tensors
     that a call's own operations made; `operation`, the operation that made each tensor; `tensors`, those of the calls,
-    by their ids; `ends`, see `call_ends`; `nodes`, the nodes of the main graph except for constants, by call;
-    `constants_read`, what those constants read, such as a weight that is expanded.
+    by their ids; `ends`, see `call_ends`; `nodes`, by call, the nodes of the main graph except for constants and those
+    that only quantise; `constants_read`, what those constants read, such as a weight that is expanded.
     """
 
     def __init__(self, model: WorkingModel, sidecar: Sidecar, with_nodes: set[int]) -> None:
@@ -201,7 +208,7 @@ class _FusedCalls:
                 continue
             if graph.is_constant(node):
                 self.constants_read[at].update(graph.reads[node])
-            else:
+            elif not graph.operators[node].is_conversion:
                 self.nodes.setdefault(at, []).append(node)
 
     def assign(self, call: int) -> None:
@@ -327,7 +334,7 @@ class _FusedCalls:
 
     def _weights_left(self, node: int) -> Counter[tuple[int, ...]]:
         """Return the shapes of a node's weights, without those of the modules whose work it does."""
-        tensors = (self.graph.initializers.get(value) for value in self.graph.reads[node])
+        tensors = (self.graph.initializers.get(value) for value in stored_reads(self.graph, node))
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
         left.subtract(shape for done in self.annotations.calls_done(node) for shape in self._weight_shapes_of(done))
         return left
@@ -345,6 +352,13 @@ class _FusedCalls:
         own = [value for value in read if self.tied.get(weight_name(self.graph, value)) in weights]
         return bool(weights) and all(is_altered(self.model, value) for value in own)
 
+    def _conversions_behind(self, node: int) -> Iterator[int]:
+        """Yield the nodes behind one that only turn its results into quantised numbers, or such numbers into floats."""
+        for reader in self.graph.targets(node):
+            if self.graph.operators[reader].is_conversion:
+                yield reader
+                yield from self._conversions_behind(reader)
+
     def _move(self, node: int, call: int) -> None:
         """Give a node to the call whose output it makes."""
         annotations = self.annotations
@@ -352,7 +366,9 @@ class _FusedCalls:
         assert at is not None
         ending = ending_with(self.sidecar.calls, at, call, self._origin)
         annotations.merged[node] = (*ending, *annotations.calls_done(node), call)
-        annotations.call[node] = call
+        for moved in (node, *self._conversions_behind(node)):
+            if annotations.call[moved] == at:
+                annotations.call[moved] = call
         self.nodes[at].remove(node)
         insort(self.nodes.setdefault(call, []), node)
         self.with_nodes.update(annotations.hierarchy.lineage(call))
