@@ -22,15 +22,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import blake2b
 
 from onnx import AttributeProto, TensorProto
-from onnx.defs import OpSchema
 
 from mxtools.files.weights import DataPlace, is_deferred, is_external
 from mxtools.graph.index import NOWHERE
-from mxtools.graph.operators import operator_key, operator_title
+from mxtools.graph.operators import default_attributes, operator_key, operator_title
 from mxtools.graph.types import type_of, type_text
 from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
@@ -203,14 +202,6 @@ class Contents:
                 return digest
             self._digests[known] = digest
         return self._digests[known]
-
-
-@cache
-def default_attributes(schema: OpSchema | None) -> frozenset[bytes]:
-    """Return the attributes that make no difference to an operator, because they have its default values."""
-    if schema is None:
-        return frozenset()
-    return frozenset(attribute_bytes(a.default_value) for a in schema.attributes.values() if a.default_value.name)
 
 
 def attribute_bytes(attribute: AttributeProto) -> bytes:

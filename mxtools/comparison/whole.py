@@ -20,9 +20,9 @@ from hashlib import blake2b
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from mxtools.comparison.contents import Contents, attribute_bytes, default_attributes
+from mxtools.comparison.contents import Contents, attribute_bytes
 from mxtools.graph.functions import function_nodes
-from mxtools.graph.operators import OperatorKey, function_key, operator_key, versions
+from mxtools.graph.operators import OperatorKey, default_attributes, function_key, operator_key, versions
 from mxtools.graph.order import graphs_in, in_order_of_flow
 from mxtools.graph.walk import in_order
 

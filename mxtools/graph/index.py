@@ -27,7 +27,7 @@ from onnx import (
 )
 
 from mxtools.errors import InputError
-from mxtools.graph.operators import Operator, OperatorKey, Operators, function_key, operator_key
+from mxtools.graph.operators import Operator, OperatorKey, Operators, function_key, is_same_operator, operator_key
 from mxtools.graph.order import bodies as bodies
 from mxtools.graph.order import graphs_in as graphs_in
 from mxtools.graph.order import in_order_of_flow
@@ -115,6 +115,10 @@ class Graph:
             region_called = functions.get(operator_key(proto))
             if region_called is not None:
                 self.sites[region_called].append(node)
+
+    def has_same_operator(self, node: int, other: Graph, twin: int) -> bool:
+        """Return whether a node has the operator and attributes of one of another graph; defaults count as none."""
+        return is_same_operator(self.nodes[node], other.nodes[twin], self.operators[node])
 
     def sources(self, node: int) -> Iterator[int]:
         """Yield the nodes that make what a node reads, once for each reading."""

@@ -145,12 +145,22 @@ def operator_and_attributes(node: NodeProto) -> tuple[OperatorKey, tuple[bytes, 
     return operator_key(node), tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
 
 
-def is_same_operator(node: NodeProto, other: NodeProto) -> bool:
-    """Return whether two nodes have the same operator and the same attributes."""
-    if operator_key(node) != operator_key(other) or len(node.attribute) != len(other.attribute):
+def is_same_operator(node: NodeProto, other: NodeProto, operator: Operator | None = None) -> bool:
+    """Return whether two nodes have the same operator and the same attributes.
+
+    If the `operator` is given, an attribute with its default value counts as none: ONNX Runtime writes these down.
+    """
+    if operator_key(node) != operator_key(other):
         return False
-    attributes = {a.name: a.SerializeToString() for a in other.attribute}
-    return all(attributes.get(a.name) == a.SerializeToString() for a in node.attribute)
+    mine, its = ({a.SerializeToString(deterministic=True) for a in each.attribute} for each in (node, other))
+    return mine == its or (operator is not None and mine ^ its <= default_attributes(operator.schema))
+
+
+@cache
+def default_attributes(schema: onnx.defs.OpSchema | None) -> frozenset[bytes]:
+    """Return the attributes, as bytes, that make no difference to an operator, because they have its default values."""
+    values = (attribute.default_value for attribute in schema.attributes.values()) if schema else ()
+    return frozenset(value.SerializeToString(deterministic=True) for value in values if value.name)
 
 
 def function_key(function: FunctionProto) -> OperatorKey:

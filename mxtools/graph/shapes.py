@@ -101,10 +101,14 @@ class TensorShape:
 
     def is_transposed(self, tensor: TorchTensor) -> bool:
         """Return whether this has the dimensions of a traced tensor in another order, and so its elements too."""
-        if self.dims is None or None in self.dims:
+        return self.has_other_order(tensor.shape)
+
+    def has_other_order(self, dims: Sequence[int | None] | None) -> bool:
+        """Return whether some dimensions are those of this in another order, apart from dimensions of 1."""
+        if self.dims is None or dims is None:
             return False
-        own, traced = ([d for d in dims if d != 1] for dims in (self.dims, tensor.shape))
-        return own != traced and sorted(own, key=str) == sorted(traced, key=str)
+        own, others = ([d for d in each if d != 1] for each in (self.dims, dims))
+        return own != others and sorted(own, key=str) == sorted(others, key=str)
 
     def can_be_transposed(self, tensor: TorchTensor) -> bool:
         """Return whether this is transposed, or would be if its only unknown dimension were the one that is left."""

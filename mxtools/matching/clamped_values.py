@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import Operator, is_same_operator
+from mxtools.graph.operators import Operator
 
 
 class ClampedValues:
@@ -73,12 +73,12 @@ class ClampedValues:
         """Return whether the maker of a value cannot have done the work of an earlier clamp with the input `given`."""
         graph, earlier = self._graph, self._earlier
         node, maker = self._maker(graph, value), self._maker(earlier, given)
-        if node == NOWHERE or is_same_operator(graph.nodes[node], earlier.nodes[clamp]):
+        if node == NOWHERE or graph.has_same_operator(node, earlier, clamp):
             return False
         operator = graph.operators[node]
         if operator.is_product and operator.is_onnx and not operator.quantises:
             return True
-        is_maker = maker != NOWHERE and is_same_operator(graph.nodes[node], earlier.nodes[maker])
+        is_maker = maker != NOWHERE and graph.has_same_operator(node, earlier, maker)
         sources = (graph.producer[v] for v in graph.reads[node])  # a tool may have moved the clamp up
         return is_maker and not any(n != NOWHERE and graph.operators[n].clamps for n in sources)
 

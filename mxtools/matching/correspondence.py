@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import is_same_operator
 from mxtools.graph.shapes import stored_shape
 from mxtools.matching.clamped_values import ClampedValues
 from mxtools.matching.weight_matches import MOST_ELEMENTS_OF_CONSTANTS
@@ -134,8 +133,7 @@ class Correspondence:
         makers = (
             self.earlier.producer[other] for v in self.graph.writes[node] for other in self.earlier_values.get(v, ())
         )
-        mine, its = self.graph.nodes, self.earlier.nodes
-        return next((n for n in makers if n != NOWHERE and is_same_operator(mine[node], its[n])), None)
+        return next((n for n in makers if n != NOWHERE and self.graph.has_same_operator(node, self.earlier, n)), None)
 
     def _has_other_numbers(self, node: int, twin: int) -> bool:
         """Return whether a node uses other integers than an earlier one, such as a Slice that a tool made into two.
@@ -186,7 +184,7 @@ class Correspondence:
     def _reads_same(self, node: int, twin: int) -> bool:
         """Return whether two nodes have the same operator and read the same."""
         mine, its = self.graph.reads[node], self.earlier.reads[twin]
-        if len(mine) != len(its) or not is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
+        if len(mine) != len(its) or not self.graph.has_same_operator(node, self.earlier, twin):
             return False
         pairs = zip(mine, its, strict=True)
         return all(

@@ -20,7 +20,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
-from mxtools.graph.operators import is_same_operator, operator_key
+from mxtools.graph.operators import operator_key
 from mxtools.graph.shapes import Shapes, TensorShape, stored_shape
 from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
@@ -81,8 +81,9 @@ class SurvivingNames:
         found = {}
         for node, twin in self.nodes.items():
             mine, its = self.graph.writes[node], self.earlier.writes[twin]
-            if len(mine) == len(its) and is_same_operator(self.graph.nodes[node], self.earlier.nodes[twin]):
-                found.update({v: (other,) for v, other in zip(mine, its, strict=True) if self.fits(v, other)})
+            if len(mine) == len(its) and self.graph.has_same_operator(node, self.earlier, twin):
+                pairs = zip(mine, its, strict=True)
+                found.update({v: (o,) for v, o in pairs if self.fits(v, o) and not self._is_turned(v, o)})
         return found
 
     def quantised(self) -> ValueMatches:
@@ -114,7 +115,7 @@ class SurvivingNames:
 
         The weights are compared only if the operator is the same; otherwise a tool may have fused nodes.
         """
-        if not self.fits(value, other):
+        if not self.fits(value, other) or (value not in self.graph.stored and self._is_turned(value, other)):
             return True
         node, twin = self.graph.producer[value], self.earlier.producer[other]
         if NOWHERE in (node, twin) or operator_key(self.graph.nodes[node]) != operator_key(self.earlier.nodes[twin]):
@@ -134,6 +135,14 @@ class SurvivingNames:
         if mine is None or its is None:
             return True
         return mine.kind == its.kind and (mine.count == its.count or None in (mine.count, its.count))
+
+    def _is_turned(self, value: int, other: int) -> bool:
+        """Return whether a value has the dimensions of an earlier one in another order.
+
+        A tool that moves a Transpose past a node leaves the node its name: `Add` makes 1x8x8x16 now, 1x16x8x8 before.
+        """
+        mine, its = _shape(self.graph, self.shapes, value), _shape(self.earlier, self.earlier_shapes, other)
+        return bool(mine and its and mine.has_other_order(its.dims))
 
 
 def _shape(graph: Graph, shapes: Shapes, value: int) -> TensorShape | None:

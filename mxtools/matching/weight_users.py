@@ -16,7 +16,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mxtools.graph.index import Graph
-from mxtools.graph.operators import is_same_operator, operator_and_attributes
+from mxtools.graph.operators import operator_and_attributes
 from mxtools.graph.shapes import stored_shape
 from mxtools.graph.walk import reached
 from mxtools.matching.correspondence import Correspondence, ValueMatches
@@ -67,7 +67,7 @@ def _does_no_more(found: Correspondence, node: int, twin: int) -> bool:
         return True
     next_now = {operator_and_attributes(graph.nodes[n]) for n in graph.targets(node)}
     next_before = {operator_and_attributes(earlier.nodes[n]) for n in earlier.targets(twin)}
-    return is_same_operator(graph.nodes[node], earlier.nodes[twin]) or not next_now.isdisjoint(next_before)
+    return graph.has_same_operator(node, earlier, twin) or not next_now.isdisjoint(next_before)
 
 
 def _through_clamps(earlier: Graph, node: int) -> int:
