@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from mxtools.runtime.processor import int8_overflows
 from tests.support import browsing, commands, shared_models
 from tests.support.commands import Mx
-from tests.support.processors import int8_overflows
 from tests.support.shared_models import Build, Record, SharedFolder
 
 settings.register_profile("tests", deadline=None)  # a machine with much else to do is no fault of the code

@@ -28,6 +28,11 @@ MISTAKES = {
     "a page with a drawing's name": ("view m.onnx -o m.dot", 2, "give FILE.html, or --format dot"),
     "a folder of no split": ("join folder -o x.onnx", 3, "folder has no manifest.json: give the folder that mx split"),
     "no folder of a split": ("run-parts none -o x.npz", 3, "there is no file none: give the folder that mx split"),
+    "nothing of that name to join": (
+        "join parts -o x.onnx",
+        3,
+        "mx join: parts cannot be read (No such file or directory)",
+    ),
     "no file of jobs": ("batch none.toml", 3, "none.toml cannot be read (No such file or directory): give a file"),
     "a pipeline without its end": ("run m.onnx -p filter{scope=a -o x.onnx", 2, "'filter{scope=a' is not complete: "),
     "inputs of another model": (

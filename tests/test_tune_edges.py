@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, parser
 
 import mxtools
 from mxtools.errors import InputError, UsageError
+from mxtools.runtime.processor import int8_overflows
 from mxtools.tuning.judging import Verdict, found_function, judged_outputs, takes_sets
 from mxtools.tuning.metrics import METRICS
 from mxtools.tuning.own_errors import Measured
@@ -171,6 +172,18 @@ def test_why_models_could_not_be_made_is_told(mx: Mx, tmp_path: Path) -> None:
     line = ["tune", "m.onnx", "--inputs", "in", "--target", "sqnr>=30", "--to", "float16", "-o", "t.onnx"]
     said = mx(*line, cwd=tmp_path).stderr.decode()
     assert "mx tune: 1 of 2 models could not be made or run: the quantiser (half) failed: " in said
+
+
+@pytest.mark.parametrize("options", [(), ("--reduce-range",), ("--to", "int4")])
+def test_it_is_said_that_products_overflow_on_this_processor(mx: Mx, tmp_path: Path, options: tuple[str, ...]) -> None:
+    layers().save(tmp_path / "m.onnx")
+    (tmp_path / "in").mkdir()
+    for number, arrays in enumerate(sets()[:3]):
+        np.savez(tmp_path / "in" / f"{number}.npz", **arrays)
+    line = ["tune", "m.onnx", "--inputs", "in", "--target", "sqnr>=0", "-o", "t.onnx"]
+    done = mx(*line, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (b"try --reduce-range" in done.stderr) == (int8_overflows() and not options)
 
 
 def test_a_folded_model_is_to_be_unfolded_first() -> None:

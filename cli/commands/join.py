@@ -68,9 +68,10 @@ def command(
         with progress("joining"):
             joined, report = join_parts(Path(files[0][0]))
     else:
+        found = _read(files)
         if len(files) < 2:
             raise UsageError("nothing to join", "give two models or more, or the folder of a split")
-        joined, report = join_models(_read(files), connections, keep)
+        joined, report = join_models(found, connections, keep)
     write_model(joined, output)
     if json:
         emit(report.to_dict())

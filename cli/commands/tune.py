@@ -165,6 +165,7 @@ def command(
     request = _with_options(request, per_tensor, reduce_range, ranges, block_size, run_by, excluded_format)
     model = read_model(source, data_dir)
     sets = samples(model.proto, inputs, held_back, more=evaluate is not None)
+    _warn_of_overflow(request)
     with track("tuning", budget) as step:
         found = tune(model, sets, request, lambda _: step())
     write_model(found.model, output, data_dir)
@@ -232,6 +233,14 @@ def _with_options(
     options = Options(not per_tensor, reduce_range, method, block_size, run_by or "", excluded_format)
     quantisers(request.precisions, options)
     return replace(request, options=options)
+
+
+def _warn_of_overflow(request: Request) -> None:
+    """Say if int8 models will be worse on this processor than on others, and what helps."""
+    from mxtools.runtime.processor import int8_overflows
+
+    if {"int8", "qdq"}.intersection(request.precisions) and not request.options.reduce_range and int8_overflows():
+        say("mx tune: sums of int8 products overflow on this processor, so int8 and qdq lose more: try --reduce-range")
 
 
 def _rows(found: Tuned[Any]) -> list[tuple[str, ...]]:
