@@ -22,6 +22,7 @@ PLACES = (
     "mxtools.errors",
     "mxtools.model.looking",
     "mxtools.model.model",
+    "mxtools.model.rebuilding",
     "mxtools.scopes.modules",
     "mxtools.split.result",
     "mxtools.traces.trace",

@@ -153,6 +153,17 @@ def test_the_recipe_makes_the_same_model_without_mxtools(mx: Mx, tmp_path: Path,
             assert np.array_equal(a, b)
 
 
+def test_only_selected_modules_are_tuned_and_weights_can_have_seven_bits() -> None:
+    """Python takes the same selectors and the same `reduce_range` as the command."""
+    found = layers().tune(sets(), "sqnr>=10", "int8", scopes="layers.*", exclude="layers.1", reduce_range=True)
+    assert {name.split("/")[1] for name in found.chosen.precisions} == {"layers.0", "layers.2"}
+    names = ("layers.0.up.weight_quantized", "layers.2.down.weight_quantized")
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in found.model.to_proto().graph.initializer}
+    assert all(np.abs(stored[name].astype(np.int32)).max() <= 64 for name in names)
+    with pytest.raises(UsageError, match=r"layers\.9"):
+        layers().tune(sets(), "sqnr>=10", "int8", scopes="layers.9")
+
+
 @pytest.mark.usefixtures("exact_int8")
 def test_what_is_left_in_float_is_told_to_other_tools(mx: Mx, tmp_path: Path) -> None:
     layers(outlier=1).save(tmp_path / "m.onnx")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=StrEnum)
 M = TypeVar("M", bound=WorkingModel)
+T = TypeVar("T")
 PathText = str | PathLike[str]
 Inputs = Mapping[str, Value]
 """Values by the names of a graph's inputs: arrays, for a sequence a list of arrays, for an absent optional None."""
@@ -45,6 +46,11 @@ def selection_of(
 def texts(given: Iterable[str]) -> tuple[str, ...]:
     """Return a text, or several, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def path_of(given: PathText | T) -> Path | T:
+    """Return a path as a `Path`, and anything else as it is."""
+    return Path(given) if isinstance(given, str | PathLike) else given
 
 
 def paths(given: PathText | Iterable[PathText]) -> list[Path]:

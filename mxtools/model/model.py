@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from onnx import ModelProto
 
-from mxtools.files.temporary import Scratch
 from mxtools.model.given import (
     Inputs,
     PathText,
@@ -23,24 +20,22 @@ from mxtools.model.given import (
     texts,
     trace_of,
 )
-from mxtools.model.looking import LookingModel
+from mxtools.model.rebuilding import RebuiltModel
 from mxtools.scopes.selection import Selection
 
 if TYPE_CHECKING:
     import onnx_ir
 
     from mxtools.cut.declarations import Dims
-    from mxtools.graph.shapes import Array
     from mxtools.passes.record_absent import TagReport
     from mxtools.pipeline.base import Pass
     from mxtools.pipeline.pipeline import PipelineReport
     from mxtools.profile.report import ProfileReport
     from mxtools.split.result import Split
     from mxtools.traces.trace import Trace
-    from mxtools.tuning.results import Tuned
 
 
-class Model(LookingModel):
+class Model(RebuiltModel):
     """An ONNX model without its weights, which stay in their file until something needs them.
 
     Make one with `mxtools.load`, `mxtools.from_proto` or `mxtools.export`. Methods that add information to it (`tag`,
@@ -339,62 +334,3 @@ class Model(LookingModel):
         other = self.copy()
         other.apply(Optimize(tool))
         return other
-
-    def tune(
-        self,
-        inputs: PathText | Sequence[Mapping[str, Array]],
-        target: str,
-        to: str | Sequence[str] = ("int8",),
-        function: Callable[..., float] | None = None,
-        held: PathText | Sequence[Mapping[str, Array]] | None = None,
-        budget: int = 20,
-        state: PathText | None = None,
-        minimise: Literal["bytes", "time"] = "bytes",
-    ) -> Tuned[Self]:
-        """Find the smallest model that meets a target, or the fastest; return it with all that was tried.
-
-        `inputs` are sets of inputs: a file, a folder, or mappings; every third is held back from the search, unless
-        `held` has others. `target` is as of `mx tune`: "sqnr>=30", or of a `function`, which takes a session of ONNX
-        Runtime and the sets, ">=0.99*base". `to` are the precisions that a module may get: "int8", "qdq", "int4",
-        "int8-weights", "float16", "bfloat16", and those of other libraries that `mx tune` names. At most `budget`
-        models are made; `state` is a file to go on from. Raises UsageError where the target or a precision makes no
-        sense, InputError where the model does not run or has no scopes.
-
-        >>> sets = [model.inputs() for _ in range(3)]
-        >>> found = model.tune(sets, "sqnr>=20")
-        >>> found.met, found.chosen.size < found.size
-        (True, True)
-        >>> found.model.is_tagged
-        True
-        """
-        from mxtools.tuning.samples import samples
-        from mxtools.tuning.tuning import Request, tune
-
-        self.write_annotations()
-        seen = Path(inputs) if isinstance(inputs, str | PathLike) else inputs
-        kept = Path(held) if isinstance(held, str | PathLike) else held
-        sets = samples(self.proto, seen, kept, more=function is not None)
-        path = Path(state) if state else None
-        asked = Request(target, texts(to), function=function, budget=budget, state=path, minimise=minimise)
-        return tune(self, sets, asked)
-
-    def wrap(self, command: Sequence[str]) -> Self:
-        """Run another tool on the tagged model; return its result with the tags carried over.
-
-        `command` runs without a shell; `{in}` and `{out}` in its arguments stand for the files that it reads and
-        writes. Its output goes to stderr. Raises UsageError if it cannot be run, InputError if it fails.
-
-        >>> model.wrap(["cp", "{in}", "{out}"]).is_tagged
-        True
-        """
-        from mxtools.strategies.wrap import wrap
-        from mxtools.tools.external import check_command
-
-        check_command(command)
-        self.require_tagged()
-        self.write_annotations()
-        scratch = Scratch()
-        made, _ = wrap(self, command, scratch.folder, sys.stderr.buffer)
-        made.weights.kept.append(scratch)
-        made.name = self.name
-        return made
