@@ -459,6 +459,24 @@ def test_another_model_is_no_earlier_model() -> None:
     assert carried(before, renamed)["r"] == "act previous"
 
 
+def test_a_model_is_related_by_its_weights_alone() -> None:
+    """A tool that merges models puts something in front of every name, so that no name of one is in the other.
+
+    The weights have more elements than constants that are compared one by one.
+    """
+    rng = np.random.default_rng(3)
+    weights = {name: rng.standard_normal((16, 16)).astype(np.float32) for name in ("one__w", "two__w")}
+    text = """
+g (float[2, 16] x) => (float[2, 16] y) {
+    m = MatMul(x, one__w)       #@ one
+    r = Relu(m)                 #@ act
+    y = MatMul(r, two__w)       #@ two
+}"""
+    before = with_weights(golden.read(text), **weights)
+    after = onnx.compose.add_prefix(with_weights(golden.untagged(text), **weights), "enc_")
+    assert carried(before, after) == {"enc_m": "one parameter", "enc_r": "act previous", "enc_y": "two parameter"}
+
+
 def test_running_twice_changes_nothing_more() -> None:
     after = with_weights(golden.untagged(CHANGED["a quantised node"]), **LINEARS)
     carried(linear(), after)

@@ -104,10 +104,14 @@ class EarlierModelMatch:
         if not mine or not its or Evidence.VALUE in found.direct_evidence.values():
             return
         pairs = [(v, other) for v in (*self.graph.outputs, *mine) for other in known.get(v, ())]
-        if any(
-            self._is_equal(v, other) if other in earlier else _have_one_rank(model.shapes[v], previous.shapes[other])
-            for v, other in pairs
-        ):
+
+        def is_shared(value: int, other: int) -> bool:
+            """Return whether an earlier value is the same weight, or can be the same output."""
+            if other in earlier:
+                return self._is_same_weight(value, other)
+            return _have_one_rank(model.shapes[value], previous.shapes[other])
+
+        if any(is_shared(value, other) for value, other in pairs):
             return
         raise InputError(
             f"the earlier model is another one: {model.name} has none of its weights or outputs",
@@ -117,6 +121,13 @@ class EarlierModelMatch:
     def _is_equal(self, value: int, other: int) -> bool:
         tensor = self.graph.initializers.get(value)
         return tensor is not None and self._weight_matches.is_equal(tensor, self._stored, other)
+
+    def _is_same_weight(self, value: int, other: int) -> bool:
+        """Return whether a value is an earlier weight, however many elements that has."""
+        tensor = self.graph.initializers.get(value)
+        return tensor is not None and (
+            self._is_equal(value, other) or other in self._weight_matches.find(tensor, self._stored)
+        )
 
     def _weights(self, found: Correspondence) -> ValueMatches:
         """Return the weights that are not known yet, with the earlier weights that they equal or consist of."""
