@@ -474,7 +474,56 @@ g (float[2, 16] x) => (float[2, 16] y) {
 }"""
     before = with_weights(golden.read(text), **weights)
     after = onnx.compose.add_prefix(with_weights(golden.untagged(text), **weights), "enc_")
-    assert carried(before, after) == {"enc_m": "one parameter", "enc_r": "act previous", "enc_y": "two parameter"}
+    assert carried(before, after) == {"enc_m": "one previous", "enc_r": "act previous", "enc_y": "two previous"}
+
+
+def test_inputs_with_new_names_are_the_same_in_order() -> None:
+    """Both calls of a module look alike; only what they are given tells them apart."""
+    text = """
+g (float[2, 8] {0}, float[2, 8] {1}) => (float[2, 8] {2}, float[2, 8] {3}) {{
+    m = MatMul({1}, one__w)     #@ one@1
+    n = MatMul({0}, one__w)     #@ one
+    {2} = Relu(n)               #@ act
+    {3} = Relu(m)               #@ act@1
+}}"""
+    before = with_weights(golden.read(text.format("a", "b", "c", "d")), one__w=W)
+    after = (
+        text.format("p", "q", "r", "s")
+        .replace("m ", "t ")
+        .replace("(m)", "(t)")
+        .replace("n ", "u ")
+        .replace("(n)", "(u)")
+    )
+    found = carried(before, with_weights(golden.untagged(after), one__w=W))
+    assert {name: words.split()[0] for name, words in found.items()} == {
+        "t": "one@1",
+        "u": "one",
+        "r": "act",
+        "s": "act@1",
+    }
+
+
+def test_copies_of_one_weight_are_the_same_in_order() -> None:
+    """An exporter keeps a weight that it transposed once for each call of its module."""
+    text = """
+g (float[2, 8] x) => (float[2, 8] y) {
+    a = MatMul(x, one)          #@ fc
+    b = Exp(a)                  #@ act
+    c = MatMul(b, two)          #@ fc@1
+    d = Softplus(c)             #@ act@1
+    e = MatMul(d, three)        #@ fc@2
+    y = Exp(e)                  #@ act@2
+}"""
+    names = dict(zip("xyabcde", "qrsuvwz", strict=True)) | {"one": "k", "two": "l", "three": "m"}
+    before = with_weights(golden.read(text), one=W, two=W, three=W)
+    after = with_weights(golden.untagged(text.replace("x) =>", "x, float[2] more) =>")), one=W, two=W, three=W)
+    for node in after.graph.node:
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
+    for value in (*after.graph.input, *after.graph.output, *after.graph.initializer):
+        value.name = names.get(value.name, value.name)
+    found = [words.split()[0] for words in carried(before, after).values()]
+    assert found == ["fc", "act", "fc@1", "act@1", "fc@2", "act@2"]
 
 
 def test_running_twice_changes_nothing_more() -> None:

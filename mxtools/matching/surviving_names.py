@@ -68,7 +68,17 @@ class SurvivingNames:
     def fixed(self) -> ValueMatches:
         """Return the inputs, outputs and weights with the same name: no tool gives such a name to something else."""
         mine = {*self.graph.inputs, *self.graph.outputs, *self.graph.stored}
-        return {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
+        found = {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
+        return found | self._inputs_in_order()
+
+    def _inputs_in_order(self) -> ValueMatches:
+        """Return the inputs with those in the same place, if all have new names; nothing if they cannot be the same."""
+        mine, its = ([v for v in graph.inputs if v not in graph.stored] for graph in (self.graph, self.earlier))
+        if len(mine) != len(its) or any(self.graph.names[value] in self.earlier.by_name for value in mine):
+            return {}
+        pairs = [*zip(mine, its, strict=True)]
+        is_same = all(self.fits(v, other) and not self._is_turned(v, other) for v, other in pairs)
+        return {v: (other,) for v, other in pairs} if is_same else {}
 
     def values(self) -> ValueMatches:
         """Return the values with the same name that can be the same; none at all if the names were renumbered."""

@@ -121,9 +121,22 @@ def _reads_unknown(found: Correspondence, node: int) -> bool:
 
 
 def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:
-    """Yield each node that is a weight's only user, with the users of the weight in the earlier graph."""
+    """Yield each node that is a weight's only user, with the users of the weight in the earlier graph.
+
+    Exporters keep a weight that they transposed once for each call. Such copies are equal, so they stand for all of
+    those before. If they have as many users now, the first one is the first one; otherwise nothing is known of them.
+    """
     twins: dict[int, set[int]] = {}
+    copies: dict[tuple[int, ...], set[int]] = {}
     for value, others in found.earlier_values.items():
         if value in found.graph.stored and len(nodes := users(found.graph, (value,))) == 1:
-            twins.setdefault(nodes[0], set()).update(users(found.earlier, others))
+            if len(others) > 1:
+                copies.setdefault(tuple(sorted(others)), set()).update(nodes)
+            else:
+                twins.setdefault(nodes[0], set()).update(users(found.earlier, others))
+    for others, now in copies.items():
+        before = users(found.earlier, others)
+        if len(now) == len(before):
+            for node, twin in zip(sorted(now), before, strict=True):
+                twins.setdefault(node, set()).add(twin)
     return ((node, nodes) for node, nodes in twins.items() if nodes)
