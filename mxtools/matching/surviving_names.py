@@ -69,7 +69,7 @@ class SurvivingNames:
         """Return the inputs, outputs and weights with the same name: no tool gives such a name to something else."""
         mine = {*self.graph.inputs, *self.graph.outputs, *self.graph.stored}
         found = {v: (other,) for v, other in self.named.items() if v in mine and self.fits(v, other)}
-        return found | self._inputs_in_order()
+        return {**found, **self._inputs_in_order()}
 
     def _inputs_in_order(self) -> ValueMatches:
         """Return the inputs with those in the same place, if all have new names; nothing if they cannot be the same."""

@@ -134,8 +134,8 @@ def _only_users(found: Correspondence) -> Iterator[tuple[int, set[int]]]:
                 copies.setdefault(tuple(sorted(others)), set()).update(nodes)
             else:
                 twins.setdefault(nodes[0], set()).update(users(found.earlier, others))
-    for others, now in copies.items():
-        before = users(found.earlier, others)
+    for weights, now in copies.items():
+        before = users(found.earlier, weights)
         if len(now) == len(before):
             for node, twin in zip(sorted(now), before, strict=True):
                 twins.setdefault(node, set()).add(twin)
