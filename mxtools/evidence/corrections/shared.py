@@ -218,8 +218,8 @@ class _UnclaimedResults:
         last = self.maker.get(tensor.id)
         if last is None or last.name not in TURNING or len({*tensor.shape} - {1}) == sum(d != 1 for d in tensor.shape):
             return False
-        maker = self.graph.producer[self._original(value)]
-        while maker != NOWHERE and self.graph.operators[maker].keeps_numbers:  # what was turned may be quantised
+        maker = self.graph.producer[value]
+        while maker != NOWHERE and self.graph.operators[maker].keeps_numbers:  # copied or quantised since
             before = self.graph.producer[self.graph.reads[maker][0]]
             maker = before if before < maker else NOWHERE  # not so in a circle
         return maker != NOWHERE and not self.graph.operators[maker].is_named("Transpose")
