@@ -127,6 +127,27 @@ def test_usage_takes_names_at_their_word() -> None:
     assert "parameter" not in str(placed(chain("plain", "names"), "usage"))
 
 
+@pytest.mark.parametrize(
+    ("numbers", "is_known"),
+    [
+        pytest.param(np.zeros(99, np.float32), False, id="zeros"),
+        pytest.param(np.zeros(99, np.float16), False, id="zeros of half precision"),
+        pytest.param(np.array([*[0.0] * 98, -0.0], np.float32), False, id="zeros of both signs"),
+        pytest.param(np.array([*[0.0] * 98, 1.0], np.float32), True, id="another one at the end"),
+        pytest.param(np.arange(99, dtype=np.float16), True, id="others of half precision"),
+    ],
+)
+def test_a_weight_of_equal_numbers_does_not_say_whose_its_readers_are(numbers: np.ndarray, is_known: bool) -> None:
+    """Exporters keep only one of several biases of zeros."""
+    proto = chain("enc.norm.bias", "head.norm.bias")
+    proto.graph.node[1].input[1] = "enc.norm.bias"
+    del proto.graph.initializer[:]
+    proto.graph.initializer.append(numpy_helper.from_array(numbers, "enc.norm.bias"))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.CopyFrom(helper.make_tensor_type_proto(proto.graph.initializer[0].data_type, numbers.shape))
+    assert placed(proto, "usage") == (["enc.norm", "enc.norm"] if is_known else ["(dataflow)", "(dataflow)"])
+
+
 def test_names_that_are_listed_count(mx: Mx, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("linear_0.w_0\nlinear_1.w_0\n")
     pipeline = f"project-parameters{{names={tmp_path / 'names.txt'}}}"

@@ -136,14 +136,10 @@ def _is_uniform(graph: Graph, weights: WeightStore, value: int) -> bool:
     has_bytes = tensor.HasField("raw_data") or tensor.data_location == TensorProto.EXTERNAL
     if has_bytes and (code := _CODES.get(tensor.data_type)):
         few = weights.beginning(tensor, _FEW * 8).cast("B").cast(code)
-        first = few[0]
-        if any(number != first for number in few):
+        if any(number != few[0] for number in few):
             return False
-        for piece in weights.streamed(tensor):
-            numbers = memoryview(piece).cast("B").cast(code)
-            if numbers.tobytes() != numbers[:1].tobytes() * len(numbers):
-                break
-        else:
+        one, pieces = few[:1].tobytes(), map(bytes, weights.streamed(tensor))
+        if all(piece == one * (len(piece) // len(one)) for piece in pieces):
             return True
     array = weights.array(tensor)
     return bool((array == array.flat[0]).all())
