@@ -280,10 +280,7 @@ def _match_read_by_fused(model: WorkingModel, named: Mapping[int, int], found: d
     if only one tensor can be it.
     """
     index, graph = model.once(call_index), model.graph
-    if not index:
-        return
-    results = _results_of_tools(graph)
-    if not results:
+    if not index or not (results := _results_of_tools(graph)):
         return
     makers = operations_making(index.sidecar)
     by_result = _by_their_results(results, index.sidecar, {tensor: [value] for tensor, value in found.items()})
