@@ -18,7 +18,7 @@ Here the name is right, but to dequantise limits nothing. So the QLinearConv did
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import Operator
@@ -89,6 +89,18 @@ class ClampedValues:
             value = graph.reads[node][0]
             node = graph.producer[self.source.get(value, value) if graph is self._graph else value]
         return node
+
+
+def through_clamps(graph: Graph, value: int, kept: Container[str] = ()) -> int:
+    """Return what the clamps behind a value make of it, each the only reader of the one before; else the value itself.
+
+    A clamp with one of the names `kept` ends the walk.
+    """
+    while len(readers := graph.readers[value]) == 1 and graph.operators[readers[0]].clamps:
+        if graph.nodes[readers[0]].name in kept or not graph.writes[readers[0]]:
+            break
+        value = graph.writes[readers[0]][0]
+    return value
 
 
 def _only_moves(operator: Operator) -> bool:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from mxtools.files.weights import is_same
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.operators import operator_key
 from mxtools.graph.shapes import Shapes, TensorShape, stored_shape
+from mxtools.matching.clamped_values import through_clamps
 from mxtools.matching.correspondence import ValueMatches
 from mxtools.pipeline.working_model import WorkingModel
 
@@ -108,17 +109,8 @@ class SurvivingNames:
         for value, name in enumerate(self.graph.names):
             base = name_before(name) if value in self.graph.initializers else name.removesuffix(QUANTISED)
             if base != name and base in self.earlier.by_name and base not in self.graph.by_name:
-                found[value] = (self._through_clamps(self.earlier.by_name[base], kept),)
+                found[value] = (through_clamps(self.earlier, self.earlier.by_name[base], kept),)
         return found
-
-    def _through_clamps(self, other: int, kept: Container[str]) -> int:
-        """Return what clamps that are gone made of an earlier value, or the value itself."""
-        earlier = self.earlier
-        while len(readers := earlier.readers[other]) == 1 and earlier.operators[readers[0]].clamps:
-            if earlier.nodes[readers[0]].name in kept:
-                break
-            other = earlier.writes[readers[0]][0]
-        return other
 
     def _contradicts(self, value: int, other: int) -> bool:
         """Return whether values with one name cannot be the same: their sizes differ, or the weights they are made of.

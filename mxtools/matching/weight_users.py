@@ -19,6 +19,7 @@ from mxtools.graph.index import Graph
 from mxtools.graph.operators import operator_and_attributes
 from mxtools.graph.shapes import stored_shape
 from mxtools.graph.walk import reached
+from mxtools.matching.clamped_values import through_clamps
 from mxtools.matching.correspondence import Correspondence, ValueMatches
 
 
@@ -52,7 +53,8 @@ def made_with(found: Correspondence, fits: Callable[[int, int], bool], sure: boo
         twin = max(twins)
         does_no_more = _does_no_more(found, node, twin)
         if all(node in use.all or use.last < node for use in users_now(twin)) and (does_no_more or not sure):
-            made[graph.writes[node][0]] = earlier.writes[twin if does_no_more else _through_clamps(earlier, twin)][0]
+            end = earlier.writes[twin][0]
+            made[graph.writes[node][0]] = end if does_no_more else through_clamps(earlier, end)
     return {value: (other,) for value, other in made.items() if fits(value, other)}
 
 
@@ -68,15 +70,6 @@ def _does_no_more(found: Correspondence, node: int, twin: int) -> bool:
     next_now = {operator_and_attributes(graph.nodes[n]) for n in graph.targets(node)}
     next_before = {operator_and_attributes(earlier.nodes[n]) for n in earlier.targets(twin)}
     return graph.has_same_operator(node, earlier, twin) or not next_now.isdisjoint(next_before)
-
-
-def _through_clamps(earlier: Graph, node: int) -> int:
-    """Return the last of the clamps that follow on a node, each the only reader of the one before, else the node."""
-    while len(readers := list(earlier.targets(node))) == 1 and earlier.operators[readers[0]].clamps:
-        if not earlier.writes[readers[0]]:
-            break
-        node = readers[0]
-    return node
 
 
 def read_with(found: Correspondence, fits: Callable[[int, int], bool]) -> ValueMatches:
