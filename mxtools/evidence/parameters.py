@@ -82,7 +82,7 @@ def _traced(graph: Graph, index: CallIndex) -> dict[int, Candidates]:
             continue
         module, weight = index.weights[named]
         is_packed = any(graph.operators[node].packed for node in graph.readers[value])
-        if not is_packed and tuple(dims) != weight.shape and sorted(dims) != sorted(weight.shape):
+        if not is_packed and sorted(dims) != sorted(weight.shape):
             raise InputError(
                 f"the sidecar belongs to another model: its {name!r} has shape {list(weight.shape)}, here {list(dims)}",
                 "trace the model that was exported",
