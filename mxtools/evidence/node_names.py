@@ -158,7 +158,7 @@ def _results_of_tools(model: WorkingModel, index: CallIndex) -> dict[int, tuple[
         if is_plain and result.startswith(proto.name):  # nearly all
             continue
         maker, tensor = name_of_maker(result), returned.get(value)
-        is_named = value not in returned and maker.startswith("/") and maker != result
+        is_named = value not in returned and maker != result
         if tensor is not None and tensor in returning:
             known: tuple[Candidates, str] = (returning[tensor][-1],), ""
         elif is_named:
