@@ -63,7 +63,7 @@ def enter_ended(annotations: Annotations, index: CallIndex) -> None:
             name = full_name(module, weight)
             ended = [c for c in index.by_module(module.path) if any(within(maker, c) for maker in makers)]
             is_own = module.path == own.path  # read by another call of the same module
-            if len(ended) != 1 or is_own or within(at, ended[0]) or name in used[ended[0]]:
+            if len(ended) != 1 or is_own or name in used[ended[0]]:
                 continue
             if not (weight.tied or name in shared or tuple(sorted(weight.shape)) in lacking):
                 found.setdefault(node, []).append(ended[0])
