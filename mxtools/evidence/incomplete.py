@@ -190,7 +190,7 @@ class _Flow:
         graph, call, merged = self._annotations.graph, self._annotations.call, self._annotations.merged
         nodes = [{node for value in several for node in graph.readers[value]} for several in values]
         reading = [{c for node in found for c in (call[node], *merged.get(node, ()))} for found in nodes]
-        return bool(calls) and all(calls <= found for found in reading)
+        return all(calls <= found for found in reading)
 
 
 def _nodes_within(annotations: Annotations, calls: Iterable[int]) -> dict[int, set[int]]:
