@@ -230,7 +230,7 @@ class _UnclaimedResults:
         while (maker := graph.producer[value]) != NOWHERE:
             source, operator = next(iter(graph.reads[maker]), value), graph.operators[maker]
             one, other = shapes[value], shapes[source]
-            is_copied = graph.nodes[maker].op_type in ("Identity", "Cast") and not graph.nodes[maker].domain
+            is_copied = operator.is_named("Identity") or operator.is_named("Cast")
             is_same = is_copied and one and other and one.element == other.element
             is_quantised = operator.keeps_numbers and (operator.quantises or operator.dequantises)
             if not (is_same or is_quantised) or graph.producer[source] >= maker:  # in a circle
