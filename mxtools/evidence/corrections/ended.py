@@ -25,7 +25,7 @@ the weight of `dense` stands for one of the reader's own. So a weight counts onl
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from mxtools.graph.index import NOWHERE
@@ -130,11 +130,18 @@ class _EndedCalls:
             ending = {call for call in ending if not hierarchy.within(at, call)}.union(ended)
             if ending:
                 annotations.merged[node] = tuple(dict.fromkeys((*sorted(ending), *annotations.calls_done(node))))
-            going_on = {op.call for tensor in between for op in self._readers.get(tensor, ())} - ending
+            going_on = {call for tensor in between for call in self._going_on(tensor, at)} - ending
             if len(results) > 1 and (common := hierarchy.common({at, *going_on})) != at:
                 begun = [call for call in hierarchy.path_below(common, at) if call != at]  # their cuts would lack it
                 annotations.merged[node] = tuple(dict.fromkeys((*begun, *annotations.calls_done(node))))
                 annotations.set(node, common, Evidence.DATAFLOW)
+
+    def _going_on(self, tensor: int, at: int) -> Iterator[int]:
+        """Yield the calls that read a tensor; for one outside of a call around `at` that returned it, that call."""
+        within = self._annotations.hierarchy.within
+        around = [call for call in self._returning.get(tensor, ()) if within(at, call)]
+        for operation in self._readers.get(tensor, ()):
+            yield next((call for call in reversed(around) if not within(operation.call, call)), operation.call)
 
     def _made_around(self, at: int, makers: Collection[int]) -> set[int]:
         """Return what a call was given that an operation made of several tensors, in a call around all `makers`."""
