@@ -144,8 +144,7 @@ class _Operations:
                            └───────┘
         """
         nodes, call = self._nodes_of_call(value, operation.call), operation.call
-        made = {v for n in nodes for v in self._graph.writes[n]}
-        begins_there = any(v not in made and self._is_known(v, call) for n in nodes for v in self._graph.reads[n])
+        begins_there = any(self._is_known(v, call) for n in nodes for v in self._graph.reads[n])
         within = self._annotations.hierarchy.within
         reads_own = any(t in self._maker and within(self._maker[t].call, call) for t in operation.inputs)
         if begins_there and operation.name and not reads_own:
