@@ -206,7 +206,7 @@ def _modules(graph: Graph, nodes: Iterable[int]) -> dict[Path, list[int]]:
             rooted[path].append(node)
         elif path:
             loose[node] = path
-    if loose and _agree(graph, loose):
+    if _agree(graph, loose):
         for node, path in loose.items():
             rooted[path].append(node)
     return rooted
