@@ -377,8 +377,9 @@ class _UnclaimedResults:
     def _claimable(self, live: Collection[int]) -> list[list[TracedTensor]]:
         """Return for each call the tensors that left it and that no constant stands for.
 
-        A constant can equal a tensor by chance, as zeros do. It stands for what left its own call; and if that does not
-        depend on the model's inputs, as `live` tensors do, for what left the call of one of its readers, or came to it.
+        A constant can equal a tensor by chance, as zeros do. It stands for what left the call that it is in; and if that
+        does not depend on the model's inputs, as `live` tensors do, for what can have come to one of its readers. What
+        only reads it, such as a call that returns a slice of all of it, does not return it.
         """
         constants: dict[int, list[int]] = defaultdict(list)
         for value, number in ((value, number) for value, tensors in self.equal.items() for number in tensors):
@@ -391,9 +392,10 @@ class _UnclaimedResults:
 
     def _stands_for(self, constant: int, tensor: TracedTensor, call: int, is_live: bool) -> bool:
         """Return whether a constant is the tensor, equal to it, that left a call."""
-        shape, within, maker = self.shapes[constant], self.annotations.hierarchy.within, self.graph.producer[constant]
+        shape, maker = self.shapes[constant], self.graph.producer[constant]
         at = None if maker == NOWHERE else self.annotations.call[maker]
-        if is_live or shape is None:
-            return at is not None and within(at, call)
-        users = self._users(constant) if at is None else {at, *self._users(constant)}
-        return any(within(user, call) or self._reaches(tensor, call, shape, user) for user in users)
+        if at is not None and self.annotations.hierarchy.within(at, call):
+            return True
+        if shape is None or is_live:
+            return False
+        return any(self._reaches(tensor, call, shape, user) for user in self._users(constant))
