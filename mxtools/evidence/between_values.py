@@ -83,7 +83,8 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     """Return what leaves of a node's candidates those between whose recorded inputs and results it lies.
 
     A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
-    If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
+    A node that makes again what existed before a call, as a Flatten of a vector does, may be in it although the search
+    stops there. If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
     the calls of one module apart. Returns None if no values are known, or the graph does not run on them.
     """
     sidecar = model.traced
@@ -98,11 +99,18 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     searched = model.once(searchable_calls)
     inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
     lineage = model.annotations.hierarchy.lineage
+    begun, first, graph = call_times(sidecar)[0], _first_seen(sidecar, matches), model.graph
 
     def narrow(node: int, candidates: Candidates) -> Candidates:
         """Return the candidates that the values allow."""
         behind = inside.get(node, ())
-        return tuple(c for c in candidates if all(a in behind for a in lineage(c) if a in known)) or candidates
+        made = {first[value] for value in graph.writes[node] if value in first}
+        again = min((time for value in graph.reads[node] if (time := first.get(value)) in made), default=None)
+
+        def may_be_in(call: int) -> bool:
+            return call in behind or (again is not None and again <= begun[call])
+
+        return tuple(c for c in candidates if all(may_be_in(a) for a in lineage(c) if a in known)) or candidates
 
     return narrow
 
@@ -151,13 +159,8 @@ def _inside(
     """
     graph, annotations = model.graph, model.annotations
     within = annotations.hierarchy.within
-    begun, _, born = call_times(sidecar)
+    begun, first = call_times(sidecar)[0], _first_seen(sidecar, matches)
     inside: dict[int, list[int]] = defaultdict(list)
-    first: dict[int, int] = {}
-    for tensor in matches.keys() & born.keys():
-        for value in matches[tensor]:
-            first[value] = min(first.get(value, born[tensor]), born[tensor])
-
     lost = {c for c, call in enumerate(sidecar.calls) if not any(t.id in matches for t in call.outputs)}
 
     def is_outside(value: int, call: int) -> bool:
@@ -174,3 +177,13 @@ def _inside(
         for node in nodes_behind(graph, returned, until=partial(is_outside, call=number)):
             inside[node].append(number)
     return inside
+
+
+def _first_seen(sidecar: Sidecar, matches: Mapping[int, list[int]]) -> dict[int, int]:
+    """Return when the first of the traced tensors that equal it was seen, for each value that equals any."""
+    _, _, born = call_times(sidecar)
+    first: dict[int, int] = {}
+    for tensor in matches.keys() & born.keys():
+        for value in matches[tensor]:
+            first[value] = min(first.get(value, born[tensor]), born[tensor])
+    return first
