@@ -157,7 +157,7 @@ def scopes(model: mxtools.Model) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-@pytest.mark.parametrize("name", ["masked_blocks", "hooked", "attended", "stacks", "acted"])
+@pytest.mark.parametrize("name", ["masked_blocks", "hooked", "attended", "stacks", "acted", "lit"])
 def test_every_module_is_what_pytorch_ran_as_long_as_no_tool_merges_more(
     name: str, exporter: str, mx: Mx, tmp_path: Path
 ) -> None:

@@ -83,8 +83,9 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     """Return what leaves of a node's candidates those between whose recorded inputs and results it lies.
 
     A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
-    A node that makes again what existed before a call, as a Flatten of a vector does, may be in it although the search
-    stops there. If this leaves no candidate, all stay. An optimiser changes the order of nodes, and the order is all that else tells
+    A node that makes again what it reads, as a Flatten of a vector does, may be in a call although no search gets to it:
+    it stops at what existed before the call, and begins at the first value that is the result. If no candidate is left,
+    all stay. An optimiser changes the order of nodes, and the order is all that else tells
     the calls of one module apart. Returns None if no values are known, or the graph does not run on them.
     """
     sidecar = model.traced
@@ -103,12 +104,14 @@ def calls_between(model: WorkingModel) -> Narrow | None:
 
     def narrow(node: int, candidates: Candidates) -> Candidates:
         """Return the candidates that the values allow."""
-        behind = inside.get(node, ())
+        behind: Collection[int] = inside.get(node, ())
         made = {first[value] for value in graph.writes[node] if value in first}
-        again = min((time for value in graph.reads[node] if (time := first.get(value)) in made), default=None)
+        again = next((value for value in graph.reads[node] if first.get(value) in made), None)
+        if again is not None and graph.operators[node].keeps_elements:
+            behind = {*behind, *inside.get(graph.producer[again], ())}
 
         def may_be_in(call: int) -> bool:
-            return call in behind or (again is not None and again <= begun[call])
+            return call in behind or (again is not None and first[again] <= begun[call])
 
         return tuple(c for c in candidates if all(may_be_in(a) for a in lineage(c) if a in known)) or candidates
 

@@ -196,11 +196,12 @@ class _EqualOperations:
         return found
 
     def _readers_elsewhere(self, node: int) -> list[int]:
-        """Return the calls outside of a node's own call that read its results."""
+        """Return the calls outside of a node's own call that read its results, or do so by an equal call's node."""
         call, within = self._annotations.call[node], self._hierarchy.within
         if call is None:
             return []
-        places = {self._annotations.call[r] for v in self._graph.writes[node] for r in self._graph.readers[v]}
+        readers = [reader for value in self._graph.writes[node] for reader in self._graph.readers[value]]
+        places = {at for r in readers for at in (self._annotations.call[r], *self._equal_at(r))}
         return sorted(at for at in places if at is not None and not within(at, call))
 
     def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
