@@ -83,10 +83,10 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     """Return what leaves of a node's candidates those between whose recorded inputs and results it lies.
 
     A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
-    A node that makes again what it reads, as a Flatten of a vector does, may be in a call although no search gets to it:
+    A node that makes again what it reads, as a Flatten of a vector does, may be in a call although no search finds it:
     it stops at what existed before the call, and begins at the first value that is the result. If no candidate is left,
-    all stay. An optimiser changes the order of nodes, and the order is all that else tells
-    the calls of one module apart. Returns None if no values are known, or the graph does not run on them.
+    all stay. An optimiser changes the order of nodes, and the order is all that else tells the calls of one module
+    apart. Returns None if no values are known, or the graph does not run on them.
     """
     sidecar = model.traced
     if not sidecar:

@@ -198,11 +198,9 @@ class _EqualOperations:
     def _readers_elsewhere(self, node: int) -> list[int]:
         """Return the calls outside of a node's own call that read its results, or do so by an equal call's node."""
         call, within = self._annotations.call[node], self._hierarchy.within
-        if call is None:
-            return []
-        readers = [reader for value in self._graph.writes[node] for reader in self._graph.readers[value]]
+        readers = {reader for value in self._graph.writes[node] for reader in self._graph.readers[value]}
         places = {at for r in readers for at in (self._annotations.call[r], *self._equal_at(r))}
-        return sorted(at for at in places if at is not None and not within(at, call))
+        return sorted(at for at in places if at is not None and call is not None and not within(at, call))
 
     def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
         """Yield the operations that a node can stand for in its call, each with the equal one nearest to a reader.

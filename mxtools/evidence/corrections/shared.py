@@ -377,9 +377,8 @@ class _UnclaimedResults:
     def _claimable(self, live: Collection[int]) -> list[list[TracedTensor]]:
         """Return for each call the tensors that left it and that no constant stands for.
 
-        A constant can equal a tensor by chance, as zeros do. It stands for what left the call that it is in; and if that
-        does not depend on the model's inputs, as `live` tensors do, for what can have come to one of its readers. What
-        only reads it, such as a call that returns a slice of all of it, does not return it.
+        A constant can equal a tensor by chance, as zeros do. It stands for what left its own call; and if that does not
+        depend on the model's inputs, as `live` tensors do, for what can have come to one of its readers.
         """
         constants: dict[int, list[int]] = defaultdict(list)
         for value, number in ((value, number) for value, tensors in self.equal.items() for number in tensors):
@@ -394,8 +393,7 @@ class _UnclaimedResults:
         """Return whether a constant is the tensor, equal to it, that left a call."""
         shape, maker = self.shapes[constant], self.graph.producer[constant]
         at = None if maker == NOWHERE else self.annotations.call[maker]
-        if at is not None and self.annotations.hierarchy.within(at, call):
-            return True
-        if shape is None or is_live:
-            return False
+        is_own = at is not None and self.annotations.hierarchy.within(at, call)
+        if is_own or shape is None or is_live:  # what only reads a constant, such as a slice of all of it, is not it
+            return is_own
         return any(self._reaches(tensor, call, shape, user) for user in self._users(constant))
