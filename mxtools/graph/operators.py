@@ -87,6 +87,11 @@ class Operator:
         return self.dequantises or (self.quantises and not self.is_product)
 
     @property
+    def takes_elements(self) -> bool:
+        """Whether its first output consists of elements of its first input: those that a Slice takes can be all."""
+        return self.keeps_elements or any(map(self.is_named, ("Slice", "Gather", "Expand")))
+
+    @property
     def is_product(self) -> bool:
         """Whether it is a convolution or a matrix product."""
         return self.multiply_adds is not None

@@ -98,7 +98,6 @@ class _UnclaimedResults:
     def __init__(self, model: WorkingModel, sidecar: Sidecar) -> None:
         self.graph, self.annotations = model.graph, model.annotations
         self.shapes = model.shapes
-        self.constant = self.graph.constant
         self.outputs = outputs_returned({v: self.graph.names[v] for v in self.graph.outputs}, sidecar)
         self.former_calls: dict[int, set[int]] = {}
         self.calls = sidecar.calls
@@ -133,7 +132,7 @@ class _UnclaimedResults:
         if common == call or (shape := self._shape(call, value)) is None:
             return
         outer = hierarchy.common(readers)
-        if value in self.constant:
+        if value in self.graph.constant:
             outer = call if self.graph.reads[node] and self._can_be_returned(call, shape, value) else outer
         elif not graph.operators[node].is_named("DynamicQuantizeLinear"):  # no call returned a scale
             users = self._users(value)
@@ -159,14 +158,15 @@ class _UnclaimedResults:
         if kept:
             annotations.equal_at[node] = kept
 
-    def _users(self, value: int) -> set[int]:
-        """Return the calls that read a value.
+    def _users(self, value: int, computing: bool = False) -> set[int]:
+        """Return the calls that read a value; with `computing`, only those that do more than take elements of it.
 
         A moved node counts for its former call and its users, a merged node for all its calls.
         """
         users = {ROOT_CALL} if value in self.outputs else set[int]()
         for node in self._readers(value):
-            users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
+            if not (computing and self.graph.operators[node].takes_elements):
+                users.update(self.former_calls.get(node) or self.annotations.calls_done(node))
         return users
 
     def _shape(self, call: int, value: int) -> TensorShape | None:
@@ -377,8 +377,8 @@ class _UnclaimedResults:
     def _claimable(self, live: Collection[int]) -> list[list[TracedTensor]]:
         """Return for each call the tensors that left it and that no constant stands for.
 
-        A constant can equal a tensor by chance, as zeros do. It stands for what left its own call; and if that does not
-        depend on the model's inputs, as `live` tensors do, for what can have come to one of its readers.
+        A constant can equal a tensor by chance, as zeros do. It stands for what left its own call, and for what is not
+        `live` and left the call of a reader that computes with it (a slice can be the tensor) or came to a reader.
         """
         constants: dict[int, list[int]] = defaultdict(list)
         for value, number in ((value, number) for value, tensors in self.equal.items() for number in tensors):
@@ -391,9 +391,10 @@ class _UnclaimedResults:
 
     def _stands_for(self, constant: int, tensor: TracedTensor, call: int, is_live: bool) -> bool:
         """Return whether a constant is the tensor, equal to it, that left a call."""
-        shape, maker = self.shapes[constant], self.graph.producer[constant]
+        shape, within, maker = self.shapes[constant], self.annotations.hierarchy.within, self.graph.producer[constant]
         at = None if maker == NOWHERE else self.annotations.call[maker]
-        is_own = at is not None and self.annotations.hierarchy.within(at, call)
-        if is_own or shape is None or is_live:  # what only reads a constant, such as a slice of all of it, is not it
+        is_own = at is not None and within(at, call)
+        if is_own or is_live or shape is None:
             return is_own
-        return any(self._reaches(tensor, call, shape, user) for user in self._users(constant))
+        is_read = any(within(user, call) for user in self._users(constant, computing=True))
+        return is_read or self._reaches_any(tensor, call, shape, self._users(constant))
