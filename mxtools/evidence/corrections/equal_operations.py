@@ -196,10 +196,11 @@ class _EqualOperations:
         return found
 
     def _readers_elsewhere(self, node: int) -> list[int]:
-        """Return the calls outside of a node's own call that read its results, or do so by an equal call's node."""
+        """Return the calls outside of a node's own call that read its results, or that did what such a reader does."""
         call, within = self._annotations.call[node], self._hierarchy.within
         readers = {reader for value in self._graph.writes[node] for reader in self._graph.readers[value]}
-        places = {at for r in readers for at in (self._annotations.call[r], *self._equal_at(r))}
+        again = {at for r in readers for at in self._equal_at(r)} - {*self._equal_at(node)}
+        places = {self._annotations.call[r] for r in readers} | again
         return sorted(at for at in places if at is not None and call is not None and not within(at, call))
 
     def _pairs(self, node: int, reader: int) -> Iterator[tuple[Operation, Operation]]:
