@@ -84,7 +84,7 @@ def calls_between(model: WorkingModel) -> Narrow | None:
 
     A candidate stays if the node is behind the results of it and of each call around it, as far as the graph has these.
     A node that makes again what it reads, as a Flatten of a vector does, may be in a call although no search finds it:
-    it stops at what existed before the call, and begins at the first value that is the result. If no candidate is left,
+    it stops at what the call was given, and begins at the first value that is the result. If no candidate is left,
     all stay. An optimiser changes the order of nodes, and the order is all that else tells the calls of one module
     apart. Returns None if no values are known, or the graph does not run on them.
     """
@@ -100,20 +100,16 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     searched = model.once(searchable_calls)
     inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
     lineage = model.annotations.hierarchy.lineage
-    begun, first, graph = call_times(sidecar)[0], _first_seen(sidecar, matches), model.graph
+    first, given, graph = _first_seen(sidecar, matches), _given(sidecar, matches), model.graph
 
     def narrow(node: int, candidates: Candidates) -> Candidates:
         """Return the candidates that the values allow."""
         behind: Collection[int] = inside.get(node, ())
         made = {first[value] for value in graph.writes[node] if value in first}
-        again = next((value for value in graph.reads[node] if first.get(value) in made), None)
-        if again is not None and graph.operators[node].keeps_elements:
-            behind = {*behind, *inside.get(graph.producer[again], ())}
-
-        def may_be_in(call: int) -> bool:
-            return call in behind or (again is not None and first[again] <= begun[call])
-
-        return tuple(c for c in candidates if all(may_be_in(a) for a in lineage(c) if a in known)) or candidates
+        for again in graph.reads[node][:1] if graph.operators[node].keeps_elements else ():
+            if first.get(again) in made:
+                behind = {*behind, *inside.get(graph.producer[again], ()), *given.get(again, ())}
+        return tuple(c for c in candidates if all(a in behind for a in lineage(c) if a in known)) or candidates
 
     return narrow
 
@@ -180,6 +176,16 @@ def _inside(
         for node in nodes_behind(graph, returned, until=partial(is_outside, call=number)):
             inside[node].append(number)
     return inside
+
+
+def _given(sidecar: Sidecar, matches: Mapping[int, list[int]]) -> dict[int, set[int]]:
+    """Return the calls that each value was given to."""
+    given: dict[int, set[int]] = defaultdict(set)
+    for number, call in enumerate(sidecar.calls):
+        for tensor in call.inputs:
+            for value in matches.get(tensor.id, ()):
+                given[value].add(number)
+    return given
 
 
 def _first_seen(sidecar: Sidecar, matches: Mapping[int, list[int]]) -> dict[int, int]:
