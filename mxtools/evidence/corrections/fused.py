@@ -41,6 +41,7 @@ from mxtools.evidence.corrections.fused_values import assign_fused_by_values
 from mxtools.evidence.operation_names import stored_reads
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
+from mxtools.graph.walk import reached
 from mxtools.pipeline.working_model import WorkingModel
 from mxtools.scopes.annotations import Annotations
 from mxtools.traces.traced_calls import (
@@ -353,11 +354,8 @@ class _FusedCalls:
         return bool(weights) and all(is_altered(self.model, value) for value in own)
 
     def _conversions_behind(self, node: int) -> Iterator[int]:
-        """Yield the nodes behind one that only turn its results into quantised numbers, or such numbers into floats."""
-        for reader in self.graph.targets(node):
-            if self.graph.operators[reader].is_conversion:
-                yield reader
-                yield from self._conversions_behind(reader)
+        """Return the readers of a node that only quantise its results, or turn them back into floats."""
+        return (reader for reader in self.graph.targets(node) if self.graph.operators[reader].is_conversion)
 
     def _move(self, node: int, call: int) -> None:
         """Give a node to the call whose output it makes."""
@@ -366,7 +364,7 @@ class _FusedCalls:
         assert at is not None
         ending = ending_with(self.sidecar.calls, at, call, self._origin)
         annotations.merged[node] = (*ending, *annotations.calls_done(node), call)
-        for moved in (node, *self._conversions_behind(node)):
+        for moved in reached((node,), self._conversions_behind):
             if annotations.call[moved] == at:
                 annotations.call[moved] = call
         self.nodes[at].remove(node)
