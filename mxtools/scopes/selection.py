@@ -321,7 +321,7 @@ def _removed(scope: str, reason: str) -> AbsentError:
         "merged": (f"it is merged into {into}", "select that, or export with ⟨keep-modules⟩"),
         "folded": ("it is folded into constants", "export with ⟨keep-modules⟩"),
         "unused": ("no output of this graph is computed with it", f"{caller}, or take the whole model"),
-        "vacuous": ("it returns its inputs unchanged", caller),
+        "vacuous": ("it returns what it was given, at most reshaped", caller),
     }.get(word, (reason, caller))
     return AbsentError(f"{scope} has no node in this graph: {why}", remedy)
 
