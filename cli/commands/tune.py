@@ -165,7 +165,6 @@ def command(
     request = _with_options(request, per_tensor, reduce_range, ranges, block_size, run_by, excluded_format)
     model = read_model(source, data_dir)
     sets = samples(model.proto, inputs, held_back, more=evaluate is not None)
-    _warn_of_overflow(request)
     with track("tuning", budget) as step:
         found = tune(model, sets, request, lambda _: step())
     write_model(found.model, output, data_dir)
@@ -179,6 +178,7 @@ def command(
         emit(found.to_dict())
     elif not is_pipe(output):
         show(_rows(found), left=3)
+    _warn_of_overflow(request)
     _conclude(found)
 
 
@@ -236,11 +236,13 @@ def _with_options(
 
 
 def _warn_of_overflow(request: Request) -> None:
-    """Say if int8 models will be worse on this processor than on others, and what helps."""
+    """Say if int8 models are worse on this processor than on others, and what helps."""
     from mxtools.runtime.processor import int8_overflows
 
     if {"int8", "qdq"}.intersection(request.precisions) and not request.options.reduce_range and int8_overflows():
-        say("mx tune: sums of int8 products overflow on this processor, so int8 and qdq lose more: try --reduce-range")
+        say(
+            "mx tune: sums of int8 products overflow here, so int8 and qdq lose more: try --reduce-range"
+        )
 
 
 def _rows(found: Tuned[Any]) -> list[tuple[str, ...]]:
