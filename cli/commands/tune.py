@@ -240,9 +240,7 @@ def _warn_of_overflow(request: Request) -> None:
     from mxtools.runtime.processor import int8_overflows
 
     if {"int8", "qdq"}.intersection(request.precisions) and not request.options.reduce_range and int8_overflows():
-        say(
-            "mx tune: sums of int8 products overflow here, so int8 and qdq lose more: try --reduce-range"
-        )
+        say("mx tune: int8 sums overflow on this processor, so int8 and qdq lose more: try --reduce-range")
 
 
 def _rows(found: Tuned[Any]) -> list[tuple[str, ...]]:
