@@ -60,7 +60,7 @@ async def _listed(context: Any, params: Any) -> ListToolsResult:  # noqa: ARG001
     )
 
 
-async def _called(context: Any, params: CallToolRequestParams) -> CallToolResult:  # noqa: ARG001
+async def _called(context: Any, params: CallToolRequestParams) -> CallToolResult:  # noqa: ARG001 - as above
     tool = tools().get(params.name.removeprefix(PREFIX))
     if tool is None:
         return _failed(f"no tool is called {params.name!r}")

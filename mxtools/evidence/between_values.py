@@ -26,6 +26,7 @@ from mxtools.errors import InputError
 from mxtools.evidence.calls.index import Candidates
 from mxtools.evidence.calls.placement import Narrow
 from mxtools.evidence.named_values import named_matches
+from mxtools.graph.index import NOWHERE
 from mxtools.graph.walk import nodes_behind
 from mxtools.matching.traced_values import recorded_matches
 from mxtools.pipeline.working_model import WorkingModel
@@ -57,7 +58,7 @@ def annotate_by_values(model: WorkingModel) -> None:
     if not matches:
         return
     searched = model.once(searchable_calls)
-    inside = _inside(model, sidecar, matches, searched)
+    inside = _inside(model, sidecar, matches, _first_seen(sidecar, matches), searched)
     unknown = {call.parent for number, call in enumerate(sidecar.calls) if number not in searched}
     equal = {value for values in matches.values() for value in values} if model.values else set[int]()
     hierarchy = annotations.hierarchy
@@ -98,17 +99,16 @@ def calls_between(model: WorkingModel) -> Narrow | None:
     if not matches:
         return None
     searched = model.once(searchable_calls)
-    inside, known = _inside(model, sidecar, matches, searched), _told_apart(sidecar, matches) & searched
-    lineage = model.annotations.hierarchy.lineage
-    first, given, graph = _first_seen(sidecar, matches), _given(sidecar, matches), model.graph
+    first, given = _first_seen(sidecar, matches), _given(sidecar, matches)
+    inside, known = _inside(model, sidecar, matches, first, searched), _told_apart(sidecar, matches) & searched
+    graph, lineage = model.graph, model.annotations.hierarchy.lineage
 
     def narrow(node: int, candidates: Candidates) -> Candidates:
         """Return the candidates that the values allow."""
         behind: Collection[int] = inside.get(node, ())
-        made = {first[value] for value in graph.writes[node] if value in first}
-        for again in graph.reads[node][:1] if graph.operators[node].keeps_elements else ():
-            if first.get(again) in made:
-                behind = {*behind, *inside.get(graph.producer[again], ()), *given.get(again, ())}
+        read = next(iter(graph.reads[node]), NOWHERE) if graph.operators[node].keeps_elements else NOWHERE
+        if read in first and first[read] in {first.get(value) for value in graph.writes[node]}:
+            behind = {*behind, *inside.get(graph.producer[read], ()), *given.get(read, ())}
         return tuple(c for c in candidates if all(a in behind for a in lineage(c) if a in known)) or candidates
 
     return narrow
@@ -149,16 +149,21 @@ def searchable_calls(model: WorkingModel) -> set[int]:
 
 
 def _inside(
-    model: WorkingModel, sidecar: Sidecar, matches: Mapping[int, list[int]], searched: Collection[int]
+    model: WorkingModel,
+    sidecar: Sidecar,
+    matches: Mapping[int, list[int]],
+    first: Mapping[int, int],
+    searched: Collection[int],
 ) -> dict[int, list[int]]:
     """Return by node of the main graph the calls in which it is: between what existed as they began and their results.
 
-    `matches` has the values of the graph that equal each traced tensor, by its id. In a quantised graph most values are
-    rounded and equal none, so that little stops a search. A node that is known to be in a call elsewhere then does.
+    `matches` has the values of the graph that equal each traced tensor, by its id, and `first` when each of these was
+    first seen. In a quantised graph most values are rounded and equal none, so that little stops a search. A node that
+    is known to be in a call elsewhere then does.
     """
     graph, annotations = model.graph, model.annotations
     within = annotations.hierarchy.within
-    begun, first = call_times(sidecar)[0], _first_seen(sidecar, matches)
+    begun, _, _ = call_times(sidecar)
     inside: dict[int, list[int]] = defaultdict(list)
     lost = {c for c, call in enumerate(sidecar.calls) if not any(t.id in matches for t in call.outputs)}
 

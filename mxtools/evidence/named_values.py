@@ -19,7 +19,6 @@ from mxtools.evidence.operation_names import (
     own_name,
     owners_of,
     result_name,
-    stored_reads,
     taken_apart,
     worker,
 )
@@ -152,7 +151,7 @@ def _fused(model: WorkingModel, index: CallIndex, node: int, number: int) -> lis
     """
     graph, operation = model.graph, index.sidecar.operations[number]
     read = {value for value in graph.reads[node] if graph.is_live(value) or value in graph.weighted}
-    quantised = {*stored_reads(graph, node)}.difference(graph.reads[node])
+    quantised = {*graph.stored_reads(node)}.difference(graph.reads[node])
     if len(read | quantised) <= len(operation.inputs):
         return []
     found, owners = set[int](), owners_of(graph, index, node)

@@ -159,14 +159,9 @@ def worker(graph: Graph, node: int) -> int:
 
 def owners_of(graph: Graph, index: CallIndex, node: int) -> frozenset[str]:
     """Return the modules whose weights a node reads; several can have the same one."""
-    names = [graph.names[value] for value in stored_reads(graph, worker(graph, node))]
+    names = [graph.names[value] for value in graph.stored_reads(worker(graph, node))]
     known = [name if name in index.owners else name_before(name) for name in names]
     return frozenset(owner for name in known for owner in index.owners.get(name, ()))
-
-
-def stored_reads(graph: Graph, node: int) -> list[int]:
-    """Return the stored values that a node reads, also quantised ones that a node before it turns back into floats."""
-    return [value for value in map(graph.before_floats, graph.reads[node]) if value in graph.stored]
 
 
 def _by_count(nodes: Mapping[int, int], ran: Sequence[int]) -> dict[int, int]:

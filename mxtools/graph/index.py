@@ -264,6 +264,10 @@ class Graph:
         is_quantised = maker != NOWHERE and self.operators[maker].dequantises and self.reads[maker]
         return self.reads[maker][0] if is_quantised else value
 
+    def stored_reads(self, node: int) -> list[int]:
+        """Return the stored values that a node reads, also quantised ones that a node before turns back into floats."""
+        return [value for value in map(self.before_floats, self.reads[node]) if value in self.stored]
+
     def first_unmade(self) -> tuple[int, int] | None:
         """Return the first node that reads what is neither given nor made before it, and that value; None if none."""
         given = {*self.inputs, *self.stored}

@@ -38,7 +38,6 @@ from mxtools.evidence.altered_weights import is_altered, weight_name
 from mxtools.evidence.calls.index import CallIndex, call_index
 from mxtools.evidence.corrections.ended import enter_ended
 from mxtools.evidence.corrections.fused_values import assign_fused_by_values
-from mxtools.evidence.operation_names import stored_reads
 from mxtools.graph.fingerprints import same_fingerprint
 from mxtools.graph.index import NOWHERE, Graph
 from mxtools.graph.walk import reached
@@ -270,7 +269,7 @@ class _FusedCalls:
 
     def _reads_weights(self, node: int) -> bool:
         """Return whether a node reads a weight of the model, or another constant of numbers, perhaps quantised."""
-        tensors = (self.graph.initializers.get(value) for value in stored_reads(self.graph, node))
+        tensors = (self.graph.initializers.get(value) for value in self.graph.stored_reads(node))
         return any(t is not None and (t.name in self.tied or math.prod(t.dims) > 1) for t in tensors)
 
     def _adds_bias(self, node: int) -> bool:
@@ -335,7 +334,7 @@ class _FusedCalls:
 
     def _weights_left(self, node: int) -> Counter[tuple[int, ...]]:
         """Return the shapes of a node's weights, without those of the modules whose work it does."""
-        tensors = (self.graph.initializers.get(value) for value in stored_reads(self.graph, node))
+        tensors = (self.graph.initializers.get(value) for value in self.graph.stored_reads(node))
         left = Counter(tuple(sorted(tensor.dims)) for tensor in tensors if tensor)
         left.subtract(shape for done in self.annotations.calls_done(node) for shape in self._weight_shapes_of(done))
         return left

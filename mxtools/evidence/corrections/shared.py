@@ -229,11 +229,10 @@ class _UnclaimedResults:
         graph, shapes = self.graph, self.shapes
         while (maker := graph.producer[value]) != NOWHERE:
             source, operator = next(iter(graph.reads[maker]), value), graph.operators[maker]
-            one, other = shapes[value], shapes[source]
             is_copied = operator.is_named("Identity") or operator.is_named("Cast")
-            is_same = is_copied and one and other and one.element == other.element
-            is_quantised = operator.keeps_numbers and (operator.quantises or operator.dequantises)
-            if not (is_same or is_quantised) or graph.producer[source] >= maker:  # in a circle
+            one, other = (shapes[value], shapes[source]) if is_copied else (None, None)
+            is_same = one and other and one.element == other.element
+            if not (is_same or operator.is_conversion) or graph.producer[source] >= maker:  # in a circle
                 break
             value = source
         return value
